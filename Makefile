@@ -1,0 +1,43 @@
+# Everything a fresh clone needs: `make demo` and `make test` set up .venv/ by themselves.
+# Another interpreter: make PYTHON=/path/to/python3.12 demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Touched when the packages setup.py asks for are installed; older than setup.py: pip runs again.
+STAMP := $(VENV)/installed
+# Large pages speed up the fresh arrays that training on a CPU keeps asking for.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all clean
+
+help:
+	@echo "make demo       the whole loop on the shapes world; ends with the path of a report"
+	@echo "make test       the tests that continuous integration runs"
+	@echo "make test-all   those and the slow ones"
+	@echo "make clean      removes .venv/ and what the tools left (runs/ stays)"
+
+$(STAMP): setup.py
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "There is no '$(PYTHON)'. Give Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "'$(PYTHON)' is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Setting up $(VENV)/ (once, about a minute)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@# --no-compile: most files of these packages are never imported; halves the time.
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[demo,test]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,34 @@
+"""A config of your own: copy this file, change what you need, delete the rest.
+
+    cp configs/forkme.py configs/mine.py
+    python -m srum_jax.main --config configs/mine.py --workdir runs/mine
+
+Every key, its default and its meaning: configs/base.py. A single value is quicker changed on the
+command line: --config.train.steps=200. An unknown key is refused with the closest known one.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    c = base.get_config()
+
+    # The model: a preset and the folder with its weights ("" is the shapes base in the package).
+    # c.model = "bagel_7b_mot"
+    # c.weights = "/path/to/BAGEL-7B-MoT"
+
+    # Your prompts: one a line (.txt), or records with "prompt" (.json, .jsonl).
+    # c.generate.prompts = "prompts.txt"
+    # c.generate.count = 100
+
+    # More candidates a prompt cost time and give the self-score more to choose from.
+    c.generate.candidates = 4
+
+    # What is learned from the scores; see `train()` in configs/base.py.
+    c.train.objective = "srum_advantage"
+    c.train.select = "all"
+    c.train.steps = 300
+
+    return c

@@ -1,0 +1,11 @@
+"""The demo: the shapes base draws, judges itself, is trained on its best images and evaluated."""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    c = base.get_config()
+    c.train.select = "best_of_k"
+    return c

@@ -1,0 +1,57 @@
+"""The package srum_jax: what it needs to run, and why each piece is there."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "srum_jax/__init__.py").read_text()).group(1)
+
+INSTALL = [
+    # Arrays, compilation, sharding. 0.10 is the last series for Python 3.11.
+    "jax>=0.10.0",
+    "flax>=0.12.4",  # flax.struct and flax.traverse_util; the linen bridge
+    "optax>=0.2.6",  # optimisers, Muon with dimension numbers, tree_map_params
+    "orbax-checkpoint>=0.12.0,<1",  # checkpoints; 1.0 renames the interface used here
+    "grain>=0.2.15",  # the input pipeline: deterministic, resumable by one integer
+    "tensorflow-datasets>=4.9.9",  # the form stage records are read back in (no TensorFlow)
+    "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
+    "array-record>=0.8",  # the files that hold stage records
+    "einops>=0.8",  # head splits, patchify, latent layouts
+    "ml_collections>=1.0",  # config files and --config.a.b=c overrides
+    "absl-py>=2.1",  # command-line flags
+    "numpy>=2.0",
+    "scipy>=1.13",  # connected components, assignment, intervals
+    "pillow>=10.0",  # PNG in and out, resizing
+    "tokenizers>=0.20",  # tokenizer.json, without torch or transformers
+    "safetensors>=0.5",  # weights in the Hugging Face layout
+    "etils[epath]>=1.9",  # one path type for local folders and buckets
+]
+
+EXTRAS = {
+    "gpu": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+    "demo": ["tqdm>=4.66"],  # progress bars with time left
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",  # two workers
+        "jsonschema>=4.20",  # results.json against tests/results.schema.json
+        "chex>=0.1.90",  # comparing trees of arrays
+    ],
+}
+
+setup(
+    name="srum_jax",
+    version=VERSION,
+    description="Self-rewarding post-training of unified multimodal models in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["srum_jax", "srum_jax.*"]),
+    # The base that ships with the package: weights, sizes and tokenizer of the shapes model.
+    package_data={"srum_jax": ["bases/shapes/*"]},
+    python_requires=">=3.11",
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+)

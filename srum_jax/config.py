@@ -1,0 +1,449 @@
+"""The configuration of a run: frozen dataclasses, every check, hashes of its parts.
+
+The values live in `configs/base.py`, once, each with a comment; a config file changes a few of them
+and the command line a few more (`--config.train.steps=200`). Here every key has its type, and
+`load` refuses what is unknown, missing, of another type or contradictory before anything starts.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from srum_jax.core.errors import BadInput
+
+Stage = Literal[
+    "autoencoder", "pretrain", "generate", "score", "train", "evaluate", "export", "report"
+]
+STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    dtype: Literal["float32", "bfloat16"]
+    remat: bool
+    cache_dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    size: tuple[int, int]  # pixels, height and width
+    steps: int
+    shift: float
+    guidance: float
+    guidance_interval: tuple[float, float]
+    renorm: Literal["none", "global", "channel", "text_channel"]
+    renorm_min: float
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    prompts: str
+    count: int
+    candidates: int
+    unit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    proposers: tuple[Literal["components", "grid"], ...]
+    grid: int
+    margin: int
+    batch: int
+    unit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LanesConfig:
+    und: int
+    gen: int
+    vit: int
+    labels: int
+    images: int
+    regions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: float
+    adam_learning_rate: float
+    warmup: int
+    schedule: Literal["constant", "cosine", "linear"]
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What `train` and `pretrain` share: one loop, one optimiser, one time law."""
+
+    steps: int
+    rows: int
+    micro_batches: int
+    lanes: LanesConfig
+    optim: OptimConfig
+    ema: float
+    timestep_mean: float
+    timestep_std: float
+    timestep_shift: float
+    text_dropout: float
+    checkpoint_every: int
+    keep: int
+    log_every: int
+    max_bad_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(LoopConfig):
+    objective: Literal["srum_advantage", "srum_release", "sft", "joint"]
+    select: Literal["all", "best_of_k"]
+    trainable: Literal["gen", "all"]
+    lambda_constraint: float
+    advantage_scale: float
+    anchor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(LoopConfig):
+    generation_images: int
+    understanding_images: int
+    questions: int
+    text_weight: float
+    latents: int
+    evaluate_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig:
+    steps: int
+    batch: int
+    learning_rate: float
+    kl_weight: float
+    ema: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    prompts: str
+    count: int
+    questions: int
+    best_of: int
+    best_of_prompts: int
+    batch: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    dtype: Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. The comment of every key is in `configs/base.py`."""
+
+    model: Literal["shapes", "bagel_7b_mot"]
+    weights: str
+    seed: int
+    rounds: int
+    stages: tuple[Stage, ...]
+    mesh: MeshConfig
+    compute: ComputeConfig
+    sample: SampleConfig
+    generate: GenerateConfig
+    score: ScoreConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+    pretrain: PretrainConfig
+    autoencoder: AutoencoderConfig
+
+
+def load(values: Mapping[str, Any]) -> Config:
+    """Checks `values` (a ConfigDict or nested dict) and freezes them.
+
+    Raises BadInput with one line for every key that is unknown, missing, of the wrong type or in
+    contradiction to another.
+    """
+    if hasattr(values, "to_dict"):
+        values = values.to_dict()
+    problems: list[str] = []
+    cfg = _build(Config, values, "", problems)
+    if not problems:
+        problems = list(_contradictions(cfg))
+    if problems:
+        raise BadInput("the config does not hold together:\n  " + "\n  ".join(problems))
+    return cfg
+
+
+def parse(argv: Sequence[str], flag_values: Any) -> Config:
+    """Parses a command line (`argv[0]` is the program) whose `--config` names a file.
+
+    `flag_values` is the `absl.flags.FlagValues` that holds the other flags; it is parsed on the
+    way. Raises BadInput for flags that are wrong and for a config file that is missing, does not
+    run, or holds wrong keys.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    argv = list(argv)
+    path = _config_path(argv)
+    if not path:
+        raise BadInput("no config: give --config FILE.py, for example --config configs/shapes.py")
+    if not os.path.isfile(path.split(":")[0]):
+        raise BadInput(f"--config {path.split(':')[0]}: no such file")
+    sys.path.append(str(pathlib.Path(__file__).parents[1]))  # `from configs import base`, anywhere
+    sys.modules.pop("config_config", None)  # the loader would run this file on top of a former one
+    config_flags.DEFINE_config_file(
+        "config", None, "The run's config file.", flag_values=flag_values, sys_argv=argv
+    )
+    try:
+        rest = flag_values(argv)[1:]
+        values = flag_values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise BadInput(f"command line or {path}: {_message(e)}") from e
+    except Exception as e:  # a config file is a program: whatever it raises is a fault in it
+        raise BadInput(f"{path} does not run: {type(e).__name__}: {e}") from e
+    if not hasattr(values, "to_dict"):
+        raise BadInput(f"{path}: get_config() must return a ConfigDict, got {values!r}")
+    if rest:
+        raise BadInput(f"not understood on the command line: {' '.join(rest)}")
+    return load(values)
+
+
+def _message(e: BaseException) -> str:
+    """On one line what was raised first; the flag library wraps exceptions in exceptions."""
+    while e.args and isinstance(e.args[0], BaseException):
+        e = e.args[0]
+    return " ".join(str(e.args[0] if e.args else e).split())
+
+
+def _config_path(argv: list[str]) -> str:
+    """The value of `--config` ("FILE.py" or "FILE.py:argument"); the last one counts."""
+    path = ""
+    for word, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            path = value if equals else following
+    return path
+
+
+def section_values(cfg: Config, names: Iterable[str]) -> dict[str, Any]:
+    """{name: plain JSON value} of dotted parts of the config ("seed", "train.optim")."""
+    return {name: _plain(_part(cfg, name)) for name in sorted(names)}
+
+
+def section_hash(cfg: Config, names: Iterable[str]) -> str:
+    """16 hex digits that depend on the values of the named parts alone, not on their order."""
+    return hash_json(section_values(cfg, names))
+
+
+def hash_json(value: Any) -> str:
+    """16 hex digits of a JSON value, the same whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
+    """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices."""
+    ways = mesh_shape["data"] * mesh_shape["fsdp"]
+    sizes = {"sample.batch": cfg.sample.batch, "evaluate.batch": cfg.evaluate.batch}
+    sizes["score.batch"] = cfg.score.batch
+    for name in ("train", "pretrain"):
+        loop = getattr(cfg, name)
+        if name in cfg.stages:
+            sizes[f"{name}.rows / {name}.micro_batches"] = loop.rows // loop.micro_batches
+    uneven = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
+    if uneven:
+        raise BadInput(
+            f"mesh.data x mesh.fsdp = {ways} devices share every batch, and these do not divide "
+            f"by {ways}: {', '.join(uneven)}"
+        )
+
+
+def _part(cfg: Any, name: str) -> Any:
+    for key in name.split("."):
+        cfg = getattr(cfg, key)
+    return cfg
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def suggest(name: Any, known: Iterable[str]) -> str:
+    """A sentence that names the closest of `known`, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"
+
+
+def _build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
+    """An instance of `cls`, or None with a line in `problems` for each wrong key below `path`."""
+    if not isinstance(values, Mapping):
+        problems.append(f"{path.rstrip('.')} must be a section with keys, got {values!r}")
+        return None
+    hints = typing.get_type_hints(cls)
+    before = len(problems)
+    for key in values:
+        if key not in hints:
+            problems.append(f'unknown key "{path}{key}": {suggest(key, hints)}')
+    fields = {}
+    for key, kind in hints.items():
+        if key not in values:
+            problems.append(f"{path}{key} is missing")
+        elif dataclasses.is_dataclass(kind):
+            fields[key] = _build(kind, values[key], f"{path}{key}.", problems)
+        else:
+            fields[key] = _value(kind, values[key], path + key, problems)
+    return cls(**fields) if len(problems) == before else None
+
+
+def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """`value` as `kind` (int, float, bool, str, Literal or a tuple of them)."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value not in args:
+            problems.append(f"{path} = {value!r} is not known: {suggest(value, args)}")
+    elif origin is tuple:
+        several = args[-1] is Ellipsis
+        if not isinstance(value, (tuple, list)) or not (several or len(value) == len(args)):
+            count = "any number of" if several else len(args)
+            problems.append(f"{path} must be a tuple of {count} values, got {value!r}")
+            return None
+        kinds = args[:1] * len(value) if several else args
+        return tuple(
+            _value(k, v, f"{path}[{i}]", problems)
+            for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+        )
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is not kind:
+        problems.append(f"{path} must be {kind.__name__}, got {value!r}")
+    elif kind is float and value - value != 0:
+        problems.append(f"{path} must be a finite number, got {value!r}")
+    return value
+
+
+POSITIVE = """rounds sample.steps sample.shift sample.batch sample.size generate.count
+    generate.candidates generate.unit score.grid score.batch score.unit evaluate.count
+    evaluate.questions evaluate.best_of_prompts evaluate.batch autoencoder.steps autoencoder.batch
+    autoencoder.learning_rate pretrain.generation_images pretrain.understanding_images
+    pretrain.questions pretrain.latents pretrain.evaluate_every""".split()
+POSITIVE_IN_LOOP = """steps rows micro_batches lanes.und lanes.gen lanes.images
+    optim.learning_rate optim.adam_learning_rate optim.eps timestep_std timestep_shift
+    checkpoint_every keep
+    log_every max_bad_steps""".split()
+NOT_NEGATIVE = """seed sample.guidance score.margin train.lambda_constraint train.advantage_scale
+    train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""".split()
+NOT_NEGATIVE_IN_LOOP = """lanes.vit lanes.labels lanes.regions optim.warmup
+    optim.weight_decay optim.clip_norm""".split()
+FRACTIONS = "sample.renorm_min autoencoder.ema".split()
+FRACTIONS_IN_LOOP = "text_dropout optim.b1 optim.b2 ema".split()
+LOOPS = ("train", "pretrain")
+
+
+def _contradictions(cfg: Config) -> Iterable[str]:
+    yield from _ranges(cfg)
+    yield from _run(cfg)
+    yield from _data(cfg)
+    for name in LOOPS:
+        yield from _loop(name, getattr(cfg, name))
+
+
+def _ranges(cfg: Config) -> Iterable[str]:
+    def expand(names: list[str], in_loop: list[str]) -> list[str]:
+        return names + [f"{loop}.{name}" for loop in LOOPS for name in in_loop]
+
+    def wrong(names: list[str], allowed) -> Iterable[tuple[str, Any]]:
+        for name in names:
+            value = _part(cfg, name)
+            if not all(allowed(v) for v in (value if isinstance(value, tuple) else (value,))):
+                yield name, value
+
+    for name, value in wrong(expand(POSITIVE, POSITIVE_IN_LOOP), lambda v: v > 0):
+        yield f"{name} must be above 0, got {value}"
+    for name, value in wrong(expand(NOT_NEGATIVE, NOT_NEGATIVE_IN_LOOP), lambda v: v >= 0):
+        yield f"{name} must not be negative, got {value}"
+    for name, value in wrong(expand(FRACTIONS, FRACTIONS_IN_LOOP), lambda v: 0 <= v <= 1):
+        yield f"{name} must lie in [0, 1], got {value}"
+
+
+def _run(cfg: Config) -> Iterable[str]:
+    if not cfg.stages:
+        yield "stages is empty: name at least one"
+    if list(cfg.stages) != sorted(set(cfg.stages), key=STAGES.index):
+        yield f"stages must be distinct and in this order: {', '.join(STAGES)}"
+    if not cfg.weights and cfg.model != "shapes":
+        yield f'weights must name the folder with the weights of "{cfg.model}"'
+    sizes = dataclasses.asdict(cfg.mesh)
+    for axis, size in sizes.items():
+        if size < 1 and size != -1:
+            yield f"mesh.{axis} must be a number of devices or -1 (the rest), got {size}"
+    if list(sizes.values()).count(-1) > 1:
+        yield f"mesh may leave one axis to the rest (-1), got {sizes}"
+
+
+def _data(cfg: Config) -> Iterable[str]:
+    low, high = cfg.sample.guidance_interval
+    if not 0 <= low <= high <= 1:
+        yield f"sample.guidance_interval must be low <= high in [0, 1], got {(low, high)}"
+    for name in ("generate.prompts", "evaluate.prompts"):
+        yield from _prompts(name, _part(cfg, name))
+    if len(set(cfg.score.proposers)) != len(cfg.score.proposers) or not cfg.score.proposers:
+        yield f"score.proposers must be distinct and at least one, got {cfg.score.proposers}"
+    if cfg.generate.unit % cfg.sample.batch:
+        yield (
+            f"generate.unit = {cfg.generate.unit} must be a multiple of sample.batch = "
+            f"{cfg.sample.batch}: a unit is made by whole compiled calls"
+        )
+    if "train" in cfg.stages and cfg.generate.candidates < 2:
+        reason = {"srum_advantage": "train.objective"}.get(cfg.train.objective)
+        reason = "train.select" if cfg.train.select == "best_of_k" else reason
+        if reason:
+            yield (
+                f"generate.candidates = {cfg.generate.candidates}: {reason} = "
+                f'"{_part(cfg, reason)}" compares the candidates of a prompt, so at least 2'
+            )
+    if cfg.evaluate.best_of < 2:
+        yield f"evaluate.best_of must be at least 2, got {cfg.evaluate.best_of}"
+
+
+def _prompts(name: str, value: str) -> Iterable[str]:
+    built_in = [f"shapes:{split}" for split in ("train", "validation", "test")]
+    if ":" in value and "://" not in value and value not in built_in:
+        yield f"{name} = {value!r} is not known: {suggest(value, built_in)}"
+    elif value not in built_in and not value.endswith((".txt", ".json", ".jsonl")):
+        yield f"{name} = {value!r} must be {' | '.join(built_in)} or a .txt, .json or .jsonl file"
+
+
+def _loop(name: str, loop: LoopConfig) -> Iterable[str]:
+    if loop.micro_batches > 0 and loop.rows % loop.micro_batches:
+        yield (
+            f"{name}.rows = {loop.rows} must be a multiple of {name}.micro_batches = "
+            f"{loop.micro_batches}"
+        )
+    if loop.optim.b1 == 1 or loop.optim.b2 == 1:
+        yield f"{name}.optim.b1 and b2 must be below 1"

@@ -1,0 +1,153 @@
+"""Where arrays live: the mesh, the table from logical axes to mesh axes, and its strict resolver.
+
+Every parameter names its axes in its `ParamSpec`; the table below says which mesh axis cuts each.
+Nothing is guessed: an unknown axis, two axes that want the same devices, or a dimension that does
+not divide evenly is an error that names the parameter. This is the only place that makes a mesh.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from srum_jax.core import params
+
+MESH_AXES = ("data", "fsdp", "tensor", "context")
+ROWS = ("data", "fsdp")  # mesh axes that the rows of a batch are cut over
+
+# Logical axis -> mesh axes it may be cut over, the first one free in the array; () is never cut.
+# Only "embed" has a second choice: some matrices map features to features, and the vision
+# connector's input features come first.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "layers": (),
+    "embed": ("fsdp", "tensor"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+    "time": (),
+    "token": (),
+    "vit_embed": ("fsdp",),
+    "vit_heads": ("tensor",),
+    "vit_mlp": ("tensor",),
+    "patch": (),
+    "positions": (),
+    "conv_in": (),  # the autoencoder is small: every device holds it whole
+    "conv_out": (),
+}
+
+
+def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
+    """Mesh with axes `MESH_AXES` (size-1 axes kept) over `devices` (default: all).
+
+    `sizes` has an attribute per axis: devices along it, or -1, at most once, for the rest.
+    Raises ValueError where the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    shape = [getattr(sizes, axis) for axis in MESH_AXES]
+    named = ", ".join(f"mesh.{a} = {s}" for a, s in zip(MESH_AXES, shape, strict=True))
+    if shape.count(-1) > 1:
+        raise ValueError(f"{named}: only one axis may take the rest (-1)")
+    fixed = math.prod(s for s in shape if s != -1)
+    shape = [len(devices) // fixed if s == -1 else s for s in shape]
+    if math.prod(shape) != len(devices):
+        raise ValueError(f"{named}: these do not fit {len(devices)} devices")
+    # Auto axes: jax.make_mesh's default (Explicit) would put shardings into types.
+    return jax.make_mesh(
+        tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    )
+
+
+def resolve(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, *, where: str = "array"
+) -> PartitionSpec:
+    """Mesh axis of every dimension of an array with logical `axes`; `where` names it in errors.
+
+    The same on a mesh of size-1 axes, so a table that collides is found on one device already.
+    Raises ValueError for an unknown axis, a collision, or a dimension that does not divide.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"{where}: axes {axes} and shape {shape} differ in length")
+    taken: list[str | None] = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and axis not in RULES:
+            raise ValueError(f"{where}: axis {axis!r} is not in the table (core/sharding.py)")
+        choices = RULES[axis] if axis is not None else ()
+        chosen = next((c for c in choices if c not in taken), None)
+        if choices and chosen is None:
+            raise ValueError(
+                f"{where}: axis {axis!r} of {axes} may be cut over {choices}, "
+                "which other axes of the same array already use"
+            )
+        if chosen is not None and size % mesh.shape[chosen]:
+            raise ValueError(
+                f"{where}: axis {axis!r} has {size} entries, which do not divide over "
+                f"mesh.{chosen} = {mesh.shape[chosen]}"
+            )
+        taken.append(chosen)
+    return PartitionSpec(*taken)
+
+
+def shardings(specs: params.Specs, mesh: Mesh) -> Any:
+    """Tree of NamedSharding for a tree of `ParamSpec`."""
+    return params.unflatten(
+        {
+            path: NamedSharding(mesh, resolve(spec.axes, spec.shape, mesh, where=path))
+            for path, spec in params.flatten(specs).items()
+        }
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First axis cut over the `data` and `fsdp` devices, for arrays whose first axis is rows."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def optimizer_shardings(tx: Any, abstract: Any, param_shardings: Any, mesh: Mesh) -> Any:
+    """Shardings of `tx.init(params)`: moments lie where their parameter lies, scalars everywhere.
+
+    `abstract` is the tree of parameters (or ShapeDtypeStructs) that `tx` updates. Without this,
+    jit would put every moment on one device. A transformation that looks at the tree of parameters
+    (Muon's dimension numbers, masks) must do so in a function of it, not hold a finished tree.
+    Raises ValueError for optimiser state that belongs to a parameter and has another shape.
+    """
+
+    def unused(leaf):  # where an optimiser of several parts leaves a parameter to another part
+        return isinstance(leaf, optax.MaskedNode)
+
+    def place(leaf, param, sharding):
+        if unused(leaf):
+            return leaf
+        if leaf.shape != param.shape:
+            raise ValueError(f"optimiser state {leaf.shape} of a parameter {param.shape}")
+        return sharding
+
+    state = jax.eval_shape(tx.init, abstract)
+    return optax.tree_utils.tree_map_params(
+        tx,
+        place,
+        state,
+        abstract,
+        param_shardings,
+        is_leaf=unused,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+def constrain(x: jax.Array, *mesh_axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Asks for `x` to be cut over `mesh_axes`, one entry a dimension, in the mesh that is set.
+
+    Does nothing outside `with jax.set_mesh(mesh)`, so models run unchanged on one device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*mesh_axes))

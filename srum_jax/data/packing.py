@@ -1,0 +1,278 @@
+"""Packing: which examples share a row (`plan`), and a row's arrays (`pack`).
+
+Both are pure NumPy functions. `plan` is the whole order of an epoch, the same on every host;
+`pack` lays samples into the two lanes with their segments, splits, modes and RoPE positions
+(BAGEL `data/dataset_base.py`, section 3 of the specification).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from srum_jax.data.schema import (
+    BRANCH,
+    CAUSAL,
+    FULL,
+    NOISE,
+    Batch,
+    Branch,
+    Example,
+    Lanes,
+    Latent,
+    Picture,
+    Rewards,
+    Text,
+    Tokens,
+)
+from srum_jax.models.config import BagelConfig
+
+LANES = tuple(f.name for f in dataclasses.fields(Lanes))
+
+
+def size(example: Example) -> np.ndarray:
+    """What an example takes of each lane: [und, gen, vit, labels, images, regions] int64."""
+    und = gen = vit = labels = images = regions = 0
+    for item in example.items:
+        if isinstance(item, Picture):
+            und, vit = und + len(item.positions) + 2, vit + len(item.positions)
+        elif isinstance(item, Latent):
+            h, w = item.tokens.shape[:2]
+            und, gen, images = und + 2, gen + h * w, images + 1
+            regions = max(regions, 0 if item.regions is None else len(item.regions.boxes))
+        else:
+            for text in item.texts if isinstance(item, Branch) else (item,):
+                und += len(text.ids) + 2
+                labels += (len(text.ids) + 1) * text.loss + (text.closing_label is not None)
+    return np.array([und, gen, vit, labels, images, regions])
+
+
+def check_fits(example_size: np.ndarray, lanes: Lanes, *, what: str) -> None:
+    """Raises ValueError naming every lane of a row that `what` overflows, and the size to set."""
+    limit = dataclasses.astuple(lanes)
+    problems = [
+        f"{name} needs {need}, the config has {have}"
+        for name, need, have in zip(LANES, example_size, limit, strict=True)
+        if need > have
+    ]
+    if problems:
+        raise ValueError(f"{what} does not fit one row: " + "; ".join(problems))
+
+
+def plan(sizes: np.ndarray, lanes: Lanes, *, seed: int, epoch: int) -> list[list[int]]:
+    """Rows of example numbers for one epoch: first fit over a seeded permutation.
+
+    sizes [E, 6] as `size` gives. Every example appears exactly once. Deterministic in its
+    arguments, so every host computes the same rows. Raises ValueError if an example fits no row.
+    """
+    limit = np.array(dataclasses.astuple(lanes))
+    for i in np.flatnonzero((sizes > limit).any(axis=1))[:1]:
+        check_fits(sizes[i], lanes, what=f"example {i}")
+    rows: list[list[int]] = []
+    free = np.zeros((0, len(limit)), np.int64)
+    first_open = 0  # rows before it have no room for anything
+    smallest = sizes.min(axis=0) if len(sizes) else limit
+    # Regions is a width, not a sum: it is checked above and never accumulates.
+    need = sizes.copy()
+    need[:, LANES.index("regions")] = 0
+    smallest = need.min(axis=0) if len(sizes) else limit
+    for i in np.random.default_rng((seed, epoch)).permutation(len(sizes)):
+        fits = (free[first_open:] >= need[i]).all(axis=1)
+        place = int(np.argmax(fits)) if fits.any() else -1
+        if place < 0:
+            rows.append([int(i)])
+            free = np.concatenate([free, (limit - need[i])[None]])
+        else:
+            rows[first_open + place].append(int(i))
+            free[first_open + place] -= need[i]
+        while first_open < len(rows) and (free[first_open] < smallest).any():
+            first_open += 1
+    return rows
+
+
+def fill(sizes: np.ndarray, rows: Sequence[Sequence[int]], lanes: Lanes) -> dict[str, float]:
+    """Share of the und and gen lanes that real tokens take, over the rows of a plan."""
+    total = sum(sizes[list(r)].sum(axis=0) for r in rows)
+    return {
+        name: float(total[i] / (len(rows) * getattr(lanes, name)))
+        for i, name in enumerate(LANES)
+        if name in ("und", "gen") and getattr(lanes, name)
+    }
+
+
+class _Row:
+    """Arrays of one row under construction; `add` appends one sample."""
+
+    def __init__(self, lanes: Lanes, cfg: BagelConfig, targets: bool):
+        self.lanes, self.cfg, self.targets = lanes, cfg, targets
+        u, g, p, y, n, r = dataclasses.astuple(lanes)
+        dim = cfg.token_dim
+        self.und = np.zeros((5, u), np.int32)
+        self.gen = np.zeros((5, g), np.int32)
+        self.und[4], self.gen[4] = -1, -1
+        self.text_ids = np.zeros(u, np.int32)
+        self.vit_patches = np.zeros((p, cfg.vit.patch**2 * 3), np.float32)
+        self.vit_positions = np.zeros(p, np.int32)
+        self.vit_images = np.full(p, -1, np.int32)
+        self.vit_slots = np.full(p, u, np.int32)
+        self.label_slots = np.zeros(y, np.int32)
+        self.label_ids = np.zeros(y, np.int32)
+        self.label_weights = np.zeros(y, np.float32)
+        self.latents = np.zeros((g, dim), np.float32)
+        self.target_latents = np.zeros((g, dim), np.float32) if targets else None
+        self.latent_positions = np.zeros(g, np.int32)
+        self.latent_images = np.zeros(g, np.int32)
+        self.latent_cells = np.zeros((g, 2), np.int32)
+        self.noisy = np.zeros(n, bool)
+        self.noise_ids = np.zeros(n, np.uint32)
+        self.grids = np.ones((n, 2), np.int32)
+        self.sizes = np.ones((n, 2), np.int32)
+        self.boxes = np.zeros((n, r, 4), np.float32)
+        self.scores = np.zeros((n, r), np.float32)
+        self.valid = np.zeros((n, r), bool)
+        self.image_score = np.zeros(n, np.float32)
+        self.u = self.g = self.p = self.y = self.n = self.index = 0
+        self.segment = self.picture = 0
+
+    def _place(self, lane: np.ndarray, at: int, count: int, split: int, mode: int, position):
+        where = slice(at, at + count)
+        lane[0, where], lane[1, where] = self.segment, split
+        lane[2, where], lane[3, where] = mode, position
+        lane[4, where] = np.arange(self.index, self.index + count)
+        self.index += count
+
+    def _label(self, slot: int, ids, weight: float = 1.0):
+        count = len(ids)
+        where = slice(self.y, self.y + count)
+        self.label_slots[where] = np.arange(slot, slot + count)
+        self.label_ids[where] = ids
+        self.label_weights[where] = weight
+        self.y += count
+
+    def _text(self, text: Text, split: int, mode: int, position: int) -> int:
+        count = len(text.ids) + 2
+        at = self.u
+        self._place(self.und, at, count, split, mode, np.arange(position, position + count))
+        self.text_ids[at] = self.cfg.bos
+        self.text_ids[at + 1 : at + count - 1] = text.ids
+        self.text_ids[at + count - 1] = self.cfg.eos
+        if text.loss:
+            self._label(at, self.text_ids[at + 1 : at + count])
+        if text.closing_label is not None:
+            self._label(at + count - 1, [text.closing_label])
+        self.u += count
+        return position + count
+
+    def _special(self, token: int, split: int, mode: int, position: int):
+        self._place(self.und, self.u, 1, split, mode, position)
+        self.text_ids[self.u] = token
+        self.u += 1
+
+    def _picture(self, item: Picture, split: int, position: int) -> int:
+        count = len(item.positions)
+        self._special(self.cfg.start_of_image, split, FULL, position)
+        self._place(self.und, self.u, count, split, FULL, position)
+        where = slice(self.p, self.p + count)
+        self.vit_patches[where] = item.patches
+        self.vit_positions[where] = item.positions
+        self.vit_images[where] = self.picture
+        self.vit_slots[where] = np.arange(self.u, self.u + count)
+        self.u, self.p, self.picture = self.u + count, self.p + count, self.picture + 1
+        self._special(self.cfg.end_of_image, split, FULL, position)
+        return position + 1
+
+    def _latent(self, item: Latent, split: int, position: int) -> int:
+        h, w = item.tokens.shape[:2]
+        count, n = h * w, self.n
+        mode = NOISE if item.noisy else FULL
+        self._special(self.cfg.start_of_image, split, mode, position)
+        self._place(self.gen, self.g, count, split, mode, position)
+        where = slice(self.g, self.g + count)
+        self.latents[where] = item.tokens.reshape(count, -1)
+        if self.targets:
+            good = item.tokens if item.target is None else item.target
+            self.target_latents[where] = good.reshape(count, -1)
+        row, col = np.divmod(np.arange(count), w)
+        self.latent_positions[where] = row * self.cfg.max_latent + col
+        self.latent_images[where] = n
+        self.latent_cells[where] = np.stack([row, col], axis=-1)
+        self._special(self.cfg.end_of_image, split, mode, position)
+        self.noisy[n] = item.noisy
+        self.noise_ids[n] = np.uint32(item.noise_id)
+        self.grids[n], self.sizes[n] = (h, w), item.size
+        if item.regions is not None:
+            k = len(item.regions.boxes)
+            self.boxes[n, :k] = item.regions.boxes
+            self.scores[n, :k] = item.regions.scores
+            self.valid[n, :k] = True
+            self.image_score[n] = item.regions.image_score
+        self.g, self.n = self.g + count, n + 1
+        return position if item.noisy else position + 1
+
+    def add(self, example: Example):
+        """Lays one sample; its segment is the next number, its positions start at 0."""
+        self.segment += 1
+        position = 0
+        for split, item in enumerate(example.items):
+            if isinstance(item, Text):
+                position = self._text(item, split, CAUSAL, position)
+            elif isinstance(item, Picture):
+                position = self._picture(item, split, position)
+            elif isinstance(item, Latent):
+                position = self._latent(item, split, position)
+            else:  # a Branch: positions go on inside it, and are given back after it
+                inner = position
+                for text in item.texts:
+                    inner = self._text(text, split, BRANCH, inner)
+
+
+def pack(
+    rows: Sequence[Sequence[Example]],
+    lanes: Lanes,
+    cfg: BagelConfig,
+    *,
+    targets: bool = False,
+    rewards: bool = False,
+) -> Batch:
+    """Rows of examples -> a Batch of NumPy arrays, one row each.
+
+    `targets` adds the separate clean latents of L_con, `rewards` the region arrays. Raises
+    ValueError, naming lane and sizes, for a row that does not fit.
+    """
+    built = []
+    for examples in rows:
+        if examples:
+            sizes = np.stack([size(e) for e in examples])
+            total = sizes.sum(axis=0)
+            total[-1] = sizes[:, -1].max()
+            check_fits(total, lanes, what="a row")
+        row = _Row(lanes, cfg, targets)
+        for example in examples:
+            row.add(example)
+        built.append(row)
+
+    def stack(name):
+        return np.stack([getattr(r, name) for r in built])
+
+    def tokens(name):
+        return Tokens(*stack(name).transpose(1, 0, 2))
+
+    plain = (
+        "text_ids vit_patches vit_positions vit_images vit_slots label_slots label_ids "
+        "label_weights latents latent_positions latent_images latent_cells noisy noise_ids "
+        "grids sizes"
+    ).split()
+    return Batch(
+        und=tokens("und"),
+        gen=tokens("gen"),
+        **{name: stack(name) for name in plain},
+        targets=stack("target_latents") if targets else None,
+        rewards=Rewards(
+            boxes=stack("boxes"),
+            scores=stack("scores"),
+            valid=stack("valid"),
+            image_score=stack("image_score"),
+        )
+        if rewards
+        else None,
+    )

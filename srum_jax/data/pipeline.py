@@ -1,0 +1,92 @@
+"""From rows of examples to device batches: order, packing in the background, placement.
+
+The order is a function: step s, row b of a run is row s·B + b of an endless sequence that depends
+on the seed alone. So the data state is the step, and a resumed run sees the same batches.
+"""
+
+import bisect
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from srum_jax.data import packing
+from srum_jax.data.schema import Batch, Example, Lanes
+
+RowFn = Callable[[int], list[Example]]  # number of a row in the endless sequence -> its samples
+
+MIN_FILL = 0.6
+
+
+class EpochRows:
+    """The endless sequence over a finite set: epoch after epoch of `packing.plan`.
+
+    `__call__(i)` gives (epoch, example numbers) of row i. Raises ValueError if the lanes would be
+    less than 60 % full, naming the sizes to use.
+    """
+
+    def __init__(self, sizes: np.ndarray, lanes: Lanes, *, seed: int):
+        if not len(sizes):
+            raise ValueError("there are no examples to train on")
+        self.sizes, self.lanes, self.seed = sizes, lanes, seed
+        self.plans: list[list[list[int]]] = []
+        self.ends: list[int] = []
+        self._extend()
+        self.fill = packing.fill(sizes, self.plans[0], lanes)
+        low = [n for n, share in self.fill.items() if share < MIN_FILL]
+        if low and len(self.plans[0]) > 1:
+            per_row = max(len(r) for r in self.plans[0])
+            used = np.max([sizes[r].sum(axis=0) for r in self.plans[0]], axis=0)
+            raise ValueError(
+                f"lanes {low} would be only {self.fill} full with rows of {per_row} samples: "
+                f"set und={used[0]}, gen={used[1]} (or fewer) in train.lanes"
+            )
+
+    def _extend(self):
+        rows = packing.plan(self.sizes, self.lanes, seed=self.seed, epoch=len(self.plans))
+        self.plans.append(rows)
+        self.ends.append(len(rows) + (self.ends[-1] if self.ends else 0))
+
+    def __call__(self, i: int) -> tuple[int, list[int]]:
+        while i >= self.ends[-1]:
+            self._extend()
+        epoch = bisect.bisect_right(self.ends, i)
+        first = self.ends[epoch - 1] if epoch else 0
+        return epoch, self.plans[epoch][i - first]
+
+
+def batches(
+    make: Callable[[int], Batch], sharding: jax.sharding.Sharding, *, start: int, stop: int
+) -> Iterator[Batch]:
+    """Device batches of steps start … stop − 1; `make(step)` runs two steps ahead in a thread.
+
+    `make` gives this host's rows as NumPy arrays; `sharding` lays rows over the mesh.
+    """
+    import grain
+
+    class Steps:
+        def __len__(self):
+            return stop - start
+
+        def __getitem__(self, i):
+            return start + i
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    for local in grain.MapDataset.source(Steps()).map(make).to_iter_dataset(options):
+        yield place(local, sharding)
+
+
+def place(local, sharding: jax.sharding.Sharding):
+    """Host arrays -> global device arrays with their rows over the mesh."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
+    )
+
+
+def local_rows(step: int, rows: int) -> range:
+    """Numbers of this host's rows of a step with `rows` global rows."""
+    count, index = jax.process_count(), jax.process_index()
+    if rows % count:
+        raise ValueError(f"train.rows={rows} is not a multiple of the {count} hosts")
+    each = rows // count
+    return range(step * rows + index * each, step * rows + (index + 1) * each)

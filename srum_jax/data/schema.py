@@ -1,0 +1,157 @@
+"""What an example and a batch are: the one interface between data and model.
+
+An `Example` is a sequence of items (text, pictures for the understanding tower, latents, question
+branches). `data/packing.py` turns examples into a `Batch`: rows of fixed shape whose tokens live in
+two lanes, und (text, special and ViT tokens) and gen (latent tokens).
+
+Axes: B rows, U und lane, G gen lane, P ViT patches, Y labels, N latent images, R regions.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from flax import struct
+
+# How the tokens of a split see their own split, and whether later splits see them.
+CAUSAL = 0  # causal inside, visible to later splits: text
+FULL = 1  # bidirectional inside, visible: clean images
+NOISE = 2  # bidirectional inside, hidden from every other split: noisy images
+BRANCH = 3  # causal inside, hidden: one of several questions about the same prefix
+
+PAD_SEGMENT = 0  # segments of real samples count from 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Token ids without bos/eos. `loss`: every id and the eos are targets.
+
+    `closing_label`: a further target at the closing eos (BAGEL's special-token loss).
+    """
+
+    ids: np.ndarray
+    loss: bool = False
+    closing_label: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture for the understanding tower: patches [n, p·p·3] float32 in [-1, 1], ids [n]."""
+
+    patches: np.ndarray
+    positions: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """Rewards of one image: boxes [R, 4] (x0, y0, x1, y1 pixels), scores [R], and the image's."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    image_score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """Latent tokens [h, w, p·p·Z] of an image of `size` (H, W) pixels.
+
+    `noisy`: a training target, noised in the loss; otherwise a clean condition. `noise_id` names
+    its noise and timestep draw. `target`: the clean latents of L_con where they differ from
+    `tokens` (the SRUM "good" image).
+    """
+
+    tokens: np.ndarray
+    size: tuple[int, int]
+    noisy: bool = True
+    noise_id: int = 0
+    target: np.ndarray | None = None
+    regions: Regions | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """Texts in one split that later splits cannot see: many questions share one prefix."""
+
+    texts: tuple[Text, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A training or scoring sample: items in order; RoPE positions start at 0."""
+
+    items: tuple[Text | Picture | Latent | Branch, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """Fixed sizes of one row. A fill under 60 % wastes compute and is refused by the planner."""
+
+    und: int
+    gen: int
+    vit: int
+    labels: int
+    images: int
+    regions: int
+
+
+@struct.dataclass
+class Tokens:
+    """Per token of a lane, [B, S] int32: what the mask and RoPE need.
+
+    segment: sample number in the row from 1 (0: padding) · split: number of the item within its
+    sample · mode: CAUSAL, FULL, NOISE or BRANCH · position: RoPE position · index: place in
+    packed order within the row (-1: padding).
+    """
+
+    segment: jax.Array
+    split: jax.Array
+    mode: jax.Array
+    position: jax.Array
+    index: jax.Array
+
+
+@struct.dataclass
+class Rewards:
+    """Per latent image of a row, padded to R regions.
+
+    boxes [B,N,R,4] float32 pixels · scores [B,N,R] · valid [B,N,R] bool · image_score [B,N]
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    valid: jax.Array
+    image_score: jax.Array
+
+
+@struct.dataclass
+class Batch:
+    """Rows of packed samples. Float arrays are float32, ids and indices int32.
+
+    text_ids [B,U] (0 at ViT tokens) · vit_patches [B,P,p·p·3] · vit_positions [B,P] ·
+    vit_images [B,P] (image number in the row, -1 padding) · vit_slots [B,P] (slot in the und lane,
+    U for padding) · label_slots, label_ids [B,Y] · label_weights [B,Y] (0: padding) ·
+    latents [B,G,p·p·Z] · targets (same shape; None when equal to latents) ·
+    latent_positions [B,G] · latent_images [B,G] · latent_cells [B,G,2] (row, column) ·
+    noisy [B,N] bool · noise_ids [B,N] uint32 · grids [B,N,2] (h, w) · sizes [B,N,2] (H, W pixels)
+    """
+
+    und: Tokens
+    gen: Tokens
+    text_ids: jax.Array
+    vit_patches: jax.Array
+    vit_positions: jax.Array
+    vit_images: jax.Array
+    vit_slots: jax.Array
+    label_slots: jax.Array
+    label_ids: jax.Array
+    label_weights: jax.Array
+    latents: jax.Array
+    latent_positions: jax.Array
+    latent_images: jax.Array
+    latent_cells: jax.Array
+    noisy: jax.Array
+    noise_ids: jax.Array
+    grids: jax.Array
+    sizes: jax.Array
+    targets: jax.Array | None = None
+    rewards: Rewards | None = None

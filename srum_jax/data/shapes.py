@@ -1,0 +1,255 @@
+"""The shapes world: small pictures of coloured shapes, what can be said and asked of them.
+
+Owns the streams of training examples, each a pure function of (seed, index), and the world's
+tokenizer file, and gathers the names of its parts: drawing (`shapes_render`), prompts and their
+splits (`shapes_language`), questions (`shapes_questions`).  The TFDS builder is `shapes_tfds`.
+32x32 RGB, 2x2 cells, one to three objects of 6 colours and 4 shapes; see `HELD_OUT` for the pairs
+that captions of the generation stream never name, though understanding sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+
+from srum_jax.data.shapes_language import (
+    CATEGORIES,
+    HELD_OUT,
+    NUMBERS,
+    PAIRS,
+    RELATIONS,
+    SPLITS,
+    Content,
+    Prompt,
+    balanced_prompts,
+    content_of,
+    contents,
+    holds,
+    parse,
+    plural,
+    prompts,
+    same_things,
+    say,
+    scene_contents,
+    split_of,
+    wordings,
+)
+from srum_jax.data.shapes_questions import (
+    CROP_KINDS,
+    DESCRIBE,
+    KINDS,
+    SCENE_KINDS,
+    Mix,
+    Question,
+    qa_set,
+    stream_rng,
+    understanding_example,
+)
+from srum_jax.data.shapes_render import (
+    CELLS,
+    COLORS,
+    PALETTE,
+    SHAPES,
+    SIDE,
+    Box,
+    Pair,
+    Scene,
+    Thing,
+    crop,
+    draw,
+    draw_flawed,
+    ground,
+    pick,
+    place,
+    scatter,
+    shuffled,
+    soften,
+    template,
+    weighted,
+)
+
+__all__ = [
+    "CATEGORIES",
+    "CELLS",
+    "COLORS",
+    "CROP_KINDS",
+    "DESCRIBE",
+    "GENERATION_SHARES",
+    "HELD_OUT",
+    "KINDS",
+    "NUMBERS",
+    "PAIRS",
+    "PALETTE",
+    "RELATIONS",
+    "SCENE_KINDS",
+    "SHAPES",
+    "SIDE",
+    "SPLITS",
+    "VOCAB_SIZE",
+    "Box",
+    "Content",
+    "Mix",
+    "Pair",
+    "Prompt",
+    "Question",
+    "Scene",
+    "Thing",
+    "balanced_prompts",
+    "clean_image",
+    "content_of",
+    "contents",
+    "crop",
+    "draw",
+    "draw_flawed",
+    "generation_example",
+    "holds",
+    "parse",
+    "pick",
+    "place",
+    "prompts",
+    "qa_set",
+    "same_things",
+    "say",
+    "scatter",
+    "scene_contents",
+    "scene_for",
+    "soften",
+    "split_of",
+    "stream_rng",
+    "template",
+    "understanding_example",
+    "vocabulary",
+    "wordings",
+    "write_tokenizer",
+]
+
+GENERATION_SHARES = {"single": 0.1, "attr": 0.2, "spatial": 0.35, "count": 0.15, "triple": 0.2}
+VOCAB_SIZE = 96
+SPECIALS = ("<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+WORDS = (
+    ",",
+    ".",
+    "?",
+    "a",
+    "and",
+    "left",
+    "right",
+    "above",
+    "below",
+    "of",
+    *NUMBERS,
+    *COLORS,
+    *SHAPES,
+    *(plural(s) for s in SHAPES),
+    "what",
+    "color",
+    "is",
+    "the",
+    "shape",
+    "object",
+    "objects",
+    "there",
+    "how",
+    "many",
+    "are",
+    "or",
+    "neither",
+    "does",
+    "image",
+    "show",
+    "this",
+    "none",
+    "yes",
+    "no",
+    "describe",
+)
+
+
+def scene_for(rng: random.Random, content: Content) -> Scene:
+    """A scene that shows the content exactly, its objects in drawn cells."""
+    if content.category != "spatial":
+        return scatter(rng, shuffled(rng, content.pairs))
+    along, across = int(rng.random() * 2), int(rng.random() * 2)
+    cells = ((along, 0), (across, 1)) if content.relation == "left" else ((0, along), (1, across))
+    things = tuple(place(rng, pair, cell) for pair, cell in zip(content.pairs, cells, strict=True))
+    return Scene(things, ground(rng))
+
+
+def generation_example(
+    seed: int, index: int, shares: dict[str, float] | None = None
+) -> tuple[str, np.ndarray]:
+    """A caption of the train split without held-out pairs, and a picture uint8 [32, 32, 3] of it.
+
+    Categories come by `shares` (relative weights, `GENERATION_SHARES` by default), contents
+    evenly within a category, wordings evenly within a content.
+    """
+    rng = stream_rng(seed, index, 0)
+    shares = GENERATION_SHARES if shares is None else shares
+    category = weighted(rng, shares.items())
+    content = pick(rng, contents("train", category, held_out=False))
+    return say(rng, content), draw(scene_for(rng, content))
+
+
+def clean_image(seed: int, index: int) -> tuple[str, np.ndarray]:
+    """A caption and a clean picture uint8 [32, 32, 3]: all pairs evenly, held-out ones included.
+
+    One to three objects, for training and checking the autoencoder (captions play no part in it).
+    """
+    rng = stream_rng(seed, index, 3)
+    number = 1 + int(rng.random() * 3)
+    scene = scatter(rng, [pick(rng, PAIRS) for _ in range(number)])
+    content = content_of([t.pair for t in scene.things])
+    if content.category == "mixed":
+        scene = scatter(rng, shuffled(rng, PAIRS)[:number])
+        content = content_of([t.pair for t in scene.things])
+    return say(rng, content), draw(scene)
+
+
+def vocabulary() -> dict[str, int]:
+    """Word -> id, in a fixed order: the specials, punctuation, words; below VOCAB_SIZE."""
+    return {word: i for i, word in enumerate((*SPECIALS, *WORDS))}
+
+
+def write_tokenizer(folder: str | Path) -> Path:
+    """Writes `tokenizer.json` (word level, lower-case, `, . ?` apart) and gives its path back."""
+    special = [
+        {
+            "id": i,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, word in enumerate(SPECIALS)
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": "[,.?]"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                {"type": "WhitespaceSplit"},
+            ],
+        },
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary(), "unk_token": "<unk>"},
+    }
+    path = Path(folder) / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,146 @@
+"""The statistics of the evaluation: intervals for proportions and differences, and AUC.
+
+Owns no data and no file; everything is NumPy on the host, vectorised, and a function of its
+arguments only (the bootstrap's randomness is its seed).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+Z95 = 1.959963984540054  # standard normal quantile at 0.975
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson score interval, 95 %, of a proportion.
+
+    Args:
+      correct: successes, 0 <= correct <= n.
+      n: independent trials, at least 1.
+
+    Returns:
+      (lo, hi), both in [0, 1].
+
+    Raises:
+      ValueError: no trials, or successes outside [0, n].
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
+    inference", JASA 22 (1927).
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"wilson: need 0 <= correct <= n and n >= 1, got {correct} of {n}")
+    p, z2 = correct / n, Z95 * Z95
+    centre = p + z2 / (2 * n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    scale = 1 + z2 / n
+    # At 0 or n successes the bound is exactly 0 or 1; rounding would leave 1e-17 beside it.
+    lo = 0.0 if correct == 0 else max(0.0, (centre - half) / scale)
+    hi = 1.0 if correct == n else min(1.0, (centre + half) / scale)
+    return lo, hi
+
+
+def paired_bootstrap(
+    base: np.ndarray, trained: np.ndarray, seed: int = 0, draws: int = 10_000
+) -> tuple[float, tuple[float, float]]:
+    """Mean difference trained - base and its 95 % percentile interval, resampling prompts.
+
+    A prompt is the unit that is drawn: all samples of a prompt come or stay out together, so
+    samples of one prompt are not counted as independent.
+
+    Args:
+      base, trained: bool or float in [0, 1], [P] or [P, S]; row p of both is the same prompt.
+        The two may have different S (a prompt's value is the mean over its samples).
+      seed: of the resampling.
+      draws: bootstrap resamples, at least 1.
+
+    Returns:
+      diff in [-1, 1], (lo, hi).
+
+    Raises:
+      ValueError: no prompts, different prompt counts, values outside [0, 1] or NaN.
+    """
+    values = _per_prompt(trained, "trained"), _per_prompt(base, "base")
+    if values[0].shape != values[1].shape:
+        raise ValueError(
+            f"paired_bootstrap: base has {values[1].size} prompts, trained {values[0].size}"
+        )
+    if draws < 1:
+        raise ValueError(f"paired_bootstrap: draws must be at least 1, got {draws}")
+    diff = values[0] - values[1]
+    # Prompts with equal differences are interchangeable, so drawing P prompts is one multinomial
+    # over the few distinct differences: the same distribution at a fraction of the memory.
+    distinct, counts = np.unique(diff, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(diff.size, counts / diff.size, size=draws)
+    lo, hi = np.quantile(drawn @ distinct / diff.size, [0.025, 0.975])
+    return float(diff.mean()), (float(lo), float(hi))
+
+
+def _per_prompt(x: np.ndarray, name: str) -> np.ndarray:
+    """[P] or [P, S] of values in [0, 1] -> float64 [P]."""
+    x = np.asarray(x, np.float64)
+    if x.ndim not in (1, 2) or x.size == 0:
+        raise ValueError(f"paired_bootstrap: {name} must be [P] or [P, S], got shape {x.shape}")
+    if not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"paired_bootstrap: {name} has values outside [0, 1] or NaN")
+    return x if x.ndim == 1 else x.mean(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Auc:
+    """Probability that a right one scores above a wrong one (a tie counts half).
+
+    value: in [0, 1]; None if there is no (right, wrong) pair to compare.
+    n: scores that took part.
+    excluded: scores that were NaN.
+    """
+
+    value: float | None
+    n: int
+    excluded: int
+
+
+def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Auc:
+    """Area under the ROC curve by counting pairs (Mann-Whitney U), ties half.
+
+    With `groups`, only pairs of the same group are compared and pooled over groups: the chance
+    that among two candidates of one prompt, one right and one wrong, the right one scores higher.
+
+    Args:
+      scores: float [N]; NaN means no score: left out and counted.
+      labels: bool [N]; True is right.
+      groups: [N] of ids (integers or strings), or None for one group.
+
+    Raises:
+      ValueError: lengths differ.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
+    group = np.zeros(scores.shape, np.int64)
+    if groups is not None and len(groups):
+        group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if scores.ndim != 1 or scores.shape != labels.shape or scores.shape != group.shape:
+        raise ValueError(
+            f"auc: need scores, labels and groups of one length, got {scores.shape}, "
+            f"{labels.shape}, {group.shape}"
+        )
+    keep = ~np.isnan(scores)
+    n, excluded = int(keep.sum()), int((~keep).sum())
+    if n == 0:
+        return Auc(None, 0, excluded)
+    order = np.lexsort((scores[keep], group[keep]))
+    s, right, g = scores[keep][order], labels[keep][order], group[keep][order]
+    # A run is a stretch of equal scores in one group; within it every pair is a tie.
+    starts = np.concatenate([[True], (s[1:] != s[:-1]) | (g[1:] != g[:-1])])
+    run = np.cumsum(starts) - 1
+    rights = np.bincount(run, weights=right)
+    wrongs = np.bincount(run, weights=~right)
+    run_group = np.unique(g[starts], return_inverse=True)[1]
+    group_wrongs = np.bincount(run_group, weights=wrongs)
+    earlier_groups = np.concatenate([[0.0], np.cumsum(group_wrongs)[:-1]])
+    below = np.cumsum(wrongs) - wrongs - earlier_groups[run_group]
+    pairs = float(np.bincount(run_group, weights=rights) @ group_wrongs)
+    won = float(rights @ (below + 0.5 * wrongs))
+    return Auc(won / pairs if pairs else None, n, excluded)

@@ -1,0 +1,126 @@
+"""Rectified flow: the time law, the path and its target, guidance, renorm and the Euler step.
+
+x_t = (1 − t)·x_0 + t·noise, velocity v = noise − x_0, so t = 1 is noise and t = 0 the image.
+Everything is float32 and shaped by its arguments.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from srum_jax.data.schema import Batch
+
+_TIME, _NOISE = 0, 1  # what a folded key is used for
+
+
+@struct.dataclass
+class Draws:
+    """Random numbers of one training forward: t [B,N] in [0, 1], noise [B,G,p·p·Z]."""
+
+    t: jax.Array
+    noise: jax.Array
+
+
+def shift_time(t, shift: float):
+    """s·t / (1 + (s − 1)·t): pushes times towards noise for s > 1."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def training_time(raw: jax.Array, shift: float) -> jax.Array:
+    """A normal draw (−inf for clean images) -> t in [0, 1]: shifted sigmoid (BAGEL section 5)."""
+    return shift_time(jax.nn.sigmoid(raw), shift)
+
+
+def sampling_times(steps: int, shift: float) -> np.ndarray:
+    """Times [steps + 1] from 1 to 0 of `steps` Euler steps, float32.
+
+    The original counts points, not steps: its num_timesteps = steps + 1.
+    """
+    return shift_time(np.linspace(1, 0, steps + 1, dtype=np.float32), np.float32(shift))
+
+
+def draw(
+    batch: Batch, key: jax.Array, *, mean: float, std: float, shift: float
+) -> Draws:
+    """Times and noise of a batch, a function of (key, noise id, token) alone.
+
+    Where a sample sits in its row, its batch or its host changes nothing. t is the shifted sigmoid
+    of N(mean, std²); clean images get t = 0.
+    """
+    keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(batch.noise_ids)
+
+    def time(k):
+        return mean + std * jax.random.normal(jax.random.fold_in(k, _TIME))
+
+    raw = jnp.where(batch.noisy, jax.vmap(jax.vmap(time))(keys), -jnp.inf)
+    token_keys = jnp.take_along_axis(keys, batch.latent_images, axis=1)
+
+    def noise(k, cell):
+        k = jax.random.fold_in(jax.random.fold_in(k, _NOISE), cell)
+        return jax.random.normal(k, batch.latents.shape[-1:])
+
+    cells = batch.latent_cells[..., 0] * 65536 + batch.latent_cells[..., 1]
+    return Draws(
+        t=training_time(raw, shift), noise=jax.vmap(jax.vmap(noise))(token_keys, cells)
+    )
+
+
+def token_time(batch: Batch, t: jax.Array) -> jax.Array:
+    """Time of each latent token: t [B,N] -> [B,G]."""
+    return jnp.take_along_axis(t, batch.latent_images, axis=1)
+
+
+def interpolate(x_0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """x_t for x_0, noise [B,G,·] and t [B,G]."""
+    return (1 - t[..., None]) * x_0 + t[..., None] * noise
+
+
+def target(x_0: jax.Array, noise: jax.Array) -> jax.Array:
+    """The velocity to predict."""
+    return noise - x_0
+
+
+def _norm(x: jax.Array, axes) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+
+
+def guide(
+    v: jax.Array,
+    v_text: jax.Array | None,
+    v_image: jax.Array | None,
+    *,
+    text_scale: float,
+    image_scale: float,
+    renorm: str,
+    renorm_min: float,
+) -> jax.Array:
+    """Classifier-free guidance with renorm (BAGEL section 7); all velocities [B, G, p·p·Z].
+
+    u = v_text + s_text·(v − v_text); renorm scales |u| back to at most |v|: "global" over a whole
+    image (per row, never across rows), "channel" per token, "text_channel" per token before image
+    guidance, "none" not at all. Raises ValueError for another name.
+    """
+    if renorm not in ("none", "global", "channel", "text_channel"):
+        raise ValueError(f"renorm must be none, global, channel or text_channel, not {renorm!r}")
+    if v_text is None or text_scale <= 1.0:
+        return v
+
+    def rescale(u, axes):
+        return u * jnp.clip(_norm(v, axes) / (_norm(u, axes) + 1e-8), renorm_min, 1.0)
+
+    u = v_text + text_scale * (v - v_text)
+    if renorm == "text_channel":
+        u = rescale(u, (-1,))
+    if v_image is not None and image_scale > 1.0:
+        u = v_image + image_scale * (u - v_image)
+    if renorm == "global":
+        u = rescale(u, (-2, -1))
+    elif renorm == "channel":
+        u = rescale(u, (-1,))
+    return u
+
+
+def euler(x: jax.Array, v: jax.Array, t: jax.Array, t_next: jax.Array) -> jax.Array:
+    """One step from time t down to t_next."""
+    return x - v * (t - t_next)

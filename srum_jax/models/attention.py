@@ -1,0 +1,94 @@
+"""Attention: the BAGEL mask from per-token data, and attention under a dense mask.
+
+Owns the mask law and the numeric attention. Tokens may come in any order: the mask is made from
+their segment, split, mode and position alone.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+
+from srum_jax.data.schema import BRANCH, FULL, NOISE, Tokens
+
+_NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
+
+
+def mask(queries: Tokens, keys: Tokens) -> jax.Array:
+    """Which query may see which key: bool [B, S, T].
+
+    Same segment, and (an earlier split, or the own split: causally by position in causal modes),
+    and not a hidden split (noisy image or question branch) other than the own one.
+    """
+
+    def q(x):
+        return x[:, :, None]
+
+    def k(x):
+        return x[:, None, :]
+
+    own = q(queries.split) == k(keys.split)
+    full = (queries.mode == FULL) | (queries.mode == NOISE)
+    within = own & (q(full) | (k(keys.position) <= q(queries.position)))
+    hidden = (keys.mode == NOISE) | (keys.mode == BRANCH)
+    return (
+        (q(queries.segment) == k(keys.segment))
+        & ((k(keys.split) < q(queries.split)) | within)
+        & ~(k(hidden) & ~own)
+    )
+
+
+@jax.custom_vjp
+def _folded(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
+    return _folded_forward(q, k, v, allowed)[0]
+
+
+def _scores(q, k, allowed):
+    s = jnp.einsum("bkqc,bktc->bkqt", q, k, preferred_element_type=jnp.float32)
+    return jnp.where(allowed, s, _NEVER)
+
+
+def _folded_forward(q, k, v, allowed):
+    s = _scores(q, k, allowed)
+    top = jnp.max(s, axis=-1, keepdims=True)
+    p = jnp.exp(s - top)
+    total = jnp.sum(p, axis=-1, keepdims=True)
+    o = jnp.einsum("bkqt,bktc->bkqc", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    o = o / total
+    return o.astype(v.dtype), (q, k, v, allowed, o, top + jnp.log(total))
+
+
+def _folded_backward(saved, g):
+    # Every product keeps the S×T array untransposed: transposing it costs several times the
+    # product itself on CPU.
+    q, k, v, allowed, o, lse = saved
+    p = jnp.exp(_scores(q, k, allowed) - lse)
+    g32 = g.astype(jnp.float32)
+    dv = jnp.einsum("bkqc,bkqt->bkct", g, p.astype(g.dtype))
+    dp = jnp.einsum("bkqc,bktc->bkqt", g, v, preferred_element_type=jnp.float32)
+    ds = p * (dp - jnp.sum(g32 * o, axis=-1, keepdims=True))
+    ds = ds.astype(q.dtype)
+    dq = jnp.einsum("bkqt,bktc->bkqc", ds, k)
+    dk = jnp.einsum("bkqc,bkqt->bkct", q, ds)
+    return dq, rearrange(dk, "b k c t -> b k t c"), rearrange(dv, "b k c t -> b k t c"), None
+
+
+_folded.defvjp(_folded_forward, _folded_backward)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
+    """Softmax attention with grouped keys: q [B,S,H,C], k, v [B,T,K,C], allowed bool [B,S,T].
+
+    Query head i reads kv head i // (H/K); scores are scaled by 1/sqrt(C), softmax in float32.
+    Returns [B,S,H,C]. The query heads of a group are folded into the rows of one matrix, and the
+    backward pass recomputes the scores, so nothing of size S×T is kept.
+    """
+    heads, kv_heads = q.shape[2], k.shape[2]
+    group = heads // kv_heads
+    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+    q = rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
+    k = rearrange(k, "b t k c -> b k t c")
+    v = rearrange(v, "b t k c -> b k t c")
+    o = _folded(q, k, v, repeat(allowed, "b s t -> b 1 (g s) t", g=group))
+    return rearrange(o, "b k (g s) c -> b s (k g) c", g=group)

@@ -1,0 +1,125 @@
+"""BAGEL: the towers and the MoT stack put together (original: `modeling/bagel/bagel.py`).
+
+Owns how tokens are embedded and what is read from the last hidden states: velocities from the gen
+lane, logits from the und lane. The autoencoder is apart (`models/vae.py`): training needs none.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from srum_jax.core import params as P
+from srum_jax.data.schema import Batch
+from srum_jax.models import mot, vit
+from srum_jax.models.config import BagelConfig
+from srum_jax.models.layers import linear, sincos_2d, timestep_sinusoid
+
+TIME_FEATURES = 256
+
+
+def specs(cfg: BagelConfig) -> P.Specs:
+    """The whole model's parameters, the autoencoder's excepted."""
+    d = {"embed": cfg.llm.hidden}
+    token, vit_d = {"token": cfg.token_dim}, {"vit_embed": cfg.vit.hidden}
+    return {
+        "embed": P.ParamSpec(
+            (cfg.llm.vocab, cfg.llm.hidden), ("vocab", "embed"), scale=cfg.llm.hidden**-0.5
+        ),
+        "lm_head": P.linear(d, {"vocab": cfg.llm.vocab}, bias=False),
+        **mot.specs(cfg.llm),
+        "time": {
+            "fc1": P.linear({"time": TIME_FEATURES}, d, bias=True),
+            "fc2": P.linear(d, d, bias=True),
+        },
+        "vae2llm": P.linear(token, d, bias=True),
+        "llm2vae": P.linear(d, token, bias=True, zero=True),
+        "connector": {
+            "fc1": P.linear(vit_d, d, bias=True),
+            "fc2": P.linear(d, d, bias=True),
+        },
+        "vit": vit.specs(cfg.vit),
+    }
+
+
+def embed_text(params: P.Params, ids: jax.Array, dtype) -> jax.Array:
+    """Token ids [B,U] -> [B,U,D]."""
+    return jnp.take(params["embed"], ids, axis=0).astype(dtype)
+
+
+def embed_pictures(
+    params: P.Params,
+    cfg: BagelConfig,
+    patches: jax.Array,
+    positions: jax.Array,
+    images: jax.Array,
+    *,
+    dtype,
+    remat: bool,
+) -> jax.Array:
+    """ViT, connector and connector positions: patches [B,P,p·p·3] -> [B,P,D]."""
+    x = vit.encode(
+        params["vit"], cfg.vit, patches.astype(dtype), positions, images, remat=remat
+    )
+    x = linear(jax.nn.gelu(linear(x, params["connector"]["fc1"]), approximate=True),
+               params["connector"]["fc2"])
+    return x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden).astype(dtype)
+
+
+def embed_latents(
+    params: P.Params,
+    cfg: BagelConfig,
+    x_t: jax.Array,
+    t: jax.Array,
+    positions: jax.Array,
+    images: jax.Array,
+    *,
+    dtype,
+) -> jax.Array:
+    """Latent tokens x_t [B,G,p·p·Z] at times t [B,N] of their images [B,G] -> [B,G,D]."""
+    h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), params["time"]["fc1"])
+    time = linear(jax.nn.silu(h), params["time"]["fc2"])
+    time = jnp.take_along_axis(time, images[:, :, None], axis=1)
+    place = sincos_2d(positions, cfg.max_latent, cfg.llm.hidden).astype(dtype)
+    return linear(x_t.astype(dtype), params["vae2llm"]) + time + place
+
+
+def forward(
+    params: P.Params,
+    cfg: BagelConfig,
+    batch: Batch,
+    x_t: jax.Array,
+    t: jax.Array,
+    *,
+    dtype=jnp.float32,
+    remat: bool = True,
+    keep: str = "none",
+):
+    """Hidden states after the final norms: (und [B,U,D], gen [B,G,D], kept as in `mot.stack`).
+
+    x_t [B,G,p·p·Z] float32: the latents as the model sees them; t [B,N]: time per latent image
+    (0 for clean ones).
+    """
+    und = embed_text(params, batch.text_ids, dtype)
+    if batch.vit_patches.shape[1]:
+        pictures = embed_pictures(
+            params, cfg, batch.vit_patches, batch.vit_positions, batch.vit_images,
+            dtype=dtype, remat=remat,
+        )
+        rows = jnp.arange(und.shape[0])[:, None]
+        und = und.at[rows, batch.vit_slots].set(pictures, mode="drop")
+    gen = embed_latents(
+        params, cfg, x_t, t, batch.latent_positions, batch.latent_images, dtype=dtype
+    )
+    return mot.stack(
+        params, cfg.llm, und, gen, batch.und, batch.gen, keep=keep, remat=remat
+    )
+
+
+def velocity(params: P.Params, gen: jax.Array) -> jax.Array:
+    """v_theta of the gen lane: [B,G,D] -> [B,G,p·p·Z] float32."""
+    return linear(gen, params["llm2vae"]).astype(jnp.float32)
+
+
+def logits(params: P.Params, und: jax.Array, slots: jax.Array) -> jax.Array:
+    """Next-token logits at chosen slots of the und lane: [B,U,D], [B,Y] -> [B,Y,V] float32."""
+    picked = jnp.take_along_axis(und, slots[:, :, None], axis=1)
+    return linear(picked, params["lm_head"]).astype(jnp.float32)

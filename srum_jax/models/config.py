@@ -1,0 +1,296 @@
+"""Sizes of a BAGEL model: frozen dataclasses, the presets, and reading them from a checkpoint folder.
+
+Sizes of patches, latents, down-sampling and special ids come from the checkpoint's own JSON files
+where there is a folder, from a preset otherwise; no other file holds such a constant.
+"""
+
+import dataclasses
+import json
+
+from etils import epath
+
+
+@dataclasses.dataclass(frozen=True)
+class LLMConfig:
+    """The language model (Qwen2.5 shape, MoT): sizes in tokens and features."""
+
+    hidden: int  # D
+    layers: int  # L
+    heads: int  # H
+    kv_heads: int  # K
+    ffn: int  # F
+    vocab: int  # V
+    rope_theta: float = 1e6
+    rms_eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden size {self.hidden} is not a multiple of {self.heads} heads")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} kv heads")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """SigLIP-NaViT tower. `layers` is the number that exist (the JSON says one more)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    patch: int  # pixels
+    positions: int  # patches per side of the trained position table
+    eps: float = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """FLUX-family autoencoder. latent = scale · (z − shift)."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    res_blocks: int
+    z: int
+    scale: float
+    shift: float
+
+    @property
+    def downsample(self) -> int:
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class BagelConfig:
+    """A whole model. Positions are ids into square tables of the given sides."""
+
+    llm: LLMConfig
+    vit: ViTConfig
+    vae: VAEConfig
+    latent_patch: int
+    max_latent: int  # latent tokens per side that positions exist for
+    max_vit: int  # ViT patches per side of the connector's position table
+    bos: int
+    eos: int
+    start_of_image: int
+    end_of_image: int
+    interpolate_pos: bool = False
+    max_text: int = 32768  # RoPE positions
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in one latent token: p·p·Z."""
+        return self.latent_patch**2 * self.vae.z
+
+    @property
+    def token_pixels(self) -> int:
+        """Side of the square of pixels one latent token stands for."""
+        return self.latent_patch * self.vae.downsample
+
+
+SHAPES = BagelConfig(
+    llm=LLMConfig(hidden=128, layers=4, heads=4, kv_heads=2, ffn=352, vocab=96, rope_theta=1e4),
+    vit=ViTConfig(hidden=128, layers=2, heads=4, ffn=352, patch=8, positions=4),
+    vae=VAEConfig(ch=32, ch_mult=(1, 1, 1), res_blocks=1, z=8, scale=1.0, shift=0.0),
+    latent_patch=2,
+    max_latent=8,
+    max_vit=4,
+    bos=1,
+    eos=2,
+    start_of_image=3,
+    end_of_image=4,
+    max_text=512,
+)
+
+BAGEL_7B_MOT = BagelConfig(
+    llm=LLMConfig(hidden=3584, layers=28, heads=28, kv_heads=4, ffn=18944, vocab=152064),
+    vit=ViTConfig(hidden=1152, layers=26, heads=16, ffn=4304, patch=14, positions=70),
+    vae=VAEConfig(
+        ch=128, ch_mult=(1, 2, 4, 4), res_blocks=2, z=16, scale=0.3611, shift=0.1159
+    ),
+    latent_patch=2,
+    max_latent=64,
+    max_vit=70,
+    bos=151644,
+    eos=151645,
+    start_of_image=151652,
+    end_of_image=151653,
+)
+
+PRESETS = {"shapes": SHAPES, "bagel_7b_mot": BAGEL_7B_MOT}
+
+
+def _read(path: epath.Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}: not valid JSON (line {e.lineno}: {e.msg})") from e
+
+
+class _Fields:
+    """A JSON object whose missing or mistyped field is named together with its file."""
+
+    def __init__(self, path: epath.Path):
+        self.path, self.values = path, _read(path)
+
+    def __call__(self, name: str, kind: type):
+        if name not in self.values:
+            raise ValueError(f"{self.path}: field {name!r} is missing")
+        value = self.values[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(f"{self.path}: field {name!r} must be {kind.__name__}, got {value!r}")
+        return value
+
+
+def autoencoder_from_folder(folder) -> VAEConfig:
+    """Sizes of a folder's autoencoder; BAGEL-7B-MoT's where it has no `ae_config.json`."""
+    path = epath.Path(folder) / "ae_config.json"
+    if not path.exists():
+        return BAGEL_7B_MOT.vae
+    ae = _Fields(path)
+    return VAEConfig(
+        ch=ae("ch", int),
+        ch_mult=tuple(ae("ch_mult", list)),
+        res_blocks=ae("num_res_blocks", int),
+        z=ae("z_channels", int),
+        scale=ae("scale_factor", float),
+        shift=ae("shift_factor", float),
+    )
+
+
+def from_folder(folder) -> BagelConfig:
+    """Reads the sizes of a checkpoint folder.
+
+    `llm_config.json` and `vit_config.json` are the official files. `ae_config.json` and
+    `bagel_config.json` are written by our exporter; the official release lacks them, and then the
+    constants of BAGEL-7B-MoT hold (they are hard-coded in the original loader).
+    Raises FileNotFoundError or ValueError naming file and field.
+    """
+    folder = epath.Path(folder)
+    for name in ("llm_config.json", "vit_config.json"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: a BAGEL checkpoint folder holds llm_config.json, "
+                "vit_config.json, ema.safetensors and ae.safetensors"
+            )
+    llm, vit = _Fields(folder / "llm_config.json"), _Fields(folder / "vit_config.json")
+    preset = BAGEL_7B_MOT
+    top = dict(
+        latent_patch=preset.latent_patch,
+        max_latent=preset.max_latent,
+        max_vit=preset.max_vit,
+        bos=preset.bos,
+        eos=preset.eos,
+        start_of_image=preset.start_of_image,
+        end_of_image=preset.end_of_image,
+    )
+    if (folder / "bagel_config.json").exists():
+        b = _Fields(folder / "bagel_config.json")
+        ids = b("special_tokens", dict)
+        try:
+            top = dict(
+                latent_patch=b("latent_patch_size", int),
+                max_latent=b("max_latent_size", int),
+                max_vit=b("vit_max_num_patch_per_side", int),
+                interpolate_pos=b("interpolate_pos", bool),
+                bos=ids["bos_token_id"],
+                eos=ids["eos_token_id"],
+                start_of_image=ids["start_of_image"],
+                end_of_image=ids["end_of_image"],
+            )
+        except KeyError as e:
+            raise ValueError(f"{b.path}: special_tokens lacks {e.args[0]!r}") from e
+    return BagelConfig(
+        llm=LLMConfig(
+            hidden=llm("hidden_size", int),
+            layers=llm("num_hidden_layers", int),
+            heads=llm("num_attention_heads", int),
+            kv_heads=llm("num_key_value_heads", int),
+            ffn=llm("intermediate_size", int),
+            vocab=llm("vocab_size", int),
+            rope_theta=llm("rope_theta", float),
+            rms_eps=llm("rms_norm_eps", float),
+        ),
+        vit=ViTConfig(
+            hidden=vit("hidden_size", int),
+            layers=vit("num_hidden_layers", int) - 1,
+            heads=vit("num_attention_heads", int),
+            ffn=vit("intermediate_size", int),
+            patch=vit("patch_size", int),
+            positions=vit("image_size", int) // vit("patch_size", int),
+            eps=vit("layer_norm_eps", float),
+        ),
+        vae=autoencoder_from_folder(folder),
+        max_text=llm("max_position_embeddings", int),
+        **top,
+    )
+
+
+def to_json(cfg: BagelConfig) -> dict[str, dict]:
+    """The JSON files `from_folder` reads back, by file name (official names and keys)."""
+    c = cfg.llm
+    return {
+        "llm_config.json": {
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "hidden_size": c.hidden,
+            "initializer_range": 0.02,
+            "intermediate_size": c.ffn,
+            "max_position_embeddings": cfg.max_text,
+            "max_window_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "num_hidden_layers": c.layers,
+            "num_key_value_heads": c.kv_heads,
+            "rms_norm_eps": c.rms_eps,
+            "rope_theta": c.rope_theta,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "use_cache": True,
+            "use_sliding_window": False,
+            "vocab_size": c.vocab,
+        },
+        "vit_config.json": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": cfg.vit.hidden,
+            "image_size": cfg.vit.positions * cfg.vit.patch,
+            "intermediate_size": cfg.vit.ffn,
+            "num_attention_heads": cfg.vit.heads,
+            "num_hidden_layers": cfg.vit.layers + 1,
+            "num_channels": 3,
+            "patch_size": cfg.vit.patch,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": cfg.vit.eps,
+            "attention_dropout": 0.0,
+        },
+        "ae_config.json": {
+            "in_channels": 3,
+            "out_ch": 3,
+            "downsample": cfg.vae.downsample,
+            "ch": cfg.vae.ch,
+            "ch_mult": list(cfg.vae.ch_mult),
+            "num_res_blocks": cfg.vae.res_blocks,
+            "z_channels": cfg.vae.z,
+            "scale_factor": cfg.vae.scale,
+            "shift_factor": cfg.vae.shift,
+        },
+        "bagel_config.json": {
+            "latent_patch_size": cfg.latent_patch,
+            "max_latent_size": cfg.max_latent,
+            "vit_max_num_patch_per_side": cfg.max_vit,
+            "connector_act": "gelu_pytorch_tanh",
+            "interpolate_pos": cfg.interpolate_pos,
+            "special_tokens": {
+                "bos_token_id": cfg.bos,
+                "eos_token_id": cfg.eos,
+                "start_of_image": cfg.start_of_image,
+                "end_of_image": cfg.end_of_image,
+            },
+        },
+    }

@@ -1,0 +1,123 @@
+"""The Mixture-of-Transformers stack: two experts, joint attention (BAGEL `qwen2_navit.py`).
+
+und rows and gen rows live in separate lanes, so each expert computes only its own tokens; only
+attention sees both, in lane order [und, gen] behind an optional cached prefix. Layers are stacked
+`[L, ...]` and scanned.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from srum_jax.core import params as P
+from srum_jax.data.schema import Tokens
+from srum_jax.models import attention
+from srum_jax.models.config import LLMConfig
+from srum_jax.models.layers import linear, merge_heads, rms_norm, rope, rope_angles
+
+
+@struct.dataclass
+class Cache:
+    """Keys (after k_norm and RoPE) and values of a prefix: k, v [L,B,T,K,C]; tokens [B,T]."""
+
+    k: jax.Array
+    v: jax.Array
+    tokens: Tokens
+
+
+def expert_specs(cfg: LLMConfig) -> P.Specs:
+    """One expert's stacked layers."""
+    d, l = {"embed": cfg.hidden}, cfg.layers
+    q = {"heads": cfg.heads, "head_dim": cfg.head_dim}
+    kv = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
+    f = {"mlp": cfg.ffn}
+    return {
+        "ln1": P.norm(cfg.hidden, "embed", bias=False, stack=l),
+        "ln2": P.norm(cfg.hidden, "embed", bias=False, stack=l),
+        "q": P.linear(d, q, bias=True, stack=l),
+        "k": P.linear(d, kv, bias=True, stack=l),
+        "v": P.linear(d, kv, bias=True, stack=l),
+        "o": P.linear(q, d, bias=False, stack=l),
+        "q_norm": P.norm(cfg.head_dim, None, bias=False, stack=l),
+        "k_norm": P.norm(cfg.head_dim, None, bias=False, stack=l),
+        "gate": P.linear(d, f, bias=False, stack=l),
+        "up": P.linear(d, f, bias=False, stack=l),
+        "down": P.linear(f, d, bias=False, stack=l),
+    }
+
+
+def specs(cfg: LLMConfig) -> P.Specs:
+    """Both experts' layers and final norms."""
+    return {
+        "blocks": {"und": expert_specs(cfg), "gen": expert_specs(cfg)},
+        "norm": {
+            "und": P.norm(cfg.hidden, "embed", bias=False),
+            "gen": P.norm(cfg.hidden, "embed", bias=False),
+        },
+    }
+
+
+def _project(p, x, cos, sin, cfg):
+    y = rms_norm(x, p["ln1"], cfg.rms_eps)
+    q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps), cos, sin)
+    k = rope(rms_norm(linear(y, p["k"]), p["k_norm"], cfg.rms_eps), cos, sin)
+    return q, k, linear(y, p["v"])
+
+
+def _finish(p, x, attended, cfg):
+    x = x + merge_heads(attended, p["o"])
+    y = rms_norm(x, p["ln2"], cfg.rms_eps)
+    return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
+
+
+def stack(
+    params: P.Params,
+    cfg: LLMConfig,
+    und: jax.Array,
+    gen: jax.Array,
+    und_tokens: Tokens,
+    gen_tokens: Tokens,
+    *,
+    cache: Cache | None = None,
+    keep: str = "none",
+    remat: bool = True,
+):
+    """Runs every layer and the final norms.
+
+    und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally a cached
+    prefix that every query sees by the mask law. `keep` is "none", "kv" (returns the Cache of these
+    tokens alone, in lane order) or "hidden" (returns every layer's (und, gen), stacked [L, ...]).
+    Returns (und, gen, kept); kept is None for "none".
+    """
+    u = und.shape[1]
+    tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
+    keys = tokens
+    if cache is not None:
+        keys = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), cache.tokens, tokens)
+    allowed = attention.mask(tokens, keys)
+    cos, sin = rope_angles(tokens.position, cfg.head_dim, cfg.rope_theta)
+
+    def block(x, layer):
+        und, gen = x
+        p, prefix = layer
+        q_u, k_u, v_u = _project(p["und"], und, cos[:, :u], sin[:, :u], cfg)
+        q_g, k_g, v_g = _project(p["gen"], gen, cos[:, u:], sin[:, u:], cfg)
+        q = jnp.concatenate([q_u, q_g], axis=1)
+        k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
+        kept = (k, v) if keep == "kv" else None
+        if prefix is not None:
+            k = jnp.concatenate([prefix[0], k], axis=1)
+            v = jnp.concatenate([prefix[1], v], axis=1)
+        o = attention.attend(q, k, v, allowed)
+        und = _finish(p["und"], und, o[:, :u], cfg)
+        gen = _finish(p["gen"], gen, o[:, u:], cfg)
+        return (und, gen), (und, gen) if keep == "hidden" else kept
+
+    body = jax.checkpoint(block) if remat else block
+    prefix = None if cache is None else (cache.k, cache.v)
+    (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix))
+    und = rms_norm(und, params["norm"]["und"], cfg.rms_eps)
+    gen = rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)
+    if keep == "kv":
+        kept = Cache(k=kept[0], v=kept[1], tokens=tokens)
+    return und, gen, kept

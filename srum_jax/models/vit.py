@@ -1,0 +1,82 @@
+"""The SigLIP-NaViT tower: patches of several pictures in one row -> features.
+
+Pictures of any size share a row; a patch attends only to its own picture. Linear patch embedding,
+learned positions, pre-norm blocks, a last norm (original: `modeling/bagel/siglip_navit.py`).
+Connector and connector positions belong to `models/bagel.py`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from srum_jax.core.params import Params, ParamSpec, Specs, norm
+from srum_jax.core.params import linear as linear_specs
+from srum_jax.models.attention import attend
+from srum_jax.models.config import ViTConfig
+from srum_jax.models.layers import layer_norm, linear, merge_heads
+
+
+def specs(cfg: ViTConfig) -> Specs:
+    """Parameter tree; block leaves are stacked over layers.
+
+    Raises ValueError if the hidden size is not a multiple of the number of heads.
+    """
+    if cfg.hidden % cfg.heads:
+        raise ValueError(f"ViT hidden size {cfg.hidden} is not a multiple of {cfg.heads} heads")
+    d, mlp = {"vit_embed": cfg.hidden}, {"vit_mlp": cfg.ffn}
+    heads = {"vit_heads": cfg.heads, "head_dim": cfg.hidden // cfg.heads}
+    stacked = functools.partial(linear_specs, bias=True, stack=cfg.layers)
+    stacked_norm = functools.partial(norm, cfg.hidden, "vit_embed", bias=True, stack=cfg.layers)
+    return {
+        "patch": linear_specs({"patch": cfg.patch**2 * 3}, d, bias=True),
+        "positions": ParamSpec((cfg.positions**2, cfg.hidden), ("positions", "vit_embed"),
+                               scale=0.02),
+        "blocks": {
+            "ln1": stacked_norm(),
+            "q": stacked(d, heads),
+            "k": stacked(d, heads),
+            "v": stacked(d, heads),
+            "o": stacked(heads, d),
+            "ln2": stacked_norm(),
+            "fc1": stacked(d, mlp),
+            "fc2": stacked(mlp, d),
+        },
+        "post_norm": norm(cfg.hidden, "vit_embed", bias=True),
+    }
+
+
+def _block(x: jax.Array, p: Params, allowed: jax.Array, eps: float) -> jax.Array:
+    y = layer_norm(x, p["ln1"], eps)
+    q, k, v = (linear(y, p[name]) for name in ("q", "k", "v"))
+    x = x + merge_heads(attend(q, k, v, allowed), p["o"])
+    y = jax.nn.gelu(linear(layer_norm(x, p["ln2"], eps), p["fc1"]), approximate=True)
+    return x + linear(y, p["fc2"])
+
+
+def encode(
+    params: Params,
+    cfg: ViTConfig,
+    patches: jax.Array,
+    position_ids: jax.Array,
+    image_index: jax.Array,
+    *,
+    remat: bool = True,
+) -> jax.Array:
+    """Features after the last norm, [B, P, Dv] in the dtype of `patches`.
+
+    patches: [B, P, p·p·3] float, pixels in [-1, 1], inner order (ph, pw, channel);
+    position_ids: [B, P] int32 into the learned table (row·positions + column);
+    image_index: [B, P] int32, patches attend within equal index; negative marks padding, whose
+    features mean nothing. `remat`: recompute each block in the backward pass.
+    """
+    x = linear(patches, params["patch"])
+    x = x + jnp.take(params["positions"], position_ids, axis=0, mode="clip").astype(x.dtype)
+    allowed = image_index[:, :, None] == image_index[:, None, :]
+    allowed = allowed & (image_index >= 0)[:, None, :]
+
+    def step(carry, p):
+        return _block(carry, p, allowed, cfg.eps), None
+
+    x, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, x, params["blocks"])
+    return layer_norm(x, params["post_norm"], cfg.eps)

@@ -1,0 +1,226 @@
+"""What the judge asks: prompts taken apart by rules, and the wording of every question.
+
+Owns the grammar that turns a prompt into required objects and a relation, and the questions asked
+of crops and of whole images, as data. It knows words, not pictures: colours are a list of English
+words, the noun of an object may be any word. A change here is a new `VERSION`, because scores
+made with other words are not comparable.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+
+VERSION = "1"
+
+COLORS = (
+    "red", "green", "blue", "yellow", "purple", "cyan", "orange", "pink", "brown", "black",
+    "white", "gray", "grey",
+)
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+# The words of every question and the word(s) an answer is read from. {a} is an article and an
+# object ("a red circle"), {the} an object alone, {many} a plural, {where} a relation's words.
+TEMPLATES = {
+    "crop_color": "what color is this ?",
+    "crop_shape": "what shape is this ?",
+    "crop_is": "is this {a} ?",
+    "exists": "is there {a} ?",
+    "count": "how many {many} are there ?",
+    "count_all": "how many objects are there ?",
+    "relation_yesno": "is the {the} {where} the {other} ?",
+    "relation_horizontal": "is the {the} left or right of the {other} ?",
+    "relation_vertical": "is the {the} above or below the {other} ?",
+    "caption_right": "does the image show {caption} ?",
+}
+YES_NO = ("yes", "no")
+HORIZONTAL = ("left", "right", "neither")
+VERTICAL = ("above", "below", "neither")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectSpec:
+    """An object that the prompt demands `count` times: colour word, noun (singular)."""
+
+    color: str
+    shape: str
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        """ "red circle" """
+        return f"{self.color} {self.shape}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+    """objects[subject] is `kind` ("left", "right", "above", "below") of objects[other]."""
+
+    kind: str
+    subject: int
+    other: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Decomposition:
+    """What a prompt demands: these objects and no others, and perhaps one relation."""
+
+    caption: str  # the prompt in lower case, words and commas separated by blanks
+    objects: tuple[ObjectSpec, ...]
+    relation: Relation | None = None
+
+    @property
+    def total(self) -> int:
+        return sum(spec.count for spec in self.objects)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question and how its answer is read.
+
+    kind: a key of TEMPLATES · text: what is asked · answer: the word whose probability speaks for
+    the prompt · choices: the words a sensible answer is among (empty: an open question) ·
+    about: index of the object asked about, -1 for the whole image.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    about: int = -1
+
+
+def protocol_hash() -> str:
+    """Twelve hex digits that change when any wording, list or the version does."""
+    parts = [VERSION, COLORS, NUMBERS, RELATIONS, TEMPLATES, YES_NO, HORIZONTAL, VERTICAL]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
+
+
+# ------------------------------------------------------------------------------------- the prompt
+
+
+def _singular(noun: str) -> str:
+    if noun.endswith("ies") and len(noun) > 4:
+        return noun[:-3] + "y"
+    if noun.endswith(("sses", "shes", "ches", "xes")):
+        return noun[:-2]
+    return noun[:-1] if noun.endswith("s") and not noun.endswith("ss") else noun
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "sh", "ch", "x")) else "s")
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _read_object(words: list[str]) -> ObjectSpec | None:
+    """ "a red circle", "two red circles" -> the object; None for anything else."""
+    if len(words) != 3 or words[1] not in COLORS or not words[2].isalpha():
+        return None
+    number, color, noun = words
+    if number in ("a", "an", "one"):
+        return ObjectSpec(color, noun)
+    if number in NUMBERS[2:]:
+        return ObjectSpec(color, _singular(noun), NUMBERS.index(number))
+    return None
+
+
+def _joined(specs: list[ObjectSpec]) -> tuple[ObjectSpec, ...]:
+    """The objects with equal ones counted together, in order of first mention."""
+    counts: dict[str, ObjectSpec] = {}
+    for spec in specs:
+        before = counts.get(spec.name)
+        counts[spec.name] = spec if before is None else dataclasses.replace(
+            before, count=before.count + spec.count
+        )
+    return tuple(counts.values())
+
+
+@functools.lru_cache(maxsize=65536)
+def decompose(prompt: str) -> Decomposition | None:
+    """What a prompt demands, or None where the grammar does not reach.
+
+    Read: "a red circle", "two red circles", lists with "," and "and" in any mixture, and
+    "A left of | right of | above | below B" for two different single objects; a full stop at the
+    end, capitals and spacing do not matter.
+    """
+    words = re.findall(r"[^\s,.]+|[,.]", prompt.lower())
+    if words and words[-1] == ".":
+        words = words[:-1]
+    caption = " ".join(words)
+    for kind, phrase in RELATIONS.items():
+        parts = re.split(rf" (?:to the )?{phrase} ", caption)
+        if len(parts) == 2:
+            pair = [_read_object(part.split()) for part in parts]
+            single = all(spec is not None and spec.count == 1 for spec in pair)
+            if not single or pair[0] == pair[1]:
+                return None
+            return Decomposition(caption, tuple(pair), Relation(kind, 0, 1))
+    specs = [_read_object(part.split()) for part in re.split(r" , and | , | and ", caption)]
+    if None in specs:
+        return None
+    return Decomposition(caption, _joined(specs))
+
+
+# ---------------------------------------------------------------------------------- the questions
+
+
+def crop_questions(scene: Decomposition) -> tuple[Question, ...]:
+    """Asked of the crop of one region: two open questions, and "is this …?" for each object.
+
+    The open ones carry no answer word: `judge.py` reads each object's colour and shape from them.
+    """
+    return (
+        Question("crop_color", TEMPLATES["crop_color"], ""),
+        Question("crop_shape", TEMPLATES["crop_shape"], ""),
+        *(
+            Question(
+                "crop_is", TEMPLATES["crop_is"].format(a=_article(spec.name)), "yes", YES_NO, i
+            )
+            for i, spec in enumerate(scene.objects)
+        ),
+    )
+
+
+def _relation_questions(scene: Decomposition) -> list[Question]:
+    """The relation asked both ways round, each as yes/no and as a choice."""
+    if scene.relation is None:
+        return []
+    kind = scene.relation.kind
+    sides = (scene.relation.subject, scene.relation.other)
+    horizontal = kind in HORIZONTAL
+    choice = "relation_horizontal" if horizontal else "relation_vertical"
+    choices = HORIZONTAL if horizontal else VERTICAL
+    questions = []
+    for word, (first, second) in ((kind, sides), (OPPOSITE[kind], sides[::-1])):
+        names = {"the": scene.objects[first].name, "other": scene.objects[second].name}
+        yesno = TEMPLATES["relation_yesno"].format(where=RELATIONS[word], **names)
+        questions.append(Question("relation_yesno", yesno, "yes", YES_NO))
+        questions.append(Question(choice, TEMPLATES[choice].format(**names), word, choices))
+    return questions
+
+
+def image_questions(scene: Decomposition) -> tuple[Question, ...]:
+    """Asked of the whole image: per object existence and count, the total, relation, caption."""
+    questions = []
+    for i, spec in enumerate(scene.objects):
+        exists = TEMPLATES["exists"].format(a=_article(spec.name))
+        many = TEMPLATES["count"].format(many=f"{spec.color} {_plural(spec.shape)}")
+        questions.append(Question("exists", exists, "yes", YES_NO, i))
+        questions.append(Question("count", many, _count_word(spec.count), about=i))
+    questions.append(Question("count_all", TEMPLATES["count_all"], _count_word(scene.total)))
+    questions += _relation_questions(scene)
+    caption = TEMPLATES["caption_right"].format(caption=scene.caption)
+    questions.append(Question("caption_right", caption, "yes", YES_NO))
+    return tuple(questions)
+
+
+def _count_word(count: int) -> str:
+    return NUMBERS[count] if count < len(NUMBERS) else str(count)

@@ -1,0 +1,281 @@
+"""What a stage leaves behind: its folder, its manifest, its lines in results.json.
+
+A manifest is written last, so its presence says the stage is finished. `started.json` is written
+first and says for which config and inputs the half-done files in the folder were made.
+"""
+
+import dataclasses
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+import srum_jax
+from srum_jax.config import Config, hash_json, section_hash, section_values
+from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json, write_json
+
+RESULTS_SCHEMA = 1
+ALL_SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The folder of a run in one of its rounds.
+
+    `allow_config_change`: a stage whose config or inputs changed goes on with the files it has
+    instead of refusing. `config_file`: where the config came from, for results.json.
+    """
+
+    root: epath.Path
+    round: int = 0
+    allow_config_change: bool = False
+    config_file: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "root", epath.Path(self.root))
+
+    def stage(self, name: str) -> epath.Path:
+        """The folder of a stage of this round (it may not exist yet)."""
+        return self.root / f"round{self.round}" / name
+
+    @property
+    def results(self) -> epath.Path:
+        return self.root / "results.json"
+
+    @property
+    def report(self) -> epath.Path:
+        return self.root / "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the body of a stage says about its work; times and rates are measured around it."""
+
+    outputs: Mapping[str, str]  # name -> path relative to the stage's folder
+    counts: Mapping[str, int]
+    items: int  # what the rate counts: images, steps, questions
+    compile_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A finished stage. `sections` are the config parts it read, by dotted name."""
+
+    stage: str
+    config_hash: str
+    sections: Mapping[str, Any]
+    inputs: Mapping[str, str]  # name -> hash
+    outputs: Mapping[str, str]
+    versions: Mapping[str, str]
+    counts: Mapping[str, int]
+    timing: Mapping[str, float]  # of the run that finished it; results.json's "stages" entry
+    allowed_changes: tuple[str, ...] = ()  # config changes let through while it was made
+
+    @property
+    def hash(self) -> str:
+        """What a later stage records as the hash of this input."""
+        return hash_json([self.stage, self.config_hash, dict(self.inputs), self.allowed_changes])
+
+    @classmethod
+    def read(cls, folder: epath.PathLike) -> "Manifest":
+        """The manifest in a stage's folder.
+
+        Raises FileNotFoundError or ValueError naming the file, the field and what to do.
+        """
+        path = epath.Path(folder) / "manifest.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: missing, so this stage is not finished; run it first "
+                f"(--stage {path.parent.name})"
+            )
+        values = read_json(path)
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            have = set(values) if isinstance(values, dict) else set()
+            raise ValueError(
+                f"{path}: missing {sorted(names - have)}, unknown {sorted(have - names)}; delete "
+                "it and run the stage again"
+            )
+        return cls(**{**values, "allowed_changes": tuple(values["allowed_changes"])})
+
+
+def run_stage(
+    name: str,
+    cfg: Config,
+    work: Workdir,
+    *,
+    sections: tuple[str, ...],
+    inputs: Mapping[str, str],
+    body: Callable[[epath.Path], Outcome],
+) -> Manifest:
+    """Runs `body(folder)` unless the stage is finished, and records what it did.
+
+    `sections` are the dotted config parts the stage reads, `inputs` the hash of everything else it
+    reads. Finished with both unchanged: skipped. Half done: `body` is called again and goes on with
+    the files it finds. Changed: BadInput saying what changed, unless `work.allow_config_change`.
+    """
+    folder = work.stage(name)
+    wanted = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
+    manifest = Manifest.read(folder) if (folder / "manifest.json").exists() else None
+    changes, allowed = _changes_since(folder, manifest, wanted)
+    if changes and not work.allow_config_change:
+        raise BadInput(
+            f"{folder} was made with another config:\n  "
+            + "\n  ".join(changes)
+            + "\nGive another --workdir, put the old values back, or go on with the files that are "
+            "there by --allow_config_change."
+        )
+    if manifest and not changes and all((folder / p).exists() for p in manifest.outputs.values()):
+        logging.info("%s: skipped, finished", name)
+        return manifest
+    allowed += tuple(changes)
+    if jax.process_index() == 0:
+        write_json(folder / "started.json", {**wanted, "allowed_changes": allowed})
+        (folder / "manifest.json").unlink(missing_ok=True)
+    _wait_for_all(f"{name} starts")
+    start = time.monotonic()
+    outcome = body(folder)
+    _wait_for_all(f"{name} ends")
+    timing = _timing(time.monotonic() - start, outcome)
+    manifest = Manifest(
+        stage=name,
+        config_hash=section_hash(cfg, sections),
+        outputs=dict(outcome.outputs),
+        versions=versions(),
+        counts=dict(outcome.counts),
+        timing=timing,
+        allowed_changes=allowed,
+        **wanted,
+    )
+    if jax.process_index() == 0:
+        write_json(folder / "manifest.json", dataclasses.asdict(manifest))
+        run = _run_info(cfg, work)
+        update_results(work, lambda r: (r.update(run=run), r["stages"].update({name: timing})))
+    _wait_for_all(f"{name} is recorded")
+    logging.info("%s: finished in %.1f s", name, timing["seconds"])
+    return manifest
+
+
+def _changes_since(
+    folder: epath.Path, manifest: Manifest | None, wanted: Mapping[str, Any]
+) -> tuple[list[str], tuple[str, ...]]:
+    """What differs between the files in `folder` and `wanted`, and what was allowed before."""
+    if manifest:
+        old = {"sections": manifest.sections, "inputs": manifest.inputs}
+        return _differences(old, wanted), manifest.allowed_changes
+    if not (folder / "started.json").exists():
+        return [], ()
+    old = read_json(folder / "started.json")
+    try:
+        return _differences(old, wanted), tuple(old["allowed_changes"])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{folder / 'started.json'}: damaged ({e!r}); delete {folder}") from e
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for every config value and input that differs."""
+    before, after = ({**_leaves(x["sections"])} for x in (old, new))
+    lines = [
+        f"config {key}: was {before.get(key, 'not read')!r}, is {after.get(key, 'not read')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    names = sorted(old["inputs"].keys() | new["inputs"].keys())
+    return lines + [
+        f"input {name}: its content changed"
+        for name in names
+        if old["inputs"].get(name) != new["inputs"].get(name)
+    ]
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out = {}
+    for key, value in values.items():
+        out |= (
+            _leaves(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {prefix + key: value}
+        )
+    return out
+
+
+def _wait_for_all(label: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(label)
+
+
+def _timing(seconds: float, outcome: Outcome) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return {
+        "seconds": round(seconds, 3),
+        "compile_seconds": round(outcome.compile_seconds, 3),
+        "items": outcome.items,
+        "items_per_second": round(outcome.items / max(seconds, 1e-9), 4),
+        "peak_rss_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10), 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {
+        "srum_jax": srum_jax.__version__,
+        "jax": jax.__version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+    }
+
+
+def device_name() -> str:
+    """Kind and number of devices, as in "TPU v5e x16"; of a CPU, the number of cores."""
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return f"cpu x{cores if isinstance(cores, int) else len(cores)}"
+    return f"{devices[0].device_kind} x{len(devices)}"
+
+
+def _run_info(cfg: Config, work: Workdir) -> dict[str, Any]:
+    """The "run" part of results.json."""
+    return {
+        "config": work.config_file,
+        "config_hash": section_hash(cfg, ALL_SECTIONS),
+        "seed": cfg.seed,
+        **versions(),
+        "device": device_name(),
+    }
+
+
+def update_results(work: Workdir, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Lets `change` edit the content of results.json in place and writes it back atomically.
+
+    What was not measured is absent: NaN raises ValueError.
+    """
+    results = {"schema": RESULTS_SCHEMA, "run": {}, "rounds": [], "stages": {}}
+    if work.results.exists():
+        results = read_json(work.results)
+        if not isinstance(results, dict) or results.get("schema") != RESULTS_SCHEMA:
+            raise ValueError(
+                f'{work.results}: field "schema" is not {RESULTS_SCHEMA}; move the file away'
+            )
+    change(results)
+    write_json(work.results, results)
+
+
+def update_round(work: Workdir, **parts: Any) -> None:
+    """Sets parts ("t2i", "qa", "scores", "train") of this round's entry in results.json."""
+
+    def change(results: dict[str, Any]) -> None:
+        rounds = {entry["round"]: entry for entry in results["rounds"]}
+        rounds.setdefault(work.round, {"round": work.round}).update(parts)
+        results["rounds"] = [rounds[r] for r in sorted(rounds)]
+
+    update_results(work, change)

@@ -1,0 +1,192 @@
+"""Opening the model of a round: which folder it lies in, its parameters on the mesh, its voices.
+
+Every stage that runs the model comes through here, so that all agree which weights a round starts
+from and which of them it trained.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax import monitoring
+
+import srum_jax
+from srum_jax.config import Config
+from srum_jax.core import params as P
+from srum_jax.core import sharding
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.inference import image, text
+from srum_jax.models import bagel, hf, vae
+from srum_jax.models import config as model_config
+from srum_jax.models.config import BagelConfig
+from srum_jax.stages.manifest import Manifest, Workdir
+from srum_jax.training import checkpoint
+
+BASE = "bases/shapes"  # inside the package, for a run that names no weights
+TRAINABLE = {  # beginnings of the paths that `train` changes
+    "gen": ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/"),
+    "all": ("",),
+}
+_CHUNK, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
+_COMPILING = (
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A model ready to run, its parameters on the mesh; what was not wanted is None."""
+
+    cfg: BagelConfig
+    params: P.Params | None
+    vae_params: P.Params | None
+    tokenizer: Tokenizer
+    folder: epath.Path
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The fingerprint of the folder that was opened."""
+        return fingerprint(self.folder)
+
+
+def trainable(name: str) -> Callable[[str], bool]:
+    """Whether `train` changes a parameter path; `name` is the config's train.trainable."""
+    return lambda path: path.startswith(TRAINABLE[name])
+
+
+def source(cfg: Config, work: Workdir) -> epath.Path:
+    """The folder of the weights that this round starts from.
+
+    What the round before exported; in the first round what `pretrain` made, if the run has that
+    stage, otherwise the folder the config names. Raises FileNotFoundError naming what is missing.
+    """
+    if work.round:
+        return _made_by(dataclasses.replace(work, round=work.round - 1).stage("export"))
+    if "pretrain" in cfg.stages:
+        return _made_by(work.stage("pretrain"))
+    folder = epath.Path(cfg.weights) if cfg.weights else epath.resource_path(srum_jax) / BASE
+    for name in ("llm_config.json", "vit_config.json", hf.MODEL_FILE, hf.VAE_FILE):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"{folder / name}: missing; weights must name a folder in the Hugging Face layout "
+                "of BAGEL"
+            )
+    return folder
+
+
+def _made_by(stage: epath.Path) -> epath.Path:
+    return stage / Manifest.read(stage).outputs["model"]
+
+
+def fingerprint(folder: epath.PathLike) -> str:
+    """16 hex digits of a weights folder: names, sizes and content of its weights and JSON files.
+
+    Of a file over 64 MiB evenly spread samples are read, the header among them: enough to tell
+    two models apart within a second, not to find a flipped bit.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(epath.Path(folder).iterdir(), key=lambda p: p.name):
+        if path.suffix not in (".safetensors", ".json"):
+            continue
+        size = path.stat().length
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(_CHUNK, size // _SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(_CHUNK))
+    return digest.hexdigest()[:16]
+
+
+def base(
+    cfg: Config,
+    work: Workdir,
+    mesh: jax.sharding.Mesh,
+    want: Sequence[str] = ("model", "vae"),
+    dtype: Any = None,
+) -> Opened:
+    """The model that this round starts from, in `dtype` (default: the config's compute.dtype).
+
+    `want` is as in `hf.load`. The autoencoder is float32. Raises FileNotFoundError or ValueError
+    naming the file, the tensor or the field.
+    """
+    folder = source(cfg, work)
+    model_cfg = model_config.from_folder(folder)
+    dtype = jnp.dtype(dtype or cfg.compute.dtype)
+    trees = hf.load(folder, model_cfg, dtype=dtype, want=want)
+    params, vae_params = (
+        None if tree is None else jax.device_put(tree, sharding.shardings(specs, mesh))
+        for tree, specs in zip(
+            trees, (bagel.specs(model_cfg), vae.specs(model_cfg.vae)), strict=True
+        )
+    )
+    return Opened(model_cfg, params, vae_params, Tokenizer.from_folder(folder), folder)
+
+
+def trained(opened: Opened, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh) -> Opened:
+    """`opened` with the leaves that this round's `train` stage made in place of its own.
+
+    Raises FileNotFoundError if that stage is not finished, BadInput if its files are damaged.
+    """
+    stage = work.stage("train")
+    Manifest.read(stage)
+    accepts = trainable(cfg.train.trainable)
+    specs, _ = P.split(bagel.specs(opened.cfg), accepts)
+    like = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+        P.abstract(specs, jnp.float32),
+        sharding.shardings(specs, mesh),
+    )
+    made = checkpoint.load_params(stage / "params", like)
+    old, frozen = P.split(opened.params, accepts)
+    made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
+    return dataclasses.replace(opened, params=P.merge(made, frozen))
+
+
+def painter(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh) -> image.Paint:
+    """The model drawing, as the config's `sample` says."""
+    rows = sharding.batch_sharding(mesh)
+    return image.painter(
+        opened.params,
+        opened.vae_params,
+        opened.cfg,
+        opened.tokenizer,
+        cfg.sample,
+        place=lambda x: jax.device_put(x, rows),
+        dtype=jnp.dtype(cfg.compute.dtype),
+    )
+
+
+def asker(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh, *, rows: int) -> text.Ask:
+    """The model answering questions, `rows` pictures a compiled call."""
+    at = sharding.batch_sharding(mesh)
+    return text.asker(
+        opened.params,
+        opened.cfg,
+        opened.tokenizer,
+        rows=rows,
+        place=lambda x: jax.device_put(x, at),
+        dtype=jnp.dtype(cfg.compute.dtype),
+    )
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[list[float]]:
+    """Yields a list that gets the seconds of every compilation inside the block."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event in _COMPILING:
+            seconds.append(duration)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        monitoring.unregister_event_duration_listener(listen)

@@ -1,0 +1,121 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint bundles the state and a JSON `meta` (what run it belongs to, and a digest of every
+leaf, so a flipped bit is found on restore). The data state is the step itself. Saves are atomic:
+a killed save leaves the one before.
+"""
+
+import json
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from srum_jax.core.errors import BadInput
+
+
+def _paths(tree) -> dict[str, object]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def digests(tree) -> dict[str, int]:
+    """CRC-32 of every fully addressable leaf's bytes, by path."""
+    return {
+        path: zlib.crc32(np.ascontiguousarray(jax.device_get(x)).tobytes())
+        for path, x in _paths(tree).items()
+        if getattr(x, "is_fully_addressable", True)
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run folder: save, and restore the newest."""
+
+    def __init__(self, folder, *, keep: int):
+        self.folder = epath.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.manager = ocp.CheckpointManager(
+            self.folder.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The newest finished step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state, meta: dict) -> None:
+        """Saves in the background; `close` or the next save waits for it."""
+        if self.latest() == step:
+            return
+        meta = {**meta, "digests": digests(state)}
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            ),
+        )
+
+    def meta(self, step: int) -> dict:
+        """The JSON saved with a step."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self.manager.restore(step, args=args)["meta"]
+
+    def restore(self, step: int, like):
+        """The state of `step` with the structure and shardings of `like` (abstract or real).
+
+        Raises BadInput if it does not have that structure, or a leaf's bytes differ from the
+        saved digest.
+        """
+        where = self.folder / str(step)
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        try:
+            state = self.manager.restore(step, args=args)["state"]
+        except (ValueError, KeyError, FileNotFoundError) as e:
+            raise BadInput(
+                f"{where}: the checkpoint can't be read as this run's state ({e}). It is of "
+                "another model, optimiser or version, or damaged: remove it, or use another workdir."
+            ) from e
+        saved = self.meta(step)["digests"]
+        wrong = [p for p, d in digests(state).items() if saved.get(p, d) != d]
+        if wrong:
+            raise BadInput(
+                f"{where}: damaged, the bytes of {wrong[0]} (and {len(wrong) - 1} more) differ from "
+                "what was saved. Remove that step's folder to continue from the one before."
+            )
+        return state
+
+    def close(self) -> None:
+        """Waits for the running save."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def save_params(folder, params) -> None:
+    """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(epath.Path(folder).resolve(), params, force=True)
+    (epath.Path(folder).parent / "digests.json").write_text(json.dumps(digests(params), indent=1))
+
+
+def load_params(folder, like):
+    """Reads what `save_params` wrote into the structure and shardings of `like`."""
+    folder = epath.Path(folder)
+    if not folder.exists():
+        raise BadInput(f"{folder} is missing: run the train stage first")
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            params = checkpointer.restore(folder.resolve(), target)
+        except (ValueError, KeyError, FileNotFoundError) as e:
+            raise BadInput(f"{folder}: not the parameters of this model ({e})") from e
+    saved = json.loads((folder.parent / "digests.json").read_text())
+    wrong = [p for p, d in digests(params).items() if saved.get(p, d) != d]
+    if wrong:
+        raise BadInput(f"{folder}: damaged, the bytes of {wrong[0]} differ from what was saved")
+    return params
+

@@ -1,0 +1,70 @@
+"""The state of a training run: what a checkpoint holds and a step replaces."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from srum_jax.core import sharding
+from srum_jax.core.params import Params, Specs, abstract
+
+
+@struct.dataclass
+class TrainState:
+    """step int32 · params: trained leaves, float32 masters · opt_state · ema: their average
+
+    skipped int32: steps whose loss or gradient was not finite, so changed nothing ·
+    skipped_in_row int32: how many of those came last, without a good one between.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema: Params
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+
+
+def create(
+    params: Params, tx: optax.GradientTransformation, specs: Specs | None = None, mesh=None
+) -> TrainState:
+    """A fresh state; the average starts at the parameters.
+
+    With `specs` of the trained leaves and a mesh, everything lies where the axis table says,
+    moments beside their parameters.
+    """
+
+    def build(params):
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=tx.init(params),
+            ema=jax.tree.map(jnp.copy, params),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
+        )
+
+    if mesh is None:
+        return jax.jit(build)(params)
+    where = sharding.shardings(specs, mesh)
+    one = sharding.replicated(mesh)
+    layout = TrainState(
+        step=one,
+        params=where,
+        opt_state=sharding.optimizer_shardings(tx, abstract(specs), where, mesh),
+        ema=where,
+        skipped=one,
+        skipped_in_row=one,
+    )
+    return jax.jit(build, out_shardings=layout)(jax.device_put(params, where))
+
+
+@struct.dataclass
+class Fixed:
+    """What a step reads and never changes: frozen leaves, and the trained leaves at the start.
+
+    `reference` is None for objectives that compare with nothing.
+    """
+
+    frozen: Params
+    reference: Params | None

@@ -1,0 +1,118 @@
+"""One optimisation step: gradients of the trained sub-tree, sums over sums, one update.
+
+Knows no model and no objective: it is handed `loss_fn(params, reference, batch, key) -> LossOut`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+
+from srum_jax.core import loss as losses
+from srum_jax.core.params import merge
+from srum_jax.training.state import Fixed, TrainState
+
+
+def _split_rows(batch, parts: int):
+    # Rows b·m: each micro-batch takes every m-th row, so a row stays on its device.
+    return jax.tree.map(lambda x: rearrange(x, "(b m) ... -> m b ...", m=parts), batch)
+
+
+def _weights(loss_fn, params, reference, batches, key):
+    """Total weight of every term over the micro-batches: needs no forward pass (it is dead code)."""
+
+    def one(batch):
+        return {k: w for k, (_, w) in loss_fn(params, reference, batch, key).terms.items()}
+
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(one, batches))
+
+
+def gradients(loss_fn: Callable, trained, fixed: Fixed, batch, key, micro_batches: int):
+    """(loss, means of terms and metrics, gradients of `trained`) of a batch in micro-batches.
+
+    The loss is sum over terms of coefficient · (Σ sums / Σ weights): a mean over everything, not a
+    mean of means, so splitting the batch changes nothing but the order of addition.
+    """
+    reference = None if fixed.reference is None else merge(fixed.reference, fixed.frozen)
+
+    def whole(trained, batch):
+        out = loss_fn(merge(trained, fixed.frozen), reference, batch, key)
+        return losses.total(out), out
+
+    if micro_batches == 1:
+        (loss, out), grads = jax.value_and_grad(whole, has_aux=True)(trained, batch)
+        return loss, losses.means({**out.metrics, **out.terms}), grads
+
+    batches = _split_rows(batch, micro_batches)
+    weights = _weights(loss_fn, merge(trained, fixed.frozen), reference, batches, key)
+
+    def part(trained, batch):
+        out = loss_fn(merge(trained, fixed.frozen), reference, batch, key)
+        shared = {k: (s, weights[k]) for k, (s, _) in out.terms.items()}
+        return losses.total(out.replace(terms=shared)), out
+
+    def body(carry, batch):
+        (loss, out), grads = jax.value_and_grad(part, has_aux=True)(trained, batch)
+        ratios = {**out.metrics, **out.terms}
+        return jax.tree.map(jnp.add, carry, (loss, ratios, grads)), None
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    shapes = jax.eval_shape(
+        lambda b: (jnp.float32(0), {**part(trained, b)[1].metrics, **part(trained, b)[1].terms}),
+        first,
+    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    start = (*zeros, jax.tree.map(jnp.zeros_like, trained))
+    (loss, ratios, grads), _ = jax.lax.scan(body, start, batches)
+    return loss, losses.means(ratios), grads
+
+
+def step(
+    state: TrainState,
+    fixed: Fixed,
+    batch,
+    key: jax.Array,
+    *,
+    loss_fn: Callable,
+    tx: optax.GradientTransformation,
+    ema: float,
+    micro_batches: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The next state and the step's metrics (float32 scalars).
+
+    Noise is a function of (key, step, noise id). A step whose loss or gradient is not finite
+    leaves parameters, moments and average as they were and is counted.
+    """
+    key = jax.random.fold_in(key, state.step)
+    loss, means, grads = gradients(loss_fn, state.params, fixed, batch, key, micro_batches)
+    norm = optax.tree.norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The average is young at first: a long memory would keep the initial values.
+    decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.ema, params)
+
+    def keep(new, old):
+        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+    bad = 1 - good.astype(jnp.int32)
+    new = TrainState(
+        step=state.step + 1,
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        ema=keep(average, state.ema),
+        skipped=state.skipped + bad,
+        skipped_in_row=(state.skipped_in_row + 1) * bad,
+    )
+    metrics = {
+        "loss": loss,
+        "grad_norm": norm,
+        "update_norm": optax.tree.norm(updates),
+        "skipped_steps": new.skipped.astype(jnp.float32),
+        "skipped_in_row": new.skipped_in_row.astype(jnp.float32),
+        **means,
+    }
+    return new, metrics

@@ -1,0 +1,22 @@
+"""What all tests share: eight fake CPU devices, strict broadcasting, a compilation cache."""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402  (after the flags above: they are read when jax starts)
+
+if sys.prefix != sys.base_prefix:
+    cache = pathlib.Path(sys.prefix) / "jax_cache"
+else:
+    cache = pathlib.Path(tempfile.gettempdir()) / "srum_jax_test_cache"
+jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,135 @@
+"""The mesh, the axis table, and equality of results on meshes of different shape."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from srum_jax.core import params, sharding
+
+
+def mesh_of(data=1, fsdp=1, tensor=1, context=1, devices=None):
+    sizes = types.SimpleNamespace(data=data, fsdp=fsdp, tensor=tensor, context=context)
+    return sharding.make_mesh(sizes, devices)
+
+
+def small_specs():
+    return {
+        "embed": params.ParamSpec((16, 8), ("vocab", "embed"), scale=0.1),
+        "time": params.linear({"embed": 8}, {"embed": 8}, bias=True),
+        "blocks": {
+            "q": params.linear({"embed": 8}, {"heads": 4, "head_dim": 2}, bias=True, stack=2),
+            "o": params.linear({"heads": 4, "head_dim": 2}, {"embed": 8}, bias=False, stack=2),
+            "ln": params.norm(8, None, bias=False, stack=2),
+        },
+    }
+
+
+def test_mesh_keeps_all_axes_and_fills_the_rest():
+    assert dict(mesh_of(fsdp=-1, tensor=2).shape) == dict(data=1, fsdp=4, tensor=2, context=1)
+    assert dict(mesh_of(devices=jax.devices()[:1]).shape) == dict.fromkeys(sharding.MESH_AXES, 1)
+
+
+@pytest.mark.parametrize("sizes", [dict(data=3), dict(data=3, fsdp=-1), dict(data=-1, fsdp=-1)])
+def test_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(ValueError, match="mesh.data = "):
+        mesh_of(**sizes)
+
+
+def test_resolve_follows_the_table():
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    resolve = sharding.resolve
+    assert resolve(("embed", "heads", "head_dim"), (8, 4, 2), mesh) == P("fsdp", "tensor", None)
+    assert resolve(("layers", "mlp", "embed"), (3, 8, 8), mesh) == P(None, "tensor", "fsdp")
+    assert resolve(("embed", "embed"), (8, 8), mesh) == P("fsdp", "tensor")
+    assert resolve((None,), (7,), mesh) == P(None)
+
+
+@pytest.mark.parametrize(
+    "axes, shape, message",
+    [
+        (("embde",), (8,), "a/b: axis 'embde' is not in the table"),
+        (("heads", "mlp"), (4, 4), "a/b: axis 'mlp' .* already use"),
+        (("embed", "embed", "embed"), (8, 8, 8), "a/b: axis 'embed' .* already use"),
+        (("heads",), (3,), "a/b: axis 'heads' has 3 entries.*mesh.tensor = 2"),
+        (("heads",), (4, 4), "a/b: axes .* differ in length"),
+    ],
+)
+def test_resolve_is_strict(axes, shape, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.resolve(axes, shape, mesh_of(data=2, fsdp=2, tensor=2), where="a/b")
+
+
+def test_collisions_are_found_on_one_device():
+    with pytest.raises(ValueError, match="already use"):
+        sharding.resolve(("heads", "mlp"), (4, 4), mesh_of(devices=jax.devices()[:1]))
+
+
+def test_every_rule_names_mesh_axes():
+    assert {a for axes in sharding.RULES.values() for a in axes} <= set(sharding.MESH_AXES)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_lie_where_their_parameters_lie(name):
+    mesh, specs = mesh_of(data=1, fsdp=4, tensor=2), small_specs()
+    where = sharding.shardings(specs, mesh)
+    if name == "adamw":
+        inner = optax.adamw(1e-3)
+    else:
+        dims = optax.contrib.MuonDimensionNumbers()
+        inner = optax.contrib.muon(
+            1e-3,
+            muon_weight_dimension_numbers=lambda tree: jax.tree.map(
+                lambda x: dims if x.shape == (16, 8) else None, tree
+            ),
+        )
+    tx = optax.chain(optax.clip_by_global_norm(1.0), inner)
+    abstract = params.abstract(specs)
+    placed = sharding.optimizer_shardings(tx, abstract, where, mesh)
+    values = jax.jit(lambda: params.init(specs, jax.random.key(0)), out_shardings=where)()
+    state = jax.jit(tx.init, out_shardings=placed)(values)
+    cut = [x for x in jax.tree.leaves(state) if x.ndim == 2 and x.shape == (16, 8)]
+    assert cut and all(x.sharding.spec == P("tensor", "fsdp") for x in cut)
+    assert all(len(x.sharding.device_set) == 8 for x in jax.tree.leaves(state))
+
+
+def test_loss_and_gradients_are_equal_on_every_mesh():
+    specs = small_specs()
+    values = params.init(specs, jax.random.key(1))
+    tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3) % 16
+
+    def loss(p, ids):
+        x = sharding.constrain(p["embed"][ids], sharding.ROWS, None, None)
+        for i in range(2):
+            b = jax.tree.map(lambda w, i=i: w[i], p["blocks"])
+            q = jnp.einsum("bsd,dhc->bshc", x * b["ln"]["scale"][None, None], b["q"]["w"])
+            x = x + jnp.einsum("bshc,hcd->bsd", jnp.tanh(q), b["o"]["w"])
+        x = x @ p["time"]["w"] + p["time"]["b"][None, None]
+        return jnp.mean(jnp.square(x))
+
+    want = jax.jit(jax.value_and_grad(loss))(values, tokens)
+    for sizes in (dict(fsdp=4), dict(data=2, fsdp=2, tensor=2)):
+        mesh = mesh_of(**sizes, devices=jax.devices()[: math.prod(sizes.values())])
+        where = sharding.shardings(specs, mesh)
+        batch = sharding.batch_sharding(mesh)
+        with jax.set_mesh(mesh):
+            step = jax.jit(jax.value_and_grad(loss), in_shardings=(where, batch))
+            have = step(jax.device_put(values, where), jax.device_put(tokens, batch))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), have, want
+        )
+
+
+def test_constrain_needs_no_mesh_and_obeys_one():
+    x = jnp.ones((8, 4))
+    assert sharding.constrain(x, "data", None) is x
+    mesh = mesh_of(data=4, fsdp=2)
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: sharding.constrain(2 * x, "data", None))(x)
+    assert y.sharding.is_equivalent_to(NamedSharding(mesh, P("data", None)), 2)

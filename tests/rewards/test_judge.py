@@ -1,0 +1,327 @@
+"""The judge with a made-up model: what raises a score, what lowers it, what is no score at all."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from srum_jax.rewards import judge, protocol, regions
+
+WORDS = sorted({word for part in (
+    protocol.COLORS, protocol.NUMBERS, protocol.YES_NO, protocol.HORIZONTAL, protocol.VERTICAL,
+    ("circle", "square", "cross", "circles", "squares", "crosses", "none", "a", "an", "and", ",",
+     "?", "of", "or"),
+    *(template.split() for template in protocol.TEMPLATES.values()),
+) for word in part if "{" not in word})
+TONES = {"red": (228, 48, 44), "blue": (52, 92, 236), "green": (44, 176, 68)}
+SHAPE_OF = {"red": "circle", "blue": "square", "green": "cross"}  # all there is in this world
+COMPONENTS, GRID = regions.proposer("components"), regions.proposer("grid")
+TOP_LEFT, TOP_RIGHT, LOW_LEFT = (3, 3, 13, 13), (19, 4, 29, 14), (4, 18, 14, 28)
+
+
+class Words:
+    """A vocabulary of WORDS."""
+
+    def id(self, word):
+        if word not in WORDS:
+            raise ValueError(f"token {word!r}")
+        return WORDS.index(word)
+
+    def encode(self, text):
+        return [self.id(word) for word in text.split()]
+
+
+def picture(*things):
+    image = np.full((32, 32, 3), 20, np.uint8)
+    for color, (x0, y0, x1, y1) in things:
+        image[y0:y1, x0:x1] = TONES[color]
+    return image
+
+
+def seen(image):
+    """[(colour, box)] of a picture or crop of this world."""
+    found = []
+    for box in regions.find_components(image):
+        x0, y0, x1, y1 = map(int, box)
+        tone = np.median(image[y0:y1, x0:x1].reshape(-1, 3), axis=0)
+        found.append((min(TONES, key=lambda c: np.abs(tone - TONES[c]).sum()), box))
+    return found
+
+
+def truth(image, text):
+    """The right one-word answer."""
+    things, words = seen(image), text.split()
+    colors = [color for color, _ in things]
+    named = [word for word in words if word in TONES]
+    count = sum(c == named[0] and SHAPE_OF[c] in text for c in colors) if named else len(colors)
+    if text == "what color is this ?":
+        return colors[0]
+    if text == "what shape is this ?":
+        return SHAPE_OF[colors[0]]
+    if text.startswith("how many"):
+        return protocol.NUMBERS[count]
+    if text.startswith("does the image show"):
+        scene = protocol.decompose(" ".join(words[4:-1]))
+        wanted = sorted(s.name for s in scene.objects for _ in range(s.count))
+        right = wanted == sorted(f"{c} {SHAPE_OF[c]}" for c in colors)
+        if right and scene.relation:
+            place = dict(things)
+            right = judge.holds(scene.relation.kind, *(place[s.color] for s in scene.objects))
+        return "yes" if right else "no"
+    if text.startswith(("is there", "is this")):
+        return "yes" if count else "no"
+    if not set(named) <= set(colors):
+        return "neither" if " or " in text else "no"
+    place = dict(things)
+    boxes = [place[color] for color in named]
+    true = [kind for kind in protocol.RELATIONS if judge.holds(kind, *boxes)]
+    if " or " in text:
+        return next((word for word in words if word in true), "neither")
+    return "yes" if any(protocol.RELATIONS[kind] in text for kind in true) else "no"
+
+
+def knowing(sureness=0.96, calls=None):
+    """A model that knows the truth; the rest of its probability is spread over all words."""
+
+    def ask(images, questions):
+        if calls is not None:
+            calls.append(len(images))
+        answers = []
+        for image, texts in zip(images, questions, strict=True):
+            rows = np.full((len(texts), len(WORDS)), (1 - sureness) / len(WORDS))
+            for row, text in zip(rows, texts, strict=True):
+                row[WORDS.index(truth(image, text))] += sureness
+            answers.append(rows.astype(np.float32))
+        return answers
+
+    return ask
+
+
+def judged(prompt, *things, ask=None, proposer=COMPONENTS):
+    return judge.judge_images(ask or knowing(), Words(), [picture(*things)], [prompt], proposer)[0]
+
+
+def test_a_right_picture_scores_high():
+    result = judged("a red circle and a blue square", ("red", TOP_LEFT), ("blue", LOW_LEFT))
+    assert result.image_status == judge.OK and result.image_score > 0.7
+    assert set(result.parts) == {"global", "questions", "assembled"}
+    assert all(0 <= part <= 1 for part in result.parts.values())
+    assert {region.label for region in result.regions} == {"red circle", "blue square"}
+    for region in result.regions:
+        assert region.status == judge.OK and 0.8 < region.score <= 1
+        assert region.proposer == "components" and len(region.p) == 2
+
+
+@pytest.mark.parametrize("prompt,things", [
+    ("a red circle and a blue square", [("red", TOP_LEFT)]),  # missing
+    ("a red circle and a blue square",
+     [("red", TOP_LEFT), ("blue", LOW_LEFT), ("red", TOP_RIGHT)]),  # extra
+    ("a red circle and a blue square", [("red", TOP_LEFT), ("green", LOW_LEFT)]),  # another
+    ("a red circle and a blue cross", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),  # wrong shape
+    ("two red circles", [("red", TOP_LEFT)]),
+    ("a red circle left of a blue square", [("red", TOP_RIGHT), ("blue", TOP_LEFT)]),
+    ("a red circle left of a blue square", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),
+])
+def test_every_fault_lowers_every_part(prompt, things):
+    right = {
+        "a red circle and a blue square": [("red", TOP_LEFT), ("blue", LOW_LEFT)],
+        "two red circles": [("red", TOP_LEFT), ("red", LOW_LEFT)],
+        "a red circle left of a blue square": [("red", TOP_LEFT), ("blue", TOP_RIGHT)],
+    }.get(prompt, [("red", TOP_LEFT), ("green", LOW_LEFT)])
+    good = judged(prompt if "cross" not in prompt else "a red circle and a green cross", *right)
+    bad = judged(prompt, *things)
+    assert bad.image_status == judge.OK and bad.image_score < -0.4 < 0.5 < good.image_score
+    assert all(bad.parts[name] < 0.3 for name in bad.parts)
+
+
+def test_a_wrong_region_beside_a_right_one():
+    result = judged("a red circle and a blue square", ("red", TOP_LEFT), ("green", LOW_LEFT))
+    scores = {region.bbox[:2]: region.score for region in result.regions}
+    assert scores[3.0, 3.0] > 0.8 and scores[4.0, 18.0] < -0.5
+
+
+def test_unsure_models_give_middling_scores():
+    def unsure(images, questions):
+        return [np.full((len(texts), len(WORDS)), 0.25, np.float32) for texts in questions]
+
+    result = judged("a red circle", ("red", TOP_LEFT), ask=unsure)
+    assert -0.7 < result.regions[0].score < 0.1 and -0.9 < result.image_score < 0.1
+
+
+def test_grid_boxes_are_not_counted_as_objects():
+    wide = (3, 3, 29, 13)  # one object over two cells
+    result = judged("a red circle", ("red", wide), proposer=GRID)
+    assert len(result.regions) == 2 and set(result.parts) == {"global", "questions"}
+    assert result.image_score > 0.7
+
+
+# -- scores follow the probabilities ---------------------------------------------------------------
+
+
+class Table:
+    """A model whose probability of the wanted answer is `p[(which, text, word)]`, drawn once."""
+
+    def __init__(self, seed):
+        self.rng, self.p, self.calls = np.random.default_rng(seed), {}, 0
+
+    def __call__(self, images, questions):
+        self.calls += 1
+        answers = []
+        for n, texts in enumerate(questions):
+            rows = np.full((len(texts), len(WORDS)), 0.3, np.float32)
+            for row, text in zip(rows, texts, strict=True):
+                for word in self.words(text):
+                    key = (self.calls % 2, n, text, word)
+                    row[WORDS.index(word)] = self.p.setdefault(
+                        key, self.rng.uniform(0.25, 1))
+            answers.append(rows)
+        return answers
+
+    def words(self, text):
+        if text == "what color is this ?":
+            return ["red", "blue"]
+        if text == "what shape is this ?":
+            return ["circle", "square"]
+        if text.startswith("how many"):
+            return ["one"] if "red" in text or "blue" in text else ["two"]
+        if " or " in text:
+            return ["left"] if text.startswith("is the red") else ["right"]
+        return ["yes"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_raising_a_supporting_probability_never_lowers_a_score(seed):
+    table = Table(seed)
+    things = [("red", TOP_LEFT), ("blue", TOP_RIGHT), ("red", LOW_LEFT)][: 2 + seed % 2]
+    relational = seed % 3 == 0
+    prompt = f"a red circle {'left of' if relational else 'and'} a blue square"
+    before = judged(prompt, *things, ask=table)
+    known = dict(table.p)
+    for key in known:
+        if relational and key[0] == 1:
+            continue  # which crop is which may change with it, and with that the geometry
+        table.p = {**known, key: known[key] + 0.5 * (1 - known[key])}
+        after = judged(prompt, *things, ask=table)
+        assert after.image_score >= before.image_score - 1e-6
+        for old, new in zip(before.regions, after.regions, strict=True):
+            assert new.score >= old.score - 1e-6
+        assert key[0] == 1 or after.image_score > before.image_score
+
+
+@pytest.mark.parametrize("counts", list(itertools.product((1, 2, 3), repeat=2)))
+def test_assemble_counts_missing_and_extra(counts):
+    red, blue = counts
+    scene = protocol.decompose("two red circles and two blue squares")
+    boxes = [(0.0, 0.0, 1.0, 1.0)] * (red + blue)
+    p = np.array([(0.9, 0.05)] * red + [(0.05, 0.9)] * blue)
+    whole = judge.assemble(scene, boxes, p)
+    wrong = abs(red - 2) + abs(blue - 2)
+    assert whole == pytest.approx(0.9**4) if not wrong else whole < 0.9**4 * 0.15
+    for gone in range(red + blue):  # one fewer of what is demanded lowers it
+        if (red if gone < red else blue) <= 2:
+            kept = [i for i in range(red + blue) if i != gone]
+            assert judge.assemble(scene, boxes[1:], p[kept]) < whole
+
+
+def test_assemble_finds_the_best_assignment_and_the_relation():
+    scene = protocol.decompose("a red circle above a blue square")
+    high, low = (0.0, 0.0, 9.0, 9.0), (2.0, 16.0, 11.0, 25.0)
+    p = np.array([(0.2, 0.9), (0.8, 0.3)])
+    assert judge.assemble(scene, [low, high], p, 0.9) == pytest.approx(0.9 * 0.8 * 0.95)
+    assert judge.assemble(scene, [high, low], p, 0.1) == pytest.approx(0.9 * 0.8 * 0.05)
+    assert judge.assemble(scene, [high], p[1:], 0.9) == pytest.approx(0.8 * 0.1 * 0.45)
+
+
+@pytest.mark.parametrize("kind,first,second,expected", [
+    ("left", (0, 0, 9, 9), (16, 0, 25, 9), True),
+    ("right", (0, 0, 9, 9), (16, 0, 25, 9), False),
+    ("left", (0, 0, 12, 9), (10, 0, 25, 9), True),  # boxes that touch a little
+    ("left", (0, 0, 9, 9), (3, 16, 12, 25), False),  # one column, shifted
+    ("above", (0, 0, 9, 9), (3, 16, 12, 25), True),
+    ("below", (3, 16, 12, 25), (0, 0, 9, 9), True),
+])
+def test_holds(kind, first, second, expected):
+    assert judge.holds(kind, first, second) is expected
+
+
+# -- no score is never a number -------------------------------------------------------------------
+
+
+def assert_no_score(result, status):
+    assert result.image_status == status and np.isnan(result.image_score) and not result.parts
+
+
+def test_prompts_and_words_out_of_reach_cost_no_question():
+    calls = []
+    images = [picture(("red", TOP_LEFT))] * 3
+    prompts = ["a dog chasing a cat", "a red teapot", "a red circle"]
+    results = judge.judge_images(knowing(calls=calls), Words(), images, prompts, COMPONENTS)
+    assert calls == [1, 1]
+    assert_no_score(results[0], judge.UNDECOMPOSED)
+    assert_no_score(results[1], judge.UNKNOWN_WORDS)
+    for result in results[:2]:
+        assert len(result.regions) == 1 and np.isnan(result.regions[0].score)
+        assert result.regions[0].status == result.image_status
+    assert results[2].image_status == judge.OK
+
+
+def test_nothing_to_look_at():
+    assert_no_score(judged("a red circle"), judge.NO_REGIONS)
+    assert_no_score(judged("a red circle", proposer=GRID), judge.NO_REGIONS)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, 3.0])
+def test_numbers_that_are_no_probabilities(bad):
+    things = ("red", TOP_LEFT), ("blue", LOW_LEFT)
+
+    def broken(texts_with):
+        def ask(images, questions):
+            answers = knowing()(images, questions)
+            for answer, texts in zip(answers, questions, strict=True):
+                if any(part in text for part in texts_with for text in texts):
+                    answer[0, 0] = bad
+            return answers
+        return ask
+
+    crops = judged("a red circle and a blue square", *things, ask=broken(["is this"]))
+    assert_no_score(crops, judge.NOT_FINITE)
+    assert {region.status for region in crops.regions} == {judge.NOT_FINITE}
+    whole = judged("a red circle and a blue square", *things, ask=broken(["is there"]))
+    assert_no_score(whole, judge.NOT_FINITE)
+    assert {region.status for region in whole.regions} == {judge.OK}
+
+
+def test_a_closed_question_answered_with_other_words():
+    def chatty(images, questions):
+        answers = knowing()(images, questions)
+        for answer, texts in zip(answers, questions, strict=True):
+            for row, text in zip(answer, texts, strict=True):
+                if text.startswith("does"):
+                    row[:] = 0
+                    row[WORDS.index("red")] = 1
+        return answers
+
+    assert_no_score(judged("a red circle", ("red", TOP_LEFT), ask=chatty), judge.UNPARSED)
+
+
+def test_one_call_for_all_crops_and_one_for_all_images():
+    calls = []
+    images = [picture(("red", TOP_LEFT), ("blue", LOW_LEFT)), picture(), picture(("red", TOP_LEFT))]
+    prompts = ["a red circle and a blue square"] * 2 + ["a red circle"]
+    results = judge.judge_images(knowing(calls=calls), Words(), images, prompts, COMPONENTS)
+    assert calls == [3, 2]
+    alone = judge.judge_images(knowing(), Words(), images[2:], prompts[2:], COMPONENTS)
+    assert results[2] == alone[0]
+    assert [r for r in results[0].regions] == list(judge.judge_regions(
+        knowing(), Words(), images[:1], prompts[:1], COMPONENTS)[0])
+    assert judge.judge_images(knowing(), Words(), [], [], COMPONENTS) == []
+
+
+def test_wrong_calls_are_named():
+    with pytest.raises(ValueError, match="1 images and 2 prompts"):
+        judge.judge_images(knowing(), Words(), [picture()], ["a", "b"], COMPONENTS)
+    image = picture(("red", TOP_LEFT))
+    for ask, message in ((lambda i, q: [], "answered 0 of 1"),
+                         (lambda i, q: [np.zeros(5)] * len(i), "expected")):
+        with pytest.raises(ValueError, match=message):
+            judge.judge_images(ask, Words(), [image], ["a red circle"], COMPONENTS)

@@ -1,0 +1,274 @@
+"""Stages: skipped when finished, gone on with when half done, refused when the config changed."""
+
+import copy
+import json
+import pathlib
+
+import jsonschema
+import pytest
+
+from configs import base
+from srum_jax import config
+from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json, write_json
+from srum_jax.stages import manifest
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+
+SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
+
+
+def make(**train):
+    c = base.get_config()
+    c.train.update(train)
+    return config.load(c)
+
+
+class Body:
+    """A stage's body that counts its calls and goes on from the file it wrote before."""
+
+    def __init__(self, fail=False):
+        self.calls, self.fail = 0, fail
+
+    def __call__(self, folder):
+        self.calls += 1
+        done = folder / "half.txt"
+        done.write_text("x" * (len(done.read_text()) + 1 if done.exists() else 1))
+        if self.fail:
+            raise RuntimeError("killed")
+        return Outcome({"half": "half.txt"}, {"images": 3}, items=3, compile_seconds=0.25)
+
+
+def run(work, body, cfg=None, inputs=None):
+    return run_stage(
+        "train",
+        cfg or make(),
+        work,
+        sections=("train", "seed"),
+        inputs=inputs or {"score": "abc"},
+        body=body,
+    )
+
+
+@pytest.fixture
+def work(tmp_path):
+    return Workdir(tmp_path / "run", config_file="configs/shapes.py")
+
+
+def test_finished_is_skipped_and_read_back(work):
+    body = Body()
+    first = run(work, body)
+    assert run(work, body) == first and body.calls == 1
+    assert Manifest.read(work.stage("train")) == first
+    assert first.counts == {"images": 3} and first.timing["compile_seconds"] == 0.25
+    assert first.hash == Manifest.read(work.stage("train")).hash
+    assert not [p for p in work.stage("train").iterdir() if p.name.endswith(".tmp")]
+
+
+def test_half_done_goes_on(work):
+    with pytest.raises(RuntimeError):
+        run(work, Body(fail=True))
+    assert not (work.stage("train") / "manifest.json").exists()
+    run(work, Body())
+    assert (work.stage("train") / "half.txt").read_text() == "xx"
+
+
+def test_lost_outputs_are_made_again(work):
+    run(work, Body())
+    (work.stage("train") / "half.txt").unlink()
+    body = Body()
+    run(work, body)
+    assert body.calls == 1
+
+
+@pytest.mark.parametrize("fail", [True, False])
+def test_changed_config_is_refused_and_nothing_is_overwritten(work, fail):
+    try:
+        run(work, Body(fail=fail))
+    except RuntimeError:
+        pass
+    before = {p: p.read_bytes() for p in pathlib.Path(work.root).rglob("*") if p.is_file()}
+    body = Body()
+    with pytest.raises(BadInput) as e:
+        run(work, body, make(steps=200, rows=8))
+    assert "config train.rows: was 4, is 8\n  config train.steps: was 300, is 200" in str(e.value)
+    assert "--allow_config_change" in str(e.value) and str(work.stage("train")) in str(e.value)
+    assert body.calls == 0
+    assert before == {p: p.read_bytes() for p in pathlib.Path(work.root).rglob("*") if p.is_file()}
+
+
+def test_changed_input_is_refused_and_other_sections_are_not(work):
+    run(work, Body())
+    with pytest.raises(BadInput, match="input score: its content changed"):
+        run(work, Body(), inputs={"score": "def"})
+    c = base.get_config()
+    c.evaluate.count = 10
+    body = Body()
+    run(work, body, config.load(c))
+    assert body.calls == 0
+
+
+def test_allowed_change_goes_on_and_is_remembered(work):
+    first = run(work, Body())
+    allowing = Workdir(work.root, allow_config_change=True)
+    second = run(allowing, Body(), make(steps=200))
+    assert (work.stage("train") / "half.txt").read_text() == "xx"
+    assert second.allowed_changes == ("config train.steps: was 300, is 200",)
+    assert second.hash != first.hash
+    body = Body()
+    assert run(work, body, make(steps=200)) == second and body.calls == 0
+
+
+def test_missing_and_damaged_manifests_are_named(work):
+    with pytest.raises(FileNotFoundError, match="train/manifest.json: missing.*--stage train"):
+        Manifest.read(work.stage("train"))
+    run(work, Body())
+    path = work.stage("train") / "manifest.json"
+    values = read_json(path)
+    write_json(path, {k: v for k, v in values.items() if k != "counts"})
+    with pytest.raises(ValueError, match=r"manifest.json: missing \['counts'\]"):
+        run(work, Body())
+    path.write_text("{")
+    with pytest.raises(ValueError, match="manifest.json: not valid JSON"):
+        run(work, Body())
+
+
+def test_hash_follows_config_and_inputs(work, tmp_path):
+    hashes = {
+        run(Workdir(tmp_path / str(i)), Body(), cfg, {"score": score}).hash
+        for i, (cfg, score) in enumerate([(make(), "a"), (make(), "b"), (make(steps=2), "a")])
+    }
+    assert len(hashes) == 3
+    assert run(Workdir(tmp_path / "again"), Body(), make(), {"score": "a"}).hash in hashes
+
+
+def test_results_hold_run_and_stages_and_validate(work):
+    run(work, Body())
+    results = read_json(work.results)
+    jsonschema.validate(results, SCHEMA)
+    assert results["run"]["config"] == "configs/shapes.py" and results["run"]["seed"] == 0
+    assert results["stages"]["train"]["items"] == 3
+
+
+def test_rounds_are_kept_in_order(work):
+    run(work, Body())
+    manifest.update_round(Workdir(work.root, round=1), qa={"base": 1})
+    manifest.update_round(work, scores={"a": 1})
+    manifest.update_round(Workdir(work.root, round=1), scores={"b": 1})
+    rounds = read_json(work.results)["rounds"]
+    assert rounds == [
+        {"round": 0, "scores": {"a": 1}},
+        {"round": 1, "qa": {"base": 1}, "scores": {"b": 1}},
+    ]
+
+
+def test_unmeasured_numbers_are_refused_and_old_results_stay(work):
+    run(work, Body())
+    before = work.results.read_text()
+    with pytest.raises(ValueError):
+        manifest.update_round(work, scores={"region_auc": float("nan")})
+    assert work.results.read_text() == before
+
+
+def test_results_of_another_schema_are_refused(work):
+    write_json(work.results, {"schema": 2})
+    with pytest.raises(ValueError, match='results.json: field "schema" is not 1'):
+        manifest.update_round(work, qa={})
+
+
+ARM = {
+    "n": 600,
+    "correct": 201,
+    "accuracy": 0.335,
+    "ci95": [0.3, 0.37],
+    "by_category": {"single": {"n": 100, "correct": 70}},
+}
+EXAMPLE = {
+    "schema": 1,
+    "run": {
+        "config": "configs/shapes.py",
+        "config_hash": "0123456789abcdef",
+        "seed": 0,
+        "srum_jax": "0.1.0",
+        "jax": "0.10.2",
+        "python": "3.11",
+        "device": "cpu x2",
+    },
+    "rounds": [
+        {
+            "round": 0,
+            "t2i": {
+                "base": ARM,
+                "trained": ARM,
+                "paired": {
+                    "n": 600,
+                    "base_only": 76,
+                    "trained_only": 118,
+                    "diff": 0.07,
+                    "ci95": [0.02, 0.12],
+                },
+                "best_of_k": {"k": 4, "self": ARM, "random": ARM, "oracle": ARM},
+            },
+            "qa": {"base": ARM, "trained": ARM},
+            "scores": {
+                "region_auc": 0.87,
+                "region_n": 3800,
+                "image_auc": 0.95,
+                "image_n": 1600,
+                "proposer": "components",
+                "status": {"ok": 3700, "unparsed": 100},
+            },
+            "train": {
+                "objective": "srum_advantage",
+                "steps": 300,
+                "loss_first": 0.5,
+                "loss_last": 0.4,
+                "skipped_steps": 0,
+            },
+        }
+    ],
+    "stages": {
+        "generate": {
+            "seconds": 10.0,
+            "compile_seconds": 2.0,
+            "items": 1600,
+            "items_per_second": 160.0,
+            "peak_rss_mb": 900.0,
+        }
+    },
+}
+
+
+def test_schema_takes_the_documented_example():
+    jsonschema.validate(EXAMPLE, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("schema", 2),
+        ("run/config_hash", None),
+        ("run/python", 3.11),
+        ("rounds/0/t2i/base/accuracy", 33.5),
+        ("rounds/0/t2i/base/correct", None),
+        ("rounds/0/t2i/base/ci95", [0.3]),
+        ("rounds/0/t2i/paired", "absent"),
+        ("rounds/0/t2i/best_of_k/k", 1),
+        ("rounds/0/scores/region_auc", None),
+        ("rounds/0/scores/region_n", "absent"),
+        ("rounds/0/train/loss_last", "absent"),
+        ("stages/generate/peak_rss_mb", 0),
+        ("stages", "absent"),
+    ],
+)
+def test_schema_is_strict(path, value):
+    results = copy.deepcopy(EXAMPLE)
+    *parents, key = path.split("/")
+    at = results
+    for parent in parents:
+        at = at[int(parent)] if isinstance(at, list) else at[parent]
+    if value == "absent":
+        del at[key]
+    else:
+        at[key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(results, SCHEMA)

@@ -1,0 +1,216 @@
+"""The report page: whole, self-contained, escaped, and honest about what it says."""
+
+import html.parser
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from srum_jax import config
+from srum_jax.evals import suite
+from srum_jax.stages import report, report_html
+from srum_jax.stages.manifest import Manifest, Workdir
+
+EVIL = "<script>alert(1)</script> & a \"red\" 'circle'"
+VOID = {"meta", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags close in order; collects tags, attributes and the visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.ids, self.text = [], set(), [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def read(text):
+    """Parses a page and holds it to working offline."""
+    page = Reader(text)
+    assert not page.tags & {"script", "link", "iframe", "object", "base", "form"}
+    for name, value in page.attributes:
+        assert not name.startswith("on"), name
+        if name in ("src", "href", "srcset", "data"):
+            assert value.startswith(("data:image/", "#")), value[:80]
+    assert "url(" not in text and "@import" not in text and "http://" not in text
+    assert "https://" not in text
+    return page
+
+
+def png(folder, name, size=32, color=(200, 30, 30)):
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), color).save(folder / name)
+
+
+def t2i(base, trained):
+    categories = ["attr", "spatial"] * (len(base) // 2)
+    return {
+        "base": suite.accuracy_section(base, categories),
+        "trained": suite.accuracy_section(trained, categories),
+        "paired": suite.paired_section(base, trained),
+    }
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A clearly made-up run with every piece."""
+    rng = np.random.default_rng(0)
+    base, trained = np.arange(200) % 5 < 2, np.arange(200) % 5 < 3
+    right = rng.random((50, 4)) < 0.5
+    judged = suite.Judged(right.ravel() + rng.normal(0, 0.3, 200), right.ravel(), ["ok"] * 200)
+    grid = suite.Judged(np.r_[np.nan, np.arange(7.0)], np.arange(8) % 2 == 0,
+                        ["unparsed"] + ["ok"] * 7)
+    results = {
+        "schema": 1,
+        "run": {"config": "configs/fake.py", "config_hash": "cafe0123", "seed": 7,
+                "srum_jax": "0.1.0", "jax": "0.10.2", "python": "3.11", "device": "cpu x2"},
+        "rounds": [{
+            "round": 0,
+            "t2i": {**t2i(base, trained), "best_of_k": suite.best_of_k_section(
+                right, right + rng.normal(0, 0.1, right.shape), categories=["attr"] * 50)},
+            "qa": suite.qa_section(["color", "count"] * 100, trained, trained),
+            "scores": suite.scores_section({"components": judged, "grid": grid}, "components",
+                                           judged, np.arange(200) // 4),
+            "train": {"objective": "srum_advantage", "steps": 300, "loss_first": 0.5,
+                      "loss_last": 0.25, "skipped_steps": 0},
+        }],
+        "stages": {"generate": {"seconds": 38.2, "compile_seconds": 9.1, "items": 1600,
+                                "items_per_second": 55.0, "peak_rss_mb": 1210.4},
+                   "evaluate": {"seconds": 3700.0}},
+    }
+    folder = tmp_path / "round0"
+    lines = [{"step": s, "loss": 1 / s, "learning_rate": 1e-4, "grad_norm": float(s)}
+             for s in (1, 2, 3, 2, 3, 4)]
+    lines[2]["loss"] = float("nan")
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "metrics.jsonl").write_text(
+        "\n".join(map(json.dumps, lines)) + '\n{"step": 5, "lo')
+    for name in ("a-base.png", "a-trained.png"):
+        png(folder / "evaluate" / "images", name)
+    (folder / "evaluate" / "pairs.json").write_text(json.dumps([
+        {"prompt": EVIL, "category": EVIL, "base_image": "images/a-base.png",
+         "trained_image": "images/a-trained.png", "base_correct": False, "trained_correct": True},
+        {"prompt": "a blue square", "category": "single", "base_image": "images/gone.png",
+         "trained_image": "images/a-trained.png", "base_correct": True, "trained_correct": True},
+    ]))
+    png(folder / "score", "0-0.png")
+    box = {"bbox": [2, 3, 14, 15], "score": 0.8312, "status": "ok", "label": EVIL,
+           "proposer": "components"}
+    silent = {"bbox": [16, 0, 32, 16], "status": "unparsed", "label": "", "proposer": "grid"}
+    (folder / "score" / "examples.json").write_text(json.dumps([
+        {"id": "0-0", "prompt": EVIL, "image": "0-0.png", "latent_grid": [2, 2],
+         "boxes": [box, silent], "image_score": -0.4371, "token_weights": [[0.5, 1], [1, 2.75]]},
+        {"id": "0-1", "prompt": EVIL, "image": "0-0.png", "latent_grid": [2, 2], "boxes": [],
+         "image_status": "unparsed"},
+    ]))
+    return results, folder
+
+
+def test_full_page(full):
+    results, folder = full
+    text = report.build(results, [folder])
+    page = read(text)
+    assert page.ids == ["drawing", "choice", "questions", "judge", "pictures", "scores", "training",
+                        "stages", "run"]
+    assert "<script" not in text and page.text.count(EVIL) >= 4
+    for shown in ("40.0\u00a0%", "60.0\u00a0%", "+20.0", "cafe0123", "srum_advantage", "38.2", "55",
+                  "1 h 02 min", "+0.83", "\u22120.44", "no score (unparsed)", "2.75",
+                  "picture missing", "\u2713 right", "\u2717 wrong", "1 of the 2 kept",
+                  f"{results['rounds'][0]['scores']['region_auc']:.3f}", "unparsed 1",
+                  "highest here", "objective srum_advantage"):
+        assert shown in page.text, shown
+    assert text.count("<path") == 5  # loss and gradient norm raw and smooth, learning rate
+    assert text.count("data:image/png") == 3 + 5  # pairs; two proposers and a map, one empty card
+
+
+def test_minimal_page_says_that_nothing_was_measured(tmp_path):
+    page = read(report.build({}, []))
+    assert page.ids == [] and "No drawing accuracy was measured" in page.text
+    page = read(report.build({"rounds": [{"round": 0}], "stages": {}}, [tmp_path / "round0"]))
+    assert page.ids == []
+
+
+def test_base_alone():
+    section = {"base": suite.accuracy_section(np.arange(10) < 3)}
+    page = read(report.build({"rounds": [{"round": 0, "t2i": section}]}, []))
+    assert page.ids == ["drawing"]
+    assert "base model draws 30.0\u00a0% of the test pictures right" in page.text
+    assert "trained model" not in page.text
+
+
+def test_verdict_claims_a_change_only_if_the_interval_excludes_zero():
+    base = np.arange(200) % 2 == 0
+    assert report.verdict(t2i(base, base | (np.arange(200) < 60))).startswith("Training raised")
+    assert report.verdict(t2i(base | (np.arange(200) < 60), base)).startswith("Training lowered")
+    swapped = base.copy()
+    swapped[:6] = ~swapped[:6]
+    swapped[7] = True
+    sentence = report.verdict(t2i(base, swapped))
+    assert sentence.startswith("No clear change") and "includes 0" in sentence
+    alone = t2i(base, swapped)
+    del alone["paired"]
+    assert "nothing can be concluded" in report.verdict(alone)
+
+
+def test_rounds_are_told_apart(full):
+    results, folder = full
+    second = {**results["rounds"][0], "round": 1}
+    page = read(report.build({**results, "rounds": [*results["rounds"], second]}, [folder]))
+    assert page.text.count("Round 1") == 5 and "600 steps in 2 rounds" in page.text
+
+
+@pytest.mark.parametrize("file, content, message", [
+    ("evaluate/pairs.json", "{", "pairs.json: not valid JSON"),
+    ("evaluate/pairs.json", "{}", "pairs.json: expected a list"),
+    ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'base_image'"),
+    ("score/examples.json", '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
+     "examples.json: 0-0: .*'bbox'"),
+    ("score/0-0.png", "no picture", "0-0.png: not a readable image"),
+    ("train/metrics.jsonl", "{}\n{}", "metrics.jsonl, line 1: .*'step'"),
+])
+def test_broken_files_are_named(full, file, content, message):
+    results, folder = full
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        report.build(results, [folder])
+
+
+def test_large_pictures_are_shrunk():
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
+    Image.fromarray(noise).save(out, "PNG")
+    shown = report_html.picture(out.getvalue())
+    assert (shown.width, shown.height) == (900, 600) and shown.style is None
+    assert shown.uri.startswith("data:image/jpeg") and len(shown.uri) < 200_000
+
+
+def test_stage_writes_the_page_and_makes_it_anew(full):
+    results, folder = full
+    cfg, work = config.load(base.get_config()), Workdir(folder.parent)
+    work.results.write_text(json.dumps(results))
+    manifest = report.run(cfg, None, work)
+    assert (work.stage("report") / manifest.outputs["report"]).resolve() == work.report.resolve()
+    read(work.report.read_text())
+    work.report.write_text("an older page")
+    report.run(cfg, None, work)
+    assert "srum_advantage" in read(work.report.read_text()).text
+    assert Manifest.read(work.stage("report")).stage == "report"

@@ -1,0 +1,187 @@
+"""The stage: units, going on, statuses counted, examples a report can show."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import srum_jax
+from configs import base
+from srum_jax import config
+from srum_jax.config import ScoreConfig
+from srum_jax.core import params, sharding
+from srum_jax.data import units
+from srum_jax.data.images import decode, encode_png
+from srum_jax.models import bagel, hf, vae
+from srum_jax.models import config as model_config
+from srum_jax.rewards import judge, maps
+from srum_jax.stages import model as stage_model
+from srum_jax.stages import report_pictures, score
+from srum_jax.stages.manifest import Outcome, Workdir, run_stage
+
+CFG = ScoreConfig(proposers=("components", "grid"), grid=2, margin=1, batch=4, unit=3)
+PROMPTS = ["a red circle", "two red circles", "a dog chasing a cat"]
+WORDS = {"yes": 0, "no": 1, "red": 2, "circle": 3, "one": 4, "two": 5, "blue": 6}
+
+
+class Words:
+    def encode(self, text):
+        return [0]
+
+    def id(self, word):
+        return WORDS[word]
+
+
+def candidates():
+    """Four candidates a prompt; candidate k shows k red squares, and the judge is shown to err."""
+    made = []
+    for n, prompt in enumerate(PROMPTS):
+        for k in range(4):
+            image = np.full((32, 32, 3), 20, np.uint8)
+            for i in range(k):
+                image[2 + 16 * (i // 2):12 + 16 * (i // 2), 3 + 16 * (i % 2):13 + 16 * (i % 2)] = (
+                    228, 48, 44)
+            made.append({"id": f"{n}-{k}", "prompt_id": n, "k": k, "prompt": prompt, "image": image,
+                         "category": ["single", "count", "other"][n],
+                         "latent": np.zeros((4, 4, 32), np.float32)})
+    return made
+
+
+class Asked:
+    """Says one word, surely, to every question; counts the images."""
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images, questions):
+        self.images += len(images)
+        answers = []
+        for image, texts in zip(images, questions, strict=True):
+            red = float((image[..., 0] > 120).mean())
+            rows = np.zeros((len(texts), len(WORDS)), np.float32)
+            rows[:, WORDS["yes"]], rows[:, WORDS["no"]] = red, 1 - red
+            rows[:, WORDS["red"]] = rows[:, WORDS["circle"]] = red
+            rows[:, WORDS["one"]] = rows[:, WORDS["two"]] = 0.5
+            answers.append(rows)
+        return answers
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "score"
+    outcome = score.score(candidates(), folder, CFG, Asked(), Words())
+    return folder, outcome, units.read(folder)
+
+
+def test_one_record_a_candidate_in_order(done):
+    _, outcome, scored = done
+    assert outcome.items == len(scored) == 12
+    assert [record["id"] for record in scored] == [c["id"] for c in candidates()]
+    proposers = [region["proposer"] for region in scored[3]["regions"]]
+    assert proposers == ["components"] * 3 + ["grid"] * 3
+    right = scored[2]
+    assert right["image_status"] == judge.OK and -1 <= right["image_score"] <= 1
+    for region in right["regions"]:
+        assert region["status"] == judge.OK and region["label"] == "red circle"
+        assert -1 <= region["score"] <= 1 and region["bbox"].shape == (4,)
+
+
+def test_no_score_is_nan_beside_its_status(done):
+    _, outcome, scored = done
+    assert scored[0]["image_status"] == judge.NO_REGIONS and np.isnan(scored[0]["image_score"])
+    assert scored[9]["image_status"] == judge.UNDECOMPOSED
+    assert {region["status"] for region in scored[9]["regions"]} == {judge.UNDECOMPOSED}
+    assert all(np.isnan(region["score"]) for region in scored[9]["regions"])
+    assert outcome.counts == {
+        "candidates": 12, "regions": 18, "regions ok": 12, "regions undecomposed": 6,
+        "images ok": 6, "images no regions": 2, "images undecomposed": 4}
+
+
+def test_examples_hold_what_the_report_needs(done):
+    folder, _, scored = done
+    text = (folder / "examples.json").read_text()
+    examples = json.loads(text)
+    assert [e["id"].split("-")[0] for e in examples] == ["0", "0", "1", "1"]
+    assert "NaN" not in text
+    by_id = {record["id"]: record for record in scored}
+    for example in examples:
+        record = by_id[example["id"]]
+        shown = decode((folder / example["image"]).read_bytes(), name="example")
+        original = candidates()[int(example["id"][0]) * 4 + record["k"]]["image"]
+        np.testing.assert_array_equal(shown, original)
+        assert len(example["boxes"]) == len(record["regions"])
+        own = [r for r in record["regions"] if r["proposer"] == "components"]
+        dense = maps.release_map(np.stack([r["bbox"] for r in own]), [r["score"] for r in own],
+                                 [True] * len(own), example["image_score"], (32, 32))
+        np.testing.assert_allclose(example["token_weights"], maps.sample_map(dense, 4, 4),
+                                   atol=1e-4)
+    assert examples[0]["image_score"] > examples[1]["image_score"]
+    assert len(str(report_pictures.examples(folder / "examples.json"))) > 2000
+
+
+def test_goes_on_where_it_stopped(done, tmp_path):
+    folder, outcome, scored = done
+    records = candidates()
+    ask = Asked()
+    proposers = [score.regions.proposer(name, 2) for name in CFG.proposers]
+    made = score.score_unit(records[3:6], ask, Words(), proposers, 1)
+    units.write_unit(tmp_path, score.NAME, units.score_features(), made, 1, 4)
+    again = score.score(records, tmp_path, CFG, second := Asked(), Words())
+    whole = Asked()
+    score.score(records, tmp_path / "whole", CFG, whole, Words())
+    assert ask.images and second.images == whole.images - ask.images
+    assert again.counts == outcome.counts
+    for a, b in zip(units.read(tmp_path), scored, strict=True):
+        assert a["id"] == b["id"]
+        np.testing.assert_array_equal(a["image_score"], b["image_score"])
+
+
+def test_examples_take_categories_in_turn_and_the_widest_prompts_first():
+    scores = {0: (0.9, -0.9), 1: (0.8, -0.9), 2: (0.1, 0.0), 3: (np.nan, np.nan), 4: (np.nan, 0.3)}
+    scored = [{"prompt_id": p, "image_score": s} for p, pair in scores.items() for s in pair]
+    category = ["a", "a", "a", "a", "b", "b", "a", "a", "c", "c"]
+    assert score.choose_examples(scored, category.__getitem__) == [0, 1, 4, 5, 9, 2, 3]
+    assert score.choose_examples(scored, category.__getitem__, 2) == [0, 1]
+    assert score.choose_examples([], category.__getitem__) == []
+
+
+def test_a_whole_stage_with_a_tiny_untrained_model(tmp_path):
+    """From files to files, through the loader, the tokenizer and the model itself."""
+    tokenizer = pathlib.Path(srum_jax.__file__).parent / stage_model.BASE / "tokenizer.json"
+    shapes = model_config.SHAPES
+    tiny = dataclasses.replace(
+        shapes,
+        llm=dataclasses.replace(shapes.llm, hidden=16, layers=1, heads=2, kv_heads=2, ffn=16),
+        vit=dataclasses.replace(shapes.vit, hidden=16, layers=1, heads=2, ffn=16),
+        vae=dataclasses.replace(shapes.vae, ch=32),
+    )
+    rng = np.random.default_rng(0)  # no jitted initialisers: compiling them takes the longest
+    model, coder = (
+        jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), tree)
+        for tree in (params.abstract(bagel.specs(tiny)), params.abstract(vae.specs(tiny.vae)))
+    )
+    hf.save(tmp_path / "model", tiny, model, coder, tokenizer_files=[tokenizer])
+    values = base.get_config()
+    values.weights = str(tmp_path / "model")
+    values.score.unit = 8
+    values.score.batch = 8
+    cfg = config.load(values)
+    work = Workdir(tmp_path / "work")
+
+    def generated(folder):
+        features = units.candidate_features((4, 4, 32))
+        rows = [{**c, "seed": 0, "image": encode_png(c["image"])} for c in candidates()]
+        units.write_unit(folder, "candidates", features, rows, 0, 1)
+        units.finish(folder, "candidates", features, [12])
+        return Outcome({}, {}, 12)
+
+    run_stage("generate", cfg, work, sections=(), inputs={}, body=generated)
+    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        manifest = score.run(cfg, mesh, work)
+    assert manifest.counts["candidates"] == 12 and manifest.counts["images undecomposed"] == 4
+    assert manifest.counts.get("images ok", 0) + manifest.counts.get("images unparsed", 0) == 6
+    assert score.run(cfg, mesh, work) == manifest  # finished: nothing is done again

@@ -1,0 +1,192 @@
+"""The config: defaults load, every wrong key or value dies with its name and what to do."""
+
+import dataclasses
+import typing
+
+import pytest
+from absl import flags
+
+from configs import base, forkme, shapes, shapes_pretrain
+from srum_jax import config, main
+from srum_jax.core.errors import BadInput
+from srum_jax.models.config import PRESETS
+
+
+def test_every_shipped_config_loads():
+    for module in (base, shapes, shapes_pretrain, forkme):
+        assert isinstance(config.load(module.get_config()), config.Config)
+
+
+def test_dataclasses_have_no_defaults():
+    for name, cls in vars(config).items():
+        if dataclasses.is_dataclass(cls):
+            for f in dataclasses.fields(cls):
+                assert f.default is f.default_factory is dataclasses.MISSING, f"{name}.{f.name}"
+
+
+def leaves(values):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        else:
+            yield key
+
+
+def test_every_key_of_base_is_explained():
+    with open(base.__file__) as f:
+        lines = f.read().splitlines()
+    explained = {"b1", "b2", "eps", "weight_decay"}  # the optimiser's own names
+    for before, line in zip(lines, lines[1:], strict=False):
+        if line.startswith("    c.") and ("#" in line or before.startswith("    #")):
+            explained.add(line.split("=")[0].strip().split(".")[-1])
+    assert set(leaves(base.get_config().to_dict())) - explained == set()
+
+
+def test_names_agree_with_the_tables_they_choose_from():
+    assert set(typing.get_args(typing.get_type_hints(config.Config)["model"])) == set(PRESETS)
+    assert config.STAGES == tuple(main.STAGES)
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("train.stepz", 3, 'unknown key "train.stepz": did you mean "steps"?'),
+        ("train.optim.lr", 3, 'unknown key "train.optim.lr": known: optimizer, learning_rate'),
+        ("train.steps", 2.5, "train.steps must be int, got 2.5"),
+        ("train.steps", True, "train.steps must be int, got True"),
+        ("train.steps", 0, "train.steps must be above 0"),
+        ("train.optim", 3, "train.optim must be a section with keys"),
+        ("train.optim.learning_rate", "fast", "train.optim.learning_rate must be float"),
+        ("train.optim.learning_rate", float("nan"), "learning_rate must be a finite number"),
+        ("train.ema", 1.5, "train.ema must lie in [0, 1]"),
+        ("train.objective", "srum_advantag", 'did you mean "srum_advantage"?'),
+        ("train.micro_batches", 3, "train.rows = 4 must be a multiple of train.micro_batches = 3"),
+        ("train.lanes.gen", 0, "train.lanes.gen must be above 0"),
+        ("train.text_dropout", -0.1, "train.text_dropout must lie in [0, 1]"),
+        ("generate.candidates", 1, 'train.objective = "srum_advantage" compares the candidates'),
+        ("generate.unit", 100, "generate.unit = 100 must be a multiple of sample.batch = 64"),
+        ("generate.prompts", "shapes:tets", 'did you mean "shapes:test"?'),
+        ("generate.prompts", "prompts.doc", "must be shapes:train | shapes:validation"),
+        ("score.proposers", ("grid", "box"), "score.proposers[1] = 'box' is not known"),
+        ("score.proposers", (), "score.proposers must be distinct and at least one"),
+        ("score.proposers", ("grid", "grid"), "score.proposers must be distinct"),
+        ("score.proposers", "grid", "score.proposers must be a tuple of any number of values"),
+        ("sample.size", (32,), "sample.size must be a tuple of 2 values"),
+        ("sample.size", (32, 0), "sample.size must be above 0"),
+        ("sample.guidance_interval", (0.6, 0.4), "sample.guidance_interval must be low <= high"),
+        ("sample.guidance_interval", (0, 1.5), "sample.guidance_interval must be low <= high"),
+        ("stages", ("train", "score"), "stages must be distinct and in this order"),
+        ("stages", (), "stages is empty"),
+        ("stages", ("trian",), "stages[0] = 'trian' is not known: did you mean \"train\"?"),
+        ("mesh.tensor", 0, "mesh.tensor must be a number of devices or -1"),
+        ("mesh.data", -1, "mesh may leave one axis to the rest"),
+        ("model", "bagel_7b_mot", "weights must name the folder"),
+        ("model", "bagel", "model = 'bagel' is not known: did you mean \"bagel_7b_mot\"?"),
+        ("evaluate.best_of", 1, "evaluate.best_of must be at least 2"),
+    ],
+)
+def test_wrong_values_are_named(path, value, message):
+    values = base.get_config().to_dict()
+    *parents, key = path.split(".")
+    section = values
+    for parent in parents:
+        section = section[parent]
+    section[key] = value
+    with pytest.raises(BadInput) as e:
+        config.load(values)
+    assert message in str(e.value)
+
+
+def test_all_problems_are_told_at_once():
+    values = base.get_config().to_dict()
+    del values["train"]["steps"]
+    values["sed"] = 1
+    with pytest.raises(
+        BadInput, match='(?s)unknown key "sed": did you mean "seed".*train.steps is'
+    ):
+        config.load(values)
+
+
+def test_candidates_may_be_single_without_groups():
+    c = base.get_config()
+    c.generate.candidates = 1
+    c.train.objective = "sft"
+    assert config.load(c).generate.candidates == 1
+    c.train.select = "best_of_k"
+    with pytest.raises(BadInput, match='train.select = "best_of_k" compares'):
+        config.load(c)
+
+
+def test_section_hash_depends_on_its_sections_alone():
+    c = base.get_config()
+    first = config.load(c)
+    c.train.optim.learning_rate *= 2
+    second = config.load(c)
+    assert config.section_hash(first, ["generate", "seed"]) == config.section_hash(
+        second, ["seed", "generate"]
+    )
+    assert config.section_hash(first, ["train"]) != config.section_hash(second, ["train"])
+    assert config.section_hash(first, ["train.lanes"]) == config.section_hash(
+        second, ["train.lanes"]
+    )
+    # Recorded in manifests: a change here would make every finished stage look changed.
+    assert config.section_hash(first, ["seed", "mesh"]) == "70b41acd35c01c8e"
+
+
+def test_mesh_must_divide_the_batches():
+    cfg = config.load(base.get_config())
+    config.check_mesh(cfg, {"data": 2, "fsdp": 2, "tensor": 8, "context": 1})
+    with pytest.raises(BadInput, match="train.rows / train.micro_batches = 4"):
+        config.check_mesh(cfg, {"data": 1, "fsdp": 8, "tensor": 1, "context": 1})
+
+
+def parse(*args):
+    return config.parse(["main", *args], flags.FlagValues())
+
+
+def test_command_line_overrides_the_file():
+    cfg = parse(
+        "--config",
+        shapes.__file__,
+        "--config.train.steps=7",
+        "--config.score.proposers=('grid',)",
+        "--config.train.optim.learning_rate=1e-3",
+    )
+    assert (cfg.train.steps, cfg.score.proposers) == (7, ("grid",))
+    assert cfg.train.optim.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([], "no config: give --config"),
+        (["--config"], "no config: give --config"),
+        (["--config=nowhere.py"], "--config nowhere.py: no such file"),
+        (["--config", shapes.__file__, "--config.train.stesp=7"], 'Did you mean "steps"'),
+        (["--config", shapes.__file__, "--config.train.steps=many"], "many"),
+        (["--config", shapes.__file__, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+        (["--config", shapes.__file__, "extra"], "not understood on the command line: extra"),
+        (["--config.train.steps=7", "--config", shapes.__file__], "before a value for --config"),
+    ],
+)
+def test_wrong_command_lines_are_told(args, message):
+    with pytest.raises(BadInput) as e:
+        parse(*args)
+    assert message in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:", "does not run: SyntaxError"),
+        ("import nowhere_at_all", "does not run: ModuleNotFoundError"),
+        ("x = 1", "get_config"),
+        ("def get_config(): return 3", "ConfigDict"),
+    ],
+)
+def test_broken_config_files_are_told(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(BadInput) as e:
+        parse("--config", str(path))
+    assert message in str(e.value) and str(path) in str(e.value)

@@ -1,0 +1,299 @@
+"""Parity with the official PyTorch code, through the functions that training uses.
+
+`SRUM_GOLDENS=DIR python -m pytest tests -k golden` adds further cases.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from einops import rearrange
+
+from golden_cases import Case, collect, found, packed, samples, spread
+from srum_jax import flow
+from srum_jax.core import loss as losses
+from srum_jax.core.params import flatten
+from srum_jax.models import bagel, hf, vae, vit
+from srum_jax.models.attention import mask
+from srum_jax.objectives import srum, terms
+from srum_jax.rewards import maps
+from srum_jax.training import step as training_step
+from srum_jax.training.state import Fixed, create
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def exact_matmuls():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def _draws(case: Case, section: str, pack) -> flow.Draws:
+    raw = spread(case.inputs[f"{section}/packed_timesteps"], pack.vae_at, -np.inf)
+    images = np.asarray(pack.batch.latent_images)
+    per_image = np.full(pack.batch.noisy.shape, -np.inf, np.float32)
+    real = pack.vae_at >= 0
+    rows = np.broadcast_to(np.arange(len(images))[:, None], images.shape)
+    per_image[rows[real], images[real]] = raw[real]
+    time = flow.training_time(jnp.asarray(per_image), case.constants["timestep_shift"])
+    return flow.Draws(t=time, noise=spread(case.inputs[f"{section}/noise"], pack.vae_at))
+
+
+@functools.cache
+def _entries(case: Case) -> dict:
+    return {e.name: e for part in hf.table(case.cfg).values() for e in part}
+
+
+def _official(name: str, tree: dict, case: Case) -> np.ndarray:
+    """The leaf of one of our trees under its official name and layout."""
+    entry = _entries(case)[name]
+    leaf = np.asarray(flatten(tree)[entry.path])
+    return entry.to_official(leaf if entry.layer is None else leaf[entry.layer])
+
+
+def _check_gradients(case: Case, section: str, grads) -> None:
+    stored = [k for k in case.outputs.files if k.startswith(f"{section}/grad/")]
+    assert stored
+    for key in stored:
+        want = case.outputs[key]
+        ours = _official(key.split("/grad/")[1], grads, case)
+        worst = np.abs(ours - want).max()
+        assert worst <= 5e-4 * np.abs(want).max() + 1e-12, (key, worst)
+    for name, stats in case.meta[f"{section}/grad_stats"].items():
+        if name not in _entries(case):
+            continue  # the fixed sin-cos tables
+        ours = _official(name, grads, case)
+        if stats is None or stats["absmax"] == 0:
+            assert np.abs(ours).max() == 0, name
+        else:
+            # A key bias shifts all scores of a query alike: its gradient is rounding alone, 1e-9.
+            assert np.abs(ours).max() == pytest.approx(stats["absmax"], rel=1e-3, abs=1e-7), name
+            assert np.linalg.norm(ours) == pytest.approx(stats["l2"], rel=1e-3, abs=1e-7), name
+
+
+def _train_loss(cfg, draws):
+    def loss_fn(params, reference, batch, key):
+        out = terms.predict(params, cfg, batch, draws, dtype=jnp.float32, remat=True)
+        ce, _ = terms.cross_entropy(params, out.und, batch)
+        mse = srum.sft(out.velocity, batch, draws, out.trained)
+        return losses.LossOut({"ce": ce, "mse": mse}, {}, (("ce", 1.0), ("mse", 1.0)))
+
+    return loss_fn
+
+
+def _gradients(loss_fn, params, batch):
+    run = functools.partial(training_step.gradients, loss_fn, micro_batches=1)
+    return jax.jit(run)(params, Fixed({}, None), batch, jax.random.key(0))
+
+
+def check_vit(case: Case):
+    model, _ = case.params
+    get = {k.split("/")[1]: case.inputs[k] for k in case.inputs.files if k.startswith("vit/")}
+    p = case.cfg.vit.patch
+    rebuilt = np.concatenate(
+        [
+            rearrange(get[f"image_{i}"], "c (h p) (w q) -> (h w) (p q c)", p=p, q=p)
+            for i in range(len(get["vit_token_seqlens"]))
+        ]
+    )
+    np.testing.assert_array_equal(rebuilt, get["packed_pixel_values"])
+    count = len(rebuilt)
+    pad = 3
+    patches = np.pad(rebuilt, ((0, pad), (0, 0)))[None]
+    ids = np.pad(get["packed_position_ids"], (0, pad))[None]
+    images = np.repeat(np.arange(len(get["vit_token_seqlens"])), get["vit_token_seqlens"])
+    images = np.pad(images, (0, pad), constant_values=-1)[None].astype(np.int32)
+    features = vit.encode(model["vit"], case.cfg.vit, jnp.asarray(patches), ids, images)
+    np.testing.assert_allclose(features[0, :count], case.outputs["vit/features"], **TOLERANCE)
+    embedded = bagel.embed_pictures(
+        model, case.cfg, jnp.asarray(patches), ids, images, dtype=jnp.float32, remat=True
+    )
+    np.testing.assert_allclose(embedded[0, :count], case.outputs["vit/llm_embeds"], **TOLERANCE)
+
+
+def check_vae(case: Case):
+    _, params = case.params
+    cfg = case.cfg.vae
+    image = rearrange(case.inputs["vae/image"], "n c h w -> n h w c")
+    noise = rearrange(case.inputs["vae/encode_eps"], "n c h w -> n h w c")
+    mean, logvar = vae.encode_moments(params, cfg, image)
+    moments = rearrange(jnp.concatenate([mean, logvar], -1), "n h w c -> n c h w")
+    np.testing.assert_allclose(moments, case.outputs["vae/moments"], **TOLERANCE)
+    latent = rearrange(vae.encode(params, cfg, image, noise=noise), "n h w c -> n c h w")
+    np.testing.assert_allclose(latent, case.outputs["vae/latent"], **TOLERANCE)
+    z = rearrange(case.inputs["vae/decode_latent"], "n c h w -> n h w c")
+    want = rearrange(case.outputs["vae/decoded"], "n c h w -> n h w c")
+    np.testing.assert_allclose(vae.decode(params, cfg, z), want, **TOLERANCE)
+
+
+def check_train(case: Case):
+    model, _ = case.params
+    pack = packed(case, "train")
+    draws = _draws(case, "train", pack)
+    out = {k.split("/", 1)[1]: case.outputs[k] for k in case.outputs.files if k.startswith("train/")}
+    batch = pack.batch
+    t = flow.token_time(batch, draws.t)
+    real = pack.vae_at >= 0
+    np.testing.assert_allclose(np.asarray(t)[real], out["t"][pack.vae_at[real]], **TOLERANCE)
+    x_t = flow.interpolate(batch.latents, draws.noise, t)
+    np.testing.assert_allclose(np.asarray(x_t)[real], out["x_t"][pack.vae_at[real]], **TOLERANCE)
+
+    und, gen, layers = jax.jit(
+        lambda p: bagel.forward(p, case.cfg, batch, x_t, draws.t, keep="hidden")
+    )(model)
+    total, width = out["llm_final"].shape
+
+    def assembled(u, g):
+        hidden = np.full((total, width), np.nan, np.float32)
+        collect(u, pack.und_at, hidden)
+        collect(g, pack.gen_at, hidden)
+        return hidden
+
+    for i in range(case.cfg.llm.layers):
+        hidden = assembled(layers[0][i], layers[1][i])
+        np.testing.assert_allclose(hidden, out[f"llm_layer{i}"], **TOLERANCE)
+    np.testing.assert_allclose(assembled(und, gen), out["llm_final"], **TOLERANCE)
+
+    mse_at = {int(i): n for n, i in enumerate(case.inputs["train/mse_loss_indexes"])}
+    slots = np.vectorize(lambda i: mse_at.get(int(i), -1))(pack.gen_at)
+    velocity = np.zeros_like(out["v_theta"])
+    collect(bagel.velocity(model, gen), slots, velocity)
+    np.testing.assert_allclose(velocity, out["v_theta"], **TOLERANCE)
+    target = np.zeros_like(out["target"])
+    collect(flow.target(batch.latents, draws.noise), slots, target)
+    np.testing.assert_allclose(target, out["target"], **TOLERANCE)
+
+    loss, means, grads = _gradients(_train_loss(case.cfg, draws), model, batch)
+    np.testing.assert_allclose(loss, out["loss"], **TOLERANCE)
+    np.testing.assert_allclose(means["ce"], out["ce_mean"], **TOLERANCE)
+    # The official MSE is elementwise; its mean over tokens and channels is what is minimised.
+    np.testing.assert_allclose(means["mse"], out["mse"], **TOLERANCE)
+    _check_gradients(case, "train", grads)
+
+
+def _dense_rewards(case: Case, section: str, pack) -> np.ndarray:
+    """Token weights [B,G] from the case's dense maps, by the sampling the losses use."""
+    shapes = case.inputs[f"{section}/patchified_vae_latent_shapes"]
+    if f"{section}/regional_reward_map" in case.inputs.files:
+        dense = list(case.inputs[f"{section}/regional_reward_map"])
+    else:
+        dense = [case.inputs[f"{section}/reward_map_{i}"] for i in range(len(shapes))]
+    tokens = [
+        np.asarray(maps.sample_map(m, int(h), int(w))).reshape(-1)
+        for m, (h, w) in zip(dense, shapes, strict=True)
+    ]
+    return spread(np.concatenate(tokens), pack.vae_at)
+
+
+def _check_srum(case: Case, section: str, with_ce: bool):
+    model, _ = case.params
+    pack = packed(case, section)
+    draws, weights = _draws(case, section, pack), _dense_rewards(case, section, pack)
+    lam = case.meta[f"{section}/lambda_constraint"]
+    out = {k.split("/", 1)[1]: case.outputs[k] for k in case.outputs.files if k.startswith(section + "/")}
+    real = pack.vae_at >= 0
+    np.testing.assert_allclose(weights[real], out["rewards"][pack.vae_at[real]], **TOLERANCE)
+
+    def loss_fn(params, reference, batch, key):
+        p = terms.predict(params, case.cfg, batch, draws, dtype=jnp.float32, remat=True)
+        reward, con = srum.release(p.velocity, batch, draws, p.trained, jnp.asarray(weights))
+        found_terms = {"reward": reward, "constraint": con}
+        coefficients = (("reward", 1.0), ("constraint", lam))
+        if with_ce:
+            found_terms["ce"] = terms.cross_entropy(params, p.und, batch)[0]
+            coefficients += (("ce", 1.0),)
+        return losses.LossOut(found_terms, {"mse": srum.sft(p.velocity, batch, draws, p.trained)}, coefficients)
+
+    loss, means, grads = _gradients(loss_fn, model, pack.batch)
+    np.testing.assert_allclose(means["reward"], out["loss_reward"], **TOLERANCE)
+    np.testing.assert_allclose(means["constraint"], out["loss_constraint"], **TOLERANCE)
+    np.testing.assert_allclose(means["reward"] + lam * means["constraint"], out["mse"], **TOLERANCE)
+    np.testing.assert_allclose(means["mse"], out["unweighted_mse_bad"], **TOLERANCE)
+    np.testing.assert_allclose(loss, out["loss"], **TOLERANCE)
+    _check_gradients(case, section, grads)
+    return model, pack, loss_fn, grads
+
+
+def check_srum(case: Case):
+    model, pack, loss_fn, grads = _check_srum(case, "srum", with_ce=False)
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0)
+    )
+    state = create(model, tx)
+    advance = jax.jit(
+        functools.partial(training_step.step, loss_fn=loss_fn, tx=tx, ema=0.9, micro_batches=1)
+    )
+    state, metrics = advance(state, Fixed({}, None), pack.batch, jax.random.key(0))
+    first = case.meta["srum/adamw_step0"]
+    assert float(metrics["grad_norm"]) == pytest.approx(first["total_norm"], rel=1e-4)
+    assert float(metrics["loss"]) == pytest.approx(first["loss"], rel=1e-4)
+    for key in [k for k in case.outputs.files if k.startswith("srum/adamw_step0/")]:
+        name = key.split("/", 2)[2]
+        gradient = _official(name, grads, case)
+        clear = np.abs(gradient) > 1e-3 * np.abs(gradient).max()
+        ours = _official(name, state.params, case)
+        assert clear.any()
+        np.testing.assert_allclose(ours[clear], case.outputs[key][clear], **TOLERANCE)
+
+
+def check_srum_mixed(case: Case):
+    _check_srum(case, "srum_mixed", with_ce=True)
+
+
+CHECKS = {
+    "vit": check_vit,
+    "vae": check_vae,
+    "train": check_train,
+    "srum": check_srum,
+    "srum_mixed": check_srum_mixed,
+}
+CASES, NOT_CASES = found()
+if NOT_CASES:
+    print("not a case:", ", ".join(NOT_CASES))
+
+
+def test_golden_cases_exist():
+    assert CASES, "no golden case found"
+
+
+@pytest.mark.parametrize(
+    ("case", "section"),
+    [
+        pytest.param(c, s, id=f"{c.name}-{s}")
+        for c in CASES
+        for s in CHECKS
+        if s in c.sections()
+    ],
+)
+def test_golden(case, section):
+    CHECKS[section](case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_mask_equals_the_official_dense_masks(case):
+    for section in ("train", "srum", "srum_mixed"):
+        if section not in case.sections():
+            continue
+        pack = packed(case, section)
+        tokens = jax.tree.map(
+            lambda a, b: np.concatenate([a, b], axis=1), pack.batch.und, pack.batch.gen
+        )
+        at = np.concatenate([pack.und_at, pack.gen_at], axis=1)
+        ours = np.asarray(mask(tokens, tokens))
+        total = int(case.inputs[f"{section}/sequence_length"])
+        official = np.zeros((total, total), bool)
+        start = 0
+        for i in range(len(samples(case, section))):
+            dense = case.inputs[f"{section}/attn_mask_{i}"]
+            official[start : start + len(dense), start : start + len(dense)] = dense
+            start += len(dense)
+        for b in range(len(at)):
+            real = np.flatnonzero(at[b] >= 0)
+            others = np.flatnonzero(at[b] < 0)
+            where = at[b][real]
+            np.testing.assert_array_equal(ours[b][np.ix_(real, real)], official[np.ix_(where, where)])
+            assert not ours[b][np.ix_(real, others)].any()

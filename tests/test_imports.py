@@ -1,0 +1,226 @@
+"""The house rules about imports, read from the source of every module of the package."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = "srum_jax"
+
+# Layers from low to high. A module imports from its own area and from lower layers; areas of one
+# layer do not know each other. The first pattern that fits decides.
+LAYERS = [
+    ["core", "config"],
+    ["data.schema", "models.config"],  # shapes of batches, sizes of models: no code of either side
+    ["data", "models"],
+    ["flow"],
+    ["inference"],
+    ["rewards"],
+    ["objectives", "training"],
+    ["evals"],
+    ["stages", "plan"],
+    ["main", "use", "api"],
+]
+MAY_NOT = {  # beyond the layers
+    "core": ["config"],
+    "training": ["models", "rewards", "objectives"],
+    "stages": ["plan"],
+    "plan": ["stages"],
+}
+SIBLINGS = {
+    ("config", "core"),
+    ("data.schema", "models.config"),
+    ("use", "api"),
+    ("main", "api"),
+    ("main", "use"),
+}
+JUDGE_SIDE = ["rewards", "training", "stages.score", "stages.train"]
+# data.shapes stands for data.shapes_render and the like too.
+EXAM_SIDE = ["evals", "data.shapes"]
+ONLY_IN = {  # outside package -> the modules that may import it
+    "orbax": ["training.checkpoint"],
+    "grain": ["data"],
+    "tensorflow_datasets": ["data"],
+    "array_record": ["data"],
+    "ml_collections": ["config"],
+    "wandb": ["training.metrics"],
+    "tensorboardX": ["training.metrics"],
+    "tensorflow": [],
+    "torch": [],
+    "torchvision": [],
+    "transformers": [],
+    "clu": [],
+}
+LAZY = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "wandb", "tensorboardX"]
+
+
+def modules():
+    """{name below the package: syntax tree} of every file."""
+    out = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        out[name] = ast.parse(path.read_text(), filename=str(path))
+    return out
+
+
+MODULES = modules()
+
+
+def imports(tree, known, *, top_only=False):
+    """Absolute names imported; `from a import b` gives a.b where that is a module, else a."""
+    inside = set()
+    if top_only:
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                inside |= {id(n) for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for a in node.names:
+                full = f"{node.module}.{a.name}"
+                yield full if full.removeprefix(PACKAGE + ".") in known else node.module
+
+
+def within(name, area):
+    return name == area or name.startswith(area + ".")
+
+
+def own(name, known=None):
+    """The modules of the package that module `name` imports, by their name below the package."""
+    known = MODULES if known is None else known
+    names = set(imports(known[name], known))
+    return {n.removeprefix(PACKAGE + ".") for n in names if n.startswith(PACKAGE + ".")}
+
+
+def area_of(name):
+    """(layer, area) by the longest area that holds `name`."""
+    found = [(i, a) for i, areas in enumerate(LAYERS) for a in areas if within(name, a)]
+    assert found, f"{name} belongs to no layer: add it to LAYERS and to the design"
+    return max(found, key=lambda x: len(x[1]))
+
+
+def violations(known):
+    for name in known:
+        if not name:
+            continue
+        layer, area = area_of(name)
+        for other in own(name, known):
+            other_layer, other_area = area_of(other)
+            allowed = (
+                other_area == area
+                or other_layer < layer
+                or (other_layer == layer and (area, other_area) in SIBLINGS)
+            )
+            forbidden = any(within(other, f) for f in MAY_NOT.get(area, []))
+            if not allowed or forbidden:
+                yield f"{name} imports {other}"
+
+
+def test_imports_run_one_way():
+    assert list(violations(MODULES)) == []
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [
+        ("core.x", "import srum_jax.config"),
+        ("models.x", "from srum_jax.data import shapes"),
+        ("training.x", "from srum_jax.objectives import srum"),
+        ("training.x", "def f():\n    from srum_jax.models import bagel"),
+        ("rewards.x", "import srum_jax.evals.shapes"),
+        ("flow", "from srum_jax.inference.image import sample"),
+    ],
+)
+def test_the_rule_itself_catches(name, source):
+    targets = "config data.shapes objectives.srum models.bagel evals.shapes inference.image"
+    known = {t: ast.parse("") for t in targets.split()} | {name: ast.parse(source)}
+    assert len(list(violations(known))) == 1
+
+
+def test_models_see_the_schema_alone():
+    known = {"data.schema": ast.parse(""), "models.x": ast.parse("import srum_jax.data.schema")}
+    assert list(violations(known)) == []
+
+
+def test_the_judge_never_peeks():
+    """Not even through a chain of imports."""
+    for start in MODULES:
+        if not any(within(start, area) for area in JUDGE_SIDE):
+            continue
+        came_from, queue = {start: None}, [start]
+        while queue:
+            name = queue.pop()
+            for other in own(name) & MODULES.keys():
+                if other not in came_from:
+                    came_from[other] = name
+                    queue.append(other)
+        for name in came_from:
+            chain = [name]
+            while came_from[chain[-1]]:
+                chain.append(came_from[chain[-1]])
+            peeks = any(within(name, area) or name.startswith(area + "_") for area in EXAM_SIDE)
+            assert not peeks, " <- ".join(chain)
+
+
+def test_outside_packages_stay_in_their_places():
+    wrong = [
+        f"{name} imports {package}"
+        for name, tree in MODULES.items()
+        for package in {n.split(".")[0] for n in imports(tree, MODULES)} & ONLY_IN.keys()
+        if not any(within(name, place) for place in ONLY_IN[package])
+    ]
+    assert wrong == []
+
+
+def test_packages_a_machine_may_lack_are_imported_lazily():
+    wrong = [
+        f"{name} imports {package} on import"
+        for name, tree in MODULES.items()
+        for package in {n.split(".")[0] for n in imports(tree, MODULES, top_only=True)}
+        if package in LAZY
+    ]
+    assert wrong == []
+
+
+def test_everything_imports_without_them():
+    names = sorted(f"{PACKAGE}.{name}".rstrip(".") for name in MODULES)
+    missing = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "tensorflow"]
+    code = (
+        f"import sys, importlib\nfor m in {missing + ['torch']!r}: sys.modules[m] = None\n"
+        f"for m in {names!r}: importlib.import_module(m)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_place_makes_meshes():
+    makers = ("make_mesh", "Mesh", "create_device_mesh")
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] in makers
+        and not ast.unparse(node.func).startswith("sharding.")
+        and name != "core.sharding"
+    ]
+    assert wrong == []
+
+
+def test_files_are_short_and_named_for_what_they_hold():
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        assert path.read_text().count("\n") <= 500, f"{path.name} is over 500 lines"
+        assert path.name not in ("utils.py", "helpers.py", "misc.py", "common.py")
+
+
+def test_every_file_says_what_it_owns():
+    for name, tree in MODULES.items():
+        assert ast.get_docstring(tree) or not tree.body, f"{name} has no docstring"

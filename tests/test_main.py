@@ -1,0 +1,126 @@
+"""The command line: stages in order, exit codes, messages, the last line on stdout."""
+
+import signal
+import subprocess
+import sys
+import types
+
+import jax
+import pytest
+
+from configs import shapes
+from srum_jax import main
+from srum_jax.core import errors, preemption
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    """Stand-ins for all stages, which note their calls; `fail[name]` is raised by that stage."""
+    calls, fail = [], {}
+
+    def stand_in(name):
+        def run(cfg, mesh, work):
+            calls.append((work.round, name))
+            if name in fail:
+                raise fail[name]
+
+        return types.SimpleNamespace(run=run)
+
+    for name, module in main.STAGES.items():
+        monkeypatch.setitem(sys.modules, module, stand_in(name))
+    monkeypatch.setattr(main, "_cache_compiled_programs", lambda folder: None)
+    before = signal.getsignal(signal.SIGTERM)
+    yield types.SimpleNamespace(calls=calls, fail=fail, root=tmp_path / "run")
+    signal.signal(signal.SIGTERM, before)
+    preemption.stop.clear()
+
+
+def go(stages, *more):
+    rows = [f"--config.{s}=64" for s in ("evaluate.batch", "train.rows")]
+    config = ["main", "--config", shapes.__file__, *rows]
+    return main.main([*config, "--workdir", str(stages.root), *more])
+
+
+def test_runs_all_stages_and_prints_the_report_last(stages, capsys):
+    assert go(stages) == 0
+    names = ["generate", "score", "train", "evaluate", "export", "report"]
+    assert stages.calls == [(0, name) for name in names]
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {stages.root / 'report.html'}"
+
+
+def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
+    assert go(stages, "--stage", "evaluate,train", "--config.rounds=2") == 0
+    assert stages.calls == [(r, s) for r in (0, 1) for s in ("train", "evaluate")]
+    assert "report:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (errors.BadInput("told"), 2),
+        (ValueError("told"), 2),
+        (FileNotFoundError("told"), 2),
+        (errors.DoesNotFit("told"), 3),
+        (errors.Diverged("told"), 4),
+        (errors.Preempted("told"), 75),
+    ],
+)
+def test_errors_become_exit_codes(stages, capsys, error, code):
+    stages.fail["score"] = error
+    assert go(stages) == code
+    out, err = capsys.readouterr()
+    assert "error: told" in err and "Traceback" not in err and "report:" not in out
+    assert stages.calls[-1] == (0, "score")
+
+
+def test_faults_of_the_program_are_not_called_bad_input(stages):
+    stages.fail["score"] = TypeError("a bug")
+    with pytest.raises(TypeError):
+        go(stages)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["--stage", "scroe"], '--stage "scroe" is not known: did you mean "score"?'),
+        (["--config.train.rows=12"], "train.rows / train.micro_batches = 12"),
+        (["--config.mesh.data=3"], "do not fit 8 devices"),
+        (["--workdir="], "no work folder"),
+        (["--workdir", __file__], "is a file; name a folder"),
+        (["--config", "nowhere.py"], "--config nowhere.py: no such file"),
+    ],
+)
+def test_bad_command_lines_end_with_2_before_any_stage(stages, capsys, args, message):
+    assert go(stages, *args) == 2
+    assert message in capsys.readouterr().err
+    assert stages.calls == []
+
+
+def test_termination_sets_the_stop_event(stages):
+    assert go(stages) == 0
+    assert not preemption.stop.is_set()
+    signal.raise_signal(signal.SIGTERM)
+    assert preemption.stop.is_set()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_mesh_is_set_while_stages_run(stages, monkeypatch):
+    seen = []
+    run = types.SimpleNamespace(
+        run=lambda cfg, mesh, work: seen.append((jax.sharding.get_abstract_mesh(), mesh))
+    )
+    monkeypatch.setitem(sys.modules, main.STAGES["report"], run)
+    assert go(stages, "--stage=report") == 0
+    assert seen[0][0].shape == seen[0][1].shape == dict(data=1, fsdp=8, tensor=1, context=1)
+
+
+def test_as_a_program():
+    def program(*args):
+        command = [sys.executable, "-m", "srum_jax.main", *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    shown = program("--help")
+    assert shown.returncode == 0 and "configs/shapes.py --workdir runs/shapes" in shown.stdout
+    refused = program("--config", "nowhere.py", "--workdir", "w")
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert "error: --config nowhere.py: no such file" in refused.stderr
