@@ -85,7 +85,7 @@ def loop() -> ConfigDict:
     """The keys that `train` and `pretrain` share."""
     c = ConfigDict()
     c.steps = 300  # optimiser steps
-    c.rows = 4  # packed rows a step (B)
+    c.rows = 16  # packed rows a step (B)
     c.micro_batches = 1  # parts a step's rows are cut into, to save memory; same result
     c.lanes = lanes()
     c.optim = optim()
@@ -104,11 +104,11 @@ def loop() -> ConfigDict:
 def lanes() -> ConfigDict:
     """Fixed sizes of one packed row; a fill under 60 % is refused, with the sizes to use."""
     c = ConfigDict()
-    c.und = 320  # text and ViT tokens (U)
-    c.gen = 256  # latent tokens (G)
+    c.und = 60  # text and ViT tokens (U)
+    c.gen = 64  # latent tokens (G)
     c.vit = 0  # ViT patches among the und tokens; 0: no pictures are read
     c.labels = 0  # text tokens with a cross-entropy loss
-    c.images = 16  # latent images
+    c.images = 4  # latent images
     c.regions = 4  # scored regions a latent image (R)
     return c
 
@@ -131,7 +131,7 @@ def optim() -> ConfigDict:
 def train() -> ConfigDict:
     c = loop()
     # srum_advantage: dense advantages, bounded | srum_release: as the authors released it |
-    # sft: plain flow matching | joint: flow matching and cross-entropy
+    # sft: plain flow matching
     c.objective = "srum_advantage"
     c.select = "all"  # candidates trained on: all | best_of_k (a prompt's best by self-score)
     c.trainable = "gen"  # gen: the generation expert and its in- and outputs | all
@@ -171,6 +171,7 @@ def pretrain() -> ConfigDict:
     c.optim.schedule = "cosine"
     c.ema = 0.998
     c.checkpoint_every = 500
+    c.log_every = 20
     c.generation_images = 48  # drawn a step
     c.understanding_images = 24  # read a step
     c.questions = 6  # about each picture read

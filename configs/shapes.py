@@ -8,4 +8,5 @@ from configs import base
 def get_config() -> ConfigDict:
     c = base.get_config()
     c.train.select = "best_of_k"
+    c.compute.remat = False  # the model is small: keeping activations is faster
     return c

@@ -9,4 +9,5 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.stages = ("autoencoder", "pretrain", "evaluate", "export", "report")
     c.export.dtype = "float32"  # the base is small, and training goes on from it
+    c.compute.remat = False  # the model is small: keeping activations is faster
     return c

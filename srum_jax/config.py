@@ -115,7 +115,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(LoopConfig):
-    objective: Literal["srum_advantage", "srum_release", "sft", "joint"]
+    objective: Literal["srum_advantage", "srum_release", "sft"]
     select: Literal["all", "best_of_k"]
     trainable: Literal["gen", "all"]
     lambda_constraint: float

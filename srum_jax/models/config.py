@@ -94,7 +94,7 @@ class BagelConfig:
 SHAPES = BagelConfig(
     llm=LLMConfig(hidden=128, layers=4, heads=4, kv_heads=2, ffn=352, vocab=96, rope_theta=1e4),
     vit=ViTConfig(hidden=128, layers=2, heads=4, ffn=352, patch=8, positions=4),
-    vae=VAEConfig(ch=32, ch_mult=(1, 1, 1), res_blocks=1, z=8, scale=1.0, shift=0.0),
+    vae=VAEConfig(ch=32, ch_mult=(1, 1, 1), res_blocks=1, z=8, scale=0.6648, shift=-0.0495),
     latent_patch=2,
     max_latent=8,
     max_vit=4,

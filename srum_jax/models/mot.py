@@ -115,7 +115,11 @@ def stack(
 
     body = jax.checkpoint(block) if remat else block
     prefix = None if cache is None else (cache.k, cache.v)
-    (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix))
+    # Activations are kept only where they are small; copying them into stacked arrays costs more
+    # there than the longer program.
+    (und, gen), kept = jax.lax.scan(
+        body, (und, gen), (params["blocks"], prefix), unroll=1 if remat else cfg.layers
+    )
     und = rms_norm(und, params["norm"]["und"], cfg.rms_eps)
     gen = rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)
     if keep == "kv":

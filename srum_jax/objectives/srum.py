@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from srum_jax import flow
 from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.data.schema import Batch
+from srum_jax.models.config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.rewards import maps
 
@@ -94,47 +95,64 @@ def _masked(values: jax.Array, mask: jax.Array) -> Ratio:
     return ratio(jnp.sum(values * mask), jnp.sum(mask))
 
 
-def make(name: str, cfg, model_cfg, *, dtype, remat: bool) -> terms.LossFn:
-    """The named objective ("sft", "srum_release", "srum_advantage") as a loss function.
+def _sft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    mse = sft(out.velocity, batch, draws, out.trained)
+    return LossOut(terms={"mse": mse}, coefficients=(("mse", 1.0),))
 
-    cfg is the train section: time law, lambda_constraint, advantage_scale, anchor.
+
+def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    weights = release_weights(batch)
+    reward, constraint = release(out.velocity, batch, draws, out.trained, weights)
+    return LossOut(
+        terms={"reward": reward, "constraint": constraint},
+        metrics={
+            "mse": sft(out.velocity, batch, draws, out.trained),
+            "token_weight": _masked(weights, out.trained),
+        },
+        coefficients=(("reward", 1.0), ("constraint", cfg.lambda_constraint)),
+    )
+
+
+def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    a = advantage_weights(batch)
+    value = advantage(
+        out.velocity, start, batch, draws, out.trained, a,
+        scale=cfg.advantage_scale, anchor=cfg.anchor,
+    )
+    return LossOut(
+        terms={"advantage": value},
+        metrics={
+            "mse": sft(out.velocity, batch, draws, out.trained),
+            "drift": terms.squared_error(out.velocity, start, out.trained),
+            "token_advantage": _masked(a, out.trained),
+            "token_advantage_size": _masked(jnp.abs(a), out.trained),
+        },
+        coefficients=(("advantage", 1.0),),
+    )
+
+
+OBJECTIVES = {"sft": _sft, "srum_release": _srum_release, "srum_advantage": _srum_advantage}
+NEED_REFERENCE = ("srum_advantage",)  # compare with the velocity of the starting model
+
+
+def make(cfg, model_cfg: BagelConfig, *, dtype, remat: bool) -> terms.LossFn:
+    """The objective that `cfg.objective` names, as a loss function.
+
+    cfg is the train section: objective, time law, lambda_constraint, advantage_scale, anchor.
     """
-
-    def predict(params, batch, draws):
-        return terms.predict(params, model_cfg, batch, draws, dtype=dtype, remat=remat)
+    objective = OBJECTIVES[cfg.objective]
 
     def loss(params, reference, batch: Batch, key) -> LossOut:
         draws = flow.draw(
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
-        out = predict(params, batch, draws)
-        plain = sft(out.velocity, batch, draws, out.trained)
-        if name == "sft":
-            return LossOut(terms={"mse": plain}, coefficients=(("mse", 1.0),))
-        if name == "srum_release":
-            weights = release_weights(batch)
-            reward, con = release(out.velocity, batch, draws, out.trained, weights)
-            return LossOut(
-                terms={"reward": reward, "constraint": con},
-                metrics={"mse": plain, "token_weight": _masked(weights, out.trained)},
-                coefficients=(("reward", 1.0), ("constraint", cfg.lambda_constraint)),
-            )
-        a = advantage_weights(batch)
-        start = jax.lax.stop_gradient(predict(reference, batch, draws).velocity)
-        drift = terms.squared_error(out.velocity, start, out.trained)
-        value = advantage(
-            out.velocity, start, batch, draws, out.trained, a,
-            scale=cfg.advantage_scale, anchor=cfg.anchor,
-        )
-        return LossOut(
-            terms={"advantage": value},
-            metrics={
-                "mse": plain,
-                "drift": drift,
-                "token_advantage": _masked(a, out.trained),
-                "token_advantage_size": _masked(jnp.abs(a), out.trained),
-            },
-            coefficients=(("advantage", 1.0),),
-        )
+
+        def predict(params):
+            return terms.predict(params, model_cfg, batch, draws, dtype=dtype, remat=remat)
+
+        start = None
+        if cfg.objective in NEED_REFERENCE:
+            start = jax.lax.stop_gradient(predict(reference).velocity)
+        return objective(predict(params), start, batch, draws, cfg)
 
     return loss

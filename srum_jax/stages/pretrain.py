@@ -43,9 +43,11 @@ ENCODE_BATCH = 256
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """Trains the base of this run; goes on from the newest checkpoint."""
-    towers = work.stage("autoencoder") / "model"
-    if "autoencoder" not in cfg.stages:
-        towers = epath.resource_path(srum_jax) / "bases/shapes"
+    if "autoencoder" in cfg.stages:
+        towers = work.stage("autoencoder") / "model"
+    else:
+        shipped = epath.resource_path(srum_jax) / "bases/shapes"
+        towers = epath.Path(cfg.weights) if cfg.weights else shipped
     inputs = {"autoencoder": str((towers / "ae.safetensors").stat().length)}
 
     def body(folder: epath.Path) -> Outcome:

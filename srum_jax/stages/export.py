@@ -1,0 +1,76 @@
+"""Stage `export`: the round's model in the Hugging Face layout, for the next round and for others.
+
+The trained model where the run trains, otherwise the one it started from or pretrained.
+"""
+
+import jax
+from etils import epath
+
+from srum_jax.config import Config, section_hash
+from srum_jax.core import params as P
+from srum_jax.models import bagel, hf, vae
+from srum_jax.stages import model
+from srum_jax.stages.manifest import (
+    ALL_SECTIONS,
+    Manifest,
+    Outcome,
+    Workdir,
+    run_stage,
+    versions,
+)
+
+FOLDER = "model"
+# What may lie beside the weights and belongs to the words; the first must.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
+    """Writes round<R>/export/model.
+
+    Raises FileNotFoundError or ValueError where the weights or the train stage are missing.
+    """
+    weights = model.source(cfg, work)
+    inputs = {"model": model.fingerprint(weights)}
+    if "train" in cfg.stages:
+        inputs["train"] = Manifest.read(work.stage("train")).hash
+
+    def body(folder: epath.Path) -> Outcome:
+        opened = model.base(cfg, work, mesh, dtype=cfg.export.dtype)
+        if "train" in cfg.stages:
+            opened = model.trained(opened, cfg, work, mesh)
+        if jax.process_index() == 0:
+            hf.save(
+                folder / FOLDER,
+                opened.cfg,
+                opened.params,
+                opened.vae_params,
+                cfg.export.dtype,
+                tokenizer_files=_tokenizer_files(opened.folder),
+                notes=_notes(cfg, work, inputs["model"]),
+            )
+        parameters = P.count(bagel.specs(opened.cfg)) + P.count(vae.specs(opened.cfg.vae))
+        return Outcome({"model": FOLDER}, {"parameters": parameters}, items=1)
+
+    sections = ("model", "export", "train.trainable")
+    return run_stage("export", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def _tokenizer_files(folder: epath.Path) -> list[epath.Path]:
+    first, *others = (folder / name for name in TOKENIZER_FILES)
+    return [first, *(path for path in others if path.exists())]
+
+
+def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:
+    """How the model came to be, in Markdown."""
+    made = "unchanged weights"
+    if "train" in cfg.stages:
+        made = f"{cfg.train.steps} steps of `{cfg.train.objective}`, averaged parameters"
+    elif "pretrain" in cfg.stages and not work.round:
+        made = f"pretrained for {cfg.pretrain.steps} steps"
+    version = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"""## How it was made
+
+- {made}; round {work.round}, seed {cfg.seed}
+- config hash `{section_hash(cfg, ALL_SECTIONS)}`, starting weights `{fingerprint}`
+- {version}
+"""

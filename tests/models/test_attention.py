@@ -1,0 +1,149 @@
+"""The mask law against one written out by hand, and attention against plain softmax."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
+from srum_jax.models import attention
+
+COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
+
+
+def sees(query, key) -> bool:
+    """The law for one pair of (segment, split, mode, position)."""
+    segment, split, mode, position = query
+    other_segment, other_split, other_mode, other_position = key
+    if segment != other_segment or other_split > split:
+        return False
+    if other_split < split:
+        return other_mode in (CAUSAL, FULL)
+    if mode in (FULL, NOISE):
+        return True
+    return other_position <= position
+
+
+def random_tokens(rng, rows, count):
+    fields = [rng.integers(0, n, (rows, count), np.int32) for n in (3, 3, 4, 4)]
+    return Tokens(*fields, index=np.zeros((rows, count), np.int32))
+
+
+def test_mask_is_the_law_for_every_pair():
+    rng = np.random.default_rng(0)
+    queries, keys = random_tokens(rng, 3, 40), random_tokens(rng, 3, 50)
+    found = np.asarray(attention.mask(queries, keys))
+    assert found.shape == (3, 40, 50) and found.dtype == bool
+
+    def pairs(tokens, b):
+        return zip(*(x[b] for x in (tokens.segment, tokens.split, tokens.mode, tokens.position)),
+                   strict=True)
+
+    for b in range(3):
+        want = [[sees(q, k) for k in pairs(keys, b)] for q in pairs(queries, b)]
+        np.testing.assert_array_equal(found[b], want)
+    assert 0.02 < found.mean() < 0.5
+
+
+def test_mask_is_the_official_one():
+    """All cases of the original's mask builder: apart, and packed into one row with padding."""
+    cases = json.loads((COMMON / "common.json").read_text())["masks"]
+    arrays = np.load(COMMON / "common.npz")
+    modes = {"causal": CAUSAL, "full": FULL, "noise": NOISE}
+    columns = []
+    for segment, case in enumerate(cases, start=1):
+        first = sum(x.shape[1] for x in columns)
+        parts = zip(case["split_lens"], case["attn_modes"], strict=True)
+        mine = np.array(
+            [(segment, split, modes[mode], 0) for split, (n, mode) in enumerate(parts)
+             for _ in range(n)]
+        ).T
+        mine[3] = np.arange(mine.shape[1])
+        columns.append(mine)
+        tokens = Tokens(*mine[:, None], index=None)
+        np.testing.assert_array_equal(
+            attention.mask(tokens, tokens)[0], arrays[f"mask/{segment - 1}"]
+        )
+        assert mine.shape[1] + first <= 75
+    fields = np.pad(np.concatenate(columns, axis=1), ((0, 0), (0, 7)))
+    together = Tokens(*fields[:, None], index=None)
+    packed = np.asarray(attention.mask(together, together)[0])
+    np.testing.assert_array_equal(packed[:75], arrays["mask/packed_all_with_7_pad"][:75])
+    assert not packed[75:, :75].any() and packed.diagonal().all()
+
+
+def test_questions_are_hidden_from_one_another_but_read_the_picture():
+    segment, position = np.ones((1, 5), np.int32), np.array([[0, 0, 1, 1, 2]])
+    split, mode = np.array([[0, 0, 1, 2, 2]]), np.array([[FULL, FULL, BRANCH, BRANCH, BRANCH]])
+    tokens = Tokens(segment, split, mode, position, index=None)
+    np.testing.assert_array_equal(
+        attention.mask(tokens, tokens)[0].astype(int),
+        [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]],
+    )
+
+
+def plain(q, k, v, allowed):
+    """Softmax attention with the kv heads repeated and nothing folded."""
+    group = q.shape[2] // k.shape[2]
+    k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
+    s = jnp.einsum("bshc,bthc->bhst", q, k, precision="highest") / q.shape[-1] ** 0.5
+    p = jax.nn.softmax(jnp.where(allowed[:, None], s, -jnp.inf), axis=-1)
+    return jnp.einsum("bhst,bthc->bshc", p, v, precision="highest")
+
+
+def inputs(heads, kv_heads, seed=1):
+    rng = np.random.default_rng(seed)
+    shapes = ((2, 5, heads, 8), (2, 7, kv_heads, 8), (2, 7, kv_heads, 8))
+    q, k, v = (rng.normal(size=s).astype(np.float32) * 2 for s in shapes)
+    allowed = rng.random((2, 5, 7)) < 0.5
+    allowed[:, :, 3] = True
+    return q, k, v, allowed
+
+
+def value_and_gradients(function, q, k, v, allowed, pull):
+    value, back = jax.vjp(lambda *x: function(*x, allowed), q, k, v)
+    return value, back(pull.astype(value.dtype))
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1), (2, 2)])
+def test_attend_is_softmax_attention(heads, kv_heads):
+    q, k, v, allowed = inputs(heads, kv_heads)
+    pull = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
+    found, gradients = value_and_gradients(attention.attend, q, k, v, allowed, pull)
+    want, expected = value_and_gradients(plain, q, k, v, allowed, pull)
+    np.testing.assert_allclose(found, want, atol=1e-5)
+    for name, a, b in zip("qkv", gradients, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name)
+    unseen = np.asarray(allowed).any(axis=1) == 0
+    assert np.abs(np.asarray(gradients[2])[unseen]).max(initial=0) == 0
+
+
+def test_attend_in_bfloat16_stays_close():
+    q, k, v, allowed = inputs(4, 2)
+    pull = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
+    half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    found, gradients = value_and_gradients(attention.attend, *half, allowed, jnp.asarray(pull))
+    want, expected = value_and_gradients(plain, q, k, v, allowed, pull)
+    assert found.dtype == jnp.bfloat16
+    for a, b in zip((found, *gradients), (want, *expected), strict=True):
+        error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
+        assert error < 0.02, error
+
+
+def test_a_query_that_sees_nothing_harms_nobody():
+    """Padding patches see nothing: finite, and no part of the others' gradients."""
+    q, k, v, allowed = inputs(4, 2)
+    pull = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
+    blind = allowed.copy()
+    blind[0, 2] = False
+    pull[0, 2] = 0
+    found, gradients = value_and_gradients(attention.attend, q, k, v, blind, pull)
+    want, expected = value_and_gradients(attention.attend, q, k, v, allowed, pull)
+    assert np.isfinite(found).all()
+    keep = np.arange(5) != 2
+    np.testing.assert_allclose(found[0][keep], want[0][keep], atol=1e-6)
+    for a, b in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

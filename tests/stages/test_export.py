@@ -1,0 +1,75 @@
+"""The stage: what is exported is what is opened in the next round."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+
+from srum_jax.config import section_hash
+from srum_jax.core import params
+from srum_jax.models import config as model_config
+from srum_jax.models import hf
+from srum_jax.stages import export, model
+from srum_jax.stages.manifest import ALL_SECTIONS, Outcome, Workdir, run_stage
+from srum_jax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+def run(cfg, work):
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        return export.run(cfg, mesh, work)
+
+
+def same(tree, other):
+    for path, leaf in params.flatten(tree).items():
+        np.testing.assert_array_equal(leaf, params.flatten(other)[path], err_msg=path)
+
+
+def test_the_trained_model_comes_back(weights, tmp_path):
+    cfg = tiny.load_config(weights, stages=("train", "export"), export__dtype="float32")
+    work, accepts = Workdir(tmp_path), model.trainable("gen")
+    with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
+        run(cfg, work)
+    assert not list(tmp_path.iterdir())
+    new, _ = params.split(tiny.weights(1)[0], accepts)
+
+    def train(folder):
+        checkpoint.save_params(folder / "params", new)
+        return Outcome({}, {}, 1)
+
+    run_stage("train", cfg, work, sections=(), inputs={}, body=train)
+    manifest = run(cfg, work)
+    folder = work.stage("export") / manifest.outputs["model"]
+    assert folder.name == "model" and model_config.from_folder(folder) == tiny.MODEL
+    old, coder = tiny.weights()
+    found, found_coder = hf.load(folder, tiny.MODEL)
+    same(found, params.merge(new, params.split(old, accepts)[1]))
+    same(found_coder, coder)
+    card = (folder / "README.md").read_text()
+    assert section_hash(cfg, ALL_SECTIONS) in card and "300 steps of `srum_advantage`" in card
+    words = "tokenizer.json"
+    assert (folder / words).read_bytes() == (weights / words).read_bytes()
+    mesh = tiny.mesh(cfg)
+    following = model.base(cfg, Workdir(tmp_path, round=1), mesh)
+    same(following.params, found)
+    assert following.tokenizer.encode("a red circle")
+    assert run(cfg, work) == manifest
+
+
+def test_without_training_the_starting_model_in_bfloat16(weights, tmp_path):
+    cfg = tiny.load_config(weights, stages=("export",))
+    manifest = run(cfg, Workdir(tmp_path))
+    folder = tmp_path / "round0" / "export" / "model"
+    assert manifest.counts["parameters"] == sum(
+        leaf.size for tree in tiny.weights() for leaf in jax.tree.leaves(tree))
+    found, coder = hf.load(folder, tiny.MODEL)
+    old, old_coder = tiny.weights()
+    same(found, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), old))
+    same(coder, old_coder)
+    assert "unchanged weights" in (folder / "README.md").read_text()

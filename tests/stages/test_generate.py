@@ -1,0 +1,124 @@
+"""The stage: records as promised, going on after a kill, faults found before anything is made."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from srum_jax.data import units
+from srum_jax.inference import image
+from srum_jax.stages import generate, model
+from srum_jax.stages.manifest import Workdir
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+UNIT = generate.draw_unit
+
+
+def run(cfg, work):
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        return generate.run(cfg, mesh, work)
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    work = Workdir(tmp_path_factory.mktemp("work"))
+    manifest = run(tiny.load_config(weights), work)
+    return work, manifest, units.read(work.stage("generate"))
+
+
+def test_one_record_a_candidate(done, weights):
+    work, manifest, records = done
+    assert manifest.counts == {"prompts": 5, "candidates": 10}
+    assert manifest.timing["items"] == 10 and manifest.timing["compile_seconds"] > 0
+    assert records.counts == (4, 4, 2)
+    assert [r["id"] for r in records] == [f"{p}-{k}" for p in range(5) for k in range(2)]
+    for record in records:
+        assert record["image"].shape == (32, 32, 3) and record["image"].dtype == np.uint8
+        assert record["latent"].shape == tiny.GRID and record["latent"].dtype == np.float32
+        assert record["seed"] == image.candidate_seed(0, record["prompt_id"], record["k"])
+        assert record["prompt"] and record["category"]
+    assert len({r["latent"].tobytes() for r in records}) == 10
+    assert run(tiny.load_config(weights), work) == manifest  # finished: nothing is done again
+
+
+def test_the_picture_is_the_latents_decoded(done):
+    _, _, records = done
+    _, coder = tiny.weights()
+    for record in records[:2]:
+        tokens = record["latent"].reshape(1, 16, -1)
+        shown = np.asarray(image.decode(coder, tokens, cfg=tiny.MODEL, grid=(4, 4)))[0]
+        assert np.abs(shown.astype(int) - record["image"]).max() <= 1
+
+
+def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, monkeypatch):
+    _, _, whole = done
+    cfg, work = tiny.load_config(weights), Workdir(tmp_path)
+    write, calls = units.write_unit, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(units, "write_unit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg, work)
+    monkeypatch.setattr(units, "write_unit", write)
+    drawn = []
+    monkeypatch.setattr(generate, "draw_unit", lambda *args: drawn.append(args) or UNIT(*args))
+    assert run(cfg, work).counts["candidates"] == 10
+    assert len(drawn) == 2
+    for a, b in zip(units.read(work.stage("generate")), whole, strict=True):
+        assert a["id"] == b["id"] and a["seed"] == b["seed"]
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["latent"], b["latent"])
+
+
+def test_another_round_draws_from_other_noise(done, weights, tmp_path, monkeypatch):
+    _, _, whole = done
+    monkeypatch.setattr(model, "source", lambda cfg, work: weights)
+    work = Workdir(tmp_path, round=1)
+    run(tiny.load_config(weights, generate__count=2), work)
+    first = units.read(work.stage("generate"))[0]
+    assert first["id"] == whole[0]["id"] and first["seed"] != whole[0]["seed"]
+
+
+def test_faults_are_found_before_anything_is_written(weights, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a red circle\na red elephant\n")
+    work = Workdir(tmp_path / "work")
+    with pytest.raises(ValueError, match="mine.txt, line 2: .*'a red elephant'.*'elephant'"):
+        run(tiny.load_config(weights, generate__prompts=str(path)), work)
+    with pytest.raises(FileNotFoundError, match="llm_config.json: missing"):
+        run(tiny.load_config(tmp_path / "nothing"), work)
+    assert not work.root.exists()
+    path.write_text("a red circle\na blue cross\n")
+    manifest = run(tiny.load_config(weights, generate__prompts=str(path)), work)
+    assert manifest.counts["prompts"] == 2
+
+
+def test_other_weights_are_another_run(weights, tmp_path):
+    work, cfg = Workdir(tmp_path / "work"), tiny.load_config(weights, generate__count=1)
+    run(cfg, work)
+    other = tiny.write_model(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="input model: its content changed"):
+        run(tiny.load_config(other, generate__count=1), work)
+    same = tiny.write_model(tmp_path / "same")
+    assert run(tiny.load_config(same, generate__count=1), work).counts["prompts"] == 1
+
+
+def test_a_picture_is_stored_as_png(done):
+    work, _, _ = done
+    data = b"".join(p.read_bytes() for p in sorted(work.stage("generate").glob("*-00000-of-*")))
+    start = data.index(b"\x89PNG")
+    assert Image.open(io.BytesIO(data[start:])).size == (32, 32)

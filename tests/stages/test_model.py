@@ -1,0 +1,103 @@
+"""Opening models: which folder a round starts from, its fingerprint, and the trained leaves."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+
+from srum_jax.core import params
+from srum_jax.core.errors import BadInput
+from srum_jax.models import bagel
+from srum_jax.stages import model
+from srum_jax.stages.manifest import Outcome, Workdir, run_stage
+from srum_jax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+def finish(name, cfg, work, body):
+    run_stage(name, cfg, work, sections=(), inputs={}, body=body)
+
+
+def test_what_gen_trains():
+    accepts = model.trainable("gen")
+    trained, frozen = params.split(bagel.specs(tiny.MODEL), accepts)
+    assert set(trained) == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
+    assert set(trained["blocks"]) == set(trained["norm"]) == {"gen"}
+    assert set(frozen) == {"blocks", "norm", "embed", "lm_head", "connector", "vit"}
+    assert not params.flatten(params.split(bagel.specs(tiny.MODEL), model.trainable("all"))[1])
+
+
+def test_the_folder_of_a_round(weights, tmp_path):
+    cfg, work = tiny.load_config(weights), Workdir(tmp_path)
+    assert model.source(cfg, work) == weights
+    second = Workdir(tmp_path, round=1)
+    with pytest.raises(FileNotFoundError, match="round0/export/manifest.json"):
+        model.source(cfg, second)
+    finish("export", cfg, work, lambda folder: Outcome({"model": "mine"}, {}, 1))
+    assert model.source(cfg, second) == tmp_path / "round0" / "export" / "mine"
+    made = tiny.load_config(weights, stages=("pretrain", "evaluate"))
+    with pytest.raises(FileNotFoundError, match="round0/pretrain/manifest.json"):
+        model.source(made, work)
+    finish("pretrain", made, work, lambda folder: Outcome({"model": "model"}, {}, 1))
+    assert model.source(made, work) == tmp_path / "round0" / "pretrain" / "model"
+
+
+def test_a_folder_without_weights_is_named(weights, tmp_path):
+    for name in ("ae.safetensors", "ema.safetensors", "llm_config.json"):
+        folder = tiny.write_model(tmp_path / name / "model")
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name}: missing; weights must name"):
+            model.source(tiny.load_config(folder), Workdir(tmp_path / "work"))
+
+
+def test_a_fingerprint_is_of_content_alone(weights, tmp_path, monkeypatch):
+    same, other = tiny.write_model(tmp_path / "same"), tiny.write_model(tmp_path / "other", 1)
+    (same / "README.md").write_text("another card")
+    assert model.fingerprint(same) == model.fingerprint(weights) != model.fingerprint(other)
+    names = json.loads((same / "llm_config.json").read_text())
+    (same / "llm_config.json").write_text(json.dumps(names | {"rope_theta": 5.0}))
+    assert model.fingerprint(same) != model.fingerprint(weights)
+    monkeypatch.setattr(model, "_CHUNK", 64)  # as with a large file: samples only
+    assert model.fingerprint(weights) != model.fingerprint(other)
+
+
+def test_trained_leaves_take_the_place_of_the_old(weights, tmp_path):
+    cfg, work = tiny.load_config(weights, compute__dtype="bfloat16"), Workdir(tmp_path)
+    mesh, accepts = tiny.mesh(cfg), model.trainable("gen")
+    old, new = tiny.weights()[0], tiny.weights(1)[0]
+    opened = model.base(cfg, work, mesh, dtype="float32")
+    with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
+        model.trained(opened, cfg, work, mesh)
+
+    def train(folder):
+        checkpoint.save_params(folder / "params", params.split(new, accepts)[0])
+        return Outcome({}, {}, 1)
+
+    finish("train", cfg, work, train)
+    assert opened.hash == model.fingerprint(weights)
+    found = params.flatten(model.trained(opened, cfg, work, mesh).params)
+    for path, leaf in found.items():
+        want = params.flatten(new if accepts(path) else old)[path]
+        np.testing.assert_array_equal(leaf, want, err_msg=path)
+        assert leaf.sharding.mesh == mesh
+    small = model.trained(model.base(cfg, work, mesh, want=("model",)), cfg, work, mesh)
+    assert small.vae_params is None
+    assert {x.dtype for x in jax.tree.leaves(small.params)} == {np.dtype(ml_dtypes.bfloat16)}
+    other = tiny.load_config(weights, train__trainable="all")
+    with pytest.raises(BadInput, match="not the parameters of this model"):
+        model.trained(opened, other, work, mesh)
+
+
+def test_the_clock_hears_compilations_inside_alone():
+    with model.compile_clock() as seconds:
+        jax.jit(lambda x: x * 3.25)(1.0)
+    heard = len(seconds)
+    jax.jit(lambda x: x * 4.25)(1.0)
+    assert heard == len(seconds) > 0 and sum(seconds) > 0

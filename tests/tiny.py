@@ -1,0 +1,59 @@
+"""A BAGEL of a few thousand random numbers in the shapes world's geometry, for tests of stages."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from configs import base
+from srum_jax import config
+from srum_jax.core import params, sharding
+from srum_jax.data import shapes
+from srum_jax.models import bagel, hf, vae
+from srum_jax.models.config import SHAPES, VAEConfig
+
+MODEL = dataclasses.replace(
+    SHAPES,
+    llm=dataclasses.replace(SHAPES.llm, hidden=16, layers=1, heads=2, kv_heads=1, ffn=16),
+    vit=dataclasses.replace(SHAPES.vit, hidden=16, layers=1, heads=2, ffn=16),
+    vae=VAEConfig(ch=32, ch_mult=(1, 1), res_blocks=1, z=2, scale=1.0, shift=0.0),
+    latent_patch=4,
+)
+GRID = (4, 4, MODEL.token_dim)
+
+
+def weights(seed=0, scale=0.2):
+    """(model, autoencoder) parameters; drawn by NumPy, as jitted initialisers take seconds."""
+    rng = np.random.default_rng(seed)
+    return tuple(
+        jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), tree)
+        for tree in (params.abstract(bagel.specs(MODEL)), params.abstract(vae.specs(MODEL.vae)))
+    )
+
+
+def write_model(folder, seed=0):
+    """A folder in the Hugging Face layout."""
+    hf.save(folder, MODEL, *weights(seed), "float32",
+            tokenizer_files=[shapes.write_tokenizer(folder.parent / "words")])
+    return folder
+
+
+def load_config(weights, **values):
+    """The base config on `weights` with few steps and small units; dots in keys are "__"."""
+    cfg = base.get_config()
+    small = {"sample__steps": 3, "sample__batch": 4, "generate__unit": 4, "generate__count": 5,
+             "generate__candidates": 2, "score__unit": 4, "score__batch": 8, "evaluate__count": 7,
+             "evaluate__questions": 22, "evaluate__best_of": 2, "evaluate__best_of_prompts": 3,
+             "evaluate__batch": 11, "weights": str(weights)}
+    for key, value in (small | values).items():
+        part = cfg
+        *path, last = key.split("__")
+        for name in path:
+            part = part[name]
+        part[last] = value
+    return config.load(cfg)
+
+
+def mesh(cfg):
+    """One device."""
+    return sharding.make_mesh(cfg.mesh, jax.devices()[:1])
