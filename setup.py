@@ -27,12 +27,13 @@ INSTALL = [
     "tokenizers>=0.20",  # tokenizer.json, without torch or transformers
     "safetensors>=0.5",  # weights in the Hugging Face layout
     "etils[epath]>=1.9",  # one path type for local folders and buckets
+    "tqdm>=4.66",  # progress bars with the time left
 ]
 
 EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
-    "demo": ["tqdm>=4.66"],  # progress bars with time left
+    "demo": [],  # `make demo` needs nothing beyond the package
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",  # two workers

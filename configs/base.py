@@ -42,6 +42,9 @@ def compute() -> ConfigDict:
     c = ConfigDict()
     c.dtype = "float32"  # of matrix products: float32 | bfloat16; losses and noise stay float32
     c.remat = True  # compute activations again in the backward pass instead of keeping them
+    # A CPU counts as this many devices, each with its part of a batch; 0: one. Small models leave a
+    # second core idle otherwise. Without effect on accelerators.
+    c.cpu_devices = 0
     c.cache_dir = ""  # of compiled programs; "": srum_jax/ in the user's cache folder
     return c
 
@@ -82,22 +85,28 @@ def score() -> ConfigDict:
 
 
 def loop() -> ConfigDict:
-    """The keys that `train` and `pretrain` share."""
+    """The keys of the training loop, which `train`, `pretrain` and `autoencoder` share."""
     c = ConfigDict()
     c.steps = 300  # optimiser steps
-    c.rows = 16  # packed rows a step (B)
     c.micro_batches = 1  # parts a step's rows are cut into, to save memory; same result
-    c.lanes = lanes()
     c.optim = optim()
     c.ema = 0.98  # decay of the averaged parameters, which are what is evaluated and exported
-    c.timestep_mean = 1.6  # raw t = sigmoid(N(mean, std)): a mean above 0 trains more on noise,
-    c.timestep_std = 1.4  # which is decisive for small models
-    c.timestep_shift = 1.0  # s of the shift above, applied to the drawn t; 1.0 is none
-    c.text_dropout = 0.1  # share of samples trained without their prompt, for guidance
     c.checkpoint_every = 100  # steps
     c.keep = 2  # checkpoints kept
     c.log_every = 10  # steps
     c.max_bad_steps = 3  # non-finite steps skipped in a row before the run stops (exit code 4)
+    return c
+
+
+def packed() -> ConfigDict:
+    """What `train` and `pretrain` share beyond: packed rows and the law of timesteps."""
+    c = loop()
+    c.rows = 16  # packed rows a step (B)
+    c.lanes = lanes()
+    c.timestep_mean = 1.6  # raw t = sigmoid(N(mean, std)): a mean above 0 trains more on noise,
+    c.timestep_std = 1.4  # which is decisive for small models
+    c.timestep_shift = 1.0  # s of the shift above, applied to the drawn t; 1.0 is none
+    c.text_dropout = 0.1  # share of samples trained without their prompt, for guidance
     return c
 
 
@@ -129,7 +138,7 @@ def optim() -> ConfigDict:
 
 
 def train() -> ConfigDict:
-    c = loop()
+    c = packed()
     # srum_advantage: dense advantages, bounded | srum_release: as the authors released it |
     # sft: plain flow matching
     c.objective = "srum_advantage"
@@ -155,7 +164,7 @@ def evaluate() -> ConfigDict:
 
 def pretrain() -> ConfigDict:
     """How the shapes base is made: cross-entropy on answers, flow matching on images."""
-    c = loop()
+    c = packed()
     c.steps = 6000
     c.rows = 24
     c.lanes.und = 160  # one picture with its questions and two captions
@@ -183,10 +192,16 @@ def pretrain() -> ConfigDict:
 
 def autoencoder() -> ConfigDict:
     """How the shapes world's autoencoder is made."""
-    c = ConfigDict()
-    c.steps = 2000
-    c.batch = 32  # images
-    c.learning_rate = 2e-3
+    c = loop()
+    c.steps = 3000
+    c.batch = 16  # pictures a step
+    c.optim.learning_rate = 2e-3
+    c.optim.warmup = 100
+    c.optim.schedule = "cosine"
+    c.optim.b2 = 0.99
+    c.optim.eps = 1e-8
+    c.ema = 0.999
+    c.checkpoint_every = 300
+    c.log_every = 25
     c.kl_weight = 1e-5  # of the KL term beside the pixel error
-    c.ema = 0.995
     return c

@@ -9,4 +9,6 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.train.select = "best_of_k"
     c.compute.remat = False  # the model is small: keeping activations is faster
+    c.compute.cpu_devices = 2  # two cores then work at the same time
+    c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small
     return c

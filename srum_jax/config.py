@@ -37,6 +37,7 @@ class MeshConfig:
 class ComputeConfig:
     dtype: Literal["float32", "bfloat16"]
     remat: bool
+    cpu_devices: int
     cache_dir: str
 
 
@@ -95,18 +96,12 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """What `train` and `pretrain` share: one loop, one optimiser, one time law."""
+    """What every training stage shares: one loop (`training/loop.py`), one optimiser."""
 
     steps: int
-    rows: int
     micro_batches: int
-    lanes: LanesConfig
     optim: OptimConfig
     ema: float
-    timestep_mean: float
-    timestep_std: float
-    timestep_shift: float
-    text_dropout: float
     checkpoint_every: int
     keep: int
     log_every: int
@@ -114,7 +109,19 @@ class LoopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(LoopConfig):
+class PackedConfig(LoopConfig):
+    """What `train` and `pretrain` share beyond: packed rows, one time law."""
+
+    rows: int
+    lanes: LanesConfig
+    timestep_mean: float
+    timestep_std: float
+    timestep_shift: float
+    text_dropout: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(PackedConfig):
     objective: Literal["srum_advantage", "srum_release", "sft"]
     select: Literal["all", "best_of_k"]
     trainable: Literal["gen", "all"]
@@ -124,7 +131,7 @@ class TrainConfig(LoopConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainConfig(LoopConfig):
+class PretrainConfig(PackedConfig):
     generation_images: int
     understanding_images: int
     questions: int
@@ -134,12 +141,9 @@ class PretrainConfig(LoopConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
-    steps: int
+class AutoencoderConfig(LoopConfig):
     batch: int
-    learning_rate: float
     kl_weight: float
-    ema: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,10 +273,11 @@ def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
     ways = mesh_shape["data"] * mesh_shape["fsdp"]
     sizes = {"sample.batch": cfg.sample.batch, "evaluate.batch": cfg.evaluate.batch}
     sizes["score.batch"] = cfg.score.batch
-    for name in ("train", "pretrain"):
+    for name, rows in LOOPS.items():
         loop = getattr(cfg, name)
         if name in cfg.stages:
-            sizes[f"{name}.rows / {name}.micro_batches"] = loop.rows // loop.micro_batches
+            size = getattr(loop, rows) // loop.micro_batches
+            sizes[f"{name}.{rows} / {name}.micro_batches"] = size
     uneven = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
     if uneven:
         raise BadInput(
@@ -347,47 +352,56 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     return value
 
 
-POSITIVE = """rounds sample.steps sample.shift sample.batch sample.size generate.count
+PACKED = ("train", "pretrain")
+LOOPS = {"train": "rows", "pretrain": "rows", "autoencoder": "batch"}  # what a step is cut into
+
+
+def _keys(own: str, loop: str = "", packed: str = "") -> list[str]:
+    """Dotted names: `own` as they are, `loop` of all of `LOOPS`, `packed` of all of `PACKED`."""
+    inside = [(section, key) for section in LOOPS for key in loop.split()]
+    inside += [(section, key) for section in PACKED for key in packed.split()]
+    return own.split() + [f"{section}.{key}" for section, key in inside]
+
+
+POSITIVE = _keys(
+    """rounds sample.steps sample.shift sample.batch sample.size generate.count
     generate.candidates generate.unit score.grid score.batch score.unit evaluate.count
-    evaluate.questions evaluate.best_of_prompts evaluate.batch autoencoder.steps autoencoder.batch
-    autoencoder.learning_rate pretrain.generation_images pretrain.understanding_images
-    pretrain.questions pretrain.latents pretrain.evaluate_every""".split()
-POSITIVE_IN_LOOP = """steps rows micro_batches lanes.und lanes.gen lanes.images
-    optim.learning_rate optim.adam_learning_rate optim.eps timestep_std timestep_shift
-    checkpoint_every keep
-    log_every max_bad_steps""".split()
-NOT_NEGATIVE = """seed sample.guidance score.margin train.lambda_constraint train.advantage_scale
-    train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""".split()
-NOT_NEGATIVE_IN_LOOP = """lanes.vit lanes.labels lanes.regions optim.warmup
-    optim.weight_decay optim.clip_norm""".split()
-FRACTIONS = "sample.renorm_min autoencoder.ema".split()
-FRACTIONS_IN_LOOP = "text_dropout optim.b1 optim.b2 ema".split()
-LOOPS = ("train", "pretrain")
+    evaluate.questions evaluate.best_of_prompts evaluate.batch autoencoder.batch
+    pretrain.generation_images pretrain.understanding_images pretrain.questions pretrain.latents
+    pretrain.evaluate_every""",
+    loop="""steps micro_batches optim.learning_rate optim.adam_learning_rate optim.eps
+    checkpoint_every keep log_every max_bad_steps""",
+    packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
+)
+NOT_NEGATIVE = _keys(
+    """seed sample.guidance score.margin train.lambda_constraint train.advantage_scale
+    train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""",
+    loop="optim.warmup optim.weight_decay optim.clip_norm",
+    packed="lanes.vit lanes.labels lanes.regions",
+)
+FRACTIONS = _keys("sample.renorm_min", loop="optim.b1 optim.b2 ema", packed="text_dropout")
 
 
 def _contradictions(cfg: Config) -> Iterable[str]:
     yield from _ranges(cfg)
     yield from _run(cfg)
     yield from _data(cfg)
-    for name in LOOPS:
-        yield from _loop(name, getattr(cfg, name))
+    for name, rows in LOOPS.items():
+        yield from _loop(name, getattr(cfg, name), rows)
 
 
 def _ranges(cfg: Config) -> Iterable[str]:
-    def expand(names: list[str], in_loop: list[str]) -> list[str]:
-        return names + [f"{loop}.{name}" for loop in LOOPS for name in in_loop]
-
     def wrong(names: list[str], allowed) -> Iterable[tuple[str, Any]]:
         for name in names:
             value = _part(cfg, name)
             if not all(allowed(v) for v in (value if isinstance(value, tuple) else (value,))):
                 yield name, value
 
-    for name, value in wrong(expand(POSITIVE, POSITIVE_IN_LOOP), lambda v: v > 0):
+    for name, value in wrong(POSITIVE, lambda v: v > 0):
         yield f"{name} must be above 0, got {value}"
-    for name, value in wrong(expand(NOT_NEGATIVE, NOT_NEGATIVE_IN_LOOP), lambda v: v >= 0):
+    for name, value in wrong(NOT_NEGATIVE, lambda v: v >= 0):
         yield f"{name} must not be negative, got {value}"
-    for name, value in wrong(expand(FRACTIONS, FRACTIONS_IN_LOOP), lambda v: 0 <= v <= 1):
+    for name, value in wrong(FRACTIONS, lambda v: 0 <= v <= 1):
         yield f"{name} must lie in [0, 1], got {value}"
 
 
@@ -396,6 +410,9 @@ def _run(cfg: Config) -> Iterable[str]:
         yield "stages is empty: name at least one"
     if list(cfg.stages) != sorted(set(cfg.stages), key=STAGES.index):
         yield f"stages must be distinct and in this order: {', '.join(STAGES)}"
+    making = [name for name in ("autoencoder", "pretrain") if name in cfg.stages]
+    if making and cfg.model != "shapes":
+        yield f'stages {making} make the base of "shapes", and model is "{cfg.model}"'
     if not cfg.weights and cfg.model != "shapes":
         yield f'weights must name the folder with the weights of "{cfg.model}"'
     sizes = dataclasses.asdict(cfg.mesh)
@@ -427,6 +444,10 @@ def _data(cfg: Config) -> Iterable[str]:
                 f"generate.candidates = {cfg.generate.candidates}: {reason} = "
                 f'"{_part(cfg, reason)}" compares the candidates of a prompt, so at least 2'
             )
+    for key in ("generation_images", "understanding_images"):
+        count, rows = getattr(cfg.pretrain, key), cfg.pretrain.rows
+        if rows > 0 and count % rows:
+            yield f"pretrain.{key} = {count} must be a multiple of pretrain.rows = {rows}"
     if cfg.evaluate.best_of < 2:
         yield f"evaluate.best_of must be at least 2, got {cfg.evaluate.best_of}"
 
@@ -439,10 +460,10 @@ def _prompts(name: str, value: str) -> Iterable[str]:
         yield f"{name} = {value!r} must be {' | '.join(built_in)} or a .txt, .json or .jsonl file"
 
 
-def _loop(name: str, loop: LoopConfig) -> Iterable[str]:
-    if loop.micro_batches > 0 and loop.rows % loop.micro_batches:
+def _loop(name: str, loop: LoopConfig, rows: str) -> Iterable[str]:
+    if loop.micro_batches > 0 and getattr(loop, rows) % loop.micro_batches:
         yield (
-            f"{name}.rows = {loop.rows} must be a multiple of {name}.micro_batches = "
+            f"{name}.{rows} = {getattr(loop, rows)} must be a multiple of {name}.micro_batches = "
             f"{loop.micro_batches}"
         )
     if loop.optim.b1 == 1 or loop.optim.b2 == 1:

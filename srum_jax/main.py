@@ -101,6 +101,7 @@ def run(argv: Sequence[str]) -> str | None:
     if options.distributed:
         jax.distributed.initialize()
     _cache_compiled_programs(cfg.compute.cache_dir)
+    _split_cpu(cfg.compute.cpu_devices)
     preemption.install()
     mesh = sharding.make_mesh(cfg.mesh)
     config.check_mesh(cfg, mesh.shape)
@@ -135,6 +136,15 @@ def _cache_compiled_programs(folder: str) -> None:
     folder = folder or os.path.join(base, "srum_jax", "compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _split_cpu(count: int) -> None:
+    if not count:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # called from a program that has used its devices already
+        logging.info("devices are in use: compute.cpu_devices = %d has no effect", count)
 
 
 if __name__ == "__main__":

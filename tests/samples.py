@@ -1,7 +1,9 @@
 """A two-layer BAGEL of a few thousand numbers and samples of every kind, for tests of the core."""
 
+import functools
 import zlib
 
+import jax
 import numpy as np
 
 from srum_jax.core import params as P
@@ -9,6 +11,9 @@ from srum_jax.data import packing
 from srum_jax.data.schema import Branch, Example, Lanes, Latent, Picture, Regions, Text
 from srum_jax.models import bagel
 from srum_jax.models.config import BagelConfig, LLMConfig, VAEConfig, ViTConfig
+
+# Tiny programs run once: unoptimised code spares most of the seconds their compilation takes.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 CFG = BagelConfig(
     llm=LLMConfig(hidden=16, layers=2, heads=4, kv_heads=2, ffn=24, vocab=96, rope_theta=1e4),

@@ -60,7 +60,13 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.optim.learning_rate", float("nan"), "learning_rate must be a finite number"),
         ("train.ema", 1.5, "train.ema must lie in [0, 1]"),
         ("train.objective", "srum_advantag", 'did you mean "srum_advantage"?'),
-        ("train.micro_batches", 3, "train.rows = 4 must be a multiple of train.micro_batches = 3"),
+        ("train.micro_batches", 3, "must be a multiple of train.micro_batches = 3"),
+        ("autoencoder.micro_batches", 3, "autoencoder.batch = 16 must be a multiple of"),
+        ("autoencoder.optim.b2", 1.0, "autoencoder.optim.b1 and b2 must be below 1"),
+        ("autoencoder.ema", 2.0, "autoencoder.ema must lie in [0, 1]"),
+        ("autoencoder.rows", 2, 'unknown key "autoencoder.rows"'),
+        ("autoencoder.keep", 0, "autoencoder.keep must be above 0"),
+        ("pretrain.rows", 7, "pretrain.generation_images = 48 must be a multiple of pretrain.rows"),
         ("train.lanes.gen", 0, "train.lanes.gen must be above 0"),
         ("train.text_dropout", -0.1, "train.text_dropout must lie in [0, 1]"),
         ("generate.candidates", 1, 'train.objective = "srum_advantage" compares the candidates'),
@@ -133,8 +139,26 @@ def test_section_hash_depends_on_its_sections_alone():
     assert config.section_hash(first, ["seed", "mesh"]) == "70b41acd35c01c8e"
 
 
-def test_mesh_must_divide_the_batches():
+def test_training_stages_share_the_keys_of_the_loop():
     cfg = config.load(base.get_config())
+    for name in config.LOOPS:
+        assert isinstance(getattr(cfg, name), config.LoopConfig)
+        assert getattr(getattr(cfg, name), config.LOOPS[name]) > 0
+    assert {f"{name}.checkpoint_every" for name in config.LOOPS} <= set(config.POSITIVE)
+    assert not hasattr(cfg.autoencoder, "lanes")
+
+
+def test_a_base_is_made_for_shapes_alone():
+    c = shapes_pretrain.get_config()
+    c.model, c.weights = "bagel_7b_mot", "somewhere"
+    with pytest.raises(BadInput, match="stages .*autoencoder.*pretrain.* make the base"):
+        config.load(c)
+
+
+def test_mesh_must_divide_the_batches():
+    c = base.get_config()
+    c.train.rows = 4
+    cfg = config.load(c)
     config.check_mesh(cfg, {"data": 2, "fsdp": 2, "tensor": 8, "context": 1})
     with pytest.raises(BadInput, match="train.rows / train.micro_batches = 4"):
         config.check_mesh(cfg, {"data": 1, "fsdp": 8, "tensor": 1, "context": 1})

@@ -47,6 +47,13 @@ def size(example: Example) -> np.ndarray:
     return np.array([und, gen, vit, labels, images, regions])
 
 
+def total(sizes: Sequence[np.ndarray]) -> np.ndarray:
+    """What several examples take of one row: sums, but of regions the widest."""
+    together = np.sum(sizes, axis=0)
+    together[LANES.index("regions")] = max(s[LANES.index("regions")] for s in sizes)
+    return together
+
+
 def check_fits(example_size: np.ndarray, lanes: Lanes, *, what: str) -> None:
     """Raises ValueError naming every lane of a row that `what` overflows, and the size to set."""
     limit = dataclasses.astuple(lanes)
@@ -92,9 +99,9 @@ def plan(sizes: np.ndarray, lanes: Lanes, *, seed: int, epoch: int) -> list[list
 
 def fill(sizes: np.ndarray, rows: Sequence[Sequence[int]], lanes: Lanes) -> dict[str, float]:
     """Share of the und and gen lanes that real tokens take, over the rows of a plan."""
-    total = sum(sizes[list(r)].sum(axis=0) for r in rows)
+    used = sum(sizes[list(r)].sum(axis=0) for r in rows)
     return {
-        name: float(total[i] / (len(rows) * getattr(lanes, name)))
+        name: float(used[i] / (len(rows) * getattr(lanes, name)))
         for i, name in enumerate(LANES)
         if name in ("und", "gen") and getattr(lanes, name)
     }
@@ -242,10 +249,7 @@ def pack(
     built = []
     for examples in rows:
         if examples:
-            sizes = np.stack([size(e) for e in examples])
-            total = sizes.sum(axis=0)
-            total[-1] = sizes[:, -1].max()
-            check_fits(total, lanes, what="a row")
+            check_fits(total([size(e) for e in examples]), lanes, what="a row")
         row = _Row(lanes, cfg, targets)
         for example in examples:
             row.add(example)

@@ -32,14 +32,17 @@ class EpochRows:
         self.plans: list[list[list[int]]] = []
         self.ends: list[int] = []
         self._extend()
-        self.fill = packing.fill(sizes, self.plans[0], lanes)
-        low = [n for n, share in self.fill.items() if share < MIN_FILL]
+        # The last row takes what is left over: its room is not for sizes to change.
+        rows = self.plans[0][:-1] or self.plans[0]
+        self.fill = packing.fill(sizes, rows, lanes)
+        low = [name for name, share in self.fill.items() if share < MIN_FILL]
         if low and len(self.plans[0]) > 1:
-            per_row = max(len(r) for r in self.plans[0])
-            used = np.max([sizes[r].sum(axis=0) for r in self.plans[0]], axis=0)
+            used = np.max([sizes[r].sum(axis=0) for r in rows], axis=0)
+            shares = ", ".join(f"{name} {self.fill[name]:.0%}" for name in low)
             raise ValueError(
-                f"lanes {low} would be only {self.fill} full with rows of {per_row} samples: "
-                f"set und={used[0]}, gen={used[1]} (or fewer) in train.lanes"
+                f"lanes would be filled too little ({shares}, at least {MIN_FILL:.0%}) with rows "
+                f"of up to {max(map(len, rows))} samples: set und={used[0]}, gen={used[1]} in "
+                "train.lanes, or make room for more samples in the other lanes"
             )
 
     def _extend(self):

@@ -51,6 +51,7 @@ from srum_jax.data.shapes_questions import (
 from srum_jax.data.shapes_render import (
     CELLS,
     COLORS,
+    FLAWS,
     PALETTE,
     SHAPES,
     SIDE,
@@ -72,6 +73,7 @@ from srum_jax.data.shapes_render import (
 )
 
 __all__ = [
+    "AUTOENCODER_SHARES",
     "CATEGORIES",
     "CELLS",
     "COLORS",
@@ -97,6 +99,7 @@ __all__ = [
     "Question",
     "Scene",
     "Thing",
+    "autoencoder_image",
     "balanced_prompts",
     "clean_image",
     "content_of",
@@ -127,6 +130,8 @@ __all__ = [
 ]
 
 GENERATION_SHARES = {"single": 0.1, "attr": 0.2, "spatial": 0.35, "count": 0.15, "triple": 0.2}
+# Not clean alone: drawn and judged pictures are flawed, soft, or crops, and must survive as such.
+AUTOENCODER_SHARES = {"clean": 0.76, "flawed": 0.14, "softened": 0.07, "crop": 0.03}
 VOCAB_SIZE = 96
 SPECIALS = ("<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 WORDS = (
@@ -196,7 +201,7 @@ def generation_example(
 def clean_image(seed: int, index: int) -> tuple[str, np.ndarray]:
     """A caption and a clean picture uint8 [32, 32, 3]: all pairs evenly, held-out ones included.
 
-    One to three objects, for training and checking the autoencoder (captions play no part in it).
+    One to three objects, for checking the autoencoder.
     """
     rng = stream_rng(seed, index, 3)
     number = 1 + int(rng.random() * 3)
@@ -206,6 +211,27 @@ def clean_image(seed: int, index: int) -> tuple[str, np.ndarray]:
         scene = scatter(rng, shuffled(rng, PAIRS)[:number])
         content = content_of([t.pair for t in scene.things])
     return say(rng, content), draw(scene)
+
+
+def autoencoder_image(seed: int, index: int) -> np.ndarray:
+    """A picture uint8 [32, 32, 3] for training the autoencoder: kinds by `AUTOENCODER_SHARES`.
+
+    One to three objects, more of them more often, of all pairs evenly; at times all alike.
+    """
+    rng = stream_rng(seed, index, 7)
+    number = pick(rng, (1, 2, 2, 3, 3, 3))
+    pairs = [pick(rng, PAIRS) for _ in range(number)]
+    if rng.random() < 0.12:
+        pairs = pairs[:1] * number
+    scene = scatter(rng, pairs)
+    kind = weighted(rng, AUTOENCODER_SHARES.items())
+    if kind == "flawed":
+        return draw_flawed(rng, scene, int(rng.random() * number), pick(rng, FLAWS))
+    if kind == "softened":
+        return soften(rng, draw(scene))
+    if kind == "crop":
+        return crop(draw(scene), pick(rng, scene.things).box)
+    return draw(scene)
 
 
 def vocabulary() -> dict[str, int]:

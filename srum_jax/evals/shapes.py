@@ -151,7 +151,12 @@ def see(image: np.ndarray) -> tuple[Seen, ...]:
             f"the shapes verifier reads uint8 [{SIDE}, {SIDE}, 3], not "
             f"{image.dtype} {list(image.shape)}: give it the picture unscaled"
         )
-    pixels = image.astype(np.float32)
+    return _see(image.tobytes())
+
+
+@functools.lru_cache(maxsize=256)  # the regions of one picture are asked about one by one
+def _see(data: bytes) -> tuple[Seen, ...]:
+    pixels = np.frombuffer(data, np.uint8).reshape(SIDE, SIDE, 3).astype(np.float32)
     rim = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     ground = np.sort(rim, axis=0)[len(rim) // 2]
     light = np.zeros((_PAD + SIDE + _WINDOW, _PAD + SIDE + _WINDOW, 3), np.float32)

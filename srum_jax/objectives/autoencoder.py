@@ -40,14 +40,16 @@ def loss(
 ) -> LossOut:
     """Absolute, squared and edge error of a sampled reconstruction, and KL to N(0, 1).
 
-    batch: {"images": float32 [B, H, W, 3] in [-1, 1]}; rng draws the posterior's noise. Errors
-    are averages per pixel (weighted by contrast) and channel, KL in nats per latent number;
-    `kl_weight` (about 1e-6 … 1e-5) only keeps the latents' range in hand. `cfg`'s scale and
-    shift cancel out.
+    batch: {"images": float32 [B, H, W, 3] in [-1, 1], "numbers": uint32 [B]}; the posterior's
+    noise is a function of (rng, number), so cutting the batch changes nothing. Errors are averages
+    per pixel (weighted by contrast) and channel, KL in nats per latent number; `kl_weight` (about
+    1e-6 … 1e-5) only keeps the latents' range in hand. `cfg`'s scale and shift cancel out.
     """
     images = batch["images"]
     mean, logvar = vae.encode_moments(params, cfg, images)
-    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape)
+    keys = jax.vmap(lambda number: jax.random.fold_in(rng, number))(batch["numbers"])
+    noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
+    z = mean + jnp.exp(0.5 * logvar) * noise
     error = vae.decode(params, cfg, cfg.scale * (z - cfg.shift)) - images
     edges, weights = _differences(error), _pixel_weights(images)
     kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)

@@ -173,6 +173,8 @@ def _changes_since(
         return _differences(old, wanted), manifest.allowed_changes
     if not (folder / "started.json").exists():
         return [], ()
+    if [p.name for p in folder.iterdir()] == ["started.json"]:
+        return [], ()  # it failed before it made anything
     old = read_json(folder / "started.json")
     try:
         return _differences(old, wanted), tuple(old["allowed_changes"])

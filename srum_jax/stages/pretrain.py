@@ -22,7 +22,7 @@ from srum_jax.core import preemption, sharding
 from srum_jax.core.patches import patchify
 from srum_jax.data import packing, pipeline, shapes, sources
 from srum_jax.data.images import to_float
-from srum_jax.data.schema import Example, Lanes
+from srum_jax.data.schema import Branch, Example, Lanes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals import shapes as verifier
 from srum_jax.inference import image as drawing
@@ -44,7 +44,8 @@ ENCODE_BATCH = 256
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """Trains the base of this run; goes on from the newest checkpoint."""
     if "autoencoder" in cfg.stages:
-        towers = work.stage("autoencoder") / "model"
+        made = work.stage("autoencoder")
+        towers = made / Manifest.read(made).outputs["model"]
     else:
         shipped = epath.resource_path(srum_jax) / "bases/shapes"
         towers = epath.Path(cfg.weights) if cfg.weights else shipped
@@ -58,9 +59,17 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 
 def encode(
-    vae_params, cfg: BagelConfig, *, seed: int, count: int
+    folder: epath.Path, vae_params, cfg: BagelConfig, *, seed: int, count: int
 ) -> tuple[list[str], np.ndarray]:
-    """Captions and latents float32 [count, h, w, p·p·Z] of the generation stream's first scenes."""
+    """Captions and latents float32 [count, h, w, p·p·Z] of the generation stream's first scenes.
+
+    Encoded once: kept in `folder` as latents.npz for the next start.
+    """
+    path = folder / "latents.npz"
+    if path.exists():
+        with path.open("rb") as file:
+            kept = np.load(file)
+            return [str(c) for c in kept["captions"]], kept["latents"]
     run = jax.jit(lambda p, images: vae.encode(p, cfg.vae, images))
     captions, latents = [], []
     for first in tqdm(range(0, count, ENCODE_BATCH), desc="encode", unit="batch"):
@@ -71,9 +80,13 @@ def encode(
         images = to_float(np.stack([i for _, i in pairs]))
         latents.append(np.asarray(run(vae_params, images)))
     z = np.concatenate(latents)[:count]
-    grid = z.shape[1] // cfg.latent_patch
     tokens = patchify(z, cfg.latent_patch)
-    return captions[:count], tokens.reshape(count, grid, -1, cfg.token_dim)
+    tokens = tokens.reshape(count, z.shape[1] // cfg.latent_patch, -1, cfg.token_dim)
+    temporary = folder / "latents.partial"
+    with temporary.open("wb") as file:
+        np.savez(file, captions=np.array(captions[:count]), latents=tokens)
+    temporary.replace(path)
+    return captions[:count], tokens
 
 
 def row(
@@ -108,6 +121,20 @@ def row(
     return examples
 
 
+def fitted(examples: list[Example], lanes: Lanes) -> list[Example]:
+    """A row's samples, last questions left out where they overflow its lanes.
+
+    Lanes are sized for what is usual: once in some ten thousand rows all texts are long together.
+    """
+    examples, limit = list(examples), np.array(dataclasses.astuple(lanes))
+    while (packing.total([packing.size(e) for e in examples]) > limit).any():
+        longest = max(range(len(examples)), key=lambda i: len(examples[i].items))
+        if not isinstance(examples[longest].items[-1], Branch):
+            break  # not a matter of questions: packing says what is too long
+        examples[longest] = Example(examples[longest].items[:-1])
+    return examples
+
+
 @functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 2)).permutation(count)
@@ -122,7 +149,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
     _, vae_params = hf.load(towers, model, want=("vae",))
     tokenizer_file = epath.resource_path(srum_jax) / "bases/shapes/tokenizer.json"
     tokenizer = Tokenizer.from_folder(tokenizer_file.parent)
-    captions, latents = encode(vae_params, model, seed=cfg.seed, count=c.latents)
+    captions, latents = encode(folder, vae_params, model, seed=cfg.seed, count=c.latents)
     logging.info("latents: mean %.3f, std %.3f", latents.mean(), latents.std())
 
     dtype = jnp.dtype(cfg.compute.dtype)
@@ -137,7 +164,8 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
     )
 
     def make(step: int):
-        return packing.pack([make_row(i) for i in pipeline.local_rows(step, c.rows)], lanes, model)
+        rows = [fitted(make_row(i), lanes) for i in pipeline.local_rows(step, c.rows)]
+        return packing.pack(rows, lanes, model)
 
     def evaluate(step: int, state) -> dict[str, float]:
         found = quick_look(cfg, model, state.ema, vae_params, tokenizer)
@@ -148,7 +176,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         logging.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
         return found
 
-    state, summary = loop.run(
+    _, summary = loop.run(
         state,
         Fixed({}, None),
         loss_fn=joint.make(c, model, dtype=dtype, remat=cfg.compute.remat),
@@ -164,7 +192,6 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         evaluate=evaluate,
         evaluate_every=c.evaluate_every,
     )
-    evaluate(c.steps, state)
     return Outcome(
         outputs={"model": "model", "metrics": "metrics.jsonl"},
         counts={"steps": c.steps, "skipped_steps": summary["skipped_steps"]},

@@ -32,11 +32,13 @@ from srum_jax.training import loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints, save_params
 from srum_jax.training.state import Fixed, create
 
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
     """A drawn image with its scores, as training reads it.
 
-    latent float32 [h, w, p·p·Z]; size (H, W); boxes [R, 4]; scores [R] in [-1, 1].
+    latent float32 [h, w, p·p·Z]; size (H, W); boxes [R, 4]; scores [R] and image_score in
+    [-1, 1].
     """
 
     id: str
@@ -59,8 +61,12 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     }
 
     def body(folder: epath.Path) -> Outcome:
-        everything, left_out = candidates(units.read(drawn), units.read(scored), cfg)
+        everything, left_out = candidates(
+            units.read(drawn), units.read(scored), cfg.score.proposers[0]
+        )
         chosen = select(everything, cfg.train.select)
+        if cfg.train.objective == "srum_advantage":
+            chosen = advantages(everything, chosen)
         logging.info(
             "train: %d of %d candidates (%s), %d without a score",
             len(chosen), len(everything), cfg.train.select, left_out,
@@ -71,13 +77,11 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("train", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def candidates(drawn: Sequence, scored: Sequence, cfg: Config) -> tuple[list[Candidate], int]:
-    """(candidates with a score, how many have none), joined by id.
+def candidates(drawn: Sequence, scored: Sequence, proposer: str) -> tuple[list[Candidate], int]:
+    """(candidates with a score, how many have none), joined by id; regions of `proposer`.
 
-    With the advantage objective, scores become advantages within the prompt's group. Raises
-    ValueError where the two stages do not hold the same candidates.
+    Raises ValueError where the two stages do not hold the same candidates.
     """
-    proposer = cfg.score.proposers[0]
     by_id = {record["id"]: record for record in scored}
     found, left_out = [], 0
     for record in drawn:
@@ -109,13 +113,14 @@ def candidates(drawn: Sequence, scored: Sequence, cfg: Config) -> tuple[list[Can
             f"none of the {left_out} candidates has a score: look at the statuses that the score "
             "stage counted"
         )
-    if cfg.train.objective == "srum_advantage":
-        found = advantages(found)
     return found, left_out
 
 
-def advantages(found: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with advantages in place of scores, centred within each prompt's group."""
+def advantages(found: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
+    """`chosen` with advantages in place of scores, centred within each prompt's group of `found`.
+
+    Advantages are clipped, so they come after the choice: the best may tie with the second.
+    """
     groups: dict[int, list[Candidate]] = collections.defaultdict(list)
     for candidate in found:
         groups[candidate.prompt_id].append(candidate)
@@ -126,11 +131,12 @@ def advantages(found: Sequence[Candidate]) -> list[Candidate]:
         image[p, : len(group)] = [c.image_score for c in group]
         regions.append([c.scores for c in group] + [np.zeros(0)] * (width - len(group)))
     image, regions = maps.group_advantages(image, regions)
-    return [
-        dataclasses.replace(c, image_score=float(image[p, k]), scores=regions[p][k])
+    centred = {
+        c.id: dataclasses.replace(c, image_score=float(image[p, k]), scores=regions[p][k])
         for p, group in enumerate(groups.values())
         for k, c in enumerate(group)
-    ]
+    }
+    return [centred[c.id] for c in chosen]
 
 
 def select(found: Sequence[Candidate], law: str) -> list[Candidate]:
@@ -145,16 +151,17 @@ def select(found: Sequence[Candidate], law: str) -> list[Candidate]:
 
 
 def example(
-    c: Candidate, number: int, place: int, *, cfg: Config, tokenizer: Tokenizer
+    c: Candidate, number: int, *, tokenizer: Tokenizer, regions: int, dropped: bool
 ) -> Example:
-    """Candidate number `number` at `place` of the endless sequence, its prompt dropped at times."""
-    dropped = sources.dropped(cfg.seed, place, cfg.train.text_dropout)
-    limit = cfg.train.lanes.regions
-    strongest = np.argsort(-np.abs(c.scores), kind="stable")[:limit]
-    regions = Regions(c.boxes[strongest], c.scores[strongest], c.image_score)
+    """Candidate number `number`, which names its noise, with its `regions` strongest regions.
+
+    If `dropped`, without its prompt.
+    """
+    strongest = np.argsort(-np.abs(c.scores), kind="stable")[:regions]
+    rewards = Regions(c.boxes[strongest], c.scores[strongest], c.image_score)
     return sources.text_to_image(
         tokenizer, None if dropped else c.prompt, c.latent, size=c.size, noise_id=number,
-        regions=regions,
+        regions=rewards,
     )
 
 
@@ -181,9 +188,9 @@ def train(
     state = create(trained, tx, specs, mesh)
 
     lanes = Lanes(**{k: getattr(c.lanes, k) for k in packing.LANES})
-    build = functools.partial(example, cfg=cfg, tokenizer=opened.tokenizer)
-    sizes = np.stack([packing.size(build(x, i, i)) for i, x in enumerate(chosen)])
-    # A dropped prompt only makes a sample shorter; lanes must hold it with its prompt.
+    build = functools.partial(example, tokenizer=opened.tokenizer, regions=lanes.regions)
+    # Rows must hold every sample with its prompt; a dropped one only makes it shorter.
+    sizes = np.stack([packing.size(build(x, i, dropped=False)) for i, x in enumerate(chosen)])
     order = pipeline.EpochRows(sizes, lanes, seed=cfg.seed)
     logging.info("train: lanes %s full", {k: f"{v:.0%}" for k, v in order.fill.items()})
 
@@ -191,7 +198,10 @@ def train(
         rows = []
         for number in pipeline.local_rows(step, c.rows):
             epoch, members = order(number)
-            rows.append([build(chosen[i], i, epoch * len(chosen) + i) for i in members])
+            places = [epoch * len(chosen) + i for i in members]
+            drop = [sources.dropped(cfg.seed, place, c.text_dropout) for place in places]
+            row = zip(members, drop, strict=True)
+            rows.append([build(chosen[i], i, dropped=without) for i, without in row])
         return packing.pack(rows, lanes, opened.cfg, rewards=True)
 
     at = sharding.batch_sharding(mesh)
@@ -210,7 +220,8 @@ def train(
         stop=preemption.stop,
     )
     save_params(folder / "params", state.ema)
-    record(work, cfg, folder, summary)
+    if jax.process_index() == 0:
+        record(work, cfg, folder, summary)
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
         counts={**counts, "candidates": len(chosen), "steps": c.steps},
@@ -221,18 +232,17 @@ def train(
 
 def record(work: Workdir, cfg: Config, folder: epath.Path, summary: dict) -> None:
     """The round's "train" part of results.json: first and last tenth of the logged losses."""
-    losses = [
-        r["loss"] for r in metrics.read(folder / "metrics.jsonl") if isinstance(r.get("loss"), float)
-    ]
-    part = max(1, math.ceil(len(losses) / 10))
+    rows = metrics.read(folder / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
+    part = math.ceil(len(losses) / 10)
+    ends = {"loss_first": losses[:part], "loss_last": losses[-part:]}
     update_round(
         work,
         train={
             "objective": cfg.train.objective,
             "select": cfg.train.select,
             "steps": cfg.train.steps,
-            "loss_first": float(np.mean(losses[:part])),
-            "loss_last": float(np.mean(losses[-part:])),
+            **{name: float(np.mean(values)) for name, values in ends.items() if values},
             "skipped_steps": summary["skipped_steps"],
         },
     )

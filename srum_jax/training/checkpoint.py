@@ -5,7 +5,6 @@ leaf, so a flipped bit is found on restore). The data state is the step itself. 
 a killed save leaves the one before.
 """
 
-import json
 import zlib
 
 import jax
@@ -14,6 +13,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json, write_json
+
+DIGESTS = "digests.json"  # beside a tree that `save_params` wrote
 
 
 def _paths(tree) -> dict[str, object]:
@@ -75,17 +77,18 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
             state = self.manager.restore(step, args=args)["state"]
+            saved = self.meta(step)["digests"]
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(
                 f"{where}: the checkpoint can't be read as this run's state ({e}). It is of "
-                "another model, optimiser or version, or damaged: remove it, or use another workdir."
+                "another model, optimiser or version, or damaged: remove that folder, or use "
+                "another workdir."
             ) from e
-        saved = self.meta(step)["digests"]
         wrong = [p for p, d in digests(state).items() if saved.get(p, d) != d]
         if wrong:
             raise BadInput(
-                f"{where}: damaged, the bytes of {wrong[0]} (and {len(wrong) - 1} more) differ from "
-                "what was saved. Remove that step's folder to continue from the one before."
+                f"{where}: damaged, the bytes of {wrong[0]} (and {len(wrong) - 1} more) differ "
+                "from what was saved. Remove that step's folder to continue from the one before."
             )
         return state
 
@@ -99,11 +102,14 @@ def save_params(folder, params) -> None:
     """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(epath.Path(folder).resolve(), params, force=True)
-    (epath.Path(folder).parent / "digests.json").write_text(json.dumps(digests(params), indent=1))
+    write_json(epath.Path(folder).parent / DIGESTS, digests(params))
 
 
 def load_params(folder, like):
-    """Reads what `save_params` wrote into the structure and shardings of `like`."""
+    """Reads what `save_params` wrote into the structure and shardings of `like`.
+
+    Raises BadInput if it is missing, of another structure or damaged.
+    """
     folder = epath.Path(folder)
     if not folder.exists():
         raise BadInput(f"{folder} is missing: run the train stage first")
@@ -111,11 +117,10 @@ def load_params(folder, like):
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             params = checkpointer.restore(folder.resolve(), target)
+            saved = read_json(folder.parent / DIGESTS)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(f"{folder}: not the parameters of this model ({e})") from e
-    saved = json.loads((folder.parent / "digests.json").read_text())
     wrong = [p for p, d in digests(params).items() if saved.get(p, d) != d]
     if wrong:
         raise BadInput(f"{folder}: damaged, the bytes of {wrong[0]} differ from what was saved")
     return params
-

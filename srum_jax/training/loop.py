@@ -2,7 +2,7 @@
 
 Order within a step: evaluate, save, fetch, step, and only then the previous step's metrics are
 read, so the device never waits for the host. What `save` sees is exactly what a resumed run starts
-from: the state, and the step number that names the next batch.
+from: the state, the metrics up to it, and the step number that names the next batch.
 """
 
 import functools
@@ -12,12 +12,61 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
-from srum_jax.core.errors import Diverged, Preempted
+from srum_jax.core.errors import BadInput, Diverged, Preempted
 from srum_jax.training import optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.metrics import Writer
 from srum_jax.training.state import Fixed, TrainState
 from srum_jax.training.step import step as train_step
+
+
+class _Log:
+    """Metrics of the newest step: kept while it runs, then checked, and written if it is logged."""
+
+    def __init__(self, writer: Writer, cfg, title: str):
+        self.writer, self.cfg, self.title = writer, cfg, title
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.since, self.waited = time.monotonic(), 0.0
+
+    def put(self, number: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of step `number` (from 1), which may still be running."""
+        self.flush()
+        self.pending = (number, metrics)
+        self.writer.advance(number)
+
+    def flush(self) -> None:
+        """Waits for the newest step. Raises Diverged after too many bad steps in a row."""
+        before, self.pending = self.pending, None
+        if before is not None:
+            self._read(*before)
+
+    def _read(self, number: int, metrics: dict[str, jax.Array]) -> None:
+        cfg, bad = self.cfg, int(metrics["skipped_in_row"])
+        stuck = bad >= cfg.max_bad_steps
+        # Which steps are logged does not depend on where a run was resumed.
+        if number % cfg.log_every == 0 or number in (1, cfg.steps) or stuck:
+            row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            now = time.monotonic()
+            # The optimiser counts the steps that changed something.
+            count = number - 1 - int(row["skipped_steps"])
+            self.writer.write(
+                {
+                    "step": number,
+                    **row,
+                    "learning_rate": optim.learning_rate(
+                        cfg.optim, max(0, count), steps=cfg.steps
+                    ),
+                    "seconds": round(now - self.since, 3),
+                    "data_wait_seconds": round(self.waited, 3),
+                }
+            )
+            self.since, self.waited = now, 0.0
+        if stuck:
+            raise Diverged(
+                f"{self.title}: loss or gradient was not finite in the last {bad} steps up to step "
+                f"{number}. Parameters are as they were before those. Lower the learning rate, or "
+                "look at the data of those steps."
+            )
 
 
 def run(
@@ -37,17 +86,17 @@ def run(
     evaluate: Callable[[int, TrainState], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> tuple[TrainState, dict]:
-    """Trains from the newest checkpoint (or `state`) to `cfg.steps`; returns (state, summary).
+    """Trains from the newest checkpoint (or `state`, which is used up) to `cfg.steps`.
 
-    batches(start) iterates device batches from step `start` on. cfg is a LoopConfig: steps, optim,
-    ema, micro_batches, checkpoint_every, log_every, max_bad_steps. `evaluate(step, state)` is asked
-    every `evaluate_every` steps, and its numbers are written among the metrics. Raises Preempted after a clean save
-    when `stop` is set, Diverged after max_bad_steps bad steps in a row.
+    Returns (state, summary). batches(start) iterates device batches from step `start` on. cfg is a
+    LoopConfig: steps, optim, ema, micro_batches, checkpoint_every, log_every, max_bad_steps.
+    `evaluate(step, state)` is asked every `evaluate_every` steps and after the last one; its
+    numbers are a row of their own among the metrics. Raises Preempted after a clean save when
+    `stop` is set, Diverged after max_bad_steps bad steps in a row, BadInput for a checkpoint that
+    is damaged, of another model, or beyond cfg.steps.
     """
     steps = cfg.steps
-    latest = checkpoints.latest()
-    if latest is not None:
-        state = checkpoints.restore(latest, state)
+    state = _newest(state, checkpoints, steps)
     start = int(state.step)
     jitted = jax.jit(
         functools.partial(
@@ -56,57 +105,30 @@ def run(
         donate_argnums=0,
     )
     writer = Writer(metrics_path, steps=steps, start=start, title=title)
-    stream = batches(start)
-    pending, began, waited = None, time.monotonic(), 0.0
+    log, stream = _Log(writer, cfg, title), batches(start)
     compile_seconds = 0.0
-
-    def flush():
-        nonlocal began, waited
-        number, metrics = pending
-        row = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        row = {
-            "step": number,
-            **row,
-            "learning_rate": optim.learning_rate(cfg.optim, number - 1, steps=steps),
-            "seconds": round(now - began, 3),
-            "data_wait_seconds": round(waited, 3),
-        }
-        began, waited = now, 0.0
-        writer.write(row)
-        if row["skipped_in_row"] >= cfg.max_bad_steps:
-            raise Diverged(
-                f"{title}: loss or gradient was not finite in the last "
-                f"{int(row['skipped_in_row'])} steps up to step {number}. Parameters are as they "
-                "were before those. Lower the learning rate, or look at the data of those steps."
-            )
-
     try:
-        for n in range(start, steps):
-            if evaluate is not None and n > start and n % evaluate_every == 0:
+        for n in range(start, steps + 1):
+            last, stopped = n == steps, stop.is_set()
+            if evaluate is not None and n > start and (last or n % evaluate_every == 0):
+                log.flush()
                 writer.write({"step": n, **evaluate(n, state)})
-            if n > start and n % cfg.checkpoint_every == 0:
+            if stopped or (n > start and (last or n % cfg.checkpoint_every == 0)):
+                log.flush()
                 checkpoints.save(n, state, dict(meta))
-            if stop.is_set():
-                checkpoints.save(n, state, dict(meta))
+            if last:
+                break
+            if stopped:
                 raise Preempted(f"{title}: stopped at step {n} of {steps}, state saved")
-            fetching = time.monotonic()
+            called = time.monotonic()
             batch = next(stream)
-            waited += time.monotonic() - fetching
+            log.waited += time.monotonic() - called
             called = time.monotonic()
             state, metrics = jitted(state, fixed, batch, key)
             if n == start:
                 jax.block_until_ready(metrics)
                 compile_seconds = time.monotonic() - called
-            if pending is not None:
-                flush()
-                pending = None
-            writer.advance(n + 1)
-            if (n + 1) % cfg.log_every == 0 or n + 1 == steps or n == start:
-                pending = (n + 1, metrics)
-        if pending is not None:
-            flush()
-        checkpoints.save(steps, state, dict(meta))
+            log.put(n + 1, metrics)
     finally:
         checkpoints.close()
         writer.close()
@@ -116,3 +138,16 @@ def run(
         "skipped_steps": int(state.skipped),
         "programs": jitted._cache_size() if start < steps else 0,
     }
+
+
+def _newest(state: TrainState, checkpoints: Checkpoints, steps: int) -> TrainState:
+    """The state of the newest checkpoint, or `state` where there is none."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return state
+    if latest > steps:
+        raise BadInput(
+            f"{checkpoints.folder}: the run is at step {latest}, beyond the {steps} steps of the "
+            "config: raise steps, or use another workdir"
+        )
+    return checkpoints.restore(latest, state)

@@ -18,7 +18,9 @@ class Writer:
         self.path = epath.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [r for r in read(self.path) if r["step"] <= start] if self.path.exists() else []
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        temporary = self.path.parent / f".{self.path.name}.tmp"
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        temporary.replace(self.path)
         self.file = self.path.open("a")
         self.bar = tqdm(total=steps, initial=start, desc=title, unit="step", mininterval=1.0)
 
@@ -27,7 +29,7 @@ class Writer:
         self.bar.update(step - self.bar.n)
 
     def write(self, row: Mapping[str, float]) -> None:
-        """One row; a number that is not finite is written as null's honest cousin, a string."""
+        """One row; a number that is not finite is written as a string ("nan"), as JSON has none."""
         clean = {
             k: v if not isinstance(v, float) or math.isfinite(v) else str(v)
             for k, v in row.items()

@@ -83,9 +83,10 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
 
 def learning_rate(cfg, step: int, *, steps: int) -> float:
     """The rate that step number `step` (from 0) uses."""
-    return float(
-        schedule(cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps)(step)
+    rate = schedule(
+        cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps
     )
+    return float(rate(step))
 
 
 def trained_specs(specs: Specs, trainable) -> Specs:

@@ -21,7 +21,7 @@ def _split_rows(batch, parts: int):
 
 
 def _weights(loss_fn, params, reference, batches, key):
-    """Total weight of every term over the micro-batches: needs no forward pass (it is dead code)."""
+    """Total weight of every term over the micro-batches; the forward pass in it is dead code."""
 
     def one(batch):
         return {k: w for k, (_, w) in loss_fn(params, reference, batch, key).terms.items()}

@@ -305,3 +305,23 @@ def test_the_builder_refuses_empty_splits(tmp_path):
 
     with pytest.raises(ValueError, match="validation is 0"):
         shapes_tfds.build(tmp_path, validation=0)
+
+
+def test_the_autoencoders_pictures_are_mixed_as_said(monkeypatch):
+    assert sum(shapes.AUTOENCODER_SHARES.values()) == pytest.approx(1)
+    counts = {"flawed": 0, "softened": 0, "crop": 0}
+    for kind, name in (("flawed", "draw_flawed"), ("softened", "soften"), ("crop", "crop")):
+        real = getattr(shapes, name)
+
+        def counting(*args, kind=kind, real=real):
+            counts[kind] += 1
+            return real(*args)
+
+        monkeypatch.setattr(shapes, name, counting)
+    pictures = [shapes.autoencoder_image(0, i) for i in range(1500)]
+    for kind, count in counts.items():
+        assert count / 1500 == pytest.approx(shapes.AUTOENCODER_SHARES[kind], abs=0.03), kind
+    assert all(p.shape == (32, 32, 3) and p.dtype == np.uint8 for p in pictures[:50])
+    np.testing.assert_array_equal(pictures[7], shapes.autoencoder_image(0, 7))
+    assert not np.array_equal(pictures[7], shapes.autoencoder_image(1, 7))
+    assert len({p.tobytes() for p in pictures}) == 1500

@@ -1,5 +1,6 @@
 """The mask law against one written out by hand, and attention against plain softmax."""
 
+import functools
 import json
 import pathlib
 
@@ -55,7 +56,6 @@ def test_mask_is_the_official_one():
     modes = {"causal": CAUSAL, "full": FULL, "noise": NOISE}
     columns = []
     for segment, case in enumerate(cases, start=1):
-        first = sum(x.shape[1] for x in columns)
         parts = zip(case["split_lens"], case["attn_modes"], strict=True)
         mine = np.array(
             [(segment, split, modes[mode], 0) for split, (n, mode) in enumerate(parts)
@@ -67,7 +67,6 @@ def test_mask_is_the_official_one():
         np.testing.assert_array_equal(
             attention.mask(tokens, tokens)[0], arrays[f"mask/{segment - 1}"]
         )
-        assert mine.shape[1] + first <= 75
     fields = np.pad(np.concatenate(columns, axis=1), ((0, 0), (0, 7)))
     together = Tokens(*fields[:, None], index=None)
     packed = np.asarray(attention.mask(together, together)[0])
@@ -99,10 +98,11 @@ def inputs(heads, kv_heads, seed=1):
     shapes = ((2, 5, heads, 8), (2, 7, kv_heads, 8), (2, 7, kv_heads, 8))
     q, k, v = (rng.normal(size=s).astype(np.float32) * 2 for s in shapes)
     allowed = rng.random((2, 5, 7)) < 0.5
-    allowed[:, :, 3] = True
+    allowed[:, :, 3], allowed[:, :, 5] = True, False
     return q, k, v, allowed
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def value_and_gradients(function, q, k, v, allowed, pull):
     value, back = jax.vjp(lambda *x: function(*x, allowed), q, k, v)
     return value, back(pull.astype(value.dtype))
@@ -117,8 +117,8 @@ def test_attend_is_softmax_attention(heads, kv_heads):
     np.testing.assert_allclose(found, want, atol=1e-5)
     for name, a, b in zip("qkv", gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name)
-    unseen = np.asarray(allowed).any(axis=1) == 0
-    assert np.abs(np.asarray(gradients[2])[unseen]).max(initial=0) == 0
+    for gradient in gradients[1:]:
+        assert np.abs(gradient[:, 5]).max() == 0 < np.abs(gradient[:, 3]).max()
 
 
 def test_attend_in_bfloat16_stays_close():

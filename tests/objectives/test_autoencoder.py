@@ -30,12 +30,14 @@ def _run(params, images, key):
     """Loss, gradients, and the posterior and reconstruction made anew."""
 
     def loss(p):
-        out = autoencoder.loss(p, {"images": images}, key, cfg=CFG, kl_weight=1e-5)
+        batch = {"images": images, "numbers": jnp.full(len(images), 7, jnp.uint32)}
+        out = autoencoder.loss(p, batch, key, cfg=CFG, kl_weight=1e-5)
         return total(out), out
 
     (_, out), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     mean, logvar = vae.encode_moments(params, CFG, images)
-    z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+    noise = jax.random.normal(jax.random.fold_in(key, 7), mean.shape[1:])[None]
+    z = mean + jnp.exp(0.5 * logvar) * noise
     decoded = vae.decode(params, CFG, CFG.scale * (z - CFG.shift))
     return out, gradients, mean, logvar, decoded
 

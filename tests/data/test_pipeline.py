@@ -1,0 +1,146 @@
+"""The order of training: a function of seed and row number, the same from wherever it is read."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from srum_jax.config import MeshConfig
+from srum_jax.core import sharding
+from srum_jax.data import packing, pipeline
+from srum_jax.data.pipeline import EpochRows
+from srum_jax.data.schema import Lanes
+
+LANES = Lanes(und=60, gen=64, vit=0, labels=0, images=4, regions=3)
+
+
+def sizes(count, seed=0, und=(10, 15), gen=16):
+    """Of `count` text-to-image samples whose prompts differ in length."""
+    rng = np.random.default_rng(seed)
+    rows = [[rng.integers(*und), gen, 0, 0, 1, rng.integers(0, 4)] for _ in range(count)]
+    return np.array(rows)
+
+
+def epochs(order, rows):
+    """{epoch: the examples of its rows, in order} of the first `rows` rows."""
+    found = {}
+    for i in range(rows):
+        epoch, members = order(i)
+        found.setdefault(epoch, []).extend(members)
+    return found
+
+
+def test_every_example_once_an_epoch():
+    order = EpochRows(sizes(50), LANES, seed=3)
+    found = epochs(order, 60)
+    assert sorted(found) == list(range(len(found))) and len(found) >= 4
+    *whole, last = found.values()
+    assert all(sorted(members) == list(range(50)) for members in whole)
+    assert len(set(last)) == len(last)
+    assert whole[0] != whole[1]  # another order every epoch
+    limits = np.array([LANES.und, LANES.gen, LANES.images])
+    for i in range(60):
+        total = sizes(50)[order(i)[1]].sum(axis=0)[[0, 1, 4]]
+        assert (total <= limits).all()
+
+
+def test_the_order_is_a_function():
+    rows = [EpochRows(sizes(50), LANES, seed=3)(i) for i in range(40)]
+    order = EpochRows(sizes(50), LANES, seed=3)
+    assert [order(i) for i in reversed(range(40))] == rows[::-1]  # from any row on
+    assert [order(i) for i in range(40)] == rows
+    other = EpochRows(sizes(50), LANES, seed=4)
+    assert [other(i) for i in range(40)] != rows
+
+
+def test_low_fill_is_refused_with_the_sizes_to_use():
+    wide = Lanes(und=200, gen=160, vit=0, labels=0, images=4, regions=3)
+    with pytest.raises(ValueError) as e:
+        EpochRows(sizes(50), wide, seed=0)
+    message = str(e.value)
+    assert "und 2" in message and "gen 40%" in message and "up to 4 samples" in message
+    und, gen = (int(part.split("=")[1].split()[0].strip(",")) for part in
+                message.split("set ")[1].split(" in ")[0].split(", "))
+    assert gen == 64 and 40 <= und <= 56 and "train.lanes" in message
+    better = EpochRows(sizes(50), Lanes(und, gen, 0, 0, 4, 3), seed=0)
+    assert min(better.fill.values()) > 0.8
+    assert [better(i) for i in range(10)] == [
+        (0, row) for row in packing.plan(sizes(50), wide, seed=0, epoch=0)[:10]
+    ]
+
+
+def test_fill_is_of_the_lanes_not_of_the_left_over_row():
+    nine = EpochRows(sizes(9), LANES, seed=0)  # rows of 4, 4 and 1
+    assert nine.fill["gen"] == 1.0
+    five = EpochRows(sizes(5), LANES, seed=0)
+    assert five.fill["gen"] == 1.0
+    # A single row is as full as there are samples: there is nothing to set.
+    assert EpochRows(sizes(1), LANES, seed=0).fill["gen"] == 0.25
+
+
+def test_impossible_sets_are_refused():
+    with pytest.raises(ValueError, match="no examples"):
+        EpochRows(np.zeros((0, 6), int), LANES, seed=0)
+    with pytest.raises(ValueError, match="example 0 does not fit one row: gen needs 65"):
+        EpochRows(sizes(3, gen=65), LANES, seed=0)
+
+
+@pytest.fixture(scope="module")
+def at():
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2, context=1), jax.devices())
+    return sharding.batch_sharding(mesh)
+
+
+def make(step):
+    rows = np.arange(step * 8, step * 8 + 8)
+    return {"rows": rows, "wide": np.outer(rows, [1.0, 10.0]).astype(np.float32), "none": None}
+
+
+def test_batches_from_the_middle_are_the_tail(at):
+    whole = list(pipeline.batches(make, at, start=0, stop=7))
+    assert len(whole) == 7
+    for step, batch in enumerate(whole):
+        np.testing.assert_array_equal(batch["rows"], make(step)["rows"])
+        assert batch["rows"].sharding == batch["wide"].sharding == at and batch["none"] is None
+    tail = list(pipeline.batches(make, at, start=4, stop=7))
+    assert [b["wide"].tolist() for b in tail] == [b["wide"].tolist() for b in whole[4:]]
+    assert list(pipeline.batches(make, at, start=7, stop=7)) == []
+
+
+def test_batches_are_made_ahead_but_not_far(at):
+    made = []
+
+    def counting(step):
+        made.append(step)
+        return make(step)
+
+    stream = pipeline.batches(counting, at, start=0, stop=100)
+    assert made == []  # not before it is wanted
+    list(itertools.islice(stream, 3))
+    assert made[:3] == [0, 1, 2] and len(made) <= 3 + 4
+    stream.close()
+
+
+def test_a_fault_in_making_a_batch_reaches_the_loop(at):
+    def broken(step):
+        if step == 1:
+            raise ValueError("candidate 7 is damaged")
+        return make(step)
+
+    stream = pipeline.batches(broken, at, start=0, stop=3)
+    next(stream)
+    with pytest.raises(ValueError, match="candidate 7 is damaged"):
+        next(stream)
+
+
+def test_a_host_makes_its_own_rows_only(monkeypatch):
+    assert pipeline.local_rows(3, 8) == range(24, 32)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    seen = []
+    for host in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        seen += pipeline.local_rows(3, 8)
+    assert seen == list(range(24, 32))
+    with pytest.raises(ValueError, match="train.rows=6 is not a multiple of the 4 hosts"):
+        pipeline.local_rows(0, 6)

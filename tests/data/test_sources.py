@@ -1,0 +1,61 @@
+"""What samples look like: items, losses, and whose text is dropped."""
+
+import numpy as np
+import pytest
+import tiny
+
+from srum_jax.data import packing, shapes, sources
+from srum_jax.data.schema import Branch, Latent, Picture, Regions, Text
+from srum_jax.data.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+
+
+def test_text(words):
+    made = sources.text(words, "A red circle")
+    assert words.decode(made.ids) == "a red circle" and made.ids.dtype == np.int32
+    assert not made.loss and sources.text(words, "yes", loss=True).loss
+    with pytest.raises(ValueError, match="'dog'"):
+        sources.text(words, "a dog")
+
+
+def test_text_to_image(words):
+    latent = np.zeros(tiny.GRID, np.float32)
+    regions = Regions(np.zeros((2, 4)), np.zeros(2), 0.5)
+    more = dict(size=(32, 32), noise_id=7)
+    made = sources.text_to_image(words, "a red circle", latent, regions=regions, **more)
+    prompt, image = made.items
+    assert isinstance(prompt, Text) and not prompt.loss
+    assert isinstance(image, Latent) and image.noisy and image.tokens is latent
+    assert (image.noise_id, image.size, image.regions) == (7, (32, 32), regions)
+    assert packing.size(made).tolist() == [3 + 2 + 2, 16, 0, 0, 1, 2]
+    (alone,) = sources.text_to_image(words, None, latent, **more).items
+    assert isinstance(alone, Latent) and alone.regions is None
+    # A prompt of no words is a prompt still.
+    assert len(sources.text_to_image(words, "", latent, **more).items) == 2
+
+
+def test_questions(words):
+    image = np.zeros((32, 32, 3), np.uint8)
+    pairs = [("what color is the square ?", "red"), ("is there a red circle ?", "no")]
+    picture, *branches = sources.questions(words, tiny.MODEL, image, pairs).items
+    assert isinstance(picture, Picture) and picture.patches.shape == (16, 8 * 8 * 3)
+    assert picture.patches.min() == picture.patches.max() == -1
+    assert all(isinstance(branch, Branch) for branch in branches)
+    said = [[words.decode(text.ids) for text in branch.texts] for branch in branches]
+    assert said == [list(pair) for pair in pairs]
+    assert [[text.loss for text in branch.texts] for branch in branches] == [[False, True]] * 2
+
+
+def test_texts_are_dropped_by_number_alone():
+    drops = [sources.dropped(0, i, 0.1) for i in range(4000)]
+    assert drops == [sources.dropped(0, i, 0.1) for i in range(4000)]
+    assert np.mean(drops) == pytest.approx(0.1, abs=0.015)
+    assert drops != [sources.dropped(1, i, 0.1) for i in range(4000)]
+    assert not any(sources.dropped(0, i, 0.0) for i in range(100))
+    assert all(sources.dropped(0, i, 1.0) for i in range(100))
+    # A larger share drops more of the same ones.
+    assert all(sources.dropped(0, i, 0.2) for i in np.flatnonzero(drops))

@@ -1,0 +1,186 @@
+"""The stack: who influences whom by gradients, scan and remat, the cache, the experts' lanes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samples import CFG, jit, weights
+
+from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
+from srum_jax.models import attention, mot
+
+U, G = 10, 8
+
+
+@pytest.fixture(scope="module")
+def params():
+    return {k: v for k, v in weights().items() if k in ("blocks", "norm")}
+
+
+def stack(params, und, gen, und_tokens, gen_tokens, cache=None, *, keep="none", remat=True):
+    return mot.stack(
+        params, CFG.llm, und, gen, und_tokens, gen_tokens, cache=cache, keep=keep, remat=remat
+    )
+
+
+run = jit(stack, static_argnames=("keep", "remat"))
+
+
+def embeddings(seed, rows=2, u=U, g=G):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=(rows, n, CFG.llm.hidden)).astype(np.float32) for n in (u, g))
+
+
+def lanes(seed, rows=2, segments=2, modes=(CAUSAL, NOISE, BRANCH, FULL, CAUSAL)):
+    """Tokens of both lanes in random order; a split has one mode, wherever its tokens lie."""
+    rng = np.random.default_rng(seed)
+
+    def lane(count):
+        segment = rng.integers(1, segments + 1, (rows, count), np.int32)
+        split = rng.integers(0, len(modes), (rows, count), np.int32)
+        mode = np.array(modes, np.int32)[(split + segment - 1) % len(modes)]
+        position = 2 * split + rng.integers(0, 6, (rows, count), np.int32)
+        return Tokens(segment, split, mode, position.astype(np.int32), index=np.zeros_like(split))
+
+    return lane(U), lane(G)
+
+
+def both(a, b):
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), a, b)
+
+
+def at(tree, slots):
+    return jax.tree.map(lambda x: x[:, slots], tree)
+
+
+def test_outputs_depend_on_exactly_what_the_mask_allows(params):
+    """Through two layers: the law is transitive, so depth opens no way around it."""
+    tokens = lanes(0)
+    probe = np.random.default_rng(5).normal(size=CFG.llm.hidden).astype(np.float32)
+
+    @jit
+    def influence(und, gen):
+        def hidden(und, gen):
+            u, g, _ = stack(params, und, gen, *tokens)
+            return jnp.concatenate([u, g], axis=1) @ probe
+
+        _, back = jax.vjp(hidden, und, gen)
+
+        def moved(query):
+            by = jnp.concatenate(back(jnp.broadcast_to(query, (2, U + G))), axis=1)
+            return jnp.any(by != 0, axis=-1)
+
+        # One query after the other: jaxlib 0.10 gets such gradients wrong under vmap on CPU.
+        return jax.lax.map(moved, jnp.eye(U + G)[:, None])
+
+    found = np.asarray(influence(*embeddings(1))).transpose(1, 0, 2)
+    tokens = both(*tokens)
+    np.testing.assert_array_equal(found, attention.mask(tokens, tokens))
+    assert 0.1 < found.mean() < 0.6
+
+
+def test_order_of_tokens_within_a_lane_means_nothing(params):
+    (und, gen), (und_tokens, gen_tokens) = embeddings(1), lanes(0)
+    u, g, _ = run(params, und, gen, und_tokens, gen_tokens)
+    rng = np.random.default_rng(3)
+    a, b = rng.permutation(U), rng.permutation(G)
+    moved = run(params, und[:, a], gen[:, b], at(und_tokens, a), at(gen_tokens, b))
+    np.testing.assert_allclose(moved[0], u[:, a], atol=1e-5)
+    np.testing.assert_allclose(moved[1], g[:, b], atol=1e-5)
+
+
+def test_scan_with_remat_equals_the_unrolled_stack(params):
+    lane, tokens = embeddings(1), lanes(0)
+    pull = embeddings(2)
+
+    @functools.partial(jit, static_argnums=1)
+    def gradients(params, remat):
+        def loss(params, lane):
+            found = stack(params, *lane, *tokens, remat=remat)
+            return sum(jnp.vdot(a, b) for a, b in zip(found[:2], pull, strict=True)), found[:2]
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, lane)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        gradients(params, True), gradients(params, False),
+    )
+
+
+def test_a_cached_prefix_equals_one_pass(params):
+    """Splits 0 and 1 cached, 2 and 3 on top; the noisy split 1 is in the cache and stays hidden."""
+    tokens = lanes(4, segments=1, modes=(FULL, NOISE, CAUSAL, NOISE))
+    tokens = [jax.tree.map(lambda x: x[:1], t) for t in tokens]
+    lane = [x[:1] for x in embeddings(1)]
+    first = [np.flatnonzero(t.split[0] < 2) for t in tokens]
+    rest = [np.flatnonzero(t.split[0] >= 2) for t in tokens]
+    assert all(len(x) for x in (*first, *rest))
+
+    def pick(slots):
+        return [x[:, s] for x, s in zip(lane, slots, strict=True)], [
+            at(t, s) for t, s in zip(tokens, slots, strict=True)
+        ]
+
+    whole = run(params, *lane, *tokens, keep="kv")
+    some, some_tokens = pick(first)
+    *early, cache = run(params, *some, *some_tokens, keep="kv")
+    more, more_tokens = pick(rest)
+    *late, added = run(params, *more, *more_tokens, cache, keep="kv")
+    for n in range(2):
+        np.testing.assert_allclose(early[n], whole[n][:, first[n]], atol=1e-5)
+        np.testing.assert_allclose(late[n], whole[n][:, rest[n]], atol=1e-5)
+    kept = whole[2]
+    assert kept.k.shape == (2, 1, U + G, CFG.llm.kv_heads, CFG.llm.head_dim)
+    # What a pass keeps is its own tokens', in lane order, and what it would be without a cache.
+    order = np.concatenate([rest[0], U + rest[1]])
+    np.testing.assert_allclose(added.v, kept.v[:, :, order], atol=1e-5)
+    np.testing.assert_allclose(added.k, kept.k[:, :, order], atol=1e-5)
+    np.testing.assert_array_equal(added.tokens.split, kept.tokens.split[:, order])
+
+
+def test_every_layer_can_be_kept(params):
+    lane, tokens = embeddings(1), lanes(0)
+    u, g, (every_u, every_g) = run(params, *lane, *tokens, keep="hidden")
+    assert every_u.shape == (2, 2, U, 16) and every_g.shape == (2, 2, G, 16)
+    assert run(params, *lane, *tokens)[2] is None
+    for last, out, name in ((every_u[-1], u, "und"), (every_g[-1], g, "gen")):
+        size = np.sqrt(np.square(last).mean(-1, keepdims=True) + CFG.llm.rms_eps)
+        scale = params["norm"][name]["scale"][None, None]
+        np.testing.assert_allclose(out, last / size * scale, atol=1e-5)
+
+
+def test_each_expert_computes_its_own_lane_only(params):
+    """Und outputs owe nothing to the gen expert unless they see gen tokens, and then do."""
+    lane, (und_tokens, gen_tokens) = embeddings(1), lanes(0)
+    apart = gen_tokens.replace(segment=gen_tokens.segment * 0 + 7)
+    blocks = {"und": params["blocks"]["und"], "gen": weights(seed=1)["blocks"]["gen"]}
+    other = params | {"blocks": blocks}
+
+    def und(params, gen_tokens):
+        return np.asarray(run(params, *lane, und_tokens, gen_tokens)[0])
+
+    np.testing.assert_array_equal(und(params, apart), und(other, apart))
+    assert np.abs(und(params, gen_tokens) - und(other, gen_tokens)).max() > 1e-2
+
+
+def test_a_lane_may_be_empty(params):
+    (und, gen), (und_tokens, gen_tokens) = embeddings(1), lanes(0)
+    none = at(gen_tokens, slice(0))
+    u, g, _ = run(params, und, gen[:, :0], und_tokens, none)
+    assert g.shape == (2, 0, 16)
+    apart = gen_tokens.replace(segment=gen_tokens.segment * 0 + 7)
+    np.testing.assert_allclose(
+        u, run(params, und, gen, und_tokens, apart)[0], atol=1e-5
+    )
+
+
+def test_bfloat16_runs_and_stays_close(params):
+    lane, tokens = embeddings(1), lanes(0)
+    want = run(params, *lane, *tokens)[:2]
+    found = run(params, *(jnp.asarray(x, jnp.bfloat16) for x in lane), *tokens)[:2]
+    for a, b in zip(found, want, strict=True):
+        assert a.dtype == jnp.bfloat16
+        error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
+        assert 1e-4 < error < 0.03, error

@@ -1,0 +1,354 @@
+"""The stage: whom it trains on, what it hands the loop, and what it changes."""
+
+import dataclasses
+import itertools
+import json
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from srum_jax.core import params, preemption
+from srum_jax.core.errors import Preempted
+from srum_jax.data import pipeline, units
+from srum_jax.data.images import encode_png
+from srum_jax.rewards import judge
+from srum_jax.stages import model, train
+from srum_jax.stages.manifest import Outcome, Workdir, run_stage
+from srum_jax.training import loop, metrics
+
+PROMPTS = ("a red circle", "two blue squares", "a red circle and a green cross",
+           "a blue square left of a red cross", "a cyan triangle")
+K = 3
+UNSCORED = "2-1"
+
+
+def region(score, proposer="components", status=judge.OK, corner=0):
+    box = np.array([corner, corner, corner + 8, corner + 8], np.float32)
+    return {"bbox": box, "score": np.float32(score), "status": status, "label": "red circle",
+            "proposer": proposer}
+
+
+def records():
+    """(candidates, scores) of `PROMPTS`; the score of k rises with k, but for the last prompt."""
+    rng = np.random.default_rng(0)
+    drawn, scored = [], []
+    for p, k in itertools.product(range(len(PROMPTS)), range(K)):
+        ids = {"id": f"{p}-{k}", "prompt_id": p, "k": k}
+        image = encode_png(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+        latent = rng.normal(size=tiny.GRID).astype(np.float32)
+        drawn.append({**ids, "prompt": PROMPTS[p], "category": "single", "seed": 1,
+                      "image": image, "latent": latent})
+        score = -0.5 + 0.4 * (k if p < 4 else K - 1 - k)
+        failed = ids["id"] == UNSCORED
+        regions = [region(0.1 * i - 0.3 * k, corner=i) for i in range(p + 1)]
+        regions += [region(np.nan, status=judge.NOT_FINITE), region(-1, proposer="grid")]
+        scored.append({**ids, "regions": regions,
+                       "image_score": np.float32(np.nan if failed else score),
+                       "image_status": judge.NOT_FINITE if failed else judge.OK})
+    return drawn, scored
+
+
+def write(work, cfg):
+    """What the stages before leave."""
+    drawn, scored = records()
+    features = {"generate": units.candidate_features(tiny.GRID), "score": units.score_features()}
+    for stage, name, rows in (("generate", "candidates", drawn), ("score", "scores", scored)):
+
+        def body(folder, stage=stage, name=name, rows=rows):
+            units.write_unit(folder, name, features[stage], rows, 0, 1)
+            units.finish(folder, name, features[stage], [len(rows)])
+            return Outcome({}, {}, 1)
+
+        run_stage(stage, cfg, work, sections=(), inputs={}, body=body)
+    return work
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+def config(weights, **values):
+    small = {"train__steps": 3, "train__rows": 2, "train__log_every": 1, "train__optim__warmup": 1,
+             "train__lanes__und": 44,
+             "train__checkpoint_every": 2, "generate__candidates": K, "compute__remat": False,
+             "stages": ("generate", "score", "train")}
+    return tiny.load_config(weights, **(small | values))
+
+
+def run(cfg, work):
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        return train.run(cfg, mesh, work)
+
+
+def plain(folder):
+    """The rows of a metrics file without what the clock says."""
+    clocks = ("seconds", "data_wait_seconds")
+    return [{k: v for k, v in row.items() if k not in clocks}
+            for row in metrics.read(folder / "metrics.jsonl")]
+
+
+def trained(cfg, work):
+    """{path: leaf} of the model before and after."""
+    mesh = tiny.mesh(cfg)
+    opened = model.base(cfg, work, mesh, want=("model",), dtype=jnp.float32)
+    new = model.trained(opened, cfg, work, mesh)
+    return params.flatten(opened.params), params.flatten(new.params)
+
+
+# -------------------------------------------------------------------------- whom it trains on
+
+
+def test_candidates_without_a_score_are_left_out_and_counted():
+    drawn, scored = records()
+    for record in drawn:
+        record["image"] = np.zeros((32, 24, 3), np.uint8)
+    found, left_out = train.candidates(drawn, scored[::-1], "components")
+    assert left_out == 1 and len(found) == len(drawn) - 1
+    assert UNSCORED not in {c.id for c in found}
+    c = next(c for c in found if c.id == "3-2")
+    assert (c.prompt_id, c.prompt, c.size) == (3, PROMPTS[3], (32, 24))
+    assert c.image_score == pytest.approx(0.3)
+    # Regions of the first proposer that have a score.
+    np.testing.assert_allclose(c.scores, [-0.6, -0.5, -0.4, -0.3], rtol=1e-5)
+    assert c.boxes[:, 0].tolist() == [0, 1, 2, 3]
+    found, _ = train.candidates(drawn, scored, "grid")
+    assert {len(c.scores) for c in found} == {1}
+    found, _ = train.candidates(drawn, scored, "nobody")
+    assert found[0].boxes.shape == (0, 4)
+
+
+def test_candidates_and_scores_must_belong_together():
+    drawn, scored = records()
+    with pytest.raises(ValueError, match="candidate 4-2 has no score record: run the score stage"):
+        train.candidates(drawn[-1:], scored[:-1], "components")
+    with pytest.raises(ValueError, match="none of the 1 candidates has a score"):
+        of_2 = [r for r in drawn if r["id"] == UNSCORED]
+        train.candidates(of_2, scored, "components")
+
+
+def candidate(id, score, regions=()):
+    return train.Candidate(
+        id=id, prompt_id=int(id.split("-")[0]), prompt="", latent=np.zeros(tiny.GRID),
+        size=(32, 32), boxes=np.zeros((len(regions), 4)), scores=np.array(regions),
+        image_score=score,
+    )
+
+
+GROUPS = [candidate("0-0", 0.2, [0.9]), candidate("1-0", -0.9), candidate("0-1", 0.95, [0.1, 0.5]),
+          candidate("1-1", -0.3), candidate("0-2", 0.9), candidate("0-3", -0.9),
+          candidate("0-4", -0.9)]
+
+
+def test_the_best_of_each_prompt_is_selected():
+    assert train.select(GROUPS, "all") == GROUPS
+    best = train.select(GROUPS, "best_of_k")
+    assert [c.id for c in best] == ["0-1", "1-1"]
+
+
+def test_advantages_are_centred_in_the_prompts_whole_group():
+    made = train.advantages(GROUPS, GROUPS)
+    assert [c.id for c in made] == [c.id for c in GROUPS]
+    first = {c.id: c for c in made}
+    scores = np.array([0.2, 0.95, 0.9, -0.9, -0.9])
+    want = np.clip((scores - scores.mean()) / scores.std(), -1, 1)
+    got = [first[f"0-{k}"].image_score for k in range(5)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert got[1] == got[2] == 1  # clipped: the best cannot be told any more
+    regions = np.array([0.9, 0.1, 0.5])
+    centred = (regions - regions.mean()) / regions.std()
+    np.testing.assert_allclose(first["0-0"].scores, np.clip(centred[:1], -1, 1), rtol=1e-5)
+    np.testing.assert_allclose(first["0-1"].scores, np.clip(centred[1:], -1, 1), rtol=1e-5)
+    chosen = [GROUPS[2], GROUPS[1]]
+    assert [(c.id, c.image_score) for c in train.advantages(GROUPS, chosen)] == [
+        (c.id, first[c.id].image_score) for c in chosen
+    ]
+    assert GROUPS[0].image_score == 0.2
+
+
+# ------------------------------------------------------------------------ what it hands the loop
+
+
+class Caught(Exception):
+    """In place of training."""
+
+
+def handed(cfg, work, monkeypatch, steps):
+    """The first batches that the loop would see, and its other arguments."""
+    seen = {}
+
+    def catch(state, fixed, **more):
+        stream = more["batches"](0)
+        seen.update(more, state=state, fixed=fixed)
+        seen["batches"] = [jax.device_get(next(stream)) for _ in range(steps)]
+        raise Caught
+
+    monkeypatch.setattr(loop, "run", catch)
+    with pytest.raises(Caught):
+        run(cfg, work)
+    monkeypatch.undo()
+    return seen
+
+
+def lengths(batch):
+    """(noise id, tokens of the prompt with its marks) of every sample of a batch."""
+    out = []
+    for row in range(len(batch.noise_ids)):
+        segment = batch.und.segment[row]
+        for n in range(int(batch.noisy[row].sum())):
+            tokens = int((segment == n + 1).sum()) - 2  # of the image's two marks
+            out.append((int(batch.noise_ids[row, n]), tokens))
+    return out
+
+
+def test_every_candidate_once_an_epoch_its_prompt_dropped_at_times(weights, tmp_path, monkeypatch):
+    """The lanes hold every row, also those of prompts that were dropped in the first epoch."""
+    cfg = config(weights, train__objective="sft", train__text_dropout=0.5, train__steps=60)
+    work = write(Workdir(tmp_path), cfg)
+    seen = [x for b in handed(cfg, work, monkeypatch, 60)["batches"] for x in lengths(b)]
+    count = len(PROMPTS) * K - 1
+    first = [i for i, _ in seen[:count]]
+    assert sorted(first) == list(range(count)) and first != sorted(first)
+    assert sorted(i for i, _ in seen[count : 2 * count]) == list(range(count))
+    assert np.mean([tokens == 0 for _, tokens in seen]) == pytest.approx(0.5, abs=0.06)
+    ids = [f"{p}-{k}" for p in range(len(PROMPTS)) for k in range(K)]
+    ids.remove(UNSCORED)
+    words = {i: len(PROMPTS[int(id[0])].split()) + 2 for i, id in enumerate(ids)}
+    assert all(tokens in (0, words[i]) for i, tokens in seen)
+    assert len({(i, tokens) for i, tokens in seen}) == 2 * count
+
+
+@pytest.mark.parametrize("objective", ["srum_release", "srum_advantage"])
+def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
+    cfg = config(weights, train__objective=objective, train__select="best_of_k",
+                 train__text_dropout=0.0, train__rows=1)
+    work = write(Workdir(tmp_path), cfg)
+    seen = handed(cfg, work, monkeypatch, 2)
+    found, _ = train.candidates(
+        units.read(work.stage("generate")), units.read(work.stage("score")), "components"
+    )
+    chosen = train.select(found, "best_of_k")
+    assert [c.id for c in chosen] == ["0-2", "1-2", "2-2", "3-2", "4-0"]
+    if objective == "srum_advantage":
+        chosen = train.advantages(found, chosen)
+        assert all(c.image_score > 0.5 for c in chosen)
+        assert seen["fixed"].reference is not None
+    else:
+        assert seen["fixed"].reference is None
+    for batch in seen["batches"]:
+        for n in range(int(batch.noisy[0].sum())):
+            c = chosen[batch.noise_ids[0, n]]
+            assert batch.rewards.image_score[0, n] == np.float32(c.image_score)
+            valid = batch.rewards.valid[0, n]
+            assert valid.sum() == min(len(c.scores), cfg.train.lanes.regions)
+            kept = np.sort(np.abs(c.scores))[::-1][: valid.sum()]
+            np.testing.assert_allclose(np.abs(batch.rewards.scores[0, n, valid]), kept)
+            tokens = batch.latents[0][batch.latent_images[0] == n]
+            real = batch.gen.segment[0][batch.latent_images[0] == n] > 0
+            np.testing.assert_array_equal(tokens[real], c.latent.reshape(16, -1))
+    assert seen["state"].params.keys() == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
+
+
+# ------------------------------------------------------------------------------ what it changes
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    """A run of the default objective that nobody disturbs."""
+    cfg = config(weights)
+    work = write(Workdir(tmp_path_factory.mktemp("done")), cfg)
+    return cfg, work, run(cfg, work)
+
+
+def check(cfg, work, manifest):
+    assert manifest.counts == {"unscored": 1, "candidates": 14, "steps": 3}
+    rows = metrics.read(work.stage("train") / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    part = json.loads(work.results.read_text())["rounds"][0]["train"]
+    assert part == {
+        "objective": cfg.train.objective, "select": "all", "steps": 3, "skipped_steps": 0,
+        "loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"],
+    }
+    before, after = trained(cfg, work)
+    assert all(np.isfinite(leaf).all() for leaf in after.values())
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    return moved, rows
+
+
+def may_move(path):
+    return path.startswith(model.TRAINABLE["gen"])
+
+
+def test_only_the_generation_side_is_trained(done):
+    cfg, work, manifest = done
+    moved, rows = check(cfg, work, manifest)
+    assert {p.split("/")[0] for p in moved} == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
+    assert all(may_move(path) for path in moved)  # und expert, ViT, words: bit for bit
+    assert {"blocks/gen/q/w", "blocks/gen/down/w", "llm2vae/w"} <= moved
+    assert {"drift", "token_advantage", "token_advantage_size", "mse"} <= set(rows[0])
+    assert rows[0]["drift"] < 1e-8 < rows[-1]["drift"]  # it starts at the reference
+    assert rows[0]["token_advantage_size"] > 0.3
+    assert manifest.outputs == {"params": "params", "metrics": "metrics.jsonl"}
+    assert run(cfg, work) == manifest
+
+
+@pytest.mark.parametrize("objective, term", [("srum_release", "token_weight"), ("sft", "mse")])
+def test_other_objectives(weights, tmp_path, objective, term):
+    cfg = config(weights, train__objective=objective)
+    work = write(Workdir(tmp_path), cfg)
+    moved, rows = check(cfg, work, run(cfg, work))
+    assert moved and all(may_move(path) for path in moved)
+    assert rows[0][term] > 0
+
+
+def test_everything_may_be_trained(weights, tmp_path):
+    cfg = config(weights, train__objective="sft", train__trainable="all")
+    work = write(Workdir(tmp_path), cfg)
+    moved, _ = check(cfg, work, run(cfg, work))
+    assert {"blocks/und/v/w", "embed", "blocks/gen/v/w"} <= moved
+    assert not any(path.startswith("vit/") for path in moved)  # no pictures are read
+
+
+def test_stopped_and_resumed_bit_for_bit(done, tmp_path, monkeypatch):
+    cfg, first, _ = done
+    work, stop, make = write(Workdir(tmp_path), cfg), threading.Event(), pipeline.batches
+
+    def stopping(*args, **more):
+        for n, batch in enumerate(make(*args, **more), 1):
+            if n == 2:
+                stop.set()
+            yield batch
+
+    monkeypatch.setattr(preemption, "stop", stop)
+    monkeypatch.setattr(pipeline, "batches", stopping)
+    with pytest.raises(Preempted, match="train: stopped at step 2 of 3, state saved"):
+        run(cfg, work)
+    assert not (work.stage("train") / "manifest.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(preemption, "stop", threading.Event())
+    run(cfg, work)
+    for a, b in zip(trained(cfg, work), trained(cfg, first), strict=True):
+        for path in a:
+            np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+    assert plain(work.stage("train")) == plain(first.stage("train"))
+    results = [json.loads(w.results.read_text())["rounds"] for w in (work, first)]
+    assert results[0] == results[1]
+
+
+def test_stages_before_must_be_finished(weights, tmp_path):
+    with pytest.raises(FileNotFoundError, match="generate/manifest.json: missing"):
+        run(config(weights), Workdir(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_candidates_are_another_run(done, weights):
+    cfg, work, _ = done
+    other = dataclasses.replace(cfg, seed=1)
+    with pytest.raises(ValueError, match="config seed: was 0, is 1"):
+        run(other, work)

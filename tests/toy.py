@@ -1,0 +1,92 @@
+"""A regression of a few numbers in the trainer's form, for tests of the loop and the step."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from srum_jax import config
+from srum_jax.core import params
+from srum_jax.core.loss import LossOut, ratio
+from srum_jax.training import loop, optim
+from srum_jax.training.checkpoint import Checkpoints
+from srum_jax.training.state import Fixed, create
+
+ROWS, FEATURES, HIDDEN = 8, 4, 6
+FROZEN = {"mix": params.linear({"embed": FEATURES}, {"mlp": HIDDEN}, bias=False)}
+TRAINED = {"out": params.linear({"mlp": HIDDEN}, {"embed": FEATURES}, bias=True)}
+
+
+def loss_fn(trained_and_frozen, reference, batch, key):
+    """Weighted squared error of a noisy input's image; the noise goes by the row's id."""
+    p = trained_and_frozen
+    noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (FEATURES,)))(
+        batch["ids"]
+    )
+    hidden = jnp.tanh((batch["x"] + 0.1 * noise) @ p["mix"]["w"])
+    out = hidden @ p["out"]["w"] + p["out"]["b"][None]
+    error = jnp.square(out - batch["y"]).sum(-1)
+    terms = {
+        "square": ratio((batch["weight"] * error).sum(), batch["weight"].sum()),
+        "size": ratio(jnp.abs(out).sum(), out.size),
+    }
+    metrics = {"noise": ratio(jnp.abs(noise).sum(), noise.size)}
+    if reference is not None:
+        moved = jnp.abs(p["out"]["w"] - reference["out"]["w"]).sum()
+        metrics["moved"] = ratio(moved * len(noise), len(noise))
+    return LossOut(terms, metrics, (("square", 1.0), ("size", 0.1)))
+
+
+def batch(step):
+    """Batch number `step`; rows differ much in weight."""
+    rng = np.random.default_rng(step)
+    x = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
+    weight = np.array([0, 5, 1, 2, 0, 30, 0.5, 1], np.float32)
+    ids = np.arange(step * ROWS, (step + 1) * ROWS, dtype=np.uint32)
+    return {"x": x, "y": 1 + x[:, ::-1], "weight": weight, "ids": ids}
+
+
+def batches(start):
+    """The endless sequence from `start` on."""
+    while True:
+        yield batch(start)
+        start += 1
+
+
+def loop_config(**values):
+    """The keys of the loop: 8 steps, every one logged, a checkpoint every second."""
+    cfg = config.load(base.get_config()).autoencoder
+    rate = dataclasses.replace(cfg.optim, learning_rate=0.05, warmup=2)
+    small = {"steps": 8, "optim": rate, "ema": 0.9, "checkpoint_every": 2, "log_every": 1}
+    return dataclasses.replace(cfg, **(small | values))
+
+
+def start(cfg, mesh=None):
+    """(fresh state, what never changes, optimiser)."""
+    tx = optim.make(cfg.optim, TRAINED, steps=cfg.steps)
+    trained, frozen = (params.init(s, jax.random.key(0)) for s in (TRAINED, FROZEN))
+    reference = jax.tree.map(jnp.copy, trained)
+    return create(trained, tx, TRAINED if mesh else None, mesh), Fixed(frozen, reference), tx
+
+
+def run(folder, stop, cfg=None, batches=batches, loss_fn=loss_fn, mesh=None, **more):
+    """The loop on this problem, its files in `folder`: (state, summary)."""
+    cfg, folder = cfg or loop_config(), pathlib.Path(folder)
+    state, fixed, tx = start(cfg, mesh)
+    return loop.run(
+        state, fixed, loss_fn=loss_fn, tx=tx, batches=batches, key=jax.random.key(7), cfg=cfg,
+        checkpoints=Checkpoints(folder / "checkpoints", keep=2), meta={"stage": "toy"},
+        metrics_path=folder / "metrics.jsonl", title="toy", stop=stop, **more,
+    )
+
+
+def assert_same(one, other):
+    """Every leaf bit for bit."""
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+    )
+    for (path, a), b in pairs:
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

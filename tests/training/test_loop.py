@@ -1,0 +1,224 @@
+"""The loop: stopped, killed or left alone, a run ends in the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from srum_jax.config import MeshConfig
+from srum_jax.core import sharding
+from srum_jax.core.errors import BadInput, Diverged, Preempted
+from srum_jax.training import checkpoint, metrics, optim
+from srum_jax.training.checkpoint import Checkpoints
+
+CLOCKS = ("seconds", "data_wait_seconds")  # what two runs may differ in
+
+
+def rows(folder):
+    found = metrics.read(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbs: (folder, state, summary)."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, *toy.run(folder, threading.Event())
+
+
+def test_an_undisturbed_run(whole):
+    folder, state, summary = whole
+    assert int(state.step) == 8
+    assert summary["start"] == summary["skipped_steps"] == 0 and summary["programs"] == 1
+    assert summary["compile_seconds"] > 0
+    found = metrics.read(folder / "metrics.jsonl")
+    assert [row["step"] for row in found] == list(range(1, 9))
+    assert found[-1]["loss"] < 0.9 * found[0]["loss"]
+    assert all(row["seconds"] >= 0 and row["data_wait_seconds"] >= 0 for row in found)
+    cfg = toy.loop_config()
+    assert found[5]["learning_rate"] == pytest.approx(optim.learning_rate(cfg.optim, 5, steps=8))
+    saved = Checkpoints(folder / "checkpoints", keep=2)
+    assert saved.latest() == 8 and saved.meta(8)["stage"] == "toy"
+    toy.assert_same(saved.restore(8, state), state)
+    saved.close()
+
+
+def stopping(event, at):
+    """Batches during whose making somebody asks to stop, once `at` steps were asked for."""
+
+    def batches(start):
+        for n, batch in enumerate(toy.batches(start), start + 1):
+            if n == at:
+                event.set()
+            yield batch
+
+    return batches
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_stopped_and_resumed(whole, tmp_path, at):
+    """Also between two checkpoints, and right after the start."""
+    stop = threading.Event()
+    with pytest.raises(Preempted, match=f"toy: stopped at step {at} of 8, state saved"):
+        toy.run(tmp_path, stop, batches=stopping(stop, at))
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, at + 1))
+    state, summary = toy.run(tmp_path, threading.Event())
+    assert summary["start"] == at and summary["programs"] == 1
+    toy.assert_same(state, whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_asked_to_stop_before_the_start(whole, tmp_path):
+    stop = threading.Event()
+    stop.set()
+    for _ in range(2):  # nothing is lost by asking again
+        with pytest.raises(Preempted, match="step 0 of 8"):
+            toy.run(tmp_path, stop)
+    state, _ = toy.run(tmp_path, threading.Event())
+    toy.assert_same(state, whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+
+
+KILLED = """
+import os, signal, sys, threading
+import conftest, toy
+
+def batches(start):
+    for n, batch in enumerate(toy.batches(start)):
+        if n == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield batch
+
+toy.run(sys.argv[1], threading.Event(), batches=batches)
+"""
+
+
+@pytest.mark.parametrize("at", [6, pytest.param(7, marks=pytest.mark.slow)])
+def test_killed_and_resumed(whole, tmp_path, at):
+    """At 6 in the middle of a save, at 7 after it."""
+    paths = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(at)],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    saved = [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    newest = max(map(int, saved))  # a save that was under way leaves nothing behind
+    assert newest in (4, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # torn, as a kill may leave it
+    state, summary = toy.run(tmp_path, threading.Event())
+    assert summary["start"] == newest
+    toy.assert_same(state, whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_finished_runs_are_not_run_again(whole, tmp_path):
+    toy.run(tmp_path, threading.Event())
+    state, summary = toy.run(tmp_path, threading.Event(), batches=lambda start: iter(()))
+    assert summary["start"] == 8 and summary["programs"] == 0
+    toy.assert_same(state, whole[1])
+    assert rows(tmp_path) == rows(whole[0])
+    with pytest.raises(BadInput, match="at step 8, beyond the 4 steps of the config"):
+        toy.run(tmp_path, threading.Event(), cfg=toy.loop_config(steps=4))
+
+
+def poisoned(bad):
+    """Batches of which those of the steps in `bad` hold a number that is none."""
+
+    def batches(start):
+        for n, batch in enumerate(toy.batches(start), start + 1):
+            if n in bad:
+                batch["y"][1, 0] = np.nan
+            yield batch
+
+    return batches
+
+
+def test_bad_steps_in_a_row_end_the_run(tmp_path):
+    """At once, whether or not the step is one of those that are logged."""
+    cfg = toy.loop_config(steps=50, log_every=20, max_bad_steps=3)
+    with pytest.raises(Diverged, match="toy: .* in the last 3 steps up to step 5. Parameters are"):
+        toy.run(tmp_path, threading.Event(), cfg=cfg, batches=poisoned({1, 3, 4, 5, 6}))
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == [1, 5]
+    assert found[-1]["loss"] == "nan" and found[-1]["skipped_in_row"] == 3
+
+
+def test_a_few_bad_steps_are_counted(whole, tmp_path):
+    bad = {2, 4, 5}
+    state, summary = toy.run(tmp_path, threading.Event(), batches=poisoned(bad))
+    assert summary["skipped_steps"] == 3 and int(state.step) == 8
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    found = {row["step"]: row for row in rows(tmp_path)}
+    assert {n for n, row in found.items() if row["loss"] == "nan"} == bad
+    assert [found[n]["skipped_steps"] for n in (1, 2, 3, 5, 8)] == [0, 1, 1, 3, 3]
+    # The schedule waits for steps that do something.
+    rate = optim.learning_rate(toy.loop_config().optim, 7 - 3, steps=8)
+    assert found[8]["learning_rate"] == pytest.approx(rate)
+
+
+def test_which_steps_are_logged_does_not_depend_on_stops(tmp_path):
+    cfg, stop = toy.loop_config(log_every=3), threading.Event()
+    with pytest.raises(Preempted):
+        toy.run(tmp_path, stop, cfg=cfg, batches=stopping(stop, 4))
+    toy.run(tmp_path, threading.Event(), cfg=cfg)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 3, 6, 8]
+
+
+def test_evaluated_every_few_steps_and_at_the_end(tmp_path):
+    seen, stop = [], threading.Event()
+
+    def evaluate(step, state):
+        assert int(state.step) == step
+        seen.append(step)
+        return {"accuracy": step / 8}
+
+    more = dict(evaluate=evaluate, evaluate_every=3)
+    with pytest.raises(Preempted):
+        toy.run(tmp_path, stop, batches=stopping(stop, 6), **more)
+    toy.run(tmp_path, threading.Event(), **more)
+    toy.run(tmp_path, threading.Event(), **more)
+    assert seen == [3, 6, 8]
+    found = metrics.read(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in found if "accuracy" in r] == [3, 6, 8]
+    assert [r["step"] for r in found if "loss" in r] == list(range(1, 9))
+    assert [r["step"] for r in found] == sorted(r["step"] for r in found)
+
+
+def test_a_damaged_checkpoint_is_not_trained_on(tmp_path, monkeypatch):
+    toy.run(tmp_path, threading.Event(), cfg=toy.loop_config(steps=4))
+    before = json.dumps(rows(tmp_path))
+    monkeypatch.setattr(checkpoint, "digests", lambda tree: {".params['out']['w']": 1})
+    with pytest.raises(BadInput, match="checkpoints/4: damaged"):
+        toy.run(tmp_path, threading.Event())
+    assert json.dumps(rows(tmp_path)) == before
+
+
+def test_on_many_devices_one_program(whole, tmp_path):
+    """Also after a restart: a restored state lies as a fresh one does."""
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2, context=1), jax.devices())
+    at = sharding.batch_sharding(mesh)
+    stop = threading.Event()
+
+    def placed(batches):
+        return lambda start: (jax.device_put(batch, at) for batch in batches(start))
+
+    with jax.set_mesh(mesh):
+        with pytest.raises(Preempted):
+            toy.run(tmp_path, stop, mesh=mesh, batches=placed(stopping(stop, 5)))
+        state, summary = toy.run(
+            tmp_path, threading.Event(), mesh=mesh, batches=placed(toy.batches)
+        )
+    assert summary["programs"] == 1 and summary["start"] == 5
+    w = state.params["out"]["w"]
+    assert not w.sharding.is_fully_replicated and w.sharding == state.ema["out"]["w"].sharding
+    for one, other in zip(rows(tmp_path), rows(whole[0]), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
