@@ -102,10 +102,5 @@ def talk(seed):
 
 def pack(rows, *, spare=0, **how):
     """Rows of examples in lanes as long as the fullest row needs, and `spare` slots more."""
-    need = np.zeros(6, np.int64)
-    for row in rows:
-        sizes = np.array([packing.size(e) for e in row]).reshape(-1, 6)
-        total = sizes.sum(axis=0)
-        total[-1] = sizes[:, -1].max(initial=0)
-        need = np.maximum(need, total)
+    need = np.max([packing.total([packing.size(e) for e in row]) for row in rows], axis=0)
     return packing.pack(rows, Lanes(*(int(n) + spare for n in need)), CFG, **how)

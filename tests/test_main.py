@@ -111,7 +111,7 @@ def test_a_mesh_is_set_while_stages_run(stages, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, main.STAGES["report"], run)
     assert go(stages, "--stage=report") == 0
-    assert seen[0][0].shape == seen[0][1].shape == dict(data=1, fsdp=8, tensor=1, context=1)
+    assert seen[0][0].shape == seen[0][1].shape == dict(data=8, fsdp=1, tensor=1, context=1)
 
 
 def test_as_a_program():
