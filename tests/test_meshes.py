@@ -1,4 +1,4 @@
-"""Loss and gradients do not depend on the mesh; everything lies where the axis table says."""
+"""One loss, many meshes: a real training step cut over eight devices equals the one on one."""
 
 import functools
 import math
@@ -7,104 +7,170 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import AbstractMesh
+from samples import CFG, edit, jit, pack, questions, talk, text_to_image, weights
 
-import samples
-from srum_jax import config
 from srum_jax.core import params as P
 from srum_jax.core import sharding
-from srum_jax.models import bagel
-from srum_jax.models.config import BAGEL_7B_MOT
-from srum_jax.objectives import srum, terms
-from srum_jax.stages.model import trainable
-from srum_jax.training import optim, state, step
+from srum_jax.models import bagel, config, vae
+from srum_jax.objectives import joint, srum
+from srum_jax.training import optim
+from srum_jax.training import step as training_step
+from srum_jax.training.state import Fixed, create
 
-TRAIN = types.SimpleNamespace(
-    objective="srum_release", timestep_mean=0.0, timestep_std=1.0, timestep_shift=1.0,
-    lambda_constraint=0.5,
-)
-OPTIM = types.SimpleNamespace(
-    optimizer="muon", schedule="constant", learning_rate=1e-3, adam_learning_rate=1e-3, warmup=0,
-    weight_decay=0.0, b1=0.9, b2=0.95, eps=1e-8, clip_norm=1.0,
-)
+SPECS = bagel.specs(CFG)
+LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0)
+ROWS = 8
 
 
+def mesh_of(*sizes):
+    named = types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, sizes, strict=True)))
+    return sharding.make_mesh(named, jax.devices()[: math.prod(sizes)])
+
+
+def trained(path):
+    """Everything that draws; the rest is frozen, as in `train` by default."""
+    return path.startswith(("blocks/gen", "norm/gen", "time", "vae2llm", "llm2vae"))
+
+
+@pytest.fixture(scope="module")
 def batch():
-    rows = [[samples.text_to_image(i, noise_id=i, boxes=2), samples.talk(i)] for i in range(8)]
-    return samples.pack(rows, spare=1, rewards=True)
+    rows = []
+    for b in range(ROWS):
+        kinds = (edit(b, 2 * b, boxes=1), questions(b)), (text_to_image(b, 2 * b + 1), talk(b))
+        rows.append(kinds[b % 2])
+    return pack(rows, spare=1, rewards=True)
 
 
-def loss_fn(params, reference, batch, key):
-    """The release loss, and cross-entropy so that the und side has gradients of its own."""
-    base = srum.make(TRAIN, samples.CFG, dtype=jnp.float32, remat=True)
-    out = base(params, reference, batch, key)
-    und, _, _ = bagel.forward(
-        params, samples.CFG, batch, batch.latents, jnp.zeros(batch.noisy.shape)
+def losses():
+    """(name, loss, which leaves are trained): pretraining, and the self-reward loss."""
+    cfg = types.SimpleNamespace(text_weight=0.5, **LAW)
+    yield joint.make(cfg, CFG, dtype=jnp.float32, remat=True), lambda path: True
+    cfg = types.SimpleNamespace(
+        objective="srum_advantage", advantage_scale=2.0, anchor=1.0, **LAW
     )
-    ce, _ = terms.cross_entropy(params, und, batch)
-    return out.replace(
-        terms={**out.terms, "ce": ce}, coefficients=(*out.coefficients, ("ce", 1.0))
+    yield srum.make(cfg, CFG, dtype=jnp.float32, remat=True), trained
+
+
+def gradients(mesh, batch, micro_batches=1):
+    """[(loss, means, gradients) of each loss], in one program on `mesh`."""
+    everything, place = [], sharding.shardings(SPECS, mesh)
+    start = weights(seed=1)
+
+    @jit
+    def run(arguments, batch):
+        found = []
+        for (loss, _), (params, fixed) in zip(losses(), arguments, strict=True):
+            found.append(
+                training_step.gradients(
+                    loss, params, fixed, batch, jax.random.key(1), micro_batches
+                )
+            )
+        return found
+
+    for _, accepts in losses():
+        split = functools.partial(P.split, trainable=accepts)
+        params, frozen = split(jax.device_put(weights(), place))
+        reference, _ = split(jax.device_put(start, place))
+        everything.append((params, Fixed(frozen, reference)))
+    return run(everything, jax.device_put(batch, sharding.batch_sharding(mesh)))
+
+
+@pytest.fixture(scope="module")
+def alone(batch):
+    return jax.tree.map(np.asarray, gradients(mesh_of(1, 1, 1, 1), batch))
+
+
+@pytest.mark.parametrize(
+    "sizes, micro_batches",
+    [((8, 1, 1, 1), 1), ((1, 8, 1, 1), 1), ((2, 2, 2, 1), 1), ((1, 2, 2, 2), 2)],
+    ids=str,
+)
+def test_loss_and_gradients_are_those_of_one_device(batch, alone, sizes, micro_batches):
+    found = gradients(mesh_of(*sizes), batch, micro_batches)
+    for (loss, means, grads), (want_loss, want_means, want) in zip(found, alone, strict=True):
+        assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
+        for name, value in want_means.items():
+            assert float(means[name]) == pytest.approx(float(value), rel=1e-5), name
+        largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
+        for path, gradient in P.flatten(grads).items():
+            np.testing.assert_allclose(
+                gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
+            )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_masters_moments_and_average_are_cut_alike(optimizer):
+    mesh = mesh_of(2, 2, 2, 1)
+    specs = optim.trained_specs(SPECS, trained)
+    cfg = types.SimpleNamespace(
+        optimizer=optimizer, learning_rate=1e-3, adam_learning_rate=1e-3, warmup=1,
+        schedule="constant", b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0, clip_norm=1.0,
     )
+    tx = optim.make(cfg, specs, steps=3)
+    state = create(P.split(weights(), trained)[0], tx, specs, mesh)
+    where = P.flatten(sharding.shardings(specs, mesh))
+    cut = 0
+    for tree in (state.params, state.ema, *moments(state.opt_state)):
+        for path, leaf in P.flatten(tree).items():
+            if not isinstance(leaf, optax.MaskedNode):
+                assert leaf.sharding.is_equivalent_to(where[path], leaf.ndim), path
+                cut += len(leaf.addressable_shards[0].data) and not leaf.is_fully_replicated
+    assert cut > 2 * 20
+    for leaf in jax.tree.leaves(state.opt_state):
+        assert len(leaf.sharding.device_set) == 8
+        assert leaf.ndim == 0 or leaf.size < 64 or not leaf.is_fully_replicated
 
 
-def on(mesh):
-    """(loss, gradients) with parameters and rows laid over `mesh`."""
-    specs = bagel.specs(samples.CFG)
-    params = jax.device_put(samples.weights(), sharding.shardings(specs, mesh))
-    rows = jax.device_put(batch(), sharding.batch_sharding(mesh))
-    run = functools.partial(step.gradients, loss_fn, micro_batches=1)
-    loss, _, grads = jax.jit(run)(params, state.Fixed({}, None), rows, jax.random.key(3))
-    return float(loss), jax.device_get(grads)
+def moments(state):
+    """Every tree of the optimiser's state that mirrors the parameters."""
+    found = []
+
+    def visit(node):
+        if isinstance(node, dict):
+            found.append(node)
+        elif isinstance(node, tuple):
+            for part in node:
+                visit(part)
+
+    visit(state)
+    return found
 
 
-@functools.cache
-def alone():
-    return on(sharding.make_mesh(config.MeshConfig(1, 1, 1, 1), jax.devices()[:1]))
+# --------------------------------------------------------------------------------- the big preset
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (1, 8, 1, 1), (2, 2, 2, 1)])
-def test_loss_and_gradients_are_equal_on_every_mesh(sizes):
-    loss, grads = on(sharding.make_mesh(config.MeshConfig(*sizes)))
-    want_loss, want = alone()
-    assert loss == pytest.approx(want_loss, rel=1e-5)
-    for path, expected in P.flatten(want).items():
-        found = P.flatten(grads)[path]
-        worst = np.abs(found - expected).max()
-        assert worst <= 1e-5 * max(1.0, np.abs(expected).max()), (path, worst)
+def devices_holding(spec, mesh, where):
+    """Over how many devices one array is cut."""
+    axes = sharding.resolve(spec.axes, spec.shape, mesh, where=where)
+    return math.prod(mesh.shape[axis] for axis in axes if axis is not None)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_moments_lie_beside_their_parameters(name):
-    mesh = sharding.make_mesh(config.MeshConfig(2, 2, 2, 1))
-    specs = bagel.specs(samples.CFG)
-    tx = optim.make(
-        types.SimpleNamespace(**{**vars(OPTIM), "optimizer": name}), specs, steps=4
-    )
-    made = state.create(samples.weights(), tx, specs, mesh)
-    where = P.flatten(sharding.shardings(specs, mesh))["blocks/und/q/w"]
-    assert not where.is_fully_replicated
-    beside = [
-        leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(made.opt_state)
-        if jax.tree_util.keystr(path).endswith("['blocks']['und']['q']['w']")
-    ]
-    assert beside
-    for leaf in beside:
-        assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
+@pytest.mark.parametrize("sizes", [(1, 16, 1, 1), (1, 64, 1, 1), (1, 4, 4, 1), (2, 8, 2, 1)])
+def test_nothing_large_of_the_big_preset_is_held_whole(sizes):
+    """float32 masters above 4 MiB are cut over the whole fsdp axis, and fit what one chip has."""
+    mesh = AbstractMesh(sizes, sharding.MESH_AXES)
+    specs = P.flatten(bagel.specs(config.BAGEL_7B_MOT))
+    held = {}
+    for path, spec in specs.items():
+        cut = devices_holding(spec, mesh, path)
+        held[path] = 4 * math.prod(spec.shape) / cut
+        if 4 * math.prod(spec.shape) > 4 * 2**20:
+            assert cut % mesh.shape["fsdp"] == 0, (path, spec.shape)
+    everything = 4 * P.count(bagel.specs(config.BAGEL_7B_MOT))
+    assert sum(held.values()) < 1.03 * everything / (sizes[1] * sizes[2])
 
 
-def test_nothing_large_of_the_7b_preset_is_replicated():
-    mesh = sharding.make_mesh(config.MeshConfig(1, 8, 1, 1))
-    for path, spec in P.flatten(bagel.specs(BAGEL_7B_MOT)).items():
-        at = sharding.resolve(spec.axes, spec.shape, mesh, where=path)
-        size = 4 * math.prod(spec.shape)
-        if size > 4 * 2**20:
-            assert any(axis is not None for axis in at), (path, size)
+def test_heads_that_do_not_divide_are_refused_by_name():
+    mesh = AbstractMesh((1, 1, 8, 1), sharding.MESH_AXES)
+    with pytest.raises(ValueError, match="'heads' has 28 entries.*mesh.tensor = 8"):
+        sharding.shardings(bagel.specs(config.BAGEL_7B_MOT), mesh)
 
 
-def test_trained_leaves_are_the_generation_side():
-    trained, frozen = P.split(bagel.specs(BAGEL_7B_MOT), trainable("gen"))
-    heads = {path.split("/")[0] for path in P.flatten(trained)}
-    assert heads == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
-    assert all("/und/" not in path for path in P.flatten(trained))
-    assert {"embed", "lm_head", "vit", "connector"} <= set(frozen)
+def test_the_autoencoder_is_held_whole_on_purpose():
+    mesh = AbstractMesh((1, 16, 1, 1), sharding.MESH_AXES)
+    specs = vae.specs(config.BAGEL_7B_MOT.vae)
+    assert {devices_holding(s, mesh, p) for p, s in P.flatten(specs).items()} == {1}
+    assert 4 * P.count(specs) < 2**29

@@ -30,9 +30,9 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, ValueError, Image.DecompressionBombError) as e:
+    except Exception as e:  # on damaged bytes its readers raise errors of many kinds
         raise ValueError(f"{name}: not a readable image ({e})") from e
-    if image.mode in ("RGBA", "LA", "P"):
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
@@ -67,13 +67,14 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def picture(image: np.ndarray, cfg: BagelConfig) -> Picture:
-    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized if it must be."""
+    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized by the law above."""
     p = cfg.vit.patch
     side = p * cfg.vit.positions
     h, w = image.shape[:2]
-    if h % p or w % p or max(h, w) > side:
-        w, h = resized(w, h, long=side, short=min(MIN_SHORT, side), stride=p)
-        image = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC))
+    size = resized(w, h, long=side, short=min(MIN_SHORT, side), stride=p)
+    if size != (w, h):
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    w, h = size
     ids = position_ids(h // p, w // p, cfg.max_vit, cfg.interpolate_pos)
     return Picture(patchify(to_float(image), p), ids)
 

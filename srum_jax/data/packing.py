@@ -78,7 +78,6 @@ def plan(sizes: np.ndarray, lanes: Lanes, *, seed: int, epoch: int) -> list[list
     rows: list[list[int]] = []
     free = np.zeros((0, len(limit)), np.int64)
     first_open = 0  # rows before it have no room for anything
-    smallest = sizes.min(axis=0) if len(sizes) else limit
     # Regions is a width, not a sum: it is checked above and never accumulates.
     need = sizes.copy()
     need[:, LANES.index("regions")] = 0

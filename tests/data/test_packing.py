@@ -1,9 +1,11 @@
-"""Where tokens of a sample lie in a row, and which samples share one."""
+"""The order of an epoch as a function, and rows laid out exactly as written down here."""
+
+import dataclasses
 
 import numpy as np
 import pytest
+from samples import CFG, edit, pack, picture, questions, talk, text_to_image
 
-import samples
 from srum_jax.data import packing
 from srum_jax.data.schema import (
     BRANCH,
@@ -14,104 +16,209 @@ from srum_jax.data.schema import (
     Example,
     Lanes,
     Latent,
-    Picture,
+    Regions,
     Text,
 )
 
-CFG = samples.CFG
-BOS, EOS, SOI, EOI = CFG.bos, CFG.eos, CFG.start_of_image, CFG.end_of_image
+BOS, EOS, START, END = CFG.bos, CFG.eos, CFG.start_of_image, CFG.end_of_image
+LIMIT = Lanes(und=40, gen=30, vit=8, labels=6, images=3, regions=4)
 
 
-def ids(*values):
-    return np.array(values, np.int32)
+def ids(*numbers):
+    return np.array(numbers, np.int32)
 
 
-def test_layout_of_every_kind_of_item():
-    patches = np.ones((2, CFG.vit.patch**2 * 3), np.float32)
-    tokens = np.arange(2 * CFG.token_dim, dtype=np.float32).reshape(1, 2, -1)
-    example = Example(
-        (
-            Text(ids(10, 11), closing_label=SOI),
-            Picture(patches, ids(0, 1)),
-            Latent(tokens, size=(4, 8), noisy=True, noise_id=7),
-            Latent(tokens, size=(4, 8), noisy=False, noise_id=8),
-            Branch((Text(ids(20)), Text(ids(21), loss=True))),
-            Branch((Text(ids(30)), Text(ids(31), loss=True))),
-        )
-    )
-    lanes = Lanes(und=30, gen=5, vit=3, labels=6, images=3, regions=0)
-    b = packing.pack([[example]], lanes, CFG)
-    text = [BOS, 10, 11, EOS, SOI, 0, 0, EOI, SOI, EOI, SOI, EOI]
-    text += [BOS, 20, EOS, BOS, 21, EOS, BOS, 30, EOS, BOS, 31, EOS]
-    n = len(text)
-    assert b.text_ids[0, :n].tolist() == text
-    # A noisy image gives its position back, so its clean copy has the same; so does a branch.
-    positions = [0, 1, 2, 3, 4, 4, 4, 4, 5, 5, 5, 5, *range(6, 12), *range(6, 12)]
-    assert b.und.position[0, :n].tolist() == positions
-    modes = [CAUSAL] * 4 + [FULL] * 4 + [NOISE] * 2 + [FULL] * 2 + [BRANCH] * 12
-    assert b.und.mode[0, :n].tolist() == modes
-    assert b.und.split[0, :n].tolist() == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 6 + [5] * 6
-    assert b.und.segment[0].tolist() == [1] * n + [0] * (30 - n)
-    assert b.gen.mode[0].tolist() == [NOISE, NOISE, FULL, FULL, 0]
-    assert b.gen.position[0].tolist() == [5, 5, 5, 5, 0]
-    # start, latents, end: packed order goes through both lanes.
-    assert b.und.index[0, 8:12].tolist() == [8, 11, 12, 15]
-    assert b.gen.index[0].tolist() == [9, 10, 13, 14, -1]
-    assert b.vit_slots[0].tolist() == [5, 6, 30]
-    assert b.vit_images[0].tolist() == [0, 0, -1]
-    # The closing label stands at the eos; an answer's bos predicts its first id, and so on.
-    assert b.label_slots[0].tolist() == [3, 15, 16, 21, 22, 0]
-    assert b.label_ids[0].tolist() == [SOI, 21, EOS, 31, EOS, 0]
-    assert b.label_weights[0].tolist() == [1, 1, 1, 1, 1, 0]
-    assert b.noisy[0].tolist() == [True, False, False]
-    assert b.noise_ids[0].tolist() == [7, 8, 0]
-    assert b.latent_images[0].tolist() == [0, 0, 1, 1, 0]
-    assert b.latent_positions[0].tolist() == [0, 1, 0, 1, 0]
-    np.testing.assert_array_equal(b.latents[0, 2:4], tokens[0])
-    assert packing.size(example).tolist() == [n, 4, 2, 5, 2, 0]
-
-
-def test_samples_of_a_row_are_segments_with_positions_of_their_own():
-    rows = [[samples.talk(0), samples.text_to_image(1)]]
-    b = samples.pack(rows, spare=1)
-    first = packing.size(rows[0][0])[0]
-    assert b.und.segment[0, first - 1 : first + 1].tolist() == [1, 2]
-    assert b.und.position[0, first] == 0
-
-
-def test_a_row_that_is_too_long_names_lane_and_sizes():
-    lanes = Lanes(und=10, gen=3, vit=0, labels=0, images=1, regions=0)
-    with pytest.raises(ValueError, match="gen needs 4, the config has 3"):
-        packing.pack([[samples.text_to_image(0)]], lanes, CFG)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_plan_holds_every_example_once_and_fits(seed):
+def noise(rows, columns, seed=0):
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(0, 20, (200, 6))
-    lanes = Lanes(*(int(n) for n in rng.integers(20, 60, 6)))
-    rows = packing.plan(sizes, lanes, seed=seed, epoch=1)
-    assert sorted(i for row in rows for i in row) == list(range(200))
-    limit = [getattr(lanes, name) for name in packing.LANES]
-    for row in rows:
-        assert (packing.total([sizes[i] for i in row]) <= limit).all()
-    assert rows == packing.plan(sizes, lanes, seed=seed, epoch=1)
-    assert rows != packing.plan(sizes, lanes, seed=seed, epoch=2)
-    # First fit: no sample of a later row would have fitted an earlier one as it ended.
-    for early, late in zip(rows, rows[1:], strict=False):
-        used = packing.total([sizes[i] for i in early])
-        joined = packing.total([used, *(sizes[i] for i in late)])
-        assert (joined > limit).any()
+    return rng.normal(size=(rows, columns, CFG.token_dim)).astype(np.float32)
 
 
-def test_an_example_that_fits_no_row_is_refused():
-    sizes = np.array([[5, 0, 0, 0, 0, 0], [50, 0, 0, 0, 0, 0]])
-    lanes = Lanes(und=20, gen=0, vit=0, labels=0, images=0, regions=0)
-    with pytest.raises(ValueError, match="example 1 .*und needs 50, the config has 20"):
-        packing.plan(sizes, lanes, seed=0, epoch=0)
+# ------------------------------------------------------------------------------------------ plan
 
 
-def test_fill_counts_real_tokens():
-    sizes = np.array([[10, 4, 0, 0, 1, 0], [5, 4, 0, 0, 1, 0]])
-    lanes = Lanes(und=20, gen=8, vit=0, labels=0, images=2, regions=0)
-    assert packing.fill(sizes, [[0, 1]], lanes) == {"und": 0.75, "gen": 1.0}
+def random_sizes(rng, count):
+    limit = np.array(dataclasses.astuple(LIMIT))
+    sizes = rng.integers(0, limit + 1, (count, 6))
+    return np.where(rng.random((count, 1)) < 0.7, sizes // 3, sizes)
+
+
+def test_every_example_once_and_no_lane_too_full():
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 17, 60):
+        for seed in range(6):
+            sizes = random_sizes(rng, count)
+            rows = packing.plan(sizes, LIMIT, seed=seed, epoch=0)
+            assert sorted(i for row in rows for i in row) == list(range(count))
+            for row in rows:
+                assert row and (packing.total(sizes[row]) <= dataclasses.astuple(LIMIT)).all()
+
+
+def test_first_fit_opens_a_row_only_when_it_must():
+    """Each example that opens a row fitted in none of the earlier ones, as they were then."""
+    rng = np.random.default_rng(1)
+    sums = np.array([1, 1, 1, 1, 1, 0])  # regions is a width: it never fills up
+    for seed in range(6):
+        sizes = random_sizes(rng, 50)
+        rows = packing.plan(sizes, LIMIT, seed=seed, epoch=2)
+        order = np.random.default_rng((seed, 2)).permutation(50)
+        place = {int(i): int(n) for n, i in enumerate(order)}
+        for later, row in enumerate(rows):
+            for earlier in rows[:later]:
+                before = [i for i in earlier if place[i] < place[row[0]]]
+                free = dataclasses.astuple(LIMIT) - (sizes[before] * sums).sum(axis=0)
+                assert (sizes[row[0]] > free).any()
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    sizes = random_sizes(np.random.default_rng(2), 40)
+    first = packing.plan(sizes, LIMIT, seed=3, epoch=1)
+    assert packing.plan(sizes.copy(), LIMIT, seed=3, epoch=1) == first
+    assert packing.plan(sizes, LIMIT, seed=3, epoch=2) != first
+    assert packing.plan(sizes, LIMIT, seed=4, epoch=1) != first
+
+
+def test_wide_regions_share_a_row():
+    sizes = np.array([[1, 1, 0, 0, 1, 4]] * 3)
+    assert [len(row) for row in packing.plan(sizes, LIMIT, seed=0, epoch=0)] == [3]
+
+
+def test_an_example_too_large_for_any_row_is_named():
+    sizes = np.array([[1, 1, 0, 0, 1, 0], [50, 1, 0, 0, 4, 0]])
+    with pytest.raises(ValueError, match="example 1 .* und needs 50, the config has 40; images nee"):
+        packing.plan(sizes, LIMIT, seed=0, epoch=0)
+
+
+def test_fill_is_the_share_of_real_tokens():
+    sizes = np.array([[10, 30, 0, 0, 1, 0], [20, 15, 0, 0, 1, 0], [40, 0, 0, 0, 0, 0]])
+    assert packing.fill(sizes, [[0, 1], [2]], LIMIT) == {"und": 70 / 80, "gen": 45 / 60}
+    text_only = dataclasses.replace(LIMIT, gen=0)
+    assert packing.fill(sizes[2:], [[0]], text_only) == {"und": 1.0}
+
+
+# ------------------------------------------------------------------------------------------ pack
+
+
+def fields(tokens, row=0):
+    """(segment, split, mode, position, index) lists of the tokens that are not padding."""
+    parts = (tokens.segment, tokens.split, tokens.mode, tokens.position, tokens.index)
+    real = tokens.segment[row] > 0
+    return [x[row][real].tolist() for x in parts]
+
+
+def test_text():
+    batch = pack([[Example((Text(ids(7, 8)), Text(ids(9), loss=True, closing_label=START)))]])
+    assert batch.text_ids[0].tolist() == [BOS, 7, 8, EOS, BOS, 9, EOS]
+    assert fields(batch.und) == [
+        [1] * 7, [0, 0, 0, 0, 1, 1, 1], [CAUSAL] * 7, list(range(7)), list(range(7)),
+    ]
+    # What follows each token: the word, the end, and at the end the further target.
+    assert batch.label_slots[0].tolist() == [4, 5, 6]
+    assert batch.label_ids[0].tolist() == [9, EOS, START]
+    assert batch.label_weights[0].tolist() == [1, 1, 1]
+    assert batch.gen.segment.shape == (1, 0)
+
+
+def test_pictures_and_clean_latents_take_one_position_each():
+    rng = np.random.default_rng(0)
+    shown, clean = picture(rng, 1, 2), noise(2, 1)
+    latent = Latent(clean, size=(32, 16), noisy=False, noise_id=9)
+    batch = pack([[Example((shown, latent, Text(ids(7))))]])
+    assert batch.text_ids[0].tolist() == [START, 0, 0, END, START, END, BOS, 7, EOS]
+    assert fields(batch.und) == [
+        [1] * 9,
+        [0, 0, 0, 0, 1, 1, 2, 2, 2],
+        [FULL] * 6 + [CAUSAL] * 3,
+        [0, 0, 0, 0, 1, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 7, 8, 9, 10],  # 5 and 6 are the latent tokens
+    ]
+    assert fields(batch.gen) == [[1, 1], [1, 1], [FULL, FULL], [1, 1], [5, 6]]
+    assert batch.vit_slots[0].tolist() == [1, 2] and batch.vit_images[0].tolist() == [0, 0]
+    np.testing.assert_array_equal(batch.vit_patches[0], shown.patches)
+    np.testing.assert_array_equal(batch.vit_positions[0], shown.positions)
+    np.testing.assert_array_equal(batch.latents[0], clean[:, 0])
+    assert batch.noisy.tolist() == [[False]] and batch.noise_ids.tolist() == [[9]]
+    assert batch.grids.tolist() == [[[2, 1]]] and batch.sizes.tolist() == [[[32, 16]]]
+
+
+def test_a_noisy_latent_takes_no_position_from_what_follows():
+    batch = pack([[Example((Text(ids(7)), Latent(noise(2, 3), size=(8, 12)), Text(ids(8))))]])
+    assert batch.text_ids[0].tolist() == [BOS, 7, EOS, START, END, BOS, 8, EOS]
+    assert fields(batch.und)[1:4] == [
+        [0, 0, 0, 1, 1, 2, 2, 2],
+        [CAUSAL] * 3 + [NOISE] * 2 + [CAUSAL] * 3,
+        [0, 1, 2, 3, 3, 3, 4, 5],
+    ]
+    assert fields(batch.gen) == [[1] * 6, [1] * 6, [NOISE] * 6, [3] * 6, list(range(4, 10))]
+    row = CFG.max_latent
+    assert batch.latent_positions[0].tolist() == [0, 1, 2, row, row + 1, row + 2]
+    assert batch.latent_cells[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert batch.noisy.tolist() == [[True]]
+
+
+def test_branches_start_at_the_same_position():
+    ask = Branch((Text(ids(7, 8)), Text(ids(9), loss=True)))
+    other = Branch((Text(ids(6)),))
+    batch = pack([[Example((Text(ids(5)), ask, other, Text(ids(5))))]])
+    assert batch.text_ids[0].tolist() == (
+        [BOS, 5, EOS] + [BOS, 7, 8, EOS, BOS, 9, EOS] + [BOS, 6, EOS] + [BOS, 5, EOS]
+    )
+    assert fields(batch.und)[1:4] == [
+        [0] * 3 + [1] * 7 + [2] * 3 + [3] * 3,
+        [CAUSAL] * 3 + [BRANCH] * 10 + [CAUSAL] * 3,
+        [0, 1, 2] + [3, 4, 5, 6, 7, 8, 9] + [3, 4, 5] + [3, 4, 5],
+    ]
+    assert batch.label_slots[0].tolist() == [7, 8] and batch.label_ids[0].tolist() == [9, EOS]
+
+
+def test_samples_are_numbered_and_padding_marked():
+    rng = np.random.default_rng(0)
+    boxes = np.array([[0, 0, 4, 4], [2, 2, 8, 8]], np.float32)
+    good = noise(1, 2, seed=5)
+    drawn = Latent(noise(1, 2), size=(4, 8), noise_id=3, target=good,
+                   regions=Regions(boxes, np.array([0.5, -1.0]), 0.25))
+    first = Example((picture(rng, 1, 1), drawn))
+    second = Example((picture(rng, 1, 2), Latent(noise(1, 1), size=(4, 4), noise_id=4)))
+    lanes = Lanes(und=16, gen=5, vit=5, labels=1, images=3, regions=3)
+    batch = packing.pack([[first, second], []], lanes, CFG, targets=True, rewards=True)
+    assert batch.und.segment[0].tolist() == [1] * 5 + [2] * 6 + [0] * 5
+    assert batch.und.index[0].tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13] + [-1] * 5
+    assert batch.gen.segment[0].tolist() == [1, 1, 2, 0, 0]
+    assert batch.gen.index[0].tolist() == [4, 5, 12, -1, -1]
+    assert batch.und.position[0, :11].tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]
+    assert batch.vit_images[0].tolist() == [0, 1, 1, -1, -1]
+    assert batch.vit_slots[0].tolist() == [1, 6, 7, 16, 16]  # 16, the lane's end: dropped
+    assert batch.latent_images[0, :3].tolist() == [0, 0, 1]
+    assert batch.noise_ids[0].tolist() == [3, 4, 0] and batch.noisy[0].tolist() == [1, 1, 0]
+    assert batch.label_weights.tolist() == [[0], [0]]
+    # The good image where it differs, the image itself where not.
+    np.testing.assert_array_equal(batch.targets[0, :2], good[0])
+    np.testing.assert_array_equal(batch.targets[0, 2], batch.latents[0, 2])
+    r = batch.rewards
+    np.testing.assert_array_equal(r.boxes[0, 0, :2], boxes)
+    assert r.scores[0].tolist() == [[0.5, -1.0, 0], [0, 0, 0], [0, 0, 0]]
+    assert r.valid[0].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert r.image_score[0].tolist() == [0.25, 0, 0]
+    assert not batch.und.segment[1].any() and (batch.gen.index[1] == -1).all()
+    plain = packing.pack([[first, second]], lanes, CFG)
+    assert plain.targets is None and plain.rewards is None
+
+
+@pytest.mark.parametrize("example", [talk(0), edit(1, boxes=2), questions(2), text_to_image(3)])
+def test_size_is_what_packing_takes(example):
+    und, gen, vit, labels, images, regions = packing.size(example)
+    lanes = Lanes(50, 50, 20, 20, 5, 5)
+    batch = packing.pack([[example]], lanes, CFG, rewards=True)
+    assert (batch.und.segment > 0).sum() == und and (batch.gen.segment > 0).sum() == gen
+    assert (batch.vit_images >= 0).sum() == vit and (batch.label_weights > 0).sum() == labels
+    assert batch.noisy.sum() + (images > 1) == images  # `edit` has a clean one besides
+    assert batch.rewards.valid.sum(-1).max() == regions
+
+
+def test_a_row_too_long_names_lane_and_sizes():
+    lanes = Lanes(und=12, gen=4, vit=0, labels=0, images=1, regions=0)
+    with pytest.raises(ValueError) as error:
+        packing.pack([[text_to_image(0)], [text_to_image(1), text_to_image(2)]], lanes, CFG)
+    assert str(error.value) == (
+        "a row does not fit one row: und needs 14, the config has 12; "
+        "gen needs 8, the config has 4; images needs 2, the config has 1"
+    )
