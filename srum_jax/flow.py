@@ -40,9 +40,7 @@ def sampling_times(steps: int, shift: float) -> np.ndarray:
     return shift_time(np.linspace(1, 0, steps + 1, dtype=np.float32), np.float32(shift))
 
 
-def draw(
-    batch: Batch, key: jax.Array, *, mean: float, std: float, shift: float
-) -> Draws:
+def draw(batch: Batch, key: jax.Array, *, mean: float, std: float, shift: float) -> Draws:
     """Times and noise of a batch, a function of (key, noise id, token) alone.
 
     Where a sample sits in its row, its batch or its host changes nothing. t is the shifted sigmoid
@@ -61,9 +59,7 @@ def draw(
         return jax.random.normal(k, batch.latents.shape[-1:])
 
     cells = batch.latent_cells[..., 0] * 65536 + batch.latent_cells[..., 1]
-    return Draws(
-        t=training_time(raw, shift), noise=jax.vmap(jax.vmap(noise))(token_keys, cells)
-    )
+    return Draws(t=training_time(raw, shift), noise=jax.vmap(jax.vmap(noise))(token_keys, cells))
 
 
 def token_time(batch: Batch, t: jax.Array) -> jax.Array:

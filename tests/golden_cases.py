@@ -61,7 +61,9 @@ class Case:
 
 def found() -> tuple[list[Case], list[str]]:
     """(BAGEL cases, names of sub-folders that are none)."""
-    roots = [OURS] + ([pathlib.Path(os.environ["SRUM_GOLDENS"])] if "SRUM_GOLDENS" in os.environ else [])
+    roots = [OURS] + (
+        [pathlib.Path(os.environ["SRUM_GOLDENS"])] if "SRUM_GOLDENS" in os.environ else []
+    )
     cases, others = {}, []
     for root in roots:
         for folder in sorted(p for p in root.iterdir() if p.is_dir()):
@@ -74,14 +76,23 @@ def found() -> tuple[list[Case], list[str]]:
 
 def samples(case: Case, section: str) -> list[Example]:
     """The packed samples of a section, rebuilt from its splits and arrays."""
-    get = {k.split("/", 1)[1]: case.inputs[k] for k in case.inputs.files if k.startswith(section + "/")}
+    get = {
+        k.split("/", 1)[1]: case.inputs[k] for k in case.inputs.files if k.startswith(section + "/")
+    }
     splits = case.meta[f"{section}/splits"]
-    text = dict(zip(get["packed_text_indexes"].tolist(), get["packed_text_ids"].tolist(), strict=True))
+    text = dict(
+        zip(get["packed_text_indexes"].tolist(), get["packed_text_ids"].tolist(), strict=True)
+    )
     vae_at = {i: n for n, i in enumerate(get["packed_vae_token_indexes"].tolist())}
-    vit_at = {i: n for n, i in enumerate(get.get("packed_vit_token_indexes", np.zeros(0, int)).tolist())}
+    vit_at = {
+        i: n for n, i in enumerate(get.get("packed_vit_token_indexes", np.zeros(0, int)).tolist())
+    }
     labels = dict(
-        zip(get.get("ce_loss_indexes", np.zeros(0, int)).tolist(),
-            get.get("packed_label_ids", np.zeros(0, int)).tolist(), strict=True)
+        zip(
+            get.get("ce_loss_indexes", np.zeros(0, int)).tolist(),
+            get.get("packed_label_ids", np.zeros(0, int)).tolist(),
+            strict=True,
+        )
     )
     shapes = get["patchified_vae_latent_shapes"]
     p = case.cfg.latent_patch
@@ -137,12 +148,14 @@ class Packed:
 
 
 def _foreign(case: Case, with_picture: bool) -> Example:
-    """A sample that belongs to nobody: text, a clean latent and, if the section has any, a picture."""
+    """A sample that belongs to nobody: text, a clean latent and, with one, a picture."""
     rng = np.random.default_rng(7)
     z = case.cfg.token_dim
     items = [
         Text(rng.integers(0, case.constants["n_plain_tokens"], 5)),
-        Latent(rng.normal(size=(2, 3, z)).astype(np.float32), size=(32, 48), noisy=False, noise_id=99),
+        Latent(
+            rng.normal(size=(2, 3, z)).astype(np.float32), size=(32, 48), noisy=False, noise_id=99
+        ),
     ]
     if with_picture:
         patches = rng.normal(size=(4, case.cfg.vit.patch**2 * 3)).astype(np.float32)
@@ -187,7 +200,9 @@ def packed(case: Case, section: str) -> Packed:
 def spread(values: np.ndarray, at: np.ndarray, fill: float = 0.0) -> np.ndarray:
     """Official rows `values` -> our slots: out[b, s] = values[at[b, s]], `fill` where at is −1."""
     out = values[np.maximum(at, 0)]
-    return np.where((at >= 0).reshape(at.shape + (1,) * (out.ndim - 2)), out, fill).astype(values.dtype)
+    return np.where((at >= 0).reshape(at.shape + (1,) * (out.ndim - 2)), out, fill).astype(
+        values.dtype
+    )
 
 
 def collect(ours: np.ndarray, at: np.ndarray, into: np.ndarray) -> None:

@@ -12,8 +12,11 @@ from srum_jax.data.schema import Branch, Example, Lanes, Latent, Picture, Region
 from srum_jax.models import bagel
 from srum_jax.models.config import BagelConfig, LLMConfig, VAEConfig, ViTConfig
 
-# Tiny programs run once: unoptimised code spares most of the seconds their compilation takes.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Tiny programs run once: plain code spares most of the seconds that their compilation takes.
+PLAIN = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # later ones have no such option
+    PLAIN["xla_cpu_use_fusion_emitters"] = False
+jit = functools.partial(jax.jit, compiler_options=PLAIN)
 
 CFG = BagelConfig(
     llm=LLMConfig(hidden=16, layers=2, heads=4, kv_heads=2, ffn=24, vocab=96, rope_theta=1e4),

@@ -45,7 +45,9 @@ def drawn(rows, seed=0, spare=0, **law):
 
 def test_draws_do_not_depend_on_the_place():
     _, _, apart = drawn([[text_to_image(1, 5)], [edit(2, 6)], [text_to_image(3, 7)]])
-    _, _, together = drawn([[talk(0), edit(2, 6), text_to_image(1, 5), text_to_image(3, 7)]], spare=3)
+    _, _, together = drawn(
+        [[talk(0), edit(2, 6), text_to_image(1, 5), text_to_image(3, 7)]], spare=3
+    )
     assert apart.keys() == together.keys() == {5, 6, 7}
     for i, (t, noise) in apart.items():
         assert together[i][0] == t
@@ -107,8 +109,15 @@ def guide(velocities=VELOCITIES, renorm="none", **how):
 def test_scale_1_is_the_model_itself(renorm):
     np.testing.assert_array_equal(guide(renorm=renorm, text_scale=1.0), VELOCITIES[0])
     np.testing.assert_array_equal(
-        flow.guide(VELOCITIES[0], None, None, text_scale=4.0, image_scale=1.0, renorm=renorm,
-                   renorm_min=0.0),
+        flow.guide(
+            VELOCITIES[0],
+            None,
+            None,
+            text_scale=4.0,
+            image_scale=1.0,
+            renorm=renorm,
+            renorm_min=0.0,
+        ),
         VELOCITIES[0],
     )
 
@@ -132,8 +141,9 @@ def test_renorm_bounds_the_norm(renorm, axes, image_scale):
     assert (norm(plain, axis=axes) > limit).any()
     assert (norm(found, axis=axes) <= limit * (1 + 1e-5)).all()
     scale = found / plain  # only the length changes, never beyond the guided one
-    np.testing.assert_allclose(scale, scale.mean(axes, keepdims=True) * np.ones_like(scale),
-                               rtol=1e-4)
+    np.testing.assert_allclose(
+        scale, scale.mean(axes, keepdims=True) * np.ones_like(scale), rtol=1e-4
+    )
     assert scale.max() <= 1 + 1e-6
     least = guide(renorm=renorm, image_scale=image_scale, renorm_min=0.9) / plain
     assert 0.9 - 1e-5 <= least.min() <= least.max() <= 1 + 1e-6
@@ -143,7 +153,9 @@ def test_text_channel_rescales_before_the_image():
     v, _, v_image = VELOCITIES
     by_text = guide(renorm="channel")
     np.testing.assert_allclose(
-        guide(renorm="text_channel", image_scale=2.0), v_image + 2 * (by_text - v_image), rtol=1e-4,
+        guide(renorm="text_channel", image_scale=2.0),
+        v_image + 2 * (by_text - v_image),
+        rtol=1e-4,
         atol=1e-5,
     )
 

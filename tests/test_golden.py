@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 from einops import rearrange
-
 from golden_cases import Case, collect, found, packed, samples, spread
+
 from srum_jax import flow
 from srum_jax.core import loss as losses
 from srum_jax.core.params import flatten
@@ -134,7 +134,9 @@ def check_train(case: Case):
     model, _ = case.params
     pack = packed(case, "train")
     draws = _draws(case, "train", pack)
-    out = {k.split("/", 1)[1]: case.outputs[k] for k in case.outputs.files if k.startswith("train/")}
+    out = {
+        k.split("/", 1)[1]: case.outputs[k] for k in case.outputs.files if k.startswith("train/")
+    }
     batch = pack.batch
     t = flow.token_time(batch, draws.t)
     real = pack.vae_at >= 0
@@ -194,7 +196,11 @@ def _check_srum(case: Case, section: str, with_ce: bool):
     pack = packed(case, section)
     draws, weights = _draws(case, section, pack), _dense_rewards(case, section, pack)
     lam = case.meta[f"{section}/lambda_constraint"]
-    out = {k.split("/", 1)[1]: case.outputs[k] for k in case.outputs.files if k.startswith(section + "/")}
+    out = {
+        k.split("/", 1)[1]: case.outputs[k]
+        for k in case.outputs.files
+        if k.startswith(section + "/")
+    }
     real = pack.vae_at >= 0
     np.testing.assert_allclose(weights[real], out["rewards"][pack.vae_at[real]], **TOLERANCE)
 
@@ -206,7 +212,9 @@ def _check_srum(case: Case, section: str, with_ce: bool):
         if with_ce:
             found_terms["ce"] = terms.cross_entropy(params, p.und, batch)[0]
             coefficients += (("ce", 1.0),)
-        return losses.LossOut(found_terms, {"mse": srum.sft(p.velocity, batch, draws, p.trained)}, coefficients)
+        return losses.LossOut(
+            found_terms, {"mse": srum.sft(p.velocity, batch, draws, p.trained)}, coefficients
+        )
 
     loss, means, grads = _gradients(loss_fn, model, pack.batch)
     np.testing.assert_allclose(means["reward"], out["loss_reward"], **TOLERANCE)
@@ -221,7 +229,8 @@ def _check_srum(case: Case, section: str, with_ce: bool):
 def check_srum(case: Case):
     model, pack, loss_fn, grads = _check_srum(case, "srum", with_ce=False)
     tx = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0)
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0),
     )
     state = create(model, tx)
     advance = jax.jit(
@@ -262,12 +271,7 @@ def test_golden_cases_exist():
 
 @pytest.mark.parametrize(
     ("case", "section"),
-    [
-        pytest.param(c, s, id=f"{c.name}-{s}")
-        for c in CASES
-        for s in CHECKS
-        if s in c.sections()
-    ],
+    [pytest.param(c, s, id=f"{c.name}-{s}") for c in CASES for s in CHECKS if s in c.sections()],
 )
 def test_golden(case, section):
     CHECKS[section](case)
@@ -295,5 +299,7 @@ def test_mask_equals_the_official_dense_masks(case):
             real = np.flatnonzero(at[b] >= 0)
             others = np.flatnonzero(at[b] < 0)
             where = at[b][real]
-            np.testing.assert_array_equal(ours[b][np.ix_(real, real)], official[np.ix_(where, where)])
+            np.testing.assert_array_equal(
+                ours[b][np.ix_(real, real)], official[np.ix_(where, where)]
+            )
             assert not ours[b][np.ix_(real, others)].any()

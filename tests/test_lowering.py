@@ -34,7 +34,8 @@ def trained(path):
 def abstract(specs, dtype, mesh):
     return jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-        P.abstract(specs, dtype), sharding.shardings(specs, mesh),
+        P.abstract(specs, dtype),
+        sharding.shardings(specs, mesh),
     )
 
 
@@ -68,10 +69,22 @@ def arguments(mesh, tx, specs, rows, reference):
 def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     before = peak_gib()
     cfg = types.SimpleNamespace(
-        objective=objective, timestep_mean=0.0, timestep_std=1.0, timestep_shift=4.0,
-        lambda_constraint=0.5, advantage_scale=2.0, anchor=1.0,
-        optimizer="adamw", learning_rate=1e-5, warmup=10, schedule="constant", b1=0.9, b2=0.95,
-        eps=1e-15, weight_decay=0.0, clip_norm=1.0,
+        objective=objective,
+        timestep_mean=0.0,
+        timestep_std=1.0,
+        timestep_shift=4.0,
+        lambda_constraint=0.5,
+        advantage_scale=2.0,
+        anchor=1.0,
+        optimizer="adamw",
+        learning_rate=1e-5,
+        warmup=10,
+        schedule="constant",
+        b1=0.9,
+        b2=0.95,
+        eps=1e-15,
+        weight_decay=0.0,
+        clip_norm=1.0,
     )
     mesh = sharding.make_mesh(
         types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, sizes, strict=True)))
@@ -79,9 +92,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     specs, _ = P.split(bagel.specs(CFG), trained)
     tx = optim.make(cfg, specs, steps=100)
     loss = srum.make(cfg, CFG, dtype=jnp.bfloat16, remat=True)
-    step = functools.partial(
-        training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1
-    )
+    step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = objective in srum.NEED_REFERENCE
     given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], reference=reference)
     lowered = jax.jit(step, donate_argnums=0).lower(*given)

@@ -44,61 +44,53 @@ def batch():
     return pack(rows, spare=1, rewards=True)
 
 
-def losses():
-    """(name, loss, which leaves are trained): pretraining, and the self-reward loss."""
-    cfg = types.SimpleNamespace(text_weight=0.5, **LAW)
-    yield joint.make(cfg, CFG, dtype=jnp.float32, remat=True), lambda path: True
-    cfg = types.SimpleNamespace(
-        objective="srum_advantage", advantage_scale=2.0, anchor=1.0, **LAW
-    )
-    yield srum.make(cfg, CFG, dtype=jnp.float32, remat=True), trained
+def named(name):
+    """(loss, which leaves are trained): pretraining of everything, or the self-reward loss."""
+    how = dict(dtype=jnp.float32, remat=True)
+    if name == "joint":
+        return joint.make(types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how), lambda _: True
+    cfg = types.SimpleNamespace(objective=name, advantage_scale=2.0, anchor=1.0, **LAW)
+    return srum.make(cfg, CFG, **how), trained
 
 
-def gradients(mesh, batch, micro_batches=1):
-    """[(loss, means, gradients) of each loss], in one program on `mesh`."""
-    everything, place = [], sharding.shardings(SPECS, mesh)
-    start = weights(seed=1)
-
-    @jit
-    def run(arguments, batch):
-        found = []
-        for (loss, _), (params, fixed) in zip(losses(), arguments, strict=True):
-            found.append(
-                training_step.gradients(
-                    loss, params, fixed, batch, jax.random.key(1), micro_batches
-                )
-            )
-        return found
-
-    for _, accepts in losses():
-        split = functools.partial(P.split, trainable=accepts)
-        params, frozen = split(jax.device_put(weights(), place))
-        reference, _ = split(jax.device_put(start, place))
-        everything.append((params, Fixed(frozen, reference)))
-    return run(everything, jax.device_put(batch, sharding.batch_sharding(mesh)))
+def gradients(name, mesh, batch, micro_batches=1):
+    """(loss, means, gradients) of a step on `mesh`; the reference differs from the parameters."""
+    loss, accepts = named(name)
+    place = sharding.shardings(SPECS, mesh)
+    params, frozen = P.split(jax.device_put(weights(), place), accepts)
+    reference, _ = P.split(jax.device_put(weights(seed=1), place), accepts)
+    run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
+    batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+    return jit(run)(params, Fixed(frozen, reference), batch, jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
 def alone(batch):
-    return jax.tree.map(np.asarray, gradients(mesh_of(1, 1, 1, 1), batch))
+    return functools.cache(lambda name: gradients(name, mesh_of(1, 1, 1, 1), batch))
 
 
 @pytest.mark.parametrize(
-    "sizes, micro_batches",
-    [((8, 1, 1, 1), 1), ((1, 8, 1, 1), 1), ((2, 2, 2, 1), 1), ((1, 2, 2, 2), 2)],
-    ids=str,
+    "name, sizes, micro_batches",
+    [
+        ("joint", (8, 1, 1, 1), 1),
+        ("joint", (1, 8, 1, 1), 1),
+        ("joint", (2, 2, 2, 1), 1),
+        ("joint", (1, 2, 2, 2), 2),
+        ("srum_advantage", (2, 2, 2, 1), 1),
+    ],
 )
-def test_loss_and_gradients_are_those_of_one_device(batch, alone, sizes, micro_batches):
-    found = gradients(mesh_of(*sizes), batch, micro_batches)
-    for (loss, means, grads), (want_loss, want_means, want) in zip(found, alone, strict=True):
-        assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
-        for name, value in want_means.items():
-            assert float(means[name]) == pytest.approx(float(value), rel=1e-5), name
-        largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
-        for path, gradient in P.flatten(grads).items():
-            np.testing.assert_allclose(
-                gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
-            )
+def test_loss_and_gradients_are_those_of_one_device(batch, alone, name, sizes, micro_batches):
+    loss, means, grads = gradients(name, mesh_of(*sizes), batch, micro_batches)
+    want_loss, want_means, want = alone(name)
+    assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
+    for metric, value in want_means.items():
+        assert float(means[metric]) == pytest.approx(float(value), rel=1e-5), metric
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
+    assert largest > 0.01
+    for path, gradient in P.flatten(grads).items():
+        np.testing.assert_allclose(
+            gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -106,8 +98,16 @@ def test_masters_moments_and_average_are_cut_alike(optimizer):
     mesh = mesh_of(2, 2, 2, 1)
     specs = optim.trained_specs(SPECS, trained)
     cfg = types.SimpleNamespace(
-        optimizer=optimizer, learning_rate=1e-3, adam_learning_rate=1e-3, warmup=1,
-        schedule="constant", b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0, clip_norm=1.0,
+        optimizer=optimizer,
+        learning_rate=1e-3,
+        adam_learning_rate=1e-3,
+        warmup=1,
+        schedule="constant",
+        b1=0.9,
+        b2=0.95,
+        eps=1e-15,
+        weight_decay=0.0,
+        clip_norm=1.0,
     )
     tx = optim.make(cfg, specs, steps=3)
     state = create(P.split(weights(), trained)[0], tx, specs, mesh)
@@ -117,7 +117,7 @@ def test_masters_moments_and_average_are_cut_alike(optimizer):
         for path, leaf in P.flatten(tree).items():
             if not isinstance(leaf, optax.MaskedNode):
                 assert leaf.sharding.is_equivalent_to(where[path], leaf.ndim), path
-                cut += len(leaf.addressable_shards[0].data) and not leaf.is_fully_replicated
+                cut += not leaf.is_fully_replicated
     assert cut > 2 * 20
     for leaf in jax.tree.leaves(state.opt_state):
         assert len(leaf.sharding.device_set) == 8
@@ -129,10 +129,10 @@ def moments(state):
     found = []
 
     def visit(node):
-        if isinstance(node, dict):
+        if isinstance(node, dict) and "blocks" in node:
             found.append(node)
-        elif isinstance(node, tuple):
-            for part in node:
+        elif isinstance(node, dict | tuple):
+            for part in node.values() if isinstance(node, dict) else node:
                 visit(part)
 
     visit(state)

@@ -33,18 +33,34 @@ def weights(seed=0, scale=0.2):
 
 def write_model(folder, seed=0):
     """A folder in the Hugging Face layout."""
-    hf.save(folder, MODEL, *weights(seed), "float32",
-            tokenizer_files=[shapes.write_tokenizer(folder.parent / "words")])
+    hf.save(
+        folder,
+        MODEL,
+        *weights(seed),
+        "float32",
+        tokenizer_files=[shapes.write_tokenizer(folder.parent / "words")],
+    )
     return folder
 
 
 def load_config(weights, **values):
     """The base config on `weights` with few steps and small units; dots in keys are "__"."""
     cfg = base.get_config()
-    small = {"sample__steps": 3, "sample__batch": 4, "generate__unit": 4, "generate__count": 5,
-             "generate__candidates": 2, "score__unit": 4, "score__batch": 8, "evaluate__count": 7,
-             "evaluate__questions": 22, "evaluate__best_of": 2, "evaluate__best_of_prompts": 3,
-             "evaluate__batch": 11, "weights": str(weights)}
+    small = {
+        "sample__steps": 3,
+        "sample__batch": 4,
+        "generate__unit": 4,
+        "generate__count": 5,
+        "generate__candidates": 2,
+        "score__unit": 4,
+        "score__batch": 8,
+        "evaluate__count": 7,
+        "evaluate__questions": 22,
+        "evaluate__best_of": 2,
+        "evaluate__best_of_prompts": 3,
+        "evaluate__batch": 11,
+        "weights": str(weights),
+    }
     for key, value in (small | values).items():
         part = cfg
         *path, last = key.split("__")

@@ -77,16 +77,24 @@ def run(folder, stop, cfg=None, batches=batches, loss_fn=loss_fn, mesh=None, **m
     cfg, folder = cfg or loop_config(), pathlib.Path(folder)
     state, fixed, tx = start(cfg, mesh)
     return loop.run(
-        state, fixed, loss_fn=loss_fn, tx=tx, batches=batches, key=jax.random.key(7), cfg=cfg,
-        checkpoints=Checkpoints(folder / "checkpoints", keep=2), meta={"stage": "toy"},
-        metrics_path=folder / "metrics.jsonl", title="toy", stop=stop, **more,
+        state,
+        fixed,
+        loss_fn=loss_fn,
+        tx=tx,
+        batches=batches,
+        key=jax.random.key(7),
+        cfg=cfg,
+        checkpoints=Checkpoints(folder / "checkpoints", keep=2),
+        meta={"stage": "toy"},
+        metrics_path=folder / "metrics.jsonl",
+        title="toy",
+        stop=stop,
+        **more,
     )
 
 
 def assert_same(one, other):
     """Every leaf bit for bit."""
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
-    )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True)
     for (path, a), b in pairs:
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))

@@ -25,9 +25,7 @@ class LossOut:
 
     terms: dict[str, Ratio]
     metrics: dict[str, Ratio] = flax.struct.field(default_factory=dict)
-    coefficients: tuple[tuple[str, float], ...] = flax.struct.field(
-        pytree_node=False, default=()
-    )
+    coefficients: tuple[tuple[str, float], ...] = flax.struct.field(pytree_node=False, default=())
 
 
 def ratio(sum_: jax.Array, weight: jax.Array) -> Ratio:

@@ -1,4 +1,4 @@
-"""Parameter specifications: the one table a model's shapes, axes, initial values and counts come from.
+"""Parameter specifications: one table for a model's shapes, axes, initial values and counts.
 
 A model describes itself as a nested dict of `ParamSpec`. Everything else is derived from that tree:
 initial values, abstract shapes, shardings (`core/sharding.py`), the Hugging Face table's check

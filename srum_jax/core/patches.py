@@ -15,9 +15,7 @@ def patchify(grid, patch: int):
     height, width = grid.shape[-3:-1]
     if height % patch or width % patch:
         raise ValueError(f"{height}x{width} cannot be cut into patches of {patch}: resize it first")
-    return rearrange(
-        grid, "... (h ph) (w pw) c -> ... (h w) (ph pw c)", ph=patch, pw=patch
-    )
+    return rearrange(grid, "... (h ph) (w pw) c -> ... (h w) (ph pw c)", ph=patch, pw=patch)
 
 
 def unpatchify(tokens, patch: int, rows: int, columns: int):

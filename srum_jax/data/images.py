@@ -10,9 +10,9 @@ import math
 import numpy as np
 from PIL import Image
 
+from srum_jax.core.patches import patchify, position_ids
 from srum_jax.data.schema import Picture
 from srum_jax.models.config import BagelConfig
-from srum_jax.core.patches import patchify, position_ids
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # of one resized picture (BAGEL `data/transforms.py`)
 MIN_SHORT = 224  # pixels; smaller towers use their own side
@@ -32,7 +32,7 @@ def decode(data: bytes, *, name: str) -> np.ndarray:
         image.load()
     except Exception as e:  # on damaged bytes its readers raise errors of many kinds
         raise ValueError(f"{name}: not a readable image ({e})") from e
-    if image.has_transparency_data:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)

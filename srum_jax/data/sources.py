@@ -45,9 +45,7 @@ def questions(
 
     image: uint8 [H,W,3]; pairs of question and answer; the answers are targets.
     """
-    branches = (
-        Branch((text(tokenizer, q), text(tokenizer, a, loss=True))) for q, a in pairs
-    )
+    branches = (Branch((text(tokenizer, q), text(tokenizer, a, loss=True))) for q, a in pairs)
     return Example((picture(image, cfg), *branches))
 
 

@@ -230,6 +230,4 @@ def _verdicts(x: np.ndarray, name: str) -> np.ndarray:
 
 def _proportion(correct: np.ndarray) -> dict:
     right, n = int(correct.sum()), int(correct.size)
-    return {
-        "n": n, "correct": right, "accuracy": right / n, "ci95": list(stats.wilson(right, n))
-    }
+    return {"n": n, "correct": right, "accuracy": right / n, "ci95": list(stats.wilson(right, n))}

@@ -17,12 +17,12 @@ from einops import rearrange
 
 from srum_jax import flow
 from srum_jax.core.params import Params
+from srum_jax.core.patches import position_ids, unpatchify
 from srum_jax.data.images import bucket
 from srum_jax.data.schema import CAUSAL, NOISE, PAD_SEGMENT, Tokens
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models import bagel, mot, vae
 from srum_jax.models.config import BagelConfig
-from srum_jax.core.patches import position_ids, unpatchify
 
 _REAL = PAD_SEGMENT + 1
 
@@ -32,20 +32,23 @@ def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
     return zlib.crc32(f"{run_seed}/{prompt_id}/{k}".encode())
 
 
-def prefill(params: Params, cfg: BagelConfig, ids: jax.Array, lengths: jax.Array, dtype) -> mot.Cache:
+def prefill(
+    params: Params, cfg: BagelConfig, ids: jax.Array, lengths: jax.Array, dtype
+) -> mot.Cache:
     """Cache of one text per row: ids [B,T] (bos … eos), lengths [B]; length 0 is no text."""
     place = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
     real = place < lengths[:, None]
     zero = jnp.zeros_like(ids)
     text = Tokens(
-        segment=jnp.where(real, _REAL, PAD_SEGMENT), split=zero, mode=zero + CAUSAL,
-        position=place, index=place,
+        segment=jnp.where(real, _REAL, PAD_SEGMENT),
+        split=zero,
+        mode=zero + CAUSAL,
+        position=place,
+        index=place,
     )
     none = jax.tree.map(lambda x: x[:, :0], text)
     und = bagel.embed_text(params, ids, dtype)
-    _, _, cache = mot.stack(
-        params, cfg.llm, und, und[:, :0], text, none, keep="kv", remat=False
-    )
+    _, _, cache = mot.stack(params, cfg.llm, und, und[:, :0], text, none, keep="kv", remat=False)
     return cache
 
 
@@ -53,8 +56,11 @@ def _image_tokens(rows: int, count: int, position: jax.Array) -> Tokens:
     """`count` tokens of the noisy image that follows the prompt, all at one position [B]."""
     one = jnp.ones((rows, count), jnp.int32)
     return Tokens(
-        segment=one * _REAL, split=one, mode=one * NOISE,
-        position=one * position[:, None], index=one,
+        segment=one * _REAL,
+        split=one,
+        mode=one * NOISE,
+        position=one * position[:, None],
+        index=one,
     )
 
 
@@ -63,12 +69,23 @@ def _velocity(params, cfg, cache, position, marks, x, t, grid, dtype):
     rows, count = x.shape[:2]
     ids = jnp.asarray(position_ids(*grid, cfg.max_latent, cfg.interpolate_pos))
     gen = bagel.embed_latents(
-        params, cfg, x, jnp.full((rows, 1), t), jnp.broadcast_to(ids, (rows, count)),
-        jnp.zeros((rows, count), jnp.int32), dtype=dtype,
+        params,
+        cfg,
+        x,
+        jnp.full((rows, 1), t),
+        jnp.broadcast_to(ids, (rows, count)),
+        jnp.zeros((rows, count), jnp.int32),
+        dtype=dtype,
     )
     _, gen, _ = mot.stack(
-        params, cfg.llm, marks, gen, _image_tokens(rows, 2, position),
-        _image_tokens(rows, count, position), cache=cache, remat=False,
+        params,
+        cfg.llm,
+        marks,
+        gen,
+        _image_tokens(rows, 2, position),
+        _image_tokens(rows, count, position),
+        cache=cache,
+        remat=False,
     )
     return bagel.velocity(params, gen)
 
@@ -112,9 +129,7 @@ def sample(
     marks = jnp.broadcast_to(
         bagel.embed_text(params, soi_eoi, dtype), (len(ids), 2, cfg.llm.hidden)
     )
-    only = jax.tree.map(
-        lambda x: x[:, :rows], (cache.k, cache.v)
-    )
+    only = jax.tree.map(lambda x: x[:, :rows], (cache.k, cache.v))
     plain_cache = mot.Cache(*only, tokens=jax.tree.map(lambda x: x[:rows], cache.tokens))
 
     def guided_step(x, span):
@@ -123,22 +138,25 @@ def sample(
             params, cfg, cache, lengths, marks, jnp.concatenate([x, x]), t, grid, dtype
         )
         v = flow.guide(
-            both[:rows], both[rows:], None, text_scale=settings.guidance, image_scale=1.0,
-            renorm=settings.renorm, renorm_min=settings.renorm_min,
+            both[:rows],
+            both[rows:],
+            None,
+            text_scale=settings.guidance,
+            image_scale=1.0,
+            renorm=settings.renorm,
+            renorm_min=settings.renorm_min,
         )
         return flow.euler(x, v, t, after), None
 
     def plain_step(x, span):
         t, after = span
-        v = _velocity(
-            params, cfg, plain_cache, lengths[:rows], marks[:rows], x, t, grid, dtype
-        )
+        v = _velocity(params, cfg, plain_cache, lengths[:rows], marks[:rows], x, t, grid, dtype)
         return flow.euler(x, v, t, after), None
 
     x = noise
     spans = (jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
     for guided, first, last in runs:
-        span = jax.tree.map(lambda a: a[first:last], spans)
+        span = tuple(a[first:last] for a in spans)
         x, _ = jax.lax.scan(guided_step if guided else plain_step, x, span)
     return x
 
@@ -177,9 +195,7 @@ def painter(
             f"sample.size={settings.size} is {grid} latent tokens; the model has positions for "
             f"{cfg.max_latent} a side"
         )
-    draw = jax.jit(
-        functools.partial(sample, cfg=cfg, settings=settings, grid=grid, dtype=dtype)
-    )
+    draw = jax.jit(functools.partial(sample, cfg=cfg, settings=settings, grid=grid, dtype=dtype))
     show = jax.jit(functools.partial(decode, cfg=cfg, grid=grid))
 
     @jax.jit

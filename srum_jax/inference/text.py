@@ -60,15 +60,17 @@ def asker(
             part = examples[first : first + rows]
             need = np.max([packing.size(e) for e in part], axis=0)
             lanes = Lanes(
-                und=bucket(need[0], 32), gen=0, vit=bucket(need[2], 16),
-                labels=bucket(need[3], 8), images=0, regions=0,
+                und=bucket(need[0], 32),
+                gen=0,
+                vit=bucket(need[2], 16),
+                labels=bucket(need[3], 8),
+                images=0,
+                regions=0,
             )
             padded = [[e] for e in part] + [[]] * (rows - len(part))
             batch = jax.tree.map(place, packing.pack(padded, lanes, cfg))
             found = np.asarray(probabilities(params, batch))
-            answers += [
-                found[i, : len(questions[first + i])] for i in range(len(part))
-            ]
+            answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
         return answers
 
     return ask

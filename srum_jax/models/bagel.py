@@ -56,11 +56,11 @@ def embed_pictures(
     remat: bool,
 ) -> jax.Array:
     """ViT, connector and connector positions: patches [B,P,p·p·3] -> [B,P,D]."""
-    x = vit.encode(
-        params["vit"], cfg.vit, patches.astype(dtype), positions, images, remat=remat
+    x = vit.encode(params["vit"], cfg.vit, patches.astype(dtype), positions, images, remat=remat)
+    x = linear(
+        jax.nn.gelu(linear(x, params["connector"]["fc1"]), approximate=True),
+        params["connector"]["fc2"],
     )
-    x = linear(jax.nn.gelu(linear(x, params["connector"]["fc1"]), approximate=True),
-               params["connector"]["fc2"])
     return x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden).astype(dtype)
 
 
@@ -101,17 +101,20 @@ def forward(
     und = embed_text(params, batch.text_ids, dtype)
     if batch.vit_patches.shape[1]:
         pictures = embed_pictures(
-            params, cfg, batch.vit_patches, batch.vit_positions, batch.vit_images,
-            dtype=dtype, remat=remat,
+            params,
+            cfg,
+            batch.vit_patches,
+            batch.vit_positions,
+            batch.vit_images,
+            dtype=dtype,
+            remat=remat,
         )
         rows = jnp.arange(und.shape[0])[:, None]
         und = und.at[rows, batch.vit_slots].set(pictures, mode="drop")
     gen = embed_latents(
         params, cfg, x_t, t, batch.latent_positions, batch.latent_images, dtype=dtype
     )
-    return mot.stack(
-        params, cfg.llm, und, gen, batch.und, batch.gen, keep=keep, remat=remat
-    )
+    return mot.stack(params, cfg.llm, und, gen, batch.und, batch.gen, keep=keep, remat=remat)
 
 
 def velocity(params: P.Params, gen: jax.Array) -> jax.Array:

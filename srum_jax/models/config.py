@@ -1,4 +1,4 @@
-"""Sizes of a BAGEL model: frozen dataclasses, the presets, and reading them from a checkpoint folder.
+"""Sizes of a BAGEL model: frozen dataclasses, presets, and reading a checkpoint folder's JSON.
 
 Sizes of patches, latents, down-sampling and special ids come from the checkpoint's own JSON files
 where there is a folder, from a preset otherwise; no other file holds such a constant.
@@ -108,9 +108,7 @@ SHAPES = BagelConfig(
 BAGEL_7B_MOT = BagelConfig(
     llm=LLMConfig(hidden=3584, layers=28, heads=28, kv_heads=4, ffn=18944, vocab=152064),
     vit=ViTConfig(hidden=1152, layers=26, heads=16, ffn=4304, patch=14, positions=70),
-    vae=VAEConfig(
-        ch=128, ch_mult=(1, 2, 4, 4), res_blocks=2, z=16, scale=0.3611, shift=0.1159
-    ),
+    vae=VAEConfig(ch=128, ch_mult=(1, 2, 4, 4), res_blocks=2, z=16, scale=0.3611, shift=0.1159),
     latent_patch=2,
     max_latent=64,
     max_vit=70,

@@ -249,9 +249,7 @@ def _compare(path, file, entries, optional) -> list[str]:
             continue
         part = file.get_slice(name)
         if tuple(part.get_shape()) != expected:
-            found.append(
-                f"{path}: {name} has shape {tuple(part.get_shape())}, expected {expected}"
-            )
+            found.append(f"{path}: {name} has shape {tuple(part.get_shape())}, expected {expected}")
         if part.get_dtype() not in _READABLE:
             found.append(f"{path}: {name} is {part.get_dtype()}, expected one of {_READABLE}")
     return found
@@ -354,7 +352,8 @@ def _card(cfg: BagelConfig, dtype: str, notes: str) -> str:
         "model": P.count(bagel.specs(cfg)),
         "autoencoder": P.count(vae.specs(cfg.vae)),
     }
-    return f"""# A BAGEL checkpoint
+    return (
+        f"""# A BAGEL checkpoint
 
 A unified multimodal model (Mixture-of-Transformers, BAGEL architecture) that understands and draws
 pictures, in the layout of BAGEL-7B-MoT; written by srum_jax.
@@ -368,4 +367,6 @@ pictures, in the layout of BAGEL-7B-MoT; written by srum_jax.
 token covers {cfg.token_pixels} x {cfg.token_pixels} pixels. All sizes are in the JSON files.
 
 {notes.strip()}
-""".rstrip() + "\n"
+""".rstrip()
+        + "\n"
+    )

@@ -27,22 +27,22 @@ class Cache:
 
 def expert_specs(cfg: LLMConfig) -> P.Specs:
     """One expert's stacked layers."""
-    d, l = {"embed": cfg.hidden}, cfg.layers
+    d, n = {"embed": cfg.hidden}, cfg.layers
     q = {"heads": cfg.heads, "head_dim": cfg.head_dim}
     kv = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
     f = {"mlp": cfg.ffn}
     return {
-        "ln1": P.norm(cfg.hidden, "embed", bias=False, stack=l),
-        "ln2": P.norm(cfg.hidden, "embed", bias=False, stack=l),
-        "q": P.linear(d, q, bias=True, stack=l),
-        "k": P.linear(d, kv, bias=True, stack=l),
-        "v": P.linear(d, kv, bias=True, stack=l),
-        "o": P.linear(q, d, bias=False, stack=l),
-        "q_norm": P.norm(cfg.head_dim, None, bias=False, stack=l),
-        "k_norm": P.norm(cfg.head_dim, None, bias=False, stack=l),
-        "gate": P.linear(d, f, bias=False, stack=l),
-        "up": P.linear(d, f, bias=False, stack=l),
-        "down": P.linear(f, d, bias=False, stack=l),
+        "ln1": P.norm(cfg.hidden, "embed", bias=False, stack=n),
+        "ln2": P.norm(cfg.hidden, "embed", bias=False, stack=n),
+        "q": P.linear(d, q, bias=True, stack=n),
+        "k": P.linear(d, kv, bias=True, stack=n),
+        "v": P.linear(d, kv, bias=True, stack=n),
+        "o": P.linear(q, d, bias=False, stack=n),
+        "q_norm": P.norm(cfg.head_dim, None, bias=False, stack=n),
+        "k_norm": P.norm(cfg.head_dim, None, bias=False, stack=n),
+        "gate": P.linear(d, f, bias=False, stack=n),
+        "up": P.linear(d, f, bias=False, stack=n),
+        "down": P.linear(f, d, bias=False, stack=n),
     }
 
 

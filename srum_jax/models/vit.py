@@ -30,8 +30,9 @@ def specs(cfg: ViTConfig) -> Specs:
     stacked_norm = functools.partial(norm, cfg.hidden, "vit_embed", bias=True, stack=cfg.layers)
     return {
         "patch": linear_specs({"patch": cfg.patch**2 * 3}, d, bias=True),
-        "positions": ParamSpec((cfg.positions**2, cfg.hidden), ("positions", "vit_embed"),
-                               scale=0.02),
+        "positions": ParamSpec(
+            (cfg.positions**2, cfg.hidden), ("positions", "vit_embed"), scale=0.02
+        ),
         "blocks": {
             "ln1": stacked_norm(),
             "q": stacked(d, heads),

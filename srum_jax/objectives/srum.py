@@ -67,17 +67,21 @@ def advantage(
     step = velocity - start
     error = start - flow.target(batch.latents, draws.noise)
     alpha = 1 + scale * jax.lax.stop_gradient(advantages)[..., None]
-    return terms.token_mean(
-        (1 + anchor) * jnp.square(step) + 2 * alpha * step * error, mask
-    )
+    return terms.token_mean((1 + anchor) * jnp.square(step) + 2 * alpha * step * error, mask)
 
 
 def release_weights(batch: Batch) -> jax.Array:
     """Token weights R [B,G] of the released law from the batch's boxes and scores."""
     r = batch.rewards
     return jax.vmap(maps.release_token_weights)(
-        r.boxes, r.scores, r.valid, r.image_score,
-        batch.sizes, batch.grids, batch.latent_images, batch.latent_cells,
+        r.boxes,
+        r.scores,
+        r.valid,
+        r.image_score,
+        batch.sizes,
+        batch.grids,
+        batch.latent_images,
+        batch.latent_cells,
     )
 
 
@@ -85,8 +89,14 @@ def advantage_weights(batch: Batch) -> jax.Array:
     """Token advantages A [B,G]; the batch's scores are advantages already (`stages/train.py`)."""
     r = batch.rewards
     return jax.vmap(maps.advantage_token_weights)(
-        r.boxes, r.valid, r.image_score, r.scores,
-        batch.sizes, batch.grids, batch.latent_images, batch.latent_cells,
+        r.boxes,
+        r.valid,
+        r.image_score,
+        r.scores,
+        batch.sizes,
+        batch.grids,
+        batch.latent_images,
+        batch.latent_cells,
     )
 
 
@@ -116,8 +126,14 @@ def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, 
 def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
     a = advantage_weights(batch)
     value = advantage(
-        out.velocity, start, batch, draws, out.trained, a,
-        scale=cfg.advantage_scale, anchor=cfg.anchor,
+        out.velocity,
+        start,
+        batch,
+        draws,
+        out.trained,
+        a,
+        scale=cfg.advantage_scale,
+        anchor=cfg.anchor,
     )
     return LossOut(
         terms={"advantage": value},

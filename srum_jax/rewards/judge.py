@@ -192,10 +192,9 @@ def holds(kind: str, first: Box, second: Box) -> bool:
     if kind in ("right", "below"):
         kind, first, second = protocol.OPPOSITE[kind], second, first
     low, high = (0, 2) if kind == "left" else (1, 3)
-    return (
-        (first[low] + first[high]) / 2 < second[low]
-        and (second[low] + second[high]) / 2 > first[high]
-    )
+    return (first[low] + first[high]) / 2 < second[low] and (
+        second[low] + second[high]
+    ) / 2 > first[high]
 
 
 def assemble(
@@ -207,8 +206,9 @@ def assemble(
     shows nothing demanded counts as one missing and one extra.
     """
     slots = np.repeat(np.arange(len(scene.objects)), [spec.count for spec in scene.objects])
-    fit = np.maximum(np.asarray(p, np.float64).reshape(-1, len(scene.objects))[:, slots],
-                     WRONG_COUNT**2)
+    fit = np.maximum(
+        np.asarray(p, np.float64).reshape(-1, len(scene.objects))[:, slots], WRONG_COUNT**2
+    )
     rows, cols = linear_sum_assignment(-np.log(fit))
     value = fit[rows, cols].prod() * WRONG_COUNT ** abs(len(fit) - len(slots))
     if scene.relation is not None:

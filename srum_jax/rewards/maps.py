@@ -209,7 +209,7 @@ def release_map(
     for (x0, y0, x1, y1), score, drawn in zip(np.trunc(boxes), scores, valid, strict=True):
         if drawn and x0 < x1 and y0 < y1:
             # Only lower ends need clamping, to keep negative ones from counting from the far side.
-            part = np.s_[max(int(y0), 0):max(int(y1), 0), max(int(x0), 0):max(int(x1), 0)]
+            part = np.s_[max(int(y0), 0) : max(int(y1), 0), max(int(x0), 0) : max(int(x1), 0)]
             dense[part] = np.maximum(dense[part], np.float32((float(score) + 1.0) / 2.0))
     return dense * np.float32((image_score + 1.0) / 2.0)
 

@@ -15,8 +15,19 @@ import re
 VERSION = "1"
 
 COLORS = (
-    "red", "green", "blue", "yellow", "purple", "cyan", "orange", "pink", "brown", "black",
-    "white", "gray", "grey",
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "purple",
+    "cyan",
+    "orange",
+    "pink",
+    "brown",
+    "black",
+    "white",
+    "gray",
+    "grey",
 )
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
@@ -137,8 +148,8 @@ def _joined(specs: list[ObjectSpec]) -> tuple[ObjectSpec, ...]:
     counts: dict[str, ObjectSpec] = {}
     for spec in specs:
         before = counts.get(spec.name)
-        counts[spec.name] = spec if before is None else dataclasses.replace(
-            before, count=before.count + spec.count
+        counts[spec.name] = (
+            spec if before is None else dataclasses.replace(before, count=before.count + spec.count)
         )
     return tuple(counts.values())
 

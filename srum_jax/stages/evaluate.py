@@ -136,7 +136,9 @@ def verifiable(cfg: Config, wanted: Sequence[Prompt]) -> list[Prompt]:
     if len(known) < len(wanted):
         logging.info(
             "evaluate: %d of %d prompts are left out: the verifier reads prompts of the shapes "
-            "world at %dx%d pixels, and there is no other", len(wanted) - len(known), len(wanted),
+            "world at %dx%d pixels, and there is no other",
+            len(wanted) - len(known),
+            len(wanted),
             *size,
         )
     return known
@@ -200,8 +202,11 @@ def _answer(
         ask = model.asker(opened, cfg, mesh, rows=rows)
         given: list[int] = []
         bar = tqdm(
-            total=len(asked), desc=f"evaluate, {name} answers", unit="question",
-            dynamic_ncols=True, disable=jax.process_index() != 0,
+            total=len(asked),
+            desc=f"evaluate, {name} answers",
+            unit="question",
+            dynamic_ncols=True,
+            disable=jax.process_index() != 0,
         )
         with bar:
             for first in range(0, len(asked), rows):
@@ -247,7 +252,7 @@ def _judge(
 
 
 def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> dict:
-    """"t2i" of results.json; empty without pictures.
+    """ "t2i" of results.json; empty without pictures.
 
     The arms have the same prompts in the same order. The base's first records are `candidates` of
     each of its first prompts, and `own` are the scores it gave those.
@@ -256,9 +261,7 @@ def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> 
     if not len(firsts["base"].records):
         return {}
     categories = [record["category"] for record in firsts["base"].records]
-    section = {
-        name: suite.accuracy_section(arm.right, categories) for name, arm in firsts.items()
-    }
+    section = {name: suite.accuracy_section(arm.right, categories) for name, arm in firsts.items()}
     if "trained" in arms:
         section["paired"] = suite.paired_section(firsts["base"].right, firsts["trained"].right)
     right, own = (
@@ -270,7 +273,7 @@ def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> 
 
 
 def qa_section(arms: dict[str, Arm], asked: Sequence[Question]) -> dict:
-    """"qa" of results.json; empty if nothing was asked."""
+    """ "qa" of results.json; empty if nothing was asked."""
     if not len(asked):
         return {}
     return suite.qa_section(
@@ -284,7 +287,7 @@ def scores_section(
     scored: Sequence[dict[str, Any]],
     proposers: Sequence[str],
 ) -> dict:
-    """"scores" of results.json: the judge's scores of candidates against the verifier.
+    """ "scores" of results.json: the judge's scores of candidates against the verifier.
 
     records and scored: candidate and score records, one to one; candidates of other prompts than
     the shapes world's are passed over. Empty if there are no others.
@@ -293,8 +296,12 @@ def scores_section(
     regions: dict[str, list[tuple[float, bool, str]]] = {name: [] for name in proposers}
     prompts = []
     bar = tqdm(
-        zip(records, scored, strict=True), total=len(scored), desc="evaluate, scores checked",
-        unit="img", dynamic_ncols=True, disable=jax.process_index() != 0,
+        zip(records, scored, strict=True),
+        total=len(scored),
+        desc="evaluate, scores checked",
+        unit="img",
+        dynamic_ncols=True,
+        disable=jax.process_index() != 0,
     )
     for record, result in bar:
         image, prompt = record["image"], record["prompt"]

@@ -91,8 +91,12 @@ def draw(
     left = sum(sizes[u] for u in todo)
     first = jax.process_index() == 0  # only the first process writes
     bar = tqdm(
-        total=len(jobs), initial=len(jobs) - left, desc=title, unit="img",
-        dynamic_ncols=True, disable=not first,
+        total=len(jobs),
+        initial=len(jobs) - left,
+        desc=title,
+        unit="img",
+        dynamic_ncols=True,
+        disable=not first,
     )
     with bar:
         for u in todo:

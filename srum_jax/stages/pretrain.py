@@ -73,9 +73,7 @@ def encode(
     run = jax.jit(lambda p, images: vae.encode(p, cfg.vae, images))
     captions, latents = [], []
     for first in tqdm(range(0, count, ENCODE_BATCH), desc="encode", unit="batch"):
-        pairs = [
-            shapes.generation_example(seed, i) for i in range(first, first + ENCODE_BATCH)
-        ]
+        pairs = [shapes.generation_example(seed, i) for i in range(first, first + ENCODE_BATCH)]
         captions += [c for c, _ in pairs]
         images = to_float(np.stack([i for _, i in pairs]))
         latents.append(np.asarray(run(vae_params, images)))
@@ -114,9 +112,7 @@ def row(
         which = int(_order(cfg.seed, epoch, len(captions))[place])
         prompt = None if sources.dropped(cfg.seed, i, c.text_dropout) else captions[which]
         examples.append(
-            sources.text_to_image(
-                tokenizer, prompt, latents[which], size=size, noise_id=which
-            )
+            sources.text_to_image(tokenizer, prompt, latents[which], size=size, noise_id=which)
         )
     return examples
 
@@ -170,7 +166,11 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
     def evaluate(step: int, state) -> dict[str, float]:
         found = quick_look(cfg, model, state.ema, vae_params, tokenizer)
         hf.save(
-            folder / "model", model, jax.device_get(state.ema), vae_params, "bfloat16",
+            folder / "model",
+            model,
+            jax.device_get(state.ema),
+            vae_params,
+            "bfloat16",
             tokenizer_files=[tokenizer_file],
         )
         logging.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})

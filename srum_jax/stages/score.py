@@ -74,8 +74,12 @@ def score(
     left = sum(sizes[u] for u in todo)
     first = jax.process_index() == 0
     bar = tqdm(
-        total=len(records), initial=len(records) - left, desc="score", unit="img",
-        dynamic_ncols=True, disable=not first,
+        total=len(records),
+        initial=len(records) - left,
+        desc="score",
+        unit="img",
+        dynamic_ncols=True,
+        disable=not first,
     )
     with bar:
         for u in todo:

@@ -69,7 +69,10 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             chosen = advantages(everything, chosen)
         logging.info(
             "train: %d of %d candidates (%s), %d without a score",
-            len(chosen), len(everything), cfg.train.select, left_out,
+            len(chosen),
+            len(everything),
+            cfg.train.select,
+            left_out,
         )
         return train(cfg, mesh, work, folder, chosen, {"unscored": left_out})
 
@@ -160,7 +163,11 @@ def example(
     strongest = np.argsort(-np.abs(c.scores), kind="stable")[:regions]
     rewards = Regions(c.boxes[strongest], c.scores[strongest], c.image_score)
     return sources.text_to_image(
-        tokenizer, None if dropped else c.prompt, c.latent, size=c.size, noise_id=number,
+        tokenizer,
+        None if dropped else c.prompt,
+        c.latent,
+        size=c.size,
+        noise_id=number,
         regions=rewards,
     )
 

@@ -53,9 +53,7 @@ class _Log:
                 {
                     "step": number,
                     **row,
-                    "learning_rate": optim.learning_rate(
-                        cfg.optim, max(0, count), steps=cfg.steps
-                    ),
+                    "learning_rate": optim.learning_rate(cfg.optim, max(0, count), steps=cfg.steps),
                     "seconds": round(now - self.since, 3),
                     "data_wait_seconds": round(self.waited, 3),
                 }

@@ -31,8 +31,7 @@ class Writer:
     def write(self, row: Mapping[str, float]) -> None:
         """One row; a number that is not finite is written as a string ("nan"), as JSON has none."""
         clean = {
-            k: v if not isinstance(v, float) or math.isfinite(v) else str(v)
-            for k, v in row.items()
+            k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in row.items()
         }
         self.file.write(json.dumps(clean) + "\n")
         self.file.flush()

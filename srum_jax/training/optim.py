@@ -9,9 +9,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 from srum_jax.core.params import Specs, flatten, unflatten
 
 
-def schedule(
-    kind: str, *, learning_rate: float, warmup: int, steps: int
-) -> optax.Schedule:
+def schedule(kind: str, *, learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
     """Linear warm-up to `learning_rate`, then "constant", "linear" to 0 or "cosine" to 1 %."""
     warmup = min(warmup, steps)
     after = max(1, steps - warmup)
@@ -54,9 +52,7 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
     cfg: optimizer ("adamw" | "muon"), learning_rate, warmup, schedule, b1, b2, eps, weight_decay,
     clip_norm (global norm; 0: none), adam_learning_rate (Muon's companion).
     """
-    rate = schedule(
-        cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps
-    )
+    rate = schedule(cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps)
     if cfg.optimizer == "muon":
         adam_rate = schedule(
             cfg.schedule, learning_rate=cfg.adam_learning_rate, warmup=cfg.warmup, steps=steps
@@ -74,18 +70,14 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
             consistent_rms=0.2,
         )
     else:
-        rule = optax.adamw(
-            rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay
-        )
+        rule = optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay)
     clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
     return optax.chain(clip, rule)
 
 
 def learning_rate(cfg, step: int, *, steps: int) -> float:
     """The rate that step number `step` (from 0) uses."""
-    rate = schedule(
-        cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps
-    )
+    rate = schedule(cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps)
     return float(rate(step))
 
 

@@ -8,9 +8,7 @@ from srum_jax.core.loss import LossOut, means, ratio, total
 
 
 def _out(a, b):
-    return LossOut(
-        terms={"a": ratio(*a), "b": ratio(*b)}, coefficients=(("a", 1.0), ("b", 0.5))
-    )
+    return LossOut(terms={"a": ratio(*a), "b": ratio(*b)}, coefficients=(("a", 1.0), ("b", 0.5)))
 
 
 def test_parts_of_unequal_weight_add_up():

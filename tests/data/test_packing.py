@@ -84,7 +84,9 @@ def test_wide_regions_share_a_row():
 
 def test_an_example_too_large_for_any_row_is_named():
     sizes = np.array([[1, 1, 0, 0, 1, 0], [50, 1, 0, 0, 4, 0]])
-    with pytest.raises(ValueError, match="example 1 .* und needs 50, the config has 40; images nee"):
+    with pytest.raises(
+        ValueError, match="example 1 .* und needs 50, the config has 40; images nee"
+    ):
         packing.plan(sizes, LIMIT, seed=0, epoch=0)
 
 
@@ -109,7 +111,11 @@ def test_text():
     batch = pack([[Example((Text(ids(7, 8)), Text(ids(9), loss=True, closing_label=START)))]])
     assert batch.text_ids[0].tolist() == [BOS, 7, 8, EOS, BOS, 9, EOS]
     assert fields(batch.und) == [
-        [1] * 7, [0, 0, 0, 0, 1, 1, 1], [CAUSAL] * 7, list(range(7)), list(range(7)),
+        [1] * 7,
+        [0, 0, 0, 0, 1, 1, 1],
+        [CAUSAL] * 7,
+        list(range(7)),
+        list(range(7)),
     ]
     # What follows each token: the word, the end, and at the end the further target.
     assert batch.label_slots[0].tolist() == [4, 5, 6]
@@ -174,8 +180,13 @@ def test_samples_are_numbered_and_padding_marked():
     rng = np.random.default_rng(0)
     boxes = np.array([[0, 0, 4, 4], [2, 2, 8, 8]], np.float32)
     good = noise(1, 2, seed=5)
-    drawn = Latent(noise(1, 2), size=(4, 8), noise_id=3, target=good,
-                   regions=Regions(boxes, np.array([0.5, -1.0]), 0.25))
+    drawn = Latent(
+        noise(1, 2),
+        size=(4, 8),
+        noise_id=3,
+        target=good,
+        regions=Regions(boxes, np.array([0.5, -1.0]), 0.25),
+    )
     first = Example((picture(rng, 1, 1), drawn))
     second = Example((picture(rng, 1, 2), Latent(noise(1, 1), size=(4, 4), noise_id=4)))
     lanes = Lanes(und=16, gen=5, vit=5, labels=1, images=3, regions=3)

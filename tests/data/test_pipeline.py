@@ -60,8 +60,10 @@ def test_low_fill_is_refused_with_the_sizes_to_use():
         EpochRows(sizes(50), wide, seed=0)
     message = str(e.value)
     assert "und 2" in message and "gen 40%" in message and "up to 4 samples" in message
-    und, gen = (int(part.split("=")[1].split()[0].strip(",")) for part in
-                message.split("set ")[1].split(" in ")[0].split(", "))
+    und, gen = (
+        int(part.split("=")[1].split()[0].strip(","))
+        for part in message.split("set ")[1].split(" in ")[0].split(", ")
+    )
     assert gen == 64 and 40 <= und <= 56 and "train.lanes" in message
     better = EpochRows(sizes(50), Lanes(und, gen, 0, 0, 4, 3), seed=0)
     assert min(better.fill.values()) > 0.8

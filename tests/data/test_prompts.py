@@ -45,16 +45,21 @@ def test_records_with_and_without_an_id(tmp_path):
     rows = [{"prompt": "a", "category": "x", "id": 7, "more": [1]}, {"prompt": "b"}, "c"]
     whole = prompts.load(write(tmp_path, "p.json", rows), 9)
     assert [(p.id, p.text, p.category) for p in whole] == [
-        (7, "a", "x"), (1, "b", prompts.NO_CATEGORY), (2, "c", prompts.NO_CATEGORY)]
+        (7, "a", "x"),
+        (1, "b", prompts.NO_CATEGORY),
+        (2, "c", prompts.NO_CATEGORY),
+    ]
     lines = prompts.load(write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows))), 9)
     assert prompts.digest(lines) == prompts.digest(whole)
     assert prompts.digest(lines) != prompts.digest(lines[:2])
 
 
 def test_compbench_fields_and_repeats(tmp_path, caplog):
-    rows = [{"Question": "a sofa", "Category": "3d_spatial", "Question_id": 5},
-            {"Question": "a  sofa ", "Category": "color", "Question_id": 6},
-            {"Question": "a cat", "Category": "color", "Question_id": 9}]
+    rows = [
+        {"Question": "a sofa", "Category": "3d_spatial", "Question_id": 5},
+        {"Question": "a  sofa ", "Category": "color", "Question_id": 6},
+        {"Question": "a cat", "Category": "color", "Question_id": 9},
+    ]
     with caplog.at_level("INFO", logger="absl"):
         found = prompts.load(write(tmp_path, "p.json", rows), 2)
     assert [(p.id, p.category) for p in found] == [(5, "3d_spatial"), (9, "color")]
@@ -62,16 +67,36 @@ def test_compbench_fields_and_repeats(tmp_path, caplog):
 
 
 def test_faulty_lines_are_listed_with_their_numbers(tmp_path):
-    rows = ['{"prompt": "fine", "id": 1}', "{", "[1]", '{"Prompt": "x"}', '{"prompt": " "}',
-            '{"prompt": "y", "id": "3"}', '{"prompt": "z", "category": 4}',
-            '{"prompt": "w", "id": 1}', '{"prompt": "v", "id": true}']
+    rows = [
+        '{"prompt": "fine", "id": 1}',
+        "{",
+        "[1]",
+        '{"Prompt": "x"}',
+        '{"prompt": " "}',
+        '{"prompt": "y", "id": "3"}',
+        '{"prompt": "z", "category": 4}',
+        '{"prompt": "w", "id": 1}',
+        '{"prompt": "v", "id": true}',
+    ]
     path = write(tmp_path, "p.jsonl", "\n".join(rows))
     with pytest.raises(ValueError) as error:
         prompts.load(path, 1)
     lines = str(error.value).split("\n")[1:]
     assert [line.split(":")[0].split(" ")[-1] for line in lines] == list("23456789")
-    for word, line in zip(("not JSON", "neither", "no text", "no text", "'3'", "category",
-                           "id 1 is also that of line 1", "True"), lines, strict=True):
+    for word, line in zip(
+        (
+            "not JSON",
+            "neither",
+            "no text",
+            "no text",
+            "'3'",
+            "category",
+            "id 1 is also that of line 1",
+            "True",
+        ),
+        lines,
+        strict=True,
+    ):
         assert word in line
     many = write(tmp_path, "many.jsonl", "\n".join(["{"] * 15))
     with pytest.raises(ValueError, match="line 10: not JSON.*\n.*and 5 more"):
@@ -86,13 +111,16 @@ def test_the_line_of_a_record_in_a_list(tmp_path):
     assert "line 8: neither" in str(error.value)
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("p.txt", "\n \n", "no prompts in it"),
-    ("p.json", [], "no prompts in it"),
-    ("p.json", {"prompt": "a"}, "must hold a list"),
-    ("p.json", "[1,\n2,,3]", "p.json, line 2: not JSON"),
-    ("p.txt", b"a\nb\n\xff\xfe", "p.txt, line 3: not UTF-8"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("p.txt", "\n \n", "no prompts in it"),
+        ("p.json", [], "no prompts in it"),
+        ("p.json", {"prompt": "a"}, "must hold a list"),
+        ("p.json", "[1,\n2,,3]", "p.json, line 2: not JSON"),
+        ("p.txt", b"a\nb\n\xff\xfe", "p.txt, line 3: not UTF-8"),
+    ],
+)
 def test_files_that_are_no_lists(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         prompts.load(write(tmp_path, name, content), 3)

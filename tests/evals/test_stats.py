@@ -9,7 +9,9 @@ from srum_jax.evals import stats
 def test_wilson_against_published_values():
     # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
     for correct, n, lo, hi in [
-        (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ]:
         assert stats.wilson(correct, n) == pytest.approx((lo, hi), abs=6e-5)
@@ -49,8 +51,9 @@ def test_paired_bootstrap_clusters_samples_of_a_prompt():
     rng = np.random.default_rng(0)
     base, trained = rng.random(60) < 0.4, rng.random(60) < 0.6
     one = stats.paired_bootstrap(base, trained, seed=3)
-    many = stats.paired_bootstrap(np.repeat(base[:, None], 8, 1), np.repeat(trained[:, None], 8, 1),
-                                  seed=3)
+    many = stats.paired_bootstrap(
+        np.repeat(base[:, None], 8, 1), np.repeat(trained[:, None], 8, 1), seed=3
+    )
     assert many == one
 
 
@@ -63,11 +66,14 @@ def test_paired_bootstrap_is_deterministic_and_takes_different_sample_counts():
     assert stats.paired_bootstrap(trained, trained) == (0.0, (0.0, 0.0))
 
 
-@pytest.mark.parametrize("base, trained, message", [
-    (np.zeros(3, bool), np.zeros(4, bool), "3 prompts, trained 4"),
-    (np.zeros(0, bool), np.zeros(0, bool), r"must be \[P\]"),
-    (np.array([0.5, np.nan]), np.zeros(2), "outside"),
-])
+@pytest.mark.parametrize(
+    "base, trained, message",
+    [
+        (np.zeros(3, bool), np.zeros(4, bool), "3 prompts, trained 4"),
+        (np.zeros(0, bool), np.zeros(0, bool), r"must be \[P\]"),
+        (np.array([0.5, np.nan]), np.zeros(2), "outside"),
+    ],
+)
 def test_paired_bootstrap_refuses(base, trained, message):
     with pytest.raises(ValueError, match=message):
         stats.paired_bootstrap(base, trained)

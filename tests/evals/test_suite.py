@@ -18,7 +18,10 @@ def test_accuracy_section_counts_by_category():
     assert section["ci95"] == list(stats.wilson(3, 4))
     assert list(section["by_category"]) == ["spatial", "attr"]
     assert section["by_category"]["attr"] == {
-        "n": 2, "correct": 1, "accuracy": 0.5, "ci95": list(stats.wilson(1, 2))
+        "n": 2,
+        "correct": 1,
+        "accuracy": 0.5,
+        "ci95": list(stats.wilson(1, 2)),
     }
     assert "by_category" not in suite.accuracy_section(np.array([True]))
 
@@ -41,8 +44,9 @@ def test_paired_section():
 
 def test_best_of_k_chooses_by_score_with_nan_last():
     nan = np.nan
-    correct = np.array([[False, True, False], [True, False, False], [False, True, True],
-                        [False, False, False]])
+    correct = np.array(
+        [[False, True, False], [True, False, False], [False, True, True], [False, False, False]]
+    )
     scores = np.array([[0.1, 0.9, nan], [nan, -0.9, nan], [nan, nan, nan], [0.3, 0.3, 0.2]])
     section = suite.best_of_k_section(correct, scores, categories=["a", "b", "a", "b"])
     # Chosen: 1 (right), 1 (wrong, the only scored one), 0 (no score at all), 0 (a tie).
@@ -69,16 +73,20 @@ def _judged(n, right_scores=0.5):
 
 
 def test_scores_section():
-    grid = suite.Judged(np.array([0.2, np.nan, 0.1]), np.array([False, True, True]),
-                        ["ok", "unparsed", "ok"])
-    images = suite.Judged(np.array([0.9, 0.1, 0.2, 0.8]), np.array([True, False, True, False]),
-                          ["ok"] * 4)
+    grid = suite.Judged(
+        np.array([0.2, np.nan, 0.1]), np.array([False, True, True]), ["ok", "unparsed", "ok"]
+    )
+    images = suite.Judged(
+        np.array([0.9, 0.1, 0.2, 0.8]), np.array([True, False, True, False]), ["ok"] * 4
+    )
     section = suite.scores_section(
         {"components": _judged(40), "grid": grid}, "components", images, [0, 0, 1, 1]
     )
     assert section["region_auc"] == 1.0 and section["region_n"] == 40
     assert section["by_proposer"]["grid"] == {
-        "region_auc": 0.0, "region_n": 2, "status": {"ok": 2, "unparsed": 1}
+        "region_auc": 0.0,
+        "region_n": 2,
+        "status": {"ok": 2, "unparsed": 1},
     }
     assert section["status"] == {"ok": 40}
     assert section["image_auc"] == 0.75 and section["image_auc_within_prompt"] == 0.5
@@ -99,7 +107,8 @@ def test_scores_section_leaves_out_what_was_not_measured():
 def test_sections_are_plain_json_without_nulls():
     correct = RNG.random((20, 4)) < 0.5
     everything = [
-        suite.accuracy_section(correct, ["a"] * 20), suite.paired_section(correct, ~correct),
+        suite.accuracy_section(correct, ["a"] * 20),
+        suite.paired_section(correct, ~correct),
         suite.best_of_k_section(correct, RNG.random((20, 4))),
         suite.qa_section(["a"] * 20, correct[:, 0]),
         suite.scores_section({"grid": _judged(9)}, "grid"),
@@ -108,13 +117,16 @@ def test_sections_are_plain_json_without_nulls():
     assert "null" not in text
 
 
-@pytest.mark.parametrize("call", [
-    lambda: suite.accuracy_section(np.zeros(0, bool)),
-    lambda: suite.accuracy_section(np.array([0.0, 1.0])),
-    lambda: suite.accuracy_section(np.array([True]), ["a", "b"]),
-    lambda: suite.paired_section(np.zeros((2, 2), bool), np.zeros(2, bool)),
-    lambda: suite.best_of_k_section(np.zeros((2, 2), bool), np.zeros((2, 3))),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: suite.accuracy_section(np.zeros(0, bool)),
+        lambda: suite.accuracy_section(np.array([0.0, 1.0])),
+        lambda: suite.accuracy_section(np.array([True]), ["a", "b"]),
+        lambda: suite.paired_section(np.zeros((2, 2), bool), np.zeros(2, bool)),
+        lambda: suite.best_of_k_section(np.zeros((2, 2), bool), np.zeros((2, 3))),
+    ],
+)
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call()

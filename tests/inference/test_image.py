@@ -18,10 +18,24 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.inference import image
 from srum_jax.models import bagel
 
-SETTINGS = SampleConfig(size=(32, 32), steps=3, shift=4.0, guidance=2.5, renorm="none",
-                        guidance_interval=(0.0, 1.0), renorm_min=0.0, batch=4)
-PROMPTS = ["a red circle", "a red circle , a blue square and a green cross", "two blue squares",
-           "a red circle above a blue square", "a green cross", "three red triangles"]
+SETTINGS = SampleConfig(
+    size=(32, 32),
+    steps=3,
+    shift=4.0,
+    guidance=2.5,
+    renorm="none",
+    guidance_interval=(0.0, 1.0),
+    renorm_min=0.0,
+    batch=4,
+)
+PROMPTS = [
+    "a red circle",
+    "a red circle , a blue square and a green cross",
+    "two blue squares",
+    "a red circle above a blue square",
+    "a green cross",
+    "three red triangles",
+]
 SEEDS = [image.candidate_seed(0, i, 0) for i in range(len(PROMPTS))]
 CFG = tiny.MODEL
 
@@ -33,14 +47,14 @@ def model():
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return Tokenizer.from_folder(
-        shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
 @functools.lru_cache
 def program(settings):
-    return jax.jit(functools.partial(
-        image.sample, cfg=CFG, settings=settings, grid=(4, 4), dtype=jnp.float32))
+    return jax.jit(
+        functools.partial(image.sample, cfg=CFG, settings=settings, grid=(4, 4), dtype=jnp.float32)
+    )
 
 
 def rows(tokenizer, prompts, width=16):
@@ -70,8 +84,9 @@ def forward(params, batch, t):
     return bagel.velocity(params, gen)[0]
 
 
-@pytest.mark.parametrize("guidance, interval", [(1.0, (0.0, 1.0)), (2.5, (0.0, 1.0)),
-                                                (2.5, (0.9, 1.0))])
+@pytest.mark.parametrize(
+    "guidance, interval", [(1.0, (0.0, 1.0)), (2.5, (0.0, 1.0)), (2.5, (0.9, 1.0))]
+)
 def test_every_step_is_the_training_forward(model, tokenizer, guidance, interval):
     settings = dataclasses.replace(SETTINGS, guidance=guidance, guidance_interval=interval)
     start = noise(2)

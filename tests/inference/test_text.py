@@ -32,8 +32,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return Tokenizer.from_folder(
-        shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
 @pytest.fixture(scope="module")

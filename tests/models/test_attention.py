@@ -40,8 +40,10 @@ def test_mask_is_the_law_for_every_pair():
     assert found.shape == (3, 40, 50) and found.dtype == bool
 
     def pairs(tokens, b):
-        return zip(*(x[b] for x in (tokens.segment, tokens.split, tokens.mode, tokens.position)),
-                   strict=True)
+        return zip(
+            *(x[b] for x in (tokens.segment, tokens.split, tokens.mode, tokens.position)),
+            strict=True,
+        )
 
     for b in range(3):
         want = [[sees(q, k) for k in pairs(keys, b)] for q in pairs(queries, b)]
@@ -58,8 +60,11 @@ def test_mask_is_the_official_one():
     for segment, case in enumerate(cases, start=1):
         parts = zip(case["split_lens"], case["attn_modes"], strict=True)
         mine = np.array(
-            [(segment, split, modes[mode], 0) for split, (n, mode) in enumerate(parts)
-             for _ in range(n)]
+            [
+                (segment, split, modes[mode], 0)
+                for split, (n, mode) in enumerate(parts)
+                for _ in range(n)
+            ]
         ).T
         mine[3] = np.arange(mine.shape[1])
         columns.append(mine)

@@ -59,7 +59,7 @@ def names(examples):
 
 @pytest.fixture(scope="module")
 def seen(params):
-    """(names [S,2], influence [S,S]): which input token moves which hidden state of a packed row."""
+    """(names [S,2], influence [S,S]): which input token moves which hidden state of a row."""
     row = [talk(0), edit(1), questions(2)]
     batch = pack([row], spare=2)
     u, g = batch.und.index.shape[1], batch.gen.index.shape[1]
@@ -94,7 +94,7 @@ def seen(params):
     index = np.concatenate([batch.und.index[0], batch.gen.index[0]])
     padding = index < 0
     assert not lanes[~padding][:, padding].any() and not lanes[padding][:, ~padding].any()
-    order = np.argsort(index)[padding.sum():]
+    order = np.argsort(index)[padding.sum() :]
     return names(row), lanes[np.ix_(order, order)]
 
 
@@ -135,7 +135,8 @@ def test_questions_read_the_picture_and_not_each_other(seen):
 def test_neighbours_in_a_row_are_invisible(seen):
     who, influence = seen
     np.testing.assert_array_equal(
-        influence.any(axis=1), np.ones(len(who), bool)  # everyone at least sees itself
+        influence.any(axis=1),
+        np.ones(len(who), bool),  # everyone at least sees itself
     )
     assert not influence[who[:, :1] != who[None, :, 0]].any()
 
@@ -146,8 +147,10 @@ def test_neighbours_in_a_row_are_invisible(seen):
 def test_packing_changes_nothing(params):
     """Alone, with neighbours, in another row of longer lanes: the same hidden states."""
     examples = {
-        "draw": text_to_image(1, noise_id=5), "edit": edit(2, noise_id=6),
-        "ask": questions(3), "talk": talk(4),
+        "draw": text_to_image(1, noise_id=5),
+        "edit": edit(2, noise_id=6),
+        "ask": questions(3),
+        "talk": talk(4),
     }
     e = examples
     alone = pack([[x] for x in e.values()])

@@ -105,7 +105,8 @@ def test_scan_with_remat_equals_the_unrolled_stack(params):
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        gradients(params, True), gradients(params, False),
+        gradients(params, True),
+        gradients(params, False),
     )
 
 
@@ -171,9 +172,7 @@ def test_a_lane_may_be_empty(params):
     u, g, _ = run(params, und, gen[:, :0], und_tokens, none)
     assert g.shape == (2, 0, 16)
     apart = gen_tokens.replace(segment=gen_tokens.segment * 0 + 7)
-    np.testing.assert_allclose(
-        u, run(params, und, gen, und_tokens, apart)[0], atol=1e-5
-    )
+    np.testing.assert_allclose(u, run(params, und, gen, und_tokens, apart)[0], atol=1e-5)
 
 
 def test_bfloat16_runs_and_stays_close(params):

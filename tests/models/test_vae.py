@@ -43,9 +43,7 @@ def test_encode_and_decode_match_the_official_autoencoder(case):
     np.testing.assert_allclose(moments, _nhwc(outputs["vae/moments"]), **CLOSE)
     np.testing.assert_allclose(sample, _nhwc(outputs["vae/latent"]), **CLOSE)
     np.testing.assert_allclose(decoded, _nhwc(outputs["vae/decoded"]), **CLOSE)
-    np.testing.assert_allclose(
-        mean, cfg.scale * (moments[..., : cfg.z] - cfg.shift), atol=1e-6
-    )
+    np.testing.assert_allclose(mean, cfg.scale * (moments[..., : cfg.z] - cfg.shift), atol=1e-6)
 
 
 def test_bytes_are_truncated_as_officially():

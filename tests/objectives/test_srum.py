@@ -159,8 +159,16 @@ def test_clean_images_and_padding_contribute_nothing(batch, case, name):
 
 def config(objective, **values):
     return types.SimpleNamespace(
-        **dict(objective=objective, timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0,
-               lambda_constraint=0.5, advantage_scale=SCALE, anchor=ANCHOR) | values
+        **dict(
+            objective=objective,
+            timestep_mean=0.0,
+            timestep_std=1.0,
+            timestep_shift=2.0,
+            lambda_constraint=0.5,
+            advantage_scale=SCALE,
+            anchor=ANCHOR,
+        )
+        | values
     )
 
 

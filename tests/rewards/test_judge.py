@@ -7,12 +7,37 @@ import pytest
 
 from srum_jax.rewards import judge, protocol, regions
 
-WORDS = sorted({word for part in (
-    protocol.COLORS, protocol.NUMBERS, protocol.YES_NO, protocol.HORIZONTAL, protocol.VERTICAL,
-    ("circle", "square", "cross", "circles", "squares", "crosses", "none", "a", "an", "and", ",",
-     "?", "of", "or"),
-    *(template.split() for template in protocol.TEMPLATES.values()),
-) for word in part if "{" not in word})
+WORDS = sorted(
+    {
+        word
+        for part in (
+            protocol.COLORS,
+            protocol.NUMBERS,
+            protocol.YES_NO,
+            protocol.HORIZONTAL,
+            protocol.VERTICAL,
+            (
+                "circle",
+                "square",
+                "cross",
+                "circles",
+                "squares",
+                "crosses",
+                "none",
+                "a",
+                "an",
+                "and",
+                ",",
+                "?",
+                "of",
+                "or",
+            ),
+            *(template.split() for template in protocol.TEMPLATES.values()),
+        )
+        for word in part
+        if "{" not in word
+    }
+)
 TONES = {"red": (228, 48, 44), "blue": (52, 92, 236), "green": (44, 176, 68)}
 SHAPE_OF = {"red": "circle", "blue": "square", "green": "cross"}  # all there is in this world
 COMPONENTS, GRID = regions.proposer("components"), regions.proposer("grid")
@@ -112,16 +137,21 @@ def test_a_right_picture_scores_high():
         assert region.proposer == "components" and len(region.p) == 2
 
 
-@pytest.mark.parametrize("prompt,things", [
-    ("a red circle and a blue square", [("red", TOP_LEFT)]),  # missing
-    ("a red circle and a blue square",
-     [("red", TOP_LEFT), ("blue", LOW_LEFT), ("red", TOP_RIGHT)]),  # extra
-    ("a red circle and a blue square", [("red", TOP_LEFT), ("green", LOW_LEFT)]),  # another
-    ("a red circle and a blue cross", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),  # wrong shape
-    ("two red circles", [("red", TOP_LEFT)]),
-    ("a red circle left of a blue square", [("red", TOP_RIGHT), ("blue", TOP_LEFT)]),
-    ("a red circle left of a blue square", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),
-])
+@pytest.mark.parametrize(
+    "prompt,things",
+    [
+        ("a red circle and a blue square", [("red", TOP_LEFT)]),  # missing
+        (
+            "a red circle and a blue square",
+            [("red", TOP_LEFT), ("blue", LOW_LEFT), ("red", TOP_RIGHT)],
+        ),  # extra
+        ("a red circle and a blue square", [("red", TOP_LEFT), ("green", LOW_LEFT)]),  # another
+        ("a red circle and a blue cross", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),  # wrong shape
+        ("two red circles", [("red", TOP_LEFT)]),
+        ("a red circle left of a blue square", [("red", TOP_RIGHT), ("blue", TOP_LEFT)]),
+        ("a red circle left of a blue square", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),
+    ],
+)
 def test_every_fault_lowers_every_part(prompt, things):
     right = {
         "a red circle and a blue square": [("red", TOP_LEFT), ("blue", LOW_LEFT)],
@@ -172,8 +202,7 @@ class Table:
             for row, text in zip(rows, texts, strict=True):
                 for word in self.words(text):
                     key = (self.calls % 2, n, text, word)
-                    row[WORDS.index(word)] = self.p.setdefault(
-                        key, self.rng.uniform(0.25, 1))
+                    row[WORDS.index(word)] = self.p.setdefault(key, self.rng.uniform(0.25, 1))
             answers.append(rows)
         return answers
 
@@ -232,14 +261,17 @@ def test_assemble_finds_the_best_assignment_and_the_relation():
     assert judge.assemble(scene, [high], p[1:], 0.9) == pytest.approx(0.8 * 0.1 * 0.45)
 
 
-@pytest.mark.parametrize("kind,first,second,expected", [
-    ("left", (0, 0, 9, 9), (16, 0, 25, 9), True),
-    ("right", (0, 0, 9, 9), (16, 0, 25, 9), False),
-    ("left", (0, 0, 12, 9), (10, 0, 25, 9), True),  # boxes that touch a little
-    ("left", (0, 0, 9, 9), (3, 16, 12, 25), False),  # one column, shifted
-    ("above", (0, 0, 9, 9), (3, 16, 12, 25), True),
-    ("below", (3, 16, 12, 25), (0, 0, 9, 9), True),
-])
+@pytest.mark.parametrize(
+    "kind,first,second,expected",
+    [
+        ("left", (0, 0, 9, 9), (16, 0, 25, 9), True),
+        ("right", (0, 0, 9, 9), (16, 0, 25, 9), False),
+        ("left", (0, 0, 12, 9), (10, 0, 25, 9), True),  # boxes that touch a little
+        ("left", (0, 0, 9, 9), (3, 16, 12, 25), False),  # one column, shifted
+        ("above", (0, 0, 9, 9), (3, 16, 12, 25), True),
+        ("below", (3, 16, 12, 25), (0, 0, 9, 9), True),
+    ],
+)
 def test_holds(kind, first, second, expected):
     assert judge.holds(kind, first, second) is expected
 
@@ -281,6 +313,7 @@ def test_numbers_that_are_no_probabilities(bad):
                 if any(part in text for part in texts_with for text in texts):
                     answer[0, 0] = bad
             return answers
+
         return ask
 
     crops = judged("a red circle and a blue square", *things, ask=broken(["is this"]))
@@ -312,8 +345,9 @@ def test_one_call_for_all_crops_and_one_for_all_images():
     assert calls == [3, 2]
     alone = judge.judge_images(knowing(), Words(), images[2:], prompts[2:], COMPONENTS)
     assert results[2] == alone[0]
-    assert [r for r in results[0].regions] == list(judge.judge_regions(
-        knowing(), Words(), images[:1], prompts[:1], COMPONENTS)[0])
+    assert [r for r in results[0].regions] == list(
+        judge.judge_regions(knowing(), Words(), images[:1], prompts[:1], COMPONENTS)[0]
+    )
     assert judge.judge_images(knowing(), Words(), [], [], COMPONENTS) == []
 
 
@@ -321,7 +355,9 @@ def test_wrong_calls_are_named():
     with pytest.raises(ValueError, match="1 images and 2 prompts"):
         judge.judge_images(knowing(), Words(), [picture()], ["a", "b"], COMPONENTS)
     image = picture(("red", TOP_LEFT))
-    for ask, message in ((lambda i, q: [], "answered 0 of 1"),
-                         (lambda i, q: [np.zeros(5)] * len(i), "expected")):
+    for ask, message in (
+        (lambda i, q: [], "answered 0 of 1"),
+        (lambda i, q: [np.zeros(5)] * len(i), "expected"),
+    ):
         with pytest.raises(ValueError, match=message):
             judge.judge_images(ask, Words(), [image], ["a red circle"], COMPONENTS)

@@ -34,19 +34,28 @@ def random_regions(seed, images, regions, size):
     reach = np.array([size[1], size[0]] * 2)
     corners = rng.uniform(-0.3, 1.3, (images, regions, 4)) * reach
     ordered = np.concatenate(
-        [np.minimum(corners[..., :2], corners[..., 2:]),
-         np.maximum(corners[..., :2], corners[..., 2:])], -1)
+        [
+            np.minimum(corners[..., :2], corners[..., 2:]),
+            np.maximum(corners[..., :2], corners[..., 2:]),
+        ],
+        -1,
+    )
     boxes = np.where(rng.random((images, regions, 1)) < 0.2, corners, ordered)
-    return (boxes.astype(np.float32), rng.uniform(-1, 1, (images, regions)).astype(np.float32),
-            rng.random((images, regions)) < 0.8, rng.uniform(-1, 1, images).astype(np.float32))
+    return (
+        boxes.astype(np.float32),
+        rng.uniform(-1, 1, (images, regions)).astype(np.float32),
+        rng.random((images, regions)) < 0.8,
+        rng.uniform(-1, 1, images).astype(np.float32),
+    )
 
 
 @pytest.mark.parametrize("case", CASES["reward_cases"], ids=lambda c: c["name"])
 def test_release_map_golden(case):
     width, height = case["image_size_wh"]
     parsed = maps.parse_vlm_rewards(case["vlm_rewards"])
-    made = maps.release_map(parsed.boxes, parsed.scores, parsed.valid,
-                            case["global_reward_factor"], (height, width))
+    made = maps.release_map(
+        parsed.boxes, parsed.scores, parsed.valid, case["global_reward_factor"], (height, width)
+    )
     expected = ARRAYS[f"reward/{case['name']}"]
     assert made.dtype == expected.dtype
     np.testing.assert_array_equal(made, expected)
@@ -104,16 +113,26 @@ def test_a_token_reads_the_four_pixels_at_its_centre():
     np.testing.assert_allclose(made[1], 2 * blocks.mean((1, 3)), atol=2e-6)
 
 
-@pytest.mark.parametrize("size,grid", [((32, 32), (4, 4)), ((48, 96), (3, 6)), ((50, 70), (3, 4)),
-                                       ((7, 9), (7, 9)), ((5, 6), (8, 3))])
+@pytest.mark.parametrize(
+    "size,grid",
+    [
+        ((32, 32), (4, 4)),
+        ((48, 96), (3, 6)),
+        ((50, 70), (3, 4)),
+        ((7, 9), (7, 9)),
+        ((5, 6), (8, 3)),
+    ],
+)
 def test_tokens_equal_the_sampled_dense_map(size, grid):
     boxes, scores, valid, image_scores = random_regions(1, 5, 6, size)
-    made = release(
-        boxes, scores, valid, image_scores, *token_arguments(size, grid, 5))
-    dense = np.stack([maps.release_map(*row, size)
-                      for row in zip(boxes, scores, valid, image_scores, strict=True)])
-    np.testing.assert_allclose(
-        np.asarray(made).reshape(5, *grid), sample(dense, *grid), atol=1e-6)
+    made = release(boxes, scores, valid, image_scores, *token_arguments(size, grid, 5))
+    dense = np.stack(
+        [
+            maps.release_map(*row, size)
+            for row in zip(boxes, scores, valid, image_scores, strict=True)
+        ]
+    )
+    np.testing.assert_allclose(np.asarray(made).reshape(5, *grid), sample(dense, *grid), atol=1e-6)
 
 
 def test_images_of_different_sizes_padding_and_no_regions():
@@ -133,10 +152,12 @@ def test_images_of_different_sizes_padding_and_no_regions():
 def test_no_gradient_flows():
     boxes, scores, valid, image_scores = random_regions(2, 2, 3, (32, 32))
     rest = token_arguments((32, 32), (4, 4), 2)
-    by_release = jax.grad(lambda s, g: release(
-        boxes, s, valid, g, *rest).sum(), (0, 1))(scores, image_scores)
-    by_advantage = jax.grad(lambda a, g: advantage(
-        boxes, valid, g, a, *rest).sum(), (0, 1))(scores, image_scores)
+    by_release = jax.grad(lambda s, g: release(boxes, s, valid, g, *rest).sum(), (0, 1))(
+        scores, image_scores
+    )
+    by_advantage = jax.grad(lambda a, g: advantage(boxes, valid, g, a, *rest).sum(), (0, 1))(
+        scores, image_scores
+    )
     assert not any(np.any(leaf) for leaf in (*by_release, *by_advantage))
 
 
@@ -151,25 +172,26 @@ def test_advantages_background_boxes_and_overlap():
     np.testing.assert_allclose(made[:2, 1], -0.125)  # (-.5 + (1 - .5) / 2) / 2
     np.testing.assert_allclose(made[2:], -0.5)
     np.testing.assert_allclose(made[:, 2:], -0.5)
-    whole = advantage(boxes, valid, jnp.array([-0.5]), region, *rest,
-                                         region_share=0.0)
+    whole = advantage(boxes, valid, jnp.array([-0.5]), region, *rest, region_share=0.0)
     np.testing.assert_allclose(whole, -0.5)
-    swapped = advantage(
-        boxes[:, ::-1], valid[:, ::-1], jnp.array([-0.5]), region[:, ::-1], *rest)
+    swapped = advantage(boxes[:, ::-1], valid[:, ::-1], jnp.array([-0.5]), region[:, ::-1], *rest)
     np.testing.assert_array_equal(np.asarray(swapped).reshape(4, 4), made)
 
 
 def test_advantages_stay_bounded():
     boxes, scores, valid, image_scores = random_regions(3, 6, 9, (40, 56))
     made = advantage(
-        boxes, valid, 7 * image_scores, 7 * scores, *token_arguments((40, 56), (5, 7), 6))
+        boxes, valid, 7 * image_scores, 7 * scores, *token_arguments((40, 56), (5, 7), 6)
+    )
     assert np.abs(made).max() <= 1.0 and np.abs(made).max() > 0.5
 
 
 def test_group_advantages_centre_regions_among_regions_only():
     images = np.array([[0.9, -0.9, np.nan], [0.5, 0.5, 0.5]])
-    regions = [[np.array([1.0, 1.0]), np.array([-1.0]), np.array([])],
-               [np.array([0.01]), np.array([np.nan, -0.01]), np.array([0.0])]]
+    regions = [
+        [np.array([1.0, 1.0]), np.array([-1.0]), np.array([])],
+        [np.array([0.01]), np.array([np.nan, -0.01]), np.array([0.0])],
+    ]
     image, region = maps.group_advantages(images, regions)
     np.testing.assert_allclose(image, [[1, -1, np.nan], [0, 0, 0]], atol=1e-6)
     assert [len(part) for part in region[0]] == [2, 1, 0]

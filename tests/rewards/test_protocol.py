@@ -11,40 +11,71 @@ def texts(questions):
     return [question.text for question in questions]
 
 
-@pytest.mark.parametrize("prompt,objects", [
-    ("a red circle", [ObjectSpec("red", "circle")]),
-    ("A Red  Circle.", [ObjectSpec("red", "circle")]),
-    ("an orange box", [ObjectSpec("orange", "box")]),
-    ("two red crosses", [ObjectSpec("red", "cross", 2)]),
-    ("three blue squares", [ObjectSpec("blue", "square", 3)]),
-    ("four pink berries", [ObjectSpec("pink", "berry", 4)]),
-    ("one red circle and two blue glasses",
-     [ObjectSpec("red", "circle"), ObjectSpec("blue", "glass", 2)]),
-    ("a red circle , a blue square and a green cross",
-     [ObjectSpec("red", "circle"), ObjectSpec("blue", "square"), ObjectSpec("green", "cross")]),
-    ("a red circle, a blue square, and a red circle",
-     [ObjectSpec("red", "circle", 2), ObjectSpec("blue", "square")]),
-])
+@pytest.mark.parametrize(
+    "prompt,objects",
+    [
+        ("a red circle", [ObjectSpec("red", "circle")]),
+        ("A Red  Circle.", [ObjectSpec("red", "circle")]),
+        ("an orange box", [ObjectSpec("orange", "box")]),
+        ("two red crosses", [ObjectSpec("red", "cross", 2)]),
+        ("three blue squares", [ObjectSpec("blue", "square", 3)]),
+        ("four pink berries", [ObjectSpec("pink", "berry", 4)]),
+        (
+            "one red circle and two blue glasses",
+            [ObjectSpec("red", "circle"), ObjectSpec("blue", "glass", 2)],
+        ),
+        (
+            "a red circle , a blue square and a green cross",
+            [
+                ObjectSpec("red", "circle"),
+                ObjectSpec("blue", "square"),
+                ObjectSpec("green", "cross"),
+            ],
+        ),
+        (
+            "a red circle, a blue square, and a red circle",
+            [ObjectSpec("red", "circle", 2), ObjectSpec("blue", "square")],
+        ),
+    ],
+)
 def test_objects(prompt, objects):
     scene = decompose(prompt)
     assert list(scene.objects) == objects and scene.relation is None
     assert scene.total == sum(spec.count for spec in objects)
 
 
-@pytest.mark.parametrize("phrase,kind", [("left of", "left"), ("to the right of", "right"),
-                                         ("above", "above"), ("below", "below")])
+@pytest.mark.parametrize(
+    "phrase,kind",
+    [("left of", "left"), ("to the right of", "right"), ("above", "above"), ("below", "below")],
+)
 def test_relations(phrase, kind):
     scene = decompose(f"a red circle {phrase} a blue square")
     assert scene.relation == Relation(kind, 0, 1)
     assert scene.objects == (ObjectSpec("red", "circle"), ObjectSpec("blue", "square"))
 
 
-@pytest.mark.parametrize("prompt", [
-    "", ".", ",", "a red", "red circle", "a circle", "a big red circle", "zero red circles",
-    "a red circle and", "and a red circle", "a dog chasing a cat", "a red circle left of",
-    "two red circles left of a blue square", "a red circle above a red circle",
-    "a red circle left of a blue square above a green cross", "a red circ1e", "a red ,",
-])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "",
+        ".",
+        ",",
+        "a red",
+        "red circle",
+        "a circle",
+        "a big red circle",
+        "zero red circles",
+        "a red circle and",
+        "and a red circle",
+        "a dog chasing a cat",
+        "a red circle left of",
+        "two red circles left of a blue square",
+        "a red circle above a red circle",
+        "a red circle left of a blue square above a green cross",
+        "a red circ1e",
+        "a red ,",
+    ],
+)
 def test_beyond_the_grammar(prompt):
     assert decompose(prompt) is None
 
@@ -60,8 +91,12 @@ def test_every_shapes_prompt_is_read_as_the_world_means_it():
 
 def test_crop_questions():
     questions = protocol.crop_questions(decompose("an orange box and two red crosses"))
-    assert texts(questions) == ["what color is this ?", "what shape is this ?",
-                                "is this an orange box ?", "is this a red cross ?"]
+    assert texts(questions) == [
+        "what color is this ?",
+        "what shape is this ?",
+        "is this an orange box ?",
+        "is this a red cross ?",
+    ]
     assert [question.about for question in questions] == [-1, -1, 0, 1]
 
 

@@ -50,7 +50,9 @@ def test_components_find_every_object_of_clean_scenes():
 def test_grid_keeps_cells_with_something_in_them():
     image = picture((2, 3, 12, 14), (18, 16, 26, 30), size=(32, 31))
     assert regions.propose(regions.proposer("grid", 2), image) == [
-        (0.0, 0.0, 16.0, 16.0), (16.0, 16.0, 31.0, 32.0)]
+        (0.0, 0.0, 16.0, 16.0),
+        (16.0, 16.0, 31.0, 32.0),
+    ]
     assert len(regions.propose(regions.proposer("grid", 1), image)) == 1
     assert not regions.proposer("grid").separates and COMPONENTS.separates
 
@@ -96,7 +98,10 @@ def test_bad_arguments_are_named():
         regions.proposer("sam")
     with pytest.raises(ValueError, match="cells"):
         regions.proposer("grid", 0)
-    for bad in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8),
-                np.zeros((0, 4, 3), np.uint8)):
+    for bad in (
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+    ):
         with pytest.raises(ValueError, match="uint8"):
             regions.propose(COMPONENTS, bad)

@@ -42,8 +42,12 @@ def small(monkeypatch):
     model = dataclasses.replace(tiny.MODEL, vae=VAE)
     monkeypatch.setitem(model_config.PRESETS, "shapes", model)
     return tiny.load_config(
-        "", stages=("autoencoder",), autoencoder__steps=STEPS, autoencoder__batch=2,
-        autoencoder__log_every=1, autoencoder__checkpoint_every=2,
+        "",
+        stages=("autoencoder",),
+        autoencoder__steps=STEPS,
+        autoencoder__batch=2,
+        autoencoder__log_every=1,
+        autoencoder__checkpoint_every=2,
     )
 
 
@@ -98,8 +102,6 @@ def test_a_batch_is_a_function_of_its_step():
     one, again = (autoencoder.batch(3, seed=1, size=4) for _ in range(2))
     np.testing.assert_array_equal(one["images"], again["images"])
     assert one["numbers"].tolist() == [12, 13, 14, 15] and one["images"].dtype == np.float32
-    np.testing.assert_array_equal(
-        one["images"][2], to_float(shapes.autoencoder_image(1, 14))
-    )
+    np.testing.assert_array_equal(one["images"][2], to_float(shapes.autoencoder_image(1, 14)))
     other = autoencoder.batch(4, seed=1, size=4)["images"]
     assert not np.array_equal(one["images"], other)

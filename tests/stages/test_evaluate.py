@@ -53,8 +53,10 @@ def able_painter(opened, cfg, mesh):
 
     def paint(prompts, seeds):
         empty = shapes.draw(shapes.Scene((), shapes.ground(random.Random(0))))
-        images = [empty if base and seed % 2 else scene(p, seed)
-                  for p, seed in zip(prompts, seeds, strict=True)]
+        images = [
+            empty if base and seed % 2 else scene(p, seed)
+            for p, seed in zip(prompts, seeds, strict=True)
+        ]
         return np.stack(images), np.zeros((len(prompts), *tiny.GRID), np.float32)
 
     return paint
@@ -106,7 +108,7 @@ def test_verdicts_follow_the_pictures(done):
     assert t2i["base"]["correct"] == sum(r["seed"] % 2 == 0 for r in records) < 7
     assert t2i["paired"]["trained_only"] == 7 - t2i["base"]["correct"]
     every = list(units.read(work.stage("evaluate") / "base"))[:6]
-    oracle = sum(any(r["seed"] % 2 == 0 for r in every[i:i + 2]) for i in (0, 2, 4))
+    oracle = sum(any(r["seed"] % 2 == 0 for r in every[i : i + 2]) for i in (0, 2, 4))
     assert t2i["best_of_k"]["oracle"]["correct"] == oracle
 
 
@@ -132,8 +134,9 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     draws, asked = [], []
     monkeypatch.setattr(generate, "draw_unit", lambda *args: draws.append(args))
     asker = model.asker
-    monkeypatch.setattr(model, "asker",
-                        lambda opened, *a, **k: asked.append(opened) or asker(opened, *a, **k))
+    monkeypatch.setattr(
+        model, "asker", lambda opened, *a, **k: asked.append(opened) or asker(opened, *a, **k)
+    )
     again = run(cfg, work)
     assert not draws and again.counts == manifest.counts
     assert len(asked) == 2  # for `score.score`, which finds its units, and the trained answers
@@ -143,8 +146,13 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
 def test_a_run_that_does_not_train(weights, tmp_path):
     """Through the model itself; the judge is measured on the candidates it chose among."""
     work = Workdir(tmp_path, config_file="configs/tiny.py")
-    cfg = tiny.load_config(weights, stages=("evaluate",), evaluate__count=4,
-                           evaluate__questions=11, score__proposers=("grid", "components"))
+    cfg = tiny.load_config(
+        weights,
+        stages=("evaluate",),
+        evaluate__count=4,
+        evaluate__questions=11,
+        score__proposers=("grid", "components"),
+    )
     manifest = run(cfg, work)
     results = json.loads(work.results.read_text())
     jsonschema.validate(results, SCHEMA)
@@ -161,8 +169,12 @@ def test_a_run_that_does_not_train(weights, tmp_path):
 
 def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, caplog):
     (tmp_path / "mine.txt").write_text("describe the image\na red circle\n")
-    cfg = tiny.load_config(weights, stages=("evaluate",), evaluate__questions=11,
-                           evaluate__prompts=str(tmp_path / "mine.txt"))
+    cfg = tiny.load_config(
+        weights,
+        stages=("evaluate",),
+        evaluate__questions=11,
+        evaluate__prompts=str(tmp_path / "mine.txt"),
+    )
     with caplog.at_level("INFO", logger="absl"):
         manifest = run(cfg, Workdir(tmp_path / "some", config_file="c"))
     assert "1 of 2 prompts are left out" in caplog.text
@@ -189,21 +201,35 @@ def test_the_judge_is_held_against_the_verifier():
     bad = good.copy()
     boxes = [(box, pair) for *pair, box in verifier.verify(good, prompt).found]
     (x0, y0, x1, y1), _ = boxes[0]
-    bad[y0 - 1:y1 + 1, x0 - 1:x1 + 1] = good[0, 0]
+    bad[y0 - 1 : y1 + 1, x0 - 1 : x1 + 1] = good[0, 0]
 
     def region(box, value, name="components"):
         status = "ok" if np.isfinite(value) else "unparsed"
-        return {"bbox": np.array(box, np.float32), "score": value, "status": status,
-                "label": "", "proposer": name}
+        return {
+            "bbox": np.array(box, np.float32),
+            "score": value,
+            "status": status,
+            "label": "",
+            "proposer": name,
+        }
 
     shown = [{"image": image, "prompt": prompt, "prompt_id": 0} for image in (good, bad)]
     shown.append({"image": good, "prompt": "a dog", "prompt_id": 1})
     scored = [
-        {"image_score": 0.9, "image_status": "ok",
-         "regions": [region(boxes[0][0], 0.8), region(boxes[1][0], 0.7),
-                     region((0, 0, 32, 32), -0.5, "grid")]},
-        {"image_score": -0.2, "image_status": "ok",
-         "regions": [region(boxes[0][0], 0.75), region(boxes[1][0], np.nan)]},
+        {
+            "image_score": 0.9,
+            "image_status": "ok",
+            "regions": [
+                region(boxes[0][0], 0.8),
+                region(boxes[1][0], 0.7),
+                region((0, 0, 32, 32), -0.5, "grid"),
+            ],
+        },
+        {
+            "image_score": -0.2,
+            "image_status": "ok",
+            "regions": [region(boxes[0][0], 0.75), region(boxes[1][0], np.nan)],
+        },
         {"image_score": np.nan, "image_status": "undecomposed", "regions": []},
     ]
     section = evaluate.scores_section(shown, scored, ("components", "grid"))

@@ -67,7 +67,8 @@ def test_without_training_the_starting_model_in_bfloat16(weights, tmp_path):
     manifest = run(cfg, Workdir(tmp_path))
     folder = tmp_path / "round0" / "export" / "model"
     assert manifest.counts["parameters"] == sum(
-        leaf.size for tree in tiny.weights() for leaf in jax.tree.leaves(tree))
+        leaf.size for tree in tiny.weights() for leaf in jax.tree.leaves(tree)
+    )
     found, coder = hf.load(folder, tiny.MODEL)
     old, old_coder = tiny.weights()
     same(found, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), old))

@@ -77,51 +77,119 @@ def full(tmp_path):
     base, trained = np.arange(200) % 5 < 2, np.arange(200) % 5 < 3
     right = rng.random((50, 4)) < 0.5
     judged = suite.Judged(right.ravel() + rng.normal(0, 0.3, 200), right.ravel(), ["ok"] * 200)
-    grid = suite.Judged(np.r_[np.nan, np.arange(7.0)], np.arange(8) % 2 == 0,
-                        ["unparsed"] + ["ok"] * 7)
+    grid = suite.Judged(
+        np.r_[np.nan, np.arange(7.0)], np.arange(8) % 2 == 0, ["unparsed"] + ["ok"] * 7
+    )
     results = {
         "schema": 1,
-        "run": {"config": "configs/fake.py", "config_hash": "cafe0123", "seed": 7,
-                "srum_jax": "0.1.0", "jax": "0.10.2", "python": "3.11", "device": "cpu x2"},
-        "rounds": [{
-            "round": 0,
-            "t2i": {**t2i(base, trained), "best_of_k": suite.best_of_k_section(
-                right, right + rng.normal(0, 0.1, right.shape), categories=["attr"] * 50)},
-            "qa": suite.qa_section(["color", "count"] * 100, trained, trained),
-            "scores": suite.scores_section({"components": judged, "grid": grid}, "components",
-                                           judged, np.arange(200) // 4),
-            "train": {"objective": "srum_advantage", "steps": 300, "loss_first": 0.5,
-                      "loss_last": 0.25, "skipped_steps": 0},
-        }],
-        "stages": {"generate": {"seconds": 38.2, "compile_seconds": 9.1, "items": 1600,
-                                "items_per_second": 55.0, "peak_rss_mb": 1210.4},
-                   "evaluate": {"seconds": 3700.0}},
+        "run": {
+            "config": "configs/fake.py",
+            "config_hash": "cafe0123",
+            "seed": 7,
+            "srum_jax": "0.1.0",
+            "jax": "0.10.2",
+            "python": "3.11",
+            "device": "cpu x2",
+        },
+        "rounds": [
+            {
+                "round": 0,
+                "t2i": {
+                    **t2i(base, trained),
+                    "best_of_k": suite.best_of_k_section(
+                        right, right + rng.normal(0, 0.1, right.shape), categories=["attr"] * 50
+                    ),
+                },
+                "qa": suite.qa_section(["color", "count"] * 100, trained, trained),
+                "scores": suite.scores_section(
+                    {"components": judged, "grid": grid}, "components", judged, np.arange(200) // 4
+                ),
+                "train": {
+                    "objective": "srum_advantage",
+                    "steps": 300,
+                    "loss_first": 0.5,
+                    "loss_last": 0.25,
+                    "skipped_steps": 0,
+                },
+            }
+        ],
+        "stages": {
+            "generate": {
+                "seconds": 38.2,
+                "compile_seconds": 9.1,
+                "items": 1600,
+                "items_per_second": 55.0,
+                "peak_rss_mb": 1210.4,
+            },
+            "evaluate": {"seconds": 3700.0},
+        },
     }
     folder = tmp_path / "round0"
-    lines = [{"step": s, "loss": 1 / s, "learning_rate": 1e-4, "grad_norm": float(s)}
-             for s in (1, 2, 3, 2, 3, 4)]
+    lines = [
+        {"step": s, "loss": 1 / s, "learning_rate": 1e-4, "grad_norm": float(s)}
+        for s in (1, 2, 3, 2, 3, 4)
+    ]
     lines[2]["loss"] = float("nan")
     (folder / "train").mkdir(parents=True)
     (folder / "train" / "metrics.jsonl").write_text(
-        "\n".join(map(json.dumps, lines)) + '\n{"step": 5, "lo')
+        "\n".join(map(json.dumps, lines)) + '\n{"step": 5, "lo'
+    )
     for name in ("a-base.png", "a-trained.png"):
         png(folder / "evaluate" / "images", name)
-    (folder / "evaluate" / "pairs.json").write_text(json.dumps([
-        {"prompt": EVIL, "category": EVIL, "base_image": "images/a-base.png",
-         "trained_image": "images/a-trained.png", "base_correct": False, "trained_correct": True},
-        {"prompt": "a blue square", "category": "single", "base_image": "images/gone.png",
-         "trained_image": "images/a-trained.png", "base_correct": True, "trained_correct": True},
-    ]))
+    (folder / "evaluate" / "pairs.json").write_text(
+        json.dumps(
+            [
+                {
+                    "prompt": EVIL,
+                    "category": EVIL,
+                    "base_image": "images/a-base.png",
+                    "trained_image": "images/a-trained.png",
+                    "base_correct": False,
+                    "trained_correct": True,
+                },
+                {
+                    "prompt": "a blue square",
+                    "category": "single",
+                    "base_image": "images/gone.png",
+                    "trained_image": "images/a-trained.png",
+                    "base_correct": True,
+                    "trained_correct": True,
+                },
+            ]
+        )
+    )
     png(folder / "score", "0-0.png")
-    box = {"bbox": [2, 3, 14, 15], "score": 0.8312, "status": "ok", "label": EVIL,
-           "proposer": "components"}
+    box = {
+        "bbox": [2, 3, 14, 15],
+        "score": 0.8312,
+        "status": "ok",
+        "label": EVIL,
+        "proposer": "components",
+    }
     silent = {"bbox": [16, 0, 32, 16], "status": "unparsed", "label": "", "proposer": "grid"}
-    (folder / "score" / "examples.json").write_text(json.dumps([
-        {"id": "0-0", "prompt": EVIL, "image": "0-0.png", "latent_grid": [2, 2],
-         "boxes": [box, silent], "image_score": -0.4371, "token_weights": [[0.5, 1], [1, 2.75]]},
-        {"id": "0-1", "prompt": EVIL, "image": "0-0.png", "latent_grid": [2, 2], "boxes": [],
-         "image_status": "unparsed"},
-    ]))
+    (folder / "score" / "examples.json").write_text(
+        json.dumps(
+            [
+                {
+                    "id": "0-0",
+                    "prompt": EVIL,
+                    "image": "0-0.png",
+                    "latent_grid": [2, 2],
+                    "boxes": [box, silent],
+                    "image_score": -0.4371,
+                    "token_weights": [[0.5, 1], [1, 2.75]],
+                },
+                {
+                    "id": "0-1",
+                    "prompt": EVIL,
+                    "image": "0-0.png",
+                    "latent_grid": [2, 2],
+                    "boxes": [],
+                    "image_status": "unparsed",
+                },
+            ]
+        )
+    )
     return results, folder
 
 
@@ -129,14 +197,40 @@ def test_full_page(full):
     results, folder = full
     text = report.build(results, [folder])
     page = read(text)
-    assert page.ids == ["drawing", "choice", "questions", "judge", "pictures", "scores", "training",
-                        "stages", "run"]
+    assert page.ids == [
+        "drawing",
+        "choice",
+        "questions",
+        "judge",
+        "pictures",
+        "scores",
+        "training",
+        "stages",
+        "run",
+    ]
     assert "<script" not in text and page.text.count(EVIL) >= 4
-    for shown in ("40.0\u00a0%", "60.0\u00a0%", "+20.0", "cafe0123", "srum_advantage", "38.2", "55",
-                  "1 h 02 min", "+0.83", "\u22120.44", "no score (unparsed)", "2.75",
-                  "picture missing", "\u2713 right", "\u2717 wrong", "1 of the 2 kept",
-                  f"{results['rounds'][0]['scores']['region_auc']:.3f}", "unparsed 1",
-                  "highest here", "objective srum_advantage"):
+    for shown in (
+        "40.0\u00a0%",
+        "60.0\u00a0%",
+        "+20.0",
+        "cafe0123",
+        "srum_advantage",
+        "38.2",
+        "55",
+        "1 h 02 min",
+        "+0.83",
+        "\u22120.44",
+        "no score (unparsed)",
+        "2.75",
+        "picture missing",
+        "\u2713 right",
+        "\u2717 wrong",
+        "1 of the 2 kept",
+        f"{results['rounds'][0]['scores']['region_auc']:.3f}",
+        "unparsed 1",
+        "highest here",
+        "objective srum_advantage",
+    ):
         assert shown in page.text, shown
     assert text.count("<path") == 5  # loss and gradient norm raw and smooth, learning rate
     assert text.count("data:image/png") == 3 + 5  # pairs; two proposers and a map, one empty card
@@ -178,15 +272,21 @@ def test_rounds_are_told_apart(full):
     assert page.text.count("Round 1") == 5 and "600 steps in 2 rounds" in page.text
 
 
-@pytest.mark.parametrize("file, content, message", [
-    ("evaluate/pairs.json", "{", "pairs.json: not valid JSON"),
-    ("evaluate/pairs.json", "{}", "pairs.json: expected a list"),
-    ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'base_image'"),
-    ("score/examples.json", '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
-     "examples.json: 0-0: .*'bbox'"),
-    ("score/0-0.png", "no picture", "0-0.png: not a readable image"),
-    ("train/metrics.jsonl", "{}\n{}", "metrics.jsonl, line 1: .*'step'"),
-])
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("evaluate/pairs.json", "{", "pairs.json: not valid JSON"),
+        ("evaluate/pairs.json", "{}", "pairs.json: expected a list"),
+        ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'base_image'"),
+        (
+            "score/examples.json",
+            '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
+            "examples.json: 0-0: .*'bbox'",
+        ),
+        ("score/0-0.png", "no picture", "0-0.png: not a readable image"),
+        ("train/metrics.jsonl", "{}\n{}", "metrics.jsonl, line 1: .*'step'"),
+    ],
+)
 def test_broken_files_are_named(full, file, content, message):
     results, folder = full
     (folder / file).write_text(content)

@@ -42,11 +42,20 @@ def candidates():
         for k in range(4):
             image = np.full((32, 32, 3), 20, np.uint8)
             for i in range(k):
-                image[2 + 16 * (i // 2):12 + 16 * (i // 2), 3 + 16 * (i % 2):13 + 16 * (i % 2)] = (
-                    228, 48, 44)
-            made.append({"id": f"{n}-{k}", "prompt_id": n, "k": k, "prompt": prompt, "image": image,
-                         "category": ["single", "count", "other"][n],
-                         "latent": np.zeros((4, 4, 32), np.float32)})
+                image[
+                    2 + 16 * (i // 2) : 12 + 16 * (i // 2), 3 + 16 * (i % 2) : 13 + 16 * (i % 2)
+                ] = (228, 48, 44)
+            made.append(
+                {
+                    "id": f"{n}-{k}",
+                    "prompt_id": n,
+                    "k": k,
+                    "prompt": prompt,
+                    "image": image,
+                    "category": ["single", "count", "other"][n],
+                    "latent": np.zeros((4, 4, 32), np.float32),
+                }
+            )
     return made
 
 
@@ -96,8 +105,14 @@ def test_no_score_is_nan_beside_its_status(done):
     assert {region["status"] for region in scored[9]["regions"]} == {judge.UNDECOMPOSED}
     assert all(np.isnan(region["score"]) for region in scored[9]["regions"])
     assert outcome.counts == {
-        "candidates": 12, "regions": 18, "regions ok": 12, "regions undecomposed": 6,
-        "images ok": 6, "images no regions": 2, "images undecomposed": 4}
+        "candidates": 12,
+        "regions": 18,
+        "regions ok": 12,
+        "regions undecomposed": 6,
+        "images ok": 6,
+        "images no regions": 2,
+        "images undecomposed": 4,
+    }
 
 
 def test_examples_hold_what_the_report_needs(done):
@@ -114,10 +129,16 @@ def test_examples_hold_what_the_report_needs(done):
         np.testing.assert_array_equal(shown, original)
         assert len(example["boxes"]) == len(record["regions"])
         own = [r for r in record["regions"] if r["proposer"] == "components"]
-        dense = maps.release_map(np.stack([r["bbox"] for r in own]), [r["score"] for r in own],
-                                 [True] * len(own), example["image_score"], (32, 32))
-        np.testing.assert_allclose(example["token_weights"], maps.sample_map(dense, 4, 4),
-                                   atol=1e-4)
+        dense = maps.release_map(
+            np.stack([r["bbox"] for r in own]),
+            [r["score"] for r in own],
+            [True] * len(own),
+            example["image_score"],
+            (32, 32),
+        )
+        np.testing.assert_allclose(
+            example["token_weights"], maps.sample_map(dense, 4, 4), atol=1e-4
+        )
     assert examples[0]["image_score"] > examples[1]["image_score"]
     assert len(str(report_pictures.examples(folder / "examples.json"))) > 2000
 

@@ -20,16 +20,26 @@ from srum_jax.stages import model, train
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
 
-PROMPTS = ("a red circle", "two blue squares", "a red circle and a green cross",
-           "a blue square left of a red cross", "a cyan triangle")
+PROMPTS = (
+    "a red circle",
+    "two blue squares",
+    "a red circle and a green cross",
+    "a blue square left of a red cross",
+    "a cyan triangle",
+)
 K = 3
 UNSCORED = "2-1"
 
 
 def region(score, proposer="components", status=judge.OK, corner=0):
     box = np.array([corner, corner, corner + 8, corner + 8], np.float32)
-    return {"bbox": box, "score": np.float32(score), "status": status, "label": "red circle",
-            "proposer": proposer}
+    return {
+        "bbox": box,
+        "score": np.float32(score),
+        "status": status,
+        "label": "red circle",
+        "proposer": proposer,
+    }
 
 
 def records():
@@ -40,15 +50,28 @@ def records():
         ids = {"id": f"{p}-{k}", "prompt_id": p, "k": k}
         image = encode_png(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
         latent = rng.normal(size=tiny.GRID).astype(np.float32)
-        drawn.append({**ids, "prompt": PROMPTS[p], "category": "single", "seed": 1,
-                      "image": image, "latent": latent})
+        drawn.append(
+            {
+                **ids,
+                "prompt": PROMPTS[p],
+                "category": "single",
+                "seed": 1,
+                "image": image,
+                "latent": latent,
+            }
+        )
         score = -0.5 + 0.4 * (k if p < 4 else K - 1 - k)
         failed = ids["id"] == UNSCORED
         regions = [region(0.1 * i - 0.3 * k, corner=i) for i in range(p + 1)]
         regions += [region(np.nan, status=judge.NOT_FINITE), region(-1, proposer="grid")]
-        scored.append({**ids, "regions": regions,
-                       "image_score": np.float32(np.nan if failed else score),
-                       "image_status": judge.NOT_FINITE if failed else judge.OK})
+        scored.append(
+            {
+                **ids,
+                "regions": regions,
+                "image_score": np.float32(np.nan if failed else score),
+                "image_status": judge.NOT_FINITE if failed else judge.OK,
+            }
+        )
     return drawn, scored
 
 
@@ -73,10 +96,17 @@ def weights(tmp_path_factory):
 
 
 def config(weights, **values):
-    small = {"train__steps": 3, "train__rows": 2, "train__log_every": 1, "train__optim__warmup": 1,
-             "train__lanes__und": 44,
-             "train__checkpoint_every": 2, "generate__candidates": K, "compute__remat": False,
-             "stages": ("generate", "score", "train")}
+    small = {
+        "train__steps": 3,
+        "train__rows": 2,
+        "train__log_every": 1,
+        "train__optim__warmup": 1,
+        "train__lanes__und": 44,
+        "train__checkpoint_every": 2,
+        "generate__candidates": K,
+        "compute__remat": False,
+        "stages": ("generate", "score", "train"),
+    }
     return tiny.load_config(weights, **(small | values))
 
 
@@ -89,8 +119,10 @@ def run(cfg, work):
 def plain(folder):
     """The rows of a metrics file without what the clock says."""
     clocks = ("seconds", "data_wait_seconds")
-    return [{k: v for k, v in row.items() if k not in clocks}
-            for row in metrics.read(folder / "metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k not in clocks}
+        for row in metrics.read(folder / "metrics.jsonl")
+    ]
 
 
 def trained(cfg, work):
@@ -134,15 +166,26 @@ def test_candidates_and_scores_must_belong_together():
 
 def candidate(id, score, regions=()):
     return train.Candidate(
-        id=id, prompt_id=int(id.split("-")[0]), prompt="", latent=np.zeros(tiny.GRID),
-        size=(32, 32), boxes=np.zeros((len(regions), 4)), scores=np.array(regions),
+        id=id,
+        prompt_id=int(id.split("-")[0]),
+        prompt="",
+        latent=np.zeros(tiny.GRID),
+        size=(32, 32),
+        boxes=np.zeros((len(regions), 4)),
+        scores=np.array(regions),
         image_score=score,
     )
 
 
-GROUPS = [candidate("0-0", 0.2, [0.9]), candidate("1-0", -0.9), candidate("0-1", 0.95, [0.1, 0.5]),
-          candidate("1-1", -0.3), candidate("0-2", 0.9), candidate("0-3", -0.9),
-          candidate("0-4", -0.9)]
+GROUPS = [
+    candidate("0-0", 0.2, [0.9]),
+    candidate("1-0", -0.9),
+    candidate("0-1", 0.95, [0.1, 0.5]),
+    candidate("1-1", -0.3),
+    candidate("0-2", 0.9),
+    candidate("0-3", -0.9),
+    candidate("0-4", -0.9),
+]
 
 
 def test_the_best_of_each_prompt_is_selected():
@@ -225,8 +268,13 @@ def test_every_candidate_once_an_epoch_its_prompt_dropped_at_times(weights, tmp_
 
 @pytest.mark.parametrize("objective", ["srum_release", "srum_advantage"])
 def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
-    cfg = config(weights, train__objective=objective, train__select="best_of_k",
-                 train__text_dropout=0.0, train__rows=1)
+    cfg = config(
+        weights,
+        train__objective=objective,
+        train__select="best_of_k",
+        train__text_dropout=0.0,
+        train__rows=1,
+    )
     work = write(Workdir(tmp_path), cfg)
     seen = handed(cfg, work, monkeypatch, 2)
     found, _ = train.candidates(
@@ -272,8 +320,12 @@ def check(cfg, work, manifest):
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
     part = json.loads(work.results.read_text())["rounds"][0]["train"]
     assert part == {
-        "objective": cfg.train.objective, "select": "all", "steps": 3, "skipped_steps": 0,
-        "loss_first": rows[0]["loss"], "loss_last": rows[-1]["loss"],
+        "objective": cfg.train.objective,
+        "select": "all",
+        "steps": 3,
+        "skipped_steps": 0,
+        "loss_first": rows[0]["loss"],
+        "loss_last": rows[-1]["loss"],
     }
     before, after = trained(cfg, work)
     assert all(np.isfinite(leaf).all() for leaf in after.values())

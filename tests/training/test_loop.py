@@ -106,7 +106,9 @@ def test_killed_and_resumed(whole, tmp_path, at):
     paths = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(at)],
-        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     saved = [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]

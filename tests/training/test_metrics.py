@@ -49,7 +49,10 @@ def test_resuming_drops_what_comes_after(tmp_path):
     w.write({"step": 4, "loss": 2.0})
     w.close()
     assert [(r["step"], r["loss"]) for r in read(tmp_path / "m")] == [
-        (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)
+        (1, 1.0),
+        (2, 1.0),
+        (3, 1.0),
+        (4, 2.0),
     ]
 
 

@@ -65,8 +65,15 @@ def test_the_rate_that_is_reported_is_the_one_used():
 def test_what_muon_takes_for_a_matrix():
     found = optim.muon_dimensions(SPECS, P.abstract(SPECS))
     und = found["blocks"]["und"]
-    want = {"q": ((1,), (2, 3)), "k": ((1,), (2, 3)), "v": ((1,), (2, 3)), "o": ((1, 2), (3,)),
-            "gate": ((1,), (2,)), "up": ((1,), (2,)), "down": ((1,), (2,))}
+    want = {
+        "q": ((1,), (2, 3)),
+        "k": ((1,), (2, 3)),
+        "v": ((1,), (2, 3)),
+        "o": ((1, 2), (3,)),
+        "gate": ((1,), (2,)),
+        "up": ((1,), (2,)),
+        "down": ((1,), (2,)),
+    }
     for name, (inputs, outputs) in want.items():
         dims = und[name]["w"]
         assert (dims.reduction_axis, dims.output_axis) == (inputs, outputs), name
@@ -80,8 +87,13 @@ def test_what_muon_takes_for_a_matrix():
 def stepped():
     """Gradients and the first update of Muon on all leaves."""
     cfg = dataclasses.replace(
-        CFG, optimizer="muon", learning_rate=1.0, adam_learning_rate=0.01, warmup=0,
-        schedule="constant", clip_norm=0.0,
+        CFG,
+        optimizer="muon",
+        learning_rate=1.0,
+        adam_learning_rate=0.01,
+        warmup=0,
+        schedule="constant",
+        clip_norm=0.0,
     )
     tx = optim.make(cfg, SPECS, steps=10)
     params = P.init(SPECS, jax.random.key(0))

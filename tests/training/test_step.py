@@ -133,8 +133,9 @@ def test_noise_depends_on_step_and_id_alone():
     assert abs(float(other["noise"]) - float(metrics["noise"])) > 1e-3
     _, other = stepper()(STATE, FIXED, {**batch, "ids": batch["ids"] + 1}, key)
     assert abs(float(other["noise"]) - float(metrics["noise"])) > 1e-3
-    _, again = stepper()(STATE.replace(params=jax.tree.map(jnp.ones_like, STATE.params)), FIXED,
-                         batch, key)
+    _, again = stepper()(
+        STATE.replace(params=jax.tree.map(jnp.ones_like, STATE.params)), FIXED, batch, key
+    )
     assert float(again["noise"]) == float(metrics["noise"])
 
 
