@@ -87,6 +87,8 @@ def test_loss_and_gradients_are_those_of_one_device(batch, alone, name, sizes, m
         assert float(means[metric]) == pytest.approx(float(value), rel=1e-5), metric
     largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
     assert largest > 0.01
+    whole = grads["blocks"]["gen"]["gate"]["w"].sharding.is_fully_replicated
+    assert whole == (sizes[1] * sizes[2] == 1)
     for path, gradient in P.flatten(grads).items():
         np.testing.assert_allclose(
             gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path

@@ -90,7 +90,9 @@ def test_changed_config_is_refused_and_nothing_is_overwritten(work, fail):
     body = Body()
     with pytest.raises(BadInput) as e:
         run(work, body, make(steps=200, rows=8))
-    assert "config train.rows: was 4, is 8\n  config train.steps: was 300, is 200" in str(e.value)
+    was = base.get_config().train
+    for key, value in {"rows": 8, "steps": 200}.items():
+        assert f"config train.{key}: was {was[key]}, is {value}" in str(e.value)
     assert "--allow_config_change" in str(e.value) and str(work.stage("train")) in str(e.value)
     assert body.calls == 0
     assert before == {p: p.read_bytes() for p in pathlib.Path(work.root).rglob("*") if p.is_file()}
@@ -272,3 +274,14 @@ def test_schema_is_strict(path, value):
         at[key] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(results, SCHEMA)
+
+
+def test_a_stage_that_failed_before_it_made_anything_takes_a_corrected_config(work):
+    def broken(folder):
+        raise ValueError("sample.size is wrong")
+
+    with pytest.raises(ValueError, match="sample.size"):
+        run(work, broken)
+    body = Body()
+    run(work, body, make(steps=200))
+    assert body.calls == 1
