@@ -21,3 +21,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8  # starts the devices: configs that ask for fewer change nothing here
+
+
+def pytest_report_header():
+    """Which golden cases there are, and which folders beside them are none."""
+    import golden_cases
+
+    cases, others = golden_cases.found()
+    return [
+        f"golden cases: {', '.join(c.name for c in cases)}",
+        f"not a case: {', '.join(others) or 'none'}",
+    ]

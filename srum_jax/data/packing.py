@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from srum_jax.core.patches import position_ids
 from srum_jax.data.schema import (
     BRANCH,
     CAUSAL,
@@ -199,7 +200,9 @@ class _Row:
             good = item.tokens if item.target is None else item.target
             self.target_latents[where] = good.reshape(count, -1)
         row, col = np.divmod(np.arange(count), w)
-        self.latent_positions[where] = row * self.cfg.max_latent + col
+        self.latent_positions[where] = position_ids(
+            h, w, self.cfg.max_latent, self.cfg.interpolate_pos
+        )
         self.latent_images[where] = n
         self.latent_cells[where] = np.stack([row, col], axis=-1)
         self._special(self.cfg.end_of_image, split, mode, position)

@@ -115,7 +115,7 @@ def build(results: Mapping[str, Any], rounds: Sequence[epath.PathLike]) -> str:
             "scores", "What the model scored",
             "Boxes carry the model's score of that region, from \u22121 (wrong) to +1 (right): "
             "blue line for 0 and above, dashed orange below, dotted where there is no score. "
-            "Beside them, the weight that each token of the picture gets in training.",
+            "Beside them, the weight that the released SRUM law gives each token of the picture.",
             _per_round(all_rounds, lambda r: pictures.examples(r.folder / "score" / "examples.json")
                        if r.folder else Html(""))),
         page.Section(
