@@ -8,7 +8,18 @@ import numpy as np
 
 from srum_jax.core import params as P
 from srum_jax.data import packing
-from srum_jax.data.schema import Branch, Example, Lanes, Latent, Picture, Regions, Text
+from srum_jax.data.schema import (
+    CAUSAL,
+    FULL,
+    NOISE,
+    Branch,
+    Example,
+    Lanes,
+    Latent,
+    Picture,
+    Regions,
+    Text,
+)
 from srum_jax.models import bagel
 from srum_jax.models.config import BagelConfig, LLMConfig, VAEConfig, ViTConfig
 
@@ -43,6 +54,30 @@ def weights(cfg=CFG, seed=0):
         return np.float32(1 + 0.3 * values if path.endswith("scale") else values)
 
     return P.unflatten({p: draw(p, s) for p, s in P.flatten(bagel.specs(cfg)).items()})
+
+
+def sees(query, key) -> bool:
+    """The mask law, written out for one pair of (segment, split, mode, position)."""
+    segment, split, mode, position = query
+    other_segment, other_split, other_mode, other_position = key
+    if segment != other_segment or other_split > split:
+        return False
+    if other_split < split:
+        return other_mode in (CAUSAL, FULL)
+    if mode in (FULL, NOISE):
+        return True
+    return other_position <= position
+
+
+def law(queries, keys):
+    """bool [B,S,T]: `sees` for every pair of tokens."""
+
+    def listed(tokens):
+        fields = (tokens.segment, tokens.split, tokens.mode, tokens.position)
+        return [list(zip(*row, strict=True)) for row in zip(*map(np.asarray, fields), strict=True)]
+
+    pairs = zip(listed(queries), listed(keys), strict=True)
+    return np.array([[[sees(q, k) for k in theirs] for q in mine] for mine, theirs in pairs])
 
 
 def text(rng, count, **how):

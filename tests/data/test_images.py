@@ -31,6 +31,8 @@ def test_sizes_after_resizing_are_the_official_ones():
             max_pixels=case.get("max_pixels", images.MAX_PIXELS) / case["img_num"],
         )
         assert found == (case["out_w"], case["out_h"]), case
+    # Rounded to pixels first: 1071 / 2 -> 536 = 33.5 strides -> 34, where 535.5 would give 33.
+    assert images.resized(2048, 1071, long=1024, short=256, stride=16) == (1024, 544)
 
 
 @pytest.mark.parametrize("number", range(len(CASES["transforms"])))

@@ -8,24 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import law
 
 from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
 from srum_jax.models import attention
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
-
-
-def sees(query, key) -> bool:
-    """The law for one pair of (segment, split, mode, position)."""
-    segment, split, mode, position = query
-    other_segment, other_split, other_mode, other_position = key
-    if segment != other_segment or other_split > split:
-        return False
-    if other_split < split:
-        return other_mode in (CAUSAL, FULL)
-    if mode in (FULL, NOISE):
-        return True
-    return other_position <= position
 
 
 def random_tokens(rng, rows, count):
@@ -39,15 +27,7 @@ def test_mask_is_the_law_for_every_pair():
     found = np.asarray(attention.mask(queries, keys))
     assert found.shape == (3, 40, 50) and found.dtype == bool
 
-    def pairs(tokens, b):
-        return zip(
-            *(x[b] for x in (tokens.segment, tokens.split, tokens.mode, tokens.position)),
-            strict=True,
-        )
-
-    for b in range(3):
-        want = [[sees(q, k) for k in pairs(keys, b)] for q in pairs(queries, b)]
-        np.testing.assert_array_equal(found[b], want)
+    np.testing.assert_array_equal(found, law(queries, keys))
     assert 0.02 < found.mean() < 0.5
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import CFG, jit, weights
+from samples import CFG, jit, law, weights
 
 from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
-from srum_jax.models import attention, mot
+from srum_jax.models import mot
 
 U, G = 10, 8
 
@@ -77,7 +77,7 @@ def test_outputs_depend_on_exactly_what_the_mask_allows(params):
 
     found = np.asarray(influence(*embeddings(1))).transpose(1, 0, 2)
     tokens = both(*tokens)
-    np.testing.assert_array_equal(found, attention.mask(tokens, tokens))
+    np.testing.assert_array_equal(found, law(tokens, tokens))
     assert 0.1 < found.mean() < 0.6
 
 
@@ -153,17 +153,23 @@ def test_every_layer_can_be_kept(params):
 
 
 def test_each_expert_computes_its_own_lane_only(params):
-    """Und outputs owe nothing to the gen expert unless they see gen tokens, and then do."""
+    """The other lane's outputs owe an expert nothing unless they see its tokens."""
     lane, (und_tokens, gen_tokens) = embeddings(1), lanes(0)
     apart = gen_tokens.replace(segment=gen_tokens.segment * 0 + 7)
-    blocks = {"und": params["blocks"]["und"], "gen": weights(seed=1)["blocks"]["gen"]}
-    other = params | {"blocks": blocks}
 
-    def und(params, gen_tokens):
-        return np.asarray(run(params, *lane, und_tokens, gen_tokens)[0])
+    def changes(expert, gen_tokens):
+        """How far the other weights of one expert move each lane."""
+        blocks = params["blocks"] | {expert: weights(seed=1)["blocks"][expert]}
+        both = (
+            run(p, *lane, und_tokens, gen_tokens)[:2] for p in (params, params | {"blocks": blocks})
+        )
+        return [float(np.abs(a - b).max()) for a, b in zip(*both, strict=True)]
 
-    np.testing.assert_array_equal(und(params, apart), und(other, apart))
-    assert np.abs(und(params, gen_tokens) - und(other, gen_tokens)).max() > 1e-2
+    und, gen = changes("gen", apart)
+    assert und == 0 and gen > 0.1
+    und, gen = changes("und", apart)
+    assert und > 0.1 and gen == 0
+    assert min(changes("gen", gen_tokens)) > 0.01 and min(changes("und", gen_tokens)) > 0.01
 
 
 def test_a_lane_may_be_empty(params):
