@@ -311,6 +311,8 @@ def scores_section(
         right = shapes.verify(image, prompt).right
         images.append((result["image_score"], right, result["image_status"]))
         for region in result["regions"]:
+            if region["proposer"] not in regions:
+                continue  # scored when the config named other proposers
             right = shapes.verify_region(image, region["bbox"], prompt)
             regions[region["proposer"]].append((region["score"], right, region["status"]))
     if not images:

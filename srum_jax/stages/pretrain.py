@@ -31,6 +31,7 @@ from srum_jax.models import bagel, hf, vae
 from srum_jax.models import config as model_config
 from srum_jax.models.config import BagelConfig
 from srum_jax.objectives import joint
+from srum_jax.stages import model as stage_model
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.training import loop, optim
 from srum_jax.training.checkpoint import Checkpoints
@@ -49,7 +50,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     else:
         shipped = epath.resource_path(srum_jax) / "bases/shapes"
         towers = epath.Path(cfg.weights) if cfg.weights else shipped
-    inputs = {"autoencoder": str((towers / "ae.safetensors").stat().length)}
+    inputs = {"autoencoder": stage_model.fingerprint(towers)}
 
     def body(folder: epath.Path) -> Outcome:
         return pretrain(cfg, mesh, folder, towers)
@@ -69,7 +70,8 @@ def encode(
     if path.exists():
         with path.open("rb") as file:
             kept = np.load(file)
-            return [str(c) for c in kept["captions"]], kept["latents"]
+            if len(kept["captions"]) == count:
+                return [str(c) for c in kept["captions"]], kept["latents"]
     run = jax.jit(lambda p, images: vae.encode(p, cfg.vae, images))
     captions, latents = [], []
     for first in tqdm(range(0, count, ENCODE_BATCH), desc="encode", unit="batch"):

@@ -197,6 +197,12 @@ def train(
     lanes = Lanes(**{k: getattr(c.lanes, k) for k in packing.LANES})
     build = functools.partial(example, tokenizer=opened.tokenizer, regions=lanes.regions)
     # Rows must hold every sample with its prompt; a dropped one only makes it shorter.
+    spare = sum(max(0, len(x.scores) - lanes.regions) for x in chosen)
+    if spare:
+        logging.warning(
+            "train: %d regions are left out, the weakest of images with more than "
+            "train.lanes.regions = %d: raise it to keep them", spare, lanes.regions,
+        )
     sizes = np.stack([packing.size(build(x, i, dropped=False)) for i, x in enumerate(chosen)])
     order = pipeline.EpochRows(sizes, lanes, seed=cfg.seed)
     logging.info("train: lanes %s full", {k: f"{v:.0%}" for k, v in order.fill.items()})
@@ -231,7 +237,12 @@ def train(
         record(work, cfg, folder, summary)
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
-        counts={**counts, "candidates": len(chosen), "steps": c.steps},
+        counts={
+            **counts,
+            "candidates": len(chosen),
+            "regions left out": spare,
+            "steps": c.steps,
+        },
         items=c.steps,
         compile_seconds=summary["compile_seconds"],
     )

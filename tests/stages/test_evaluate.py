@@ -238,6 +238,9 @@ def test_the_judge_is_held_against_the_verifier():
     assert section["status"] == {"ok": 3, "unparsed": 1}
     assert "region_auc" not in section["by_proposer"]["grid"]
     assert section["image_auc_within_prompt"] == 1
+    # Records of a proposer that the config no longer names are passed over.
+    alone = evaluate.scores_section(shown, scored, ("components",))
+    assert alone["by_proposer"].keys() == {"components"} and alone["region_auc"] == 0.5
     assert evaluate.scores_section(shown[2:], scored[2:], ("components",)) == {}
 
 

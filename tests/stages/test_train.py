@@ -314,7 +314,12 @@ def done(weights, tmp_path_factory):
 
 
 def check(cfg, work, manifest):
-    assert manifest.counts == {"unscored": 1, "candidates": 14, "steps": 3}
+    assert manifest.counts == {
+        "unscored": 1,
+        "candidates": 14,
+        "regions left out": 3,  # the fifth of each image of the last prompt
+        "steps": 3,
+    }
     rows = metrics.read(work.stage("train") / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
