@@ -201,7 +201,9 @@ def train(
     if spare:
         logging.warning(
             "train: %d regions are left out, the weakest of images with more than "
-            "train.lanes.regions = %d: raise it to keep them", spare, lanes.regions,
+            "train.lanes.regions = %d: raise it to keep them",
+            spare,
+            lanes.regions,
         )
     sizes = np.stack([packing.size(build(x, i, dropped=False)) for i, x in enumerate(chosen)])
     order = pipeline.EpochRows(sizes, lanes, seed=cfg.seed)
