@@ -23,7 +23,7 @@ INSTALL = [
     "absl-py>=2.1",  # command-line flags
     "numpy>=2.0",
     "scipy>=1.13",  # connected components, assignment, intervals
-    "pillow>=10.0",  # PNG in and out, resizing
+    "pillow>=11.0",  # pictures and GIF in and out, resizing
     "tokenizers>=0.20",  # tokenizer.json, without torch or transformers
     "safetensors>=0.5",  # weights in the Hugging Face layout
     "etils[epath]>=1.9",  # one path type for local folders and buckets
@@ -33,12 +33,15 @@ INSTALL = [
 EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
+    "video": ["av>=18"],  # frames of MP4 and its like; GIF needs nothing
     "demo": [],  # `make demo` needs nothing beyond the package
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",  # two workers
         "jsonschema>=4.20",  # results.json against tests/results.schema.json
         "chex>=0.1.90",  # comparing trees of arrays
+        "transformers>=5",  # the official tokenizer to compare with; without torch
+        "av>=18",  # writes the clips that are read
     ],
 }
 

@@ -10,6 +10,9 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.model = "shapes"  # preset of sizes: shapes | bagel_7b_mot
     c.weights = ""  # folder in the Hugging Face layout; "": the base in the package (shapes only)
+    # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors` alone,
+    # without the vision tower, the connector, the autoencoder and the JSON files.
+    c.weights_base = ""
     c.seed = 0  # of candidates, training noise and orders; evaluation has its own
     c.rounds = 1  # times the stages run, each round from the weights the one before trained
     # What runs, in this order. There are also autoencoder and pretrain, which come first.
@@ -23,6 +26,9 @@ def get_config() -> ConfigDict:
     c.evaluate = evaluate()
     c.export = ConfigDict()
     c.export.dtype = "bfloat16"  # of the written weights: float32 | bfloat16
+    # official: a single ema.safetensors, which the original code loads | sharded: files of at most
+    # 5 GB with an index
+    c.export.layout = "official"
     c.pretrain = pretrain()
     c.autoencoder = autoencoder()
     return c
@@ -56,8 +62,12 @@ def sample() -> ConfigDict:
     c.steps = 16  # Euler steps
     c.shift = 4.0  # s of t' = s t / (1 + (s - 1) t): above 1 spends more steps near noise
     c.guidance = 2.5  # scale of text guidance; 1.0 is none
+    c.image_guidance = 1.0  # scale of image guidance, against the prompt alone; 1.0 is none
+    c.image_alone = True  # image guidance also where guidance is 1.0; the original ignores it there
     c.guidance_interval = (0.0, 1.0)  # times t in which guidance acts (1 is noise)
-    c.renorm = "none"  # norm of the guided velocity: none | global | channel | text_channel
+    # Norm of the guided velocity: none | global (an image) | channel (a token) | text_channel |
+    # batch (all images of a call at once, as the original's global does)
+    c.renorm = "none"
     c.renorm_min = 0.0  # smallest factor renorm may apply, in [0, 1]
     c.batch = 64  # images a compiled call
     return c
@@ -185,6 +195,8 @@ def pretrain() -> ConfigDict:
     c.understanding_images = 24  # read a step
     c.questions = 6  # about each picture read
     c.text_weight = 0.5  # of the cross-entropy beside the flow-matching loss
+    # What counts the same in it: token (every one) | sample (every text) | square (in between)
+    c.label_weights = "token"
     c.latents = 30000  # scenes encoded once by the autoencoder and drawn from
     c.evaluate_every = 1000  # steps
     return c

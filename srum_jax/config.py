@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -47,8 +48,10 @@ class SampleConfig:
     steps: int
     shift: float
     guidance: float
+    image_guidance: float
+    image_alone: bool
     guidance_interval: tuple[float, float]
-    renorm: Literal["none", "global", "channel", "text_channel"]
+    renorm: Literal["none", "global", "channel", "text_channel", "batch"]
     renorm_min: float
     batch: int
 
@@ -136,6 +139,7 @@ class PretrainConfig(PackedConfig):
     understanding_images: int
     questions: int
     text_weight: float
+    label_weights: Literal["token", "sample", "square"]
     latents: int
     evaluate_every: int
 
@@ -160,6 +164,7 @@ class EvaluateConfig:
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
     dtype: Literal["float32", "bfloat16"]
+    layout: Literal["official", "sharded"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +173,7 @@ class Config:
 
     model: Literal["shapes", "bagel_7b_mot"]
     weights: str
+    weights_base: str
     seed: int
     rounds: int
     stages: tuple[Stage, ...]
@@ -271,8 +277,7 @@ def hash_json(value: Any) -> str:
 def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
     """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices."""
     ways = mesh_shape["data"] * mesh_shape["fsdp"]
-    sizes = {"sample.batch": cfg.sample.batch, "evaluate.batch": cfg.evaluate.batch}
-    sizes["score.batch"] = cfg.score.batch
+    sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "evaluate", "score")}
     for name, rows in LOOPS.items():
         loop = getattr(cfg, name)
         if name in cfg.stages:
@@ -284,6 +289,23 @@ def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
             f"mesh.data x mesh.fsdp = {ways} devices share every batch, and these do not divide "
             f"by {ways}: {', '.join(uneven)}"
         )
+
+
+def section(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
+    """A dataclass of this file from plain values; `where` begins every problem's line.
+
+    Raises BadInput with one line for every key that is unknown, missing, of the wrong type or, in
+    a `SampleConfig`, out of range.
+    """
+    problems: list[str] = []
+    made = _build(cls, values, "", problems)
+    if made is not None and cls is SampleConfig:
+        holder = types.SimpleNamespace(sample=made)
+        names = [[n for n in group if n.startswith("sample.")] for group in GROUPS]
+        problems = [*_outside(holder, *names), *_sample(made)]
+    if problems:
+        raise BadInput("\n  ".join(f"{where}: {p}" for p in problems))
+    return made
 
 
 def _part(cfg: Any, name: str) -> Any:
@@ -374,34 +396,37 @@ POSITIVE = _keys(
     packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
 )
 NOT_NEGATIVE = _keys(
-    """seed sample.guidance score.margin train.lambda_constraint train.advantage_scale
-    train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""",
+    """seed sample.guidance sample.image_guidance score.margin train.lambda_constraint
+    train.advantage_scale train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""",
     loop="optim.warmup optim.weight_decay optim.clip_norm",
     packed="lanes.vit lanes.labels lanes.regions",
 )
 FRACTIONS = _keys("sample.renorm_min", loop="optim.b1 optim.b2 ema", packed="text_dropout")
+GROUPS = (POSITIVE, NOT_NEGATIVE, FRACTIONS)
 
 
 def _contradictions(cfg: Config) -> Iterable[str]:
-    yield from _ranges(cfg)
+    yield from _outside(cfg, *GROUPS)
     yield from _run(cfg)
     yield from _data(cfg)
     for name, rows in LOOPS.items():
         yield from _loop(name, getattr(cfg, name), rows)
 
 
-def _ranges(cfg: Config) -> Iterable[str]:
+def _outside(cfg: Any, positive, not_negative, fractions) -> Iterable[str]:
+    """A line for each of the named keys whose value is out of range."""
+
     def wrong(names: list[str], allowed) -> Iterable[tuple[str, Any]]:
         for name in names:
             value = _part(cfg, name)
             if not all(allowed(v) for v in (value if isinstance(value, tuple) else (value,))):
                 yield name, value
 
-    for name, value in wrong(POSITIVE, lambda v: v > 0):
+    for name, value in wrong(positive, lambda v: v > 0):
         yield f"{name} must be above 0, got {value}"
-    for name, value in wrong(NOT_NEGATIVE, lambda v: v >= 0):
+    for name, value in wrong(not_negative, lambda v: v >= 0):
         yield f"{name} must not be negative, got {value}"
-    for name, value in wrong(FRACTIONS, lambda v: 0 <= v <= 1):
+    for name, value in wrong(fractions, lambda v: 0 <= v <= 1):
         yield f"{name} must lie in [0, 1], got {value}"
 
 
@@ -415,6 +440,8 @@ def _run(cfg: Config) -> Iterable[str]:
         yield f'stages {making} make the base of "shapes", and model is "{cfg.model}"'
     if not cfg.weights and cfg.model != "shapes":
         yield f'weights must name the folder with the weights of "{cfg.model}"'
+    if cfg.weights_base and not cfg.weights:
+        yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)
     for axis, size in sizes.items():
         if size < 1 and size != -1:
@@ -423,10 +450,14 @@ def _run(cfg: Config) -> Iterable[str]:
         yield f"mesh may leave one axis to the rest (-1), got {sizes}"
 
 
-def _data(cfg: Config) -> Iterable[str]:
-    low, high = cfg.sample.guidance_interval
+def _sample(sample: SampleConfig) -> Iterable[str]:
+    low, high = sample.guidance_interval
     if not 0 <= low <= high <= 1:
         yield f"sample.guidance_interval must be low <= high in [0, 1], got {(low, high)}"
+
+
+def _data(cfg: Config) -> Iterable[str]:
+    yield from _sample(cfg.sample)
     for name in ("generate.prompts", "evaluate.prompts"):
         yield from _prompts(name, _part(cfg, name))
     if len(set(cfg.score.proposers)) != len(cfg.score.proposers) or not cfg.score.proposers:

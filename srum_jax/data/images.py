@@ -1,14 +1,17 @@
-"""Pictures from bytes to model input: decoding, the resize law, patches.
+"""Pictures from files and bytes to model input: decoding, the resize law, patches.
 
-Owns the way from an untrusted file to uint8 [H,W,3], and from there to a `Picture` for the
-understanding tower. Positions of patches are ids in the tower's square table.
+Owns the way from an untrusted file to uint8 [H,W,3], and from there to the pixels that the
+autoencoder encodes and to a `Picture` for the understanding tower. Positions of patches are ids in
+the tower's square table.
 """
 
+import contextlib
 import io
 import math
 
 import numpy as np
-from PIL import Image
+from etils import epath
+from PIL import Image, ImageOps
 
 from srum_jax.core.patches import patchify, position_ids
 from srum_jax.data.schema import Picture
@@ -16,6 +19,11 @@ from srum_jax.models.config import BagelConfig
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # of one resized picture (BAGEL `data/transforms.py`)
 MIN_SHORT = 224  # pixels; smaller towers use their own side
+# What a file may ask for. Only formats that Pillow reads itself: others start outside programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_FILE_BYTES = 256 * 2**20
+MAX_FILE_PIXELS = 8192**2
+MAX_RATIO = 100  # of the longer side to the shorter
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -25,18 +33,87 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, *, name: str) -> np.ndarray:
-    """Image bytes -> uint8 [H,W,3], alpha composited on white. Raises ValueError naming `name`."""
-    try:
-        image = Image.open(io.BytesIO(data))
+def load(path: epath.PathLike, *, orient: bool = True) -> np.ndarray:
+    """A picture file -> uint8 [H,W,3], by `decode`.
+
+    Raises FileNotFoundError if there is none, ValueError for a folder, for more than
+    MAX_FILE_BYTES and for what `decode` refuses.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name one picture in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture file")
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{path}: more than {MAX_FILE_BYTES // 2**20} MiB; save it smaller")
+    return decode(data, name=str(path), orient=orient)
+
+
+def decode(data: bytes, *, name: str, orient: bool = True) -> np.ndarray:
+    """Image bytes -> uint8 [H,W,3], alpha composited on white; of an animation, the first frame.
+
+    `orient` turns the picture the way its EXIF record says, if that can be read; the original does
+    not. Raises ValueError naming `name` for damaged or truncated bytes, for formats other than
+    FORMATS, and, before any pixel is decoded, for sizes that `check_size` refuses.
+    """
+    with readable(name):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    check_size(*image.size, name=name)
+    with readable(name):
         image.load()
-    except Exception as e:  # on damaged bytes its readers raise errors of many kinds
-        raise ValueError(f"{name}: not a readable image ({e})") from e
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return np.asarray(rgb(_upright(image) if orient else image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the record is damaged, the pixels are not
+        return image
+
+
+@contextlib.contextmanager
+def readable(name: str, what: str = "image"):
+    """Errors of a reader, of many kinds on damaged bytes, become a ValueError naming `name`."""
+    try:
+        yield
+    except Exception as e:
+        raise ValueError(f"{name}: not a readable {what} ({e})") from e
+
+
+def check_size(width: int, height: int, *, name: str) -> None:
+    """ValueError for a declared size of no pixels, of too many, or of absurd sides."""
+    if min(width, height) < 1:
+        raise ValueError(f"{name}: {width}x{height} pixels show nothing")
+    if width * height > MAX_FILE_PIXELS:
+        raise ValueError(
+            f"{name}: {width}x{height} pixels are more than {MAX_FILE_PIXELS}; scale it down"
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(
+            f"{name}: {width}x{height} pixels have sides of over {MAX_RATIO}:1; crop it"
+        )
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode -> RGB: transparency on white, 16 bits scaled to 8.
+
+    Raises ValueError for integers and floats of 32 bits, which have no agreed white. RGBA and
+    named colours are composited as in BAGEL `data/data_utils.py`, pil_img2rgb.
+    """
+    if image.mode.startswith("I;16"):
+        values = np.array(image)
+        values[values == image.info.get("transparency", -1)] = 65535
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel; save it with 8 or 16")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return np.asarray(image.convert("RGB"))
+        white = Image.new("RGB", image.size, (255, 255, 255))
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
 
 
 def resized(
@@ -61,20 +138,49 @@ def resized(
     return w, h
 
 
+def resize(
+    image: np.ndarray, *, long: int, short: int, stride: int, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """uint8 [H,W,3] -> uint8 [h,w,3] of the size that `resized` gives, by bicubic filtering.
+
+    Raises ValueError for an array of another kind.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"a picture is uint8 [H,W,3], not {image.dtype} {list(image.shape)}")
+    h, w = image.shape[:2]
+    size = resized(w, h, long=long, short=short, stride=stride, max_pixels=max_pixels)
+    if size == (w, h):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def to_float(image: np.ndarray) -> np.ndarray:
     """uint8 in 0..255 -> float32 in [-1, 1]."""
     return image.astype(np.float32) / np.float32(127.5) - 1
 
 
-def picture(image: np.ndarray, cfg: BagelConfig) -> Picture:
-    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized by the law above."""
+def latent_image(image: np.ndarray, cfg: BagelConfig) -> np.ndarray:
+    """uint8 [H,W,3] -> uint8 [h,w,3] for the autoencoder: whole latent tokens, all with positions.
+
+    BAGEL's vae_transform: long side at most 1024 pixels, short side at least 512, multiples of 16.
+    """
+    long = cfg.max_latent * cfg.token_pixels
+    return resize(image, long=long, short=long // 2, stride=cfg.token_pixels)
+
+
+def picture(image: np.ndarray, cfg: BagelConfig, *, twice: bool = False) -> Picture:
+    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized by the law above.
+
+    BAGEL's vit_transform: long side at most 980 pixels, short side at least 224, multiples of 14.
+    `twice` resizes by `latent_image` first, as the original's inferencer does (`inferencer.py`,
+    also for questions); by default the picture is resized once, which keeps more of its detail.
+    """
+    if twice:
+        image = latent_image(image, cfg)
     p = cfg.vit.patch
     side = p * cfg.vit.positions
+    image = resize(image, long=side, short=min(MIN_SHORT, side), stride=p)
     h, w = image.shape[:2]
-    size = resized(w, h, long=side, short=min(MIN_SHORT, side), stride=p)
-    if size != (w, h):
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    w, h = size
     ids = position_ids(h // p, w // p, cfg.max_vit, cfg.interpolate_pos)
     return Picture(patchify(to_float(image), p), ids)
 

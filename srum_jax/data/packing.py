@@ -30,6 +30,10 @@ from srum_jax.models.config import BagelConfig
 
 LANES = tuple(f.name for f in dataclasses.fields(Lanes))
 
+# Weight of a label by the number of labels of its text: every label counts the same, every text
+# does, or the geometric mean of both (BAGEL `data/data_utils.py`, len2weight).
+LABEL_WEIGHTS = {"token": lambda n: 1.0, "sample": lambda n: 1 / n, "square": lambda n: n**-0.5}
+
 
 def size(example: Example) -> np.ndarray:
     """What an example takes of each lane: [und, gen, vit, labels, images, regions] int64."""
@@ -110,8 +114,9 @@ def fill(sizes: np.ndarray, rows: Sequence[Sequence[int]], lanes: Lanes) -> dict
 class _Row:
     """Arrays of one row under construction; `add` appends one sample."""
 
-    def __init__(self, lanes: Lanes, cfg: BagelConfig, targets: bool):
+    def __init__(self, lanes: Lanes, cfg: BagelConfig, targets: bool, label_weights: str):
         self.lanes, self.cfg, self.targets = lanes, cfg, targets
+        self.weight = LABEL_WEIGHTS[label_weights]
         u, g, p, y, n, r = dataclasses.astuple(lanes)
         dim = cfg.token_dim
         self.und = np.zeros((5, u), np.int32)
@@ -164,7 +169,7 @@ class _Row:
         self.text_ids[at + 1 : at + count - 1] = text.ids
         self.text_ids[at + count - 1] = self.cfg.eos
         if text.loss:
-            self._label(at, self.text_ids[at + 1 : at + count])
+            self._label(at, self.text_ids[at + 1 : at + count], self.weight(count - 1))
         if text.closing_label is not None:
             self._label(at + count - 1, [text.closing_label])
         self.u += count
@@ -242,17 +247,19 @@ def pack(
     *,
     targets: bool = False,
     rewards: bool = False,
+    label_weights: str = "token",
 ) -> Batch:
     """Rows of examples -> a Batch of NumPy arrays, one row each.
 
-    `targets` adds the separate clean latents of L_con, `rewards` the region arrays. Raises
+    `targets` adds the separate clean latents of L_con, `rewards` the region arrays;
+    `label_weights` names one of LABEL_WEIGHTS ("square" is BAGEL's ce_loss_reweighting). Raises
     ValueError, naming lane and sizes, for a row that does not fit.
     """
     built = []
     for examples in rows:
         if examples:
             check_fits(total([size(e) for e in examples]), lanes, what="a row")
-        row = _Row(lanes, cfg, targets)
+        row = _Row(lanes, cfg, targets, label_weights)
         for example in examples:
             row.add(example)
         built.append(row)

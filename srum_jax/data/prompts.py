@@ -38,8 +38,8 @@ class Prompt:
     where: str = ""
 
 
-def load(source: str, count: int) -> tuple[Prompt, ...]:
-    """The first `count` different prompts of "shapes:<split>" or of a file.
+def load(source: str, count: int | None = None) -> tuple[Prompt, ...]:
+    """The first `count` different prompts of "shapes:<split>" or of a file, without a count all.
 
     An id that a record does not give is its place in the file, from 0. A text that was there before
     is left out; a file with fewer prompts gives all it has; both are logged.
@@ -48,12 +48,15 @@ def load(source: str, count: int) -> tuple[Prompt, ...]:
     if source.startswith(SHAPES):
         from srum_jax.data import shapes_language  # only here: the judge's side reads no shapes
 
-        found = shapes_language.balanced_prompts(source.removeprefix(SHAPES), count)
+        split = source.removeprefix(SHAPES)
+        if count is None:
+            count = len(shapes_language.prompts(split))
+        found = shapes_language.balanced_prompts(split, count)
         return tuple(
             Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(found)
         )
     found = _read(epath.Path(source))
-    if len(found) < count:
+    if count is not None and len(found) < count:
         logging.info("%s: %d prompts, %d were asked for", source, len(found), count)
     return found[:count]
 

@@ -1,41 +1,115 @@
-"""Words to ids and back, from a Hugging Face `tokenizer.json` (word level or byte-pair).
+"""Words to ids and back, from a checkpoint folder's own files.
 
-Owns reading that file and the four marks that a packed sample needs: begin and end of text
-(`<|im_start|>`, `<|im_end|>`), begin and end of an image (`<|vision_start|>`, `<|vision_end|>`).
+Owns reading `tokenizer.json` (word level or byte-pair) or Qwen2's `vocab.json` + `merges.txt`,
+and the four marks that a packed sample needs: begin and end of text (`<|im_start|>`,
+`<|im_end|>`), begin and end of an image (`<|vision_start|>`, `<|vision_end|>`).
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import tokenizers
+from etils import epath
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from srum_jax.core.files import read_json
+from srum_jax.models.config import BagelConfig
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+# Qwen2's law of cutting text into pieces (its published tokenizer.json): contractions, words with
+# one leading sign, single digits, runs of signs, line ends, other white space.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# What follows Qwen2.5's vocabulary of 151643 (its published tokenizer_config.json), up to the marks
+# of a picture; the rest of that list stands for nothing in BAGEL.
+QWEN_ADDED = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+)
 
 
 class Tokenizer:
     """A read-only tokenizer.  `bos`, `eos`, `image_start`, `image_end` are the marks' ids."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, source: str):
+    def __init__(self, inner: tokenizers.Tokenizer, source: str, *, marks_in_text: bool = False):
         self._inner = inner
         self._source = source
-        self.bos, self.eos, self.image_start, self.image_end = (self.id(m) for m in MARKS)
+        ids = [self.id(m) for m in MARKS]
+        if len(set(ids)) < len(MARKS):
+            raise ValueError(f"{source}: the marks {', '.join(MARKS)} share ids: {ids}")
+        self.bos, self.eos, self.image_start, self.image_end = ids
+        inner.add_special_tokens(list(MARKS))  # gives no new ids; a file may call them plain words
+        inner.encode_special_tokens = not marks_in_text
+        added = inner.get_added_tokens_decoder().items()
+        self._special = set() if marks_in_text else {i for i, token in added if token.special}
+        self._check_bytes()
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Reads `folder/tokenizer.json`.
+    def from_folder(cls, folder: epath.PathLike, *, marks_in_text: bool = False) -> Tokenizer:
+        """Reads `folder/tokenizer.json`, else builds Qwen2's tokenizer from its own files.
 
-        FileNotFoundError without that file, ValueError if it cannot be read or lacks a mark.
+        Those are `vocab.json`, `merges.txt` and, if there, `tokenizer_config.json` with the tokens
+        added after the vocabulary; without it, Qwen2.5's follow. A byte-pair vocabulary that lacks
+        a mark gets it at the end, as in BAGEL's loader (`data/data_utils.py`, add_special_tokens);
+        `check` finds out whether the model agrees.
+
+        A text is words alone: where it spells a mark or another special token, that is read as
+        ordinary characters, or refused by a word-level vocabulary. So no prompt can end its own
+        text or open an image. `marks_in_text` gives the original's behaviour: the mark's id.
+
+        FileNotFoundError without these files; ValueError naming file (and line) if one cannot be
+        read, two words share an id, ids have holes, a byte has no token, or a mark is missing.
         """
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; a model folder needs tokenizer.json")
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
-        return cls(inner, str(path))
+        folder = epath.Path(folder)
+        path = folder / "tokenizer.json"
+        if path.exists():
+            try:
+                inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            except Exception as error:  # the library raises bare Exception
+                raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
+        elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            path = folder / "vocab.json"
+            inner = _qwen2(folder)
+        else:
+            raise FileNotFoundError(
+                f"{path}: no such file; a model folder needs tokenizer.json, or vocab.json and "
+                "merges.txt"
+            )
+        if isinstance(inner.model, models.BPE):
+            inner.add_special_tokens(list(MARKS))
+        return cls(inner, str(path), marks_in_text=marks_in_text)
+
+    def check(self, cfg: BagelConfig, where: str) -> None:
+        """Compares ids with a model's; `where` names the file that `cfg` was read from.
+
+        Raises ValueError naming both files and all ids that differ or lie past the vocabulary.
+        """
+        names = ("bos", "eos", "start_of_image", "end_of_image")
+        ours = (self.bos, self.eos, self.image_start, self.image_end)
+        problems = [
+            f"{name} is {getattr(cfg, name)} there and {found} ({mark}) here"
+            for name, mark, found in zip(names, MARKS, ours, strict=True)
+            if getattr(cfg, name) != found
+        ]
+        last = max(self._inner.get_vocab(with_added_tokens=True).values())
+        if last >= cfg.llm.vocab:
+            problems.append(f"the model has {cfg.llm.vocab} ids and id {last} is in use here")
+        if problems:
+            raise ValueError(f"{self._source} does not fit {where}: {'; '.join(problems)}")
 
     def __len__(self) -> int:
         """How many ids are in use; a model's vocabulary may be larger."""
@@ -51,17 +125,140 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The text's ids, no marks added.  ValueError naming a word that has no id."""
         try:
-            return self._inner.encode(text, add_special_tokens=False).ids
+            ids = self._inner.encode(text, add_special_tokens=False).ids
         except Exception as error:  # a word-level model without <unk> raises bare Exception
             raise ValueError(f"text {text!r}: {self._unknown(text)}") from error
+        for i in self._special.intersection(ids):
+            raise ValueError(
+                f"text {text!r} contains {self._inner.id_to_token(i)!r}, which is no word but a "
+                f"mark of {self._source}; leave it out"
+            )
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words of the ids, marks left out."""
+        """The words of the ids, special tokens left out."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def _unknown(self, text: str) -> str:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # half of a surrogate pair
+            return f"the character at {error.start} is no Unicode text; leave it out"
         if self._inner.normalizer is not None:
             text = self._inner.normalizer.normalize_str(text)
         words = [word for word, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
         unknown = next((w for w in words if self._inner.token_to_id(w) is None), None)
         return f"the word {unknown!r} is not in {self._source}; use the words listed there"
+
+    def _check_bytes(self) -> None:
+        """A byte-level model drops bytes that have no token without a word."""
+        if not isinstance(self._inner.decoder, decoders.ByteLevel):
+            return
+        missing = sorted(c for c in _BYTES if self._inner.token_to_id(c) is None)
+        if missing:
+            raise ValueError(
+                f"{self._source}: {len(missing)} of the 256 byte tokens are missing, such as "
+                f"{missing[0]!r}"
+            )
+
+
+_BYTES = pre_tokenizers.ByteLevel.alphabet()
+
+
+def _qwen2(folder: epath.Path) -> tokenizers.Tokenizer:
+    """Qwen2's byte-level BPE from vocab.json, merges.txt and, if there, tokenizer_config.json."""
+    vocab = _vocabulary(folder / "vocab.json")
+    model = models.BPE(vocab=vocab, merges=_merges(folder / "merges.txt", vocab))
+    inner = tokenizers.Tokenizer(model)
+    inner.normalizer = normalizers.NFC()
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    config = folder / "tokenizer_config.json"
+    declared = _added(config) if config.exists() else None
+    if declared is None:
+        declared = [(None, AddedToken(t, normalized=False, special=True)) for t in QWEN_ADDED]
+    for want, token in declared:
+        inner.add_tokens([token])
+        found = inner.token_to_id(token.content)
+        if want not in (None, found):
+            raise ValueError(
+                f"{config}: {token.content!r} has id {want}, but {found} is the next after "
+                f"{folder / 'vocab.json'} and the tokens before it"
+            )
+    return inner
+
+
+def _vocabulary(path: epath.Path) -> dict[str, int]:
+    """vocab.json: {token: id}, every id from 0 up once."""
+
+    def unique(pairs):
+        words = Counter(word for word, _ in pairs)
+        if len(words) < len(pairs):
+            raise ValueError(f"{path}: {words.most_common(1)[0][0]!r} is listed twice")
+        return dict(pairs)
+
+    try:
+        vocab = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: not valid JSON ({e})") from e
+    if not isinstance(vocab, dict):
+        raise ValueError(f"{path}: must be one object of tokens and ids")
+    for word, i in vocab.items():
+        if type(i) is not int:
+            raise ValueError(f"{path}: the id of {word!r} must be an integer, got {i!r}")
+    times = Counter(vocab.values())
+    twice = [i for i, n in times.items() if n > 1]
+    if twice:
+        words = [w for w, i in vocab.items() if i == twice[0]]
+        raise ValueError(f"{path}: {' and '.join(map(repr, words))} share the id {twice[0]}")
+    hole = next((i for i in range(len(vocab)) if i not in times), None)
+    if hole is not None:
+        raise ValueError(f"{path}: {len(vocab)} tokens, but none has the id {hole}")
+    return vocab
+
+
+def _merges(path: epath.Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """merges.txt: a pair of tokens a line, whose join is a token too; maybe a version line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: not UTF-8 text ({e})") from e
+    merges = []
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r")
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        pair = tuple(line.split(" "))
+        if len(pair) != 2 or not all(pair):
+            raise ValueError(f"{path} line {number}: {line!r} is not two tokens with a space")
+        unknown = [t for t in (*pair, "".join(pair)) if t not in vocab]
+        if unknown:
+            raise ValueError(f"{path} line {number}: {unknown[0]!r} is not in vocab.json")
+        merges.append(pair)
+    return merges
+
+
+def _added(path: epath.Path) -> list[tuple[int, AddedToken]] | None:
+    """(id, token) of tokenizer_config.json's `added_tokens_decoder` by id; None without it."""
+    config = read_json(path)
+    table = config.get("added_tokens_decoder") if isinstance(config, dict) else config
+    if table is None:
+        return None
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    try:
+        return sorted(
+            (
+                (int(i), AddedToken(t["content"], **{k: t[k] for k in flags if k in t}))
+                for i, t in table.items()
+            ),
+            key=lambda pair: pair[0],
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"{path}: added_tokens_decoder must map ids to objects with a content ({e!r})"
+        ) from e

@@ -163,7 +163,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
 
     def make(step: int):
         rows = [fitted(make_row(i), lanes) for i in pipeline.local_rows(step, c.rows)]
-        return packing.pack(rows, lanes, model)
+        return packing.pack(rows, lanes, model, label_weights=c.label_weights)
 
     def evaluate(step: int, state) -> dict[str, float]:
         found = quick_look(cfg, model, state.ema, vae_params, tokenizer)

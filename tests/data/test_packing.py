@@ -1,6 +1,8 @@
 """The order of an epoch as a function, and rows laid out exactly as written down here."""
 
 import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -122,6 +124,18 @@ def test_text():
     assert batch.label_ids[0].tolist() == [9, EOS, START]
     assert batch.label_weights[0].tolist() == [1, 1, 1]
     assert batch.gen.segment.shape == (1, 0)
+
+
+def test_labels_may_weigh_less_in_long_texts():
+    common = pathlib.Path(__file__).parents[1] / "goldens" / "common" / "common.json"
+    for law, official in json.loads(common.read_text())["len2weight"].items():
+        for count, weight in official.items():
+            if int(count):  # a text always has its end as a label
+                text = Text(ids(*[7] * (int(count) - 1)), loss=True, closing_label=START)
+                batch = pack([[Example((text,))]], label_weights=law)
+                np.testing.assert_allclose(batch.label_weights[0, :-1], weight, rtol=1e-6)
+                assert batch.label_weights.shape == (1, int(count) + 1)
+                assert batch.label_weights[0, -1] == 1
 
 
 def test_pictures_and_clean_latents_take_one_position_each():
