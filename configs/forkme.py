@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     # The model: a preset and the folder with its weights ("" is the shapes base in the package).
     # c.model = "bagel_7b_mot"
     # c.weights = "/path/to/BAGEL-7B-MoT"
+    # A training run's folder holds little more than model.safetensors; the rest is its base's.
+    # c.weights = "/path/to/training/checkpoint"
+    # c.weights_base = "/path/to/BAGEL-7B-MoT"
 
     # Your prompts: one a line (.txt), or records with "prompt" (.json, .jsonl).
     # c.generate.prompts = "prompts.txt"

@@ -279,9 +279,8 @@ def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
     ways = mesh_shape["data"] * mesh_shape["fsdp"]
     sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "evaluate", "score")}
     for name, rows in LOOPS.items():
-        loop = getattr(cfg, name)
         if name in cfg.stages:
-            size = getattr(loop, rows) // loop.micro_batches
+            size = getattr(getattr(cfg, name), rows) // getattr(cfg, name).micro_batches
             sizes[f"{name}.{rows} / {name}.micro_batches"] = size
     uneven = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
     if uneven:

@@ -77,8 +77,7 @@ def target(x_0: jax.Array, noise: jax.Array) -> jax.Array:
     return noise - x_0
 
 
-def _norm(x: jax.Array, axes) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
+RENORMS = ("none", "global", "channel", "text_channel", "batch")
 
 
 def guide(
@@ -86,35 +85,39 @@ def guide(
     v_text: jax.Array | None,
     v_image: jax.Array | None,
     *,
-    text_scale: float,
-    image_scale: float,
+    text_scale: jax.Array | float,
+    image_scale: jax.Array | float,
     renorm: str,
-    renorm_min: float,
+    renorm_min: jax.Array | float,
 ) -> jax.Array:
     """Classifier-free guidance with renorm (BAGEL section 7); all velocities [B, G, p·p·Z].
 
-    u = v_text + s_text·(v − v_text); renorm scales |u| back to at most |v|: "global" over a whole
-    image (per row, never across rows), "channel" per token, "text_channel" per token before image
-    guidance, "none" not at all. Raises ValueError for another name.
+    u = v_text + s_text·(v − v_text), then u = v_image + s_image·(u − v_image); without a branch
+    (None) its line is left out. Renorm scales |u| by at least renorm_min and at most 1, to |v| if
+    it can: "global" over a whole image, "channel" per token, "text_channel" per token before image
+    guidance, "none" not at all, "batch" over all rows at once, as the original's "global" does.
+    Raises ValueError for another name.
     """
-    if renorm not in ("none", "global", "channel", "text_channel"):
-        raise ValueError(f"renorm must be none, global, channel or text_channel, not {renorm!r}")
-    if v_text is None or text_scale <= 1.0:
+    if renorm not in RENORMS:
+        raise ValueError(f"renorm must be one of {', '.join(RENORMS)}, not {renorm!r}")
+    if v_text is None and v_image is None:
         return v
 
     def rescale(u, axes):
-        return u * jnp.clip(_norm(v, axes) / (_norm(u, axes) + 1e-8), renorm_min, 1.0)
+        def norm(x):
+            return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 
-    u = v_text + text_scale * (v - v_text)
-    if renorm == "text_channel":
-        u = rescale(u, (-1,))
-    if v_image is not None and image_scale > 1.0:
+        return u * jnp.clip(norm(v) / (norm(u) + 1e-8), renorm_min, 1.0)
+
+    u = v
+    if v_text is not None:
+        u = v_text + text_scale * (v - v_text)
+        if renorm == "text_channel":
+            u = rescale(u, (-1,))
+    if v_image is not None:
         u = v_image + image_scale * (u - v_image)
-    if renorm == "global":
-        u = rescale(u, (-2, -1))
-    elif renorm == "channel":
-        u = rescale(u, (-1,))
-    return u
+    axes = {"global": (-2, -1), "channel": (-1,), "batch": (-3, -2, -1)}
+    return rescale(u, axes[renorm]) if renorm in axes else u
 
 
 def euler(x: jax.Array, v: jax.Array, t: jax.Array, t_next: jax.Array) -> jax.Array:

@@ -1,9 +1,7 @@
 """The command line: reads the config, makes the mesh, runs the stages, exits with a code."""
 
 import importlib
-import logging as std_logging
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +9,7 @@ import jax
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import preemption, sharding
+from srum_jax.core import console, preemption, sharding
 from srum_jax.core.errors import BadInput, Stopped
 from srum_jax.stages.manifest import Workdir
 
@@ -70,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 2 or {"--help", "-help", "-h"} & set(argv):
         print(HELP.format(stages=" ".join(STAGES)))
         return 0
-    _log_to_stderr()
+    console.log_to_stderr()
     debug = "--debug" in argv
     try:
         report = run(argv)
@@ -100,7 +98,7 @@ def run(argv: Sequence[str]) -> str | None:
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
     if options.distributed:
         jax.distributed.initialize()
-    _cache_compiled_programs(cfg.compute.cache_dir)
+    console.cache_compiled_programs(cfg.compute.cache_dir)
     _split_cpu(cfg.compute.cpu_devices)
     preemption.install()
     mesh = sharding.make_mesh(cfg.mesh)
@@ -117,25 +115,6 @@ def run(argv: Sequence[str]) -> str | None:
             with jax.set_mesh(mesh):
                 importlib.import_module(STAGES[name]).run(cfg, mesh, work)
     return str(work.report) if "report" in stages else None
-
-
-def _log_to_stderr() -> None:
-    """Our own progress and everybody's warnings; other packages' chatter is left out."""
-    package = str(pathlib.Path(__file__).parent)
-    handler = logging.get_absl_handler()
-    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda r: r.levelno > std_logging.INFO or r.pathname.startswith(package))
-    handler.python_handler.stream = sys.stderr
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-
-
-def _cache_compiled_programs(folder: str) -> None:
-    """Compiled programs are kept between runs, so that a restart does not compile again."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = folder or os.path.join(base, "srum_jax", "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _split_cpu(count: int) -> None:

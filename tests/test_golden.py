@@ -12,6 +12,7 @@ import optax
 import pytest
 from einops import rearrange
 from golden_cases import Case, collect, found, packed, samples, spread
+from golden_inference import check_batch, check_edit, check_gen, check_think, check_und
 
 from srum_jax import flow
 from srum_jax.core import loss as losses
@@ -264,6 +265,11 @@ CHECKS = {
     "train": check_train,
     "srum": check_srum,
     "srum_mixed": check_srum_mixed,
+    "und": check_und,
+    "gen": check_gen,
+    "edit": check_edit,
+    "think": check_think,
+    "batch": check_batch,
 }
 CASES, _ = found()
 

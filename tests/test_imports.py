@@ -22,7 +22,7 @@ LAYERS = [
     ["objectives", "training"],
     ["evals"],
     ["stages", "plan"],
-    ["main", "use", "api"],
+    ["main", "use", "api", "convert"],
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config"],
@@ -46,6 +46,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "tensorflow_datasets": ["data"],
     "array_record": ["data"],
     "ml_collections": ["config"],
+    "av": ["data.video"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],
     "tensorflow": [],
@@ -54,7 +55,10 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "transformers": [],
     "clu": [],
 }
-LAZY = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "wandb", "tensorboardX"]
+LAZY = [
+    *("grain", "tensorflow_datasets", "array_record", "ml_collections", "av"),
+    *("wandb", "tensorboardX"),
+]
 
 
 def modules():

@@ -10,7 +10,7 @@ import pytest
 
 from configs import shapes
 from srum_jax import main
-from srum_jax.core import errors, preemption
+from srum_jax.core import console, errors, preemption
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def stages(monkeypatch, tmp_path):
 
     for name, module in main.STAGES.items():
         monkeypatch.setitem(sys.modules, module, stand_in(name))
-    monkeypatch.setattr(main, "_cache_compiled_programs", lambda folder: None)
+    monkeypatch.setattr(console, "cache_compiled_programs", lambda folder: None)
     before = signal.getsignal(signal.SIGTERM)
     yield types.SimpleNamespace(calls=calls, fail=fail, root=tmp_path / "run")
     signal.signal(signal.SIGTERM, before)

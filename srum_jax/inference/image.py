@@ -1,10 +1,11 @@
-"""Images out of the model: the guided sampler over a cached prompt, and the decoder.
+"""Images out of the model: the guided sampler behind cached contexts, and the decoder.
 
-The prompt's keys and values are computed once. Guidance branches are further rows of the same
-batch. Which steps are guided is static, so sampling is a scan per run of like steps, and one
-compiled program draws any prompts of a length.
+Contexts are read once. Guidance branches are further rows of the same batch. Which steps are guided
+is static, so sampling is a scan per run of like steps; images of several sizes share a batch, their
+latent tokens padded to a rung, and the autoencoder sees each at its exact size.
 """
 
+import dataclasses
 import functools
 import itertools
 import zlib
@@ -14,17 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax import struct
 
 from srum_jax import flow
 from srum_jax.core.params import Params
-from srum_jax.core.patches import position_ids, unpatchify
-from srum_jax.data.images import bucket
-from srum_jax.data.schema import CAUSAL, NOISE, PAD_SEGMENT, Tokens
+from srum_jax.core.patches import patchify, position_ids, unpatchify
+from srum_jax.data.images import to_float
+from srum_jax.data.schema import NOISE, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.inference import context
+from srum_jax.inference.context import Context, rung
 from srum_jax.models import bagel, mot, vae
 from srum_jax.models.config import BagelConfig
 
-_REAL = PAD_SEGMENT + 1
+_PIXELS = 2**20  # that go through one call of the autoencoder
 
 
 def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
@@ -32,139 +36,397 @@ def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
     return zlib.crc32(f"{run_seed}/{prompt_id}/{k}".encode())
 
 
-def prefill(
-    params: Params, cfg: BagelConfig, ids: jax.Array, lengths: jax.Array, dtype
-) -> mot.Cache:
-    """Cache of one text per row: ids [B,T] (bos … eos), lengths [B]; length 0 is no text."""
-    place = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    real = place < lengths[:, None]
-    zero = jnp.zeros_like(ids)
-    text = Tokens(
-        segment=jnp.where(real, _REAL, PAD_SEGMENT),
-        split=zero,
-        mode=zero + CAUSAL,
-        position=place,
-        index=place,
+@struct.dataclass
+class Branches:
+    """What each row has read, with everything, without its last text, and without its images.
+
+    text and image are the contexts that text and image guidance compare with; None: that guidance
+    is off. Rows are the same in all three.
+    """
+
+    cond: mot.Cache
+    text: mot.Cache | None = None
+    image: mot.Cache | None = None
+
+
+@struct.dataclass
+class Canvas:
+    """Images to be: noise [B,G,p·p·Z] float32, positions [B,G] int32, valid [B,G] bool."""
+
+    noise: jax.Array
+    positions: jax.Array
+    valid: jax.Array
+
+
+@struct.dataclass
+class Knobs:
+    """What changes without compiling anew: times [S+1] from 1 to 0, and float32 scales."""
+
+    times: jax.Array
+    text_scale: jax.Array
+    image_scale: jax.Array
+    renorm_min: jax.Array
+
+
+def knobs(settings) -> Knobs:
+    """Of the `sample` section of a config."""
+    return Knobs(
+        times=flow.sampling_times(settings.steps, settings.shift),
+        text_scale=np.float32(settings.guidance),
+        image_scale=np.float32(settings.image_guidance),
+        renorm_min=np.float32(settings.renorm_min),
     )
-    none = jax.tree.map(lambda x: x[:, :0], text)
-    und = bagel.embed_text(params, ids, dtype)
-    _, _, cache = mot.stack(params, cfg.llm, und, und[:, :0], text, none, keep="kv", remat=False)
-    return cache
 
 
-def _image_tokens(rows: int, count: int, position: jax.Array) -> Tokens:
-    """`count` tokens of the noisy image that follows the prompt, all at one position [B]."""
-    one = jnp.ones((rows, count), jnp.int32)
-    return Tokens(
-        segment=one * _REAL,
-        split=one,
-        mode=one * NOISE,
-        position=one * position[:, None],
-        index=one,
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """Which guidance is on, and in which runs of steps (as `guided_runs` gives)."""
+
+    text: bool
+    image: bool
+    runs: tuple
+
+
+def guidance(settings) -> Guidance:
+    """Of the `sample` section of a config."""
+    text = settings.guidance > 1
+    image = settings.image_guidance > 1 and (text or settings.image_alone)
+    times = flow.sampling_times(settings.steps, settings.shift)
+    return Guidance(text, image, guided_runs(times, settings.guidance_interval, text or image))
+
+
+def canvas(grids: Sequence[tuple[int, int]], rows: int, cfg: BagelConfig) -> Canvas:
+    """Noise-free canvas of one image a row, h·w latent tokens each padded to a rung; NumPy."""
+    tokens = rung(max(h * w for h, w in grids))
+    made = Canvas(
+        noise=np.zeros((rows, tokens, cfg.token_dim), np.float32),
+        positions=np.zeros((rows, tokens), np.int32),
+        valid=np.zeros((rows, tokens), bool),
     )
+    for row, (h, w) in enumerate(grids):
+        made.positions[row, : h * w] = position_ids(h, w, cfg.max_latent, cfg.interpolate_pos)
+        made.valid[row, : h * w] = True
+    return made
 
 
-def _velocity(params, cfg, cache, position, marks, x, t, grid, dtype):
-    """v_theta of x [B,G,·] at time t behind a cached prompt; `marks` [B,2,D] bracket the image."""
-    rows, count = x.shape[:2]
-    ids = jnp.asarray(position_ids(*grid, cfg.max_latent, cfg.interpolate_pos))
-    gen = bagel.embed_latents(
-        params,
-        cfg,
-        x,
-        jnp.full((rows, 1), t),
-        jnp.broadcast_to(ids, (rows, count)),
-        jnp.zeros((rows, count), jnp.int32),
-        dtype=dtype,
-    )
-    _, gen, _ = mot.stack(
-        params,
-        cfg.llm,
-        marks,
-        gen,
-        _image_tokens(rows, 2, position),
-        _image_tokens(rows, count, position),
-        cache=cache,
-        remat=False,
-    )
-    return bagel.velocity(params, gen)
-
-
-def guided_runs(times: np.ndarray, interval: tuple[float, float], scale: float):
-    """[(guided, first step, one past the last)]: guidance holds while lo < t <= hi."""
+def guided_runs(times: np.ndarray, interval: tuple[float, float], on: bool = True):
+    """((guided, first step, one past the last), …): guidance, if on, holds while lo < t <= hi."""
     lo, hi = interval
-    guided = [bool(scale > 1 and lo < t <= hi) for t in times[:-1]]
+    guided = [bool(on and lo < t <= hi) for t in times[:-1]]
     runs, start = [], 0
     for flag, steps in itertools.groupby(guided):
         count = len(list(steps))
         runs.append((flag, start, start + count))
         start += count
-    return runs
+    return tuple(runs)
+
+
+def _velocity(params, cfg, cache, canvas, x, time, dtype):
+    """v_theta of x [B,G,·], 0 at padding, behind a cache of B rows or of several branches' B."""
+    branches = cache.length.shape[0] // x.shape[0]
+
+    def tiled(a):
+        return jnp.concatenate([a] * branches) if branches > 1 else a
+
+    cells = bagel.embed_cells(cfg, canvas.positions, dtype)
+    gen = tiled(bagel.embed_latents(params, x, time[None, None], cells))
+    marks = bagel.embed_text(params, jnp.array([[cfg.start_of_image, cfg.end_of_image]]), dtype)
+    valid = tiled(canvas.valid)
+    _, gen, _ = mot.stack(
+        params,
+        cfg.llm,
+        jnp.broadcast_to(marks, (len(gen), 2, cfg.llm.hidden)),
+        gen,
+        context.following(cache, 2, NOISE),
+        context.following(cache, gen.shape[1], NOISE, valid),
+        cache=cache,
+        remat=False,
+    )
+    return jnp.where(valid[:, :, None], bagel.velocity(params, gen), 0)
 
 
 def sample(
     params: Params,
-    ids: jax.Array,
-    lengths: jax.Array,
-    noise: jax.Array,
+    branches: Branches,
+    canvas: Canvas,
+    knobs: Knobs,
     *,
     cfg: BagelConfig,
-    settings,
-    grid: tuple[int, int],
+    runs: tuple,
+    renorm: str,
+    image_by_cond: bool = False,
     dtype,
+    trace: bool = False,
 ) -> jax.Array:
-    """Draws latents for prompts: ids [B,T], lengths [B], noise [B,G,p·p·Z] -> [B,G,p·p·Z].
+    """Draws latent tokens [B,G,p·p·Z] float32 by Euler steps from `canvas.noise`.
 
-    settings: steps, shift, guidance, guidance_interval, renorm, renorm_min. Text guidance compares
-    with an empty context (no text, position 0), as the original does.
+    `runs` as `guided_runs` gives. `image_by_cond`: image guidance compares with the condition
+    itself, for contexts without images. With `trace` also returns every step's x before it
+    [S,B,G,·], its velocity of each branch [S,branches·B,G,·] and the guided one [S,B,G,·], per run.
     """
-    rows = ids.shape[0]
-    times = flow.sampling_times(settings.steps, settings.shift)
-    runs = guided_runs(times, settings.guidance_interval, settings.guidance)
-    if any(guided for guided, _, _ in runs):
-        ids = jnp.concatenate([ids, ids])
-        lengths = jnp.concatenate([lengths, jnp.zeros_like(lengths)])
-    cache = prefill(params, cfg, ids, lengths, dtype)
-    soi_eoi = jnp.array([[cfg.start_of_image, cfg.end_of_image]])
-    marks = jnp.broadcast_to(
-        bagel.embed_text(params, soi_eoi, dtype), (len(ids), 2, cfg.llm.hidden)
-    )
-    only = jax.tree.map(lambda x: x[:, :rows], (cache.k, cache.v))
-    plain_cache = mot.Cache(*only, tokens=jax.tree.map(lambda x: x[:rows], cache.tokens))
+    rows = canvas.noise.shape[0]
+    guiding = [c for c in (branches.text, branches.image) if c is not None]
+    every = context.beside([branches.cond, *guiding])
 
-    def guided_step(x, span):
-        t, after = span
-        both = _velocity(
-            params, cfg, cache, lengths, marks, jnp.concatenate([x, x]), t, grid, dtype
+    def guided_step(x, now):
+        t, after, time = now
+        parts = _velocity(params, cfg, every, canvas, x, time, dtype)
+        v, *others = rearrange(parts, "(n b) g d -> n b g d", b=rows)
+        v_text = None if branches.text is None else others.pop(0)
+        v_image = v if image_by_cond else others.pop(0) if others else None
+        u = flow.guide(
+            v,
+            v_text,
+            v_image,
+            text_scale=knobs.text_scale,
+            image_scale=knobs.image_scale,
+            renorm=renorm,
+            renorm_min=knobs.renorm_min,
         )
-        v = flow.guide(
-            both[:rows],
-            both[rows:],
-            None,
-            text_scale=settings.guidance,
-            image_scale=1.0,
-            renorm=settings.renorm,
-            renorm_min=settings.renorm_min,
-        )
-        return flow.euler(x, v, t, after), None
+        return flow.euler(x, u, t, after), (x, parts, u) if trace else None
 
-    def plain_step(x, span):
-        t, after = span
-        v = _velocity(params, cfg, plain_cache, lengths[:rows], marks[:rows], x, t, grid, dtype)
-        return flow.euler(x, v, t, after), None
+    def plain_step(x, now):
+        t, after, time = now
+        v = _velocity(params, cfg, branches.cond, canvas, x, time, dtype)
+        return flow.euler(x, v, t, after), (x, v, v) if trace else None
 
-    x = noise
-    spans = (jnp.asarray(times[:-1]), jnp.asarray(times[1:]))
+    x, traces = canvas.noise, []
+    steps = (knobs.times[:-1], knobs.times[1:], bagel.embed_time(params, knobs.times[:-1], dtype))
     for guided, first, last in runs:
-        span = tuple(a[first:last] for a in spans)
-        x, _ = jax.lax.scan(guided_step if guided else plain_step, x, span)
-    return x
+        part = tuple(a[first:last] for a in steps)
+        x, kept = jax.lax.scan(guided_step if guided else plain_step, x, part)
+        traces.append(kept)
+    return (x, traces) if trace else x
 
 
-def decode(vae_params: Params, tokens: jax.Array, *, cfg: BagelConfig, grid) -> jax.Array:
-    """Latent tokens [B,G,p·p·Z] -> images uint8 [B,H,W,3]."""
-    latents = unpatchify(tokens, cfg.latent_patch, *grid)
-    return vae.to_uint8(vae.decode(vae_params, cfg.vae, latents))
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """An image to draw after `context`, of `size` (H, W) pixels, from the noise of `seed`.
+
+    Text guidance compares with the first `plain` items of the context, image guidance with `texts`
+    (BAGEL's inferencer: the texts alone, without what the model thought).
+    """
+
+    context: Context
+    size: tuple[int, int]
+    seed: int
+    plain: int = 0
+    texts: Context = ()
+
+    @property
+    def has_images(self) -> bool:
+        return not all(isinstance(item, Text) for item in self.context)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """An image uint8 [H,W,3] and its latent tokens float32 [h,w,p·p·Z]."""
+
+    image: np.ndarray
+    latent: np.ndarray
+
+
+def guidance_contexts(
+    items: Context, *, system: Text | None = None, thought: Text | None = None
+) -> dict[str, Context | int]:
+    """The contexts of a Request for what a user gave, in order (BAGEL `inferencer.py`).
+
+    Everything is read by the condition, the thought last; the system text also by image guidance,
+    which sees texts alone. Text guidance lacks the last text, or nothing if an image came after it.
+    """
+    before = () if system is None else (system,)
+    last = max((i for i, item in enumerate(items) if isinstance(item, Text)), default=len(items))
+    images_after = any(not isinstance(item, Text) for item in items[last:])
+    return {
+        "context": (*before, *items, *(() if thought is None else (thought,))),
+        "plain": len(before) + (len(items) if images_after else last),
+        "texts": (*before, *(item for item in items if isinstance(item, Text))),
+    }
+
+
+Draw = Callable[[Sequence[Request]], list[Drawn]]
+
+
+def drawer(
+    params: Params,
+    vae_params: Params,
+    cfg: BagelConfig,
+    settings,
+    *,
+    window: int,
+    least: int = 1,
+    place: Callable = jnp.asarray,
+    dtype=jnp.float32,
+    programs: context.Programs | None = None,
+) -> Draw:
+    """`draw(requests)` -> [Drawn], in order; what shares a request's batch changes nothing.
+
+    settings is the sample section of a config. At most `settings.batch` requests go through one
+    compiled call, those of like length together; rows are a multiple of `least`. Raises ValueError
+    for a size that the model has no positions for or a context that exceeds `window` tokens.
+    """
+    programs = programs or context.Programs()
+    on = guidance(settings)
+
+    @functools.partial(jax.jit, static_argnames=("image_by_cond",))
+    def run(params, packed, lengths, texts, seeds, blank, knobs, *, image_by_cond):
+        """`lengths` [2,2,B]: slots and positions of the text and the image branch's context."""
+        slots = context.capacity(packed)
+        cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+        text = context.shortened(cond, *lengths[0]) if on.text else None
+        image = None
+        if on.image and texts is not None:
+            slots = context.capacity(texts)
+            image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
+        elif on.image and not image_by_cond:
+            image = context.shortened(cond, *lengths[1])
+
+        def noise(seed):
+            # Token by token the same whatever the padding: jax.random fills row by row.
+            return jax.random.normal(jax.random.key(seed), blank.noise.shape[1:])
+
+        how = dict(cfg=cfg, runs=on.runs, renorm=settings.renorm, dtype=dtype)
+        return sample(
+            params,
+            Branches(cond, text, image),
+            blank.replace(noise=jax.vmap(noise)(seeds)),
+            knobs,
+            image_by_cond=image_by_cond,
+            **how,
+        )
+
+    show = decoder(vae_params, cfg, programs=programs)
+
+    def call(requests: Sequence[Request], kind: str) -> list[np.ndarray]:
+        grids = [grid_of(r.size, cfg) for r in requests]
+        rows = context.rows_for(len(requests), settings.batch, least)
+        blank = canvas(grids, rows, cfg)
+        lengths = np.zeros((2, 2, rows), np.int32)
+        seeds = np.zeros(rows, np.uint32)
+        for i, r in enumerate(requests):
+            lengths[0, :, i] = context.extent(r.context[: r.plain])
+            lengths[1, :, i] = context.extent(r.texts)
+            seeds[i] = r.seed
+        packed = context.pack([r.context for r in requests], rows, cfg)
+        own = context.pack([r.texts for r in requests], rows, cfg) if kind == "own" else None
+        programs.note(
+            "the sampler",
+            rows=rows,
+            canvas=blank.valid.shape[1],
+            **context.lengths(packed),
+            image_guidance=kind,
+            **({"texts": own.und.segment.shape[1]} if own else {}),
+        )
+        packed, own, seeds, blank = jax.tree.map(place, (packed, own, seeds, blank))
+        x = run(
+            params,
+            packed,
+            jnp.asarray(lengths),
+            own,
+            seeds,
+            blank,
+            knobs(settings),
+            image_by_cond=kind == "cond",
+        )
+        x = np.asarray(x, np.float32)
+        return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(grids)]
+
+    def draw(requests: Sequence[Request]) -> list[Drawn]:
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            grid_of(request.size, cfg)
+            context.check_window(request.context, 0, cfg, window)
+            kind = "off"
+            if on.image and request.has_images:
+                kind = "own"
+            elif on.image:
+                kind = "cond" if len(request.texts) == len(request.context) else "shorter"
+            groups.setdefault(kind, []).append(i)
+        latents: dict[int, np.ndarray] = {}
+        for kind, members in groups.items():
+            members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
+            for first in range(0, len(members), settings.batch):
+                part = members[first : first + settings.batch]
+                found = call([requests[i] for i in part], kind)
+                latents.update(zip(part, found, strict=True))
+        found = [latents[i] for i in range(len(requests))]
+        return [Drawn(*pair) for pair in zip(show(found), found, strict=True)]
+
+    return draw
+
+
+def grid_of(size: tuple[int, int], cfg: BagelConfig) -> tuple[int, int]:
+    """Latent tokens (h, w) of an image of `size` pixels. Raises ValueError for other sizes."""
+    pixels = cfg.token_pixels
+    if any(s < pixels or s % pixels for s in size):
+        raise ValueError(f"an image of {size[0]}x{size[1]}: sides must be multiples of {pixels}")
+    if max(size) > pixels * cfg.max_latent:
+        raise ValueError(
+            f"an image of {size[0]}x{size[1]} pixels is {size[0] // pixels}x{size[1] // pixels} "
+            f"latent tokens; the model has positions for {cfg.max_latent} a side "
+            f"({pixels * cfg.max_latent} pixels)"
+        )
+    return size[0] // pixels, size[1] // pixels
+
+
+def _by_size(shapes: Sequence[tuple], pixels: int) -> list[list[int]]:
+    """Numbers of like-shaped pictures, in parts of at most _PIXELS pixels (one at least)."""
+    groups: dict[tuple, list[int]] = {}
+    for i, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(i)
+    parts = []
+    for (h, w), members in groups.items():
+        count = 1
+        while 2 * count * h * w * pixels <= _PIXELS:
+            count *= 2
+        parts += [members[first : first + count] for first in range(0, len(members), count)]
+    return parts
+
+
+def decoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
+    """`show(latents)`: latent tokens [h,w,p·p·Z] each -> images uint8 [H,W,3] each."""
+
+    @jax.jit
+    def decode(vae_params, tokens):
+        flat = rearrange(tokens, "n h w d -> n (h w) d")
+        latents = unpatchify(flat, cfg.latent_patch, *tokens.shape[1:3])
+        return vae.to_uint8(vae.decode(vae_params, cfg.vae, latents))
+
+    def show(latents: Sequence[np.ndarray]) -> list[np.ndarray]:
+        images: dict[int, np.ndarray] = {}
+        for part in _by_size([x.shape[:2] for x in latents], cfg.token_pixels**2):
+            rows = context.rows_for(len(part), 2**30)
+            tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
+            tokens[: len(part)] = [latents[i] for i in part]
+            programs.note("the decoder", rows=rows, grid=tokens.shape[1:3])
+            images.update(zip(part, np.asarray(decode(vae_params, tokens)), strict=False))
+        return [images[i] for i in range(len(latents))]
+
+    return show
+
+
+def encoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
+    """`encode(image, seed=None)`: uint8 [H,W,3] -> the clean Latent that stands for it.
+
+    The posterior's mean; with a seed, a sample of it, as the original always draws.
+    """
+
+    @jax.jit
+    def latent(vae_params, image, noise):
+        z = vae.encode(vae_params, cfg.vae, image, noise)
+        return patchify(z, cfg.latent_patch)[0]
+
+    def encode(image: np.ndarray, seed: int | None = None) -> Latent:
+        h, w = grid_of(image.shape[:2], cfg)
+        programs.note("the encoder", size=image.shape[:2])
+        noise = None
+        if seed is not None:
+            p = cfg.latent_patch
+            noise = jax.random.normal(jax.random.key(seed), (1, h * p, w * p, cfg.vae.z))
+        tokens = np.asarray(latent(vae_params, to_float(image)[None], noise))
+        return Latent(rearrange(tokens, "(h w) d -> h w d", h=h), size=image.shape[:2], noisy=False)
+
+    return encode
 
 
 Paint = Callable[[Sequence[str], Sequence[int]], tuple[np.ndarray, np.ndarray]]
@@ -182,46 +444,30 @@ def painter(
 ) -> Paint:
     """`paint(prompts, seeds)` -> (images uint8 [N,H,W,3], latents float32 [N,h,w,p·p·Z]).
 
-    settings is the sample section of the config. Work goes through calls of `settings.batch`
-    prompts; a short last call is padded, so that one program serves. Raises ValueError for a size
-    that is no multiple of a token's pixels, a prompt too long, or an unknown word.
+    `drawer` for plain prompts and images of `settings.size`, always in calls of `settings.batch`
+    rows: a work unit made again is the same to the bit. Raises ValueError for a size that the model
+    cannot draw, a prompt too long, or an unknown word.
     """
-    pixels = cfg.token_pixels
-    if any(s % pixels for s in settings.size):
-        raise ValueError(f"sample.size={settings.size} must be multiples of {pixels} pixels")
-    grid = tuple(s // pixels for s in settings.size)
-    if max(grid) > cfg.max_latent:
-        raise ValueError(
-            f"sample.size={settings.size} is {grid} latent tokens; the model has positions for "
-            f"{cfg.max_latent} a side"
-        )
-    draw = jax.jit(functools.partial(sample, cfg=cfg, settings=settings, grid=grid, dtype=dtype))
-    show = jax.jit(functools.partial(decode, cfg=cfg, grid=grid))
-
-    @jax.jit
-    def noise(seeds):
-        shape = (grid[0] * grid[1], cfg.token_dim)
-        return jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape))(seeds)
+    grid_of(settings.size, cfg)
+    draw = drawer(
+        params,
+        vae_params,
+        cfg,
+        settings,
+        window=cfg.max_text,
+        least=settings.batch,
+        place=place,
+        dtype=dtype,
+    )
 
     def paint(prompts, seeds):
-        texts = [[cfg.bos, *tokenizer.encode(p), cfg.eos] for p in prompts]
-        width = bucket(max(map(len, texts)), 16)
-        if width > cfg.max_text:
-            raise ValueError(f"a prompt of {width} tokens exceeds the context of {cfg.max_text}")
-        images, latents = [], []
-        for first in range(0, len(texts), settings.batch):
-            part = texts[first : first + settings.batch]
-            ids = np.zeros((settings.batch, width), np.int32)
-            lengths = np.zeros(settings.batch, np.int32)
-            seed = np.zeros(settings.batch, np.uint32)
-            for i, text in enumerate(part):
-                ids[i, : len(text)], lengths[i] = text, len(text)
-                seed[i] = seeds[first + i]
-            x = draw(params, place(ids), place(lengths), noise(place(seed)))
-            picture = show(vae_params, x)
-            images.append(np.asarray(picture)[: len(part)])
-            latents.append(np.asarray(x, np.float32)[: len(part)])
-        tokens = np.concatenate(latents)
-        return np.concatenate(images), rearrange(tokens, "n (h w) d -> n h w d", h=grid[0])
+        texts = [(Text(np.array(tokenizer.encode(p), np.int32)),) for p in prompts]
+        drawn = draw(
+            [
+                Request(context=text, size=settings.size, seed=seed, texts=text)
+                for text, seed in zip(texts, seeds, strict=True)
+            ]
+        )
+        return np.stack([d.image for d in drawn]), np.stack([d.latent for d in drawn])
 
     return paint

@@ -1,9 +1,12 @@
-"""Text out of the model: soft answers to many questions about images, in packed rows.
+"""Text out of the model: written token by token, or read off as soft answers.
 
-One row holds one image and all its questions as branches: the image is read once, no question sees
-another, and one forward pass gives every answer's first token.
+`writer` continues contexts, many in one batch. `asker` needs no decoding: one row holds one image
+and all its questions as branches, so the image is read once, no question sees another, and one
+forward pass gives every answer's first token.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,13 +15,175 @@ import numpy as np
 
 from srum_jax.core.params import Params
 from srum_jax.data import packing
-from srum_jax.data.images import bucket, picture
-from srum_jax.data.schema import Branch, Example, Lanes, Text
+from srum_jax.data.images import picture
+from srum_jax.data.schema import CAUSAL, Branch, Example, Lanes, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models import bagel
+from srum_jax.inference import context
+from srum_jax.inference.context import Context, rung
+from srum_jax.models import bagel, mot
 from srum_jax.models.config import BagelConfig
 
 Ask = Callable[[Sequence[np.ndarray], Sequence[Sequence[str]]], list[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What the model wrote: text, its token ids without marks, whether it ended by itself."""
+
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+def step(
+    params: Params, cache: mot.Cache, ids: jax.Array, *, cfg: BagelConfig, dtype
+) -> tuple[mot.Cache, jax.Array]:
+    """Reads one token a row, ids [B]; returns the longer cache and float32 logits [B,V]."""
+    und = bagel.embed_text(params, ids[:, None], dtype)
+    tokens = context.following(cache, 1, CAUSAL)
+    none = jax.tree.map(lambda x: x[:, :0], tokens)
+    und, _, (k, v) = mot.stack(
+        params, cfg.llm, und, und[:, :0], tokens, none, cache=cache, keep="kv", remat=False
+    )
+    first = jnp.zeros((len(ids), 1), jnp.int32)
+    return context.append(cache, k, v), bagel.logits(params, und, first)[:, 0]
+
+
+def decode(
+    params: Params,
+    cache: mot.Cache,
+    seeds: jax.Array,
+    temperature: jax.Array,
+    limit: jax.Array,
+    *,
+    cfg: BagelConfig,
+    max_tokens: int,
+    stop: str = "each",
+    dtype,
+) -> tuple[jax.Array, jax.Array]:
+    """Writes after each row's cache until its end mark: (ids [B,max_tokens], counts [B]) int32.
+
+    seeds [B] uint32 and temperature [B]: 0 takes the likeliest token, otherwise one is drawn from
+    softmax(logits / temperature), a function of seed and place alone. limit [B]: tokens a row may
+    write. A row's ids end before its end mark; counts says where (its limit if there was none), and
+    past that a mark stands only if the row wrote one. `stop`: "each" row by itself; "first": all
+    when row 0 does, as the original. The cache must have max_tokens free slots. With "each" a
+    row's text does not depend on its company.
+    """
+    if stop not in ("each", "first"):
+        raise ValueError(f"stop must be each or first, not {stop!r}")
+    rows = cache.length.shape[0]
+
+    def choose(logits, place):
+        def draw(seed, row, scale):
+            key = jax.random.fold_in(jax.random.key(seed), place)
+            return jax.random.categorical(key, row / jnp.maximum(scale, 1e-6))
+
+        drawn = jax.lax.cond(
+            jnp.any(temperature > 0),
+            lambda: jax.vmap(draw)(seeds, logits, temperature),
+            lambda: jnp.argmax(logits, axis=-1),
+        )
+        return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+
+    def unfinished(carry):
+        place, _, _, _, _, done = carry
+        return (place < max_tokens) & ~jnp.all(done)
+
+    def write(carry):
+        place, cache, last, ids, counts, done = carry
+        cache, logits = step(params, cache, last, cfg=cfg, dtype=dtype)
+        token = choose(logits, place)
+        done = done | (token == cfg.eos)
+        ids = jax.lax.dynamic_update_index_in_dim(ids, token, place, axis=1)
+        counts = counts + ~done
+        done = done | (counts >= limit)
+        if stop == "first":
+            done = done | done[0]
+        return place + 1, cache, token, ids, counts, done
+
+    start = (
+        0,
+        cache,
+        jnp.full(rows, cfg.bos, jnp.int32),
+        jnp.full((rows, max_tokens), -1, jnp.int32),
+        jnp.zeros(rows, jnp.int32),
+        limit <= 0,
+    )
+    _, _, _, ids, counts, _ = jax.lax.while_loop(unfinished, write, start)
+    return ids, counts
+
+
+Write = Callable[..., list[Written]]
+
+
+def writer(
+    params: Params,
+    cfg: BagelConfig,
+    tokenizer: Tokenizer,
+    *,
+    batch: int,
+    window: int,
+    least: int = 1,
+    place: Callable = jnp.asarray,
+    dtype=jnp.float32,
+    programs: context.Programs | None = None,
+) -> Write:
+    """`write(contexts, max_tokens=, temperature=0.0, seeds=None, stop="each")` -> [Written].
+
+    At most `batch` contexts go through one compiled call, those of like length together; rows are
+    a multiple of `least`. Raises ValueError for a context that exceeds `window` tokens with what
+    may be written.
+    """
+    programs = programs or context.Programs()
+
+    @functools.partial(jax.jit, static_argnames=("max_tokens", "stop"))
+    def run(params, packed, seeds, temperature, limit, *, max_tokens, stop):
+        slots = context.capacity(packed, max_tokens + 1)
+        cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+        how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
+        return decode(params, cache, seeds, temperature, limit, **how)
+
+    def write(
+        contexts: Sequence[Context],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        stop: str = "each",
+    ) -> list[Written]:
+        for one in contexts:
+            context.check_window(one, max_tokens + 1, cfg, window)
+        seeds = [0] * len(contexts) if seeds is None else seeds
+        order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
+        if stop == "first":
+            order = list(range(len(contexts)))
+        written: dict[int, Written] = {}
+        for first in range(0, len(order), batch):
+            part = order[first : first + batch]
+            rows = context.rows_for(len(part), batch, least)
+            packed = context.pack([contexts[i] for i in part], rows, cfg)
+            steps = rung(max_tokens)
+            shape = dict(rows=rows, **context.lengths(packed), steps=steps, stop=stop)
+            programs.note("the writer", **shape)
+            seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
+            seed[: len(part)], limit[: len(part)] = [seeds[i] for i in part], max_tokens
+            warmth = np.full(rows, temperature, np.float32)
+            ids, counts = run(
+                params,
+                jax.tree.map(place, packed),
+                *(place(x) for x in (seed, warmth, limit)),
+                max_tokens=steps,
+                stop=stop,
+            )
+            ids, counts = np.asarray(ids), np.asarray(counts)
+            for row, i in enumerate(part):
+                mine = tuple(ids[row, : counts[row]].tolist())
+                finished = bool(counts[row] < max_tokens and ids[row, counts[row]] == cfg.eos)
+                written[i] = Written(tokenizer.decode(mine), mine, finished)
+        return [written[i] for i in range(len(contexts))]
+
+    return write
 
 
 def asker(
@@ -60,10 +225,10 @@ def asker(
             part = examples[first : first + rows]
             need = np.max([packing.size(e) for e in part], axis=0)
             lanes = Lanes(
-                und=bucket(need[0], 32),
+                und=rung(need[0], 32),
                 gen=0,
-                vit=bucket(need[2], 16),
-                labels=bucket(need[3], 8),
+                vit=rung(need[2], 16),
+                labels=rung(need[3], 8),
                 images=0,
                 regions=0,
             )

@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from srum_jax.data.schema import BRANCH, FULL, NOISE, Tokens
 
 _NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
+_SCORES = 2**27  # of one row that are held at once; more are computed in parts
 
 
 def mask(queries: Tokens, keys: Tokens) -> jax.Array:
@@ -39,6 +40,25 @@ def mask(queries: Tokens, keys: Tokens) -> jax.Array:
     )
 
 
+def _in_parts(attend, q: jax.Array, allowed: jax.Array, width: int):
+    """`attend(q, allowed)` for q [B,K,R,C], allowed bool [B,1,R,T]: a tree of [B,K,R,·].
+
+    Queries go in parts where a row has more than `_SCORES` scores of `width` keys each.
+    """
+    kv_heads, count = q.shape[1:3]
+    parts = math.ceil(kv_heads * count * width / _SCORES)
+    if parts == 1:
+        return attend(q, allowed)
+    size = math.ceil(count / parts)
+
+    def cut(x):
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, parts * size - count), (0, 0)))
+        return rearrange(x, "b k (n r) c -> n b k r c", n=parts)
+
+    found = jax.lax.map(lambda part: attend(*part), (cut(q), cut(allowed)))
+    return jax.tree.map(lambda x: rearrange(x, "n b k r c -> b k (n r) c")[:, :, :count], found)
+
+
 @jax.custom_vjp
 def _folded(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
     return _folded_forward(q, k, v, allowed)[0]
@@ -50,13 +70,16 @@ def _scores(q, k, allowed):
 
 
 def _folded_forward(q, k, v, allowed):
-    s = _scores(q, k, allowed)
-    top = jnp.max(s, axis=-1, keepdims=True)
-    p = jnp.exp(s - top)
-    total = jnp.sum(p, axis=-1, keepdims=True)
-    o = jnp.einsum("bkqt,bktc->bkqc", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    o = o / total
-    return o.astype(v.dtype), (q, k, v, allowed, o, top + jnp.log(total))
+    def attend(q, allowed):
+        s = _scores(q, k, allowed)
+        top = jnp.max(s, axis=-1, keepdims=True)
+        p = jnp.exp(s - top)
+        total = jnp.sum(p, axis=-1, keepdims=True)
+        o = jnp.einsum("bkqt,bktc->bkqc", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return o / total, top + jnp.log(total)
+
+    o, lse = _in_parts(attend, q, allowed, k.shape[2])
+    return o.astype(v.dtype), (q, k, v, allowed, o, lse)
 
 
 def _folded_backward(saved, g):
@@ -92,3 +115,46 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.
     v = rearrange(v, "b t k c -> b k t c")
     o = _folded(q, k, v, repeat(allowed, "b s t -> b 1 (g s) t", g=group))
     return rearrange(o, "b k (g s) c -> b s (k g) c", g=group)
+
+
+def attend_behind(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    allowed: jax.Array,
+    past_k: jax.Array,
+    past_v: jax.Array,
+    length: jax.Array,
+) -> jax.Array:
+    """`attend` of new tokens that also see the first `length` [B] slots of a cache.
+
+    q [B,S,H,C], k, v [B,S,K,C], allowed bool [B,S,S] among the new ones; past_k, past_v [B,T,K,C].
+    Returns [B,S,H,C]. One softmax over both; the cache is read where it lies, never copied.
+    Inference only: its backward pass keeps the scores.
+    """
+    kv_heads = k.shape[2]
+    group = q.shape[2] // kv_heads
+    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+    q = rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
+
+    used = jnp.arange(past_k.shape[1])[None] < length[:, None]
+    used = rearrange(used, "b t -> b 1 1 t")
+
+    def scores(q, keys, seen):
+        s = jnp.einsum("bkqc,btkc->bkqt", q, keys, preferred_element_type=jnp.float32)
+        return jnp.where(seen, s, _NEVER)
+
+    def read(p, values):
+        p = p.astype(values.dtype)
+        return jnp.einsum("bkqt,btkc->bkqc", p, values, preferred_element_type=jnp.float32)
+
+    def attend(q, allowed):
+        past, own = scores(q, past_k, used), scores(q, k, allowed)
+        top = jnp.maximum(jnp.max(past, -1, keepdims=True), jnp.max(own, -1, keepdims=True))
+        past, own = jnp.exp(past - top), jnp.exp(own - top)
+        total = jnp.sum(past, -1, keepdims=True) + jnp.sum(own, -1, keepdims=True)
+        return (read(past, past_v) + read(own, v)) / total
+
+    allowed = repeat(allowed, "b s t -> b 1 (g s) t", g=group)
+    o = _in_parts(attend, q, allowed, past_k.shape[1] + k.shape[1])
+    return rearrange(o.astype(v.dtype), "b k (g s) c -> b s (k g) c", g=group)

@@ -64,22 +64,20 @@ def embed_pictures(
     return x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden).astype(dtype)
 
 
-def embed_latents(
-    params: P.Params,
-    cfg: BagelConfig,
-    x_t: jax.Array,
-    t: jax.Array,
-    positions: jax.Array,
-    images: jax.Array,
-    *,
-    dtype,
-) -> jax.Array:
-    """Latent tokens x_t [B,G,p·p·Z] at times t [B,N] of their images [B,G] -> [B,G,D]."""
+def embed_time(params: P.Params, t: jax.Array, dtype) -> jax.Array:
+    """Times [...] in [0, 1] -> [..., D]."""
     h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), params["time"]["fc1"])
-    time = linear(jax.nn.silu(h), params["time"]["fc2"])
-    time = jnp.take_along_axis(time, images[:, :, None], axis=1)
-    place = sincos_2d(positions, cfg.max_latent, cfg.llm.hidden).astype(dtype)
-    return linear(x_t.astype(dtype), params["vae2llm"]) + time + place
+    return linear(jax.nn.silu(h), params["time"]["fc2"])
+
+
+def embed_cells(cfg: BagelConfig, positions: jax.Array, dtype) -> jax.Array:
+    """Position ids of latent tokens [B,G] -> [B,G,D]."""
+    return sincos_2d(positions, cfg.max_latent, cfg.llm.hidden).astype(dtype)
+
+
+def embed_latents(params: P.Params, x_t: jax.Array, time: jax.Array, cells: jax.Array) -> jax.Array:
+    """Latent tokens x_t [B,G,p·p·Z] with embedded times and cells, [B,G,D] each -> [B,G,D]."""
+    return linear(x_t.astype(cells.dtype), params["vae2llm"]) + time + cells
 
 
 def forward(
@@ -111,9 +109,10 @@ def forward(
         )
         rows = jnp.arange(und.shape[0])[:, None]
         und = und.at[rows, batch.vit_slots].set(pictures, mode="drop")
-    gen = embed_latents(
-        params, cfg, x_t, t, batch.latent_positions, batch.latent_images, dtype=dtype
+    time = jnp.take_along_axis(
+        embed_time(params, t, dtype), batch.latent_images[:, :, None], axis=1
     )
+    gen = embed_latents(params, x_t, time, embed_cells(cfg, batch.latent_positions, dtype))
     return mot.stack(params, cfg.llm, und, gen, batch.und, batch.gen, keep=keep, remat=remat)
 
 

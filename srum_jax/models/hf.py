@@ -1,216 +1,82 @@
-"""Checkpoint folders in the Hugging Face layout of BAGEL, read and written through one table.
+"""Checkpoint folders in the Hugging Face layout of BAGEL: loading and saving them.
 
-A folder holds `llm_config.json`, `vit_config.json`, `ema.safetensors` (the model),
-`ae.safetensors` (the autoencoder) and tokenizer files. The table pairs each of our leaves with its
-official tensor name and an einops pattern official -> ours; the way back is the pattern reversed.
-Stacked leaves take one tensor a layer. The two sin-cos position tables are computed, not learned:
-their shape is checked on the way in, they are written anew on the way out.
+Both go tensor by tensor through the table of names (`hf_table.py`); what a folder holds and whether
+it fits is in `hf_folder.py`, the file format in `safetensors.py`.
 """
 
-import dataclasses
+import concurrent.futures
+import contextlib
 import itertools
-import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import jax.numpy as jnp
-import ml_dtypes
+import jax
 import numpy as np
-from einops import rearrange
 from etils import epath
-from safetensors import SafetensorError, safe_open
+from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from srum_jax.core import params as P
-from srum_jax.models import bagel, config, vae
+from srum_jax.models import bagel, config, hf_folder, model_card, safetensors, vae
 from srum_jax.models.config import BagelConfig
-from srum_jax.models.layers import sincos_2d
+from srum_jax.models.hf_folder import INDEX_FILE, MODEL_FILES, Parts, Tensors, locate
+from srum_jax.models.hf_table import (
+    MODEL_FILE,
+    VAE_FILE,
+    Entry,
+    computed_tables,
+    position_table,
+    table,
+)
 
-MODEL_FILE = "ema.safetensors"
-VAE_FILE = "ae.safetensors"
-DTYPES = {
-    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
-    "float32": ("F32", np.dtype(np.float32)),
-}
-_READABLE = ("BF16", "F16", "F32")
+__all__ = ["MODEL_FILE", "VAE_FILE", "Parts", "computed_tables", "load", "locate", "save", "table"]
 
-_LLM = "language_model.model."
-_LAYER = _LLM + "layers.{}."
-_VIT = "vit_model.vision_model."
-_VIT_LAYER = _VIT + "encoder.layers.{}."
+DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+LAYOUTS = ("official", "sharded")
+FILE_LIMIT = 5 * 10**9  # bytes of a file in the layout "sharded"
 
-# Our path -> (official name, pattern). {} is the layer.
-_TOP = {
-    "embed": (_LLM + "embed_tokens.weight", "v d -> v d"),
-    "lm_head/w": ("language_model.lm_head.weight", "v d -> d v"),
-    "time/fc1/w": ("time_embedder.mlp.0.weight", "o i -> i o"),
-    "time/fc1/b": ("time_embedder.mlp.0.bias", "o -> o"),
-    "time/fc2/w": ("time_embedder.mlp.2.weight", "o i -> i o"),
-    "time/fc2/b": ("time_embedder.mlp.2.bias", "o -> o"),
-    "vae2llm/w": ("vae2llm.weight", "o i -> i o"),
-    "vae2llm/b": ("vae2llm.bias", "o -> o"),
-    "llm2vae/w": ("llm2vae.weight", "o i -> i o"),
-    "llm2vae/b": ("llm2vae.bias", "o -> o"),
-    "connector/fc1/w": ("connector.fc1.weight", "o i -> i o"),
-    "connector/fc1/b": ("connector.fc1.bias", "o -> o"),
-    "connector/fc2/w": ("connector.fc2.weight", "o i -> i o"),
-    "connector/fc2/b": ("connector.fc2.bias", "o -> o"),
-    "vit/patch/w": (_VIT + "embeddings.patch_embedding.weight", "o i -> i o"),
-    "vit/patch/b": (_VIT + "embeddings.patch_embedding.bias", "o -> o"),
-    "vit/positions": (_VIT + "embeddings.position_embedding.weight", "n d -> n d"),
-    "vit/post_norm/scale": (_VIT + "post_layernorm.weight", "d -> d"),
-    "vit/post_norm/bias": (_VIT + "post_layernorm.bias", "d -> d"),
-}
-# Below "blocks/<expert>/"; <moe> is "" for und and "_moe_gen" for gen.
-_BLOCK = {
-    "ln1/scale": ("input_layernorm<moe>.weight", "d -> d"),
-    "ln2/scale": ("post_attention_layernorm<moe>.weight", "d -> d"),
-    "q/w": ("self_attn.q_proj<moe>.weight", "(h c) d -> d h c"),
-    "q/b": ("self_attn.q_proj<moe>.bias", "(h c) -> h c"),
-    "k/w": ("self_attn.k_proj<moe>.weight", "(h c) d -> d h c"),
-    "k/b": ("self_attn.k_proj<moe>.bias", "(h c) -> h c"),
-    "v/w": ("self_attn.v_proj<moe>.weight", "(h c) d -> d h c"),
-    "v/b": ("self_attn.v_proj<moe>.bias", "(h c) -> h c"),
-    "o/w": ("self_attn.o_proj<moe>.weight", "d (h c) -> h c d"),
-    "q_norm/scale": ("self_attn.q_norm<moe>.weight", "c -> c"),
-    "k_norm/scale": ("self_attn.k_norm<moe>.weight", "c -> c"),
-    "gate/w": ("mlp<moe>.gate_proj.weight", "f d -> d f"),
-    "up/w": ("mlp<moe>.up_proj.weight", "f d -> d f"),
-    "down/w": ("mlp<moe>.down_proj.weight", "d f -> f d"),
-}
-# Below "vit/blocks/".
-_VIT_BLOCK = {
-    "ln1/scale": ("layer_norm1.weight", "d -> d"),
-    "ln1/bias": ("layer_norm1.bias", "d -> d"),
-    "q/w": ("self_attn.q_proj.weight", "(h c) d -> d h c"),
-    "q/b": ("self_attn.q_proj.bias", "(h c) -> h c"),
-    "k/w": ("self_attn.k_proj.weight", "(h c) d -> d h c"),
-    "k/b": ("self_attn.k_proj.bias", "(h c) -> h c"),
-    "v/w": ("self_attn.v_proj.weight", "(h c) d -> d h c"),
-    "v/b": ("self_attn.v_proj.bias", "(h c) -> h c"),
-    "o/w": ("self_attn.out_proj.weight", "d (h c) -> h c d"),
-    "o/b": ("self_attn.out_proj.bias", "d -> d"),
-    "ln2/scale": ("layer_norm2.weight", "d -> d"),
-    "ln2/bias": ("layer_norm2.bias", "d -> d"),
-    "fc1/w": ("mlp.fc1.weight", "f d -> d f"),
-    "fc1/b": ("mlp.fc1.bias", "f -> f"),
-    "fc2/w": ("mlp.fc2.weight", "d f -> f d"),
-    "fc2/b": ("mlp.fc2.bias", "d -> d"),
-}
+_IN_FLIGHT = 2  # shards on the host, and leaves waiting for the last of theirs, at a time
+_SHOWN = 100  # problems listed; the rest is counted
 
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One official tensor: its name, where it goes (path, layer or None), pattern official -> ours.
-
-    `sizes` are the lengths of the axes on our side; they give the official shape.
-    """
-
-    name: str
-    path: str
-    layer: int | None
-    pattern: str
-    sizes: tuple[tuple[str, int], ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The official shape."""
-        sizes, left = dict(self.sizes), self.pattern.split("->")[0]
-        groups = left.replace("(", " ( ").replace(")", " ) ").split()
-        shape, inside = [], None
-        for word in groups:
-            if word == "(":
-                inside = 1
-            elif word == ")":
-                shape.append(inside)
-                inside = None
-            elif inside is not None:
-                inside *= sizes[word]
-            else:
-                shape.append(sizes[word])
-        return tuple(shape)
-
-    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        return rearrange(tensor, self.pattern, **dict(self.sizes))
-
-    def to_official(self, leaf: np.ndarray) -> np.ndarray:
-        ours, official = reversed(self.pattern.split("->"))
-        return rearrange(leaf, f"{ours} -> {official}", **dict(self.sizes))
-
-
-def _entries(path: str, name: str, pattern: str, spec: P.ParamSpec) -> Iterator[Entry]:
-    stacked = "{}" in name
-    axes = pattern.split("->")[1].split()
-    sizes = tuple(zip(axes, spec.shape[1:] if stacked else spec.shape, strict=True))
-    for layer in range(spec.shape[0]) if stacked else (None,):
-        yield Entry(name.format(layer), path, layer, pattern, sizes)
-
-
-def _model_rules() -> dict[str, tuple[str, str]]:
-    """Our path -> (official name, pattern) for a whole model."""
-    rules = dict(_TOP)
-    for expert, moe in (("und", ""), ("gen", "_moe_gen")):
-        rules[f"norm/{expert}/scale"] = (f"{_LLM}norm{moe}.weight", "d -> d")
-        for path, (name, pattern) in _BLOCK.items():
-            rules[f"blocks/{expert}/{path}"] = (_LAYER + name.replace("<moe>", moe), pattern)
-    for path, (name, pattern) in _VIT_BLOCK.items():
-        rules[f"vit/blocks/{path}"] = (_VIT_LAYER + name, pattern)
-    return rules
-
-
-def _vae_rule(path: str, spec: P.ParamSpec) -> tuple[str, str]:
-    """The autoencoder's tree has the official structure: only leaf names and kernels differ."""
-    head, leaf = path.rsplit("/", 1)
-    suffix = {"w": "weight", "scale": "weight", "b": "bias", "bias": "bias"}[leaf]
-    pattern = "o i h w -> h w i o" if len(spec.shape) == 4 else "o -> o"
-    return f"{head.replace('/', '.')}.{suffix}", pattern
-
-
-def table(cfg: BagelConfig) -> dict[str, list[Entry]]:
-    """File name -> its entries, for every leaf of the spec trees; nothing is allocated."""
-    model = P.flatten(bagel.specs(cfg))
-    autoencoder = P.flatten(vae.specs(cfg.vae))
-    rules = _model_rules()
-    return {
-        MODEL_FILE: [e for path, s in model.items() for e in _entries(path, *rules[path], s)],
-        VAE_FILE: [
-            e for path, s in autoencoder.items() for e in _entries(path, *_vae_rule(path, s), s)
-        ],
-    }
-
-
-def computed_tables(cfg: BagelConfig) -> dict[str, tuple[int, int]]:
-    """Official names of the fixed position tables -> (side, features): shape [side², features]."""
-    return {
-        "latent_pos_embed.pos_embed": (cfg.max_latent, cfg.llm.hidden),
-        "vit_pos_embed.pos_embed": (cfg.max_vit, cfg.llm.hidden),
-    }
+Bounds = tuple[tuple[int, int], ...]  # (start, stop) of every axis
 
 
 def load(
-    folder,
+    folder: epath.PathLike,
     cfg: BagelConfig,
-    dtype=np.float32,
+    *,
+    dtype: Any = np.float32,
+    shardings: tuple[Any, Any] | None = None,
     want: Sequence[str] = ("model", "vae"),
+    base: epath.PathLike | None = None,
+    convert: Callable[[str, Any], dict[str, Any]] | None = None,
 ) -> tuple[P.Params | None, P.Params | None]:
-    """Reads a checkpoint folder of a local file system.
+    """Reads a checkpoint folder, local or in a bucket, whose sizes are `cfg`.
 
-    Returns (model parameters in `dtype`, autoencoder parameters in float32), nested dicts of NumPy
-    arrays; what `want` does not name is None. Tensors are read one at a time.
+    Returns (model parameters in `dtype`, autoencoder parameters in float32), nested dicts; what
+    `want` does not name is None. Without `shardings` the leaves are NumPy arrays. With `shardings`
+    (the trees of `jax.sharding.Sharding` of model and autoencoder) they are device arrays, made
+    shard by shard from the bytes that each needs: only this process's shards are read, equal ones
+    once, and two are on the host at a time.
+    `base` is a folder that has what this one lacks: autoencoder, vision tower, connector.
+    `convert(path, leaf)` -> {path: array} replaces each leaf of the model as soon as it is there,
+    for example by a quantised one; then at most three leaves are in memory as they were stored.
     Raises ValueError naming the file and every missing, unknown, misshapen or unreadable tensor.
     """
     unknown = set(want) - {"model", "vae"}
     if unknown:
         raise ValueError(f"want may name 'model' and 'vae', not {sorted(unknown)}")
-    folder, entries, problems = epath.Path(folder), table(cfg), []
-    tables = {name: (side**2, dim) for name, (side, dim) in computed_tables(cfg).items()}
-    params = vae_params = None
+    folder, base = epath.Path(folder), epath.Path(base) if base else None
+    entries, problems = table(cfg), []
+    model = autoencoder = None
     if "model" in want:
-        params = _read(folder / MODEL_FILE, entries[MODEL_FILE], tables, dtype, problems)
+        model = hf_folder.model_tensors(folder, base, cfg, problems)
     if "vae" in want:
-        vae_params = _read(folder / VAE_FILE, entries[VAE_FILE], {}, np.float32, problems)
+        autoencoder = hf_folder.vae_tensors(folder, base, cfg, problems)
     if problems:
-        shown = problems[:40]
+        shown = problems[:_SHOWN]
         if len(problems) > len(shown):
             shown.append(f"… and {len(problems) - len(shown)} more")
         raise ValueError(
@@ -218,155 +84,212 @@ def load(
             + "\n  ".join(shown)
             + "\nCheck that weights and JSON files belong together and were copied whole."
         )
-    return params, vae_params
+    model_at, vae_at = shardings or (None, None)
+    return (
+        _read(model, entries[MODEL_FILE], model_at, dtype, convert) if model else None,
+        _read(autoencoder, entries[VAE_FILE], vae_at, np.float32, None) if autoencoder else None,
+    )
 
 
-def _read(path, entries, optional: Mapping[str, tuple], dtype, problems: list[str]):
-    """One file's parameter tree; None, and lines added to `problems`, if anything is wrong."""
-    if not path.exists():
-        problems.append(f"{path}: the file is missing")
-        return None
+def _read(tensors: Tensors, entries: Sequence[Entry], shardings, dtype, convert) -> P.Params:
+    """Every leaf, in the table's order, by two threads."""
+    dtype, at = np.dtype(dtype), P.flatten(shardings) if shardings else {}
+    leaves, waiting = {}, deque()
+    total = sum(math.prod(e.shape) for e in entries) * dtype.itemsize
+    quiet = jax.process_index() != 0
+    bar = tqdm(total=total, desc="load", unit="B", unit_scale=True, delay=5, disable=quiet)
+
+    def finish():
+        path, size, leaf = waiting.popleft()
+        leaves.update(convert(path, leaf()) if convert else {path: leaf()})
+        bar.update(size)
+
+    pool = concurrent.futures.ThreadPoolExecutor(_IN_FLIGHT, "load")
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            found = _compare(path, file, entries, optional)
-            if found:
-                problems.extend(found)
-                return None
-            return _collect(file, entries, dtype)
-    except (SafetensorError, OSError) as e:
-        problems.append(f"{path}: not a readable safetensors file ({e})")
-        return None
+        for path, group in itertools.groupby(entries, key=lambda e: e.path):
+            group = list(group)
+            size = sum(math.prod(e.shape) for e in group) * dtype.itemsize
+            waiting.append((path, size, _begin(pool, tensors, group, dtype, at.get(path))))
+            if len(waiting) > _IN_FLIGHT:
+                finish()
+        while waiting:
+            finish()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return P.unflatten(leaves)
 
 
-def _compare(path, file, entries, optional) -> list[str]:
-    want = {e.name: e.shape for e in entries}
-    have = set(file.keys())
-    found = [f"{path}: tensor {n} {s} is missing" for n, s in want.items() if n not in have]
-    for name in sorted(have):
-        expected = want.get(name, optional.get(name))
-        if expected is None:
-            found.append(f"{path}: unknown tensor {name}")
-            continue
-        part = file.get_slice(name)
-        if tuple(part.get_shape()) != expected:
-            found.append(f"{path}: {name} has shape {tuple(part.get_shape())}, expected {expected}")
-        if part.get_dtype() not in _READABLE:
-            found.append(f"{path}: {name} is {part.get_dtype()}, expected one of {_READABLE}")
-    return found
+def _begin(pool, tensors: Tensors, entries: Sequence[Entry], dtype, sharding) -> Callable[[], Any]:
+    """Starts to read a leaf; the function it returns waits for it."""
+    shape = tuple(size for _, size in entries[0].sizes)
+    if entries[0].layer is not None:
+        shape = (len(entries), *shape)
+    if sharding is None:
+        whole = tuple((0, size) for size in shape)
+        return pool.submit(_part, tensors, entries, whole, dtype).result
+    devices: dict[Bounds, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
+        devices.setdefault(bounds, []).append(device)
+
+    def place(bounds: Bounds) -> list[jax.Array]:
+        buffer = _part(tensors, entries, bounds, dtype)
+        return jax.block_until_ready([jax.device_put(buffer, d) for d in devices[bounds]])
+
+    shards = [pool.submit(place, bounds) for bounds in devices]
+
+    def leaf() -> jax.Array:
+        arrays = [array for shard in shards for array in shard.result()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+    return leaf
 
 
-def _collect(file, entries, dtype) -> P.Params:
-    layers = {e.path: e.layer + 1 for e in entries if e.layer is not None}  # in order: the last
-    flat: dict[str, np.ndarray] = {}
-    for e in entries:
-        leaf = e.to_ours(file.get_tensor(e.name))
-        if e.layer is None:
-            flat[e.path] = np.array(leaf, dtype, order="C")
-        else:
-            if e.path not in flat:
-                flat[e.path] = np.empty((layers[e.path], *leaf.shape), dtype)
-            flat[e.path][e.layer] = leaf
-    return P.unflatten(flat)
+def _part(tensors: Tensors, entries: Sequence[Entry], bounds: Bounds, dtype) -> np.ndarray:
+    """The part of a leaf inside `bounds`, on the host; `entries` are all layers of a stack."""
+    out = np.empty([stop - start for start, stop in bounds], dtype)
+    stacked = entries[0].layer is not None
+    with contextlib.ExitStack() as stack:
+        files = {}  # a sharded checkpoint may have a leaf's layers in several
+        for i in range(*bounds[0]) if stacked else (0,):
+            tensor = tensors[entries[i].name]
+            if tensor.path not in files:
+                files[tensor.path] = stack.enter_context(tensor.path.open("rb"))
+            target, inside = (out[i - bounds[0][0]], bounds[1:]) if stacked else (out, bounds)
+            _fill(target, files[tensor.path], tensor, entries[i], inside)
+    return out
+
+
+def _fill(out: np.ndarray, file, tensor: safetensors.Tensor, entry: Entry, bounds: Bounds) -> None:
+    """Reads the part of one tensor that is ours inside `bounds` into `out`.
+
+    An official axis that holds several of ours, "(h c)", is cut at its outermost one while reading;
+    cuts of the others are made on our side.
+    """
+    sizes = dict(entry.sizes)
+    axes = dict(zip(sizes, bounds, strict=True))
+    inner = [math.prod(sizes[axis] for axis in group[1:]) for group in entry.groups]
+    cuts = [tuple(i * n for i in axes[g[0]]) for g, n in zip(entry.groups, inner, strict=True)]
+    (start, stop), others = cuts[0], tuple(slice(*cut) for cut in cuts[1:])
+    outermost = {group[0] for group in entry.groups}
+    within = tuple(slice(None) if a in outermost else slice(*cut) for a, cut in axes.items())
+    first = list(axes).index(entry.groups[0][0])
+    for row, block in safetensors.rows(file, tensor, start, stop, multiple=inner[0]):
+        values = entry.to_ours(block[:, *others])[within]
+        done = (row - start) // inner[0]
+        into = [slice(None)] * out.ndim
+        into[first] = slice(done, done + values.shape[first])
+        safetensors.assign(out[tuple(into)], values)
 
 
 def save(
-    folder,
+    folder: epath.PathLike,
     cfg: BagelConfig,
     params: P.Params,
     vae_params: P.Params,
     dtype: str = "bfloat16",
     *,
-    tokenizer_files: Sequence = (),
+    layout: str = "official",
+    source: Parts | None = None,
+    tokenizer_files: Sequence[epath.PathLike] = (),
     notes: str = "",
+    limit: int = FILE_LIMIT,
 ) -> None:
-    """Writes a folder that `load`, and the official loader, read.
+    """Writes a folder that `load`, and the original code, read.
 
-    params and vae_params: host or addressable device arrays. The model is stored in `dtype`
-    ("bfloat16" or "float32"), the autoencoder and the position tables in float32. Also written:
-    the JSON files, copies of `tokenizer_files` (paths), README.md with `notes` (Markdown).
-    Each file appears whole, under a temporary name first, the model last. Raises ValueError if
-    the parameters do not fit `cfg`, FileNotFoundError for a missing tokenizer file; either before
-    anything is written.
+    params and vae_params: NumPy or device arrays, in any sharding. One official tensor is on the
+    host at a time. Where the arrays span several processes every one of them must call this; only
+    the first writes. The model is stored in `dtype` ("bfloat16" or "float32"), the autoencoder and
+    the position tables in float32.
+    `layout` "official" is a single `ema.safetensors`; "sharded" is files of at most `limit` bytes
+    (a larger tensor has one for itself) with an index. The JSON files, tokenizer files and
+    usage.json of `source`, the folder that the model came from, go along as they are, and so do
+    `tokenizer_files` (paths); JSON files that it lacks are made from `cfg`. README.md is a model
+    card with `notes` (Markdown). Each file appears under its name when it is whole, the model last.
+    Raises ValueError if the parameters or `source` do not fit `cfg`, or the folder holds a model in
+    another layout, FileNotFoundError for a missing tokenizer file; before anything is written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {sorted(DTYPES)}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
     P.check(params, bagel.specs(cfg), where="export, model")
     P.check(vae_params, vae.specs(cfg.vae), where="export, autoencoder")
-    sources = [epath.Path(f) for f in tokenizer_files]
-    for source in sources:
-        if not source.exists():
-            raise FileNotFoundError(f"tokenizer file {source} is missing")
+    copies = [epath.Path(path) for path in tokenizer_files]
+    for path in copies:
+        if not path.exists():
+            raise FileNotFoundError(f"tokenizer file {path} is missing")
+    if source is not None:
+        if config.from_folder(source.sizes) != cfg:
+            raise ValueError(f"{source.sizes}: its JSON files are not those of the model to save")
+        copies += source.beside()
     folder, entries = epath.Path(folder), table(cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in config.to_json(cfg).items():
-        _write_bytes(folder / name, [(json.dumps(content, indent=1) + "\n").encode()])
-    for source in sources:
-        if source.resolve() != (folder / source.name).resolve():
-            _write_bytes(folder / source.name, [source.read_bytes()])
-    _write_bytes(folder / "README.md", [_card(cfg, dtype, notes).encode()])
-    _write_tensors(folder / VAE_FILE, vae_params, entries[VAE_FILE], "float32", {})
-    _write_tensors(folder / MODEL_FILE, params, entries[MODEL_FILE], dtype, computed_tables(cfg))
-
-
-def _write_tensors(path, params, entries, dtype: str, tables) -> None:
-    """A safetensors file written tensor by tensor, so that no second copy of a model is in memory.
-
-    The format is 8 bytes of header length, a JSON header, the data. The float32 tables come first:
-    every tensor then starts at a multiple of its item size.
-    """
-    kinds = [(name, (side**2, dim), "float32") for name, (side, dim) in tables.items()]
-    kinds += [(e.name, e.shape, dtype) for e in entries]
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape, kind in kinds:
-        code, numpy_dtype = DTYPES[kind]
-        start, end = end, end + math.prod(shape) * numpy_dtype.itemsize
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-
-    def chunks():
-        yield len(text).to_bytes(8, "little") + text
-        for side, dim in tables.values():
-            yield np.asarray(sincos_2d(jnp.arange(side**2), side, dim)).tobytes()
-        leaves = P.flatten(params)
-        for leaf_path, group in itertools.groupby(entries, key=lambda e: e.path):
-            leaf = np.asarray(leaves[leaf_path])
-            for e in group:
-                tensor = e.to_official(leaf if e.layer is None else leaf[e.layer])
-                yield tensor.astype(DTYPES[dtype][1]).tobytes()
-
-    _write_bytes(path, chunks())
-
-
-def _write_bytes(path, chunks: Iterable[bytes]) -> None:
-    temporary = path.parent / f"{path.name}.partial"
-    with temporary.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-    temporary.replace(path)
-
-
-def _card(cfg: BagelConfig, dtype: str, notes: str) -> str:
-    """The model card, README.md."""
-    sizes = {
-        "model": P.count(bagel.specs(cfg)),
-        "autoencoder": P.count(vae.specs(cfg.vae)),
-    }
-    return (
-        f"""# A BAGEL checkpoint
-
-A unified multimodal model (Mixture-of-Transformers, BAGEL architecture) that understands and draws
-pictures, in the layout of BAGEL-7B-MoT; written by srum_jax.
-
-| part | file | parameters | stored as |
-|---|---|---|---|
-| model | `{MODEL_FILE}` | {sizes["model"]:,} | {dtype} |
-| autoencoder | `{VAE_FILE}` | {sizes["autoencoder"]:,} | float32 |
-
-{cfg.llm.layers} layers of {cfg.llm.hidden} features, a vocabulary of {cfg.llm.vocab}; a latent
-token covers {cfg.token_pixels} x {cfg.token_pixels} pixels. All sizes are in the JSON files.
-
-{notes.strip()}
-""".rstrip()
-        + "\n"
+    model_file = MODEL_FILE if layout == "official" else INDEX_FILE
+    others = [str(folder / n) for n in MODEL_FILES if n != model_file and (folder / n).exists()]
+    if others:
+        raise ValueError(
+            f"{', '.join(others)}: a model in another layout than {layout!r} is there already; "
+            "remove it or name another folder"
+        )
+    model = [(e.name, e.shape, DTYPES[dtype]) for e in entries[MODEL_FILE]]
+    fixed = computed_tables(cfg)  # first, as float32: all then start at multiples of their size
+    model = [(name, (side**2, dim), "F32") for name, (side, dim) in fixed.items()] + model
+    tensors = itertools.chain(
+        (position_table(*sizes) for sizes in fixed.values()),
+        _official(params, entries[MODEL_FILE]),
     )
+    autoencoder = [(e.name, e.shape, "F32") for e in entries[VAE_FILE]]
+    vae_tensors = _official(vae_params, entries[VAE_FILE])
+    if jax.process_index() != 0:
+        deque(itertools.chain(vae_tensors, tensors), maxlen=0)  # its part in gathering them
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    hf_folder.write_beside(folder, cfg, copies)
+    card = model_card.text(cfg, model_file=model_file, vae_file=VAE_FILE, dtype=dtype, notes=notes)
+    safetensors.write_bytes(folder / "README.md", [card.encode()])
+    safetensors.write(folder / VAE_FILE, autoencoder, vae_tensors)
+    if layout == "official":
+        safetensors.write(folder / MODEL_FILE, model, tensors)
+    else:
+        _write_sharded(folder, model, tensors, limit)
+
+
+def _official(params: P.Params, entries: Sequence[Entry]) -> Iterator[np.ndarray]:
+    """The official tensors in the table's order, one on the host at a time."""
+    leaves = P.flatten(params)
+    for entry in entries:
+        leaf = leaves[entry.path]
+        if isinstance(leaf, jax.Array):
+            # A copy even of a whole leaf: an array keeps what was fetched from it.
+            leaf = leaf.copy() if entry.layer is None else _layer(leaf, entry.layer)
+            if not leaf.is_fully_addressable:
+                leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        elif entry.layer is not None:
+            leaf = leaf[entry.layer]
+        yield entry.to_official(np.asarray(leaf))
+
+
+@jax.jit
+def _layer(leaf: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+
+
+def _write_sharded(folder: epath.Path, kinds, tensors: Iterator[np.ndarray], limit: int) -> None:
+    """Files model-00001-of-0000N.safetensors, then their index."""
+    files, filled = [[]], 64  # bytes before the first entry of a header
+    for kind in kinds:
+        size = safetensors.size(*kind)
+        if files[-1] and filled + size > limit:
+            files.append([])
+            filled = 64
+        files[-1].append(kind)
+        filled += size
+    (folder / INDEX_FILE).unlink(missing_ok=True)  # an older one would list a mixture meanwhile
+    names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    for name, part in zip(names, files, strict=True):
+        safetensors.write(folder / name, part, itertools.islice(tensors, len(part)))
+    total = sum(math.prod(shape) * safetensors.DTYPES[kind].itemsize for _, shape, kind in kinds)
+    places = {kind[0]: name for name, part in zip(names, files, strict=True) for kind in part}
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    hf_folder.write_json(folder / INDEX_FILE, index)

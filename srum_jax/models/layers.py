@@ -11,8 +11,8 @@ from srum_jax.core.params import Params
 
 
 def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """A vector of the last axis, shaped to broadcast over x."""
-    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+    """An array of the last axes, shaped to broadcast over x."""
+    return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
 def rms_norm(x: jax.Array, p: Params, eps: float) -> jax.Array:
@@ -33,20 +33,22 @@ def layer_norm(x: jax.Array, p: Params, eps: float) -> jax.Array:
 def linear(x: jax.Array, p: Params) -> jax.Array:
     """x [..., I] · w [I, ...out] + b: the outputs keep the weight's trailing axes (split heads).
 
-    The product is one plain matrix product: CPUs are several times slower at the gradient of a
-    contraction over two axes.
+    An int8 w comes with a float32 "scale" [...out] (`models/int8.py`), which multiplies the
+    product: the cast of w then is all that stands before it. The product is one plain matrix
+    product: CPUs are several times slower at the gradient of a contraction over two axes.
     """
     w = p["w"].astype(x.dtype)
     y = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1)
     y = y.reshape(x.shape[:-1] + w.shape[1:])
+    if "scale" in p:
+        y = (y * _over(p["scale"], y)).astype(x.dtype)
     if "b" in p:
-        b = p["b"].astype(x.dtype)
-        y = y + b.reshape((1,) * (y.ndim - b.ndim) + b.shape)
+        y = y + _over(p["b"].astype(x.dtype), y)
     return y
 
 
 def merge_heads(x: jax.Array, p: Params) -> jax.Array:
-    """x [B, S, H, C] · w [H, C, D] + b: the output projection of attention."""
+    """x [B, S, H, C] · w [H, C, D] + b: the output projection of attention; w as in `linear`."""
     w = rearrange(p["w"], "h c d -> (h c) d")
     return linear(rearrange(x, "b s h c -> b s (h c)"), {**p, "w": w})
 

@@ -1,8 +1,8 @@
 """The Mixture-of-Transformers stack: two experts, joint attention (BAGEL `qwen2_navit.py`).
 
 und rows and gen rows live in separate lanes, so each expert computes only its own tokens; only
-attention sees both, in lane order [und, gen] behind an optional cached prefix. Layers are stacked
-`[L, ...]` and scanned.
+attention sees both, in lane order [und, gen], behind what a row's cache already holds. Layers are
+stacked `[L, ...]` and scanned.
 """
 
 import jax
@@ -18,11 +18,16 @@ from srum_jax.models.layers import linear, merge_heads, rms_norm, rope, rope_ang
 
 @struct.dataclass
 class Cache:
-    """Keys (after k_norm and RoPE) and values of a prefix: k, v [L,B,T,K,C]; tokens [B,T]."""
+    """What each row has read: keys (after k_norm and RoPE) and values, k, v [L,B,T,K,C].
+
+    length [B] int32: slots in use; later tokens see all of them. position [B] int32: the RoPE
+    position that comes next (an image of any size takes one).
+    """
 
     k: jax.Array
     v: jax.Array
-    tokens: Tokens
+    length: jax.Array
+    position: jax.Array
 
 
 def expert_specs(cfg: LLMConfig) -> P.Specs:
@@ -44,6 +49,9 @@ def expert_specs(cfg: LLMConfig) -> P.Specs:
         "up": P.linear(d, f, bias=False, stack=n),
         "down": P.linear(f, d, bias=False, stack=n),
     }
+
+
+_UNROLLED = 8  # layers of a model small enough for one long program
 
 
 def specs(cfg: LLMConfig) -> P.Specs:
@@ -84,17 +92,14 @@ def stack(
 ):
     """Runs every layer and the final norms.
 
-    und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally a cached
-    prefix that every query sees by the mask law. `keep` is "none", "kv" (returns the Cache of these
-    tokens alone, in lane order) or "hidden" (returns every layer's (und, gen), stacked [L, ...]).
-    Returns (und, gen, kept); kept is None for "none".
+    und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally the cache
+    of what their rows have read before: every query sees all of it. `keep` is "none", "kv" (returns
+    k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every layer's
+    (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none".
     """
     u = und.shape[1]
     tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
-    keys = tokens
-    if cache is not None:
-        keys = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), cache.tokens, tokens)
-    allowed = attention.mask(tokens, keys)
+    allowed = attention.mask(tokens, tokens)
     cos, sin = rope_angles(tokens.position, cfg.head_dim, cfg.rope_theta)
 
     def block(x, layer):
@@ -104,24 +109,21 @@ def stack(
         q_g, k_g, v_g = _project(p["gen"], gen, cos[:, u:], sin[:, u:], cfg)
         q = jnp.concatenate([q_u, q_g], axis=1)
         k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
-        kept = (k, v) if keep == "kv" else None
-        if prefix is not None:
-            k = jnp.concatenate([prefix[0], k], axis=1)
-            v = jnp.concatenate([prefix[1], v], axis=1)
-        o = attention.attend(q, k, v, allowed)
+        if prefix is None:
+            o = attention.attend(q, k, v, allowed)
+        else:
+            o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
         und = _finish(p["und"], und, o[:, :u], cfg)
         gen = _finish(p["gen"], gen, o[:, u:], cfg)
-        return (und, gen), (und, gen) if keep == "hidden" else kept
+        kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
+        return (und, gen), kept
 
     body = jax.checkpoint(block) if remat else block
     prefix = None if cache is None else (cache.k, cache.v)
     # Activations are kept only where they are small; copying them into stacked arrays costs more
     # there than the longer program.
-    (und, gen), kept = jax.lax.scan(
-        body, (und, gen), (params["blocks"], prefix), unroll=1 if remat else cfg.layers
-    )
+    unroll = cfg.layers if not remat and cfg.layers <= _UNROLLED else 1
+    (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix), unroll=unroll)
     und = rms_norm(und, params["norm"]["und"], cfg.rms_eps)
     gen = rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)
-    if keep == "kv":
-        kept = Cache(k=kept[0], v=kept[1], tokens=tokens)
     return und, gen, kept

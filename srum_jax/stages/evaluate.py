@@ -67,9 +67,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """
     wanted = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count)
     weights = model.source(cfg, work)
-    prompt_lists.check(wanted, Tokenizer.from_folder(weights))
+    prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
     inputs = {
-        "model": model.fingerprint(weights),
+        "model": model.fingerprint(*weights.folders),
         "prompts": prompt_lists.digest(wanted),
         "protocol": protocol.protocol_hash(),
     }

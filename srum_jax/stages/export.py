@@ -20,8 +20,6 @@ from srum_jax.stages.manifest import (
 )
 
 FOLDER = "model"
-# What may lie beside the weights and belongs to the words; the first must.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -30,7 +28,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     Raises FileNotFoundError or ValueError where the weights or the train stage are missing.
     """
     weights = model.source(cfg, work)
-    inputs = {"model": model.fingerprint(weights)}
+    inputs = {"model": model.fingerprint(*weights.folders)}
     if "train" in cfg.stages:
         inputs["train"] = Manifest.read(work.stage("train")).hash
 
@@ -38,26 +36,21 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         opened = model.base(cfg, work, mesh, dtype=cfg.export.dtype)
         if "train" in cfg.stages:
             opened = model.trained(opened, cfg, work, mesh)
-        if jax.process_index() == 0:
-            hf.save(
-                folder / FOLDER,
-                opened.cfg,
-                opened.params,
-                opened.vae_params,
-                cfg.export.dtype,
-                tokenizer_files=_tokenizer_files(opened.folder),
-                notes=_notes(cfg, work, inputs["model"]),
-            )
+        hf.save(
+            folder / FOLDER,
+            opened.cfg,
+            opened.params,
+            opened.vae_params,
+            cfg.export.dtype,
+            layout=cfg.export.layout,
+            source=opened.source,
+            notes=_notes(cfg, work, inputs["model"]),
+        )
         parameters = P.count(bagel.specs(opened.cfg)) + P.count(vae.specs(opened.cfg.vae))
         return Outcome({"model": FOLDER}, {"parameters": parameters}, items=1)
 
     sections = ("model", "export", "train.trainable")
     return run_stage("export", cfg, work, sections=sections, inputs=inputs, body=body)
-
-
-def _tokenizer_files(folder: epath.Path) -> list[epath.Path]:
-    first, *others = (folder / name for name in TOKENIZER_FILES)
-    return [first, *(path for path in others if path.exists())]
 
 
 def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:

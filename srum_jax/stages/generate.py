@@ -35,8 +35,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     wanted = prompt_lists.load(cfg.generate.prompts, cfg.generate.count)
     weights = model.source(cfg, work)
     # Before anything is written: prompts put right afterwards would look like a changed run.
-    prompt_lists.check(wanted, Tokenizer.from_folder(weights))
-    inputs = {"model": model.fingerprint(weights), "prompts": prompt_lists.digest(wanted)}
+    prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
+    inputs = {"model": model.fingerprint(*weights.folders), "prompts": prompt_lists.digest(wanted)}
 
     def body(folder: epath.Path) -> Outcome:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]

@@ -48,12 +48,12 @@ class Opened:
     params: P.Params | None
     vae_params: P.Params | None
     tokenizer: Tokenizer
-    folder: epath.Path
+    source: hf.Parts
 
     @functools.cached_property
     def hash(self) -> str:
-        """The fingerprint of the folder that was opened."""
-        return fingerprint(self.folder)
+        """The fingerprint of what was opened."""
+        return fingerprint(*self.source.folders)
 
 
 def trainable(name: str) -> Callable[[str], bool]:
@@ -61,38 +61,35 @@ def trainable(name: str) -> Callable[[str], bool]:
     return lambda path: path.startswith(TRAINABLE[name])
 
 
-def source(cfg: Config, work: Workdir) -> epath.Path:
-    """The folder of the weights that this round starts from.
+def source(cfg: Config, work: Workdir) -> hf.Parts:
+    """Where the weights lie that this round starts from.
 
     What the round before exported; in the first round what `pretrain` made, if the run has that
-    stage, otherwise the folder the config names. Raises FileNotFoundError naming what is missing.
+    stage, otherwise the folder the config names, with its base. Raises FileNotFoundError naming
+    what is missing.
     """
     if work.round:
         return _made_by(dataclasses.replace(work, round=work.round - 1).stage("export"))
     if "pretrain" in cfg.stages:
         return _made_by(work.stage("pretrain"))
-    folder = epath.Path(cfg.weights) if cfg.weights else epath.resource_path(srum_jax) / BASE
-    for name in ("llm_config.json", "vit_config.json", hf.MODEL_FILE, hf.VAE_FILE):
-        if not (folder / name).exists():
-            raise FileNotFoundError(
-                f"{folder / name}: missing; weights must name a folder in the Hugging Face layout "
-                "of BAGEL"
-            )
-    return folder
+    if not cfg.weights:
+        return hf.locate(epath.resource_path(srum_jax) / BASE)
+    return hf.locate(cfg.weights, cfg.weights_base)
 
 
-def _made_by(stage: epath.Path) -> epath.Path:
-    return stage / Manifest.read(stage).outputs["model"]
+def _made_by(stage: epath.Path) -> hf.Parts:
+    return hf.locate(stage / Manifest.read(stage).outputs["model"])
 
 
-def fingerprint(folder: epath.PathLike) -> str:
-    """16 hex digits of a weights folder: names, sizes and content of its weights and JSON files.
+def fingerprint(*folders: epath.PathLike) -> str:
+    """16 hex digits of weights folders: names, sizes and content of their weights and JSON files.
 
     Of a file over 64 MiB evenly spread samples are read, the header among them: enough to tell
     two models apart within a second, not to find a flipped bit.
     """
     digest = hashlib.sha256()
-    for path in sorted(epath.Path(folder).iterdir(), key=lambda p: p.name):
+    files = (f for folder in folders for f in sorted(epath.Path(folder).iterdir(), key=str))
+    for path in files:
         if path.suffix not in (".safetensors", ".json"):
             continue
         size = path.stat().length
@@ -116,17 +113,18 @@ def base(
     `want` is as in `hf.load`. The autoencoder is float32. Raises FileNotFoundError or ValueError
     naming the file, the tensor or the field.
     """
-    folder = source(cfg, work)
-    model_cfg = model_config.from_folder(folder)
-    dtype = jnp.dtype(dtype or cfg.compute.dtype)
-    trees = hf.load(folder, model_cfg, dtype=dtype, want=want)
-    params, vae_params = (
-        None if tree is None else jax.device_put(tree, sharding.shardings(specs, mesh))
-        for tree, specs in zip(
-            trees, (bagel.specs(model_cfg), vae.specs(model_cfg.vae)), strict=True
-        )
+    found = source(cfg, work)
+    model_cfg = model_config.from_folder(found.sizes)
+    specs = (bagel.specs(model_cfg), vae.specs(model_cfg.vae))
+    params, vae_params = hf.load(
+        found.folder,
+        model_cfg,
+        dtype=jnp.dtype(dtype or cfg.compute.dtype),
+        shardings=tuple(sharding.shardings(s, mesh) for s in specs),
+        want=want,
+        base=found.base,
     )
-    return Opened(model_cfg, params, vae_params, Tokenizer.from_folder(folder), folder)
+    return Opened(model_cfg, params, vae_params, Tokenizer.from_folder(found.words), found)
 
 
 def trained(opened: Opened, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh) -> Opened:

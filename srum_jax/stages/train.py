@@ -57,7 +57,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     inputs = {
         "candidates": Manifest.read(drawn).hash,
         "scores": Manifest.read(scored).hash,
-        "model": model.fingerprint(model.source(cfg, work)),
+        "model": model.fingerprint(*model.source(cfg, work).folders),
     }
 
     def body(folder: epath.Path) -> Outcome:

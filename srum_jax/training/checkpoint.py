@@ -105,6 +105,20 @@ def save_params(folder, params) -> None:
     write_json(epath.Path(folder).parent / DIGESTS, digests(params))
 
 
+def saved_shapes(folder):
+    """The tree of `jax.ShapeDtypeStruct` of what `save_params` wrote; nothing else is read.
+
+    Raises BadInput if the folder is no such tree.
+    """
+    folder = epath.Path(folder)
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            tree = checkpointer.metadata(folder.resolve()).item_metadata.tree
+        except (AttributeError, ValueError, FileNotFoundError) as e:
+            raise BadInput(f"{folder}: not a saved parameter tree ({e})") from e
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
 def load_params(folder, like):
     """Reads what `save_params` wrote into the structure and shardings of `like`.
 

@@ -110,35 +110,76 @@ def test_scan_with_remat_equals_the_unrolled_stack(params):
     )
 
 
-def test_a_cached_prefix_equals_one_pass(params):
-    """Splits 0 and 1 cached, 2 and 3 on top; the noisy split 1 is in the cache and stays hidden."""
-    tokens = lanes(4, segments=1, modes=(FULL, NOISE, CAUSAL, NOISE))
-    tokens = [jax.tree.map(lambda x: x[:1], t) for t in tokens]
-    lane = [x[:1] for x in embeddings(1)]
-    first = [np.flatnonzero(t.split[0] < 2) for t in tokens]
-    rest = [np.flatnonzero(t.split[0] >= 2) for t in tokens]
-    assert all(len(x) for x in (*first, *rest))
+def behind_a_cache(dtype=np.float32, spare=5, rubbish=0.0):
+    """(one pass over everything, the same behind a cache of what came first), by lane.
 
-    def pick(slots):
-        return [x[:, s] for x, s in zip(lane, slots, strict=True)], [
-            at(t, s) for t, s in zip(tokens, slots, strict=True)
-        ]
+    Splits 0 (of all modes but hidden ones) and 1 are read first: 3, 9 and no tokens a row; a noisy
+    split, a causal one and padding come after them.
+    """
+    rng = np.random.default_rng(4)
+    counts, rows = (3, 9, 0), 3
+    und, gen = (jnp.asarray(x, dtype) for x in embeddings(1, rows))
 
-    whole = run(params, *lane, *tokens, keep="kv")
-    some, some_tokens = pick(first)
-    *early, cache = run(params, *some, *some_tokens, keep="kv")
-    more, more_tokens = pick(rest)
-    *late, added = run(params, *more, *more_tokens, cache, keep="kv")
-    for n in range(2):
-        np.testing.assert_allclose(early[n], whole[n][:, first[n]], atol=1e-5)
-        np.testing.assert_allclose(late[n], whole[n][:, rest[n]], atol=1e-5)
-    kept = whole[2]
-    assert kept.k.shape == (2, 1, U + G, CFG.llm.kv_heads, CFG.llm.head_dim)
-    # What a pass keeps is its own tokens', in lane order, and what it would be without a cache.
-    order = np.concatenate([rest[0], U + rest[1]])
-    np.testing.assert_allclose(added.v, kept.v[:, :, order], atol=1e-5)
-    np.testing.assert_allclose(added.k, kept.k[:, :, order], atol=1e-5)
-    np.testing.assert_array_equal(added.tokens.split, kept.tokens.split[:, order])
+    def lane(count, first, last, offset):
+        """Tokens of splits first..last in order; `offset`: where each row's positions begin."""
+        split = np.sort(rng.integers(first, last + 1, (rows, count), np.int32), axis=1)
+        mode = np.array([CAUSAL, FULL, NOISE, CAUSAL], np.int32)[split]
+        position = np.arange(count, dtype=np.int32)[None] + offset
+        segment = np.ones((rows, count), np.int32)
+        return Tokens(segment, split, mode, position.astype(np.int32), index=np.zeros_like(split))
+
+    # Cached tokens lie in either lane; a row's first `counts` of them are real.
+    early = (lane(5, 0, 1, 0), lane(4, 0, 1, 5))
+    seen = np.arange(9)[None] < np.array(counts)[:, None]
+    early = [
+        t.replace(segment=s.astype(np.int32))
+        for t, s in zip(early, (seen[:, :5], seen[:, 5:]), strict=True)
+    ]
+    late = (lane(U - 5, 2, 3, 20), lane(G - 4, 2, 3, 20))
+    late[1].segment[:, -1] = 0
+    tokens = [both(*pair) for pair in zip(early, late, strict=True)]
+    params = {k: v for k, v in weights().items() if k in ("blocks", "norm")}
+    *whole, every = run(params, und, gen, *tokens, keep="kv")
+    _, _, (k, v) = run(params, und[:, :5], gen[:, :4], *early, keep="kv")
+    free = np.arange(9 + spare)[None, None, :, None, None] >= np.array(counts)[:, None, None, None]
+
+    def laid(x):
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, spare), (0, 0), (0, 0)))
+        return jnp.where(free, rubbish, x).astype(dtype)
+
+    cache = mot.Cache(laid(k), laid(v), jnp.array(counts), jnp.array(counts))
+    *after, added = run(params, und[:, 5:], gen[:, 4:], *late, cache, keep="kv")
+    whole = (whole[0][:, 5:], whole[1][:, 4:])
+    own = np.r_[5:U, U + 4 : U + G]
+    real = [t.segment > 0 for t in late]
+    return (whole, [x[:, :, own] for x in every]), (after, added), real
+
+
+def test_behind_a_cache_equals_one_pass():
+    """Rows of different length; what a pass keeps is its own tokens', in lane order."""
+    (whole, kept), (after, added), real = behind_a_cache()
+    for a, b, mine in zip(after, whole, real, strict=True):
+        np.testing.assert_allclose(a[mine], b[mine], atol=1e-5)
+    mine = np.concatenate(real, axis=1)
+    for a, b in zip(added, kept, strict=True):
+        assert a.shape == (2, 3, U + G - 9, CFG.llm.kv_heads, CFG.llm.head_dim)
+        np.testing.assert_allclose(a[:, mine], b[:, mine], atol=1e-5)
+
+
+def test_free_slots_change_nothing():
+    _, (clean, _), _ = behind_a_cache()
+    _, (filled, _), _ = behind_a_cache(rubbish=1e4)
+    for a, b in zip(filled, clean, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_cache_in_bfloat16_stays_close():
+    (want, _), _, _ = behind_a_cache()
+    _, (found, _), real = behind_a_cache(jnp.bfloat16)
+    for a, b, mine in zip(found, want, real, strict=True):
+        assert a.dtype == jnp.bfloat16
+        a, b = np.asarray(a, np.float32)[mine], np.asarray(b)[mine]
+        assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(b) < 0.03
 
 
 def test_every_layer_can_be_kept(params):

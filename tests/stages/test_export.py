@@ -5,6 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
 
 from srum_jax.config import section_hash
 from srum_jax.core import params
@@ -74,3 +75,31 @@ def test_without_training_the_starting_model_in_bfloat16(weights, tmp_path):
     same(found, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), old))
     same(coder, old_coder)
     assert "unchanged weights" in (folder / "README.md").read_text()
+
+
+def test_the_sharded_layout_and_a_base(weights, tmp_path):
+    """The base's towers, words and usage are in what is exported."""
+    folder = tmp_path / "short"
+    folder.mkdir()
+    tensors = load_file(weights / hf.MODEL_FILE)
+    lacking = ("vit_model.", "connector.", "vit_pos_embed.")
+    mine = {name: x + 1 for name, x in tensors.items() if not name.startswith(lacking)}
+    save_file(mine, folder / "model.safetensors")
+    whole = tiny.write_model(tmp_path / "whole")
+    (whole / "usage.json").write_text("{}")
+    cfg = tiny.load_config(
+        folder,
+        stages=("export",),
+        weights_base=str(whole),
+        export__layout="sharded",
+        export__dtype="float32",
+    )
+    run(cfg, Workdir(tmp_path))
+    made = tmp_path / "round0" / "export" / "model"
+    assert (made / "model.safetensors.index.json").exists()
+    assert not (made / hf.MODEL_FILE).exists() and (made / "usage.json").read_text() == "{}"
+    found, old = hf.load(made, tiny.MODEL)[0], tiny.weights()[0]
+    same({"vit": found["vit"]}, {"vit": old["vit"]})
+    same({"blocks": found["blocks"]}, {"blocks": jax.tree.map(lambda x: x + 1, old["blocks"])})
+    following = model.base(cfg, Workdir(tmp_path, round=1), tiny.mesh(cfg))
+    assert following.source.folders == (made,) and following.tokenizer.encode("a red circle")

@@ -9,7 +9,7 @@ import tiny
 from PIL import Image
 
 from srum_jax.data import units
-from srum_jax.inference import image
+from srum_jax.inference import context, image
 from srum_jax.stages import generate, model
 from srum_jax.stages.manifest import Workdir
 
@@ -53,10 +53,10 @@ def test_one_record_a_candidate(done, weights):
 def test_the_picture_is_the_latents_decoded(done):
     _, _, records = done
     _, coder = tiny.weights()
-    for record in records[:2]:
-        tokens = record["latent"].reshape(1, 16, -1)
-        shown = np.asarray(image.decode(coder, tokens, cfg=tiny.MODEL, grid=(4, 4)))[0]
-        assert np.abs(shown.astype(int) - record["image"]).max() <= 1
+    show = image.decoder(coder, tiny.MODEL, programs=context.Programs())
+    shown = show([record["latent"] for record in records[:2]])
+    for record, picture in zip(records, shown, strict=False):
+        assert np.abs(picture.astype(int) - record["image"]).max() <= 1
 
 
 def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
 
 def test_another_round_draws_from_other_noise(done, weights, tmp_path, monkeypatch):
     _, _, whole = done
-    monkeypatch.setattr(model, "source", lambda cfg, work: weights)
+    monkeypatch.setattr(model, "source", lambda cfg, work: model.hf.locate(weights))
     work = Workdir(tmp_path, round=1)
     run(tiny.load_config(weights, generate__count=2), work)
     first = units.read(work.stage("generate"))[0]

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny
+from safetensors.numpy import load_file, save_file
 
 from srum_jax.core import params
 from srum_jax.core.errors import BadInput
@@ -36,17 +37,48 @@ def test_what_gen_trains():
 
 def test_the_folder_of_a_round(weights, tmp_path):
     cfg, work = tiny.load_config(weights), Workdir(tmp_path)
-    assert model.source(cfg, work) == weights
+    assert model.source(cfg, work).folder == weights
     second = Workdir(tmp_path, round=1)
     with pytest.raises(FileNotFoundError, match="round0/export/manifest.json"):
         model.source(cfg, second)
-    finish("export", cfg, work, lambda folder: Outcome({"model": "mine"}, {}, 1))
-    assert model.source(cfg, second) == tmp_path / "round0" / "export" / "mine"
+
+    def export(folder):
+        tiny.write_model(folder / "mine")
+        return Outcome({"model": "mine"}, {}, 1)
+
+    finish("export", cfg, work, export)
+    assert model.source(cfg, second).folder == tmp_path / "round0" / "export" / "mine"
     made = tiny.load_config(weights, stages=("pretrain", "evaluate"))
     with pytest.raises(FileNotFoundError, match="round0/pretrain/manifest.json"):
         model.source(made, work)
-    finish("pretrain", made, work, lambda folder: Outcome({"model": "model"}, {}, 1))
-    assert model.source(made, work) == tmp_path / "round0" / "pretrain" / "model"
+    finish("pretrain", made, work, export)
+    assert model.source(made, work).folder == tmp_path / "round0" / "pretrain" / "mine"
+
+
+def test_a_base_has_what_the_folder_lacks(weights, tmp_path):
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    tensors = load_file(weights / "ema.safetensors")
+    lacking = ("vit_model.", "connector.", "vit_pos_embed.")
+    mine = {name: x + 1 for name, x in tensors.items() if not name.startswith(lacking)}
+    save_file(mine, folder / "model.safetensors")
+    work = Workdir(tmp_path / "work")
+    with pytest.raises(FileNotFoundError, match="ae.safetensors.*missing; .*weights_base"):
+        model.source(tiny.load_config(folder), work)
+    cfg = tiny.load_config(folder, weights_base=str(weights))
+    opened = model.base(cfg, work, tiny.mesh(cfg))
+    assert opened.tokenizer.encode("a red circle")
+    old, old_coder = tiny.weights()
+    found = params.flatten(opened.params)
+    for path, leaf in params.flatten(old).items():
+        ours = path.startswith(("vit/", "connector/"))
+        np.testing.assert_array_equal(found[path], leaf if ours else leaf + 1, err_msg=path)
+    for path, leaf in params.flatten(old_coder).items():
+        np.testing.assert_array_equal(params.flatten(opened.vae_params)[path], leaf, err_msg=path)
+    other = tiny.write_model(tmp_path / "other", 1)
+    same = model.source(cfg, work).folders
+    assert opened.hash == model.fingerprint(*same) != model.fingerprint(folder, other)
+    assert model.fingerprint(folder) != opened.hash != model.fingerprint(weights)
 
 
 def test_a_folder_without_weights_is_named(weights, tmp_path):

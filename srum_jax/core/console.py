@@ -1,0 +1,29 @@
+"""What every command line sets up around its work: logs on stderr, compiled programs kept."""
+
+import logging as std_logging
+import os
+import pathlib
+import sys
+
+from absl import logging
+
+
+def log_to_stderr() -> None:
+    """Our own progress and everybody's warnings; other packages' chatter is left out."""
+    package = str(pathlib.Path(__file__).parents[1])
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(lambda r: r.levelno > std_logging.INFO or r.pathname.startswith(package))
+    handler.python_handler.stream = sys.stderr
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+
+
+def cache_compiled_programs(folder: str = "") -> None:
+    """Compiled programs are kept between runs, so that a restart does not compile again."""
+    import jax  # what a command line says of itself needs no jax
+
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = folder or os.path.join(base, "srum_jax", "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

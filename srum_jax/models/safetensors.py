@@ -1,0 +1,211 @@
+"""The safetensors file format: headers read and checked, tensors read in blocks, files written.
+
+A file is 8 bytes of header length (little endian), a JSON header {name: {"dtype", "shape",
+"data_offsets"}}, and the tensors, row-major, one behind the other. Reading goes by seek and read,
+never by mapping a file: so it works for buckets and what is resident is what was asked for.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+DTYPES = {  # names of the format that are read and written here, smallest steps first
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}
+_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+_BLOCK = 2**23  # bytes read at a time
+_TILE = 64  # columns of a transposed array copied at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file: the format's name of its dtype, its shape, its first byte in the file."""
+
+    path: epath.Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def read_header(path: epath.Path, problems: list[str]) -> dict[str, Tensor] | None:
+    """The tensors of a file; None where the header as a whole cannot be used.
+
+    Adds a line to `problems` for everything wrong: no or an oversized header, not JSON, malformed
+    entries, offsets that overlap, leave gaps or point past the end, a file cut short.
+    """
+    try:
+        size, entries = _header(path)
+    except (OSError, ValueError, RecursionError) as e:
+        problems.append(f"{path}: not a readable safetensors file ({e})")
+        return None
+    data = path.stat().length - size
+    found, spans = {}, []
+    for name, entry in entries.items():
+        try:
+            start, end, tensor = _entry(path, size, entry)
+        except (KeyError, TypeError, ValueError) as e:
+            what = f"field {e} is missing" if isinstance(e, KeyError) else e
+            problems.append(f"{path}: the header's entry of {name} is malformed ({what})")
+        else:
+            found[name] = tensor
+            spans.append((start, end, name))
+    spans.sort()
+    last = (0, 0, "the header")
+    for span in spans:
+        if span[0] < last[1]:
+            problems.append(f"{path}: {span[2]} overlaps {last[2]}: {span[:2]} and {last[:2]}")
+        elif span[0] > last[1] and len(found) == len(entries):
+            problems.append(f"{path}: {span[0] - last[1]} bytes before {span[2]} belong to nothing")
+        last = max(last, span, key=lambda s: s[1])
+    if last[1] > data:
+        problems.append(
+            f"{path}: cut short: {last[2]} ends at byte {last[1]} of the data, the file has "
+            f"{data}; copy it again"
+        )
+    elif last[1] < data and len(found) == len(entries):
+        problems.append(f"{path}: {data - last[1]} bytes at the end belong to no tensor")
+    return found
+
+
+def _header(path: epath.Path) -> tuple[int, dict[str, Any]]:
+    """(position of the first byte of data, the header's entries)."""
+    length = path.stat().length
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if length < 8 or size > min(_MAX_HEADER, length - 8):
+            raise ValueError(
+                f"its first 8 bytes announce a header of {size} bytes, the file has {length} and "
+                f"{_MAX_HEADER} are the limit"
+            )
+        entries = json.loads(file.read(size).decode(), object_pairs_hook=_distinct)
+    if not isinstance(entries, dict):
+        raise ValueError("the header is not a JSON object")
+    entries.pop("__metadata__", None)
+    return 8 + size, entries
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(out := dict(pairs)) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)} stands there twice")
+    return out
+
+
+def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, Tensor]:
+    """(start, end) in the data, and the tensor; raises where the header's entry is wrong."""
+    shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError(f"{numbers!r} must be a list of whole numbers")
+    start, end = offsets
+    if dtype not in _BYTES:
+        raise ValueError(f"dtype {dtype!r} is unknown")
+    if end - start != math.prod(shape) * _BYTES[dtype]:
+        raise ValueError(f"{dtype} {tuple(shape)} does not fill the bytes {start} to {end}")
+    return start, end, Tensor(path, dtype, tuple(shape), first + start)
+
+
+def rows(
+    file: BinaryIO, tensor: Tensor, start: int, stop: int, *, multiple: int = 1
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (first row, block) of the rows [start, stop) of a tensor, [n, …] in its own dtype.
+
+    Blocks have at most 8 MiB but at least `multiple` rows, and start at multiples of it beyond
+    `start`. `file` is the open tensor.path. Raises ValueError where the file ends early.
+    """
+    dtype = DTYPES[tensor.dtype]
+    row = math.prod(tensor.shape[1:]) * dtype.itemsize
+    step = max(_BLOCK // max(row * multiple, 1), 1) * multiple
+    file.seek(tensor.start + start * row)
+    for first in range(start, stop, step):
+        count = min(step, stop - first)
+        data = file.read(count * row)
+        if len(data) < count * row:
+            raise ValueError(f"{tensor.path}: ended while it was read; copy it again")
+        yield first, np.frombuffer(data, dtype).reshape(count, *tensor.shape[1:])
+
+
+def assign(out: np.ndarray, values: np.ndarray) -> None:
+    """out[...] = values, cast to out's dtype, for arrays of the same shape.
+
+    Several times faster than NumPy's own for what is transposed and for bfloat16: transposed values
+    are taken in tiles that stay in the processor's cache, bits are moved as whole numbers.
+    """
+    step = out.shape[-1] if values.strides[-1] == values.itemsize else _TILE
+    for first in range(0, out.shape[-1], step):
+        _move(out[..., first : first + step], values[..., first : first + step])
+
+
+def _move(out: np.ndarray, values: np.ndarray) -> None:
+    if out.dtype == values.dtype:
+        kind = f"u{out.itemsize}"
+        out.view(kind)[...] = values.view(kind)
+    elif (values.dtype, out.dtype) == (DTYPES["BF16"], DTYPES["F32"]):
+        np.left_shift(values.view(np.uint16), 16, out=out.view(np.uint32), dtype=np.uint32)
+    else:
+        out[...] = values.astype(out.dtype)
+
+
+def size(name: str, shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes that a tensor takes in a file, with an upper bound of its part of the header."""
+    return math.prod(shape) * DTYPES[dtype].itemsize + 6 * len(name) + 160
+
+
+def write(
+    path: epath.Path,
+    kinds: Sequence[tuple[str, tuple[int, ...], str]],
+    tensors: Iterable[np.ndarray],
+) -> None:
+    """Writes a file tensor by tensor; it appears under its name when it is whole.
+
+    `kinds` are (name, shape, dtype as in `DTYPES`) of all tensors, known before the first value
+    is; `tensors` yields them in that order, in any dtype and memory layout.
+    """
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape, dtype in kinds:
+        start, end = end, end + math.prod(shape) * _BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def chunks():
+        yield len(text).to_bytes(8, "little") + text
+        for (name, shape, dtype), tensor in zip(kinds, tensors, strict=True):
+            assert tensor.shape == tuple(shape), f"{name}: {tensor.shape}, announced {shape}"
+            yield from _bytes(tensor, DTYPES[dtype])
+
+    write_bytes(path, chunks())
+
+
+def _bytes(tensor: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
+    """The row-major bytes of a tensor in blocks: a transposed one is not copied as a whole."""
+    row = math.prod(tensor.shape[1:]) * dtype.itemsize
+    step = max(_BLOCK // max(row, 1), 1)
+    for first in range(0, len(tensor), step):
+        part = tensor[first : first + step]
+        block = np.empty(part.shape, dtype)
+        assign(block, part)
+        yield memoryview(block.reshape(-1).view(np.uint8))
+
+
+def write_bytes(path: epath.Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Writes a file under a temporary name beside its own and renames it."""
+    temporary = path.parent / f"{path.name}.partial"
+    with temporary.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+    temporary.replace(path)

@@ -1,0 +1,146 @@
+"""The file format: our files are the library's, and every way a header can be wrong is told."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from etils import epath
+
+from srum_jax.models import safetensors as format
+
+KINDS = [("a", (5, 3), "F32"), ("b.w", (4, 2, 3), "BF16"), ("c", (7,), "F16")]
+
+
+def values():
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(format.DTYPES[dtype]) for _, shape, dtype in KINDS]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = epath.Path(tmp_path / "x.safetensors")
+    format.write(path, KINDS, values())
+    return path
+
+
+def opened(path):
+    problems = []
+    return format.read_header(path, problems), problems
+
+
+def test_the_library_reads_what_is_written_and_the_other_way_round(path):
+    found = safetensors.numpy.load_file(path)
+    for (name, _, dtype), value in zip(KINDS, values(), strict=True):
+        assert found[name].dtype == format.DTYPES[dtype]
+        np.testing.assert_array_equal(found[name], value)
+    safetensors.numpy.save_file(found, path, {"format": "pt"})
+    header, problems = opened(path)
+    assert not problems and set(header) == {"a", "b.w", "c"}
+    for (name, _, _), value in zip(KINDS, values(), strict=True):
+        with path.open("rb") as file:
+            blocks = list(format.rows(file, header[name], 0, len(value)))
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), value)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_blocks_are_small_and_whole_groups(path, monkeypatch):
+    header, _ = opened(path)
+    monkeypatch.setattr(format, "_BLOCK", 24)  # two rows of "a", two of "b.w"
+    with path.open("rb") as file:
+        blocks = list(format.rows(file, header["a"], 1, 5))
+        assert [(first, len(b)) for first, b in blocks] == [(1, 2), (3, 2)]
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), values()[0][1:])
+        blocks = list(format.rows(file, header["a"], 0, 5, multiple=3))
+        assert [(first, len(b)) for first, b in blocks] == [(0, 3), (3, 2)]
+
+
+@pytest.mark.parametrize("to", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("of", ["BF16", "F16", "F32"])
+def test_assigning_casts_as_numpy_does(of, to):
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.00390625, 3e-5]
+    x = np.concatenate([special, np.random.default_rng(0).normal(size=300 * 100 - 7)])
+    x = x.reshape(300, 100).astype(format.DTYPES[of])
+    for source in (x, x.T, x[:, 3:90].T, x[::2]):
+        out = np.empty(source.shape, format.DTYPES[to])
+        format.assign(out, source)
+        want = source.astype(out.dtype)
+        np.testing.assert_array_equal(out.astype(np.float32), want.astype(np.float32))
+
+
+def broken(path, change):
+    """The file with another header; its data stay."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    text = change(header)
+    text = (text if isinstance(text, str) else json.dumps(header)).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda h: h["a"].update(data_offsets=[48, 108]), "b.w overlaps a"),
+        (lambda h: h["c"].update(data_offsets=[108, 123]), "does not fill the bytes 108 to 123"),
+        (lambda h: h["c"].update(data_offsets=[208, 222]), "ends at byte 222 of the data"),
+        (lambda h: h["c"].update(data_offsets=[-14, 0]), "must be a list of whole numbers"),
+        (lambda h: h["c"].update(data_offsets=[108]), "entry of c is malformed"),
+        (lambda h: h["c"].update(shape=[7.0]), "must be a list of whole numbers"),
+        (lambda h: h["c"].update(dtype="F7"), "dtype 'F7' is unknown"),
+        (lambda h: h["c"].pop("shape"), "field 'shape' is missing"),
+        (lambda h: h.update(c=3), "entry of c is malformed"),
+        (lambda h: h.pop("c") and None, "14 bytes at the end belong to no tensor"),
+        (lambda h: h.pop("b.w") and None, "48 bytes before c belong to nothing"),
+        (lambda h: "[1]", "the header is not a JSON object"),
+        (lambda h: "{oh", "not a readable safetensors file"),
+        (lambda h: '{"a": 1, "a": 2}', "a stands there twice"),
+        (lambda h: "[" * 100_000, "not a readable safetensors file"),
+    ],
+)
+def test_a_wrong_header_is_told(path, change, message):
+    broken(path, change)
+    _, problems = opened(path)
+    assert problems and all(str(path) in p for p in problems)
+    assert re.search(message, "\n".join(problems))
+
+
+def test_several_problems_of_a_header_are_told_at_once(path):
+    def change(header):
+        header["a"]["dtype"] = "F7"
+        header["c"]["data_offsets"] = [60, 74]
+
+    broken(path, change)
+    found, problems = opened(path)
+    assert set(found) == {"b.w", "c"} and len(problems) == 2
+
+
+@pytest.mark.parametrize("length", [0, 7, 9, 60, -1, -20])
+def test_a_file_cut_short_is_told(path, length):
+    path.write_bytes(path.read_bytes()[:length])
+    _, problems = opened(path)
+    assert len(problems) == 1 and str(path) in problems[0]
+
+
+def test_a_huge_header_is_not_read(path):
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    assert opened(path)[0] is None
+    with path.open("wb") as file:
+        file.write((10**8 + 8).to_bytes(8, "little"))
+        file.truncate(2 * 10**8)
+    assert "100000000 are the limit" in opened(path)[1][0]
+
+
+def test_a_file_that_shrinks_while_it_is_read(path):
+    header, _ = opened(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with path.open("rb") as file, pytest.raises(ValueError, match="ended while it was read"):
+        list(format.rows(file, header["c"], 0, 7))
+
+
+def test_a_failed_write_leaves_nothing_under_the_name(tmp_path):
+    path = epath.Path(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError):
+        format.write(path, KINDS, values()[:2])
+    assert not path.exists()

@@ -1,0 +1,96 @@
+"""Peak memory of loading and saving a synthetic checkpoint on eight devices: a program of its own.
+
+`python tests/peak_memory.py FOLDER LAYERS HIDDEN SAVES` writes a sparse checkpoint into FOLDER,
+loads it with fsdp = 8, saves it if SAVES is 1, and prints bytes as JSON. `measure` runs it.
+"""
+
+import json
+import math
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import types
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def measure(folder, *, layers, hidden, saves=False):
+    """{"arrays", "shard", "before", "load", "save"} in bytes; the last three are the process's peak
+    before loading, after it and after saving, "shard" is the largest shard of a leaf."""
+    flags = "--xla_force_host_platform_device_count=8"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, str(folder), str(layers), str(hidden), str(int(saves))]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def main(folder, layers, hidden, saves):
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from srum_jax.core import params as P
+    from srum_jax.core import sharding
+    from srum_jax.models import bagel, config, hf, safetensors, vae
+    from srum_jax.models.config import SHAPES, LLMConfig
+
+    llm = LLMConfig(hidden, layers, heads=16, kv_heads=8, ffn=4 * hidden, vocab=16 * hidden)
+    cfg = dataclasses.replace(SHAPES, llm=llm)
+    folder.mkdir()
+    for name, content in config.to_json(cfg).items():
+        (folder / name).write_text(json.dumps(content))
+    marks = {}  # tensor -> its first number; everything else is a hole in the file
+    for file, entries in hf.table(cfg).items():
+        kind = "BF16" if file == hf.MODEL_FILE else "F32"
+        size = safetensors.DTYPES[kind].itemsize
+        header, end = {}, 0
+        for entry in entries:
+            start, end = end, end + math.prod(entry.shape) * size
+            header[entry.name] = {
+                "dtype": kind,
+                "shape": entry.shape,
+                "data_offsets": [start, end],
+            }
+        text = json.dumps(header).encode()
+        with (folder / file).open("wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for i, entry in enumerate(entries):
+                marks[entry.path, entry.layer] = i % 128
+                out.seek(8 + len(text) + header[entry.name]["data_offsets"][0])
+                out.write(np.array(i % 128, safetensors.DTYPES[kind]).tobytes())
+            out.truncate(8 + len(text) + end)
+    sizes = types.SimpleNamespace(data=1, fsdp=8, tensor=1, context=1)
+    mesh = sharding.make_mesh(sizes)
+    specs = (bagel.specs(cfg), vae.specs(cfg.vae))
+    shardings = tuple(sharding.shardings(s, mesh) for s in specs)
+    jax.block_until_ready(jax.device_put(np.ones(8), sharding.batch_sharding(mesh)))
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    out = {"before": peak()}
+    trees = hf.load(folder, cfg, dtype=jax.numpy.bfloat16, shardings=shardings)
+    leaves = [s.data for x in jax.tree.leaves(trees) for s in x.addressable_shards]
+    out |= {
+        "load": peak(),
+        "arrays": sum(x.nbytes for x in leaves),
+        "shard": max(x.nbytes for x in leaves),
+    }
+    for tree, file in zip(trees, hf.table(cfg).values(), strict=True):
+        flat = P.flatten(tree)
+        for entry in file[:: max(len(file) // 40, 1)]:
+            leaf = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
+            first = float(leaf[(0,) * leaf.ndim])
+            assert first == marks[entry.path, entry.layer], entry
+    if saves:
+        hf.save(folder / "out", cfg, *trees)
+        out["save"] = peak()
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:5]))

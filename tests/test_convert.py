@@ -1,0 +1,111 @@
+"""The command that converts: bytes come back, every bad wish is refused before anything is made."""
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+from srum_jax import convert
+from srum_jax.core import params as P
+from srum_jax.models import hf
+from srum_jax.stages import model
+from srum_jax.training import checkpoint
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+    (folder / "usage.json").write_text("{}")
+    return folder
+
+
+def run(*words):
+    return convert.main([str(word) for word in words])
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "README.md"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_there_and_back_gives_the_same_bytes(dtype, weights, tmp_path, capsys):
+    start = tmp_path / "start"
+    assert run(weights, start, "--to", "hf", "--dtype", dtype) == 0
+    assert run(start, tmp_path / "orbax") == 0
+    assert run(tmp_path / "orbax", tmp_path / "back") == 0
+    assert files(tmp_path / "back") == files(start)
+    assert "usage.json" in files(start)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and all(dtype in line for line in said)
+    assert f"values as {dtype}" in (tmp_path / "back" / "README.md").read_text()
+
+
+def test_another_dtype_and_layout_on_the_way(weights, tmp_path):
+    assert run(weights, tmp_path / "orbax") == 0
+    other = tmp_path / "other"
+    assert run(tmp_path / "orbax", other, "--dtype", "bfloat16", "--layout", "sharded") == 0
+    assert (other / "model.safetensors.index.json").exists()
+    assert run(other, tmp_path / "half", "--to", "hf") == 0
+    assert run(weights, tmp_path / "direct", "--to", "hf", "--dtype", "bfloat16") == 0
+    assert files(tmp_path / "half") == files(tmp_path / "direct")
+
+
+def test_what_training_wrote_is_completed_from_its_base(weights, tmp_path, capsys):
+    tensors = load_file(weights / hf.MODEL_FILE)
+    lacking = ("vit_model.", "connector.", "vit_pos_embed.")
+    (tmp_path / "short").mkdir()
+    save_file(
+        {n: x for n, x in tensors.items() if not n.startswith(lacking)},
+        tmp_path / "short" / "model.safetensors",
+    )
+    assert run(tmp_path / "short", tmp_path / "no", "--to", "hf") == 2
+    assert "ae.safetensors: missing" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert run(tmp_path / "short", tmp_path / "whole", "--to", "hf", "--base", weights) == 0
+    assert files(tmp_path / "whole") == files(weights)
+
+
+def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
+    accepts = model.trainable("gen")
+    new = P.split(tiny.weights(1)[0], accepts)[0]
+    checkpoint.save_params(tmp_path / "train" / "params", new)
+    assert run(tmp_path / "train", tmp_path / "out") == 2
+    assert "name the weights it started from by --base" in capsys.readouterr().err
+    assert run(tmp_path / "train", tmp_path / "out", "--base", weights) == 0
+    found = P.flatten(hf.load(tmp_path / "out", tiny.MODEL)[0])
+    old = P.flatten(tiny.weights()[0])
+    for path, leaf in found.items():
+        want = P.flatten(new)[path] if accepts(path) else old[path]
+        np.testing.assert_array_equal(leaf, want, err_msg=path)
+    wide = {**new, "llm2vae": {"w": np.zeros((3, 3), np.float32)}}
+    checkpoint.save_params(tmp_path / "wide" / "params", wide)
+    assert run(tmp_path / "wide", tmp_path / "never", "--base", weights) == 2
+    assert "llm2vae/w has shape (3, 3)" in capsys.readouterr().err
+
+
+def test_bad_wishes_are_refused(weights, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "tree" / "params").mkdir(parents=True)
+    for words, message in [
+        ((weights, tmp_path / "full"), "exists and is not an empty folder"),
+        ((tmp_path / "none", tmp_path / "t"), "none: no such folder"),
+        ((tmp_path / "empty", tmp_path / "t"), "llm_config.json"),
+        ((tmp_path / "tree", tmp_path / "t"), "not a saved parameter tree"),
+        ((tmp_path / "tree", tmp_path / "t", "--to", "orbax"), "is an Orbax folder already"),
+        ((weights, tmp_path / "t", "--layout", "sharded"), "says nothing with --to orbax"),
+        ((weights, tmp_path / "t", "--base", tmp_path / "empty", "--to", "hf"), None),
+    ]:
+        assert run(*words) == (2 if message else 0), words
+        assert message is None or message in capsys.readouterr().err
+    assert (tmp_path / "full" / "x").read_text() == "mine"
+
+
+@pytest.mark.parametrize("words, code", [(["--help"], 0), (["a", "b", "--layout", "round"], 2)])
+def test_help_and_wrong_flags(words, code, capsys):
+    with pytest.raises(SystemExit) as e:
+        run(*words)
+    assert e.value.code == code
+    said = capsys.readouterr()
+    assert "--base" in said.out + said.err and ("examples" in said.out or code)
