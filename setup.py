@@ -34,6 +34,7 @@ EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
     "video": ["av>=18"],  # frames of MP4 and its like; GIF needs nothing
+    "bench": ["torch>=2.8"],  # what benchmarks/inference.py measures against; CPU wheels suffice
     "demo": [],  # `make demo` needs nothing beyond the package
     "test": [
         "pytest>=8",

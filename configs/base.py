@@ -10,8 +10,8 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
     c.model = "shapes"  # preset of sizes: shapes | bagel_7b_mot
     c.weights = ""  # folder in the Hugging Face layout; "": the base in the package (shapes only)
-    # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors` alone,
-    # without the vision tower, the connector, the autoencoder and the JSON files.
+    # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors`
+    # alone, without the vision tower, the connector, the autoencoder and the JSON files.
     c.weights_base = ""
     c.seed = 0  # of candidates, training noise and orders; evaluation has its own
     c.rounds = 1  # times the stages run, each round from the weights the one before trained

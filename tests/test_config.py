@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from configs import base, forkme, shapes, shapes_pretrain
-from srum_jax import config, main
+from srum_jax import config, flow, main
 from srum_jax.core.errors import BadInput
 from srum_jax.models.config import PRESETS
 
@@ -45,6 +45,8 @@ def test_every_key_of_base_is_explained():
 def test_names_agree_with_the_tables_they_choose_from():
     assert set(typing.get_args(typing.get_type_hints(config.Config)["model"])) == set(PRESETS)
     assert config.STAGES == tuple(main.STAGES)
+    renorms = typing.get_args(typing.get_type_hints(config.SampleConfig)["renorm"])
+    assert renorms == flow.RENORMS
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,9 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("sample.size", (32, 0), "sample.size must be above 0"),
         ("sample.guidance_interval", (0.6, 0.4), "sample.guidance_interval must be low <= high"),
         ("sample.guidance_interval", (0, 1.5), "sample.guidance_interval must be low <= high"),
+        ("sample.image_guidance", -1.0, "sample.image_guidance must not be negative"),
+        ("sample.image_alone", 1, "sample.image_alone must be bool, got 1"),
+        ("sample.renorm", "bach", "sample.renorm = 'bach' is not known: did you mean \"batch\"?"),
         ("stages", ("train", "score"), "stages must be distinct and in this order"),
         ("stages", (), "stages is empty"),
         ("stages", ("trian",), "stages[0] = 'trian' is not known: did you mean \"train\"?"),
@@ -162,6 +167,24 @@ def test_mesh_must_divide_the_batches():
     config.check_mesh(cfg, {"data": 2, "fsdp": 2, "tensor": 8, "context": 1})
     with pytest.raises(BadInput, match="train.rows / train.micro_batches = 4"):
         config.check_mesh(cfg, {"data": 1, "fsdp": 8, "tensor": 1, "context": 1})
+
+
+def test_a_section_alone_is_checked_as_in_a_whole():
+    values = base.get_config().sample.to_dict()
+    found = config.section(config.SampleConfig, values, where="here")
+    assert found == config.load(base.get_config()).sample
+    for change, message in (
+        ({"stesp": 1, "batch": 1.5}, '(?s)here: unknown key "stesp".*here: batch must be int'),
+        ({"steps": 0, "renorm_min": 2.0}, "(?s)here: sample.steps must.*here: sample.renorm_min"),
+        ({"guidance_interval": (0.6, 0.4)}, "here: sample.guidance_interval must be low <= high"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            config.section(config.SampleConfig, values | change, where="here")
+    del values["shift"]
+    with pytest.raises(BadInput, match="here: shift is missing"):
+        config.section(config.SampleConfig, values, where="here")
+    optim = base.get_config().train.optim.to_dict()
+    assert config.section(config.OptimConfig, optim, where="here").warmup == optim["warmup"]
 
 
 def parse(*args):

@@ -95,7 +95,7 @@ def test_euler_on_the_exact_velocity_recovers_the_image():
 
 # --------------------------------------------------------------------------------------- guidance
 
-RENORMS = ("none", "global", "channel", "text_channel")
+RENORMS = ("none", "global", "channel", "text_channel")  # of each image by itself
 VELOCITIES = np.random.default_rng(1).normal(size=(3, 2, 5, 4)).astype(np.float32)
 
 
@@ -105,21 +105,22 @@ def guide(velocities=VELOCITIES, renorm="none", **how):
     return np.asarray(flow.guide(v, v_text, v_image, renorm=renorm, **scales))
 
 
-@pytest.mark.parametrize("renorm", RENORMS)
-def test_scale_1_is_the_model_itself(renorm):
-    np.testing.assert_array_equal(guide(renorm=renorm, text_scale=1.0), VELOCITIES[0])
-    np.testing.assert_array_equal(
-        flow.guide(
-            VELOCITIES[0],
-            None,
-            None,
-            text_scale=4.0,
-            image_scale=1.0,
-            renorm=renorm,
-            renorm_min=0.0,
-        ),
-        VELOCITIES[0],
-    )
+@pytest.mark.parametrize("renorm", flow.RENORMS)
+def test_scale_1_and_no_branches_are_the_model_itself(renorm):
+    v, v_text, v_image = VELOCITIES
+    np.testing.assert_allclose(guide(renorm=renorm, text_scale=1.0), v, atol=1e-6)
+    np.testing.assert_array_equal(guide((v, None, None), renorm, text_scale=4.0), v)
+
+
+@pytest.mark.parametrize("renorm", flow.RENORMS)
+def test_a_branch_left_out_is_a_scale_of_1(renorm):
+    v, v_text, v_image = VELOCITIES
+    scales = dict(image_scale=2.0)
+    by_text = guide((v, v_text, None), renorm, **scales)
+    np.testing.assert_allclose(by_text, guide(renorm=renorm), rtol=1e-5, atol=1e-6)
+    by_image = guide((v, None, v_image), renorm, **scales)
+    same = guide(renorm=renorm, text_scale=1.0, **scales)
+    np.testing.assert_allclose(by_image, same, rtol=1e-5, atol=1e-6)
 
 
 def test_guidance_by_text_and_image():
@@ -168,8 +169,19 @@ def test_rows_do_not_mix(renorm):
         np.testing.assert_allclose(alone[0], whole[row], rtol=1e-5)
 
 
+def test_batch_renorm_is_one_norm_over_all_rows():
+    """As if the rows were one image."""
+    for image_scale in (1.0, 2.0):
+        found = guide(renorm="batch", image_scale=image_scale)
+        joined = np.concatenate(VELOCITIES.transpose(1, 0, 2, 3), axis=1)[:, None]
+        want = guide(joined, "global", image_scale=image_scale)[0]
+        np.testing.assert_allclose(np.concatenate(found), want, rtol=1e-5)
+        apart = guide(renorm="global", image_scale=image_scale)
+        assert np.abs(found - apart).max() > 0.01
+
+
 def test_an_unknown_renorm_is_refused():
-    with pytest.raises(ValueError, match="none, global, channel or text_channel, not 'gobal'"):
+    with pytest.raises(ValueError, match="none, global, channel, text_channel, batch, not 'gobal'"):
         guide(renorm="gobal")
     with pytest.raises(ValueError, match="not 'gobal'"):
-        guide(renorm="gobal", text_scale=1.0)
+        guide((VELOCITIES[0], None, None), "gobal")

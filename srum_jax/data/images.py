@@ -7,7 +7,6 @@ the tower's square table.
 
 import contextlib
 import io
-import math
 
 import numpy as np
 from etils import epath
@@ -183,8 +182,3 @@ def picture(image: np.ndarray, cfg: BagelConfig, *, twice: bool = False) -> Pict
     h, w = image.shape[:2]
     ids = position_ids(h // p, w // p, cfg.max_vit, cfg.interpolate_pos)
     return Picture(patchify(to_float(image), p), ids)
-
-
-def bucket(length: int, step: int) -> int:
-    """`length` rounded up to a multiple of `step`, so that few shapes are compiled."""
-    return max(step, math.ceil(length / step) * step)

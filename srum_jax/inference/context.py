@@ -145,9 +145,7 @@ def append(cache: mot.Cache, k: jax.Array, v: jax.Array) -> mot.Cache:
     def put(old, new):
         return old.at[:, row, cache.length].set(new[:, :, 0], mode="drop")
 
-    return mot.Cache(
-        put(cache.k, k), put(cache.v, v), cache.length + room, cache.position + room
-    )
+    return mot.Cache(put(cache.k, k), put(cache.v, v), cache.length + room, cache.position + room)
 
 
 def shortened(cache: mot.Cache, length: jax.Array, position: jax.Array) -> mot.Cache:

@@ -28,7 +28,7 @@ from srum_jax.inference.context import Context, rung
 from srum_jax.models import bagel, mot, vae
 from srum_jax.models.config import BagelConfig
 
-_PIXELS = 2**20  # that go through one call of the autoencoder
+_PIXELS = 2**18  # that go through one call of the autoencoder, if it is more than one image
 
 
 def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
@@ -244,7 +244,7 @@ def guidance_contexts(
     }
 
 
-Draw = Callable[[Sequence[Request]], list[Drawn]]
+Draw = Callable[..., list[Drawn]]
 
 
 def drawer(
@@ -261,9 +261,11 @@ def drawer(
 ) -> Draw:
     """`draw(requests)` -> [Drawn], in order; what shares a request's batch changes nothing.
 
-    settings is the sample section of a config. At most `settings.batch` requests go through one
-    compiled call, those of like length together; rows are a multiple of `least`. Raises ValueError
-    for a size that the model has no positions for or a context that exceeds `window` tokens.
+    settings is the sample section of a config; `draw(requests, knobs)` draws with other times and
+    scales, by the same programs where `guidance` says the same of them. At most `settings.batch`
+    requests go through one compiled call, those of like length together; rows are a multiple of
+    `least`. Raises ValueError for a size that the model has no positions for or a context that
+    exceeds `window` tokens.
     """
     programs = programs or context.Programs()
     on = guidance(settings)
@@ -297,7 +299,7 @@ def drawer(
 
     show = decoder(vae_params, cfg, programs=programs)
 
-    def call(requests: Sequence[Request], kind: str) -> list[np.ndarray]:
+    def call(requests: Sequence[Request], kind: str, turned: Knobs) -> list[np.ndarray]:
         grids = [grid_of(r.size, cfg) for r in requests]
         rows = context.rows_for(len(requests), settings.batch, least)
         blank = canvas(grids, rows, cfg)
@@ -315,6 +317,9 @@ def drawer(
             canvas=blank.valid.shape[1],
             **context.lengths(packed),
             image_guidance=kind,
+            steps=on.runs[-1][2],
+            guided=sum(last - first for guided, first, last in on.runs if guided),
+            renorm=settings.renorm,
             **({"texts": own.und.segment.shape[1]} if own else {}),
         )
         packed, own, seeds, blank = jax.tree.map(place, (packed, own, seeds, blank))
@@ -325,13 +330,13 @@ def drawer(
             own,
             seeds,
             blank,
-            knobs(settings),
+            turned,
             image_by_cond=kind == "cond",
         )
         x = np.asarray(x, np.float32)
         return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(grids)]
 
-    def draw(requests: Sequence[Request]) -> list[Drawn]:
+    def draw(requests: Sequence[Request], turned: Knobs | None = None) -> list[Drawn]:
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             grid_of(request.size, cfg)
@@ -347,7 +352,7 @@ def drawer(
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
             for first in range(0, len(members), settings.batch):
                 part = members[first : first + settings.batch]
-                found = call([requests[i] for i in part], kind)
+                found = call([requests[i] for i in part], kind, turned or knobs(settings))
                 latents.update(zip(part, found, strict=True))
         found = [latents[i] for i in range(len(requests))]
         return [Drawn(*pair) for pair in zip(show(found), found, strict=True)]

@@ -51,7 +51,7 @@ class Usage:
     batch: int = 8
     window: int = 32768
     caption: str = "Describe this image in one sentence."
-    frame: str = "Frame {number} at {seconds:.1f} s:"
+    frame: str = "Frame {number} at {seconds} s:"
     resize_twice: bool = False
     sample_conditions: bool = False
 
@@ -59,10 +59,13 @@ class Usage:
         for name in ("max_tokens", "think_tokens", "batch", "window"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        try:
-            self.frame.format(seconds=0.0, number=1)
-        except (AttributeError, KeyError, IndexError, ValueError) as e:
-            raise BadInput(f"frame = {self.frame!r} may hold {{seconds}} and {{number}}") from e
+        if set("{}") & set(self.label(1, 0.0)):
+            raise BadInput(f"frame = {self.frame!r} may hold {{seconds}} and {{number}} alone")
+
+    def label(self, number: int, seconds: float) -> str:
+        """What precedes frame `number` (from 1) of a video, taken at `seconds`."""
+        plain = self.frame.replace("{number}", str(number))
+        return plain.replace("{seconds}", f"{seconds:.1f}")
 
 
 def from_folder(folder: epath.PathLike) -> Usage:

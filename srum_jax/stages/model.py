@@ -124,7 +124,9 @@ def base(
         want=want,
         base=found.base,
     )
-    return Opened(model_cfg, params, vae_params, Tokenizer.from_folder(found.words), found)
+    tokenizer = Tokenizer.from_folder(found.words)
+    tokenizer.check(model_cfg, str(found.sizes))
+    return Opened(model_cfg, params, vae_params, tokenizer, found)
 
 
 def trained(opened: Opened, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh) -> Opened:

@@ -283,7 +283,3 @@ def test_files_are_read_by_path(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     with pytest.raises(ValueError, match="a.png: more than"):
         images.load(path)
-
-
-def test_lengths_are_rounded_up():
-    assert [images.bucket(n, 16) for n in (0, 1, 16, 17)] == [16, 16, 16, 32]

@@ -185,3 +185,23 @@ def test_attend_behind_in_bfloat16_stays_close():
     want = concatenated(*exact, length)
     error = np.linalg.norm(np.asarray(found, np.float32) - want) / np.linalg.norm(want)
     assert 1e-4 < error < 0.02, error
+
+
+def test_long_rows_are_computed_in_parts(monkeypatch):
+    (q, k, v, allowed, *past), length = behind()
+
+    def run():
+        return (
+            attention.attend(q, k, v, allowed),
+            attention.attend_behind(q, k, v, allowed, *past, length),
+            jax.grad(lambda x: jnp.sum(attention.attend(x, k, v, allowed) ** 2))(q),
+        )
+
+    whole = run()
+    parts = []
+    real = jax.lax.map
+    monkeypatch.setattr(attention, "_SCORES", 45)
+    monkeypatch.setattr(jax.lax, "map", lambda f, xs: parts.append(len(xs[0])) or real(f, xs))
+    for a, b in zip(run(), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert len(parts) >= 3 and min(parts) > 1

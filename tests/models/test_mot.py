@@ -110,54 +110,48 @@ def test_scan_with_remat_equals_the_unrolled_stack(params):
     )
 
 
-def behind_a_cache(dtype=np.float32, spare=5, rubbish=0.0):
-    """(one pass over everything, the same behind a cache of what came first), by lane.
+READ = np.array([3, 9, 0])  # tokens a row has read, in the first 5 und and 4 gen slots
 
-    Splits 0 (of all modes but hidden ones) and 1 are read first: 3, 9 and no tokens a row; a noisy
-    split, a causal one and padding come after them.
+
+def behind_a_cache(params, dtype=np.float32, spare=5, rubbish=0.0):
+    """((und, gen), (k, v)) of what follows READ: in one pass, behind a cache; which of it is real.
+
+    Text and clean images were read; a noisy image, text and padding come after them.
     """
     rng = np.random.default_rng(4)
-    counts, rows = (3, 9, 0), 3
-    und, gen = (jnp.asarray(x, dtype) for x in embeddings(1, rows))
+    und, gen = (jnp.asarray(x, dtype) for x in embeddings(1, rows=3))
 
-    def lane(count, first, last, offset):
-        """Tokens of splits first..last in order; `offset`: where each row's positions begin."""
-        split = np.sort(rng.integers(first, last + 1, (rows, count), np.int32), axis=1)
+    def lane(real, splits, start):
+        """Of one sample; positions count on from `start`."""
+        split = np.sort(rng.choice(splits, real.shape), axis=1).astype(np.int32)
         mode = np.array([CAUSAL, FULL, NOISE, CAUSAL], np.int32)[split]
-        position = np.arange(count, dtype=np.int32)[None] + offset
-        segment = np.ones((rows, count), np.int32)
-        return Tokens(segment, split, mode, position.astype(np.int32), index=np.zeros_like(split))
+        position = np.broadcast_to(start + np.arange(real.shape[1], dtype=np.int32), real.shape)
+        return Tokens(real.astype(np.int32), split, mode, position, index=np.zeros_like(split))
 
-    # Cached tokens lie in either lane; a row's first `counts` of them are real.
-    early = (lane(5, 0, 1, 0), lane(4, 0, 1, 5))
-    seen = np.arange(9)[None] < np.array(counts)[:, None]
-    early = [
-        t.replace(segment=s.astype(np.int32))
-        for t, s in zip(early, (seen[:, :5], seen[:, 5:]), strict=True)
-    ]
-    late = (lane(U - 5, 2, 3, 20), lane(G - 4, 2, 3, 20))
-    late[1].segment[:, -1] = 0
+    seen = np.arange(9) < READ[:, None]
+    early = lane(seen[:, :5], (0, 1), 0), lane(seen[:, 5:], (0, 1), 5)
+    valid = np.arange(G - 4) < np.array([4, 3, 2])[:, None]
+    late = lane(np.ones((3, U - 5), bool), (2, 3), 20), lane(valid, (2, 3), 20)
+
     tokens = [both(*pair) for pair in zip(early, late, strict=True)]
-    params = {k: v for k, v in weights().items() if k in ("blocks", "norm")}
     *whole, every = run(params, und, gen, *tokens, keep="kv")
-    _, _, (k, v) = run(params, und[:, :5], gen[:, :4], *early, keep="kv")
-    free = np.arange(9 + spare)[None, None, :, None, None] >= np.array(counts)[:, None, None, None]
+    _, _, read = run(params, und[:, :5], gen[:, :4], *early, keep="kv")
+    free = np.arange(9 + spare)[:, None, None] >= READ[:, None, None, None]
 
     def laid(x):
         x = jnp.pad(x, ((0, 0), (0, 0), (0, spare), (0, 0), (0, 0)))
-        return jnp.where(free, rubbish, x).astype(dtype)
+        return jnp.where(free[None], rubbish, x).astype(dtype)
 
-    cache = mot.Cache(laid(k), laid(v), jnp.array(counts), jnp.array(counts))
+    cache = mot.Cache(*map(laid, read), jnp.array(READ), jnp.array(READ))
     *after, added = run(params, und[:, 5:], gen[:, 4:], *late, cache, keep="kv")
-    whole = (whole[0][:, 5:], whole[1][:, 4:])
+    whole = [whole[0][:, 5:], whole[1][:, 4:]]
     own = np.r_[5:U, U + 4 : U + G]
-    real = [t.segment > 0 for t in late]
-    return (whole, [x[:, :, own] for x in every]), (after, added), real
+    return (whole, [x[:, :, own] for x in every]), (after, added), [t.segment > 0 for t in late]
 
 
-def test_behind_a_cache_equals_one_pass():
+def test_behind_a_cache_equals_one_pass(params):
     """Rows of different length; what a pass keeps is its own tokens', in lane order."""
-    (whole, kept), (after, added), real = behind_a_cache()
+    (whole, kept), (after, added), real = behind_a_cache(params)
     for a, b, mine in zip(after, whole, real, strict=True):
         np.testing.assert_allclose(a[mine], b[mine], atol=1e-5)
     mine = np.concatenate(real, axis=1)
@@ -166,16 +160,16 @@ def test_behind_a_cache_equals_one_pass():
         np.testing.assert_allclose(a[:, mine], b[:, mine], atol=1e-5)
 
 
-def test_free_slots_change_nothing():
-    _, (clean, _), _ = behind_a_cache()
-    _, (filled, _), _ = behind_a_cache(rubbish=1e4)
+def test_free_slots_change_nothing(params):
+    _, (clean, _), _ = behind_a_cache(params)
+    _, (filled, _), _ = behind_a_cache(params, rubbish=1e4)
     for a, b in zip(filled, clean, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_cache_in_bfloat16_stays_close():
-    (want, _), _, _ = behind_a_cache()
-    _, (found, _), real = behind_a_cache(jnp.bfloat16)
+def test_a_cache_in_bfloat16_stays_close(params):
+    (want, _), _, _ = behind_a_cache(params)
+    _, (found, _), real = behind_a_cache(params, jnp.bfloat16)
     for a, b, mine in zip(found, want, real, strict=True):
         assert a.dtype == jnp.bfloat16
         a, b = np.asarray(a, np.float32)[mine], np.asarray(b)[mine]

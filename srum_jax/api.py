@@ -1,0 +1,407 @@
+"""The model in use, from Python: load a checkpoint, then draw, answer, caption and edit.
+
+    from srum_jax import api
+    bagel = api.load("path/to/BAGEL-7B-MoT")          # or api.load() for the shapes base
+    drawing, = bagel.generate("a red circle above a blue square")
+    drawing.save("circle.png")
+    bagel.answer("what color is the circle ?", "circle.png").text
+
+Every method takes one request or a list of them, and works through a list in batches: what else is
+in a batch does not change a result. Images may be paths, PIL images, drawings or uint8 arrays
+[H,W,3].
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image, ImageOps
+
+import srum_jax
+from srum_jax.config import MeshConfig
+from srum_jax.core import sharding
+from srum_jax.core.errors import BadInput
+from srum_jax.core.params import Params
+from srum_jax.data import images as pictures
+from srum_jax.data import video as videos
+from srum_jax.data.schema import Picture, Text
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.inference import context, image, prompts, text, usage
+from srum_jax.inference.usage import Usage
+from srum_jax.models import bagel, config, hf, int8, vae
+from srum_jax.models.config import BagelConfig
+
+BASES = {"shapes": "bases/shapes"}  # models that ship with the package
+PRECISIONS = ("float32", "bfloat16", "int8")
+AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model wrote. thought: its reasoning, with think. finished: it ended by itself."""
+
+    text: str
+    thought: str = ""
+    finished: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """An image uint8 [H,W,3] the model drew, what for, and the seed of its noise."""
+
+    image: np.ndarray
+    prompt: str
+    seed: int
+    thought: str = ""
+
+    def save(self, path) -> None:
+        """Writes a PNG file."""
+        epath.Path(path).write_bytes(self._repr_png_())
+
+    def _repr_png_(self) -> bytes:  # what notebooks show
+        return pictures.encode_png(self.image)
+
+
+def load(
+    model: epath.PathLike = "shapes",
+    *,
+    precision: str | None = None,
+    base: epath.PathLike | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    **options,
+) -> "Bagel":
+    """Opens a model: "shapes", or a folder in the Hugging Face layout of BAGEL.
+
+    precision: of the weights, float32 | bfloat16 | int8 (matrices only; for small hardware);
+    default bfloat16, on a CPU float32. base: the folder with what `model` lacks (towers that were
+    not trained, autoencoder, JSON files, tokenizer). mesh: where the model lies, default the first
+    device. options: fields of `Usage` to change, for example window=16384.
+    Raises BadInput, FileNotFoundError or ValueError naming file and field.
+    """
+    if precision not in (None, *PRECISIONS):
+        raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    folder, base = _folder(model), None if base is None else _folder(base)
+    parts = hf.locate(folder, base)
+    told = next((f for f in parts.folders if (f / usage.FILE).exists()), folder)
+    settings = usage.updated(usage.from_folder(told), options, where="api.load")
+    cfg = config.from_folder(parts.sizes)
+    tokenizer = Tokenizer.from_folder(parts.words)
+    tokenizer.check(cfg, str(parts.sizes))
+    if mesh is None:
+        ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
+        mesh = sharding.make_mesh(ones, jax.devices()[:1])
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if precision is None:
+        precision = "float32" if on_cpu else "bfloat16"
+    specs = bagel.specs(cfg)
+    params, vae_params = hf.load(
+        folder,
+        cfg,
+        dtype=np.dtype(jnp.float32 if precision == "float32" else jnp.bfloat16),
+        shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vae.specs(cfg.vae))),
+        base=base,
+        convert=int8.converter(specs) if precision == "int8" else None,
+    )
+    # CPUs multiply bfloat16 slowly, and XLA would keep a float32 copy of all weights for it.
+    dtype = jnp.float32 if on_cpu or precision == "float32" else jnp.bfloat16
+    return Bagel(cfg, params, vae_params, tokenizer, settings, mesh, precision, dtype)
+
+
+def _folder(model: epath.PathLike) -> epath.Path:
+    if model in BASES:
+        return epath.resource_path(srum_jax) / BASES[model]
+    folder = epath.Path(model).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(BASES)}")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bagel:
+    """A loaded model: sizes, parameters on the mesh, tokenizer, defaults, dtype of products."""
+
+    cfg: BagelConfig
+    params: Params = dataclasses.field(repr=False)
+    vae_params: Params = dataclasses.field(repr=False)
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    usage: Usage
+    mesh: jax.sharding.Mesh
+    precision: str
+    dtype: Any
+    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        think: bool = False,
+        **sample,
+    ) -> list[Drawing]:
+        """Draws `n` images of each prompt, a prompt's images one after the other.
+
+        sample: keys of the config's `sample` section to change: size=(H, W), steps, guidance,
+        renorm, … think: the model first writes how it will draw. seeds: one an image, in place of
+        those that `seed`, the prompt's place and k give. Raises BadInput or ValueError for a
+        setting, a size or a prompt that does not fit the model.
+        """
+        several = _several(prompts)
+        settings = usage.changed(self.usage.generate, sample, where="generate")
+        read = {prompt: (self._text(prompt),) for prompt in several}
+        requests = [
+            _Request(read[prompt], prompt, settings.size, some)
+            for prompt, some in zip(several, _seeds(len(several), n, seed, seeds), strict=True)
+        ]
+        return self._draw(requests, settings, think)
+
+    def edit(
+        self,
+        images: AnyImage | Sequence[AnyImage],
+        instructions: str | Sequence[str],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        think: bool = False,
+        **sample,
+    ) -> list[Drawing]:
+        """Draws images changed as told, in the size that each has after the model's resize.
+
+        `images` and `instructions`: one each, or lists of the same length; a list of images in
+        place of an image shows several (the last gives the size). Otherwise as `generate`.
+        """
+        several, given = _several(instructions), _each(images, instructions, "images")
+        settings = usage.changed(self.usage.edit, sample, where="edit")
+        if "size" in sample:
+            raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
+        requests = []
+        for shown, instruction, some in zip(
+            given, several, _seeds(len(several), n, seed, seeds), strict=True
+        ):
+            pixels = [_pixels(one) for one in _several(shown)]
+            if not pixels:
+                raise BadInput(f"edit: no image for {instruction!r}")
+            # Latents drawn from the posterior are each image's own, like its noise.
+            for mine in [[one] for one in some] if self.usage.sample_conditions else [some]:
+                noise = mine[0] if self.usage.sample_conditions else None
+                items = []
+                for one in pixels:
+                    fitted = pictures.latent_image(one, self.cfg)
+                    items += [self._encode(fitted, noise), self._look(one)]
+                items.append(self._text(instruction))
+                requests.append(_Request(tuple(items), instruction, fitted.shape[:2], mine))
+        return self._draw(requests, settings, think)
+
+    def answer(
+        self,
+        questions: str | Sequence[str],
+        images: AnyImage | Sequence[AnyImage] | None = None,
+        *,
+        video=None,
+        frames: int = 8,
+        think: bool = False,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: str = "each",
+    ) -> Answer | list[Answer]:
+        """Answers a question about no, one or several images, or about a video's frames.
+
+        For a list of questions `images` and `video` are lists of the same length (of images, of
+        lists of images, of None). video: a file, or its frames as `data.video.frames` gives them.
+        frames: so many, taken evenly from the file; their times go into the prompt where the
+        model's usage says how. think: it first reasons in writing. temperature 0: the likeliest
+        words. stop: "each" or "first" (see `inference.text.decode`).
+        """
+        if not 0 <= temperature < float("inf"):
+            raise BadInput(f"temperature must be a number from 0, got {temperature}")
+        each = (_several(questions), _each(images, questions, "images"))
+        contexts = []
+        for question, some, film in zip(*each, _each(video, questions, "video"), strict=True):
+            items: list = [self._look(_pixels(one)) for one in _several(some)]
+            if film is not None:
+                items += self._watch(film, frames)
+            contexts.append((*items, self._text(question)))
+        system = self._system(prompts.THINK_UNDERSTANDING) if think else None
+        if max_tokens is None:
+            max_tokens = self.usage.max_tokens + (self.usage.think_tokens if think else 0)
+        if max_tokens < 1:
+            raise BadInput(f"max_tokens must be at least 1, got {max_tokens}")
+        written = self._write(contexts, system, max_tokens, temperature, seed, stop)
+        answers = [_answer(w, think) for w in written]
+        return answers[0] if isinstance(questions, str) else answers
+
+    def caption(
+        self, images: AnyImage | Sequence[AnyImage], *, max_tokens: int | None = None
+    ) -> Answer | list[Answer]:
+        """Describes one image, or each of a list."""
+        several = _several(images)
+        answers = self.answer([self.usage.caption] * len(several), several, max_tokens=max_tokens)
+        return answers if isinstance(images, (list, tuple)) else answers[0]
+
+    @functools.cached_property
+    def _rows(self) -> int:
+        return int(np.prod([self.mesh.shape[axis] for axis in sharding.ROWS]))
+
+    def _place(self, x):
+        return jax.device_put(x, sharding.batch_sharding(self.mesh))
+
+    def _tools(self) -> dict:
+        return dict(
+            window=self.usage.window,
+            least=self._rows,
+            place=self._place,
+            dtype=self.dtype,
+            programs=self.programs,
+        )
+
+    @functools.cached_property
+    def _writer(self) -> text.Write:
+        return text.writer(
+            self.params, self.cfg, self.tokenizer, batch=self.usage.batch, **self._tools()
+        )
+
+    @functools.cached_property
+    def _drawers(self) -> dict[tuple, image.Draw]:
+        return {}
+
+    @functools.cached_property
+    def _encode(self):
+        return image.encoder(self.vae_params, self.cfg, programs=self.programs)
+
+    def _text(self, words: str) -> Text:
+        return Text(np.array(self.tokenizer.encode(words), np.int32))
+
+    def _look(self, pixels: np.ndarray) -> Picture:
+        return pictures.picture(pixels, self.cfg, twice=self.usage.resize_twice)
+
+    def _watch(self, film, frames: int) -> list:
+        items: list = []
+        shown = film if isinstance(film, (list, tuple)) else videos.frames(film, frames)
+        for number, (seconds, pixels) in enumerate(shown, start=1):
+            if self.usage.frame:
+                items.append(self._text(self.usage.label(number, seconds)))
+            items.append(self._look(_pixels(pixels)))
+        return items
+
+    def _system(self, words: str) -> Text:
+        try:
+            return self._text(words)
+        except ValueError as e:
+            raise BadInput(
+                f"this model cannot think: it lacks words of the request to ({e})"
+            ) from e
+
+    def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
+        before = () if system is None else (system,)
+        seeds = [image.candidate_seed(seed, i, 0) for i in range(len(contexts))]
+        with jax.set_mesh(self.mesh):
+            return self._writer(
+                [(*before, *c) for c in contexts],
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seeds=seeds,
+                stop=stop,
+            )
+
+    def _draw(self, requests: Sequence["_Request"], settings, think: bool) -> list[Drawing]:
+        system, thoughts = None, {}
+        if think:
+            system = self._system(prompts.THINK_GENERATION)
+            # Requests that read the same items, for several images, share a thought.
+            contexts = {tuple(map(id, r.items)): r.items for r in requests}
+            written = self._write(contexts.values(), system, self.usage.think_tokens)
+            thoughts = dict(zip(contexts, (w.text for w in written), strict=True))
+        jobs, drawings = [], []
+        for r in requests:
+            thought = thoughts.get(tuple(map(id, r.items)), "")
+            read = image.guidance_contexts(
+                r.items, system=system, thought=self._text(thought) if think else None
+            )
+            for seed in r.seeds:
+                jobs.append(image.Request(**read, size=r.size, seed=seed))
+                drawings.append((r.prompt, seed, thought))
+        key = (image.guidance(settings), settings.renorm, settings.batch)  # what is compiled in
+        if key not in self._drawers:
+            self._drawers[key] = image.drawer(
+                self.params, self.vae_params, self.cfg, settings, **self._tools()
+            )
+        with jax.set_mesh(self.mesh):
+            drawn = self._drawers[key](jobs, image.knobs(settings))
+        return [Drawing(d.image, *what) for d, what in zip(drawn, drawings, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """What the model reads, the prompt last, before it draws an image of `size` for each seed."""
+
+    items: context.Context
+    prompt: str
+    size: tuple[int, int]
+    seeds: Sequence[int]
+
+
+def _several(x) -> list:
+    """A list as it is, one thing as a list of one, None as no thing."""
+    return list(x) if isinstance(x, (list, tuple)) else [] if x is None else [x]
+
+
+def _each(given, requests, name: str) -> list:
+    """What is given for each request: for a single one all of it."""
+    if isinstance(requests, str):
+        return [given]
+    if given is None:
+        return [None] * len(requests)
+    if not isinstance(given, (list, tuple)) or len(given) != len(requests):
+        raise BadInput(f"{name} must be a list as long as the {len(requests)} requests")
+    return list(given)
+
+
+def _seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list[list[int]]:
+    """n seeds a request."""
+    if n < 1:
+        raise BadInput(f"n must be at least 1, got {n}")
+    if seeds is None:
+        return [[image.candidate_seed(seed, i, k) for k in range(n)] for i in range(requests)]
+    if len(seeds) != requests * n or any(not 0 <= s < 2**32 for s in seeds):
+        raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
+    return [[int(s) for s in seeds[i * n : (i + 1) * n]] for i in range(requests)]
+
+
+def _pixels(given: AnyImage) -> np.ndarray:
+    """uint8 [H,W,3] of a path, a PIL image, a drawing or an array."""
+    if isinstance(given, Drawing):
+        return given.image
+    if isinstance(given, Image.Image):
+        pictures.check_size(*given.size, name="the PIL image")
+        with pictures.readable("the PIL image"):
+            return np.asarray(pictures.rgb(ImageOps.exif_transpose(given)))
+    if isinstance(given, (str, os.PathLike)):
+        return pictures.load(given)
+    pixels = np.asarray(given)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise BadInput(
+            "an image is a path, a PIL image, a drawing or an array uint8 [H,W,3]; got "
+            f"{type(given).__name__} {pixels.dtype} {list(pixels.shape)}"
+        )
+    pictures.check_size(pixels.shape[1], pixels.shape[0], name="the array")
+    return pixels
+
+
+def _answer(written: text.Written, think: bool) -> Answer:
+    """Splits off what was thought: up to the closing </think>, all of it if that never came."""
+    if not think:
+        return Answer(written.text, finished=written.finished)
+    thought, mark, rest = written.text.rpartition("</think>")
+    if not mark:
+        return Answer("", thought=written.text.strip(), finished=False)
+    thought = thought.strip().removeprefix("<think>")
+    return Answer(rest.strip(), thought=thought.strip(), finished=written.finished)

@@ -1,0 +1,356 @@
+"""The model in use, from the shell: draw, answer, caption, edit.
+
+Results on stdout, logs on stderr. What was drawn is kept batch by batch: the same command goes on.
+Inputs are read before the model is.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import flags, logging
+from tqdm import tqdm
+
+from srum_jax.core import console
+from srum_jax.core.errors import BadInput, DoesNotFit, Stopped
+
+# jax and what needs it are imported after the arguments: help, and errors in them, come at once.
+
+EXAMPLES = """\
+examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
+  python -m srum_jax.use generate --prompt "a red circle above a blue square" -o out --n 4
+  python -m srum_jax.use generate --prompts prompts.txt -o out --steps 30 --cfg 3
+  python -m srum_jax.use answer --image out/0-0.png --question "what color is the circle ?"
+  python -m srum_jax.use answer --image a.png --image b.png --question "is there a red square ?"
+  python -m srum_jax.use answer --video clip.gif --frames 8 --question "is there a blue square ?"
+  python -m srum_jax.use caption out/0-0.png out/0-1.png --json
+  python -m srum_jax.use edit --image out/0-0.png --instruction "a green circle" -o edited
+
+Images that -o has already are not drawn again: after an interruption give the same command.
+Exit codes: 0 ok, 2 bad input, 3 not enough device memory.
+"""
+RECORDS = "records.jsonl"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m srum_jax.use",
+        description="Draw, answer, caption and edit with a BAGEL model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        made.add_argument("--model", default="shapes", help="shapes, or a folder (default: shapes)")
+        made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
+        made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
+        made.add_argument("--window", type=_count, help="tokens of a request with its answer")
+        made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return made
+
+    def drawing(made: argparse.ArgumentParser) -> None:
+        made.add_argument("-o", "--out", required=True, metavar="DIR", help="folder of the images")
+        made.add_argument("--n", type=_count, default=1, help="images of each (default: 1)")
+        made.add_argument("--seed", type=int, default=0)
+        made.add_argument("--steps", type=_count, help="Euler steps (default: the model's)")
+        made.add_argument("--cfg", type=float, dest="guidance", help="text guidance scale")
+        made.add_argument("--image_cfg", type=float, dest="image_guidance", help="image guidance")
+        made.add_argument("--renorm", help="none | global | channel | text_channel | batch")
+        made.add_argument("--shift", type=float, help="of timesteps")
+        made.add_argument("--batch", type=_count, help="images a compiled call")
+        made.add_argument("--think", action="store_true", help="let the model plan in words first")
+
+    def writing(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--max_tokens", type=_count, help="longest answer")
+
+    one = command("generate", "Draw images of prompts.")
+    drawing(one)
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", type=_text, help="what to draw")
+    what.add_argument("--prompts", metavar="FILE", help=".txt, .json or .jsonl with many")
+    one.add_argument("--size", type=_size, help="HxW in pixels, for example 768x1024")
+
+    one = command("answer", "Answer a question about images or a video.")
+    writing(one)
+    one.add_argument("--question", type=_text, required=True)
+    one.add_argument("--image", action="append", default=[], help="may be given several times")
+    one.add_argument("--video", help="a GIF, or with the extra [video] any film")
+    one.add_argument("--frames", type=_count, default=8, help="taken evenly (default: 8)")
+    one.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--think", action="store_true", help="let the model reason in words first")
+
+    one = command("caption", "Describe images.")
+    writing(one)
+    one.add_argument("image", nargs="+", metavar="IMAGE")
+
+    one = command("edit", "Draw an image changed as told.")
+    drawing(one)
+    one.add_argument("--image", action="append", required=True, help="several: the last is edited")
+    one.add_argument("--instruction", type=_text, required=True, help="what to change")
+    return top
+
+
+def _size(value: str) -> tuple[int, int]:
+    height, x, width = value.lower().partition("x")
+    if not (x and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{value!r} is no HxW, for example 768x1024")
+    return int(height), int(width)
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1")
+    return int(value)
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return value
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line (`argv[0]` is the program) and returns its exit code."""
+    options = parser().parse_args(argv[1:])
+    flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
+    console.log_to_stderr()
+    try:
+        for result in _COMMANDS[options.command](options):
+            print(json.dumps(result) if options.json else _line(result), flush=True)
+    except KeyboardInterrupt:
+        return _failed("stopped; what was drawn is kept", 130)
+    except Exception as e:
+        if options.debug:
+            logging.exception("traceback")
+        bad = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        more = "" if options.debug else "\n(--debug shows where)"
+        if isinstance(e, Stopped):
+            return _failed(f"{e}{more}", e.exit_code)
+        if isinstance(e, (*bad, PermissionError)):
+            return _failed(f"{e}{more}", BadInput.exit_code)
+        if "RESOURCE_EXHAUSTED" in str(e):  # what jax raises has no type of its own
+            how = "a smaller --batch, --size or --window, or --precision int8"
+            return _failed(f"the device's memory is full: try {how}{more}", DoesNotFit.exit_code)
+        raise
+    return 0
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _line(result: dict[str, Any]) -> str:
+    """For people: where the image is, or what was written; with several images, of which."""
+    if "file" in result:
+        return f"{result['file']}: {result['prompt']}"
+    text = result["text"] + ("" if result["finished"] else " …")
+    if result["thought"]:
+        return f"thought: {result['thought']}\nanswer: {text}"
+    return f"{result['image']}: {text}" if "image" in result else text
+
+
+def _load(options: argparse.Namespace):
+    from srum_jax import api
+
+    console.cache_compiled_programs()
+    window = {} if options.window is None else {"window": options.window}
+    return api.load(options.model, precision=options.precision, base=options.base, **window)
+
+
+def _sample(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the sampler."""
+    keys = ("size", "steps", "guidance", "image_guidance", "renorm", "shift", "batch")
+    return {k: v for k in keys if (v := getattr(options, k, None)) is not None}
+
+
+def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from srum_jax.data import prompts
+    from srum_jax.inference.image import candidate_seed
+
+    if options.prompts:
+        found = prompts.load(options.prompts)
+    else:
+        found = (prompts.Prompt(0, options.prompt, prompts.NO_CATEGORY, "--prompt"),)
+    bagel = _load(options)
+    prompts.check(found, bagel.tokenizer)
+    jobs = [
+        {"id": p.id, "k": k, "prompt": p.text, "seed": candidate_seed(options.seed, p.id, k)}
+        for p in found
+        for k in range(options.n)
+    ]
+
+    def draw(part, sample):
+        return bagel.generate(
+            [job["prompt"] for job in part],
+            seeds=[job["seed"] for job in part],
+            think=options.think,
+            **sample,
+        )
+
+    yield from _drawn(options, bagel, bagel.usage.generate, jobs, draw)
+
+
+def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from srum_jax.data import images
+    from srum_jax.inference.image import candidate_seed
+
+    shown = [images.load(path) for path in options.image]
+    jobs = [
+        {
+            "id": 0,
+            "k": k,
+            "prompt": options.instruction,
+            "seed": candidate_seed(options.seed, 0, k),
+            "images": options.image,
+        }
+        for k in range(options.n)
+    ]
+    for path in options.image:
+        if any(_same(path, os.path.join(options.out, _name(job))) for job in jobs):
+            raise BadInput(f"{path} would be drawn over; name another folder with -o")
+    bagel = _load(options)
+
+    def draw(part, sample):
+        return bagel.edit(
+            shown,
+            options.instruction,
+            n=len(part),
+            seeds=[job["seed"] for job in part],
+            think=options.think,
+            **sample,
+        )
+
+    yield from _drawn(options, bagel, bagel.usage.edit, jobs, draw)
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.exists(other) and os.path.samefile(path, other)
+
+
+Draw = Callable[[Sequence[dict], dict], Sequence]
+
+
+def _drawn(options, bagel, settings, jobs: Sequence[dict], draw: Draw) -> Iterator[dict[str, Any]]:
+    """Draws what the records do not have yet, batch by batch, each kept before the next."""
+    from srum_jax.inference import usage
+
+    folder = pathlib.Path(options.out)
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"-o {folder} is a file; name a folder")
+    sample = _sample(options)
+    settings = dataclasses.asdict(usage.changed(settings, sample, where=options.command))
+    batch = settings.pop("batch")  # alone in changing nothing
+    if options.command == "edit":
+        del settings["size"]
+    how = {
+        "model": options.model,
+        "base": options.base,
+        "precision": bagel.precision,
+        "think": options.think,
+        "settings": settings,
+    }
+    wanted = json.loads(json.dumps([job | how for job in jobs]))  # as records are read
+    done = _done(folder / RECORDS, wanted)
+    for job in wanted:
+        if _key(job) in done:
+            yield done[_key(job)] | {"file": str(folder / _name(job))}
+    left = [job for job in wanted if _key(job) not in done]
+    if len(left) < len(wanted):
+        logging.info("%d images are there already", len(wanted) - len(left))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(left), unit="image", disable=len(left) <= batch, file=sys.stderr) as bar:
+        for first in range(0, len(left), batch):
+            part = left[first : first + batch]
+            for job, drawing in zip(part, draw(part, sample), strict=True):
+                drawing.save(folder / _name(job))
+                record = job | {"file": _name(job), "size": list(drawing.image.shape[:2])}
+                if drawing.thought:
+                    record["thought"] = drawing.thought
+                with (folder / RECORDS).open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                yield record | {"file": str(folder / _name(job))}
+                bar.update()
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f"{record['id']}-{record['k']}.png"
+
+
+def _key(record: dict[str, Any]) -> tuple:
+    return record["id"], record["k"]
+
+
+def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, Any]]:
+    """Records of finished images by (id, k). Raises BadInput where the folder has other work."""
+    if not path.exists():
+        return {}
+    by_key = {_key(job): job for job in wanted}
+    *lines, torn = path.read_bytes().split(b"\n")
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            key = _key(record)
+            ours = key in by_key
+        except (ValueError, KeyError, TypeError) as e:
+            raise BadInput(f"{path}, line {number}: not a record of an image ({e!r})") from e
+        for name, value in by_key.get(key, {}).items():
+            if record.get(name) != value:
+                raise BadInput(
+                    f"{path}, line {number}: image {key[0]}-{key[1]} was drawn with {name} = "
+                    f"{record.get(name)!r}, not {value!r}; name another folder with -o"
+                )
+        if ours and (path.parent / _name(record)).is_file():
+            found[key] = record
+    if torn:  # a killed run's last record: that image is drawn again
+        os.truncate(path, path.stat().st_size - len(torn))
+    return found
+
+
+def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from srum_jax.data import images, video
+
+    shown = [images.load(path) for path in options.image]
+    film = None if options.video is None else video.frames(options.video, options.frames)
+    answer = _load(options).answer(
+        options.question,
+        shown,
+        video=film,
+        think=options.think,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    about = {"images": options.image} | ({"video": options.video} if film else {})
+    yield {"question": options.question, **about, **dataclasses.asdict(answer)}
+
+
+def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for path in options.image:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path}: no such picture file")
+    bagel = _load(options)
+    batch = bagel.usage.batch
+    for first in range(0, len(options.image), batch):
+        part = options.image[first : first + batch]
+        answers = bagel.caption(part, max_tokens=options.max_tokens)
+        for path, answer in zip(part, answers, strict=True):
+            yield {"image": path, **dataclasses.asdict(answer)}
+
+
+_COMMANDS = {"generate": _generate, "answer": _answer, "caption": _caption, "edit": _edit}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,323 @@
+"""The model in use from the shell: files and lines as promised, resuming, bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+import test_api
+from PIL import Image
+
+from srum_jax import api, use
+from srum_jax.core import console
+from srum_jax.data import images, shapes
+
+PROMPT = "a red circle"
+QUESTION = "is there a red square ?"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    return test_api.write_model(folder, shapes.write_tokenizer(folder / "words"))
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """Models by how they were opened: each is compiled once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield {}
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def run(folder, opened, monkeypatch, capsys, tmp_path):
+    """run(command, *arguments) -> (exit code, lines on stdout, stderr), with the tiny model."""
+    load = api.load
+
+    def load_once(model, **how):
+        key = (model, *sorted(how.items()))
+        if key not in opened:
+            opened[key] = load(model, **how)
+        return opened[key]
+
+    def run(command, *arguments):
+        try:
+            code = use.main(["use", command, "--model", str(folder), *map(str, arguments)])
+        except SystemExit as e:  # argparse
+            code = e.code
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    monkeypatch.setattr(api, "load", load_once)
+    monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture
+def picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(images.encode_png(test_api.image(1)))
+    return "a.png"
+
+
+@pytest.fixture
+def clip(tmp_path):
+    first, *rest = (Image.fromarray(test_api.image(i)) for i in range(4))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=rest, duration=100)
+    return "clip.gif"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_generate_writes_images_and_records(run, tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        '{"prompt": "a red circle", "id": 7}\n{"prompt": "two blue squares", "id": 12}\n'
+    )
+    arguments = ["--prompts", "p.jsonl", "-o", "out", "--n", 2, "--seed", 4, "--cfg", 3]
+    code, out, err = run("generate", *arguments, "--json")
+    names = ["7-0.png", "7-1.png", "12-0.png", "12-1.png"]
+    assert code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*names, "records.jsonl"}
+    shown, records = [json.loads(line) for line in out], lines(tmp_path / "out" / "records.jsonl")
+    assert [r["file"] for r in records] == names
+    assert [r["file"] for r in shown] == [f"out/{name}" for name in names]
+    assert [(r["id"], r["k"]) for r in records] == [(7, 0), (7, 1), (12, 0), (12, 1)]
+    assert records[2]["prompt"] == "two blue squares" and records[2]["size"] == [32, 32]
+    assert records[0]["settings"]["guidance"] == 3 and records[0]["precision"] == "float32"
+    assert "compiling" not in "".join(out)
+    (again,) = api.load(records[3]["model"], precision=None, base=None).generate(
+        records[3]["prompt"], seeds=[records[3]["seed"]], guidance=3.0
+    )
+    assert test_api.near(again.image, images.load(tmp_path / "out" / "12-1.png"))
+    plain = run("generate", *arguments)
+    assert plain[:2] == (0, [f"{r['file']}: {r['prompt']}" for r in shown])
+    assert "4 images are there already" in plain[2]
+
+
+def test_a_single_prompt_is_number_0(run, tmp_path):
+    assert run("generate", "--prompt", PROMPT, "-o", "out", "--size", "32x64")[0] == 0
+    assert images.load(tmp_path / "out" / "0-0.png").shape == (32, 64, 3)
+
+
+def test_a_killed_run_goes_on(run, tmp_path, monkeypatch):
+    arguments = ["--prompt", PROMPT, "--n", 4]
+    assert run("generate", *arguments, "-o", "whole")[0] == 0
+    saved = []
+
+    def save(drawing, path):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        saved.append(path.name)
+        path.write_bytes(images.encode_png(drawing.image))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(api.Drawing, "save", save)
+        code, out, err = run("generate", *arguments, "-o", "cut")
+    assert code == 130 and len(out) == 3 and "what was drawn is kept" in err
+    records = tmp_path / "cut" / "records.jsonl"
+    with records.open("a") as file:
+        file.write('{"id": 0, "k": 3, "prom')
+    (tmp_path / "cut" / "0-1.png").unlink()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cut").glob("*.png")}
+    # Another batch size is no other work: a smaller one may be why it is run again.
+    code, out, err = run("generate", *arguments, "-o", "cut", "--batch", 1, "--json")
+    assert code == 0 and "2 images are there already" in err
+    assert sorted(json.loads(line)["k"] for line in out) == list(range(4))
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items()) and len(before) == 2
+    for k in range(4):
+        want, found = (images.load(tmp_path / run / f"0-{k}.png") for run in ("whole", "cut"))
+        assert test_api.near(want, found)
+    assert sorted({r["k"] for r in lines(records)}) == list(range(4))
+    code, out, err = run("generate", "--prompt", PROMPT, "--n", 5, "-o", "cut")
+    assert code == 0 and "4 images are there already" in err  # more of the same
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--prompt", "two blue squares"], "prompt = 'a red circle', not 'two blue squares'"),
+        (["--seed", 1], "seed ="),
+        (["--steps", 5], "settings ="),
+        (["--precision", "bfloat16"], "precision = 'float32', not 'bfloat16'"),
+    ],
+)
+def test_other_work_in_the_folder_is_left_alone(run, tmp_path, change, message):
+    arguments = ["--prompt", PROMPT, "-o", "out"]
+    assert run("generate", *arguments)[0] == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    code, out, err = run("generate", *arguments, *change)
+    assert (code, out) == (2, []) and f"line 1: image 0-0 was drawn with {message}" in err
+    assert "name another folder with -o" in err
+    assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("line", ["no record", "5", '{"id": [1], "k": 0}', '{"id": 1}'])
+def test_a_foreign_records_file_is_left_alone(run, tmp_path, line):
+    records = tmp_path / "out" / "records.jsonl"
+    records.parent.mkdir()
+    records.write_text(f"{line}\nmore")
+    code, _, err = run("generate", "--prompt", PROMPT, "-o", "out")
+    assert code == 2 and "records.jsonl, line 1: not a record of an image" in err
+    assert records.read_text() == f"{line}\nmore"
+
+
+def test_answers(run, picture, clip):
+    ask = ["--question", QUESTION]
+    code, out, err = run("answer", "--image", picture, *ask, "--json")
+    (one,) = map(json.loads, out)
+    assert code == 0 and set(one) == {"question", "images", "text", "thought", "finished"}
+    assert one["question"] == QUESTION and one["images"] == [picture] and one["thought"] == ""
+    shown = one["text"] + ("" if one["finished"] else " …")
+    assert run("answer", "--image", picture, *ask)[:2] == (0, [shown])
+    code, out, _ = run("answer", "--image", picture, "--image", picture, *ask, "--json")
+    assert code == 0 and json.loads(out[0])["text"] != one["text"]
+    code, out, _ = run("answer", "--video", clip, "--frames", 2, *ask, "--json")
+    assert code == 0 and json.loads(out[0])["video"] == clip
+    assert run("answer", *ask)[0] == 0
+    assert run("answer", *ask, "--max_tokens", 1)[1][0].endswith(" …")
+
+
+def test_captions(run, picture):
+    code, out, _ = run("caption", picture, picture, "--json")
+    first, second = map(json.loads, out)
+    assert code == 0 and first == second and first["image"] == picture
+    code, out, _ = run("caption", picture, picture)
+    assert code == 0 and out[0].startswith(f"a.png: {first['text']}")
+
+
+def test_edits(run, tmp_path, picture):
+    arguments = ["--image", picture, "--instruction", PROMPT, "-o", "out", "--n", 2]
+    code, out, _ = run("edit", *arguments, "--json")
+    assert code == 0 and [json.loads(line)["file"] for line in out] == [
+        "out/0-0.png",
+        "out/0-1.png",
+    ]
+    records = lines(tmp_path / "out" / "records.jsonl")
+    assert records[0]["images"] == [picture] and "size" not in records[0]["settings"]
+    drawn = images.load(tmp_path / "out" / "0-1.png")
+    assert drawn.shape == (32, 32, 3) and not test_api.near(drawn, test_api.image(1))
+    code, _, err = run("edit", "--image", "out/0-1.png", *arguments[2:])
+    assert code == 2 and "out/0-1.png would be drawn over" in err
+
+
+DRAW = ["generate", "-o", "out"]
+ASK = ["answer", "--question", QUESTION]
+EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["generate", "-o", "out"], "one of the arguments --prompt --prompts is required"),
+        (["generate", "--prompt", PROMPT], "required: -o/--out"),
+        ([*DRAW, "--prompt", " "], "--prompt: it is empty"),
+        ([*DRAW, "--prompt", "a pink circle"], "--prompt: text 'a pink circle': the word 'pink'"),
+        ([*DRAW, "--prompt", PROMPT, "--model", "nowhere"], "nowhere: no such folder"),
+        ([*DRAW, "--prompt", PROMPT, "--model", "."], "ema.safetensors"),
+        ([*DRAW, "--prompt", PROMPT, "--base", "nowhere"], "nowhere: no such folder"),
+        ([*DRAW, "--prompt", PROMPT, "--precision", "int4"], "invalid choice: 'int4'"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "32"], "'32' is no HxW, for example 768x1024"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "-8x32"], "expected one argument"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "0x32"], "generate: sample.size must be above 0"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "36x32"], "36x32: sides must be multiples of 8"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "32x999992"], "positions for 8 a side"),
+        ([*DRAW, "--prompt", PROMPT, "--n", "0"], "--n: '0' is no whole number from 1"),
+        ([*DRAW, "--prompt", PROMPT, "--steps", "x"], "--steps: 'x' is no whole number from 1"),
+        ([*DRAW, "--prompt", PROMPT, "--cfg", "nan"], "generate: guidance must be a finite number"),
+        (
+            [*DRAW, "--prompt", PROMPT, "--renorm", "most"],
+            "renorm = 'most' is not known: known: none",
+        ),
+        ([*DRAW, "--prompt", PROMPT, "--window", "4"], "the context window is 4"),
+        ([*DRAW, "--prompt", PROMPT, "--think"], "this model cannot think"),
+        ([*DRAW, "--prompt", PROMPT, "--image", "a.png"], "unrecognized arguments: --image"),
+        (["generate", "-o", "a.png", "--prompt", PROMPT], "-o a.png is a file; name a folder"),
+        ([*DRAW, "--prompts", "nowhere.txt"], "nowhere.txt: no such prompts file"),
+        ([*DRAW, "--prompts", "."], "Is a directory"),
+        ([*DRAW, "--prompts", "p.jsonl"], "p.jsonl, line 2: not JSON"),
+        ([*DRAW, "--prompts", "pink.txt"], "pink.txt, line 2: text 'a pink circle': the word"),
+        ([*ASK, "--image", "nowhere.png"], "nowhere.png: no such picture file"),
+        ([*ASK, "--image", "cut.png"], "cut.png: not a readable image"),
+        ([*ASK, "--image", "."], ". is a folder: name one picture in it"),
+        ([*ASK, *["--image", "a.png"] * 20], "the context window is 256; use fewer or smaller"),
+        ([*ASK, "--video", "nowhere.gif"], "nowhere.gif: no such clip"),
+        ([*ASK, "--video", "cut.png"], "cut.png: not a readable clip"),
+        ([*ASK, "--frames", "0"], "--frames: '0' is no whole number from 1"),
+        ([*ASK, "--temperature", "-1"], "temperature must be a number from 0"),
+        ([*ASK, "--window", "9", "--image", "a.png"], "the context window is 9"),
+        ([*ASK, "--think"], "this model cannot think: it lacks words"),
+        (["answer", "--question", "is it pink ?"], "the word 'it'"),
+        (["caption"], "required: IMAGE"),
+        (["caption", "a.png", "nowhere.png"], "nowhere.png: no such picture file"),
+        (["caption", "cut.png"], "cut.png: not a readable image"),
+        (EDIT, "required: --image"),
+        ([*EDIT, "--image", "cut.png"], "cut.png: not a readable image"),
+        ([*EDIT, "--image", "a.png", "--image", "nowhere.png"], "nowhere.png"),
+        (["paint"], "invalid choice: 'paint'"),
+    ],
+)
+def test_bad_input(run, tmp_path, picture, arguments, message):
+    data = (tmp_path / picture).read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a red circle"}\nno json\n')
+    (tmp_path / "pink.txt").write_text("a red circle\na pink circle\n")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, []), err
+    assert message in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_debug_shows_where(run):
+    code, out, err = run(*ASK, "--image", "nowhere.png", "--debug")
+    assert (code, out) == (2, []) and "Traceback" in err and "error: nowhere.png" in err
+
+
+def test_a_full_device_and_faults_of_the_program(run, monkeypatch):
+    def fails(error):
+        def load(*_, **__):
+            raise error
+
+        monkeypatch.setattr(api, "load", load)
+        return run(*ASK)
+
+    code, _, err = fails(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"))
+    assert code == 3 and "a smaller --batch" in err
+    with pytest.raises(TypeError):
+        fails(TypeError("a bug"))
+
+
+def test_help_needs_no_jax():
+    code = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from srum_jax import use\n"
+        "use.main(['use', *sys.argv[1:]])"
+    )
+    for command in ([], ["generate"], ["answer"], ["caption"], ["edit"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command, "--help"], capture_output=True, text=True
+        )
+        assert done.returncode == 0 and "usage: python -m srum_jax.use" in done.stdout, done.stderr
+    wrong = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stdout == ""
+
+
+def test_as_a_program(folder, tmp_path):
+    """Logs stay off stdout; without --model it is the base that ships with the package."""
+    command = ["generate", "--prompt", PROMPT, "-o", str(tmp_path / "out"), "--json"]
+    assert use.parser().parse_args(command).model == "shapes"
+    done = subprocess.run(
+        [sys.executable, "-m", "srum_jax.use", *command, "--model", str(folder)],
+        env=os.environ
+        | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = map(json.loads, done.stdout.splitlines())
+    assert images.load(record["file"]).shape == (32, 32, 3)
+    assert "compiling the sampler" in done.stderr
