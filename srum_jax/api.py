@@ -34,7 +34,7 @@ from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.inference import context, image, prompts, text, usage
 from srum_jax.inference.usage import Usage
-from srum_jax.models import bagel, config, hf, int8, vae
+from srum_jax.models import bagel, config, hf, int8, mot, vae
 from srum_jax.models.config import BagelConfig
 
 BASES = {"shapes": "bases/shapes"}  # models that ship with the package
@@ -264,9 +264,14 @@ class Bagel:
         )
 
     @functools.cached_property
+    def _apart(self) -> Params:
+        """Once for writer and drawers, which would each do it."""
+        return mot.unstacked(self.params, self.cfg.llm)
+
+    @functools.cached_property
     def _writer(self) -> text.Write:
         return text.writer(
-            self.params, self.cfg, self.tokenizer, batch=self.usage.batch, **self._tools()
+            self._apart, self.cfg, self.tokenizer, batch=self.usage.batch, **self._tools()
         )
 
     @functools.cached_property
@@ -332,7 +337,7 @@ class Bagel:
         key = (image.guidance(settings), settings.renorm, settings.batch)  # what is compiled in
         if key not in self._drawers:
             self._drawers[key] = image.drawer(
-                self.params, self.vae_params, self.cfg, settings, **self._tools()
+                self._apart, self.vae_params, self.cfg, settings, **self._tools()
             )
         with jax.set_mesh(self.mesh):
             drawn = self._drawers[key](jobs, image.knobs(settings))

@@ -28,7 +28,7 @@ from srum_jax.inference.context import Context, rung
 from srum_jax.models import bagel, mot, vae
 from srum_jax.models.config import BagelConfig
 
-_PIXELS = 2**18  # that go through one call of the autoencoder, if it is more than one image
+_PIXELS = 2**14  # that go through one call of the autoencoder, if it is more than one image
 
 
 def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
@@ -268,6 +268,7 @@ def drawer(
     exceeds `window` tokens.
     """
     programs = programs or context.Programs()
+    params = mot.unstacked(params, cfg.llm)
     on = guidance(settings)
 
     @functools.partial(jax.jit, static_argnames=("image_by_cond",))

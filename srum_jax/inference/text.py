@@ -136,6 +136,7 @@ def writer(
     may be written.
     """
     programs = programs or context.Programs()
+    params = mot.unstacked(params, cfg.llm)
 
     @functools.partial(jax.jit, static_argnames=("max_tokens", "stop"))
     def run(params, packed, seeds, temperature, limit, *, max_tokens, stop):

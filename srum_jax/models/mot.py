@@ -65,6 +65,18 @@ def specs(cfg: LLMConfig) -> P.Specs:
     }
 
 
+def unstacked(params: P.Params, cfg: LLMConfig) -> P.Params:
+    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if there are few.
+
+    For programs that run the stack many times: cutting a layer out of stacked weights would copy it
+    each time. Many layers stay as they are, for the length of the program; so do layers apart.
+    """
+    if cfg.layers > _UNROLLED or isinstance(params["blocks"], tuple):
+        return params
+    blocks = (jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(cfg.layers))
+    return {**params, "blocks": tuple(blocks)}
+
+
 def _project(p, x, cos, sin, cfg):
     y = rms_norm(x, p["ln1"], cfg.rms_eps)
     q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps), cos, sin)
@@ -95,7 +107,8 @@ def stack(
     und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally the cache
     of what their rows have read before: every query sees all of it. `keep` is "none", "kv" (returns
     k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every layer's
-    (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none".
+    (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none". Layers may be
+    stacked or, from `unstacked`, apart.
     """
     u = und.shape[1]
     tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
@@ -120,10 +133,21 @@ def stack(
 
     body = jax.checkpoint(block) if remat else block
     prefix = None if cache is None else (cache.k, cache.v)
+    if isinstance(params["blocks"], tuple):
+        every = []
+        for i, p in enumerate(params["blocks"]):
+            past = None if prefix is None else (cache.k[i], cache.v[i])
+            (und, gen), kept = body((und, gen), (p, past))
+            every.append(kept)
+        kept = jax.tree.map(lambda *x: jnp.stack(x), *every)
+        return *_normed(params, und, gen, cfg), kept
     # Activations are kept only where they are small; copying them into stacked arrays costs more
     # there than the longer program.
     unroll = cfg.layers if not remat and cfg.layers <= _UNROLLED else 1
     (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix), unroll=unroll)
+    return *_normed(params, und, gen, cfg), kept
+
+
+def _normed(params, und, gen, cfg):
     und = rms_norm(und, params["norm"]["und"], cfg.rms_eps)
-    gen = rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)
-    return und, gen, kept
+    return und, rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)

@@ -202,6 +202,9 @@ def traced(monkeypatch):
     return traces
 
 
+NONE = {"blocks": ()}  # the parameters of the model that stands in
+
+
 def rungs(most):
     return math.ceil(2 * math.log2(most / 16)) + 1
 
@@ -223,7 +226,7 @@ def test_random_requests_compile_few_programs_and_all_are_noted(traced):
     programs = context.Programs()
     rows = math.log2(batch) + 1
     write = writing.writer(
-        {},
+        NONE,
         CFG,
         types.SimpleNamespace(decode=str),
         batch=batch,
@@ -260,7 +263,7 @@ def test_random_images_compile_few_programs_and_all_are_noted(traced):
         renorm_min=0.0,
         batch=batch,
     )
-    draw = image.drawer({}, {}, CFG, settings, window=window, programs=programs)
+    draw = image.drawer(NONE, {}, CFG, settings, window=window, programs=programs)
     for _ in range(60):
         requests = []
         for _ in range(rng.integers(1, 4)):

@@ -1,5 +1,6 @@
 """The stack: who influences whom by gradients, scan and remat, the cache, the experts' lanes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -224,3 +225,15 @@ def test_bfloat16_runs_and_stays_close(params):
         assert a.dtype == jnp.bfloat16
         error = np.linalg.norm(np.asarray(a, np.float32) - b) / np.linalg.norm(b)
         assert 1e-4 < error < 0.03, error
+
+
+def test_layers_apart_are_the_same_stack(params):
+    lane, tokens = embeddings(1), lanes(0)
+    apart = mot.unstacked(params, CFG.llm)
+    assert len(apart["blocks"]) == CFG.llm.layers
+    assert mot.unstacked(apart, CFG.llm) is apart
+    many = dataclasses.replace(CFG.llm, layers=mot._UNROLLED + 1)
+    assert mot.unstacked(params, many) is params
+    for keep in ("none", "kv", "hidden"):
+        whole, found = (run(p, *lane, *tokens, keep=keep) for p in (params, apart))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, whole)
