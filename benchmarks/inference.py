@@ -93,8 +93,10 @@ def ours_tokens(work: Work, batch: int) -> Call:
     import jax.numpy as jnp
 
     from srum_jax.inference import context, text
+    from srum_jax.models import mot
 
     bagel = ours(work)
+    params = mot.unstacked(bagel.params, bagel.cfg.llm)  # as writers do
     cfg = bagel.cfg
     endless = dataclasses.replace(cfg, eos=-1)  # no token is the end mark
 
@@ -111,7 +113,7 @@ def ours_tokens(work: Work, batch: int) -> Call:
         texts = work.questions(batch)
         shown = work.pictures(batch, cfg.vit.patch * cfg.vit.positions)
         items = [(bagel._look(p), bagel._text(t)) for p, t in zip(shown, texts, strict=True)]
-        return np.asarray(run(bagel.params, context.pack(items, batch, cfg)))
+        return np.asarray(run(params, context.pack(items, batch, cfg)))
 
     return call
 

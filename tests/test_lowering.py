@@ -1,4 +1,4 @@
-"""A train step of BAGEL-7B-MoT lowers from shapes alone: nothing is allocated or compiled."""
+"""Programs of BAGEL-7B-MoT lower from shapes alone: nothing is allocated or compiled."""
 
 import functools
 import re
@@ -7,13 +7,15 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from srum_jax.core import params as P
 from srum_jax.core import sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.models import bagel, config
+from srum_jax.inference import context, image, text, usage
+from srum_jax.models import bagel, config, int8, mot
 from srum_jax.objectives import srum
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
@@ -115,3 +117,60 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     layers, hidden, ffn = CFG.llm.layers, CFG.llm.hidden, CFG.llm.ffn
     assert f"tensor<{layers}x{hidden}x{ffn}xf32>" in text
     assert re.search(rf"dot_general.*tensor<\d+x{hidden}xbf16>, tensor<{hidden}x{ffn}xbf16>", text)
+
+
+@pytest.mark.parametrize("kept_as", ["bfloat16", "int8"])
+def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
+    before = peak_gib()
+    mesh = sharding.make_mesh(
+        types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, (2, 1, 4, 1), strict=True)))
+    )
+    specs = bagel.specs(CFG)
+    if kept_as == "int8":
+        specs = int8.specs(specs, jnp.bfloat16)
+    params = jax.tree.map(
+        lambda s, at: jax.ShapeDtypeStruct(
+            s.shape, jnp.bfloat16 if kept_as == "bfloat16" else s.dtype, sharding=at
+        ),
+        specs,
+        sharding.shardings(specs, mesh),
+        is_leaf=P.is_spec,
+    )
+    assert mot.unstacked(params, CFG.llm) is params  # 28 layers are scanned
+    at = sharding.batch_sharding(mesh)
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
+
+    packed = shapes(context.pack([()] * 2, 2, CFG))
+    canvas = shapes(image.canvas([(64, 64)] * 2, 2, CFG))
+    settings = usage.Usage().generate
+    on = image.guidance(settings)
+    assert on.text and not on.image and [guided for guided, *_ in on.runs] == [True, False]
+
+    def draw(params, packed, canvas, knobs):
+        how = dict(cfg=CFG, dtype=jnp.bfloat16)
+        cond = context.prefill(params, packed, slots=context.capacity(packed), **how)
+        zero = jnp.zeros_like(cond.length)
+        branches = image.Branches(cond, context.shortened(cond, zero, zero))
+        return image.sample(
+            params, branches, canvas, knobs, runs=on.runs, renorm=settings.renorm, **how
+        )
+
+    def write(params, packed, seeds, temperature, limit):
+        how = dict(cfg=CFG, dtype=jnp.bfloat16)
+        cache = context.prefill(params, packed, slots=context.capacity(packed, 513), **how)
+        return text.decode(params, cache, seeds, temperature, limit, max_tokens=512, **how)
+
+    per_row = [shapes(np.zeros(2, kind)) for kind in (np.uint32, np.float32, np.int32)]
+    for run, given, out in (
+        (draw, (packed, canvas, image.knobs(settings)), (2, 4096, CFG.token_dim)),
+        (write, (packed, *per_row), (2, 512)),
+    ):
+        lowered = jax.jit(run).lower(params, *given)
+        assert jax.tree.leaves(lowered.out_info)[0].shape == out
+        program = lowered.as_text()
+        assert len(program) < 2e6
+        literals = re.findall(r"stablehlo.constant dense<[^>]{500,}> : tensor<([0-9x]+)x", program)
+        assert not literals, literals
+    assert peak_gib() - before < 1.0
