@@ -32,7 +32,7 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: epath.PathLike, *, orient: bool = True) -> np.ndarray:
+def load(path: epath.PathLike, *, released: bool = False) -> np.ndarray:
     """A picture file -> uint8 [H,W,3], by `decode`.
 
     Raises FileNotFoundError if there is none, ValueError for a folder, for more than
@@ -47,14 +47,15 @@ def load(path: epath.PathLike, *, orient: bool = True) -> np.ndarray:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"{path}: more than {MAX_FILE_BYTES // 2**20} MiB; save it smaller")
-    return decode(data, name=str(path), orient=orient)
+    return decode(data, name=str(path), released=released)
 
 
-def decode(data: bytes, *, name: str, orient: bool = True) -> np.ndarray:
+def decode(data: bytes, *, name: str, released: bool = False) -> np.ndarray:
     """Image bytes -> uint8 [H,W,3], alpha composited on white; of an animation, the first frame.
 
-    `orient` turns the picture the way its EXIF record says, if that can be read; the original does
-    not. Raises ValueError naming `name` for damaged or truncated bytes, for formats other than
+    A picture is turned the way its EXIF record says, if that can be read. `released` gives the
+    pixels of the original's reader: not turned, gray with alpha without its alpha, 16 bits clipped
+    to 8. Raises ValueError naming `name` for damaged or truncated bytes, for formats other than
     FORMATS, and, before any pixel is decoded, for sizes that `check_size` refuses.
     """
     with readable(name):
@@ -62,7 +63,7 @@ def decode(data: bytes, *, name: str, orient: bool = True) -> np.ndarray:
     check_size(*image.size, name=name)
     with readable(name):
         image.load()
-        return np.asarray(rgb(_upright(image) if orient else image))
+        return np.asarray(_released(image) if released else rgb(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -107,12 +108,20 @@ def rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.round(values / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("32 bits a pixel; save it with 8 or 16")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image.convert("RGB")
+    return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _released(image: Image.Image) -> Image.Image:
+    """BAGEL `data/data_utils.py`, pil_img2rgb, to the letter."""
+    transparent = image.mode == "RGBA" or "transparency" in image.info
+    return _on_white(image) if transparent else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image.getchannel("A"))
+    return white
 
 
 def resized(

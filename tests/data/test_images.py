@@ -185,7 +185,7 @@ def test_photographs_are_turned_upright(number):
     for how in (dict(format="PNG"), dict(format="WEBP", lossless=True)):
         data = encoded(Image.fromarray(stored), exif=exif, **how)
         np.testing.assert_array_equal(images.decode(data, name="x"), upright)
-        np.testing.assert_array_equal(images.decode(data, name="x", orient=False), stored)
+        np.testing.assert_array_equal(images.decode(data, name="x", released=True), stored)
 
 
 def test_a_damaged_orientation_changes_nothing():
@@ -275,7 +275,7 @@ def test_files_are_read_by_path(tmp_path, monkeypatch):
     exif[0x0112] = 3
     path.write_bytes(encoded(Image.fromarray(NOISE), exif=exif))
     np.testing.assert_array_equal(images.load(path), NOISE[::-1, ::-1])
-    np.testing.assert_array_equal(images.load(path, orient=False), NOISE)
+    np.testing.assert_array_equal(images.load(path, released=True), NOISE)
     with pytest.raises(FileNotFoundError, match="b.png: no such picture"):
         images.load(tmp_path / "b.png")
     with pytest.raises(ValueError, match="is a folder"):
@@ -283,3 +283,20 @@ def test_files_are_read_by_path(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     with pytest.raises(ValueError, match="a.png: more than"):
         images.load(path)
+
+
+def test_the_original_reader_is_an_option():
+    """It drops the alpha of gray pictures and clips 16 bits; RGBA it puts on white as we do."""
+
+    def both(image):
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        return [
+            images.decode(buffer.getvalue(), name="x", released=released)[0, 0].tolist()
+            for released in (False, True)
+        ]
+
+    assert both(Image.new("LA", (2, 2), (40, 0))) == [[255] * 3, [40] * 3]
+    assert both(Image.new("RGBA", (2, 2), (40, 50, 60, 0))) == [[255] * 3] * 2
+    ours, original = both(Image.fromarray(np.full((2, 2), 257 * 100, np.uint16)))
+    assert ours == [100] * 3 and original == [255] * 3
