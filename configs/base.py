@@ -76,8 +76,13 @@ def sample() -> ConfigDict:
 def generate() -> ConfigDict:
     c = ConfigDict()
     c.prompts = "shapes:train"  # shapes:train|validation|test, or a .txt, .json or .jsonl file
-    c.count = 400  # prompts taken, from the front
+    # Prompts a round: the first round takes them from the front, the next the following ones; a
+    # list that ends begins again, with other noise.
+    c.count = 400
     c.candidates = 4  # images a prompt (K)
+    # Scale of text guidance of the candidates of each round, the last one for all later rounds;
+    # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
+    c.guidance = ()
     c.unit = 64  # images a work unit: what is lost at most when the stage is killed
     return c
 
@@ -149,14 +154,45 @@ def optim() -> ConfigDict:
 
 def train() -> ConfigDict:
     c = packed()
-    # srum_advantage: dense advantages, bounded | srum_release: as the authors released it |
-    # sft: plain flow matching
+    # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
+    # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense
+    # advantages, bounded | nft: DiffusionNFT with dense advantages, bounded
     c.objective = "srum_advantage"
+    # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
+    # is). Selection goes by the image's score whatever this says.
+    c.rewards = "both"
+    c.candidates = 0  # of each prompt only the first so many count; 0: all
     c.select = "all"  # candidates trained on: all | best_of_k (a prompt's best by self-score)
+    # Prompts whose best candidate's score is not at least so far above the mean of all its
+    # candidates are left out: what is gained there, the judge knows and the generator does not.
+    c.least_gain = 0.0
+    c.least_score = -1.0  # best_of_k: a prompt whose best candidate scores less is left out
     c.trainable = "gen"  # gen: the generation expert and its in- and outputs | all
-    c.lambda_constraint = 0.5  # srum_release: weight of the reference term
+    c.lambda_constraint = 0.5  # srum_release, srum_paper: weight of the reference term
+    c.repulsion_cap = 1.0  # srum_paper: a negative token weight counts as at least minus this
     c.advantage_scale = 2.0  # srum_advantage: s of alpha = 1 + s A, A in [-1, 1]
-    c.anchor = 1.0  # srum_advantage: lambda of kappa = 1 + lambda, the pull towards the base
+    c.nft_beta = 1.0  # nft: beta of alpha = beta A, kappa = beta^2
+    # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
+    # none, and sft and srum_release then keep no copy of that model.
+    c.anchor = 0.0
+    # Largest |v - v0|^2, in units of the target's |noise - x0|^2, before the run stops (exit code
+    # 4); read where a copy of the starting model is kept. 0.0: no limit.
+    c.max_drift = 1.0
+    c.probe = probe()
+    return c
+
+
+def probe() -> ConfigDict:
+    """Asks the model in training now and then, and stops a run that loses what it had."""
+    c = ConfigDict()
+    c.prompts = 24  # drawn and scored at each probe; 0: no probe
+    c.candidates = 2  # images a prompt, whose difference is the diversity
+    c.every = 100  # steps
+    c.questions = 64  # asked about pictures, to see whether understanding is kept
+    c.least_score = 0.2  # how far the own score may fall below its first value
+    c.least_diversity = 0.3  # share of its first value that diversity must keep
+    c.least_agreement = 0.9  # share of the first answers to the questions that must stay
+    c.patience = 2  # probes in a row that break a bound before the run stops
     return c
 
 
@@ -164,7 +200,10 @@ def evaluate() -> ConfigDict:
     c = ConfigDict()
     c.prompts = "shapes:test"  # as generate.prompts
     c.count = 600  # prompts, one image each, the same noise for base and trained
-    c.questions = 1000  # asked of base and trained about held-back pictures
+    c.questions = 800  # asked of base and trained about held-back pictures
+    c.several = 300  # asked about two pictures or the frames of a clip
+    c.captions = 150  # written of held-back pictures
+    c.edits = 150  # of held-back pictures, by an instruction
     c.best_of = 4  # images a prompt for best-of-K by self-score
     c.best_of_prompts = 200  # prompts it is measured on
     c.batch = 100  # pictures with questions a compiled call
@@ -175,14 +214,22 @@ def evaluate() -> ConfigDict:
 def pretrain() -> ConfigDict:
     """How the shapes base is made: cross-entropy on answers, flow matching on images."""
     c = packed()
-    c.steps = 6000
-    c.rows = 24
-    c.lanes.und = 160  # one picture with its questions and two captions
-    c.lanes.gen = 32
-    c.lanes.vit = 16
-    c.lanes.labels = 32
-    c.lanes.images = 2
+    c.steps = 9500
+    c.rows = 20
+    c.lanes.und = 168  # one picture with its questions, two captions and an edit
+    c.lanes.gen = 64
+    c.lanes.vit = 32
+    c.lanes.labels = 40
+    c.lanes.images = 4
     c.lanes.regions = 0
+    c.several_every = 3  # every so many steps read a clip or two pairs of pictures in every row
+    c.several_lanes = lanes()  # of those steps, which have no edits
+    c.several_lanes.und = 176
+    c.several_lanes.gen = 32
+    c.several_lanes.vit = 128
+    c.several_lanes.labels = 24
+    c.several_lanes.images = 2
+    c.several_lanes.regions = 0
     c.optim.optimizer = "muon"
     c.optim.learning_rate = 2e-3
     c.optim.adam_learning_rate = 2e-3
@@ -191,13 +238,14 @@ def pretrain() -> ConfigDict:
     c.ema = 0.998
     c.checkpoint_every = 500
     c.log_every = 20
-    c.generation_images = 48  # drawn a step
-    c.understanding_images = 24  # read a step
-    c.questions = 6  # about each picture read
+    c.generation_images = 40  # drawn a step from captions
+    c.edit_images = 20  # drawn a step from instructions, where one picture is read
+    c.questions = 6  # about each picture read alone
     c.text_weight = 0.5  # of the cross-entropy beside the flow-matching loss
     # What counts the same in it: token (every one) | sample (every text) | square (in between)
     c.label_weights = "token"
-    c.latents = 30000  # scenes encoded once by the autoencoder and drawn from
+    c.latents = 60000  # scenes encoded once by the autoencoder and drawn from
+    c.edits = 20000  # the same of edits
     c.evaluate_every = 1000  # steps
     return c
 

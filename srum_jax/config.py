@@ -1,8 +1,9 @@
-"""The configuration of a run: frozen dataclasses, every check, hashes of its parts.
+"""The configuration of a run: reading it, every check, hashes of its parts.
 
 The values live in `configs/base.py`, once, each with a comment; a config file changes a few of them
-and the command line a few more (`--config.train.steps=200`). Here every key has its type, and
-`load` refuses what is unknown, missing, of another type or contradictory before anything starts.
+and the command line a few more (`--config.train.steps=200`). The keys and their types are the
+dataclasses of `config_sections.py`; `load` refuses what is unknown, missing, of another type or
+contradictory before anything starts.
 """
 
 import dataclasses
@@ -18,175 +19,27 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from srum_jax.config_sections import (  # noqa: F401 (this module is their one entry)
+    STAGES,
+    AutoencoderConfig,
+    ComputeConfig,
+    Config,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    LanesConfig,
+    LoopConfig,
+    MeshConfig,
+    OptimConfig,
+    PackedConfig,
+    PretrainConfig,
+    ProbeConfig,
+    SampleConfig,
+    ScoreConfig,
+    Stage,
+    TrainConfig,
+)
 from srum_jax.core.errors import BadInput
-
-Stage = Literal[
-    "autoencoder", "pretrain", "generate", "score", "train", "evaluate", "export", "report"
-]
-STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    data: int
-    fsdp: int
-    tensor: int
-    context: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ComputeConfig:
-    dtype: Literal["float32", "bfloat16"]
-    remat: bool
-    cpu_devices: int
-    cache_dir: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    size: tuple[int, int]  # pixels, height and width
-    steps: int
-    shift: float
-    guidance: float
-    image_guidance: float
-    image_alone: bool
-    guidance_interval: tuple[float, float]
-    renorm: Literal["none", "global", "channel", "text_channel", "batch"]
-    renorm_min: float
-    batch: int
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateConfig:
-    prompts: str
-    count: int
-    candidates: int
-    unit: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreConfig:
-    proposers: tuple[Literal["components", "grid"], ...]
-    grid: int
-    margin: int
-    batch: int
-    unit: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LanesConfig:
-    und: int
-    gen: int
-    vit: int
-    labels: int
-    images: int
-    regions: int
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    optimizer: Literal["adamw", "muon"]
-    learning_rate: float
-    adam_learning_rate: float
-    warmup: int
-    schedule: Literal["constant", "cosine", "linear"]
-    b1: float
-    b2: float
-    eps: float
-    weight_decay: float
-    clip_norm: float
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """What every training stage shares: one loop (`training/loop.py`), one optimiser."""
-
-    steps: int
-    micro_batches: int
-    optim: OptimConfig
-    ema: float
-    checkpoint_every: int
-    keep: int
-    log_every: int
-    max_bad_steps: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PackedConfig(LoopConfig):
-    """What `train` and `pretrain` share beyond: packed rows, one time law."""
-
-    rows: int
-    lanes: LanesConfig
-    timestep_mean: float
-    timestep_std: float
-    timestep_shift: float
-    text_dropout: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(PackedConfig):
-    objective: Literal["srum_advantage", "srum_release", "sft"]
-    select: Literal["all", "best_of_k"]
-    trainable: Literal["gen", "all"]
-    lambda_constraint: float
-    advantage_scale: float
-    anchor: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig(PackedConfig):
-    generation_images: int
-    understanding_images: int
-    questions: int
-    text_weight: float
-    label_weights: Literal["token", "sample", "square"]
-    latents: int
-    evaluate_every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class AutoencoderConfig(LoopConfig):
-    batch: int
-    kl_weight: float
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    prompts: str
-    count: int
-    questions: int
-    best_of: int
-    best_of_prompts: int
-    batch: int
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    dtype: Literal["float32", "bfloat16"]
-    layout: Literal["official", "sharded"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole run. The comment of every key is in `configs/base.py`."""
-
-    model: Literal["shapes", "bagel_7b_mot"]
-    weights: str
-    weights_base: str
-    seed: int
-    rounds: int
-    stages: tuple[Stage, ...]
-    mesh: MeshConfig
-    compute: ComputeConfig
-    sample: SampleConfig
-    generate: GenerateConfig
-    score: ScoreConfig
-    train: TrainConfig
-    evaluate: EvaluateConfig
-    export: ExportConfig
-    pretrain: PretrainConfig
-    autoencoder: AutoencoderConfig
 
 
 def load(values: Mapping[str, Any]) -> Config:
@@ -291,7 +144,7 @@ def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
 
 
 def section(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
-    """A dataclass of this file from plain values; `where` begins every problem's line.
+    """One of the sections' dataclasses from plain values; `where` begins every problem's line.
 
     Raises BadInput with one line for every key that is unknown, missing, of the wrong type or, in
     a `SampleConfig`, out of range.
@@ -387,20 +240,28 @@ def _keys(own: str, loop: str = "", packed: str = "") -> list[str]:
 POSITIVE = _keys(
     """rounds sample.steps sample.shift sample.batch sample.size generate.count
     generate.candidates generate.unit score.grid score.batch score.unit evaluate.count
-    evaluate.questions evaluate.best_of_prompts evaluate.batch autoencoder.batch
-    pretrain.generation_images pretrain.understanding_images pretrain.questions pretrain.latents
-    pretrain.evaluate_every""",
+    evaluate.questions evaluate.several evaluate.captions evaluate.edits
+    evaluate.best_of_prompts evaluate.batch autoencoder.batch
+    pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.several_every
+    pretrain.latents pretrain.edits pretrain.evaluate_every train.nft_beta
+    train.probe.every train.probe.patience""",
     loop="""steps micro_batches optim.learning_rate optim.adam_learning_rate optim.eps
     checkpoint_every keep log_every max_bad_steps""",
     packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
 )
 NOT_NEGATIVE = _keys(
-    """seed sample.guidance sample.image_guidance score.margin train.lambda_constraint
-    train.advantage_scale train.anchor evaluate.seed autoencoder.kl_weight pretrain.text_weight""",
+    """seed sample.guidance sample.image_guidance generate.guidance score.margin train.candidates
+    train.least_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
+    train.max_drift train.probe.prompts train.probe.questions train.probe.least_score evaluate.seed
+    autoencoder.kl_weight pretrain.text_weight""",
     loop="optim.warmup optim.weight_decay optim.clip_norm",
     packed="lanes.vit lanes.labels lanes.regions",
 )
-FRACTIONS = _keys("sample.renorm_min", loop="optim.b1 optim.b2 ema", packed="text_dropout")
+FRACTIONS = _keys(
+    "sample.renorm_min train.probe.least_diversity train.probe.least_agreement",
+    loop="optim.b1 optim.b2 ema",
+    packed="text_dropout",
+)
 GROUPS = (POSITIVE, NOT_NEGATIVE, FRACTIONS)
 
 
@@ -408,6 +269,7 @@ def _contradictions(cfg: Config) -> Iterable[str]:
     yield from _outside(cfg, *GROUPS)
     yield from _run(cfg)
     yield from _data(cfg)
+    yield from _train(cfg)
     for name, rows in LOOPS.items():
         yield from _loop(name, getattr(cfg, name), rows)
 
@@ -466,20 +328,50 @@ def _data(cfg: Config) -> Iterable[str]:
             f"generate.unit = {cfg.generate.unit} must be a multiple of sample.batch = "
             f"{cfg.sample.batch}: a unit is made by whole compiled calls"
         )
-    if "train" in cfg.stages and cfg.generate.candidates < 2:
-        reason = {"srum_advantage": "train.objective"}.get(cfg.train.objective)
-        reason = "train.select" if cfg.train.select == "best_of_k" else reason
-        if reason:
-            yield (
-                f"generate.candidates = {cfg.generate.candidates}: {reason} = "
-                f'"{_part(cfg, reason)}" compares the candidates of a prompt, so at least 2'
-            )
-    for key in ("generation_images", "understanding_images"):
+    for key in ("generation_images", "edit_images"):
         count, rows = getattr(cfg.pretrain, key), cfg.pretrain.rows
         if rows > 0 and count % rows:
             yield f"pretrain.{key} = {count} must be a multiple of pretrain.rows = {rows}"
     if cfg.evaluate.best_of < 2:
         yield f"evaluate.best_of must be at least 2, got {cfg.evaluate.best_of}"
+
+
+def _train(cfg: Config) -> Iterable[str]:
+    c, drawn = cfg.train, cfg.generate.candidates
+    if "train" in cfg.stages:
+        if c.candidates > drawn:
+            yield f"train.candidates = {c.candidates} is more than generate.candidates = {drawn}"
+        few = "train.candidates" if c.candidates else "generate.candidates"
+        comparing = {
+            "train.objective": c.objective in ("srum_advantage", "nft"),
+            "train.select": c.select == "best_of_k",
+            "train.least_gain": c.least_gain > 0,
+        }
+        reason = next((name for name, compares in comparing.items() if compares), None)
+        if reason and (c.candidates or drawn) < 2:
+            yield (
+                f"{few} = {c.candidates or drawn}: {reason} = {json.dumps(_part(cfg, reason))} "
+                "compares the candidates of a prompt, so at least 2"
+            )
+    if not -1 <= c.least_score <= 1:
+        yield f"train.least_score must lie in [-1, 1], as scores do, got {c.least_score}"
+    elif c.least_score > -1 and c.select != "best_of_k":
+        yield (
+            f"train.least_score = {c.least_score} bars the best candidates of train.select = "
+            f'"best_of_k", got "{c.select}": set it to -1.0, or select best_of_k'
+        )
+    if c.least_gain >= 2:
+        yield f"train.least_gain must be below 2, the range of scores, got {c.least_gain}"
+    if c.objective == "srum_paper" and c.lambda_constraint + c.anchor == 0:
+        yield (
+            "train.lambda_constraint = train.anchor = 0.0: nothing bounds the repulsion of "
+            '"srum_paper"; set one above 0'
+        )
+    if c.probe.candidates < 2:
+        yield (
+            f"train.probe.candidates = {c.probe.candidates} must be at least 2: diversity is the "
+            "difference of a prompt's images"
+        )
 
 
 def _prompts(name: str, value: str) -> Iterable[str]:

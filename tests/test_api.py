@@ -344,7 +344,7 @@ def test_options_change_one_load(folder):
 @pytest.mark.parametrize(
     "ask, message",
     [
-        (lambda b: b.generate("a pink circle"), "'pink'"),
+        (lambda b: b.generate("a orange circle"), "'orange'"),
         (lambda b: b.generate(PROMPTS[0], n=0), "n must be at least 1"),
         (lambda b: b.generate(PROMPTS[0], seeds=[1, 2]), "seeds must be 1 numbers"),
         (lambda b: b.generate(PROMPTS[0], seeds=[2**32]), "from 0 to 2"),

@@ -10,6 +10,7 @@ from configs import base, forkme, shapes, shapes_pretrain
 from srum_jax import config, flow, main
 from srum_jax.core.errors import BadInput
 from srum_jax.models.config import PRESETS
+from srum_jax.objectives import srum
 
 
 def test_every_shipped_config_loads():
@@ -68,10 +69,33 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("autoencoder.ema", 2.0, "autoencoder.ema must lie in [0, 1]"),
         ("autoencoder.rows", 2, 'unknown key "autoencoder.rows"'),
         ("autoencoder.keep", 0, "autoencoder.keep must be above 0"),
-        ("pretrain.rows", 7, "pretrain.generation_images = 48 must be a multiple of pretrain.rows"),
+        ("pretrain.rows", 7, "pretrain.generation_images = 40 must be a multiple of pretrain.rows"),
         ("train.lanes.gen", 0, "train.lanes.gen must be above 0"),
         ("train.text_dropout", -0.1, "train.text_dropout must lie in [0, 1]"),
         ("generate.candidates", 1, 'train.objective = "srum_advantage" compares the candidates'),
+        ("train.candidates", 5, "train.candidates = 5 is more than generate.candidates = 4"),
+        (
+            "train.candidates",
+            1,
+            'train.candidates = 1: train.objective = "srum_advantage" compares',
+        ),
+        ("train.rewards", "global", "train.rewards = 'global' is not known: known: both, image"),
+        ("train.least_gain", -0.1, "train.least_gain must not be negative"),
+        ("train.least_gain", 2.0, "train.least_gain must be below 2"),
+        ("train.least_score", 0.5, "train.least_score = 0.5 bars the best candidates"),
+        ("train.least_score", -1.5, "train.least_score must lie in [-1, 1]"),
+        ("train.nft_beta", 0.0, "train.nft_beta must be above 0"),
+        ("train.repulsion_cap", -1.0, "train.repulsion_cap must not be negative"),
+        ("train.max_drift", -1.0, "train.max_drift must not be negative"),
+        ("train.probe.prompts", -1, "train.probe.prompts must not be negative"),
+        ("train.probe.candidates", 1, "train.probe.candidates = 1 must be at least 2"),
+        ("train.probe.every", 0, "train.probe.every must be above 0"),
+        ("train.probe.patience", 0, "train.probe.patience must be above 0"),
+        ("train.probe.least_score", -0.1, "train.probe.least_score must not be negative"),
+        ("train.probe.least_diversity", 1.1, "train.probe.least_diversity must lie in [0, 1]"),
+        ("train.probe.least_agreement", 1.1, "train.probe.least_agreement must lie in [0, 1]"),
+        ("generate.guidance", (2.0, -1.0), "generate.guidance must not be negative"),
+        ("generate.guidance", 2.0, "generate.guidance must be a tuple of any number of values"),
         ("generate.unit", 100, "generate.unit = 100 must be a multiple of sample.batch = 64"),
         ("generate.prompts", "shapes:tets", 'did you mean "shapes:test"?'),
         ("generate.prompts", "prompts.doc", "must be shapes:train | shapes:validation"),
@@ -121,10 +145,29 @@ def test_all_problems_are_told_at_once():
 def test_candidates_may_be_single_without_groups():
     c = base.get_config()
     c.generate.candidates = 1
+    for objective in srum.OBJECTIVES:
+        c.train.objective = objective
+        if objective in srum.BY_ADVANTAGE:
+            with pytest.raises(BadInput, match=f'train.objective = "{objective}" compares'):
+                config.load(c)
+        else:
+            assert config.load(c).generate.candidates == 1
     c.train.objective = "sft"
-    assert config.load(c).generate.candidates == 1
+    c.train.least_gain = 0.1
+    with pytest.raises(BadInput, match="train.least_gain = 0.1 compares"):
+        config.load(c)
     c.train.select = "best_of_k"
     with pytest.raises(BadInput, match='train.select = "best_of_k" compares'):
+        config.load(c)
+
+
+def test_the_papers_form_needs_something_that_bounds_it():
+    c = base.get_config()
+    c.train.objective, c.train.lambda_constraint = "srum_paper", 0.0
+    c.train.anchor = 0.5
+    assert config.load(c).train.anchor > 0
+    c.train.anchor = 0.0
+    with pytest.raises(BadInput, match='nothing bounds the repulsion of "srum_paper"'):
         config.load(c)
 
 
@@ -140,6 +183,9 @@ def test_section_hash_depends_on_its_sections_alone():
     assert config.section_hash(first, ["train.lanes"]) == config.section_hash(
         second, ["train.lanes"]
     )
+    # What no other stage reads is nobody else's change.
+    for stage in (["generate", "sample"], ["score"], ["evaluate"], ["export", "train.trainable"]):
+        assert config.section_hash(first, stage) == config.section_hash(second, stage)
     # Recorded in manifests: a change here would make every finished stage look changed.
     assert config.section_hash(first, ["seed", "mesh"]) == "70b41acd35c01c8e"
 

@@ -13,7 +13,7 @@ PACKAGE = "srum_jax"
 # Layers from low to high. A module imports from its own area and from lower layers; areas of one
 # layer do not know each other. The first pattern that fits decides.
 LAYERS = [
-    ["core", "config"],
+    ["core", "config", "config_sections"],
     ["data.schema", "models.config"],  # shapes of batches, sizes of models: no code of either side
     ["data", "models"],
     ["flow"],
@@ -32,6 +32,7 @@ MAY_NOT = {  # beyond the layers
 }
 SIBLINGS = {
     ("config", "core"),
+    ("config", "config_sections"),
     ("data.schema", "models.config"),
     ("use", "api"),
     ("main", "api"),

@@ -77,7 +77,8 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
         timestep_shift=4.0,
         lambda_constraint=0.5,
         advantage_scale=2.0,
-        anchor=1.0,
+        rewards="both",
+        anchor=float(objective != "srum_release"),
         optimizer="adamw",
         learning_rate=1e-5,
         warmup=10,
@@ -95,7 +96,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     tx = optim.make(cfg, specs, steps=100)
     loss = srum.make(cfg, CFG, dtype=jnp.bfloat16, remat=True)
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
-    reference = objective in srum.NEED_REFERENCE
+    reference = srum.needs_reference(objective, cfg.anchor)
     given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], reference=reference)
     lowered = jax.jit(step, donate_argnums=0).lower(*given)
     text = lowered.as_text()

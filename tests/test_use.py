@@ -216,7 +216,10 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         (["generate", "-o", "out"], "one of the arguments --prompt --prompts is required"),
         (["generate", "--prompt", PROMPT], "required: -o/--out"),
         ([*DRAW, "--prompt", " "], "--prompt: it is empty"),
-        ([*DRAW, "--prompt", "a pink circle"], "--prompt: text 'a pink circle': the word 'pink'"),
+        (
+            [*DRAW, "--prompt", "a brown square"],
+            "--prompt: text 'a brown square': the word 'brown'",
+        ),
         ([*DRAW, "--prompt", PROMPT, "--model", "nowhere"], "nowhere: no such folder"),
         ([*DRAW, "--prompt", PROMPT, "--model", "."], "ema.safetensors"),
         ([*DRAW, "--prompt", PROMPT, "--base", "nowhere"], "nowhere: no such folder"),
@@ -240,7 +243,7 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         ([*DRAW, "--prompts", "nowhere.txt"], "nowhere.txt: no such prompts file"),
         ([*DRAW, "--prompts", "."], "Is a directory"),
         ([*DRAW, "--prompts", "p.jsonl"], "p.jsonl, line 2: not JSON"),
-        ([*DRAW, "--prompts", "pink.txt"], "pink.txt, line 2: text 'a pink circle': the word"),
+        ([*DRAW, "--prompts", "brown.txt"], "brown.txt, line 2: text 'a brown square': the word"),
         ([*ASK, "--image", "nowhere.png"], "nowhere.png: no such picture file"),
         ([*ASK, "--image", "cut.png"], "cut.png: not a readable image"),
         ([*ASK, "--image", "."], ". is a folder: name one picture in it"),
@@ -265,7 +268,7 @@ def test_bad_input(run, tmp_path, picture, arguments, message):
     data = (tmp_path / picture).read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "p.jsonl").write_text('{"prompt": "a red circle"}\nno json\n')
-    (tmp_path / "pink.txt").write_text("a red circle\na pink circle\n")
+    (tmp_path / "brown.txt").write_text("a red circle\na brown square\n")
     code, out, err = run(*arguments)
     assert (code, out) == (2, []), err
     assert message in err and "Traceback" not in err

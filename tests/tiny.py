@@ -59,6 +59,7 @@ def load_config(weights, **values):
         "evaluate__best_of": 2,
         "evaluate__best_of_prompts": 3,
         "evaluate__batch": 11,
+        "train__probe__prompts": 0,
         "weights": str(weights),
     }
     for key, value in (small | values).items():

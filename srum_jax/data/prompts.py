@@ -38,27 +38,30 @@ class Prompt:
     where: str = ""
 
 
-def load(source: str, count: int | None = None) -> tuple[Prompt, ...]:
-    """The first `count` different prompts of "shapes:<split>" or of a file, without a count all.
+def load(source: str, count: int | None = None, first: int = 0) -> tuple[Prompt, ...]:
+    """`count` different prompts of "shapes:<split>" or of a file, without a count all.
 
-    An id that a record does not give is its place in the file, from 0. A text that was there before
-    is left out; a file with fewer prompts gives all it has; both are logged.
+    From place `first` of the list on, which begins again where it ends. An id that a record does
+    not give is its place in the file, from 0. A text that was there before is left out; a file with
+    fewer prompts gives all it has; both are logged.
     Raises FileNotFoundError, or ValueError listing the faulty lines of the file.
     """
     if source.startswith(SHAPES):
         from srum_jax.data import shapes_language  # only here: the judge's side reads no shapes
 
         split = source.removeprefix(SHAPES)
-        if count is None:
-            count = len(shapes_language.prompts(split))
-        found = shapes_language.balanced_prompts(split, count)
-        return tuple(
-            Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(found)
+        everything = len(shapes_language.prompts(split))
+        wanted = everything if count is None else count
+        made = shapes_language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+        found = tuple(
+            Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made)
         )
-    found = _read(epath.Path(source))
-    if count is not None and len(found) < count:
-        logging.info("%s: %d prompts, %d were asked for", source, len(found), count)
-    return found[:count]
+    else:
+        found = _read(epath.Path(source))
+        if count is not None and len(found) < count:
+            logging.info("%s: %d prompts, %d were asked for", source, len(found), count)
+    start = first % len(found)
+    return (found[start:] + found[:start])[:count]
 
 
 def digest(prompts: Sequence[Prompt]) -> str:

@@ -11,15 +11,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srum_jax.data.shapes_render import COLORS, SHAPES, Pair, Scene, Thing, pick, shuffled
+from srum_jax.data.shapes_render import (
+    COLORS,
+    SHAPES,
+    SIZES,
+    Pair,
+    Scene,
+    Thing,
+    shuffled,
+)
 
 SPLITS = ("train", "validation", "test")
-CATEGORIES = ("single", "attr", "spatial", "count", "triple")
+CATEGORIES = ("single", "attr", "size", "spatial", "count", "triple", "quad")
 PAIRS: tuple[Pair, ...] = tuple(itertools.product(COLORS, SHAPES))
 HELD_OUT: frozenset[Pair] = frozenset(
     {
@@ -29,12 +38,15 @@ HELD_OUT: frozenset[Pair] = frozenset(
         ("yellow", "square"),
         ("purple", "cross"),
         ("cyan", "triangle"),
+        ("pink", "circle"),
+        ("white", "square"),
     }
 )
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATION_WORDS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 NUMBERS = ("zero", "one", "two", "three", "four")
+COUNTS = NUMBERS[2:]  # what a count prompt may ask for
 # Single and count have few contents; this salt spreads colours and shapes evenly over their splits.
 _SALT = (4378).to_bytes(2, "big")
 _SHARE = {"train": 0.6, "validation": 0.1}
@@ -42,15 +54,18 @@ _SHARE = {"train": 0.6, "validation": 0.1}
 
 @dataclass(frozen=True)
 class Content:
-    """What a prompt demands: exactly these pairs, and for spatial a relation.
+    """What a prompt demands: exactly these pairs, for spatial a relation, and perhaps their sizes.
 
     `pairs` is sorted, but for spatial it is (A, B) with `relation` "left" or "above" from A to B.
-    The category "mixed" (two alike and one other) describes scenes; no prompt has it.
+    `sizes` ("small" or "big" of each pair) is empty where a prompt leaves them open; the categories
+    single and size may state them. The category "mixed" (two alike, and others) describes scenes;
+    no prompt has it.
     """
 
     category: str
     pairs: tuple[Pair, ...]
     relation: str = ""
+    sizes: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> bool:
@@ -67,7 +82,7 @@ class Prompt:
 
 
 def content_of(pairs: Sequence[Pair]) -> Content:
-    """The content, without relation, of a scene of one to three pairs."""
+    """The content, without relation and sizes, of a scene of one to four pairs."""
     pairs = tuple(sorted(pairs))
     kinds = len(set(pairs))
     if len(pairs) == 1:
@@ -76,7 +91,13 @@ def content_of(pairs: Sequence[Pair]) -> Content:
         return Content("count", pairs)
     if kinds < len(pairs):
         return Content("mixed", pairs)
-    return Content("attr" if len(pairs) == 2 else "triple", pairs)
+    return Content({2: "attr", 3: "triple", 4: "quad"}[len(pairs)], pairs)
+
+
+def sized(pairs: Sequence[Pair], sizes: Sequence[str]) -> Content:
+    """The content of one or two different pairs, each of its size."""
+    pairs, sizes = zip(*sorted(zip(pairs, sizes, strict=True)), strict=True)
+    return Content("single" if len(pairs) == 1 else "size", pairs, sizes=sizes)
 
 
 def spatial(first: Pair, relation: str, second: Pair) -> Content:
@@ -86,34 +107,44 @@ def spatial(first: Pair, relation: str, second: Pair) -> Content:
     return Content("spatial", (first, second), relation)
 
 
-def name(pair: Pair) -> str:
-    """ "a red circle" """
-    return f"a {pair[0]} {pair[1]}"
+def name(pair: Pair, size: str = "") -> str:
+    """ "a red circle", "a big red circle" """
+    return " ".join(("a", *filter(None, (size,)), *pair))
 
 
 def plural(shape: str) -> str:
     return shape + ("es" if shape == "cross" else "s")
 
 
-def wordings(content: Content) -> tuple[str, ...]:
-    """Every prompt text with this content (1, 2 or 6)."""
+def ways_to_say(content: Content) -> int:
+    """How many prompt texts have this content: 0 (mixed), 1, 2, 6 or 24."""
     if content.category == "mixed":
-        return ()
-    if content.category == "single":
-        return (name(content.pairs[0]),)
+        return 0
+    return 1 if content.category == "count" else math.factorial(len(content.pairs))
+
+
+def wording(content: Content, number: int) -> str:
+    """Prompt text `number` (0 ≤ number < ways_to_say) with this content."""
     if content.category == "count":
         color, shape = content.pairs[0]
-        return (f"{NUMBERS[len(content.pairs)]} {color} {plural(shape)}",)
+        return f"{NUMBERS[len(content.pairs)]} {color} {plural(shape)}"
+    sizes = content.sizes or ("",) * len(content.pairs)
+    names = [name(pair, size) for pair, size in zip(content.pairs, sizes, strict=True)]
     if content.category == "spatial":
-        a, b = content.pairs
-        back = OPPOSITE[content.relation]
-        return (
-            f"{name(a)} {RELATION_WORDS[content.relation]} {name(b)}",
-            f"{name(b)} {RELATION_WORDS[back]} {name(a)}",
-        )
-    orders = itertools.permutations(name(p) for p in content.pairs)
-    joint = "{} and {}" if content.category == "attr" else "{} , {} and {}"
-    return tuple(joint.format(*order) for order in orders)
+        relation = OPPOSITE[content.relation] if number else content.relation
+        return f" {RELATION_WORDS[relation]} ".join(reversed(names) if number else names)
+    *others, last = (names[i] for i in _orders(len(names))[number])
+    return f"{' , '.join(others)} and {last}" if others else last
+
+
+def wordings(content: Content) -> tuple[str, ...]:
+    """Every prompt text with this content."""
+    return tuple(wording(content, i) for i in range(ways_to_say(content)))
+
+
+@functools.cache
+def _orders(number: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(itertools.permutations(range(number)))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -127,29 +158,34 @@ def parse(text: str) -> Content:
     if content is None:
         raise ValueError(
             f"prompt {text!r} is not of the shapes world: see "
-            "srum_jax/data/shapes_language.py for its five forms"
+            "srum_jax/data/shapes_language.py for its forms"
         )
     return content
 
 
 def _parse_words(words: list[str]) -> Content | None:
     singular = {plural(s): s for s in SHAPES}
-    if len(words) == 3 and words[0] in ("two", "three"):
+    if len(words) == 3 and words[0] in COUNTS:
         pair = (words[1], singular.get(words[2], ""))
         return Content("count", (pair,) * NUMBERS.index(words[0])) if pair in PAIRS else None
-    pairs, links, at = [], [], 0
+    pairs, sizes, links, at = [], [], [], 0
     while at < len(words):
-        pair = tuple(words[at + 1 : at + 3])
+        size = words[at + 1] if words[at + 1] in SIZES else ""
+        first = at + 2 if size else at + 1
+        pair = tuple(words[first : first + 2])
         if words[at] != "a" or pair not in PAIRS:
             return None
         pairs.append(pair)
+        sizes.append(size)
         end = words.index("a", at + 1) if "a" in words[at + 1 :] else len(words)
-        links.append(" ".join(words[at + 3 : end]))
+        links.append(" ".join(words[first + 2 : end]))
         at = end
     if links[-1] or len(set(pairs)) != len(pairs):
         return None
     links = links[:-1]
-    if links in ([], ["and"], [",", "and"]):
+    if any(sizes):
+        return sized(pairs, sizes) if all(sizes) and links in ([], ["and"]) else None
+    if links in ([], ["and"], [",", "and"], [",", ",", "and"]):
         return content_of(pairs)
     phrases = {phrase: relation for relation, phrase in RELATION_WORDS.items()}
     if len(links) == 1 and links[0] in phrases:
@@ -158,41 +194,49 @@ def _parse_words(words: list[str]) -> Content | None:
 
 
 def _hash(content: Content) -> int:
-    text = f"{content.category}|{content.pairs}|{content.relation}"
+    text = f"{content.category}|{content.pairs}|{content.relation}|{content.sizes}"
     digest = hashlib.blake2b(text.encode(), digest_size=8, salt=_SALT).digest()
     return int.from_bytes(digest, "big")
 
 
-@functools.lru_cache(maxsize=1)
-def _everything() -> dict[str, tuple[Content, ...]]:
-    """All contents by category, in a fixed order."""
+@functools.cache
+def _all(category: str) -> tuple[Content, ...]:
+    """All contents of a category (or "mixed"), in a fixed order."""
     couples = tuple(itertools.combinations(PAIRS, 2))
-    return {
-        "single": tuple(content_of([p]) for p in PAIRS),
-        "attr": tuple(content_of(c) for c in couples),
-        "spatial": tuple(spatial(a, r, b) for a, b in couples for r in RELATIONS),
-        "count": tuple(content_of([p] * n) for p in PAIRS for n in (2, 3)),
-        "triple": tuple(content_of(c) for c in itertools.combinations(PAIRS, 3)),
-        "mixed": tuple(content_of([a, a, b]) for a, b in itertools.permutations(PAIRS, 2)),
-    }
+    if category == "single":
+        return tuple(content_of([p]) for p in PAIRS) + tuple(
+            sized([p], [size]) for p in PAIRS for size in SIZES
+        )
+    if category == "size":
+        both = tuple(itertools.product(SIZES, repeat=2))
+        return tuple(sized(c, sizes) for c in couples for sizes in both)
+    if category == "spatial":
+        return tuple(spatial(a, r, b) for a, b in couples for r in RELATIONS)
+    if category == "count":
+        return tuple(content_of([p] * NUMBERS.index(n)) for p in PAIRS for n in COUNTS)
+    if category == "mixed":
+        two_and_one = tuple(content_of([a, a, b]) for a, b in itertools.permutations(PAIRS, 2))
+        two_and_two = tuple(content_of([a, a, b, b]) for a, b in couples)
+        return two_and_one + two_and_two
+    number = {"attr": 2, "triple": 3, "quad": 4}[category]
+    return tuple(content_of(c) for c in itertools.combinations(PAIRS, number))
 
 
-@functools.lru_cache(maxsize=1)
-def _split_table() -> dict[Content, str]:
+@functools.cache
+def _split_table(category: str) -> dict[Content, str]:
     table = {}
-    for group in _everything().values():
-        for held_out in (False, True):
-            ranked = sorted((c for c in group if c.held_out == held_out), key=_hash)
-            first = round(_SHARE["train"] * len(ranked))
-            second = first + max(round(_SHARE["validation"] * len(ranked)), 1)
-            for i, content in enumerate(ranked):
-                table[content] = SPLITS[(i >= first) + (i >= second)]
+    for held_out in (False, True):
+        ranked = sorted((c for c in _all(category) if c.held_out == held_out), key=_hash)
+        first = round(_SHARE["train"] * len(ranked))
+        second = first + max(round(_SHARE["validation"] * len(ranked)), 1)
+        for i, content in enumerate(ranked):
+            table[content] = SPLITS[(i >= first) + (i >= second)]
     return table
 
 
 def split_of(content: Content) -> str:
     """ "train", "validation" or "test"; the law of the whole world.  KeyError if impossible."""
-    return _split_table()[content]
+    return _split_table(content.category)[content]
 
 
 @functools.cache
@@ -200,9 +244,8 @@ def contents(split: str, category: str, held_out: bool = True) -> tuple[Content,
     """The contents of a category (or "mixed") in a split; held_out=False leaves those out."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    return tuple(
-        c for c in _everything()[category] if split_of(c) == split and (held_out or not c.held_out)
-    )
+    table = _split_table(category)
+    return tuple(c for c in _all(category) if table[c] == split and (held_out or not c.held_out))
 
 
 @functools.cache
@@ -211,8 +254,7 @@ def prompts(split: str) -> tuple[Prompt, ...]:
     found = []
     for category in CATEGORIES:
         for content in contents(split, category):
-            texts = wordings(content)
-            text = texts[(_hash(content) >> 7) % len(texts)]
+            text = wording(content, (_hash(content) >> 7) % ways_to_say(content))
             found.append(Prompt(text, category, content.held_out))
     return tuple(found)
 
@@ -240,17 +282,21 @@ def holds(first: Thing, relation: str, second: Thing) -> bool:
 
 
 def scene_contents(scene: Scene) -> tuple[Content, ...]:
-    """Every content that the scene shows exactly: its own, and its relations if it has a pair."""
-    found = [content_of([t.pair for t in scene.things])]
+    """Every content that the scene shows exactly: its own; with its sizes and relations if they
+    can be said of it."""
+    pairs = [t.pair for t in scene.things]
+    found = [content_of(pairs)]
     if found[0].category == "attr":
         a, b = scene.things
         found += [spatial(a.pair, r, b.pair) for r in RELATIONS if holds(a, r, b)]
+    if found[0].category in ("single", "attr"):
+        found.append(sized(pairs, [t.scale for t in scene.things]))
     return tuple(c for c in found if c.category != "mixed")
 
 
 def say(rng: random.Random, content: Content) -> str:
     """One of the content's wordings."""
-    return pick(rng, wordings(content))
+    return wording(content, int(rng.random() * ways_to_say(content)))
 
 
 def same_things(content: Content, pairs: Sequence[Pair]) -> bool:

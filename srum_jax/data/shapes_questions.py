@@ -1,48 +1,30 @@
-"""Questions about shapes pictures with one-word answers, and the stream of examples to learn from.
+"""The streams of shapes pictures with questions: what is learned from, and what is asked in tests.
 
-Owns the question forms, their balance, and `Mix`, the shares of the understanding stream.
-Balance: a wanted answer is drawn first and the question made to fit, so no word, colour, shape or
-relation tells the answer without the picture.  Wrong captions come from the same split as right
-ones; otherwise "never seen" would mean "no".
+Owns `Mix`, the shares of the understanding stream, and the sets of questions and of scenes to be
+described.  The forms of the questions are in `shapes_forms`.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from srum_jax.data import shapes_language as language
 from srum_jax.data import shapes_render as render
-from srum_jax.data.shapes_language import NUMBERS, RELATION_WORDS, RELATIONS, Content, name
-from srum_jax.data.shapes_render import COLORS, SHAPES, Pair, Scene, Thing, pick, weighted
-
-SCENE_KINDS = (
-    "color",
-    "shape",
-    "exists",
-    "count",
-    "position",
-    "relation_choice",
-    "relation_yesno",
-    "caption_right",
+from srum_jax.data.shapes_forms import (
+    CROP_KINDS,
+    KINDS,
+    SCENE_KINDS,
+    Question,
+    View,
+    ask,
+    crop_questions,
 )
-CROP_KINDS = ("crop_color", "crop_shape", "crop_is")
-KINDS = (*SCENE_KINDS, *CROP_KINDS)
-DESCRIBE = "describe the image ."
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question's words, its answer (one word; a caption for kind "caption") and its kind."""
-
-    text: str
-    answer: str
-    kind: str
+from srum_jax.data.shapes_language import name
+from srum_jax.data.shapes_render import Scene, Thing, pick, weighted
 
 
 @dataclass(frozen=True)
@@ -64,36 +46,39 @@ class Mix:
     soft: float = 0.3
     questions: int = 8
     simple_kinds: tuple[tuple[str, float], ...] = (
-        ("position", 0.4),
+        ("position", 0.36),
         ("relation_choice", 0.16),
         ("relation_yesno", 0.1),
-        ("color", 0.08),
-        ("shape", 0.08),
+        ("color", 0.06),
+        ("shape", 0.06),
+        ("size", 0.06),
         ("exists", 0.05),
         ("count", 0.04),
         ("caption_right", 0.06),
-        ("caption", 0.03),
+        ("caption", 0.05),
     )
     pair_kinds: tuple[tuple[str, float], ...] = (
-        ("relation_choice", 0.28),
-        ("relation_yesno", 0.28),
+        ("relation_choice", 0.26),
+        ("relation_yesno", 0.26),
         ("position", 0.1),
         ("caption_right", 0.18),
-        ("color", 0.05),
-        ("shape", 0.05),
+        ("size", 0.06),
+        ("color", 0.03),
+        ("shape", 0.03),
         ("exists", 0.03),
-        ("caption", 0.03),
+        ("caption", 0.05),
     )
     scene_kinds: tuple[tuple[str, float], ...] = (
-        ("color", 0.1),
-        ("shape", 0.12),
+        ("color", 0.08),
+        ("shape", 0.1),
+        ("size", 0.06),
         ("exists", 0.12),
         ("count", 0.2),
         ("position", 0.08),
         ("relation_choice", 0.1),
         ("relation_yesno", 0.1),
-        ("caption_right", 0.15),
-        ("caption", 0.03),
+        ("caption_right", 0.12),
+        ("caption", 0.06),
     )
 
     def __post_init__(self):
@@ -115,262 +100,13 @@ class Mix:
                     )
 
 
-@dataclass(frozen=True)
-class View:
-    """What questions may be asked of: a scene of the split, thing number `flawed` malformed.
-
-    With a malformed thing, questions stay with what is certain.  `yes_share` is how often a
-    caption question of a well-made scene wants "yes".
-    """
-
-    scene: Scene
-    split: str
-    flawed: int | None = None
-    yes_share: float = 0.5
-
-    @functools.cached_property
-    def things(self) -> tuple[Thing, ...]:
-        """The well-made things."""
-        return tuple(t for i, t in enumerate(self.scene.things) if i != self.flawed)
-
-    @functools.cached_property
-    def single(self) -> tuple[Thing, ...]:
-        """The well-made things that "the red circle" names uniquely."""
-        pairs = [t.pair for t in self.scene.things]
-        return tuple(t for t in self.things if pairs.count(t.pair) == 1)
-
-
-def color_question(rng: random.Random, view: View) -> Question | None:
-    shapes = [t.shape for t in view.things]
-    things = [t for t in view.things if shapes.count(t.shape) == 1]
-    if view.flawed is not None or not things:
-        return None
-    thing = pick(rng, things)
-    return Question(f"what color is the {thing.shape} ?", thing.color, "color")
-
-
-def shape_question(rng: random.Random, view: View) -> Question | None:
-    colors = [t.color for t in view.things]
-    things = [t for t in view.things if colors.count(t.color) == 1]
-    if view.flawed is not None or not things:
-        return None
-    thing = pick(rng, things)
-    return Question(f"what shape is the {thing.color} object ?", thing.shape, "shape")
-
-
-def exists_question(rng: random.Random, view: View) -> Question | None:
-    pairs = [t.pair for t in view.things]
-    if rng.random() < 0.5:
-        return Question(f"is there {name(pick(rng, pairs))} ?", "yes", "exists")
-    if view.flawed is not None and rng.random() < 0.7:
-        pair = view.scene.things[view.flawed].pair
-        if pair in pairs:
-            return None
-    else:
-        pair = _near_pair(rng, pick(rng, pairs), {t.pair for t in view.scene.things})
-    return Question(f"is there {name(pair)} ?", "no", "exists")
-
-
-def _near_pair(rng: random.Random, pair: Pair, avoid: set[Pair]) -> Pair:
-    """A pair not in `avoid`: half the time other parts of the scene, else one word changed."""
-    if rng.random() < 0.5:
-        colors, shapes = {c for c, _ in avoid}, {s for _, s in avoid}
-        mixed = [p for p in language.PAIRS if p[0] in colors and p[1] in shapes and p not in avoid]
-        if mixed:
-            return pick(rng, mixed)
-    draw = rng.random()
-    near = [
-        p
-        for p in language.PAIRS
-        if p not in avoid
-        and (draw < 0.25 or (p[0] == pair[0] if draw < 0.625 else p[1] == pair[1]))
-    ]
-    return pick(rng, near or [p for p in language.PAIRS if p not in avoid])
-
-
-def count_question(rng: random.Random, view: View) -> Question | None:
-    if view.flawed is not None:
-        return None
-    things = view.things
-    draw = rng.random()
-    if draw < 0.3:
-        return Question("how many objects are there ?", NUMBERS[len(things)], "count")
-    if draw < 0.65:
-        options = {language.plural(s): sum(t.shape == s for t in things) for s in SHAPES}
-    else:
-        counts = Counter(t.pair for t in things)
-        absent = _near_pair(rng, pick(rng, things).pair, set(counts))
-        options = {f"{c} {language.plural(s)}": counts[c, s] for c, s in (*counts, absent)}
-    # The wanted number first: most phrases have none, and "zero" would be the lazy answer.
-    number = weighted(rng, [(n, (1, 1, 3, 5)[n]) for n in sorted(set(options.values()))])
-    phrase = pick(rng, [p for p, n in options.items() if n == number])
-    return Question(f"how many {phrase} are there ?", NUMBERS[number], "count")
-
-
-def position_question(rng: random.Random, view: View) -> Question | None:
-    things = view.single
-    if not things:
-        return None
-    thing = pick(rng, things)
-    if rng.random() < 0.5:
-        answer = "right" if thing.col else "left"
-        return Question(f"is the {thing.color} {thing.shape} left or right ?", answer, "position")
-    answer = "below" if thing.row else "above"
-    return Question(f"is the {thing.color} {thing.shape} above or below ?", answer, "position")
-
-
-def relation_choice_question(rng: random.Random, view: View) -> Question | None:
-    things = view.single
-    if len(things) < 2:
-        return None
-    a, b = render.shuffled(rng, things)[:2]
-    words = ("left", "right") if rng.random() < 0.5 else ("above", "below")
-    answer = next((r for r in words if language.holds(a, r, b)), "neither")
-    link = "left or right of" if words[0] == "left" else "above or below"
-    return Question(
-        f"is the {a.color} {a.shape} {link} the {b.color} {b.shape} ?", answer, "relation_choice"
-    )
-
-
-def relation_yesno_question(rng: random.Random, view: View) -> Question | None:
-    """Half "no" are the opposite relation and half are neither, where the scene has both."""
-    things = view.single
-    if len(things) < 2:
-        return None
-    a, b = render.shuffled(rng, things)[:2]
-    true = [r for r in RELATIONS if language.holds(a, r, b)]
-    opposite = [language.OPPOSITE[r] for r in true]
-    neither = [r for r in RELATIONS if r not in true and r not in opposite]
-    if rng.random() < 0.5:
-        relation, answer = pick(rng, true), "yes"
-    else:
-        wanted = opposite if rng.random() < 0.5 else neither
-        relation, answer = pick(rng, wanted or opposite), "no"
-    return Question(
-        f"is the {a.color} {a.shape} {RELATION_WORDS[relation]} the {b.color} {b.shape} ?",
-        answer,
-        "relation_yesno",
-    )
-
-
-def caption_right_question(rng: random.Random, view: View) -> Question | None:
-    """Right means exactly this: nothing missing, nothing extra, nothing malformed."""
-    true = language.scene_contents(view.scene)
-    right = [c for c in true if language.split_of(c) == view.split]
-    if not right:
-        return None
-    # A pair's relation is asked more often than the pair alone.
-    content = pick(rng, right if len(right) == 1 or rng.random() < 0.4 else right[1:])
-    answer = "yes" if view.flawed is None else "no"
-    if view.flawed is None and rng.random() >= view.yes_share:
-        content, answer = _wrong_content(rng, content, view.split, true), "no"
-        if content is None:
-            return None
-    text = language.say(rng, content)
-    return Question(f"does the image show {text} ?", answer, "caption_right")
-
-
-def _wrong_content(
-    rng: random.Random, content: Content, split: str, true: tuple[Content, ...]
-) -> Content | None:
-    """A content of the split that is not true of the scene; usually one change away."""
-    for _ in range(12):
-        wrong = _changed(rng, content, split)
-        if wrong not in true and language.split_of(wrong) == split:
-            return wrong
-    return None
-
-
-def _changed(rng: random.Random, content: Content, split: str) -> Content:
-    """Another content: relation, one word, two swapped words, one pair less or more, or any."""
-    draw, pairs = rng.random(), list(content.pairs)
-    if content.category == "spatial" and draw < 0.5:
-        if draw < 0.25:
-            return replace(content, pairs=tuple(reversed(pairs)))
-        return language.spatial(pairs[0], pick(rng, RELATIONS), pairs[1])
-    if draw < 0.6:
-        return pick(rng, language.contents(split, content.category))
-    if content.category == "count":
-        number = len(pairs) if draw < 0.8 else 5 - len(pairs)
-        pair = pairs[0] if number != len(pairs) else _one_word(rng, pairs[0])
-        return language.content_of([pair] * number)
-    at = int(rng.random() * len(pairs))
-    if draw < 0.7 and len(pairs) > 1 and content.category != "spatial":
-        pairs = pairs[:at] + pairs[at + 1 :]
-    elif draw < 0.8 and len(pairs) > 1:
-        other = (at + 1) % len(pairs)
-        (c, s), (d, t) = pairs[at], pairs[other]
-        pairs[at], pairs[other] = (d, s), (c, t)
-    else:
-        pairs[at] = _one_word(rng, pairs[at])
-    if len(set(pairs)) != len(pairs):
-        return content
-    if content.category == "spatial":
-        return language.spatial(pairs[0], content.relation, pairs[1])
-    return language.content_of(pairs)
-
-
-def _one_word(rng: random.Random, pair: Pair) -> Pair:
-    """The pair with another colour or another shape."""
-    if rng.random() < 0.5:
-        return pick(rng, [c for c in COLORS if c != pair[0]]), pair[1]
-    return pair[0], pick(rng, [s for s in SHAPES if s != pair[1]])
-
-
-def caption_question(rng: random.Random, view: View) -> Question | None:
-    if view.flawed is not None:
-        return None
-    found = [c for c in language.scene_contents(view.scene) if language.split_of(c) == view.split]
-    return Question(DESCRIBE, language.say(rng, pick(rng, found)), "caption") if found else None
-
-
-_ASK: dict[str, Callable[[random.Random, View], Question | None]] = {
-    "color": color_question,
-    "shape": shape_question,
-    "exists": exists_question,
-    "count": count_question,
-    "position": position_question,
-    "relation_choice": relation_choice_question,
-    "relation_yesno": relation_yesno_question,
-    "caption_right": caption_right_question,
-    "caption": caption_question,
-}
-
-
-def ask(rng: random.Random, view: View, kind: str) -> Question | None:
-    """One question of a scene kind (or "caption"); None where the scene does not allow it."""
-    return _ASK[kind](rng, view)
-
-
-def crop_questions(
-    rng: random.Random, pair: Pair | None, look: Pair, no_share: float = 1.0
-) -> tuple[Question, ...]:
-    """The crop questions: `pair` is what is there (None: malformed or empty), `look` what it
-    resembles; a well-made crop also gets a "no" question in `no_share` of the cases."""
-    color, shape = pair or ("none", "none")
-    found = [
-        Question("what color is this ?", color, "crop_color"),
-        Question("what shape is this ?", shape, "crop_shape"),
-    ]
-    if pair is None:
-        return (*found, Question(f"is this {name(look)} ?", "no", "crop_is"))
-    found.append(Question(f"is this {name(pair)} ?", "yes", "crop_is"))
-    if rng.random() < no_share:
-        other = (
-            _one_word(rng, pair)
-            if rng.random() < 0.75
-            else pick(rng, [p for p in language.PAIRS if p != pair])
-        )
-        found.append(Question(f"is this {name(other)} ?", "no", "crop_is"))
-    return tuple(found)
-
-
 def scene_of(rng: random.Random, split: str, categories: tuple[tuple[str, float], ...]) -> Scene:
     """A scene whose content is of the split, its category drawn by weight."""
-    category = weighted(rng, categories)
-    return render.scatter(
-        rng, render.shuffled(rng, pick(rng, language.contents(split, category)).pairs)
-    )
+    content = pick(rng, language.contents(split, weighted(rng, categories)))
+    return render.scatter(rng, content.pairs, content.sizes)
+
+
+_DESCRIBED = (("single", 0.1), ("attr", 0.35), ("count", 0.15), ("triple", 0.3), ("quad", 0.1))
 
 
 def crop_example(
@@ -411,7 +147,14 @@ def _beside(rng: random.Random, thing: Thing) -> tuple[int, int, int, int]:
 
 _SIMPLE = (("single", 0.3), ("attr", 0.7))
 _PAIR = (("attr", 1.0),)
-_ANY = (("single", 0.1), ("attr", 0.3), ("count", 0.2), ("triple", 0.25), ("mixed", 0.15))
+_ANY = (
+    ("single", 0.1),
+    ("attr", 0.25),
+    ("count", 0.15),
+    ("triple", 0.22),
+    ("quad", 0.13),
+    ("mixed", 0.15),
+)
 
 
 def understanding_example(
@@ -489,4 +232,16 @@ def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, Que
             image, question = render.draw(scene), ask(rng, View(scene, split), kind)
         if question is not None:
             found.append((image, question))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4)
+def caption_set(split: str, count: int, seed: int = 0) -> tuple[Scene, ...]:
+    """`count` scenes of the split that a caption can describe."""
+    found, index = [], 0
+    while len(found) < count:
+        scene = scene_of(stream_rng(seed, index, 14), split, _DESCRIBED)
+        index += 1
+        if language.scene_contents(scene):
+            found.append(scene)
     return tuple(found)

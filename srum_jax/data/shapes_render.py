@@ -12,7 +12,7 @@ import bisect
 import functools
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -21,11 +21,20 @@ from einops import reduce
 
 SIDE = 32
 CELL = 16
-SIZES = (9, 10, 11, 12, 13)
-COLORS = ("red", "green", "blue", "yellow", "purple", "cyan")
+SIZES = {"small": (9,), "big": (12, 13)}  # side of a thing's box, in pixels
+COLORS = ("red", "green", "blue", "yellow", "purple", "cyan", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "cross")
 PALETTE = np.array(
-    [[228, 48, 44], [44, 176, 68], [52, 92, 236], [240, 208, 48], [168, 60, 204], [52, 208, 220]],
+    [
+        [228, 48, 44],
+        [44, 176, 68],
+        [52, 92, 236],
+        [240, 208, 48],
+        [168, 60, 204],
+        [52, 208, 220],
+        [244, 132, 184],
+        [232, 232, 232],
+    ],
     np.float32,
 )
 FLAWS = ("half", "mixed", "cut", "blurred")
@@ -42,7 +51,8 @@ _DARK = (14.0, 40.0)  # range of a background channel
 class Thing:
     """One object: its colour and shape, its cell (row, col in 0..1) and where it lies, in pixels.
 
-    `size` is the side of its square box (9..13), `centre` is (x, y), `tone` its exact RGB colour.
+    `size` is the side of its square box (one of `SIZES`), `centre` is (x, y), `tone` its exact RGB
+    colour.
     """
 
     color: str
@@ -58,10 +68,15 @@ class Thing:
     def pair(self) -> Pair:
         return self.color, self.shape
 
+    @property
+    def scale(self) -> str:
+        """ "small" or "big" """
+        return next(name for name, sizes in SIZES.items() if self.size in sizes)
+
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three things on a dark ground (RGB, each channel 14..40), at most one in a cell."""
+    """One to four things on a dark ground (RGB, each channel 14..40), at most one in a cell."""
 
     things: tuple[Thing, ...]
     ground: tuple[float, float, float]
@@ -84,12 +99,13 @@ def shuffled(rng: random.Random, items: Sequence) -> list:
     return [items[i] for _, i in sorted((rng.random(), i) for i in range(len(items)))]
 
 
-def place(rng: random.Random, pair: Pair, cell: tuple[int, int]) -> Thing:
+def place(rng: random.Random, pair: Pair, cell: tuple[int, int], scale: str = "") -> Thing:
     """A thing of the colour and shape in the cell, with drawn size, offset and tone.
 
-    It keeps one pixel free on each side of its cell, so neighbours never touch.
+    `scale` is "small", "big" or "" (either). It keeps one pixel free on each side of its cell, so
+    neighbours never touch.
     """
-    size = pick(rng, SIZES)
+    size = pick(rng, SIZES[scale or pick(rng, tuple(SIZES))])
     slack = CELL - 1 - size
     x = cell[1] * CELL + 1 + int(rng.random() * slack)
     y = cell[0] * CELL + 1 + int(rng.random() * slack)
@@ -114,10 +130,18 @@ def ground(rng: random.Random) -> tuple[float, float, float]:
     return tuple(min(high, max(low, level + 6 * (2 * rng.random() - 1))) for _ in range(3))
 
 
-def scatter(rng: random.Random, pairs: Sequence[Pair]) -> Scene:
-    """A scene of these pairs in drawn cells."""
-    cells = shuffled(rng, CELLS)
-    return Scene(tuple(place(rng, p, c) for p, c in zip(pairs, cells, strict=False)), ground(rng))
+def scatter(rng: random.Random, pairs: Sequence[Pair], scales: Sequence[str] = ()) -> Scene:
+    """A scene of these pairs in drawn cells, of these scales if they are given."""
+    placed = zip(pairs, shuffled(rng, CELLS), scales or ("",) * len(pairs), strict=False)
+    return Scene(tuple(place(rng, *one) for one in placed), ground(rng))
+
+
+def shifted(thing: Thing, right: int, down: int) -> Thing:
+    """The thing so many pixels further right and down, in the cell that its centre is then in."""
+    x0, y0, x1, y1 = thing.box
+    x, y = thing.centre[0] + right, thing.centre[1] + down
+    box = (x0 + right, y0 + down, x1 + right, y1 + down)
+    return replace(thing, row=int(y // CELL), col=int(x // CELL), centre=(x, y), box=box)
 
 
 @functools.cache

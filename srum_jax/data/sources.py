@@ -1,9 +1,9 @@
-"""Examples out of words and pictures: text-to-image, and questions about a picture.
+"""Examples out of words and pictures: text-to-image, edits, and questions about pictures.
 
 Owns what a sample of each kind looks like in BAGEL's format; `data/packing.py` lays it into rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -38,15 +38,37 @@ def text_to_image(
 def questions(
     tokenizer: Tokenizer,
     cfg: BagelConfig,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     pairs: Iterable[tuple[str, str]],
 ) -> Example:
-    """[picture | question, answer | question, answer …]: every pair a branch of its own.
+    """[pictures | question, answer | question, answer …]: every pair a branch of its own.
 
-    image: uint8 [H,W,3]; pairs of question and answer; the answers are targets.
+    images: uint8 [H,W,3], one or several in order (frames of a clip); pairs of question and
+    answer; the answers are targets.
     """
     branches = (Branch((text(tokenizer, q), text(tokenizer, a, loss=True))) for q, a in pairs)
-    return Example((picture(image, cfg), *branches))
+    return Example((*(picture(image, cfg) for image in images), *branches))
+
+
+def edit(
+    tokenizer: Tokenizer,
+    cfg: BagelConfig,
+    source: np.ndarray,
+    source_latent: np.ndarray,
+    instruction: str | None,
+    latent: np.ndarray,
+    *,
+    size: tuple[int, int],
+    noise_id: int,
+) -> Example:
+    """[clean latents, picture of the source | instruction | noisy image], the order of BAGEL.
+
+    source: uint8 [H,W,3]; latents float32 [h, w, p·p·Z], the second the target's; size (H, W) in
+    pixels. Without an instruction: what text guidance compares with.
+    """
+    seen = (Latent(source_latent, size=size, noisy=False), picture(source, cfg))
+    words = () if instruction is None else (text(tokenizer, instruction),)
+    return Example((*seen, *words, Latent(latent, size=size, noise_id=noise_id)))
 
 
 def dropped(seed: int, number: int, share: float) -> bool:

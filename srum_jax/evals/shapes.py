@@ -18,7 +18,8 @@ import numpy as np
 from einops import reduce
 from scipy import ndimage
 
-from srum_jax.data.shapes_language import Content, name, parse
+from srum_jax.data.shapes_changes import Edit
+from srum_jax.data.shapes_language import Content, name, parse, scene_contents
 from srum_jax.data.shapes_render import (
     CELL,
     COLORS,
@@ -27,6 +28,7 @@ from srum_jax.data.shapes_render import (
     SIDE,
     Box,
     Pair,
+    Scene,
     template,
 )
 
@@ -34,7 +36,8 @@ GROUND_DISTANCE = 60.0  # RGB distance from the ground at which a pixel belongs 
 SPECK = 8  # components of fewer pixels are noise, not objects
 COLOR_DISTANCE = 55.0  # from an object's tone to its palette colour (drawn tones: within 18)
 COLOR_MARGIN = 20.0  # how much nearer the best palette colour must be than the second
-TONE_SPREAD = 55.0  # how far an inner pixel may be off the line from the ground to the tone,
+TONE_SPREAD = 36.0  # how far an inner pixel may be off the line from the ground to the tone
+# (decoded ones: within 18; halves of pink and white, taken for one tone between them: 40),
 TONE_LEAST = 0.45  # how weak it may be on that line (softness darkens corners),
 TONE_WRONG = 0.12  # and the share of inner pixels that may break these
 OVERLAP = 0.91  # least overlap (Tanimoto, sharpened cover) with the template: half-made reach .905
@@ -42,6 +45,7 @@ OVERLAP_MARGIN = 0.05  # over the best template of another shape
 WRONG_PIXELS = 2  # pixels whose cover is off by more than .6: half-made shapes have more
 EDGE_ERROR = 0.66  # px: cover error per length of outline; a Gaussian blur gives about .8 sigma
 _SIZES = tuple(8 + i / 2 for i in range(13))  # 8 .. 14 px; drawn ones are 9 .. 13
+SMALL, BIG = 10.0, 11.0  # at most, at least so many px: between them a size is neither
 _WINDOW, _PAD = 20, 3
 _CORNERS = tuple(2 + i / 2 for i in range(6))  # an object's corner in its window
 _AXIS = np.arange(_WINDOW, dtype=np.float32) + 0.5
@@ -56,12 +60,16 @@ _OUTLINE = dict(zip(SHAPES, (np.pi, 4.0, 1 + 5**0.5, 4.0), strict=True))
 
 @dataclass(frozen=True)
 class Seen:
-    """One object found: its box in px; `flaw` is "" or why it is not a well-made object."""
+    """One object found: its box in px; `flaw` is "" or why it is not a well-made object.
+
+    `scale` is "small", "big", or "" where its size lies between.
+    """
 
     color: str
     shape: str
     box: Box
     flaw: str = ""
+    scale: str = ""
 
     @property
     def pair(self) -> Pair:
@@ -95,6 +103,31 @@ def verify(image: np.ndarray, prompt: str) -> Verdict:
     reason = _reason(content, seen, made, tuple(objects))
     found = tuple((s.color, s.shape, s.box) for s in made)
     return Verdict(not reason, tuple(objects), found, reason)
+
+
+def verify_edit(image: np.ndarray, edit: Edit) -> bool:
+    """Whether a picture uint8 [32, 32, 3] shows what the edit demands, and nothing else changed.
+
+    The things it keeps must be where they were (by cell), well made, of their colour and shape;
+    what it makes or moves where it must be; sizes may differ.
+    """
+    seen = see(image)
+    found = Counter((s.pair, (_cell(s, 1), _cell(s, 0))) for s in seen)
+    if any(s.flaw for s in seen):
+        return False
+    kept = Counter((t.pair, (t.row, t.col)) for t in edit.kept)
+    left = list((found - kept).elements())
+    if kept - found or len(left) != (edit.new is not None):
+        return False
+    return all(pair == edit.new and edit.cell in (None, cell) for pair, cell in left)
+
+
+def verify_caption(text: str, scene: Scene) -> bool:
+    """Whether a caption says what the scene shows, all of it and nothing else."""
+    try:
+        return parse(text) in scene_contents(scene)
+    except ValueError:
+        return False
 
 
 def verify_region(image: np.ndarray, box: Sequence[float], prompt: str) -> bool:
@@ -137,6 +170,9 @@ def _reason(content: Content, seen, made, objects) -> str:
         axis = 0 if content.relation == "left" else 1
         if not _cell(first, axis) < _cell(second, axis):
             return f"{name(content.pairs[0])} and {name(content.pairs[1])} stand otherwise"
+    for pair, size in zip(content.pairs, content.sizes, strict=bool(content.sizes)):
+        if next(s for s in made if s.pair == pair).scale != size:
+            return f"{name(pair)} is not {size}"
     return ""
 
 
@@ -194,7 +230,8 @@ def _look(light, labels, ground, label: int, where: tuple[slice, slice]) -> Seen
         flaw = "not of one colour"
     if flaw:
         return Seen("none", "none", box, flaw)
-    return Seen(color, fit.shape, box)
+    scale = "small" if fit.size <= SMALL else "big" if fit.size >= BIG else ""
+    return Seen(color, fit.shape, box, scale=scale)
 
 
 def _color(tone: np.ndarray) -> str | None:

@@ -248,7 +248,7 @@ Draw = Callable[..., list[Drawn]]
 
 
 def drawer(
-    params: Params,
+    params: Params | None,
     vae_params: Params,
     cfg: BagelConfig,
     settings,
@@ -262,13 +262,14 @@ def drawer(
     """`draw(requests)` -> [Drawn], in order; what shares a request's batch changes nothing.
 
     settings is the sample section of a config; `draw(requests, knobs)` draws with other times and
-    scales, by the same programs where `guidance` says the same of them. At most `settings.batch`
-    requests go through one compiled call, those of like length together; rows are a multiple of
-    `least`. Raises ValueError for a size that the model has no positions for or a context that
-    exceeds `window` tokens.
+    scales, by the same programs where `guidance` says the same of them, and `params=` with other
+    weights (always, where the drawer has none of its own). At most `settings.batch` requests go
+    through one compiled call, those of like length together; rows are a multiple of `least`. Raises
+    ValueError for a size that the model has no positions for or a context that exceeds `window`
+    tokens.
     """
     programs = programs or context.Programs()
-    params = mot.unstacked(params, cfg.llm)
+    own_params = None if params is None else mot.unstacked(params, cfg.llm)
     on = guidance(settings)
 
     @functools.partial(jax.jit, static_argnames=("image_by_cond",))
@@ -300,7 +301,7 @@ def drawer(
 
     show = decoder(vae_params, cfg, programs=programs)
 
-    def call(requests: Sequence[Request], kind: str, turned: Knobs) -> list[np.ndarray]:
+    def call(params, requests: Sequence[Request], kind: str, turned: Knobs) -> list[np.ndarray]:
         grids = [grid_of(r.size, cfg) for r in requests]
         rows = context.rows_for(len(requests), settings.batch, least)
         blank = canvas(grids, rows, cfg)
@@ -337,7 +338,10 @@ def drawer(
         x = np.asarray(x, np.float32)
         return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(grids)]
 
-    def draw(requests: Sequence[Request], turned: Knobs | None = None) -> list[Drawn]:
+    def draw(
+        requests: Sequence[Request], turned: Knobs | None = None, params: Params | None = None
+    ) -> list[Drawn]:
+        params = own_params if params is None else mot.unstacked(params, cfg.llm)
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             grid_of(request.size, cfg)
@@ -353,7 +357,8 @@ def drawer(
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
             for first in range(0, len(members), settings.batch):
                 part = members[first : first + settings.batch]
-                found = call([requests[i] for i in part], kind, turned or knobs(settings))
+                some = [requests[i] for i in part]
+                found = call(params, some, kind, turned or knobs(settings))
                 latents.update(zip(part, found, strict=True))
         found = [latents[i] for i in range(len(requests))]
         return [Drawn(*pair) for pair in zip(show(found), found, strict=True)]
@@ -435,11 +440,11 @@ def encoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs)
     return encode
 
 
-Paint = Callable[[Sequence[str], Sequence[int]], tuple[np.ndarray, np.ndarray]]
+Paint = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 def painter(
-    params: Params,
+    params: Params | None,
     vae_params: Params,
     cfg: BagelConfig,
     tokenizer: Tokenizer,
@@ -451,8 +456,8 @@ def painter(
     """`paint(prompts, seeds)` -> (images uint8 [N,H,W,3], latents float32 [N,h,w,p·p·Z]).
 
     `drawer` for plain prompts and images of `settings.size`, always in calls of `settings.batch`
-    rows: a work unit made again is the same to the bit. Raises ValueError for a size that the model
-    cannot draw, a prompt too long, or an unknown word.
+    rows: a work unit made again is the same to the bit. `params=` as for `draw`. Raises
+    ValueError for a size that the model cannot draw, a prompt too long, or an unknown word.
     """
     grid_of(settings.size, cfg)
     draw = drawer(
@@ -466,13 +471,14 @@ def painter(
         dtype=dtype,
     )
 
-    def paint(prompts, seeds):
+    def paint(prompts, seeds, params=None):
         texts = [(Text(np.array(tokenizer.encode(p), np.int32)),) for p in prompts]
         drawn = draw(
             [
                 Request(context=text, size=settings.size, seed=seed, texts=text)
                 for text, seed in zip(texts, seeds, strict=True)
-            ]
+            ],
+            params=params,
         )
         return np.stack([d.image for d in drawn]), np.stack([d.latent for d in drawn])
 

@@ -23,7 +23,7 @@ from srum_jax.inference.context import Context, rung
 from srum_jax.models import bagel, mot
 from srum_jax.models.config import BagelConfig
 
-Ask = Callable[[Sequence[np.ndarray], Sequence[Sequence[str]]], list[np.ndarray]]
+Ask = Callable[..., list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,7 @@ def writer(
 
 
 def asker(
-    params: Params,
+    params: Params | None,
     cfg: BagelConfig,
     tokenizer: Tokenizer,
     *,
@@ -196,13 +196,15 @@ def asker(
     place: Callable = jnp.asarray,
     dtype=jnp.float32,
 ) -> Ask:
-    """`ask(images, questions)`: probabilities of the first answer token.
+    """`ask(images, questions, params=None)`: probabilities of the first answer token.
 
-    images: uint8 [H,W,3] each; questions: a list of texts per image. Returns per image float32
-    [Q, V]. `rows` images go through one compiled call; shapes are padded to few sizes. `place`
-    puts a host array on the devices. Raises ValueError naming an unknown word.
+    images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in order);
+    questions: a list of texts per image. Returns per image float32 [Q, V]. `rows` images go through
+    one compiled call; shapes are padded to few sizes. `params` of a call stand in for the asker's,
+    which may have none of its own. `place` puts a host array on the devices. Raises ValueError
+    naming an unknown word.
     """
-    nothing = np.zeros(0, np.int32)
+    nothing, own_params = np.zeros(0, np.int32), params
 
     @jax.jit
     def probabilities(params, batch):
@@ -215,9 +217,10 @@ def asker(
             Branch((Text(np.array(tokenizer.encode(q), np.int32)), Text(nothing, loss=True)))
             for q in texts
         ]
-        return Example((picture(image, cfg), *branches))
+        seen = image if isinstance(image, tuple) else (image,)
+        return Example((*(picture(i, cfg) for i in seen), *branches))
 
-    def ask(images, questions):
+    def ask(images, questions, params=None):
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
         examples = [example(i, q) for i, q in zip(images, questions, strict=True)]
@@ -235,7 +238,7 @@ def asker(
             )
             padded = [[e] for e in part] + [[]] * (rows - len(part))
             batch = jax.tree.map(place, packing.pack(padded, lanes, cfg))
-            found = np.asarray(probabilities(params, batch))
+            found = np.asarray(probabilities(own_params if params is None else params, batch))
             answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
         return answers
 

@@ -1,10 +1,19 @@
-"""The self-reward family: `srum_release` (as the released code), `srum_advantage`, and `sft`.
+"""The self-reward family around one law, and the choice among its members.
 
 With v the model's velocity, u = noise − x_0, v₀ the velocity of the starting model, all of them
-are L = κ‖v − v₀‖² + 2⟨α(v − v₀), v₀ − u⟩ up to a constant: sft has α = κ = 1, the released loss
-with x_gt = x_bad has α = κ = R + λ, the advantage form α = 1 + 2A and constant κ = 1 + λ, which
-stays bounded below whatever the sign of A.
+are L = κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ up to a constant:
+
+    sft              α = 1                     κ = 1
+    srum_release     α = R + λ_c               κ = R + λ_c            R in [0, 1], x_gt = x_bad
+    srum_paper       α = max(R, −cap) + λ_c    κ = max(R, 0) + λ_c    R in [−1, 1]
+    srum_advantage   α = 1 + s·A               κ = 1                  A in [−1, 1]
+    nft              α = βA                    κ = β²                 A in [−1, 1]
+
+The anchor λ adds λ‖v − v₀‖², that is λ to κ. A token with α < 0 is repelled from its own image;
+κ > 0 keeps that bounded below, by −α²‖v₀ − u‖²/κ, with the minimum at v = v₀ − α(v₀ − u)/κ.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +23,10 @@ from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.data.schema import Batch
 from srum_jax.models.config import BagelConfig
 from srum_jax.objectives import terms
+from srum_jax.objectives.preference import nft
 from srum_jax.rewards import maps
+
+BY_ADVANTAGE = ("srum_advantage", "nft")  # their batch's scores are advantages
 
 
 def sft(velocity: jax.Array, batch: Batch, draws: flow.Draws, mask: jax.Array) -> Ratio:
@@ -47,6 +59,39 @@ def release(
     )
 
 
+def paper(
+    velocity: jax.Array,
+    start: jax.Array,
+    batch: Batch,
+    draws: flow.Draws,
+    mask: jax.Array,
+    weights: jax.Array,
+    *,
+    cap: float,
+) -> tuple[Ratio, Ratio]:
+    """(L_r, L_ref) of the paper (its equations 1 to 3), with a repulsion that is bounded.
+
+    The paper writes L_r = mean R‖v − u‖² with signed token weights R [B,G] in [−1, 1], L_ref as
+    `release`'s second term, and L_r + λ_c·L_ref, which falls without end where R < −λ_c. Here a
+    negative R counts as at least −cap, and multiplies in place of ‖v − u‖² its tangent at v₀,
+    ‖v₀ − u‖² + 2⟨v − v₀, v₀ − u⟩. A square lies above its tangent, so this bounds the paper's
+    (capped) loss from above, meets it in value and gradient at v₀, and is bounded below for
+    λ_c > 0. Where R ≥ 0 it is the paper's loss exactly. `start` is v₀ [B,G,·] (no gradient).
+    """
+    target = flow.target(batch.latents, draws.noise)
+    start = jax.lax.stop_gradient(start)
+    weights = jax.lax.stop_gradient(weights)[..., None]
+    error = start - target
+    tangent = jnp.square(error) + 2 * (velocity - start) * error
+    attraction = jnp.maximum(weights, 0.0) * jnp.square(velocity - target)
+    repulsion = jnp.clip(weights, -cap, 0.0) * tangent
+    good = batch.latents if batch.targets is None else batch.targets
+    return (
+        terms.token_mean(attraction + repulsion, mask),
+        terms.squared_error(velocity, flow.target(good, draws.noise), mask),
+    )
+
+
 def advantage(
     velocity: jax.Array,
     start: jax.Array,
@@ -56,22 +101,42 @@ def advantage(
     advantages: jax.Array,
     *,
     scale: float,
-    anchor: float,
 ) -> Ratio:
-    """κ‖v − v₀‖² + 2⟨α(v − v₀), v₀ − u⟩ with α = 1 + scale·A, κ = 1 + anchor.
+    """‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ with α = 1 + scale·A: sft modulated by the advantage.
 
     `start` is v₀ [B,G,·] (no gradient), `advantages` A [B,G] in [−1, 1]. Bounded below by
-    −(1 + scale)²‖v₀ − u‖²/κ; its minimum is v = v₀ − α(v₀ − u)/κ.
+    −(1 + scale)²‖v₀ − u‖²; its minimum is v = v₀ − α(v₀ − u).
     """
     start = jax.lax.stop_gradient(start)
     step = velocity - start
     error = start - flow.target(batch.latents, draws.noise)
     alpha = 1 + scale * jax.lax.stop_gradient(advantages)[..., None]
-    return terms.token_mean((1 + anchor) * jnp.square(step) + 2 * alpha * step * error, mask)
+    return terms.token_mean(jnp.square(step) + 2 * alpha * step * error, mask)
 
 
-def release_weights(batch: Batch) -> jax.Array:
-    """Token weights R [B,G] of the released law from the batch's boxes and scores."""
+# ----------------------------------------------------------------- from scores to token weights
+
+
+def acting(batch: Batch, rewards: str, *, neutral: float) -> Batch:
+    """`batch` with the scores that act: "both", "image" (no region) or "regions".
+
+    Of regions alone every image's score is `neutral`.
+    """
+    r = batch.rewards
+    if rewards == "image":
+        r = r.replace(valid=jnp.zeros_like(r.valid))
+    elif rewards == "regions":
+        r = r.replace(image_score=jnp.full_like(r.image_score, neutral))
+    return batch.replace(rewards=r)
+
+
+def release_weights(batch: Batch, rewards: str = "both") -> jax.Array:
+    """Token weights R [B,G] of the released law from the batch's boxes and scores.
+
+    Of the image alone all of it weighs what lies in no box, of regions alone the image's score
+    is 1.
+    """
+    batch = acting(batch, rewards, neutral=1.0)
     r = batch.rewards
     return jax.vmap(maps.release_token_weights)(
         r.boxes,
@@ -85,19 +150,49 @@ def release_weights(batch: Batch) -> jax.Array:
     )
 
 
-def advantage_weights(batch: Batch) -> jax.Array:
-    """Token advantages A [B,G]; the batch's scores are advantages already (`stages/train.py`)."""
+def _spread(batch: Batch, image: jax.Array, *, region_share: float) -> jax.Array:
+    """[B,G]: `image` [B,N] outside every box, inside mixed with the mean of the regions' scores."""
     r = batch.rewards
-    return jax.vmap(maps.advantage_token_weights)(
+    law = functools.partial(maps.advantage_token_weights, region_share=region_share)
+    return jax.vmap(law)(
         r.boxes,
         r.valid,
-        r.image_score,
+        image,
         r.scores,
         batch.sizes,
         batch.grids,
         batch.latent_images,
         batch.latent_cells,
     )
+
+
+def paper_weights(batch: Batch, rewards: str = "both") -> jax.Array:
+    """Signed token weights R [B,G] in [−1, 1]: (image score + 1)/2 times the region's score.
+
+    The paper leaves open what lies in no box (here 0: the reference term alone) and overlaps
+    (here the mean of the scores). Of regions alone the first factor is 1; of the image alone its
+    signed score is the weight of every token.
+    """
+    batch = acting(batch, rewards, neutral=1.0)
+    score = jnp.clip(batch.rewards.image_score, -1.0, 1.0)
+    if rewards == "image":
+        return _spread(batch, score, region_share=1.0)
+    local = _spread(batch, jnp.zeros_like(score), region_share=1.0)
+    return local * jnp.take_along_axis((score + 1) / 2, batch.latent_images, axis=1, mode="clip")
+
+
+def advantage_weights(batch: Batch, rewards: str = "both") -> jax.Array:
+    """Token advantages A [B,G]; the batch's scores are advantages already (`stages/train.py`).
+
+    Of the image alone there is no resolution in space; of regions alone they count in full, and
+    what lies in no box has advantage 0.
+    """
+    batch = acting(batch, rewards, neutral=0.0)
+    share = 1.0 if rewards == "regions" else 0.5
+    return _spread(batch, batch.rewards.image_score, region_share=share)
+
+
+# -------------------------------------------------------------------- through the model, by name
 
 
 def _masked(values: jax.Array, mask: jax.Array) -> Ratio:
@@ -111,50 +206,80 @@ def _sft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> L
 
 
 def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    weights = release_weights(batch)
+    weights = release_weights(batch, cfg.rewards)
     reward, constraint = release(out.velocity, batch, draws, out.trained, weights)
     return LossOut(
         terms={"reward": reward, "constraint": constraint},
+        metrics={"token_weight": _masked(weights, out.trained)},
+        coefficients=(("reward", 1.0), ("constraint", cfg.lambda_constraint)),
+    )
+
+
+def _srum_paper(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    weights = paper_weights(batch, cfg.rewards)
+    reward, constraint = paper(
+        out.velocity, start, batch, draws, out.trained, weights, cap=cfg.repulsion_cap
+    )
+    alpha = jnp.maximum(weights, -cfg.repulsion_cap) + cfg.lambda_constraint
+    return LossOut(
+        terms={"reward": reward, "constraint": constraint},
         metrics={
-            "mse": sft(out.velocity, batch, draws, out.trained),
             "token_weight": _masked(weights, out.trained),
+            "repelled": _masked(alpha < 0, out.trained),
         },
         coefficients=(("reward", 1.0), ("constraint", cfg.lambda_constraint)),
     )
 
 
 def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    a = advantage_weights(batch)
-    value = advantage(
-        out.velocity,
-        start,
-        batch,
-        draws,
-        out.trained,
-        a,
-        scale=cfg.advantage_scale,
-        anchor=cfg.anchor,
-    )
+    a = advantage_weights(batch, cfg.rewards)
+    value = advantage(out.velocity, start, batch, draws, out.trained, a, scale=cfg.advantage_scale)
     return LossOut(
         terms={"advantage": value},
-        metrics={
-            "mse": sft(out.velocity, batch, draws, out.trained),
-            "drift": terms.squared_error(out.velocity, start, out.trained),
-            "token_advantage": _masked(a, out.trained),
-            "token_advantage_size": _masked(jnp.abs(a), out.trained),
-        },
+        metrics=_advantage_metrics(a, 1 + cfg.advantage_scale * a, out.trained),
         coefficients=(("advantage", 1.0),),
     )
 
 
-OBJECTIVES = {"sft": _sft, "srum_release": _srum_release, "srum_advantage": _srum_advantage}
-NEED_REFERENCE = ("srum_advantage",)  # compare with the velocity of the starting model
+def _nft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    a = advantage_weights(batch, cfg.rewards)
+    value = nft(out.velocity, start, batch, draws, out.trained, a, beta=cfg.nft_beta)
+    return LossOut(
+        terms={"nft": value},
+        metrics=_advantage_metrics(a, a, out.trained),
+        coefficients=(("nft", 1.0),),
+    )
+
+
+def _advantage_metrics(a: jax.Array, alpha: jax.Array, mask: jax.Array) -> dict[str, Ratio]:
+    return {
+        "token_advantage": _masked(a, mask),
+        "token_advantage_size": _masked(jnp.abs(a), mask),
+        "repelled": _masked(alpha < 0, mask),
+    }
+
+
+OBJECTIVES = {
+    "sft": _sft,
+    "srum_release": _srum_release,
+    "srum_paper": _srum_paper,
+    "srum_advantage": _srum_advantage,
+    "nft": _nft,
+}
+_AROUND_START = ("srum_paper", "srum_advantage", "nft")  # read v₀ themselves
+
+
+def needs_reference(objective: str, anchor: float) -> bool:
+    """Whether a loss compares with the velocity of the starting model."""
+    return anchor > 0 or objective in _AROUND_START
 
 
 def make(cfg, model_cfg: BagelConfig, *, dtype, remat: bool) -> terms.LossFn:
-    """The objective that `cfg.objective` names, as a loss function.
+    """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
-    cfg is the train section: objective, time law, lambda_constraint, advantage_scale, anchor.
+    cfg is the train section: objective, rewards, anchor, the time law and the objectives' own
+    numbers. Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and
+    "relative_drift" (the same in units of ‖u‖²; `train.max_drift` bounds it).
     """
     objective = OBJECTIVES[cfg.objective]
 
@@ -167,8 +292,21 @@ def make(cfg, model_cfg: BagelConfig, *, dtype, remat: bool) -> terms.LossFn:
             return terms.predict(params, model_cfg, batch, draws, dtype=dtype, remat=remat)
 
         start = None
-        if cfg.objective in NEED_REFERENCE:
+        if needs_reference(cfg.objective, cfg.anchor):
             start = jax.lax.stop_gradient(predict(reference).velocity)
-        return objective(predict(params), start, batch, draws, cfg)
+        out = predict(params)
+        found = objective(out, start, batch, draws, cfg)
+        metrics = {"mse": sft(out.velocity, batch, draws, out.trained)}
+        if start is not None:
+            drift = terms.squared_error(out.velocity, start, out.trained)
+            target = flow.target(batch.latents, draws.noise)
+            size = terms.squared_error(target, jnp.zeros_like(target), out.trained)
+            metrics |= {"drift": drift, "relative_drift": (drift[0], size[0])}
+            if cfg.anchor:
+                found = found.replace(
+                    terms=found.terms | {"anchor": drift},
+                    coefficients=(*found.coefficients, ("anchor", cfg.anchor)),
+                )
+        return found.replace(metrics=metrics | found.metrics)
 
     return loss

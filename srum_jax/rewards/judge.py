@@ -7,10 +7,11 @@ status beside a NaN, never a number.
 A region is scored by its best match among the prompt's objects: half P(colour)·P(shape) from two
 open questions about its crop, half P(yes) of "is this a C S ?". An image is scored by the mean of
  · global: P(yes) of "does the image show CAPTION ?";
- · questions: product over objects of mean(exists, count), of the total count, of the relation;
+ · questions: product over objects of mean(exists, count), of the total count, of the relation, of
+   the sizes that the prompt states;
  · assembled: the best assignment of crops to demanded objects, times 0.1 per missing and per extra
-   one, times the relation, which here is half the model's own answers and half the geometry of the
-   assigned boxes. Left out where a proposer's boxes do not separate objects.
+   one, times the sizes, times the relation, which here is half the model's own answers and half
+   the geometry of the assigned boxes. Left out where a proposer's boxes do not separate objects.
 """
 
 import dataclasses
@@ -165,7 +166,7 @@ def _region(plan: _Plan, box: Box, answers: np.ndarray | None, name: str) -> Reg
 
 
 def _answered(plan: _Plan, answers: np.ndarray) -> dict[str, float]:
-    """{"global", "questions", "relation" (1 without one)} from answers about the whole image."""
+    """{"global", "questions", "relation", "sizes" (1 without any)} from answers about the image."""
     answers = _check_answers(answers, len(plan.image))
     p = [_probability(row, q, plan.ids) for row, q in zip(answers, plan.image, strict=True)]
     asked = list(zip(plan.image, p, strict=True))
@@ -175,11 +176,13 @@ def _answered(plan: _Plan, answers: np.ndarray) -> dict[str, float]:
 
     relation = mean([v for q, v in asked if q.kind.startswith("relation")])
     total = mean([v for q, v in asked if q.kind == "count_all"])
+    sizes = float(np.prod([v for q, v in asked if q.kind == "size"]))
     each = [mean([v for q, v in asked if q.about == i]) for i in range(len(plan.scene.objects))]
     return {
         "global": mean([v for q, v in asked if q.kind == "caption_right"]),
-        "questions": float(np.prod(each)) * total * relation,
+        "questions": float(np.prod(each)) * total * relation * sizes,
         "relation": relation,
+        "sizes": sizes,
     }
 
 
@@ -236,10 +239,11 @@ def _image(
         parts = _answered(plan, answers)
     except _Unusable as why:
         return Judgement(found, float("nan"), str(why), {})
-    relation = parts.pop("relation")
+    relation, sizes = parts.pop("relation"), parts.pop("sizes")
     if separates:
         p = np.array([region.p for region in found])
-        parts["assembled"] = assemble(plan.scene, [r.bbox for r in found], p, relation)
+        boxes = [region.bbox for region in found]
+        parts["assembled"] = sizes * assemble(plan.scene, boxes, p, relation)
     return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 
-VERSION = "1"
+VERSION = "2"
 
 COLORS = (
     "red",
@@ -29,6 +29,7 @@ COLORS = (
     "gray",
     "grey",
 )
+SIZES = ("big", "small")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -39,6 +40,7 @@ TEMPLATES = {
     "crop_color": "what color is this ?",
     "crop_shape": "what shape is this ?",
     "crop_is": "is this {a} ?",
+    "size": "is the {the} big or small ?",
     "exists": "is there {a} ?",
     "count": "how many {many} are there ?",
     "count_all": "how many objects are there ?",
@@ -54,11 +56,13 @@ VERTICAL = ("above", "below", "neither")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectSpec:
-    """An object that the prompt demands `count` times: colour word, noun (singular)."""
+    """An object that the prompt demands `count` times: colour word, noun (singular), and its size
+    where the prompt states one."""
 
     color: str
     shape: str
     count: int = 1
+    size: str = ""
 
     @property
     def name(self) -> str:
@@ -106,7 +110,7 @@ class Question:
 
 def protocol_hash() -> str:
     """Twelve hex digits that change when any wording, list or the version does."""
-    parts = [VERSION, COLORS, NUMBERS, RELATIONS, TEMPLATES, YES_NO, HORIZONTAL, VERTICAL]
+    parts = [VERSION, COLORS, SIZES, NUMBERS, RELATIONS, TEMPLATES, YES_NO, HORIZONTAL, VERTICAL]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
@@ -132,22 +136,28 @@ def _article(name: str) -> str:
 
 
 def _read_object(words: list[str]) -> ObjectSpec | None:
-    """ "a red circle", "two red circles" -> the object; None for anything else."""
+    """ "a red circle", "a big red circle", "two red circles" -> the object; None for others."""
+    size = words.pop(1) if len(words) == 4 and words[1] in SIZES else ""
     if len(words) != 3 or words[1] not in COLORS or not words[2].isalpha():
         return None
     number, color, noun = words
     if number in ("a", "an", "one"):
-        return ObjectSpec(color, noun)
-    if number in NUMBERS[2:]:
+        return ObjectSpec(color, noun, size=size)
+    if number in NUMBERS[2:] and not size:
         return ObjectSpec(color, _singular(noun), NUMBERS.index(number))
     return None
 
 
-def _joined(specs: list[ObjectSpec]) -> tuple[ObjectSpec, ...]:
-    """The objects with equal ones counted together, in order of first mention."""
+def _joined(specs: list[ObjectSpec]) -> tuple[ObjectSpec, ...] | None:
+    """The objects with equal ones counted together, in order of first mention.
+
+    None where equal ones have sizes: a question could not tell them apart.
+    """
     counts: dict[str, ObjectSpec] = {}
     for spec in specs:
         before = counts.get(spec.name)
+        if before is not None and (before.size or spec.size):
+            return None
         counts[spec.name] = (
             spec if before is None else dataclasses.replace(before, count=before.count + spec.count)
         )
@@ -158,9 +168,9 @@ def _joined(specs: list[ObjectSpec]) -> tuple[ObjectSpec, ...]:
 def decompose(prompt: str) -> Decomposition | None:
     """What a prompt demands, or None where the grammar does not reach.
 
-    Read: "a red circle", "two red circles", lists with "," and "and" in any mixture, and
-    "A left of | right of | above | below B" for two different single objects; a full stop at the
-    end, capitals and spacing do not matter.
+    Read: "a red circle", "a big red circle", "two red circles", lists with "," and "and" in any
+    mixture, and "A left of | right of | above | below B" for two different single objects; a full
+    stop at the end, capitals and spacing do not matter.
     """
     words = re.findall(r"[^\s,.]+|[,.]", prompt.lower())
     if words and words[-1] == ".":
@@ -171,13 +181,12 @@ def decompose(prompt: str) -> Decomposition | None:
         if len(parts) == 2:
             pair = [_read_object(part.split()) for part in parts]
             single = all(spec is not None and spec.count == 1 for spec in pair)
-            if not single or pair[0] == pair[1]:
+            if not single or pair[0].name == pair[1].name:
                 return None
             return Decomposition(caption, tuple(pair), Relation(kind, 0, 1))
     specs = [_read_object(part.split()) for part in re.split(r" , and | , | and ", caption)]
-    if None in specs:
-        return None
-    return Decomposition(caption, _joined(specs))
+    objects = None if None in specs else _joined(specs)
+    return None if objects is None else Decomposition(caption, objects)
 
 
 # ---------------------------------------------------------------------------------- the questions
@@ -219,13 +228,17 @@ def _relation_questions(scene: Decomposition) -> list[Question]:
 
 
 def image_questions(scene: Decomposition) -> tuple[Question, ...]:
-    """Asked of the whole image: per object existence and count, the total, relation, caption."""
+    """Asked of the whole image: each object's existence, count and size, the total, the relation,
+    the caption."""
     questions = []
     for i, spec in enumerate(scene.objects):
         exists = TEMPLATES["exists"].format(a=_article(spec.name))
         many = TEMPLATES["count"].format(many=f"{spec.color} {_plural(spec.shape)}")
         questions.append(Question("exists", exists, "yes", YES_NO, i))
         questions.append(Question("count", many, _count_word(spec.count), about=i))
+        if spec.size:
+            size = TEMPLATES["size"].format(the=spec.name)
+            questions.append(Question("size", size, spec.size, SIZES))
     questions.append(Question("count_all", TEMPLATES["count_all"], _count_word(scene.total)))
     questions += _relation_questions(scene)
     caption = TEMPLATES["caption_right"].format(caption=scene.caption)

@@ -42,11 +42,13 @@ def check_image(image: np.ndarray) -> np.ndarray:
 def foreground(image: np.ndarray) -> np.ndarray:
     """Which pixels are not background, bool [H, W].
 
-    The background is the most common colour (of 16 levels a channel, refined to the mean of its
-    pixels), so a plain ground of any colour and a little noise both work.
+    The background is the most common colour along the rim (of 16 levels a channel, refined to the
+    mean of its pixels), so a plain ground of any colour and a little noise both work, however much
+    of it is covered.
     """
-    coarse = (image >> 4).astype(np.int32) @ np.array([256, 16, 1])
-    common = image[coarse == np.bincount(coarse.ravel()).argmax()].mean(axis=0)
+    rim = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+    coarse = (rim >> 4).astype(np.int32) @ np.array([256, 16, 1])
+    common = rim[coarse == np.bincount(coarse).argmax()].mean(axis=0)
     return np.abs(image - common).max(axis=-1) >= CONTRAST
 
 

@@ -8,7 +8,7 @@ kept in the stage's folder and not made twice: pictures and scores in work units
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,28 +22,48 @@ from srum_jax.config import Config
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import shapes_questions, units
+from srum_jax.data import shapes_changes, shapes_questions, units
 from srum_jax.data.prompts import Prompt
-from srum_jax.data.shapes_questions import Question
+from srum_jax.data.shapes_changes import Edit
+from srum_jax.data.shapes_render import Scene, draw
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals import shapes, suite
 from srum_jax.rewards import protocol
-from srum_jax.stages import generate, model, score
+from srum_jax.stages import generate, model, probe, score, skills
 from srum_jax.stages.generate import Job
-from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage, update_round
+from srum_jax.stages.manifest import (
+    Manifest,
+    Outcome,
+    Workdir,
+    run_stage,
+    update_results,
+    update_round,
+)
 from srum_jax.stages.model import Opened
 
-Asked = Sequence[tuple[np.ndarray, Question]]  # pictures uint8 [H,W,3], a question about each
 PAIRS = 24  # prompts whose two pictures are kept for the report
+SHOWN = 6  # edits and captions kept for it: the first ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """What a model is asked beside prompts: questions, scenes to describe, edits."""
+
+    asked: Sequence[skills.Asked] = ()
+    scenes: Sequence[Scene] = ()
+    edits: Sequence[Edit] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What one model did: candidate records, their verdicts, and which answers were right [Q]."""
+    """What one model did: candidate records and their verdicts; answers, captions and edits as
+    `stages/skills.py` gives them."""
 
     records: Sequence[dict[str, Any]]
     verdicts: Sequence[shapes.Verdict]
-    answered: np.ndarray
+    qa: Sequence[dict[str, Any]]
+    captions: Sequence[dict[str, Any]]
+    edits: Sequence[dict[str, Any]]
 
     @property
     def right(self) -> np.ndarray:
@@ -94,36 +114,40 @@ def evaluate(
     wanted: Sequence[Prompt],
 ) -> Outcome:
     """Makes and measures everything; writes evaluation.json, pairs.json, this round's results."""
-    known, asked = verifiable(cfg, wanted), questions(cfg)
+    known, given = verifiable(cfg, wanted), tasks(cfg)
     several = known[: cfg.evaluate.best_of_prompts]
     jobs = [(prompt, k) for prompt in several for k in range(cfg.evaluate.best_of)]
     judged = len(jobs)
     jobs += [(prompt, 0) for prompt in known[len(several) :]]
     opened = model.base(cfg, work, mesh)
-    arms = {"base": _arm("base", opened, jobs, asked, folder, cfg, mesh)}
+    arms = {"base": _arm("base", opened, jobs, given, folder, cfg, mesh)}
     shown = arms["base"].records[:judged]
     scored = _judge(opened, shown, folder / "scores", cfg, mesh)
     if "train" in cfg.stages:
         opened = model.trained(opened, cfg, work, mesh)  # lets go of what training replaced
         jobs = [(prompt, 0) for prompt in known]
-        arms["trained"] = _arm("trained", opened, jobs, asked, folder, cfg, mesh)
+        arms["trained"] = _arm("trained", opened, jobs, given, folder, cfg, mesh)
     parts = {
         "t2i": t2i_section(
             arms, [record["image_score"] for record in scored], cfg.evaluate.best_of
         ),
-        "qa": qa_section(arms, [question for _, question in asked]),
+        **{name: skill_section(arms, name) for name in ("qa", "captions", "edits")},
     }
     if "score" in cfg.stages:
         shown, scored = (units.read(work.stage(name)) for name in ("generate", "score"))
     parts["scores"] = scores_section(shown, scored, cfg.score.proposers)
     parts = {name: part for name, part in parts.items() if part}
-    outputs = _write(work, folder, arms, parts) if jax.process_index() == 0 else {}
+    outputs = _write(work, folder, arms, parts, given) if jax.process_index() == 0 else {}
+    if "train" in cfg.stages and jax.process_index() == 0:
+        verify_probes(work)
     counts = {
         "prompts": len(known),
         "images": sum(len(arm.records) for arm in arms.values()),
-        "answers": sum(len(arm.answered) for arm in arms.values()),
+        "answers": sum(len(arm.qa) + len(arm.captions) for arm in arms.values()),
+        "edits": sum(len(arm.edits) for arm in arms.values()),
     }
-    return Outcome(outputs, counts, items=counts["images"] + counts["answers"])
+    items = counts["images"] + counts["answers"] + counts["edits"]
+    return Outcome(outputs, counts, items=items)
 
 
 # ------------------------------------------------------------------------------ what is measured
@@ -144,12 +168,18 @@ def verifiable(cfg: Config, wanted: Sequence[Prompt]) -> list[Prompt]:
     return known
 
 
-def questions(cfg: Config) -> Asked:
-    """Test pictures of the shapes world, a question about each; none for another model."""
-    if cfg.model == "shapes":
-        return shapes_questions.qa_set("test", cfg.evaluate.questions)
-    logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
-    return ()
+def tasks(cfg: Config) -> Tasks:
+    """Those of the test split of the shapes world; none for another model."""
+    if cfg.model != "shapes":
+        logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
+        return Tasks()
+    c = cfg.evaluate
+    several = shapes_changes.several_set("test", c.several)
+    return Tasks(
+        asked=shapes_questions.qa_set("test", c.questions) + several,
+        scenes=shapes_questions.caption_set("test", c.captions),
+        edits=shapes_changes.edit_set("test", c.edits),
+    )
 
 
 def _readable(prompt: str) -> bool:
@@ -166,18 +196,19 @@ def _arm(
     name: str,
     opened: Opened,
     jobs: Sequence[Job],
-    asked: Asked,
+    given: Tasks,
     folder: epath.Path,
     cfg: Config,
     mesh: jax.sharding.Mesh,
 ) -> Arm:
-    """Draws `jobs`, has them verified, and asks; pictures and answers found there are kept."""
+    """Draws `jobs`, has them verified, and does the tasks; what is found in `folder` is kept."""
+    able = skills.of(opened.params, opened.vae_params, opened.cfg, opened.tokenizer, cfg, mesh)
     records: list[dict[str, Any]] = []
     if jobs:
         generate.draw(
             jobs,
             folder / name,
-            model.painter(opened, cfg, mesh),
+            able.paint,
             features=generate.features(opened.cfg, cfg.sample.size),
             unit=cfg.generate.unit,
             seed=cfg.evaluate.seed,
@@ -185,49 +216,42 @@ def _arm(
         )
         records = list(units.read(folder / name))
     verdicts = [shapes.verify(record["image"], record["prompt"]) for record in records]
-    return Arm(records, verdicts, _answer(name, opened, asked, folder, cfg, mesh))
+    does = {
+        "answers": (skills.answered, given.asked),
+        "captions": (skills.described, given.scenes),
+        "edits": (skills.edited, given.edits),
+    }
+    done = [
+        _kept(folder / f"{what}-{name}.json", do, able, some, f"evaluate, {name} {what}")
+        for what, (do, some) in does.items()
+    ]
+    return Arm(records, verdicts, *done)
 
 
-def _answer(
-    name: str,
-    opened: Opened,
-    asked: Asked,
-    folder: epath.Path,
-    cfg: Config,
-    mesh: jax.sharding.Mesh,
-) -> np.ndarray:
-    """bool [Q]: whether the likeliest first token, of the whole vocabulary, is the answer's."""
-    path, rows = folder / f"answers-{name}.json", cfg.evaluate.batch
-    if not path.exists():
-        ask = model.asker(opened, cfg, mesh, rows=rows)
-        given: list[int] = []
-        bar = tqdm(
-            total=len(asked),
-            desc=f"evaluate, {name} answers",
-            unit="question",
-            dynamic_ncols=True,
-            disable=jax.process_index() != 0,
-        )
-        with bar:
-            for first in range(0, len(asked), rows):
-                images, texts = zip(*asked[first : first + rows], strict=True)
-                found = ask(images, [[question.text] for question in texts])
-                given += [int(probabilities[0].argmax()) for probabilities in found]
-                bar.update(len(images))
-        words = opened.tokenizer
-        answers = [
-            {
-                "kind": question.kind,
-                "question": question.text,
-                "answer": question.answer,
-                "given": words.decode([token]),
-                "right": words.encode(question.answer)[0] == token,
-            }
-            for (_, question), token in zip(asked, given, strict=True)
-        ]
-        if jax.process_index() == 0:
-            write_json(path, answers)
-    return np.array([answer["right"] for answer in read_json(path)], bool)
+def _kept(
+    path: epath.Path, do: Callable, able: skills.Able, given: Sequence, title: str
+) -> list[dict[str, Any]]:
+    """The records at `path`; if they are not there, made of the tasks and written.
+
+    A record's picture is written beside it as PNG and named, if it is one of the first.
+    """
+    if path.exists():
+        return read_json(path)
+    found: list[dict[str, Any]] = []
+    step = 4 * able.batch
+    off = jax.process_index() != 0
+    with tqdm(total=len(given), desc=title, dynamic_ncols=True, disable=off) as bar:
+        for first in range(0, len(given), step):
+            found += do(able, given[first : first + step])
+            bar.update(len(given[first : first + step]))
+    drawn = [record.pop("image") for record in found if "image" in record]
+    for number, (record, image) in enumerate(zip(found, drawn[:SHOWN], strict=False)):
+        record["image"] = f"examples/{path.stem}-{number}.png"
+        if not off:
+            _write_png(path.parent / record["image"], image)
+    if not off:
+        write_json(path, found)
+    return found
 
 
 def _judge(
@@ -272,13 +296,14 @@ def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> 
     return section | {"best_of_k": best}
 
 
-def qa_section(arms: dict[str, Arm], asked: Sequence[Question]) -> dict:
-    """ "qa" of results.json; empty if nothing was asked."""
-    if not len(asked):
+def skill_section(arms: dict[str, Arm], name: str) -> dict:
+    """ "qa", "captions" or "edits" of results.json; empty if nothing was asked."""
+    done = {arm: getattr(found, name) for arm, found in arms.items()}
+    if not done["base"]:
         return {}
     return suite.qa_section(
-        [question.kind for question in asked],
-        **{name: arm.answered for name, arm in arms.items()},
+        [record["kind"] for record in done["base"]],
+        **{arm: np.array([r["right"] for r in records], bool) for arm, records in done.items()},
     )
 
 
@@ -321,6 +346,33 @@ def scores_section(
     return suite.scores_section(found, proposers[0], _judged(images), prompts)
 
 
+def verify_probes(work: Workdir) -> None:
+    """Puts the verifier's accuracy beside the own score of every probe of this round's training.
+
+    "verified" is the share of right pictures among those of prompts that the verifier reads; absent
+    where there are none.
+    """
+    train = work.stage("train")
+    found = {row["step"]: row for row in probe.curve(probe.read(train))}
+    for step, row in found.items():
+        right = [
+            shapes.verify(record["image"], record["prompt"]).right
+            for record in probe.seen_pictures(train, step)
+            if record["image"].shape[:2] == (shapes.SIDE, shapes.SIDE)
+            and _readable(record["prompt"])
+        ]
+        if right:
+            row["verified"] = float(np.mean(right))
+
+    def change(results: dict[str, Any]) -> None:
+        for part in results["rounds"]:
+            if part["round"] == work.round and "train" in part:
+                part["train"]["probe"] = list(found.values())
+
+    if found:
+        update_results(work, change)
+
+
 def _judged(rows: Sequence[tuple[float, bool, str]]) -> suite.Judged:
     scores, labels, status = zip(*rows, strict=True) if rows else ((), (), ())
     return suite.Judged(np.array(scores, np.float64), np.array(labels, bool), status)
@@ -330,7 +382,7 @@ def _judged(rows: Sequence[tuple[float, bool, str]]) -> suite.Judged:
 
 
 def _write(
-    work: Workdir, folder: epath.Path, arms: dict[str, Arm], parts: dict[str, Any]
+    work: Workdir, folder: epath.Path, arms: dict[str, Arm], parts: dict[str, Any], given: Tasks
 ) -> dict[str, str]:
     """Writes what was measured; returns the stage's outputs."""
     firsts = {name: arm.firsts() for name, arm in arms.items()}
@@ -339,6 +391,10 @@ def _write(
     if "trained" in arms:
         outputs["pairs"] = "pairs.json"
         write_json(folder / "pairs.json", write_pairs(folder, firsts["base"], firsts["trained"]))
+    for name, found in examples(folder, arms, given).items():
+        if found:
+            outputs[f"examples-{name}"] = f"examples-{name}.json"
+            write_json(folder / outputs[f"examples-{name}"], found)
     update_round(work, **parts)
     return outputs
 
@@ -370,14 +426,43 @@ def choose_pairs(
 def write_pairs(folder: epath.Path, base: Arm, trained: Arm) -> list[dict[str, Any]]:
     """Writes chosen pictures of both models as PNG and returns what pairs.json says of them."""
     categories = [record["category"] for record in base.records]
-    (folder / "pairs").mkdir(parents=True, exist_ok=True)
     kept = []
     for i in choose_pairs(base.right, trained.right, categories):
         record = base.records[i]
         pair = {"prompt": record["prompt"], "category": record["category"]}
         for name, arm in (("base", base), ("trained", trained)):
             file = f"pairs/{record['prompt_id']}-{name}.png"
-            (folder / file).write_bytes(pictures.encode_png(arm.records[i]["image"]))
+            _write_png(folder / file, arm.records[i]["image"])
             pair |= {f"{name}_image": file, f"{name}_correct": arm.verdicts[i].right}
         kept.append(pair)
     return kept
+
+
+def examples(folder: epath.Path, arms: dict[str, Arm], given: Tasks) -> dict[str, list[dict]]:
+    """What the models made of the first scenes and edits; writes what they saw as PNG.
+
+    captions: {"kind", "image", "base_caption", "base_correct", …} each, edits: {"kind",
+    "instruction", "image", "base_image", "base_correct", …}; files are relative to `folder`.
+    """
+    captions, edits = [], []
+    for i, scene in enumerate(given.scenes[:SHOWN]):
+        shown = {"kind": arms["base"].captions[i]["kind"], "image": f"examples/captions-{i}.png"}
+        for name, arm in arms.items():
+            made = arm.captions[i]
+            shown |= {f"{name}_caption": made["given"], f"{name}_correct": made["right"]}
+        _write_png(folder / shown["image"], draw(scene))
+        captions.append(shown)
+    for i, edit in enumerate(given.edits[:SHOWN]):
+        shown = {"kind": edit.kind, "instruction": edit.instruction}
+        shown |= {"image": f"examples/edits-{i}.png"}
+        for name, arm in arms.items():
+            made = arm.edits[i]
+            shown |= {f"{name}_image": made["image"], f"{name}_correct": made["right"]}
+        _write_png(folder / shown["image"], draw(edit.source))
+        edits.append(shown)
+    return {"captions": captions, "edits": edits}
+
+
+def _write_png(path: epath.Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pictures.encode_png(image))

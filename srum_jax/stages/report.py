@@ -1,9 +1,9 @@
 """Stage `report`: one page a person can look at, from what the other stages left in the folder.
 
 Owns `report.html`: what is said, and in which order. It measures nothing: numbers come from
-results.json, curves from train/metrics.jsonl, pictures from evaluate/pairs.json and
-score/examples.json of every round. A piece that is not there leaves its section out; a piece that
-is there but broken is an error that names it.
+results.json, curves from train/metrics.jsonl, pictures from evaluate/pairs.json,
+evaluate/examples-*.json and score/examples.json of every round. A piece that is not there leaves
+its section out; a piece that is there but broken is an error that names it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from etils import epath
 
 from srum_jax.config import Config
 from srum_jax.core.files import read_json
-from srum_jax.evals import stats
+from srum_jax.stages import report_curves
 from srum_jax.stages import report_html as page
 from srum_jax.stages import report_pictures as pictures
+from srum_jax.stages import report_probe as probes
+from srum_jax.stages import report_tables as tables
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.report_html import Arm, Html, h, join
-
-ARMS = (("base", "base"), ("trained", "trained"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +97,22 @@ def build(results: Mapping[str, Any], rounds: Sequence[epath.PathLike]) -> str:
             _per_round(all_rounds, _choice)),
         page.Section(
             "questions", "Answering questions",
-            "Share of questions about pictures that the model answers exactly, by kind. "
-            "Hollow: base; filled: trained.",
-            _per_round(all_rounds, _questions)),
+            "Share of questions about one picture, two, or a clip that the model answers exactly, "
+            "by kind. Hollow: base; filled: trained.",
+            _per_round(all_rounds, lambda r: tables.skill(r.measured.get("qa", {}), "questions"))),
+        page.Section(
+            "captions", "Describing pictures",
+            "Share of captions that say all that is there and nothing else, by kind of scene.",
+            _per_round(all_rounds, lambda r: join(
+                tables.skill(r.measured.get("captions", {}), "captions"),
+                pictures.captions(_file(r, "evaluate/examples-captions.json"))))),
+        page.Section(
+            "edits", "Editing pictures",
+            "Share of edits after which the picture shows what was asked for and all else is as "
+            "it was, by kind.",
+            _per_round(all_rounds, lambda r: join(
+                tables.skill(r.measured.get("edits", {}), "edits"),
+                pictures.edits(_file(r, "evaluate/examples-edits.json"))))),
         page.Section(
             "judge", "The model as its own judge",
             "AUC: the chance that something right gets a higher score than something wrong. 0.5 "
@@ -109,15 +122,13 @@ def build(results: Mapping[str, Any], rounds: Sequence[epath.PathLike]) -> str:
             "pictures", "Before and after",
             "The same prompt and the same seed, drawn by both models. Grouped by outcome, in the "
             "order of the file: none is chosen by its looks.",
-            _per_round(all_rounds, lambda r: pictures.pairs(r.folder / "evaluate" / "pairs.json")
-                       if r.folder else Html(""))),
+            _per_round(all_rounds, lambda r: pictures.pairs(_file(r, "evaluate/pairs.json")))),
         page.Section(
             "scores", "What the model scored",
             "Boxes carry the model's score of that region, from \u22121 (wrong) to +1 (right): "
             "blue line for 0 and above, dashed orange below, dotted where there is no score. "
             "Beside them, the weight that the released SRUM law gives each token of the picture.",
-            _per_round(all_rounds, lambda r: pictures.examples(r.folder / "score" / "examples.json")
-                       if r.folder else Html(""))),
+            _per_round(all_rounds, lambda r: pictures.examples(_file(r, "score/examples.json")))),
         page.Section(
             "training", "Training",
             "Over optimiser steps. Pale: every logged step; strong: running mean.",
@@ -148,6 +159,10 @@ def _rounds(results: Mapping[str, Any], folders: Iterable[epath.PathLike]) -> li
     return [
         Round(i, measured.get(i, {}), places.get(i)) for i in sorted(measured.keys() | places)
     ]
+
+
+def _file(r: Round, name: str) -> epath.Path | None:
+    return r.folder / name if r.folder else None
 
 
 def _per_round(rounds: Sequence[Round], make: Callable[[Round], Html]) -> Html:
@@ -209,6 +224,8 @@ def _what_was_run(results: Mapping[str, Any], rounds: Sequence[Round]) -> str:
         rounds_said = f" in {len(trains)} rounds" if len(trains) > 1 else ""
         said.append(f"It was then trained for {steps} steps{rounds_said}"
                     + (f" with the objective {names}." if names else "."))
+        if any("stopped_at" in t for t in trains):
+            said.append("Probes on the way stopped it early.")
     run = results.get("run", {})
     where = [f"{name} {run[key]}" for key, name in (("seed", "Seed"), ("device", "on"))
              if key in run]
@@ -241,8 +258,10 @@ def _tiles(rounds: Sequence[Round]) -> Html | None:
                       f"oracle {page.percent(best['oracle']['accuracy'])}"))
     answers = latest("qa", "trained") or latest("qa", "base")
     if answers:
+        others = [f"{name} {page.percent(found['accuracy'])}" for name in ("captions", "edits")
+                  if (found := latest(name, "trained") or latest(name, "base"))]
         tiles.append(("Questions answered right", page.percent(answers["accuracy"]),
-                      f"of {page.count(answers['n'])} questions"))
+                      "; ".join([f"of {page.count(answers['n'])} questions", *others])))
     scores = latest("scores")
     aucs = [(f"{scores[key]:.3f}", name)
             for key, name in (("image_auc", "whole pictures"), ("region_auc", "regions"))
@@ -256,85 +275,12 @@ def _tiles(rounds: Sequence[Round]) -> Html | None:
                      for name, value, note in tiles], class_="tiles")
 
 
-# -- tables with intervals ----------------------------------------------------------------------
-
-
-def _interval(section: Mapping[str, Any]) -> tuple[float, float]:
-    return stats.wilson(section["correct"], section["n"])
-
-
-def _share(section: Mapping[str, Any]) -> float:
-    return section["correct"] / section["n"]
-
-
-def _value_cell(section: Mapping[str, Any], kind: str) -> Html:
-    return h("td", h("i", class_=f"dot {kind}", aria_hidden="true"), " ",
-             page.percent(_share(section)), h("small", page.percent_range(_interval(section))))
-
-
-def _arms_table(section: Mapping[str, Any], first: str, unit: str) -> Html:
-    """Base and trained, in all and by category, as numbers and on one scale."""
-    arms = [(key, name) for key, name in ARMS if section.get(key)]
-    if not arms:
-        return Html("")
-    # Where everything is above one half, the upper half shows the differences better.
-    low = 0.5 if all(_interval(c)[0] >= 0.5 for key, _ in arms for c in (
-        section[key], *section[key].get("by_category", {}).values())) else 0.0
-    ends = [f"{100 * low:.0f}", f"{50 + 50 * low:.0f}", "100 %"]
-    axis = h("th", h("span", *[h("span", t) for t in ends]), class_="axis")
-    head = [first, h("th", unit, class_="extra"), axis, *[name for _, name in arms]]
-    both = len(arms) == 2
-    if both:
-        head.append(h("th", "difference", class_="extra"))
-    rows = []
-    for name in (None, *section[arms[0][0]].get("by_category", {})):
-        cells = {key: section[key].get("by_category", {}).get(name) if name else section[key]
-                 for key, _ in arms}
-        if not all(cells.values()):
-            continue
-        dots = [Arm(key, _share(cell), _interval(cell)) for key, cell in cells.items()]
-        row = ["all" if name is None else name,
-               h("td", page.count(cells[arms[0][0]]["n"]), class_="extra"),
-               h("td", page.strip(dots, low), class_="axis"),
-               *[_value_cell(cell, key) for key, cell in cells.items()]]
-        if both:
-            change = _share(cells["trained"]) - _share(cells["base"])
-            row.append(h("td", page.points(change), class_="extra"))
-        rows.append(row)
-    return join(page.legend(*arms, scale=f"scale {ends[0]} to {ends[2]}"),
-                page.table(head, rows, "arms"))
+# -- what was measured, round by round ----------------------------------------------------------
 
 
 def _drawing(r: Round) -> Html:
     t2i = r.measured.get("t2i", {})
-    return join(_arms_table(t2i, "category", "pictures"), _paired(t2i, "picture"))
-
-
-def _paired(section: Mapping[str, Any], what: str) -> Html | None:
-    """The paired difference on its own scale, and what became of every pair."""
-    paired = section.get("paired")
-    if not paired:
-        return None
-    diff, ci = paired["diff"], paired["ci95"]
-    reach = max(0.05, np.ceil(20 * max(abs(ci[0]), abs(ci[1]), abs(diff))) / 20)
-    says = f"{page.points(diff)} points, 95 % interval {page.points(ci[0])} to {page.points(ci[1])}"
-    if ci[0] <= 0 <= ci[1]:
-        says += ". The interval includes 0: no change and a small change are both possible"
-    axis = [f"{page.points(-reach)} points", "0", f"{page.points(reach)} points"]
-    parts = [
-        h("h3", f"The same {what}s, compared one by one"),
-        h("p", h("b", says), ". Resampled over prompts (paired bootstrap)."),
-        h("div", page.strip([Arm("trained", diff, tuple(ci))], -reach, reach, 0.0)),
-        h("div", *[h("span", a) for a in axis], class_="axis-text"),
-    ]
-    if section.get("base"):
-        won, lost = paired["trained_only"], paired["base_only"]
-        both = section["base"]["correct"] - lost
-        parts.append(page.split_bar([
-            ("both", "right both times", both), ("won", "right only when trained", won),
-            ("lost", "right only in the base", lost),
-            ("neither", "wrong both times", paired["n"] - both - won - lost)]))
-    return join(*parts)
+    return join(tables.by_category(t2i, "category", "pictures"), tables.one_by_one(t2i, "picture"))
 
 
 def _choice(r: Round) -> Html:
@@ -344,8 +290,8 @@ def _choice(r: Round) -> Html:
     kinds = (("random", "blind choice"), ("self", f"own choice of {best['k']}"),
              ("oracle", "oracle (ceiling)"))
     parts = [
-        page.bar(name, Arm(key, _share(best[key]), _interval(best[key])),
-                 page.percent_range(_interval(best[key])))
+        page.bar(name, Arm(key, tables.share(best[key]), tables.interval(best[key])),
+                 page.percent_range(tables.interval(best[key])))
         for key, name in kinds if key in best
     ]
     gain = best.get("gain")
@@ -359,21 +305,9 @@ def _choice(r: Round) -> Html:
     arms = [(key, name) for key, name in kinds if best.get(key, {}).get("by_category")]
     if names and arms:
         rows = [[name, page.count(n["n"]),
-                 *[page.percent(_share(best[key]["by_category"][name])) for key, _ in arms]]
+                 *[page.percent(tables.share(best[key]["by_category"][name])) for key, _ in arms]]
                 for name, n in names.items()]
         parts.append(page.table(["category", "prompts", *[name for _, name in arms]], rows))
-    return join(*parts)
-
-
-def _questions(r: Round) -> Html:
-    qa = r.measured.get("qa", {})
-    parts = [_arms_table(qa, "kind", "questions")]
-    paired = qa.get("paired")
-    if paired:
-        lo, hi = paired["ci95"]
-        parts.append(h("p", f"Trained against base on the same questions: "
-                       f"{page.points(paired['diff'])} points, 95 % interval {page.points(lo)} to "
-                       f"{page.points(hi)}."))
     return join(*parts)
 
 
@@ -419,18 +353,18 @@ def _training(r: Round) -> Html:
                               ("skipped_steps", "{} steps skipped")) if key in facts]
     metrics = _metrics(r.folder / "train" / "metrics.jsonl") if r.folder else {}
     curves = [
-        page.chart(title, unit, *metrics[key], smooth)
+        report_curves.chart(title, unit, *metrics[key], smooth)
         for key, title, unit, smooth in (
             ("loss", "Loss", "", True), ("learning_rate", "Learning rate", "", False),
             ("grad_norm", "Gradient norm", "before clipping, ", True)) if key in metrics
     ]
     text = ", ".join(said)
     return join(h("p", text[:1].upper() + text[1:] + ".") if said else None,
-                h("div", *curves, class_="curves") if curves else None)
+                h("div", *curves, class_="curves") if curves else None, probes.section(facts))
 
 
 def _metrics(path: epath.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """name -> (steps, values). A step written twice (a resumed run) counts as last written."""
+    """name -> (steps, values). What a step has twice (a resumed run) counts as last written."""
     if not path.exists():
         return {}
     rows: dict[int, dict] = {}
@@ -439,7 +373,7 @@ def _metrics(path: epath.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         try:
             row = json.loads(line) if line.strip() else None
             if row is not None:
-                rows[int(row["step"])] = row
+                rows.setdefault(int(row["step"]), {}).update(row)
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # a run that was killed leaves half a line at the end
                 break

@@ -1,4 +1,4 @@
-"""Parts a report page is built from: safe markup, numbers, interval strips, curves, pictures.
+"""Parts a report page is built from: safe markup, numbers, interval strips, pictures.
 
 Owns how things look; knows nothing of runs or results. The page is one file that works offline:
 its policy header lets a browser load nothing but what is inside it. Whatever is not `Html` is
@@ -150,93 +150,6 @@ def legend(*names: tuple[str, str], scale: str) -> Html:
     """Marks and names; `scale` stands in for the table's head where a narrow window hides it."""
     return h("ul", *[h("li", h("i", class_=f"dot {kind}"), name) for kind, name in names],
              h("li", scale, class_="narrow"), class_="legend")
-
-
-# -- curves -------------------------------------------------------------------------------------
-
-
-def _ticks(lo: float, hi: float, log: bool) -> list[float]:
-    if log:
-        decades = range(math.floor(lo), math.ceil(hi) + 1)
-        marks = [d + math.log10(m) for d in decades for m in (1, 2, 5)]
-        inside = [t for t in marks if lo <= t <= hi]
-        return inside if len(inside) <= 6 else [t for t in inside if abs(t - round(t)) < 1e-9]
-    step = 10 ** math.floor(math.log10((hi - lo) / 3))
-    step *= next(m for m in (1, 2, 5, 10) if (hi - lo) / (step * m) <= 5)
-    return [step * i for i in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1)]
-
-
-def _smooth(y: np.ndarray, width: int) -> np.ndarray:
-    """Running mean over a centred window that shrinks at the ends; NaN is left out."""
-    ok = np.isfinite(y)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(ok, y, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(ok)])
-    i = np.arange(len(y))
-    a, b = np.maximum(i - width, 0), np.minimum(i + width + 1, len(y))
-    n = counts[b] - counts[a]
-    return np.where(n > 0, (sums[b] - sums[a]) / np.maximum(n, 1), np.nan)
-
-
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path through the finite points; a gap in the data is a gap in the line."""
-    steps, pen = [], "M"
-    for a, b in zip(x, y, strict=True):
-        if np.isfinite(b):
-            steps.append(f"{pen}{a:.1f} {b:.1f}")
-            pen = "L"
-        else:
-            pen = "M"
-    return "".join(steps)
-
-
-def chart(title: str, remark: str, steps: np.ndarray, values: np.ndarray, smooth: bool) -> Html:
-    """A line over training steps, as SVG.
-
-    Args:
-      title, remark: what is drawn, and a remark on it that ends in ", " (or nothing).
-      steps: int [N], rising.
-      values: float [N]; NaN and infinities are gaps.
-      smooth: draw a running mean over the pale raw line.
-
-    A positive series that spans more than a factor 30 is drawn on a log scale, and says so.
-    """
-    keep = np.linspace(0, len(steps) - 1, min(len(steps), 600)).round().astype(int)
-    raw = np.asarray(values, np.float64)
-    mean = _smooth(raw, max(len(raw) // 40, 1)) if smooth else raw
-    finite = raw[np.isfinite(raw)]
-    if finite.size == 0:
-        return h("figure", h("figcaption", h("b", title), " has no finite value"), class_="curve")
-    log = bool(smooth and finite.min() > 0 and finite.max() / finite.min() > 30)
-    def scale(y):
-        return np.log10(y) if log else y
-    lo, hi = float(scale(finite.min())), float(scale(finite.max()))
-    if not log and lo > 0 and lo < 0.5 * hi:
-        lo = 0.0
-    if hi - lo < 1e-12 * max(abs(hi), 1e-30):
-        lo, hi = lo - 0.5 * (abs(lo) or 1), hi + 0.5 * (abs(hi) or 1)
-    width, height, left, bottom, top, right = 360, 200, 48, 26, 8, 10
-    first, last = float(steps[0]), float(max(steps[-1], steps[0] + 1))
-    def px(s):
-        return left + (width - left - right) * (s - first) / (last - first)
-    def py(v):
-        return height - bottom - (height - bottom - top) * (v - lo) / (hi - lo)
-    marks = []
-    for t in _ticks(lo, hi, log):
-        y = f"{py(t):.1f}"
-        marks.append(h("line", x1=left, x2=width - right, y1=y, y2=y, class_="grid"))
-        marks.append(h("text", short(10 ** t if log else t), x=left - 6, y=y, dy="0.32em",
-                       text_anchor="end"))
-    for t in _ticks(first, last, False):
-        marks.append(h("text", count(t), x=f"{px(t):.1f}", y=height - 9, text_anchor="middle"))
-    x = px(np.asarray(steps, np.float64)[keep])
-    if smooth:
-        marks.append(h("path", d=_path(x, py(scale(raw[keep]))), class_="raw"))
-    marks.append(h("path", d=_path(x, py(scale(mean[keep]))), class_="line"))
-    drawn = h("svg", *marks, viewBox=f"0 0 {width} {height}", role="img",
-              aria_label=f"{title} over {len(steps)} logged steps")
-    note = f"{remark}{'log scale, ' if log else ''}first {short(raw[0])}, last {short(raw[-1])}"
-    return h("figure", h("figcaption", h("b", title), " ", h("small", note)), drawn,
-             class_="curve")
 
 
 # -- pictures -----------------------------------------------------------------------------------
@@ -426,6 +339,8 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .curve .grid{stroke:var(--line)}
 .curve path{fill:none;stroke:var(--trained);stroke-linejoin:round}
 .curve .line{stroke-width:2}.curve .raw{opacity:.3}
+.curve path.oracle{stroke:var(--oracle)}
+.curve path.base{stroke:var(--base);stroke-dasharray:5 3}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(232px,1fr));gap:14px}
 .cards.big{grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr))}
 .card{padding:12px 14px;display:flex;flex-direction:column}

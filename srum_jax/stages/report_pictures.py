@@ -1,7 +1,7 @@
-"""The picture parts of the report: before and after, and candidates with boxes and weights.
+"""The picture parts of the report: before and after, captions, edits, scored candidates.
 
-Owns how evaluate/pairs.json and score/examples.json are read and drawn. Picture paths in them are
-relative to the file that names them.
+Owns how evaluate/pairs.json, evaluate/examples-*.json and score/examples.json are read and drawn.
+Picture paths in them are relative to the file that names them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_EXAMPLES = 24  # scored candidates shown
 VIEW = 160  # width of a drawn candidate in SVG units, about its width on the screen
 
 
-def _records(path: epath.Path, fields: Sequence[str]) -> list[dict]:
+def _records(path: epath.Path | None, fields: Sequence[str]) -> list[dict]:
     """The JSON list in `path`, each record with all `fields`; [] if there is no such file."""
-    if not path.exists():
+    if path is None or not path.exists():
         return []
     records = read_json(path)
     if not isinstance(records, list):
@@ -51,11 +51,11 @@ def _mark(right: bool) -> Html:
     return h("span", text, class_=kind)
 
 
-def pairs(path: epath.Path) -> Html:
+def pairs(path: epath.Path | None) -> Html:
     """Base and trained picture of every kept prompt, in groups by what became of it.
 
     Args:
-      path: evaluate/pairs.json; empty markup if it is not there.
+      path: evaluate/pairs.json; empty markup if it is None or not there.
 
     Raises:
       ValueError: the file or a picture is there but broken; the message names it.
@@ -77,26 +77,82 @@ def pairs(path: epath.Path) -> Html:
     return join(*parts)
 
 
-def _pair_card(folder: epath.Path, pair: Mapping[str, Any]) -> Html:
-    def side(name, file, right):
-        shown = _picture(folder / file)
-        image = h("div", "picture missing", class_="lost-picture") if shown is None else h(
-            "img", src=shown.uri, style=shown.style, alt=f"{name}: {pair['prompt']}",
-            width=shown.width, height=shown.height)
-        return h("figure", image, h("figcaption", f"{name} ", _mark(right)))
+def _figure(path: epath.Path, alt: str, *caption) -> Html:
+    shown = _picture(path)
+    image = h("div", "picture missing", class_="lost-picture") if shown is None else h(
+        "img", src=shown.uri, style=shown.style, alt=alt, width=shown.width, height=shown.height)
+    return h("figure", image, h("figcaption", *caption) if caption else None)
 
+
+def _first(cards: Sequence[Html], size: str) -> Html:
+    if not cards:
+        return Html("")
+    note = h("small", "in the order of the test, none is chosen by its looks")
+    return join(h("h3", f"The first {len(cards)} ", note), h("div", *cards, class_=size))
+
+
+def _pair_card(folder: epath.Path, pair: Mapping[str, Any]) -> Html:
     kind = h("small", f" {pair['category']}") if "category" in pair else None
-    return h("article", h("p", pair["prompt"], kind),
-             h("div", side("base", pair["base_image"], pair["base_correct"]),
-               side("trained", pair["trained_image"], pair["trained_correct"]), class_="pair"),
+    sides = [
+        _figure(folder / pair[f"{name}_image"], f"{name}: {pair['prompt']}",
+                f"{name} ", _mark(pair[f"{name}_correct"])) for name in ("base", "trained")
+    ]
+    return h("article", h("p", pair["prompt"], kind), h("div", *sides, class_="pair"),
              class_="card")
 
 
-def examples(path: epath.Path) -> Html:
+def _arms(record: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("base", "trained") if f"{name}_correct" in record]
+
+
+def edits(path: epath.Path | None) -> Html:
+    """What was to be changed, and the picture before and after it by each model.
+
+    Args:
+      path: evaluate/examples-edits.json; empty markup if it is None or not there.
+
+    Raises:
+      ValueError: the file or a picture is there but broken; the message names it.
+    """
+    kept = _records(path, ("instruction", "image", "base_image", "base_correct"))
+    cards = []
+    for record in kept:
+        said = record["instruction"]
+        figures = [_figure(path.parent / record["image"], f"before: {said}", "before")]
+        figures += [
+            _figure(path.parent / record[f"{name}_image"], f"{name}: {said}",
+                    f"{name} ", _mark(record[f"{name}_correct"])) for name in _arms(record)
+        ]
+        cards.append(h("article", h("p", said), h("div", *figures, class_="pair"), class_="card"))
+    return _first(cards, "cards big")
+
+
+def captions(path: epath.Path | None) -> Html:
+    """Pictures and what each model wrote of them.
+
+    Args:
+      path: evaluate/examples-captions.json; empty markup if it is None or not there.
+
+    Raises:
+      ValueError: the file or a picture is there but broken; the message names it.
+    """
+    kept = _records(path, ("image", "base_caption", "base_correct"))
+    cards = []
+    for record in kept:
+        said = [
+            h("p", h("small", f"{name} "), _mark(record[f"{name}_correct"]), h("br"),
+              record[f"{name}_caption"]) for name in _arms(record)
+        ]
+        seen = _figure(path.parent / record["image"], "to be described")
+        cards.append(h("article", h("div", seen, h("div", *said), class_="pair"), class_="card"))
+    return _first(cards, "cards")
+
+
+def examples(path: epath.Path | None) -> Html:
     """Scored candidates by prompt: boxes with scores, and the token weights as a heat map.
 
     Args:
-      path: score/examples.json; empty markup if it is not there.
+      path: score/examples.json; empty markup if it is None or not there.
 
     Raises:
       ValueError: the file or a picture is there but broken; the message names it.

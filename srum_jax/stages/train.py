@@ -2,14 +2,16 @@
 
 Reads the units of `generate` and `score`, picks candidates, turns scores into what the objective
 needs, and runs the one loop. Leaves the averaged trained leaves under `params/`, the metrics, and
-the checkpoints it goes on from. Never sees a verifier: scores are the model's own.
+the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and probes on
+the way say whether they still mean something.
 """
 
 import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from srum_jax.config import Config
+from srum_jax.config import Config, TrainConfig, hash_json
 from srum_jax.core import params as P
 from srum_jax.core import preemption, sharding
 from srum_jax.data import packing, pipeline, sources, units
@@ -26,7 +28,7 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models import bagel
 from srum_jax.objectives import srum
 from srum_jax.rewards import judge, maps
-from srum_jax.stages import model
+from srum_jax.stages import model, probe
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage, update_round
 from srum_jax.training import loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints, save_params
@@ -59,35 +61,40 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         "scores": Manifest.read(scored).hash,
         "model": model.fingerprint(*model.source(cfg, work).folders),
     }
+    watched = probe.prompts(drawn, cfg.train.probe.prompts)
+    inputs["probe"] = hash_json(watched)
 
     def body(folder: epath.Path) -> Outcome:
-        everything, left_out = candidates(
-            units.read(drawn), units.read(scored), cfg.score.proposers[0]
+        c = cfg.train
+        everything, unscored = candidates(
+            units.read(drawn), units.read(scored), cfg.score.proposers[0], first=c.candidates
         )
-        chosen = select(everything, cfg.train.select)
-        if cfg.train.objective == "srum_advantage":
+        chosen, counts = choose(everything, c)
+        counts = {"unscored": unscored, **counts}
+        if c.objective in srum.BY_ADVANTAGE:
             chosen = advantages(everything, chosen)
         logging.info(
-            "train: %d of %d candidates (%s), %d without a score",
-            len(chosen),
-            len(everything),
-            cfg.train.select,
-            left_out,
+            "train: %d of %d candidates (%s); %s", len(chosen), len(everything), c.select, counts
         )
-        return train(cfg, mesh, work, folder, chosen, {"unscored": left_out})
+        return train(cfg, mesh, work, folder, chosen, counts, watched)
 
     sections = ("model", "weights", "seed", "train", "compute.dtype")
     return run_stage("train", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def candidates(drawn: Sequence, scored: Sequence, proposer: str) -> tuple[list[Candidate], int]:
+def candidates(
+    drawn: Sequence, scored: Sequence, proposer: str, *, first: int = 0
+) -> tuple[list[Candidate], int]:
     """(candidates with a score, how many have none), joined by id; regions of `proposer`.
 
-    Raises ValueError where the two stages do not hold the same candidates.
+    Of each prompt only the `first` drawn count; 0: all. Raises ValueError where the two stages do
+    not hold the same candidates.
     """
     by_id = {record["id"]: record for record in scored}
     found, left_out = [], 0
     for record in drawn:
+        if first and record["k"] >= first:
+            continue
         if record["id"] not in by_id:
             raise ValueError(
                 f"candidate {record['id']} has no score record: run the score stage again"
@@ -119,14 +126,20 @@ def candidates(drawn: Sequence, scored: Sequence, proposer: str) -> tuple[list[C
     return found, left_out
 
 
+def by_prompt(found: Sequence[Candidate]) -> dict[int, list[Candidate]]:
+    """The candidates of each prompt, in order."""
+    groups: dict[int, list[Candidate]] = collections.defaultdict(list)
+    for candidate in found:
+        groups[candidate.prompt_id].append(candidate)
+    return groups
+
+
 def advantages(found: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
     """`chosen` with advantages in place of scores, centred within each prompt's group of `found`.
 
     Advantages are clipped, so they come after the choice: the best may tie with the second.
     """
-    groups: dict[int, list[Candidate]] = collections.defaultdict(list)
-    for candidate in found:
-        groups[candidate.prompt_id].append(candidate)
+    groups = by_prompt(found)
     width = max(map(len, groups.values()))
     image = np.full((len(groups), width), np.nan)
     regions = []
@@ -142,15 +155,40 @@ def advantages(found: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[
     return [centred[c.id] for c in chosen]
 
 
+def choose(found: Sequence[Candidate], c: TrainConfig) -> tuple[list[Candidate], dict[str, int]]:
+    """(the candidates trained on, counts of what was left out), as the train section says.
+
+    Prompts first, by what choosing among their candidates gains (train.least_gain); then
+    `select`; then the least score. Raises ValueError if nothing is left.
+    """
+    gains = {p: gain(group) for p, group in by_prompt(found).items()}
+    gaining = [x for x in found if gains[x.prompt_id] >= c.least_gain]
+    selected = select(gaining, c.select)
+    chosen = [x for x in selected if x.image_score >= c.least_score]
+    if not chosen:
+        raise ValueError(
+            f"train.least_gain = {c.least_gain} and train.least_score = {c.least_score} leave none "
+            f"of {len(found)} candidates: the largest gain of a prompt is "
+            f"{max(gains.values()):.3f}, the best score {max(x.image_score for x in found):.3f}; "
+            "lower them"
+        )
+    return chosen, {
+        "prompts of too little gain": sum(value < c.least_gain for value in gains.values()),
+        "best scored too low": len(selected) - len(chosen),
+    }
+
+
+def gain(group: Sequence[Candidate]) -> float:
+    """How far the best image score of a prompt's candidates lies above their mean, in [0, 2)."""
+    scores = [c.image_score for c in group]
+    return max(0.0, max(scores) - math.fsum(scores) / len(scores))
+
+
 def select(found: Sequence[Candidate], law: str) -> list[Candidate]:
-    """The candidates trained on: "all", or "best_of_k" (each prompt's best image score)."""
+    """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k")."""
     if law == "all":
         return list(found)
-    best: dict[int, Candidate] = {}
-    for c in found:
-        if c.prompt_id not in best or c.image_score > best[c.prompt_id].image_score:
-            best[c.prompt_id] = c
-    return list(best.values())
+    return [max(group, key=lambda c: c.image_score) for group in by_prompt(found).values()]
 
 
 def example(
@@ -179,18 +217,28 @@ def train(
     folder: epath.Path,
     chosen: Sequence[Candidate],
     counts: dict[str, int],
+    watched: Sequence[Mapping[str, Any]],
 ) -> Outcome:
     """The stage's work: see the module."""
     c = cfg.train
-    opened = model.base(cfg, work, mesh, want=("model",), dtype=jnp.float32)
+    want = ("model", "vae") if watched else ("model",)
+    opened = model.base(cfg, work, mesh, want=want, dtype=jnp.float32)
     accepts = model.trainable(c.trainable)
     specs = optim.trained_specs(bagel.specs(opened.cfg), accepts)
     trained, frozen = P.split(opened.params, accepts)
     dtype = jnp.dtype(cfg.compute.dtype)
     frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
     reference = None
-    if c.objective in srum.NEED_REFERENCE:
+    limits: tuple[loop.Limit, ...] = ()
+    if srum.needs_reference(c.objective, c.anchor):
         reference = jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), trained)
+        limits = drift_limits(c.max_drift)
+    elif c.max_drift:
+        logging.info(
+            'train: "%s" without an anchor keeps no copy of the starting model: train.max_drift is '
+            "not checked",
+            c.objective,
+        )
     tx = optim.make(c.optim, specs, steps=c.steps)
     state = create(trained, tx, specs, mesh)
 
@@ -219,6 +267,16 @@ def train(
             rows.append([build(chosen[i], i, dropped=without) for i, without in row])
         return packing.pack(rows, lanes, opened.cfg, rewards=True)
 
+    watch = probe.Probe(cfg, mesh, folder, opened, frozen, watched) if watched else None
+    hooks = {}
+    if watch:
+        watch.start(state.ema)
+        hooks = {
+            "evaluate": lambda step, state: watch.look(step, state.ema),
+            "evaluate_every": c.probe.every,
+            "enough": lambda step: watch.stopped(step) is not None,
+        }
+
     at = sharding.batch_sharding(mesh)
     state, summary = loop.run(
         state,
@@ -233,36 +291,63 @@ def train(
         metrics_path=folder / "metrics.jsonl",
         title="train",
         stop=preemption.stop,
+        limits=limits,
+        **hooks,
     )
-    save_params(folder / "params", state.ema)
+    steps, left, ended = summary["steps"], state.ema, watch and watch.stopped(summary["steps"])
+    if ended:
+        left = watch.weights(ended.kept, left)
+        counts = {**counts, "stopped_at": ended.step}
+        logging.warning(
+            "train: stopped early at step %d of %d, with the weights of step %d: %s",
+            *(ended.step, c.steps, ended.kept, ended.why),
+        )
+    save_params(folder / "params", left)
     if jax.process_index() == 0:
-        record(work, cfg, folder, summary)
+        record(work, cfg, folder, summary, ended)
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
         counts={
             **counts,
             "candidates": len(chosen),
             "regions left out": spare,
-            "steps": c.steps,
+            "steps": steps,
         },
-        items=c.steps,
+        items=steps,
         compile_seconds=summary["compile_seconds"],
     )
 
 
-def record(work: Workdir, cfg: Config, folder: epath.Path, summary: dict) -> None:
+def drift_limits(largest: float) -> tuple[loop.Limit, ...]:
+    """What the loop stops at: a drift beyond `largest`; 0.0: none."""
+    advice = (
+        "The model runs away from where it started: lower train.optim.learning_rate, raise "
+        "train.anchor, or choose another train.objective; `drift` in the metrics shows since when."
+    )
+    limit = loop.Limit("relative_drift", largest, "train.max_drift", advice)
+    return (limit,) if largest else ()
+
+
+def record(
+    work: Workdir, cfg: Config, folder: epath.Path, summary: dict, ended: probe.Stopped | None
+) -> None:
     """The round's "train" part of results.json: first and last tenth of the logged losses."""
     rows = metrics.read(folder / "metrics.jsonl")
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
     part = math.ceil(len(losses) / 10)
     ends = {"loss_first": losses[:part], "loss_last": losses[-part:]}
+    looks, why = probe.curve(probe.read(folder)), {}
+    if ended:
+        why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
     update_round(
         work,
         train={
             "objective": cfg.train.objective,
             "select": cfg.train.select,
-            "steps": cfg.train.steps,
+            "steps": summary["steps"],
             **{name: float(np.mean(values)) for name, values in ends.items() if values},
             "skipped_steps": summary["skipped_steps"],
+            **({"probe": looks} if looks else {}),
+            **why,
         },
     )

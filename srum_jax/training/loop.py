@@ -5,10 +5,11 @@ read, so the device never waits for the host. What `save` sees is exactly what a
 from: the state, the metrics up to it, and the step number that names the next batch.
 """
 
+import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -20,11 +21,24 @@ from srum_jax.training.state import Fixed, TrainState
 from srum_jax.training.step import step as train_step
 
 
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """The largest value a logged metric may have; `key` is its name in the config.
+
+    `advice` is the sentence that tells what to change.
+    """
+
+    metric: str
+    largest: float
+    key: str
+    advice: str
+
+
 class _Log:
     """Metrics of the newest step: kept while it runs, then checked, and written if it is logged."""
 
-    def __init__(self, writer: Writer, cfg, title: str):
-        self.writer, self.cfg, self.title = writer, cfg, title
+    def __init__(self, writer: Writer, cfg, title: str, limits: Sequence[Limit]):
+        self.writer, self.cfg, self.title, self.limits = writer, cfg, title, limits
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
         self.since, self.waited = time.monotonic(), 0.0
 
@@ -35,7 +49,7 @@ class _Log:
         self.writer.advance(number)
 
     def flush(self) -> None:
-        """Waits for the newest step. Raises Diverged after too many bad steps in a row."""
+        """Waits for the newest step. Raises Diverged after too many bad steps, or over a limit."""
         before, self.pending = self.pending, None
         if before is not None:
             self._read(*before)
@@ -59,6 +73,12 @@ class _Log:
                 }
             )
             self.since, self.waited = now, 0.0
+            for limit in self.limits:
+                if row[limit.metric] > limit.largest:
+                    raise Diverged(
+                        f"{self.title}: {limit.metric} = {row[limit.metric]:.3g} at step {number} "
+                        f"is above {limit.key} = {limit.largest:g}. {limit.advice}"
+                    )
         if stuck:
             raise Diverged(
                 f"{self.title}: loss or gradient was not finite in the last {bad} steps up to step "
@@ -83,15 +103,19 @@ def run(
     stop: threading.Event,
     evaluate: Callable[[int, TrainState], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
+    enough: Callable[[int], bool] = lambda step: False,
+    limits: Sequence[Limit] = (),
 ) -> tuple[TrainState, dict]:
     """Trains from the newest checkpoint (or `state`, which is used up) to `cfg.steps`.
 
     Returns (state, summary). batches(start) iterates device batches from step `start` on. cfg is a
     LoopConfig: steps, optim, ema, micro_batches, checkpoint_every, log_every, max_bad_steps.
     `evaluate(step, state)` is asked every `evaluate_every` steps and after the last one; its
-    numbers are a row of their own among the metrics. Raises Preempted after a clean save when
-    `stop` is set, Diverged after max_bad_steps bad steps in a row, BadInput for a checkpoint that
-    is damaged, of another model, or beyond cfg.steps.
+    numbers are a row of their own among the metrics. Where `enough(step)` then holds, that step is
+    the last; it must say the same of a step whenever it is asked. Raises Preempted after a clean
+    save when `stop` is set, Diverged after max_bad_steps bad steps in a row and at a logged step
+    over one of `limits`, BadInput for a checkpoint that is damaged, of another model, or beyond
+    cfg.steps.
     """
     steps = cfg.steps
     state = _newest(state, checkpoints, steps)
@@ -103,7 +127,7 @@ def run(
         donate_argnums=0,
     )
     writer = Writer(metrics_path, steps=steps, start=start, title=title)
-    log, stream = _Log(writer, cfg, title), batches(start)
+    log, stream = _Log(writer, cfg, title, limits), batches(start)
     compile_seconds = 0.0
     try:
         for n in range(start, steps + 1):
@@ -111,6 +135,7 @@ def run(
             if evaluate is not None and n > start and (last or n % evaluate_every == 0):
                 log.flush()
                 writer.write({"step": n, **evaluate(n, state)})
+            last = last or enough(n)
             if stopped or (n > start and (last or n % cfg.checkpoint_every == 0)):
                 log.flush()
                 checkpoints.save(n, state, dict(meta))
@@ -132,6 +157,7 @@ def run(
         writer.close()
     return state, {
         "start": start,
+        "steps": n,
         "compile_seconds": round(compile_seconds, 2),
         "skipped_steps": int(state.skipped),
         "programs": jitted._cache_size() if start < steps else 0,

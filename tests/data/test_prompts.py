@@ -25,10 +25,26 @@ def texts(found):
 def test_the_shapes_world_from_the_front_and_by_category():
     found = prompts.load("shapes:test", 12)
     assert [p.id for p in found] == list(range(12)) and len({p.text for p in found}) == 12
-    assert [p.category for p in found[:5]] == list(shapes.CATEGORIES)
+    kinds = len(shapes.CATEGORIES)
+    assert [p.category for p in found[:kinds]] == list(shapes.CATEGORIES)
     assert found[:4] == prompts.load("shapes:test", 4)
     with pytest.raises(ValueError, match="1000000 prompts asked of split 'train'"):
         prompts.load("shapes:train", 10**6)
+
+
+def test_from_a_place_on_and_around_the_end(tmp_path):
+    path = write(tmp_path, "p.txt", "a\nb\nc\nd\ne\n")
+    rounds = [prompts.load(path, 2, first=2 * r) for r in range(4)]
+    assert [texts(found) for found in rounds] == [["a", "b"], ["c", "d"], ["e", "a"], ["b", "c"]]
+    assert [p.id for p in rounds[2]] == [4, 0]  # an id goes with its prompt
+    assert sorted(texts(prompts.load(path, 9, first=9))) == ["a", "b", "c", "d", "e"]  # each once
+    whole = prompts.load("shapes:test", 12)
+    assert prompts.load("shapes:test", 5, first=7) == whole[7:]
+    everything = prompts.load("shapes:test")
+    around = prompts.load("shapes:test", 3, first=len(everything) - 1)
+    assert around == (everything[-1], *whole[:2])
+    with pytest.raises(ValueError, match="1000000 prompts asked of split 'train'"):
+        prompts.load("shapes:train", 10**6, first=3)
 
 
 def test_a_prompt_a_line(tmp_path):
@@ -133,9 +149,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
     tokenizer = Tokenizer.from_folder(pathlib.Path(shapes.write_tokenizer(tmp_path)).parent)
-    path = write(tmp_path, "p.txt", "a red circle\na pink circle\ntwo red dogs\n")
+    path = write(tmp_path, "p.txt", "a red circle\na beige circle\ntwo red dogs\n")
     found = prompts.load(path, 3)
     prompts.check(found[:1], tokenizer)
-    with pytest.raises(ValueError, match="line 2: .*'a pink circle'.*'pink'") as error:
+    with pytest.raises(ValueError, match="line 2: .*'a beige circle'.*'beige'") as error:
         prompts.check(found, tokenizer)
     assert "line 3" in str(error.value) and "line 1" not in str(error.value)

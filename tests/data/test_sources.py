@@ -41,13 +41,41 @@ def test_text_to_image(words):
 def test_questions(words):
     image = np.zeros((32, 32, 3), np.uint8)
     pairs = [("what color is the square ?", "red"), ("is there a red circle ?", "no")]
-    picture, *branches = sources.questions(words, tiny.MODEL, image, pairs).items
+    picture, *branches = sources.questions(words, tiny.MODEL, (image,), pairs).items
     assert isinstance(picture, Picture) and picture.patches.shape == (16, 8 * 8 * 3)
     assert picture.patches.min() == picture.patches.max() == -1
     assert all(isinstance(branch, Branch) for branch in branches)
     said = [[words.decode(text.ids) for text in branch.texts] for branch in branches]
     assert said == [list(pair) for pair in pairs]
     assert [[text.loss for text in branch.texts] for branch in branches] == [[False, True]] * 2
+
+
+def test_questions_about_several_pictures(words):
+    frames, asked = shapes.several_example(0, 0)
+    pairs = [(q.text, q.answer) for q in asked]
+    made = sources.questions(words, tiny.MODEL, frames, iter(pairs))
+    pictures, branches = made.items[: len(frames)], made.items[len(frames) :]
+    alone = [sources.questions(words, tiny.MODEL, (f,), pairs).items[0] for f in frames]
+    for picture, one in zip(pictures, alone, strict=True):  # all before the questions, in order
+        np.testing.assert_array_equal(picture.patches, one.patches)
+    assert not np.array_equal(pictures[0].patches, pictures[1].patches)
+    assert [words.decode(b.texts[1].ids) for b in branches] == [answer for _, answer in pairs]
+    assert packing.size(made)[2] == 16 * len(frames)
+
+
+def test_edit(words):
+    before, after = (np.full(tiny.GRID, value, np.float32) for value in (1, 2))
+    source = np.zeros((32, 32, 3), np.uint8)
+    more = dict(size=(32, 32), noise_id=9)
+    made = sources.edit(words, tiny.MODEL, source, before, "remove the red circle .", after, **more)
+    clean, seen, instruction, target = made.items
+    assert isinstance(clean, Latent) and not clean.noisy and clean.tokens is before
+    assert isinstance(seen, Picture) and seen.patches.max() == -1
+    assert words.decode(instruction.ids) == "remove the red circle ." and not instruction.loss
+    assert target.noisy and target.tokens is after and target.noise_id == 9
+    assert clean.size == target.size == (32, 32)
+    without = sources.edit(words, tiny.MODEL, source, before, None, after, **more).items
+    assert [type(item) for item in without] == [Latent, Picture, Latent]
 
 
 def test_texts_are_dropped_by_number_alone():

@@ -443,7 +443,7 @@ def test_a_painter_refuses_what_it_cannot_draw(painter):
         painter(changed(size=(16, 18)))
     with pytest.raises(ValueError, match="9x4 latent tokens.*positions for 8 a side"):
         painter(changed(size=(36, 16)))
-    with pytest.raises(ValueError, match="'pink'"):
-        painter(SETTINGS)(["a pink circle"], [0])
+    with pytest.raises(ValueError, match="'orange'"):
+        painter(SETTINGS)(["a orange circle"], [0])
     with pytest.raises(ValueError, match="602 tokens.*window is 512"):
         painter(SETTINGS)(["a " * 600], [0])

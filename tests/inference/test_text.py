@@ -24,6 +24,7 @@ CFG = tiny.MODEL
 ASKED = [shapes.understanding_example(5, i) for i in range(7)]
 IMAGES = [image for image, _ in ASKED]
 QUESTIONS = [[q.text for q in asked if q.kind != "caption"] for _, asked in ASKED]
+PAIR = IMAGES[:2]
 
 
 def plainly(make, *args, **how):
@@ -99,12 +100,28 @@ def test_the_image_and_the_question_both_matter(ask, answers):
     assert np.abs(answers[0][0] - answers[0][1]).max() > 1e-2
 
 
+def test_several_pictures_are_read_together_in_order(params, tokenizer, ask):
+    """As an ordinary sample of a training row: both pictures, then one question."""
+    about = ["what changed ?", "which image has more objects ?", *QUESTIONS[0][:1]]
+    found, turned, single = ask([tuple(PAIR), tuple(PAIR[::-1]), (PAIR[0],)], [about] * 3)
+    lanes = Lanes(und=64, gen=0, vit=32, labels=2, images=0, regions=0)
+    for n in (0, 1):
+        question = Text(np.array(tokenizer.encode(about[n]), np.int32))
+        answer = Text(np.zeros(0, np.int32), loss=True)
+        example = Example((*(picture(i, CFG) for i in PAIR), question, answer))
+        want = first_answer(params, packing.pack([[example]], lanes, CFG))
+        np.testing.assert_allclose(found[n], want, atol=1e-5)
+    assert np.abs(found - turned).max() > 1e-3 and np.abs(found - single).max() > 1e-2
+    # One picture is one, in a tuple or not, whatever company makes its row longer.
+    np.testing.assert_allclose(single, ask(PAIR[:1], [about])[0], atol=1e-5)
+
+
 def test_nothing_asked_and_faults(ask):
     assert ask([], []) == []
     with pytest.raises(ValueError, match="2 images, but questions for 1"):
         ask(IMAGES[:2], QUESTIONS[:1])
-    with pytest.raises(ValueError, match="'pink'"):
-        ask(IMAGES[:1], [["is this pink ?"]])
+    with pytest.raises(ValueError, match="'mauve'"):
+        ask(IMAGES[:1], [["is this mauve ?"]])
 
 
 # ----------------------------------------------------------------------------------- written texts

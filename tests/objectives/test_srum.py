@@ -1,6 +1,7 @@
 """Identities of the self-reward losses, and what must not reach them."""
 
 import types
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,13 @@ import pytest
 from samples import CFG, edit, jit, pack, talk, text_to_image, weights
 
 from srum_jax import flow
+from srum_jax.config import TrainConfig
 from srum_jax.core import loss as losses
 from srum_jax.core.params import flatten
 from srum_jax.objectives import srum, terms
+from srum_jax.objectives.preference import nft
 
-SCALE, ANCHOR = 2.0, 0.5
+SCALE, ANCHOR, CAP = 2.0, 0.5, 0.75
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +51,24 @@ def some_advantages(batch, seed=3):
     return np.random.default_rng(seed).uniform(-1, 1, batch.latent_images.shape).astype(np.float32)
 
 
-def advantage(batch, case, v, a, scale=SCALE, anchor=ANCHOR):
+def advantage(batch, case, v, a, scale=SCALE):
     draws, mask, _, start, _ = case
-    return srum.advantage(v, start, batch, draws, mask, a, scale=scale, anchor=anchor)
+    return srum.advantage(v, start, batch, draws, mask, a, scale=scale)
+
+
+def paper(batch, case, v, weights, lambda_=0.5, cap=CAP):
+    """The whole loss of the paper's form, its two terms added."""
+    draws, mask, _, start, _ = case
+    reward, constraint = srum.paper(v, start, batch, draws, mask, weights, cap=cap)
+    return reward[0] / reward[1] + lambda_ * constraint[0] / constraint[1]
+
+
+def family(case, v, alpha, kappa):
+    """κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩, written out: alpha and kappa [B,G]."""
+    _, mask, _, start, u = case
+    step = np.asarray(v - start, np.float64)
+    values = kappa[..., None] * np.square(step) + 2 * alpha[..., None] * step * (start - u)
+    return expected(values, mask)
 
 
 def test_trained_tokens_are_those_of_noisy_images(batch, case):
@@ -89,11 +107,98 @@ def test_release_pulls_towards_the_good_image_where_there_is_one(batch, case):
     assert mean(constraint) == pytest.approx(want, rel=1e-5)
 
 
-def test_no_advantage_is_sft_with_an_anchor(batch, case):
+def test_no_advantage_is_sft(batch, case):
     draws, mask, v, start, u = case
-    found = mean(advantage(batch, case, v, np.zeros(mask.shape, np.float32)))
-    want = np.square(v - u) + ANCHOR * np.square(v - start) - np.square(start - u)
-    assert found == pytest.approx(expected(want, mask), rel=1e-4)
+    none = np.zeros(mask.shape, np.float32)
+    want = np.square(v - u) - np.square(start - u)
+    assert mean(advantage(batch, case, v, none)) == pytest.approx(expected(want, mask), rel=1e-4)
+    by_advantage = jax.grad(lambda v: advantage(batch, case, v, none)[0])(v)
+    by_sft = jax.grad(lambda v: srum.sft(v, batch, draws, mask)[0])(v)
+    np.testing.assert_allclose(by_advantage, by_sft, rtol=1e-4, atol=1e-5)
+
+
+def test_release_of_one_image_is_of_the_family(batch, case):
+    draws, mask, v, start, u = case
+    weights, lambda_ = np.abs(some_advantages(batch)), 0.3
+    reward, constraint = srum.release(v, batch, draws, mask, weights)
+    at_start = [mean(r) for r in srum.release(start, batch, draws, mask, weights)]
+    found = mean(reward) + lambda_ * mean(constraint) - at_start[0] - lambda_ * at_start[1]
+    both = weights + lambda_
+    assert found == pytest.approx(family(case, v, both, both), rel=1e-4)
+
+
+def test_paper_of_positive_weights_is_as_written(batch, case):
+    draws, mask, v, start, u = case
+    weights, lambda_ = np.abs(some_advantages(batch)), 0.5
+    want = expected((weights + lambda_)[..., None] * np.square(v - u), mask)
+    assert paper(batch, case, v, weights) == pytest.approx(want, rel=1e-5)
+    gradient = jax.grad(lambda v: paper(batch, case, v, weights))(v)
+    other = jax.grad(
+        lambda v: sum(
+            r[0] / r[1] * c
+            for r, c in zip(srum.release(v, batch, draws, mask, weights), (1, lambda_), strict=True)
+        )
+    )(v)
+    np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-7)
+
+
+def test_paper_is_of_the_family_and_meets_the_written_form_at_the_start(batch, case):
+    draws, mask, v, start, u = case
+    weights, lambda_ = some_advantages(batch), 0.5
+    assert (weights[mask] < -CAP).any() and (weights[mask] > 0).any()
+    capped = np.maximum(weights, -CAP)
+    found = paper(batch, case, v, weights) - paper(batch, case, start, weights)
+    want = family(case, v, capped + lambda_, np.maximum(weights, 0) + lambda_)
+    assert found == pytest.approx(want, rel=1e-4)
+
+    def written(v):
+        return ((capped + lambda_)[..., None] * jnp.square(v - u))[mask].mean()
+
+    assert paper(batch, case, start, weights) == pytest.approx(float(written(start)), rel=1e-4)
+    np.testing.assert_allclose(
+        jax.grad(lambda v: paper(batch, case, v, weights))(start),
+        jax.grad(written)(start),
+        rtol=1e-4,
+        atol=1e-7,
+    )
+    assert paper(batch, case, v, weights) > written(v)  # from above, away from the start
+
+
+def test_paper_is_bounded_below_where_the_written_form_is_not(batch, case):
+    draws, mask, _, start, u = case
+    worst, lambda_ = np.full(mask.shape, -1, np.float32), 0.5
+    alpha = lambda_ - CAP
+    best = start - alpha * (start - u) / lambda_
+    least = float(paper(batch, case, best, worst))
+    rng = np.random.default_rng(0)
+    for size in (0.1, 1.0, 30.0, 1e4):
+        v = best + size * rng.normal(size=best.shape).astype(np.float32)
+        assert paper(batch, case, v, worst) > least
+        assert expected((lambda_ - 1) * np.square(v - u), mask) < 0
+    np.testing.assert_allclose(jax.grad(lambda v: paper(batch, case, v, worst))(best), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_nft_is_of_the_family_and_bounded(batch, case, beta):
+    draws, mask, v, start, u = case
+    a = some_advantages(batch)
+
+    def loss(v, a=a):
+        return nft(v, start, batch, draws, mask, a, beta=beta)
+
+    constant = expected(np.square(start - u), mask)
+    square = np.full(mask.shape, beta**2)
+    want = constant + family(case, v, beta * a, square)
+    assert mean(loss(v)) == pytest.approx(want, rel=1e-4)
+    gradient = jax.grad(lambda v: loss(v)[0])(v)
+    by_hand = 2 * (beta**2 * (v - start) + (beta * a)[..., None] * (start - u)) * mask[..., None]
+    np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-4)
+    for bad in (v, 1e3 * v):
+        assert mean(loss(bad, np.full_like(a, -1))) >= 0
+    reflected = start - (u - start) / beta
+    assert mean(loss(reflected, np.full_like(a, -1))) == pytest.approx(0, abs=1e-8)
+    towards = start + (u - start) / beta
+    assert mean(loss(towards, np.full_like(a, 1))) == pytest.approx(0, abs=1e-8)
 
 
 def test_at_the_start_the_step_goes_along_alpha_times_the_error(batch, case):
@@ -110,13 +215,13 @@ def test_at_the_start_the_step_goes_along_alpha_times_the_error(batch, case):
 
 def test_advantage_is_bounded_below_and_reaches_its_minimum(batch, case):
     draws, mask, v, start, u = case
-    worst = -((1 + SCALE) ** 2) * np.square(start - u) / (1 + ANCHOR)
+    worst = -((1 + SCALE) ** 2) * np.square(start - u)
     for seed in range(5):
         rng = np.random.default_rng(seed)
         a = rng.uniform(-1, 1, mask.shape).astype(np.float32)
         alpha = 1 + SCALE * a[..., None]
-        best = start - alpha * (start - u) / (1 + ANCHOR)
-        least = expected(-np.square(alpha * (start - u)) / (1 + ANCHOR), mask)
+        best = start - alpha * (start - u)
+        least = expected(-np.square(alpha * (start - u)), mask)
         assert mean(advantage(batch, case, best, a)) == pytest.approx(least, rel=1e-4)
         for size in (0.1, 1.0, 30.0):
             v = best + size * rng.normal(size=best.shape).astype(np.float32)
@@ -124,18 +229,23 @@ def test_advantage_is_bounded_below_and_reaches_its_minimum(batch, case):
             assert found > least >= expected(worst, mask)
 
 
-def test_advantage_gives_the_start_and_the_advantages_no_gradient(batch, case):
-    draws, mask, v, start, _ = case
-    gradients = jax.grad(
-        lambda start, a: srum.advantage(
-            v, start, batch, draws, mask, a, scale=SCALE, anchor=ANCHOR
-        )[0],
-        argnums=(0, 1),
-    )(start, some_advantages(batch))
+@pytest.mark.parametrize("name", ["paper", "advantage", "nft"])
+def test_the_start_and_the_weights_get_no_gradient(batch, case, name):
+    draws, mask, v, _, _ = case
+    laws = {
+        "paper": lambda *args: srum.paper(*args, cap=CAP)[0],
+        "advantage": lambda *args: srum.advantage(*args, scale=SCALE),
+        "nft": lambda *args: nft(*args, beta=0.5),
+    }
+
+    def value(start, a):
+        return laws[name](v, start, batch, draws, mask, a)[0]
+
+    gradients = jax.grad(value, argnums=(0, 1))(case[3], some_advantages(batch))
     assert all(np.abs(g).max() == 0 for g in gradients)
 
 
-@pytest.mark.parametrize("name", ["sft", "release", "advantage"])
+@pytest.mark.parametrize("name", ["sft", "release", "paper", "advantage", "nft"])
 def test_clean_images_and_padding_contribute_nothing(batch, case, name):
     draws, mask, v, start, _ = case
     a = some_advantages(batch)
@@ -144,9 +254,13 @@ def test_clean_images_and_padding_contribute_nothing(batch, case, name):
         "release": lambda v, draws: sum(
             r[0] for r in srum.release(v, batch, draws, mask, jnp.abs(a))
         ),
-        "advantage": lambda v, draws: srum.advantage(
-            v, start, batch, draws, mask, a, scale=SCALE, anchor=ANCHOR
-        )[0],
+        "paper": lambda v, draws: sum(
+            r[0] for r in srum.paper(v, start, batch, draws, mask, a, cap=CAP)
+        ),
+        "advantage": lambda v, draws: srum.advantage(v, start, batch, draws, mask, a, scale=SCALE)[
+            0
+        ],
+        "nft": lambda v, draws: nft(v, start, batch, draws, mask, a, beta=0.5)[0],
     }
     by_v, by_draws = jax.grad(values[name], argnums=(0, 1))(v, draws)
     for gradient in (by_v, by_draws.noise):
@@ -161,12 +275,15 @@ def config(objective, **values):
     return types.SimpleNamespace(
         **dict(
             objective=objective,
+            rewards="both",
             timestep_mean=0.0,
             timestep_std=1.0,
             timestep_shift=2.0,
             lambda_constraint=0.5,
+            repulsion_cap=CAP,
             advantage_scale=SCALE,
-            anchor=ANCHOR,
+            nft_beta=0.5,
+            anchor=0.0,
         )
         | values
     )
@@ -203,7 +320,8 @@ def test_release_with_all_weights_1_is_sft_and_with_0_the_constraint(batch):
 
 def test_reference_is_compared_with_and_not_trained(batch):
     params, other = weights(), weights(seed=1)
-    loss = srum.make(config("srum_advantage"), CFG, dtype=jnp.float32, remat=True)
+    cfg = config("srum_advantage", anchor=ANCHOR)
+    loss = srum.make(cfg, CFG, dtype=jnp.float32, remat=True)
 
     @jit
     def both(params, reference):
@@ -216,7 +334,15 @@ def test_reference_is_compared_with_and_not_trained(batch):
     (trained, reference), out = both(params, other)
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(reference))
     assert max(np.abs(g).max() for g in jax.tree.leaves(trained)) > 0
-    assert out.metrics["drift"][0] > 0
+    drift, advantage = (mean(r) for r in (out.metrics["drift"], out.terms["advantage"]))
+    assert drift > 0
+    assert losses.total(out) == pytest.approx(advantage + ANCHOR * drift, rel=1e-5)
+    draws = flow.draw(batch, jax.random.key(1), mean=0.0, std=1.0, shift=2.0)
+    size = expected(np.square(draws.noise - batch.latents), np.asarray(terms.trained(batch)))
+    assert mean(out.metrics["relative_drift"]) == pytest.approx(drift / size, rel=1e-4)
+    assert mean(out.metrics["repelled"]) == 0
+    bad = whole("srum_advantage")(params, other, with_score(batch, -1.0))
+    assert mean(bad.metrics["repelled"]) == 1
     # The head of words is no part of it.
     assert np.abs(flatten(trained)["lm_head/w"]).max() == 0
     (_, _), out = both(params, params)
@@ -243,5 +369,52 @@ def test_sums_add_up_over_rows(batch, objective):
 
 
 def test_the_right_objectives_ask_for_a_reference():
-    assert set(srum.NEED_REFERENCE) <= set(srum.OBJECTIVES)
-    assert "srum_advantage" in srum.NEED_REFERENCE
+    without = {name for name in srum.OBJECTIVES if not srum.needs_reference(name, 0.0)}
+    assert without == {"sft", "srum_release"}
+    assert all(srum.needs_reference(name, 0.1) for name in srum.OBJECTIVES)
+
+
+def test_names_are_those_of_the_config():
+    hints = typing.get_type_hints(TrainConfig)
+    assert tuple(srum.OBJECTIVES) == typing.get_args(hints["objective"])
+    assert set(srum.BY_ADVANTAGE) < set(srum.OBJECTIVES)
+
+
+# --------------------------------------------------------------------------------- token weights
+
+
+def per_token(batch, values):
+    """values [B,N] of the images at their tokens [B,G]."""
+    return np.take_along_axis(np.asarray(values), np.asarray(batch.latent_images), axis=1)
+
+
+def with_image_score(batch, value):
+    scores = np.full_like(batch.rewards.image_score, value)
+    return batch.replace(rewards=batch.rewards.replace(image_score=scores))
+
+
+def test_scores_of_the_image_or_of_regions_alone(batch, case):
+    mask = case[1]
+    image = per_token(batch, batch.rewards.image_score)
+    factor = (image + 1) / 2
+
+    def close(found, want):
+        np.testing.assert_allclose(np.asarray(found)[mask], want[mask], atol=1e-6)
+
+    both = np.asarray(srum.release_weights(batch))
+    close(srum.release_weights(batch, "image"), 0.5 * factor)
+    regions = np.asarray(srum.release_weights(batch, "regions"))
+    close(regions * factor, both)
+    assert (regions[mask] > 0.5).any() and (regions[mask] == 0.5).any()
+
+    close(srum.advantage_weights(batch, "image"), image)
+    local = np.asarray(srum.advantage_weights(batch, "regions"))
+    close(local, 2 * np.asarray(srum.advantage_weights(with_image_score(batch, 0.0))))
+    assert (local[mask] == 0).any() and (local[mask] < 0).any() and (local[mask] > 0).any()
+    assert np.abs(srum.advantage_weights(batch) - image)[mask].max() > 0.1
+
+    # The paper: signed regions times the image's factor, neutral outside every box.
+    close(srum.paper_weights(batch, "regions"), local)
+    close(srum.paper_weights(batch), local * factor)
+    close(srum.paper_weights(batch, "image"), image)
+    assert np.isfinite(srum.paper_weights(batch)).all()  # padding too

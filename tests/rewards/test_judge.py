@@ -13,6 +13,7 @@ WORDS = sorted(
         for part in (
             protocol.COLORS,
             protocol.NUMBERS,
+            protocol.SIZES,
             protocol.YES_NO,
             protocol.HORIZONTAL,
             protocol.VERTICAL,
@@ -42,6 +43,11 @@ TONES = {"red": (228, 48, 44), "blue": (52, 92, 236), "green": (44, 176, 68)}
 SHAPE_OF = {"red": "circle", "blue": "square", "green": "cross"}  # all there is in this world
 COMPONENTS, GRID = regions.proposer("components"), regions.proposer("grid")
 TOP_LEFT, TOP_RIGHT, LOW_LEFT = (3, 3, 13, 13), (19, 4, 29, 14), (4, 18, 14, 28)
+BIG_SIDE = 10  # from how many pixels a thing is big
+
+
+def size_of(box):
+    return "big" if box[2] - box[0] >= BIG_SIDE else "small"
 
 
 class Words:
@@ -89,12 +95,16 @@ def truth(image, text):
         scene = protocol.decompose(" ".join(words[4:-1]))
         wanted = sorted(s.name for s in scene.objects for _ in range(s.count))
         right = wanted == sorted(f"{c} {SHAPE_OF[c]}" for c in colors)
-        if right and scene.relation:
+        if right:
             place = dict(things)
+            right = all(s.size in ("", size_of(place[s.color])) for s in scene.objects)
+        if right and scene.relation:
             right = judge.holds(scene.relation.kind, *(place[s.color] for s in scene.objects))
         return "yes" if right else "no"
     if text.startswith(("is there", "is this")):
         return "yes" if count else "no"
+    if text.endswith("big or small ?"):
+        return size_of(dict(things)[named[0]]) if count else "none"
     if not set(named) <= set(colors):
         return "neither" if " or " in text else "no"
     place = dict(things)
@@ -150,6 +160,12 @@ def test_a_right_picture_scores_high():
         ("two red circles", [("red", TOP_LEFT)]),
         ("a red circle left of a blue square", [("red", TOP_RIGHT), ("blue", TOP_LEFT)]),
         ("a red circle left of a blue square", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),
+        ("a big red circle", [("red", (3, 3, 12, 12))]),  # a small one
+        ("a big red circle", [("red", TOP_LEFT), ("blue", LOW_LEFT)]),
+        (
+            "a big red circle and a small blue square",
+            [("red", (3, 3, 12, 12)), ("blue", LOW_LEFT)],  # the sizes swapped
+        ),
     ],
 )
 def test_every_fault_lowers_every_part(prompt, things):
@@ -157,6 +173,11 @@ def test_every_fault_lowers_every_part(prompt, things):
         "a red circle and a blue square": [("red", TOP_LEFT), ("blue", LOW_LEFT)],
         "two red circles": [("red", TOP_LEFT), ("red", LOW_LEFT)],
         "a red circle left of a blue square": [("red", TOP_LEFT), ("blue", TOP_RIGHT)],
+        "a big red circle": [("red", TOP_LEFT)],
+        "a big red circle and a small blue square": [
+            ("red", TOP_LEFT),
+            ("blue", (4, 18, 13, 27)),
+        ],
     }.get(prompt, [("red", TOP_LEFT), ("green", LOW_LEFT)])
     good = judged(prompt if "cross" not in prompt else "a red circle and a green cross", *right)
     bad = judged(prompt, *things)

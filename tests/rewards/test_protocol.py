@@ -2,6 +2,7 @@
 
 import pytest
 
+from srum_jax.data import shapes
 from srum_jax.data import shapes_language as language
 from srum_jax.rewards import protocol
 from srum_jax.rewards.protocol import ObjectSpec, Relation, decompose
@@ -18,6 +19,11 @@ def texts(questions):
         ("A Red  Circle.", [ObjectSpec("red", "circle")]),
         ("an orange box", [ObjectSpec("orange", "box")]),
         ("two red crosses", [ObjectSpec("red", "cross", 2)]),
+        ("a big red circle", [ObjectSpec("red", "circle", size="big")]),
+        (
+            "A small red circle and an orange box.",
+            [ObjectSpec("red", "circle", size="small"), ObjectSpec("orange", "box")],
+        ),
         ("three blue squares", [ObjectSpec("blue", "square", 3)]),
         ("four pink berries", [ObjectSpec("pink", "berry", 4)]),
         (
@@ -63,7 +69,11 @@ def test_relations(phrase, kind):
         "a red",
         "red circle",
         "a circle",
-        "a big red circle",
+        "a huge red circle",
+        "a red big circle",
+        "two big red circles",
+        "a big red circle and a small red circle",
+        "a red circle and a big red circle",
         "zero red circles",
         "a red circle and",
         "and a red circle",
@@ -80,13 +90,23 @@ def test_beyond_the_grammar(prompt):
     assert decompose(prompt) is None
 
 
-def test_every_shapes_prompt_is_read_as_the_world_means_it():
-    for prompt in language.prompts("validation") + language.prompts("train")[::40]:
-        scene, content = decompose(prompt.text), language.parse(prompt.text)
-        read = [(spec.color, spec.shape) for spec in scene.objects for _ in range(spec.count)]
-        assert sorted(read) == sorted(content.pairs)
-        assert bool(scene.relation) == bool(content.relation)
-        assert scene.caption == prompt.text
+@pytest.mark.parametrize("split", language.SPLITS)
+def test_every_shapes_prompt_is_read_as_the_world_means_it(split):
+    for category in language.CATEGORIES:
+        prompts = [p for p in language.prompts(split) if p.category == category]
+        for prompt in prompts[:: max(1, len(prompts) // 80)]:
+            scene, content = decompose(prompt.text), language.parse(prompt.text)
+            specs = [spec for spec in scene.objects for _ in range(spec.count)]
+            sizes = content.sizes or ("",) * len(content.pairs)
+            read = sorted((spec.color, spec.shape, spec.size) for spec in specs)
+            assert read == sorted((*p, s) for p, s in zip(content.pairs, sizes, strict=True))
+            assert scene.caption == prompt.text
+            if scene.relation is None:
+                assert not content.relation
+            else:
+                named = [scene.objects[i] for i in (scene.relation.subject, scene.relation.other)]
+                first, second = ((spec.color, spec.shape) for spec in named)
+                assert language.spatial(first, scene.relation.kind, second) == content
 
 
 def test_crop_questions():
@@ -122,8 +142,35 @@ def test_image_questions_of_a_relation():
     assert all(q.answer in q.choices for q in questions if q.choices)
 
 
+def test_image_questions_of_sizes():
+    questions = protocol.image_questions(decompose("a big red circle and a small blue square"))
+    sizes = [(q.text, q.answer, q.choices, q.about) for q in questions if q.kind == "size"]
+    assert sizes == [
+        ("is the red circle big or small ?", "big", ("big", "small"), -1),
+        ("is the blue square big or small ?", "small", ("big", "small"), -1),
+    ]
+    asked = protocol.image_questions(decompose("a big red circle and a blue square"))
+    assert [q.answer for q in asked if q.kind == "size"] == ["big"]
+    assert not any(q.kind == "size" for q in protocol.image_questions(decompose("a red circle")))
+    # Whether it is there is asked without its size: that is a question of its own.
+    exists = [q.text for q in questions if q.kind in ("exists", "count")]
+    assert not any(size in text for text in exists for size in protocol.SIZES)
+
+
+def test_every_question_of_a_prompt_is_in_the_worlds_words():
+    words = set(shapes.vocabulary())
+    for prompt in language.balanced_prompts("test", 140):
+        scene = decompose(prompt.text)
+        for q in (*protocol.crop_questions(scene), *protocol.image_questions(scene)):
+            assert set(q.text.split()) | {*q.choices} <= words
+            assert q.answer in words or not q.answer
+
+
 def test_the_hash_sees_every_word(monkeypatch):
     before = protocol.protocol_hash()
     assert before == protocol.protocol_hash()
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "SIZES", ("small", "big"))
+        assert protocol.protocol_hash() != before
     monkeypatch.setitem(protocol.TEMPLATES, "exists", "do you see {a} ?")
     assert protocol.protocol_hash() != before

@@ -1,5 +1,6 @@
 """The stage: both models measured on the same prompts and noise, in the form of the contract."""
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -9,16 +10,26 @@ import jsonschema
 import numpy as np
 import pytest
 import tiny
+from etils import epath
 
 from srum_jax.core import params
 from srum_jax.data import shapes, units
-from srum_jax.data.images import decode
+from srum_jax.data.images import decode, picture
 from srum_jax.evals import shapes as verifier
-from srum_jax.stages import evaluate, generate, model, report_pictures, score
+from srum_jax.inference import image, text
+from srum_jax.stages import evaluate, generate, model, report_pictures, score, skills
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
+
+
+SEVERAL, CAPTIONS, EDITS = 7, 9, 8
+
+
+def load_config(weights, **values):
+    few = {"evaluate__several": SEVERAL, "evaluate__captions": CAPTIONS, "evaluate__edits": EDITS}
+    return tiny.load_config(weights, **(few | values))
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +58,12 @@ def scene(prompt, seed):
     return shapes.draw(shapes.scene_for(random.Random(seed), shapes.parse(prompt)))
 
 
-def able_painter(opened, cfg, mesh):
+def is_base(params):
+    return (params["vae2llm"]["b"] == tiny.weights()[0]["vae2llm"]["b"]).all()
+
+
+def able_painter(base):
     """Draws what is asked, the base only where the seed is even; otherwise an empty ground."""
-    base = (opened.params["vae2llm"]["b"] == tiny.weights()[0]["vae2llm"]["b"]).all()
 
     def paint(prompts, seeds):
         empty = shapes.draw(shapes.Scene((), shapes.ground(random.Random(0))))
@@ -62,13 +76,47 @@ def able_painter(opened, cfg, mesh):
     return paint
 
 
+def seen(items):
+    """What tells contexts with a picture and words apart."""
+    return b"".join(
+        np.asarray(getattr(i, "patches", getattr(i, "ids", b""))).tobytes() for i in items
+    )
+
+
+def able_of(params, vae_params, cfg, tokenizer, *rest):
+    """The base describes and edits only every second scene as it should, the trained all."""
+    able = TRUE_OF(params, vae_params, cfg, tokenizer, *rest)
+    base = is_base(params)
+    words, known = able.words, {}
+    for i, s in enumerate(shapes.caption_set("test", CAPTIONS)):
+        right = shapes.wordings(shapes.scene_contents(s)[0])[0]
+        known[seen((picture(shapes.draw(s), cfg), words(shapes.DESCRIBE)))] = (
+            "a red" if base and i % 2 else right
+        )
+    for i, e in enumerate(shapes.edit_set("test", EDITS)):
+        made = shapes.draw(e.source if base and i % 2 else e.target)
+        known[seen((picture(shapes.draw(e.source), cfg), words(e.instruction)))] = made
+
+    def write(contexts, *, max_tokens):
+        return [text.Written(known[seen(c)], (), True) for c in contexts]
+
+    def draw(requests):
+        return [image.Drawn(known[seen(r.context[1:])], None) for r in requests]
+
+    return dataclasses.replace(able, paint=able_painter(base), write=write, draw=draw)
+
+
+TRUE_OF = skills.of
+
+
 @pytest.fixture(scope="module")
 def done(weights, tmp_path_factory):
-    """A run with generate, score and train, in which the base draws every second picture right."""
+    """A run with generate, score and train, in which the base does about half of all right."""
     work = Workdir(tmp_path_factory.mktemp("work"), config_file="configs/tiny.py")
-    cfg = tiny.load_config(weights)
+    cfg = load_config(weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "painter", able_painter)
+        patch.setattr(model, "painter", lambda opened, *_: able_painter(is_base(opened.params)))
+        patch.setattr(skills, "of", able_of)
         run(cfg, work, generate)
         run(cfg, work, score)
         train(cfg, work)
@@ -80,17 +128,24 @@ def test_results_are_as_the_contract_says(done):
     results = json.loads(work.results.read_text())
     jsonschema.validate(results, SCHEMA)
     part = results["rounds"][0]
-    assert set(part) == {"round", "t2i", "qa", "scores"}
+    assert set(part) == {"round", "t2i", "qa", "captions", "edits", "scores"}
     assert part["t2i"]["base"]["n"] == part["t2i"]["trained"]["n"] == 7
     assert sum(c["n"] for c in part["t2i"]["base"]["by_category"].values()) == 7
-    assert part["qa"]["base"]["n"] == part["qa"]["trained"]["n"] == 22
-    assert len(part["qa"]["base"]["by_category"]) == len(shapes.KINDS)
+    kinds = {*shapes.KINDS, *shapes.PAIR_KINDS, *shapes.CLIP_KINDS}
+    for name, n in (("qa", 22 + SEVERAL), ("captions", CAPTIONS), ("edits", EDITS)):
+        for arm in (part[name]["base"], part[name]["trained"]):
+            assert arm["n"] == n == sum(c["n"] for c in arm["by_category"].values())
+    assert part["qa"]["base"]["by_category"].keys() == kinds
+    assert part["edits"]["base"]["by_category"].keys() == set(shapes.EDITS)
     best = part["t2i"]["best_of_k"]
     assert best["k"] == 2 and best["self"]["n"] == best["oracle"]["n"] == 3
     assert set(part["scores"]["by_proposer"]) == {"components", "grid"}
     assert sum(part["scores"]["image_status"].values()) == 10  # of the stage `score`
-    assert manifest.counts == {"prompts": 7, "images": 3 * 2 + 4 + 7, "answers": 44}
-    assert manifest.timing["items"] == 17 + 44
+    answers = 2 * (22 + SEVERAL + CAPTIONS)
+    images = 3 * 2 + 4 + 7
+    counts = {"prompts": 7, "images": images, "answers": answers, "edits": 2 * EDITS}
+    assert manifest.counts == counts
+    assert manifest.timing["items"] == images + answers + 2 * EDITS
     assert run(cfg, work) == manifest
 
 
@@ -112,6 +167,40 @@ def test_verdicts_follow_the_pictures(done):
     assert t2i["best_of_k"]["oracle"]["correct"] == oracle
 
 
+def test_captions_and_edits_are_judged_and_the_first_can_be_shown(done):
+    _, work, manifest = done
+    folder = work.stage("evaluate")
+    part = json.loads((folder / "evaluation.json").read_text())
+    for name, n in (("captions", CAPTIONS), ("edits", EDITS)):
+        assert part[name]["base"]["correct"] == n - n // 2
+        assert part[name]["trained"]["correct"] == n
+        assert part[name]["paired"]["trained_only"] == n // 2
+    kinds = part["edits"]["base"]["by_category"]
+    assert [kinds[k]["correct"] for k in shapes.EDITS] == [2, 0, 2, 0]  # kinds come in turn
+
+    def picture(name):
+        return decode((folder / name).read_bytes(), name=name)
+
+    captions = json.loads((folder / manifest.outputs["examples-captions"]).read_text())
+    for i, (shown, s) in enumerate(zip(captions, shapes.caption_set("test", 6), strict=True)):
+        assert np.array_equal(picture(shown["image"]), shapes.draw(s))
+        assert shown["base_correct"] == (i % 2 == 0) and shown["trained_correct"]
+        for arm in ("base", "trained"):
+            right = verifier.verify_caption(shown[f"{arm}_caption"], s)
+            assert right == shown[f"{arm}_correct"]
+    edits = json.loads((folder / manifest.outputs["examples-edits"]).read_text())
+    for shown, edit in zip(edits, shapes.edit_set("test", 6), strict=True):
+        assert shown["instruction"] == edit.instruction
+        assert np.array_equal(picture(shown["image"]), shapes.draw(edit.source))
+        for arm in ("base", "trained"):
+            right = verifier.verify_edit(picture(shown[f"{arm}_image"]), edit)
+            assert right == shown[f"{arm}_correct"]
+    page = str(report_pictures.edits(folder / "examples-edits.json"))
+    assert page.count("<img") == 3 * 6 and edits[0]["instruction"] in page
+    page = str(report_pictures.captions(folder / "examples-captions.json"))
+    assert page.count("<img") == 6 and captions[0]["trained_caption"] in page
+
+
 def test_the_report_can_show_the_pairs(done):
     _, work, _ = done
     path = work.stage("evaluate") / "pairs.json"
@@ -131,22 +220,61 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     before = json.loads((folder / "evaluation.json").read_text())
     for name in ("manifest.json", "evaluation.json", "answers-trained.json"):
         (folder / name).unlink()
-    draws, asked = [], []
+    draws, made = [], []
     monkeypatch.setattr(generate, "draw_unit", lambda *args: draws.append(args))
-    asker = model.asker
-    monkeypatch.setattr(
-        model, "asker", lambda opened, *a, **k: asked.append(opened) or asker(opened, *a, **k)
-    )
+    for name in ("answered", "described", "edited"):
+        does = getattr(skills, name)
+        monkeypatch.setattr(
+            skills, name, lambda able, some, n=name, d=does: made.append(n) or d(able, some)
+        )
     again = run(cfg, work)
-    assert not draws and again.counts == manifest.counts
-    assert len(asked) == 2  # for `score.score`, which finds its units, and the trained answers
+    assert not draws and made == ["answered"]  # of the trained model
+    assert again.counts == manifest.counts and again.outputs == manifest.outputs
     assert json.loads((folder / "evaluation.json").read_text()) == before
+
+
+def test_tasks_are_done_in_parts_and_the_first_pictures_kept(tmp_path):
+    """Parts of 4·batch; a part that was interrupted leaves nothing that would pass for all."""
+    able = skills.Able(**dict.fromkeys(f.name for f in dataclasses.fields(skills.Able)))
+    able = dataclasses.replace(able, batch=1)
+    parts = []
+
+    def do(able, some):
+        parts.append(len(some))
+        if parts == [4, 4]:
+            raise KeyboardInterrupt
+        return [{"of": i, "image": np.full((4, 4, 3), i, np.uint8)} for i in some]
+
+    path = epath.Path(tmp_path) / "edits-base.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate._kept(path, do, able, range(10), "edits")
+    assert not path.exists()
+    found = evaluate._kept(path, do, able, range(10), "edits")
+    assert parts == [4, 4, 4, 4, 2] and [record["of"] for record in found] == list(range(10))
+    named = [i for i, record in enumerate(found) if "image" in record]
+    assert named == list(range(evaluate.SHOWN))
+    for i in named:
+        shown = decode((path.parent / found[i]["image"]).read_bytes(), name="edit")
+        assert (shown == i).all()
+    assert evaluate._kept(path, None, able, range(10), "edits") == found
+
+
+def test_a_model_of_another_kind_has_no_tasks(weights, caplog):
+    cfg = load_config(weights)
+    assert [len(x) for x in dataclasses.astuple(evaluate.tasks(cfg))] == [22 + 7, 9, 8]
+    with caplog.at_level("INFO", logger="absl"):
+        none = evaluate.tasks(dataclasses.replace(cfg, model="bagel_7b_mot"))
+    assert none == evaluate.Tasks() and "no questions are asked" in caplog.text
+    idle = evaluate.Arm([], [], [], [], [])
+    assert all(
+        evaluate.skill_section({"base": idle}, name) == {} for name in ("qa", "captions", "edits")
+    )
 
 
 def test_a_run_that_does_not_train(weights, tmp_path):
     """Through the model itself; the judge is measured on the candidates it chose among."""
     work = Workdir(tmp_path, config_file="configs/tiny.py")
-    cfg = tiny.load_config(
+    cfg = load_config(
         weights,
         stages=("evaluate",),
         evaluate__count=4,
@@ -161,15 +289,19 @@ def test_a_run_that_does_not_train(weights, tmp_path):
     assert part["scores"]["proposer"] == "grid"
     assert sum(part["scores"]["image_status"].values()) == 6
     assert "pairs" not in manifest.outputs and manifest.counts["images"] == 3 * 2 + 1
+    for name in ("captions", "edits"):
+        assert part[name]["base"]["n"] and "trained" not in part[name]
+        shown = json.loads((work.stage("evaluate") / f"examples-{name}.json").read_text())
+        assert len(shown) == 6 and not any("trained_correct" in one for one in shown)
     answers = json.loads((work.stage("evaluate") / "answers-base.json").read_text())
-    questions = shapes.qa_set("test", 11)
+    questions = shapes.qa_set("test", 11) + shapes.several_set("test", SEVERAL)
     assert [a["question"] for a in answers] == [q.text for _, q in questions]
     assert all(a["right"] == (a["given"] == a["answer"]) for a in answers)
 
 
 def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, caplog):
     (tmp_path / "mine.txt").write_text("describe the image\na red circle\n")
-    cfg = tiny.load_config(
+    cfg = load_config(
         weights,
         stages=("evaluate",),
         evaluate__questions=11,
@@ -178,17 +310,18 @@ def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, ca
     with caplog.at_level("INFO", logger="absl"):
         manifest = run(cfg, Workdir(tmp_path / "some", config_file="c"))
     assert "1 of 2 prompts are left out" in caplog.text
-    assert manifest.counts == {"prompts": 1, "images": 2, "answers": 11}
+    tasks = {"answers": 11 + SEVERAL + CAPTIONS, "edits": EDITS}
+    assert manifest.counts == {"prompts": 1, "images": 2} | tasks
     (tmp_path / "mine.txt").write_text("describe the image\n")
     work = Workdir(tmp_path / "none", config_file="c")
-    assert run(cfg, work).counts == {"prompts": 0, "images": 0, "answers": 11}
+    assert run(cfg, work).counts == {"prompts": 0, "images": 0} | tasks
     results = json.loads(work.results.read_text())
     jsonschema.validate(results, SCHEMA)
-    assert set(results["rounds"][0]) == {"round", "qa"}
+    assert set(results["rounds"][0]) == {"round", "qa", "captions", "edits"}
 
 
 def test_the_train_stage_must_be_finished(weights, tmp_path):
-    cfg = tiny.load_config(weights, stages=("train", "evaluate"))
+    cfg = load_config(weights, stages=("train", "evaluate"))
     with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
         run(cfg, Workdir(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """The stage: records as promised, going on after a kill, faults found before anything is made."""
 
+import dataclasses
 import io
+import json
 
 import jax
 import numpy as np
@@ -47,6 +49,9 @@ def test_one_record_a_candidate(done, weights):
         assert record["seed"] == image.candidate_seed(0, record["prompt_id"], record["k"])
         assert record["prompt"] and record["category"]
     assert len({r["latent"].tobytes() for r in records}) == 10
+    held = json.loads((work.stage("generate") / manifest.outputs["held_back"]).read_text())
+    assert [r["id"] for r in held] == list(range(5, 5 + generate.HELD_BACK))
+    assert not {r["prompt"] for r in held} & {r["prompt"] for r in records}
     assert run(tiny.load_config(weights), work) == manifest  # finished: nothing is done again
 
 
@@ -84,13 +89,40 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
         np.testing.assert_array_equal(a["latent"], b["latent"])
 
 
-def test_another_round_draws_from_other_noise(done, weights, tmp_path, monkeypatch):
+def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_path, monkeypatch):
     _, _, whole = done
     monkeypatch.setattr(model, "source", lambda cfg, work: model.hf.locate(weights))
     work = Workdir(tmp_path, round=1)
-    run(tiny.load_config(weights, generate__count=2), work)
-    first = units.read(work.stage("generate"))[0]
-    assert first["id"] == whole[0]["id"] and first["seed"] != whole[0]["seed"]
+    path = tmp_path / "mine.txt"
+    path.write_text("a red circle\na blue circle\na green circle\n")
+    cfg = tiny.load_config(
+        weights, generate__count=2, generate__prompts=str(path), generate__guidance=(2.5, 1.0)
+    )
+    seen = {}
+
+    def painter(opened, cfg, mesh):
+        seen["sample"] = cfg.sample
+        return lambda texts, seeds: (
+            np.zeros((len(texts), 32, 32, 3), np.uint8),
+            np.zeros((len(texts), *tiny.GRID), np.float32),
+        )
+
+    monkeypatch.setattr(model, "painter", painter)
+    run(cfg, work)
+    drawn = units.read(work.stage("generate"))
+    # The prompts that follow those of the round before, and around the end the first ones again.
+    assert [r["id"] for r in drawn] == ["2-0", "2-1", "0-0", "0-1"]
+    assert drawn[2]["seed"] == image.candidate_seed(1, 0, 0) != whole[0]["seed"]
+    assert seen["sample"] == dataclasses.replace(cfg.sample, guidance=1.0)
+
+
+def test_every_round_has_its_guidance(weights):
+    def scales(given):
+        cfg = tiny.load_config(weights, generate__guidance=given)
+        return [generate.guided(cfg, r).sample.guidance for r in range(4)]
+
+    assert scales(()) == [2.5] * 4
+    assert scales((3, 2.0)) == [3.0, 2.0, 2.0, 2.0]
 
 
 def test_faults_are_found_before_anything_is_written(weights, tmp_path):

@@ -3,6 +3,7 @@
 import html.parser
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -101,6 +102,8 @@ def full(tmp_path):
                     ),
                 },
                 "qa": suite.qa_section(["color", "count"] * 100, trained, trained),
+                "captions": suite.qa_section(["attr", "triple"] * 100, base, trained),
+                "edits": suite.qa_section(["add", "move"] * 100, base, trained),
                 "scores": suite.scores_section(
                     {"components": judged, "grid": grid}, "components", judged, np.arange(200) // 4
                 ),
@@ -158,6 +161,19 @@ def full(tmp_path):
             ]
         )
     )
+    edit = {
+        "kind": "add",
+        "instruction": EVIL,
+        "image": "images/a-base.png",
+        "base_image": "images/a-base.png",
+        "base_correct": False,
+        "trained_image": "images/gone.png",
+        "trained_correct": True,
+    }
+    (folder / "evaluate" / "examples-edits.json").write_text(json.dumps([edit, edit]))
+    caption = {"image": "images/a-base.png", "base_caption": EVIL, "base_correct": True}
+    caption |= {"trained_caption": "a green cross", "trained_correct": False}
+    (folder / "evaluate" / "examples-captions.json").write_text(json.dumps([caption]))
     png(folder / "score", "0-0.png")
     box = {
         "bbox": [2, 3, 14, 15],
@@ -201,6 +217,8 @@ def test_full_page(full):
         "drawing",
         "choice",
         "questions",
+        "captions",
+        "edits",
         "judge",
         "pictures",
         "scores",
@@ -208,7 +226,7 @@ def test_full_page(full):
         "stages",
         "run",
     ]
-    assert "<script" not in text and page.text.count(EVIL) >= 4
+    assert "<script" not in text and page.text.count(EVIL) >= 4 + 3
     for shown in (
         "40.0\u00a0%",
         "60.0\u00a0%",
@@ -230,10 +248,16 @@ def test_full_page(full):
         "unparsed 1",
         "highest here",
         "objective srum_advantage",
+        "of 200 questions; captions 60.0\u00a0%; edits 60.0\u00a0%",
+        "Trained against base on the same captions: +20.0 points",
+        "Trained against base on the same edits: +20.0 points",
+        "a green cross",
+        "The first 2 in the order of the test",
     ):
         assert shown in page.text, shown
     assert text.count("<path") == 5  # loss and gradient norm raw and smooth, learning rate
-    assert text.count("data:image/png") == 3 + 5  # pairs; two proposers and a map, one empty card
+    # Pairs; before and base of two edits, a caption; two proposers and a map, one empty card.
+    assert text.count("data:image/png") == 3 + 2 * 2 + 1 + 5
 
 
 def test_minimal_page_says_that_nothing_was_measured(tmp_path):
@@ -249,6 +273,26 @@ def test_base_alone():
     assert page.ids == ["drawing"]
     assert "base model draws 30.0\u00a0% of the test pictures right" in page.text
     assert "trained model" not in page.text
+
+
+def test_captions_and_edits_of_the_base_alone(full):
+    """Measured or shown, each without the other."""
+    results, folder = full
+    part = results["rounds"][0]
+    del part["captions"], part["edits"]["trained"], part["edits"]["paired"]
+    for name in ("captions", "edits"):
+        path = folder / "evaluate" / f"examples-{name}.json"
+        alone = [
+            {key: value for key, value in record.items() if not key.startswith("trained")}
+            for record in json.loads(path.read_text())
+        ]
+        path.write_text(json.dumps(alone))
+    page = read(report.build(results, [folder]))
+    assert "same captions" not in page.text and "same edits" not in page.text
+    assert "a green cross" not in page.text and "edits 40.0\u00a0%" in page.text
+    assert {"captions", "edits"} <= set(page.ids)
+    page = read(report.build(results, []))
+    assert "edits" in page.ids and "captions" not in page.ids
 
 
 def test_verdict_claims_a_change_only_if_the_interval_excludes_zero():
@@ -269,7 +313,7 @@ def test_rounds_are_told_apart(full):
     results, folder = full
     second = {**results["rounds"][0], "round": 1}
     page = read(report.build({**results, "rounds": [*results["rounds"], second]}, [folder]))
-    assert page.text.count("Round 1") == 5 and "600 steps in 2 rounds" in page.text
+    assert page.text.count("Round 1") == 7 and "600 steps in 2 rounds" in page.text
 
 
 @pytest.mark.parametrize(
@@ -278,6 +322,8 @@ def test_rounds_are_told_apart(full):
         ("evaluate/pairs.json", "{", "pairs.json: not valid JSON"),
         ("evaluate/pairs.json", "{}", "pairs.json: expected a list"),
         ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'base_image'"),
+        ("evaluate/examples-edits.json", "[{}]", "edits.json: record 0 .*'instruction'"),
+        ("evaluate/examples-captions.json", "[{}]", "captions.json: record 0 .*'image'"),
         (
             "score/examples.json",
             '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
@@ -314,3 +360,41 @@ def test_stage_writes_the_page_and_makes_it_anew(full):
     report.run(cfg, None, work)
     assert "srum_advantage" in read(work.report.read_text()).text
     assert Manifest.read(work.stage("report")).stage == "report"
+
+
+PROBES = [
+    {"step": 0, "own_score": 0.0, "verified": 0.25, "diversity": 1.0, "agreement": 1.0},
+    {"step": 50, "own_score": 0.5, "verified": 0.125, "diversity": 0.5, "agreement": 1.0},
+    {"step": 100, "own_score": 1.0, "diversity": 0.125, "agreement": 1.0},
+]
+
+
+def test_probes_are_drawn_and_an_early_stop_is_said(full):
+    results, folder = full
+    train = results["rounds"][0]["train"] | {"probe": PROBES}
+    results["rounds"][0]["train"] = train
+    text = report.build(results, [folder])
+    page = read(text)
+    assert "own score, \u22121 to 1 drawn" in page.text and "right by the checker" in page.text
+    assert "as many regions" not in page.text  # was not measured
+    assert "topped early" not in page.text and "stopped it early" not in page.text
+    lines = re.findall(r'<path d="([^"]*)" class="line ([a-z]+)"', text)
+    assert [kind for _, kind in lines] == ["trained", "oracle", "trained", "oracle"]
+    points = [[float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", d)] for d, _ in lines]
+    assert [len(y) for y in points] == [3, 2, 3, 3]
+    own, verified, diversity, _ = points
+    assert own[0] - own[1] == pytest.approx(own[1] - own[2], abs=0.11)  # 1/2, 3/4, 1
+    assert verified[1] - verified[0] == pytest.approx((own[0] - own[2]) / 4, abs=0.11)
+    assert diversity[0] == own[2]
+    train |= {"stopped_at": 100, "weights_of": 50, "stopped_why": EVIL}
+    page = read(report.build(results, [folder]))
+    assert f"Stopped early at step 100, with the weights of step 50: {EVIL}." in page.text
+    assert "Probes on the way stopped it early." in page.text
+
+
+def test_a_probes_row_among_the_metrics_hides_no_loss(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2.0}\n{"step": 1, "probe_diversity": 1.0}\n{"step": 1, "loss": 3.0}'
+    )
+    found = report._metrics(tmp_path / "metrics.jsonl")
+    assert found["loss"][1].tolist() == [3.0] and found["probe_diversity"][1].tolist() == [1.0]

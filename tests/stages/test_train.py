@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from srum_jax.core import params, preemption
-from srum_jax.core.errors import Preempted
+from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import pipeline, units
 from srum_jax.data.images import encode_png
 from srum_jax.rewards import judge
@@ -153,6 +153,8 @@ def test_candidates_without_a_score_are_left_out_and_counted():
     assert {len(c.scores) for c in found} == {1}
     found, _ = train.candidates(drawn, scored, "nobody")
     assert found[0].boxes.shape == (0, 4)
+    found, left_out = train.candidates(drawn, scored, "components", first=1)
+    assert left_out == 0 and [c.id for c in found] == [f"{p}-0" for p in range(len(PROMPTS))]
 
 
 def test_candidates_and_scores_must_belong_together():
@@ -192,6 +194,32 @@ def test_the_best_of_each_prompt_is_selected():
     assert train.select(GROUPS, "all") == GROUPS
     best = train.select(GROUPS, "best_of_k")
     assert [c.id for c in best] == ["0-1", "1-1"]
+
+
+def test_prompts_and_candidates_that_teach_too_little_are_left_out(weights):
+    """Prompt 0 gains 0.9 over its mean and has 0.95, prompt 1 gains 0.3 and has -0.3."""
+    base = config(weights, train__select="best_of_k").train
+    assert train.gain([c for c in GROUPS if c.prompt_id == 1]) == pytest.approx(0.3)
+    flat = [candidate(f"5-{k}", 0.1) for k in range(3)]
+    assert train.gain(flat) == 0  # not below 0 by rounding, whatever the mean comes to
+
+    def chosen(found=GROUPS, **values):
+        c = dataclasses.replace(base, **values)
+        picked, counts = train.choose(found, c)
+        return [c.id for c in picked], tuple(counts.values())
+
+    assert chosen(GROUPS + flat) == (["0-1", "1-1", "5-0"], (0, 0))
+    assert chosen(GROUPS + flat, least_gain=0.01) == (["0-1", "1-1"], (1, 0))
+    assert chosen(least_gain=0.5) == (["0-1"], (1, 0))
+    assert chosen(least_gain=0.5, select="all") == ([f"0-{k}" for k in range(5)], (1, 0))
+    assert chosen(least_score=-0.3) == (["0-1", "1-1"], (0, 0))
+    assert chosen(least_score=0.0) == (["0-1"], (0, 1))
+    with pytest.raises(
+        ValueError, match="least_gain = 1.5 .* none of 7 .* gain of a prompt is 0.900"
+    ):
+        chosen(least_gain=1.5)
+    with pytest.raises(ValueError, match="least_score = 0.99 .* best score 0.950; lower them"):
+        chosen(least_score=0.99)
 
 
 def test_advantages_are_centred_in_the_prompts_whole_group():
@@ -274,6 +302,7 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
         train__select="best_of_k",
         train__text_dropout=0.0,
         train__rows=1,
+        train__anchor=0.0,
     )
     work = write(Workdir(tmp_path), cfg)
     seen = handed(cfg, work, monkeypatch, 2)
@@ -316,6 +345,8 @@ def done(weights, tmp_path_factory):
 def check(cfg, work, manifest):
     assert manifest.counts == {
         "unscored": 1,
+        "prompts of too little gain": 0,
+        "best scored too low": 0,
         "candidates": 14,
         "regions left out": 3,  # the fifth of each image of the last prompt
         "steps": 3,
@@ -355,13 +386,37 @@ def test_only_the_generation_side_is_trained(done):
     assert run(cfg, work) == manifest
 
 
-@pytest.mark.parametrize("objective, term", [("srum_release", "token_weight"), ("sft", "mse")])
-def test_other_objectives(weights, tmp_path, objective, term):
-    cfg = config(weights, train__objective=objective)
+@pytest.mark.parametrize(
+    "objective, optimizer, anchor, logged",
+    [
+        ("srum_release", "adamw", 0.0, {"token_weight", "reward", "constraint"}),
+        ("sft", "muon", 1.0, {"anchor", "drift"}),
+        ("srum_paper", "adamw", 0.0, {"token_weight", "repelled", "drift"}),
+        ("nft", "adamw", 0.0, {"token_advantage", "repelled", "drift", "nft"}),
+    ],
+)
+def test_other_objectives(weights, tmp_path, objective, optimizer, anchor, logged):
+    cfg = config(
+        weights,
+        train__objective=objective,
+        train__anchor=anchor,
+        train__optim__optimizer=optimizer,
+    )
     work = write(Workdir(tmp_path), cfg)
     moved, rows = check(cfg, work, run(cfg, work))
     assert moved and all(may_move(path) for path in moved)
-    assert rows[0][term] > 0
+    assert logged | {"mse"} <= set(rows[0]) and rows[0]["mse"] > 0
+    assert ("drift" in rows[0]) == (objective != "srum_release")
+
+
+def test_a_run_that_runs_away_is_stopped(weights, tmp_path):
+    cfg = config(weights, train__max_drift=1e-6)
+    work = write(Workdir(tmp_path), cfg)
+    with pytest.raises(
+        Diverged, match="relative_drift = .* at step 2 is above train.max_drift = 1e-06. .*anchor"
+    ):
+        run(cfg, work)
+    assert not (work.stage("train") / "manifest.json").exists()
 
 
 def test_everything_may_be_trained(weights, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import toy
 from srum_jax.config import MeshConfig
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput, Diverged, Preempted
-from srum_jax.training import checkpoint, metrics, optim
+from srum_jax.training import checkpoint, loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints
 
 CLOCKS = ("seconds", "data_wait_seconds")  # what two runs may differ in
@@ -154,6 +155,17 @@ def test_bad_steps_in_a_row_end_the_run(tmp_path):
     assert found[-1]["loss"] == "nan" and found[-1]["skipped_in_row"] == 3
 
 
+def test_a_metric_over_its_limit_ends_the_run(whole, tmp_path):
+    """At the first logged step above it, which is written before; at the limit a run goes on."""
+    found = [row["size"] for row in rows(whole[0])]
+    at = max(i for i in range(2, len(found)) if found[i] > max(found[:i]))  # a new record
+    limit = loop.Limit("size", max(found[:at]), "toy.largest", "Take smaller steps.")
+    said = f"toy: size = {found[at]:.3g} at step {at + 1} is above toy.largest = {limit.largest:g}."
+    with pytest.raises(Diverged, match=re.escape(said + " Take smaller steps.")):
+        toy.run(tmp_path, threading.Event(), limits=(limit,))
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, at + 2))
+
+
 def test_a_few_bad_steps_are_counted(whole, tmp_path):
     bad = {2, 4, 5}
     state, summary = toy.run(tmp_path, threading.Event(), batches=poisoned(bad))
@@ -193,6 +205,25 @@ def test_evaluated_every_few_steps_and_at_the_end(tmp_path):
     assert [r["step"] for r in found if "accuracy" in r] == [3, 6, 8]
     assert [r["step"] for r in found if "loss" in r] == list(range(1, 9))
     assert [r["step"] for r in found] == sorted(r["step"] for r in found)
+
+
+def test_a_run_may_have_enough(whole, tmp_path):
+    """At an evaluation, whose step is saved; started again, it has enough without a step."""
+    looked = []
+
+    def evaluate(step, state):
+        looked.append(step)
+        return {"seen": float(state.step)}
+
+    how = dict(evaluate=evaluate, evaluate_every=3, enough=lambda step: step in looked[1:])
+    state, summary = toy.run(tmp_path, threading.Event(), **how)
+    assert looked == [3, 6] and summary["steps"] == int(state.step) == 6
+    found = rows(tmp_path)
+    assert [r["seen"] for r in found if "seen" in r] == looked
+    assert [r for r in found if "seen" not in r] == rows(whole[0])[:6]
+    again, summary = toy.run(tmp_path, threading.Event(), **how)
+    assert looked == [3, 6] and summary["start"] == summary["steps"] == 6
+    toy.assert_same(again, state)
 
 
 def test_a_damaged_checkpoint_is_not_trained_on(tmp_path, monkeypatch):

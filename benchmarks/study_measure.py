@@ -1,0 +1,187 @@
+"""What the study measures of one model: drawing, answering, its own scores.
+
+Every prompt is drawn from noise that its seed and text alone decide, so that models are compared
+picture by picture. Right and wrong are strings of 1 and 0 in prompt order.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from srum_jax.config import Config
+from srum_jax.core import sharding
+from srum_jax.data.schema import Text
+from srum_jax.evals import shapes as verifier
+from srum_jax.evals import stats
+from srum_jax.inference import image
+from srum_jax.rewards import judge, protocol, regions
+from srum_jax.stages import model, skills
+from srum_jax.stages.model import Opened
+
+PLAIN = 1.0  # the scale at which guidance does nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Artist:
+    """A model that draws prompts of one seed, at any guidance scale."""
+
+    opened: Opened
+    cfg: Config
+    mesh: jax.sharding.Mesh
+
+    @functools.cached_property
+    def _plain(self) -> image.Draw:
+        return self._drawer(PLAIN)
+
+    @functools.cached_property
+    def _guided(self) -> image.Draw:
+        return self._drawer(2 * PLAIN)  # any scale above PLAIN: the knobs say which
+
+    def _drawer(self, scale: float) -> image.Draw:
+        settings = dataclasses.replace(self.cfg.sample, guidance=scale)
+        rows = sharding.batch_sharding(self.mesh)
+        return image.drawer(
+            self.opened.params,
+            self.opened.vae_params,
+            self.opened.cfg,
+            settings,
+            window=self.opened.cfg.max_text,
+            least=settings.batch,
+            place=lambda x: jax.device_put(x, rows),
+            dtype=jnp.dtype(self.cfg.compute.dtype),
+        )
+
+    def draw(self, texts: Sequence[str], scale: float, k: int = 0) -> list[np.ndarray]:
+        """Picture number k of each prompt, uint8 [H,W,3], at this guidance scale."""
+        words, size = self.opened.tokenizer, self.cfg.sample.size
+        run_seed = self.cfg.evaluate.seed + self.cfg.seed
+        requests = []
+        for text in texts:
+            context = (Text(np.array(words.encode(text), np.int32)),)
+            seed = image.candidate_seed(run_seed, text, k)
+            requests.append(image.Request(context=context, size=size, seed=seed, texts=context))
+        draw = self._guided if scale > PLAIN else self._plain
+        knobs = image.knobs(dataclasses.replace(self.cfg.sample, guidance=scale))
+        batch = 8 * self.cfg.sample.batch  # several calls, so that like lengths find each other
+        starts = tqdm(
+            range(0, len(requests), batch),
+            desc=f"guidance {scale:g}, picture {k}",
+            unit="call",
+            dynamic_ncols=True,
+            leave=False,
+        )
+        return [one.image for i in starts for one in draw(requests[i : i + batch], knobs)]
+
+
+def bits(values: Sequence[bool]) -> str:
+    """One character, 1 or 0, a value."""
+    return "".join("01"[bool(value)] for value in values)
+
+
+def verified(pictures: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """bool [N]: what the exact program says."""
+    pairs = zip(pictures, texts, strict=True)
+    return np.array([verifier.verify(picture, text).right for picture, text in pairs], bool)
+
+
+def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> dict[str, Any]:
+    """{"best": the scale with most right, of equals the lowest, "grid": {scale: bits}}."""
+    found = {scale: verified(artist.draw(texts, scale), texts) for scale in sorted(grid)}
+    best = max(found, key=lambda scale: (found[scale].sum(), -scale))
+    return {"best": best, "grid": {str(scale): bits(right) for scale, right in found.items()}}
+
+
+def accuracy(artist: Artist, texts: Sequence[str], scales: Sequence[float]) -> dict[str, str]:
+    """{scale: bits} of every prompt drawn once at each scale."""
+    return {
+        str(scale): bits(verified(artist.draw(texts, scale), texts))
+        for scale in sorted(set(scales))
+    }
+
+
+def answers(artist: Artist, asked: Sequence[skills.Asked]) -> dict[str, str]:
+    """{kind of question: bits}: whether the likeliest first word is the answer's."""
+    opened = artist.opened
+    parts = (opened.params, opened.vae_params, opened.cfg, opened.tokenizer)
+    right: dict[str, list[bool]] = {}
+    for answer in skills.answered(skills.of(*parts, artist.cfg, artist.mesh), asked):
+        right.setdefault(answer["kind"], []).append(answer["right"])
+    return {kind: bits(values) for kind, values in sorted(right.items())}
+
+
+def own_scores(
+    artist: Artist, texts: Sequence[str], draws: int, scale: float
+) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray, np.ndarray]:
+    """(pictures [draws][P], right bool [P,draws], own scores [P,draws], regions [P,draws]).
+
+    A picture without a score has NaN, and its regions are counted all the same.
+    """
+    find = regions.proposer(artist.cfg.score.proposers[0], artist.cfg.score.grid)
+    ask = model.asker(artist.opened, artist.cfg, artist.mesh, rows=artist.cfg.score.batch)
+    pictures, right, scores, counts = [], [], [], []
+    for k in range(draws):
+        pictures.append(artist.draw(texts, scale, k))
+        judged = judge.judge_images(
+            ask,
+            artist.opened.tokenizer,
+            pictures[k],
+            texts,
+            find,
+            margin=artist.cfg.score.margin,
+        )
+        right.append(verified(pictures[k], texts))
+        scores.append([judgement.image_score for judgement in judged])
+        counts.append([len(judgement.regions) for judgement in judged])
+    return pictures, np.array(right).T, np.array(scores, float).T, np.array(counts, float).T
+
+
+def watch(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dict[str, Any]:
+    """Own score against the verifier, and what a model that fools its judge would change.
+
+    {"guidance", "pictures", "scored", "score" (mean, in [-1, 1]), "right" (share), "auc" (of the
+    own score against the verifier), "surplus" (regions found less objects demanded), "diversity"
+    (mean over prompts of the root mean square difference of two pictures, in [0, 1])}; what cannot
+    be measured is absent.
+    """
+    pictures, right, scores, counts = own_scores(artist, texts, draws, scale)
+    scenes = [protocol.decompose(text) for text in texts]
+    demanded = np.array([np.nan if s is None else s.total for s in scenes], float)
+    found = {
+        "score": np.nanmean(scores) if np.isfinite(scores).any() else np.nan,
+        "right": right.mean(),
+        "auc": stats.auc(scores.ravel(), right.ravel()).value,
+        "surplus": np.nanmean(counts - demanded[:, None]) if np.isfinite(demanded).any() else None,
+        "diversity": diversity(pictures) if draws > 1 else None,
+    }
+    measured = {k: round(float(v), 5) for k, v in found.items() if v is not None and v == v}
+    counted = {"pictures": scores.size, "scored": int(np.isfinite(scores).sum())}
+    return {"guidance": scale, **counted, **measured}
+
+
+def diversity(pictures: Sequence[Sequence[np.ndarray]]) -> float:
+    """Of pictures [draws][P] uint8: the mean over prompts and pairs of their RMS difference."""
+    stack = np.asarray(pictures, np.float32) / 255
+    pairs = itertools.combinations(range(len(stack)), 2)
+    apart = [np.sqrt(((stack[a] - stack[b]) ** 2).mean((1, 2, 3))) for a, b in pairs]
+    return float(np.mean(apart))
+
+
+def best_of(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dict[str, Any]:
+    """Choosing one of `draws` pictures, without training: {"k", "guidance", "random", "self",
+    "oracle"}, the last three bits. "random" is picture 0, which `accuracy` draws too."""
+    _, right, scores, _ = own_scores(artist, texts, draws, scale)
+    chosen = np.where(np.isnan(scores), -np.inf, scores).argmax(1)
+    return {
+        "k": draws,
+        "guidance": scale,
+        "random": bits(right[:, 0]),
+        "self": bits(np.take_along_axis(right, chosen[:, None], 1)[:, 0]),
+        "oracle": bits(right.any(1)),
+    }

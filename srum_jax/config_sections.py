@@ -1,0 +1,206 @@
+"""The sections of a run's configuration as frozen dataclasses, without defaults.
+
+The values, with a comment for every key, are in `configs/base.py`; the checks and the way in are in
+`srum_jax/config.py`, through which everything else imports these.
+"""
+
+import dataclasses
+import typing
+from typing import Literal
+
+Stage = Literal[
+    "autoencoder", "pretrain", "generate", "score", "train", "evaluate", "export", "report"
+]
+STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    data: int
+    fsdp: int
+    tensor: int
+    context: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    dtype: Literal["float32", "bfloat16"]
+    remat: bool
+    cpu_devices: int
+    cache_dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    size: tuple[int, int]  # pixels, height and width
+    steps: int
+    shift: float
+    guidance: float
+    image_guidance: float
+    image_alone: bool
+    guidance_interval: tuple[float, float]
+    renorm: Literal["none", "global", "channel", "text_channel", "batch"]
+    renorm_min: float
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    prompts: str
+    count: int
+    candidates: int
+    guidance: tuple[float, ...]  # of each round's candidates
+    unit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    proposers: tuple[Literal["components", "grid"], ...]
+    grid: int
+    margin: int
+    batch: int
+    unit: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LanesConfig:
+    und: int
+    gen: int
+    vit: int
+    labels: int
+    images: int
+    regions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: float
+    adam_learning_rate: float
+    warmup: int
+    schedule: Literal["constant", "cosine", "linear"]
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What every training stage shares: one loop (`training/loop.py`), one optimiser."""
+
+    steps: int
+    micro_batches: int
+    optim: OptimConfig
+    ema: float
+    checkpoint_every: int
+    keep: int
+    log_every: int
+    max_bad_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedConfig(LoopConfig):
+    """What `train` and `pretrain` share beyond: packed rows, one time law."""
+
+    rows: int
+    lanes: LanesConfig
+    timestep_mean: float
+    timestep_std: float
+    timestep_shift: float
+    text_dropout: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """What the model in training is asked on the way, and what stops the run."""
+
+    prompts: int
+    candidates: int
+    every: int
+    questions: int
+    least_score: float
+    least_diversity: float
+    least_agreement: float
+    patience: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(PackedConfig):
+    objective: Literal["sft", "srum_release", "srum_paper", "srum_advantage", "nft"]
+    rewards: Literal["both", "image", "regions"]
+    candidates: int
+    select: Literal["all", "best_of_k"]
+    least_gain: float
+    least_score: float
+    trainable: Literal["gen", "all"]
+    lambda_constraint: float
+    repulsion_cap: float
+    advantage_scale: float
+    nft_beta: float
+    anchor: float
+    max_drift: float
+    probe: ProbeConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(PackedConfig):
+    generation_images: int
+    edit_images: int
+    questions: int
+    several_every: int
+    several_lanes: LanesConfig
+    text_weight: float
+    label_weights: Literal["token", "sample", "square"]
+    latents: int
+    edits: int
+    evaluate_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig(LoopConfig):
+    batch: int
+    kl_weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    prompts: str
+    count: int
+    questions: int
+    several: int
+    captions: int
+    edits: int
+    best_of: int
+    best_of_prompts: int
+    batch: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    dtype: Literal["float32", "bfloat16"]
+    layout: Literal["official", "sharded"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. The comment of every key is in `configs/base.py`."""
+
+    model: Literal["shapes", "bagel_7b_mot"]
+    weights: str
+    weights_base: str
+    seed: int
+    rounds: int
+    stages: tuple[Stage, ...]
+    mesh: MeshConfig
+    compute: ComputeConfig
+    sample: SampleConfig
+    generate: GenerateConfig
+    score: ScoreConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+    pretrain: PretrainConfig
+    autoencoder: AutoencoderConfig

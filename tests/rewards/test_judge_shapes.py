@@ -1,0 +1,124 @@
+"""The judge on the shapes world: asking a model that sees well, it tells right from wrong."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import shapes_truth
+
+from srum_jax.data import shapes
+from srum_jax.evals import shapes as verifier
+from srum_jax.rewards import judge, protocol, regions
+
+COMPONENTS = regions.proposer("components")
+VOCABULARY = list(shapes.vocabulary())
+
+
+class World:
+    """The shapes world's words, and a model that answers what looking at the picture gives.
+
+    Crops are known by the pictures that they are cut from.
+    """
+
+    def __init__(self, images, sureness=0.96):
+        self.sureness, self.shown = sureness, {i.tobytes(): shapes_truth.objects(i) for i in images}
+        for image in images:
+            for box in regions.propose(COMPONENTS, image):
+                inside = [
+                    seen
+                    for seen in shapes_truth.objects(image)
+                    if np.abs(np.subtract(seen.box, box)).max() <= 2
+                ]
+                assert len(inside) == 1, (box, inside)
+                self.shown[regions.crop(image, box, 1).tobytes()] = inside
+
+    def id(self, word):
+        return VOCABULARY.index(word)
+
+    def encode(self, text):
+        return [self.id(word) for word in text.split()]
+
+    def answer(self, found, text):
+        try:
+            return shapes_truth.answer(found, text)
+        except ValueError:  # it asks about what is not there, or twice
+            return "neither" if " or " in text and "big" not in text else "no"
+
+    def __call__(self, images, questions):
+        answers = []
+        for image, texts in zip(images, questions, strict=True):
+            rows = np.full((len(texts), len(VOCABULARY)), (1 - self.sureness) / len(VOCABULARY))
+            for row, text in zip(rows, texts, strict=True):
+                word = self.answer(self.shown[image.tobytes()], text)
+                # Of what is not there a size is a guess.
+                guess = protocol.SIZES if "big or small" in text and word == "no" else (word,)
+                for one in guess:
+                    row[self.id(one)] += self.sureness / len(guess)
+            answers.append(rows.astype(np.float32))
+        return answers
+
+
+def faults(rng, scene, content):
+    """(what is wrong, a scene one fault away) for all faults that a prompt's scene can have."""
+    things, free = scene.things, sorted(set(shapes.CELLS) - {(t.row, t.col) for t in scene.things})
+
+    def other(at, pair, scale):
+        new = shapes.place(rng, pair, (things[at].row, things[at].col), scale)
+        return dataclasses.replace(scene, things=(*things[:at], new, *things[at + 1 :]))
+
+    at = int(rng.random() * len(things))
+    thing = things[at]
+    spare = [p for p in shapes.PAIRS if p not in content.pairs]
+    color = shapes.pick(rng, [p for p in spare if p[1] == thing.shape])
+    shape = shapes.pick(rng, [p for p in spare if p[0] == thing.color])
+    yield "color", other(at, color, thing.scale)
+    yield "shape", other(at, shape, thing.scale)
+    if len(things) > 1:
+        yield "missing", dataclasses.replace(scene, things=things[:at] + things[at + 1 :])
+    if free:
+        extra = shapes.place(rng, shapes.pick(rng, spare), free[0])
+        yield "extra", dataclasses.replace(scene, things=(*things, extra))
+        twin = shapes.place(rng, thing.pair, free[0], thing.scale)
+        yield "twin", dataclasses.replace(scene, things=(*things, twin))
+    if content.sizes:
+        yield "size", other(at, thing.pair, "small" if thing.scale == "big" else "big")
+    if content.relation:
+        a, b = things
+        swapped = [
+            shapes.place(rng, a.pair, (b.row, b.col)),
+            shapes.place(rng, b.pair, (a.row, a.col)),
+        ]
+        yield "relation", dataclasses.replace(scene, things=tuple(swapped))
+
+
+@pytest.mark.parametrize("category", shapes.CATEGORIES)
+def test_a_judge_that_sees_well_tells_right_from_wrong(category):
+    rng = random.Random(7)
+    contents = shapes.contents("test", category)
+    wanted = [shapes.pick(rng, contents) for _ in range(5)]
+    cases = []  # (prompt, picture, fault or "")
+    for content in wanted:
+        prompt, scene = shapes.say(rng, content), shapes.scene_for(rng, content)
+        cases.append((prompt, shapes.draw(scene), ""))
+        cases += [(prompt, shapes.draw(s), fault) for fault, s in faults(rng, scene, content)]
+    prompts, images, kinds = zip(*cases, strict=True)
+    world = World(images)
+    results = judge.judge_images(world, world, images, prompts, COMPONENTS)
+    for result, prompt, image, fault in zip(results, prompts, images, kinds, strict=True):
+        assert verifier.verify(image, prompt).right == (not fault), (prompt, fault)
+        assert result.image_status == judge.OK
+        assert result.image_score > 0.5 if not fault else result.image_score < -0.5, (prompt, fault)
+    usual = {"color", "shape", "missing", "extra", "twin", ""} - {
+        "single": {"missing"},
+        "quad": {"extra", "twin"},
+    }.get(category, set())
+    special = {"single": {"size"}, "size": {"size"}, "spatial": {"relation"}}
+    assert set(kinds) == usual | special.get(category, set())
+
+
+def test_four_big_things_of_one_color_are_not_taken_for_the_ground():
+    rng = random.Random(8)
+    for pair in shapes.PAIRS:
+        image = shapes.draw(shapes.scatter(rng, [pair] * 4, ["big"] * 4))
+        assert len(regions.propose(COMPONENTS, image)) == 4, pair
