@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
     # c.generate.count = 100
 
     # More candidates a prompt cost time and give the self-score more to choose from.
-    c.generate.candidates = 4
+    c.generate.candidates = 8
 
-    # What is learned from the scores; see `train()` in configs/base.py.
-    c.train.objective = "srum_advantage"
-    c.train.select = "all"
-    c.train.steps = 300
+    # What is learned from the scores; see `train()` in configs/base.py and docs/study.md.
+    c.train.objective = "sft"
+    c.train.select = "best_of_k"
+    c.train.steps = 600
 
     return c

@@ -73,7 +73,7 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.lanes.gen", 0, "train.lanes.gen must be above 0"),
         ("train.text_dropout", -0.1, "train.text_dropout must lie in [0, 1]"),
         ("generate.candidates", 1, 'train.objective = "srum_advantage" compares the candidates'),
-        ("train.candidates", 5, "train.candidates = 5 is more than generate.candidates = 4"),
+        ("train.candidates", 9, "train.candidates = 9 is more than generate.candidates = 8"),
         (
             "train.candidates",
             1,
@@ -122,6 +122,7 @@ def test_names_agree_with_the_tables_they_choose_from():
 )
 def test_wrong_values_are_named(path, value, message):
     values = base.get_config().to_dict()
+    values["train"] |= {"objective": "srum_advantage", "select": "all", "least_score": -1.0}
     *parents, key = path.split(".")
     section = values
     for parent in parents:
@@ -145,6 +146,7 @@ def test_all_problems_are_told_at_once():
 def test_candidates_may_be_single_without_groups():
     c = base.get_config()
     c.generate.candidates = 1
+    c.train.select, c.train.least_score = "all", -1.0
     for objective in srum.OBJECTIVES:
         c.train.objective = objective
         if objective in srum.BY_ADVANTAGE:

@@ -59,6 +59,12 @@ def load_config(weights, **values):
         "evaluate__best_of": 2,
         "evaluate__best_of_prompts": 3,
         "evaluate__batch": 11,
+        # What compiles in seconds, whatever recipe is the default.
+        "train__objective": "srum_advantage",
+        "train__select": "all",
+        "train__trainable": "gen",
+        "train__rows": 16,
+        "train__optim__optimizer": "adamw",
         "train__probe__prompts": 0,
         "weights": str(weights),
     }

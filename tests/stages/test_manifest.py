@@ -89,9 +89,9 @@ def test_changed_config_is_refused_and_nothing_is_overwritten(work, fail):
     before = {p: p.read_bytes() for p in pathlib.Path(work.root).rglob("*") if p.is_file()}
     body = Body()
     with pytest.raises(BadInput) as e:
-        run(work, body, make(steps=200, rows=8))
+        run(work, body, make(steps=200, rows=4))
     was = base.get_config().train
-    for key, value in {"rows": 8, "steps": 200}.items():
+    for key, value in {"rows": 4, "steps": 200}.items():
         assert f"config train.{key}: was {was[key]}, is {value}" in str(e.value)
     assert "--allow_config_change" in str(e.value) and str(work.stage("train")) in str(e.value)
     assert body.calls == 0
@@ -114,7 +114,8 @@ def test_allowed_change_goes_on_and_is_remembered(work):
     allowing = Workdir(work.root, allow_config_change=True)
     second = run(allowing, Body(), make(steps=200))
     assert (work.stage("train") / "half.txt").read_text() == "xx"
-    assert second.allowed_changes == ("config train.steps: was 300, is 200",)
+    was = base.get_config().train.steps
+    assert second.allowed_changes == (f"config train.steps: was {was}, is 200",)
     assert second.hash != first.hash
     body = Body()
     assert run(work, body, make(steps=200)) == second and body.calls == 0

@@ -14,7 +14,9 @@ from srum_jax.models import mot
 from srum_jax.models.config import LLMConfig
 from srum_jax.training import optim
 
-CFG = config.load(base.get_config()).train.optim
+CFG = dataclasses.replace(
+    config.load(base.get_config()).train.optim, optimizer="adamw", learning_rate=4e-4
+)
 LLM = LLMConfig(hidden=8, layers=3, heads=4, kv_heads=2, ffn=12, vocab=5)
 # The blocks of the real model: q [L,D,H,C], o [L,H,C,D], gate [L,D,F], down [L,F,D].
 SPECS = {
