@@ -172,7 +172,7 @@ def train() -> ConfigDict:
     # Prompts whose best candidate's score is not at least so far above the mean of all its
     # candidates are left out: what is gained there, the judge knows and the generator does not.
     c.least_gain = 0.0
-    c.least_score = -1.0  # best_of_k: a prompt whose best candidate scores less is left out
+    c.least_score = 0.5  # best_of_k: a prompt whose best candidate scores less is left out
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
     # understanding expert too, through which the text of a prompt is read
     c.trainable = "all"
