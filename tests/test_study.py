@@ -65,7 +65,8 @@ def phase(name="choose", split="validation", **changes):
 
 
 def values(*phases):
-    common = {"train.objective": "sft", "train.anchor": 0.0}
+    common = {"train.objective": "sft", "train.select": "all", "train.trainable": "gen"}
+    common["train.least_score"] = -1.0
     return {"variants": 3, "common": common, "phases": list(phases) or [phase()]}
 
 

@@ -53,7 +53,8 @@ def test_the_trained_model_comes_back(weights, tmp_path):
     same(found, params.merge(new, params.split(old, accepts)[1]))
     same(found_coder, coder)
     card = (folder / "README.md").read_text()
-    assert section_hash(cfg, ALL_SECTIONS) in card and "300 steps of `srum_advantage`" in card
+    made = f"{cfg.train.steps} steps of `{cfg.train.objective}`"
+    assert section_hash(cfg, ALL_SECTIONS) in card and made in card
     words = "tokenizer.json"
     assert (folder / words).read_bytes() == (weights / words).read_bytes()
     mesh = tiny.mesh(cfg)
