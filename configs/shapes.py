@@ -7,7 +7,9 @@ from configs import base
 
 def get_config() -> ConfigDict:
     c = base.get_config()
-    c.generate.count = 400  # sized so that all of it takes some minutes on two cores
+    c.generate.count = 300  # this, the steps and one proposer: all of it in some minutes on two cores
+    c.score.proposers = ("components",)
+    c.train.steps = 400
     c.compute.remat = False  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time
     c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small
