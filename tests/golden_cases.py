@@ -1,7 +1,8 @@
 """Golden cases: folders of arrays from the official PyTorch code, and their samples as Examples.
 
 `tests/goldens/` holds ours; `SRUM_GOLDENS=DIR` adds the sub-folders of DIR. Everything about a case
-(sizes, ids, splits) is read from the case's own files.
+(sizes, ids, splits) is read from the case's own files. Those of Segment Anything are in
+`golden_sam.py`.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import pathlib
 
 import numpy as np
 from einops import rearrange
+from golden_sam import SamCase, is_case
 
 from srum_jax.data import packing
 from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text
@@ -59,8 +61,8 @@ class Case:
         return {key.split("/")[0] for key in self.outputs.files if "/" in key}
 
 
-def found() -> tuple[list[Case], list[str]]:
-    """(BAGEL cases, names of sub-folders that are none)."""
+def found() -> tuple[list[Case | SamCase], list[str]]:
+    """(cases of BAGEL and of Segment Anything, names of sub-folders that are none)."""
     roots = [OURS] + (
         [pathlib.Path(os.environ["SRUM_GOLDENS"])] if "SRUM_GOLDENS" in os.environ else []
     )
@@ -69,6 +71,8 @@ def found() -> tuple[list[Case], list[str]]:
         for folder in sorted(p for p in root.iterdir() if p.is_dir()):
             if (folder / "bagel_config.json").exists():
                 cases[folder.name] = Case(folder)
+            elif is_case(folder):
+                cases[folder.name] = SamCase(folder)
             else:
                 others.append(folder.name)
     return list(cases.values()), others
