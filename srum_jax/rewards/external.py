@@ -1,0 +1,258 @@
+"""A judge behind the chat-completions interface that OpenAI introduced and most servers speak.
+
+Owns the way over the network: a picture and a question go out as one `POST {base_url}/chat/
+completions`, an `Answer` for `written.py` comes back. Nothing that the other side does ends the
+run: what gives no text to read is a status. Redirects are never followed and no proxy is used, so
+that pictures and the key reach the named host alone. The key comes from an environment variable
+and is neither stored in a config nor logged.
+"""
+
+import base64
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import email.utils
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+
+from absl import logging
+
+from srum_jax.core.errors import BadInput
+from srum_jax.data.images import encode_png
+from srum_jax.rewards.written import Answer, Request, Write
+
+TIMEOUT = "timeout"  # no whole reply in time
+RATE_LIMITED = "rate limited"  # HTTP 429
+SERVER_ERROR = "server error"  # HTTP 5xx
+REFUSED = "refused"  # other HTTP codes, redirects among them; a content filter
+UNREACHABLE = "unreachable"  # no connection, or one that broke before a reply
+BAD_REPLY = "bad reply"  # cut off, too large, not UTF-8, not JSON, fields missing
+STATUSES = (TIMEOUT, RATE_LIMITED, SERVER_ERROR, REFUSED, UNREACHABLE, BAD_REPLY)
+FINAL = (REFUSED,)  # asking again gives the same
+
+MAX_REPLY = 4 * 2**20  # bytes
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where the judge listens and how patiently it is asked.
+
+    base_url: http or https, such as "http://localhost:8000/v1" · model: its name there · key_env:
+    name of the environment variable with the key; empty: no key · timeout: seconds for a whole
+    reply · attempts: requests for one answer at most · wait: seconds before the second, doubled
+    before every further one, at most longest_wait; a server that asks for more than that is given
+    up · concurrency: requests at a time · max_tokens: of an answer.
+    """
+
+    base_url: str
+    model: str
+    key_env: str = ""
+    timeout: float = 120.0
+    attempts: int = 4
+    wait: float = 1.0
+    longest_wait: float = 60.0
+    concurrency: int = 8
+    max_tokens: int = 1024
+
+    def __post_init__(self):
+        try:
+            url = urllib.parse.urlsplit(self.base_url)
+            whole = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            whole = False
+        plain = self.base_url.isascii() and self.base_url.isprintable() and " " not in self.base_url
+        if not whole or not plain or url.username or url.query or url.fragment:
+            raise BadInput(
+                "base_url must be http://host[:port]/path or https://…, without a user, a query or "
+                'a fragment, such as "http://localhost:8000/v1"'
+            )
+        if not self.model:
+            raise BadInput("model is empty: name one that the server offers")
+        for name in ("timeout", "attempts", "concurrency", "max_tokens"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise BadInput(f"{name} must be a positive number, got {getattr(self, name)}")
+        if not 0 <= self.wait <= self.longest_wait < float("inf"):
+            raise BadInput(
+                f"wait {self.wait} and longest_wait {self.longest_wait}: from 0, the second not "
+                "less than the first"
+            )
+
+
+class _Failed(Exception):
+    """No answer; the arguments are the status and the seconds the server asks to wait, if any."""
+
+    def __init__(self, status: str, wait: float | None = None):
+        super().__init__(status)
+        self.status, self.wait = status, wait
+
+
+def writer(
+    at: Endpoint,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    sleep: Callable[[float], None] = time.sleep,
+    counts: collections.Counter | None = None,
+) -> Write:
+    """The judge as `write(requests, temperature=, seeds=)` -> [Answer], in order.
+
+    `counts` gets "requests" and "requests <status>" of those that failed added. Raises BadInput for
+    a key that is missing or cannot be sent.
+    """
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        **_key(at, environ),
+    }
+    counts = collections.Counter() if counts is None else counts
+    lock = threading.Lock()
+
+    def count(what: str) -> None:
+        with lock:
+            counts[what] += 1
+
+    def answer(request: Request, temperature: float, seed: int) -> Answer:
+        body = json.dumps(_body(at, request, temperature, seed)).encode()
+        for attempt in range(at.attempts):
+            count("requests")
+            try:
+                return _read(_post(at, headers, body))
+            except _Failed as failed:
+                status = failed.status
+                count(f"requests {status}")
+                pause = min(at.wait * 2.0**attempt, at.longest_wait)
+                if failed.wait is not None:
+                    pause = max(pause, failed.wait)
+            if status in FINAL or pause > at.longest_wait or attempt + 1 == at.attempts:
+                break
+            sleep(pause)
+        logging.log_every_n(logging.WARNING, "the external judge gave no answer: %s", 100, status)
+        return Answer("", failure=status)
+
+    def write(
+        requests: Sequence[Request], *, temperature: float, seeds: Sequence[int]
+    ) -> list[Answer]:
+        with concurrent.futures.ThreadPoolExecutor(at.concurrency) as pool:
+            return list(pool.map(answer, requests, [temperature] * len(requests), seeds))
+
+    return write
+
+
+def _key(at: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
+    if not at.key_env:
+        return {}
+    key = environ.get(at.key_env, "")
+    if not key:
+        raise BadInput(f"the environment variable {at.key_env} that key_env names is not set")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise BadInput(f"the environment variable {at.key_env} holds no key: it has odd characters")
+    url = urllib.parse.urlsplit(at.base_url)
+    if url.scheme == "http" and url.hostname not in _LOCAL:
+        logging.warning("the key in %s goes to %s unencrypted", at.key_env, url.hostname)
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _body(at: Endpoint, request: Request, temperature: float, seed: int) -> dict:
+    picture = base64.b64encode(encode_png(request.image)).decode()
+    content = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+        {"type": "text", "text": request.text},
+    ]
+    return {
+        "model": at.model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": temperature,
+        "seed": seed,
+        "max_tokens": at.max_tokens,
+    }
+
+
+def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
+    """The bytes of a reply with code 200. Raises _Failed for everything else."""
+    url = urllib.parse.urlsplit(at.base_url)
+    https = url.scheme == "https"
+    connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
+    connection = connect(url.hostname, url.port, timeout=at.timeout)
+    expired = threading.Event()
+    lines: list[socket.socket] = []  # the connection forgets its own while a reply is being read
+
+    def expire() -> None:  # a server may send a byte a second for ever
+        expired.set()
+        for line in lines:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+    clock = threading.Timer(at.timeout, expire)
+    clock.daemon = True
+    clock.start()
+    try:
+        connection.connect()
+        lines.append(connection.sock)
+        if expired.is_set():
+            raise _Failed(TIMEOUT)
+        path = url.path.rstrip("/") + "/chat/completions"
+        with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the reply says it
+            connection.request("POST", path, body, dict(headers))
+        with connection.getresponse() as reply:
+            if reply.status != http.client.OK:
+                raise _Failed(*_refusal(reply))
+            data = reply.read(MAX_REPLY + 1)
+            if len(data) > MAX_REPLY or reply.length:  # length: what is still to come
+                raise _Failed(BAD_REPLY)
+    except (OSError, http.client.HTTPException, ValueError, _Failed) as error:
+        if expired.is_set() or isinstance(error, TimeoutError):
+            raise _Failed(TIMEOUT) from None
+        if isinstance(error, _Failed):
+            raise
+        early = isinstance(error, (OSError, http.client.RemoteDisconnected))
+        raise _Failed(UNREACHABLE if early else BAD_REPLY) from None
+    finally:
+        clock.cancel()
+        connection.close()
+    if expired.is_set():
+        raise _Failed(TIMEOUT)
+    return data
+
+
+def _refusal(reply: http.client.HTTPResponse) -> tuple[str, float | None]:
+    """(status, seconds to wait) of a reply with another code than 200; its body is not read."""
+    if reply.status == http.client.TOO_MANY_REQUESTS:
+        return RATE_LIMITED, _seconds(reply.getheader("Retry-After"))
+    if reply.status == http.client.REQUEST_TIMEOUT:
+        return TIMEOUT, None
+    if reply.status >= 500:
+        return SERVER_ERROR, _seconds(reply.getheader("Retry-After"))
+    return (BAD_REPLY if reply.status < 300 else REFUSED), None
+
+
+def _seconds(header: str | None) -> float | None:
+    """A Retry-After header, seconds or a date; None if there is none or it cannot be read."""
+    text = (header or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _read(data: bytes) -> Answer:
+    """The answer in a reply. Raises _Failed(BAD_REPLY) for one that is not as agreed."""
+    try:
+        reply = json.loads(data.decode("utf-8"))
+        (choice,) = reply["choices"]
+        text, why = choice["message"]["content"], choice["finish_reason"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise _Failed(BAD_REPLY) from None
+    if why == "content_filter":
+        raise _Failed(REFUSED)
+    if not isinstance(text, str) or why not in ("stop", "length"):
+        raise _Failed(BAD_REPLY)
+    return Answer(text, finished=why == "stop")

@@ -1,0 +1,182 @@
+"""Several judges: what is averaged, what is no score, and how agreement is counted."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from srum_jax.rewards import ensemble, external, written
+from srum_jax.rewards.ensemble import PADDING, TOO_FEW, agreement, arrays, combine
+from srum_jax.rewards.judge import OK, UNPARSED, Judgement, RegionJudgement
+
+BOXES = [(0.0, 0.0, 8.0, 8.0), (4.0, 4.0, 9.0, 9.0), (1.0, 1.0, 3.0, 3.0)]
+NAN = float("nan")
+
+
+def judgement(whole, *scores, status=UNPARSED, boxes=BOXES, labels=("", "", "")):
+    """A judgement; None in place of a score is `status`."""
+
+    def told(score):
+        return (NAN, status) if score is None else (score, OK)
+
+    parts = zip(boxes, scores, labels, strict=False)
+    found = tuple(RegionJudgement(b, *told(s), label, (0.5,), "sam") for b, s, label in parts)
+    return Judgement(found, *told(whole), {})
+
+
+def combined(*judges, **how):
+    (one,) = combine([[judge] for judge in judges], **{"least": 1, **how})
+    return one
+
+
+def test_the_mean_and_the_spread():
+    one = combined(judgement(0.5, 1.0, -1.0), judgement(-0.5, 0.0, -1.0), least=2)
+    assert (one.judgement.image_score, one.judgement.image_status, one.spread) == (0.0, OK, 0.5)
+    assert [r.score for r in one.judgement.regions] == [0.5, -1.0]
+    assert one.region_spread == (0.5, 0.0)
+    assert {(r.status, r.proposer, r.p) for r in one.judgement.regions} == {(OK, "sam", ())}
+    assert [r.bbox for r in one.judgement.regions] == BOXES[:2]
+
+
+def test_weights_count_among_those_who_answered():
+    judges = judgement(1.0, 1.0, 1.0), judgement(-1.0, None, -1.0), judgement(None, 0.0, -1.0)
+    one = combined(*judges, weights=[3, 1, 6])
+    assert one.judgement.image_score == pytest.approx(0.5)
+    assert one.spread == pytest.approx(np.sqrt(0.75 * 0.25 + 0.25 * 2.25))
+    assert [r.score for r in one.judgement.regions] == pytest.approx([1 / 3, -0.4])
+
+
+@pytest.mark.parametrize("least", [1, 2, 3])
+def test_too_few_judges_are_no_score(least):
+    one = combined(judgement(0.5, 0.5), judgement(0.1, None), judgement(None, None), least=least)
+    assert one.judgement.image_status == (OK if least <= 2 else TOO_FEW)
+    (region,) = one.judgement.regions
+    assert region.status == (OK if least == 1 else TOO_FEW)
+    for score, spread, status in (
+        (one.judgement.image_score, one.spread, one.judgement.image_status),
+        (region.score, one.region_spread[0], region.status),
+    ):
+        assert np.isnan(score) == np.isnan(spread) == (status != OK)
+
+
+def test_a_status_that_all_share_is_kept():
+    judges = judgement(None, None, status="timeout"), judgement(None, None, status="timeout")
+    assert combined(*judges).judgement.image_status == "timeout"
+    assert combined(*judges).judgement.regions[0].status == "timeout"
+    mixed = combined(judges[0], judgement(None, None))
+    assert mixed.judgement.image_status == mixed.judgement.regions[0].status == TOO_FEW
+
+
+def test_regions_are_matched_by_their_boxes():
+    judges = judgement(0.0, 0.2, 0.4), judgement(0.0, 0.8, -0.2, boxes=[BOXES[1], BOXES[2]])
+    one = combined(*judges)
+    assert [r.bbox for r in one.judgement.regions] == BOXES
+    assert [r.score for r in one.judgement.regions] == pytest.approx([0.2, 0.6, -0.2])
+    strict = combined(*judges, least=2)
+    assert [r.status for r in strict.judgement.regions] == [TOO_FEW, OK, TOO_FEW]
+    order = combined(*judges[::-1])
+    by_box = {r.bbox: r.score for r in order.judgement.regions}
+    assert by_box == pytest.approx({r.bbox: r.score for r in one.judgement.regions})
+
+
+def test_the_label_is_of_the_heaviest_who_scored():
+    judges = [
+        judgement(0.0, 0.5, None, None, labels=("a", "a", "")),
+        judgement(0.0, 0.5, 0.5, None, labels=("b", "", "b")),
+        judgement(0.0, 0.5, 0.5, None, labels=("c", "c", "c")),
+    ]
+    one = combined(*judges, weights=[1, 3, 2])
+    assert [r.label for r in one.judgement.regions] == ["b", "c", ""]
+
+
+def test_one_judge_alone_changes_nothing():
+    judge = judgement(0.3, -0.2, None)
+    one = combined(judge)
+    for before, after in zip(judge.regions, one.judgement.regions, strict=True):
+        assert (after.bbox, after.status) == (before.bbox, before.status)
+        np.testing.assert_equal(after.score, before.score)
+    assert (one.judgement.image_score, one.spread) == (0.3, 0.0)
+
+
+def test_the_mean_stays_within_the_scores():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.uniform(-1, 1, rng.integers(1, 6))
+        one = combined(*(judgement(s) for s in scores), weights=rng.uniform(0.1, 9, len(scores)))
+        assert scores.min() - 1e-12 <= one.judgement.image_score <= scores.max() + 1e-12
+        assert 0 <= one.spread <= 1
+
+
+def test_wrong_calls_are_named():
+    judge = judgement(0.0, 0.1)
+    for how, message in (
+        (dict(least=0), "least 0 of 2"),
+        (dict(least=3), "least 3 of 2"),
+        (dict(weights=[1]), "one above 0 for each"),
+        (dict(weights=[1, 0]), "one above 0 for each"),
+        (dict(weights=[1, NAN]), "one above 0 for each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            combined(judge, judge, **how)
+    with pytest.raises(ValueError, match=r"\[1, 2\] images"):
+        combine([[judge], [judge] * 2], least=1)
+    with pytest.raises(ValueError, match="twice"):
+        combined(judge, judgement(0.0, 0.1, 0.2, boxes=[BOXES[0]] * 2))
+
+
+# -- arrays and agreement --------------------------------------------------------------------------
+
+
+def test_arrays_of_ragged_judgements():
+    got = arrays([judgement(0.5, 0.1, None), judgement(None), judgement(-0.5, 0.2)], regions=3)
+    assert got.boxes.shape == (3, 3, 4) and got.boxes.dtype == got.scores.dtype == np.float32
+    assert got.statuses == ((OK, UNPARSED, PADDING), (PADDING,) * 3, (OK, PADDING, PADDING))
+    assert (np.isfinite(got.scores) == (np.array(got.statuses) == OK)).all()
+    assert tuple(got.boxes[0, 1]) == BOXES[1] and not got.boxes[1].any()
+    assert got.image_statuses == (OK, UNPARSED, OK) and np.isnan(got.image_scores[1])
+    assert arrays([judgement(0.5, 0.1, 0.2)]).scores.shape == (1, 2)
+    assert arrays([]).scores.shape == (0, 0)
+    with pytest.raises(ValueError, match="2 regions does not fit 1"):
+        arrays([judgement(0.5, 0.1, 0.2)], regions=1)
+
+
+def test_agreement_counts():
+    got = agreement([0.1, NAN, 0.5, NAN, -0.2, 0.9], [0.3, 0.1, NAN, NAN, -0.9, -0.1])
+    assert (got.both, got.only_first, got.only_second, got.neither) == (3, 1, 1, 1)
+    assert got.rank == pytest.approx(0.5) and got.same_sign == pytest.approx(2 / 3)
+
+
+def test_agreement_is_of_ranks():
+    rng = np.random.default_rng(0)
+    a = rng.choice(np.linspace(-1, 1, 9), 50)
+    b = np.where(rng.random(50) < 0.2, NAN, 0.5 * a + rng.normal(0, 0.3, 50))
+    both = np.isfinite(b)
+    assert agreement(a, b).rank == pytest.approx(stats.spearmanr(a[both], b[both]).statistic)
+    assert agreement(a, a**3).rank == pytest.approx(1)
+    assert agreement(a, -a).rank == pytest.approx(-1)
+    back = agreement(b, a)
+    assert back.rank == pytest.approx(agreement(a, b).rank)
+    assert (back.only_first, back.only_second) == (0, int((~both).sum()))
+
+
+@pytest.mark.parametrize(
+    "first,second", [([], []), ([0.1], [0.2]), ([0.1, 0.1], [0.2, 0.3]), ([NAN, 0.1], [0.1, NAN])]
+)
+def test_agreement_that_is_undefined(first, second):
+    assert np.isnan(agreement(first, second).rank)
+    assert np.isnan(agreement(second, first).rank)
+
+
+def test_agreement_of_what_is_no_list_of_scores():
+    for first, second in itertools.permutations(([0.1], [0.1, 0.2]), 2):
+        with pytest.raises(ValueError, match="two lists"):
+            agreement(first, second)
+    with pytest.raises(ValueError, match="infinite"):
+        agreement([np.inf], [0.1])
+    with pytest.raises(ValueError, match="two lists"):
+        agreement([[0.1]], [[0.1]])
+
+
+def test_the_status_is_its_own():
+    assert ensemble.TOO_FEW not in (*written.STATUSES, *external.STATUSES)

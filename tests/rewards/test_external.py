@@ -1,0 +1,347 @@
+"""A judge over the network, with a server that misbehaves: every failure is a status."""
+
+import base64
+import collections
+import contextlib
+import email.utils
+import http.server
+import io
+import json
+import logging as python_logging
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from srum_jax.core.errors import BadInput
+from srum_jax.rewards import external, regions, written
+from srum_jax.rewards.external import Endpoint
+from srum_jax.rewards.regions import Seen
+from srum_jax.rewards.written import Answer, Readout, Request
+
+IMAGE = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+
+
+def reply(text="0.5", why="stop", **more):
+    return {"choices": [{"message": {"content": text}, "finish_reason": why}], **more}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with self.server.lock:
+            number = len(self.server.asked)
+            self.server.asked.append((self.path, dict(self.headers), json.loads(body)))
+        with contextlib.suppress(OSError):
+            self.server.behave(self, number)
+        self.close_connection = True
+
+    def give(self, body, code=200, length=None, **headers):
+        """Answers; `length`: what the header says in place of the true one."""
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server:
+    """A server that behaves as told, and a judge that asks it; `waits` are the pauses it made."""
+
+    def __init__(self, behave):
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.http.block_on_close = False
+        self.http.behave, self.http.asked, self.http.lock = behave, [], threading.Lock()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        self.waits, self.counts = [], collections.Counter()
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def ask(self, count=1, environ=None, temperature=0.0, **how):
+        values = dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how
+        write = external.writer(
+            Endpoint(**values),
+            environ={} if environ is None else environ,
+            sleep=self.waits.append,
+            counts=self.counts,
+        )
+        requests = [Request(IMAGE, f"question {n}") for n in range(count)]
+        return write(requests, temperature=temperature, seeds=list(range(count)))
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(behave):
+        servers.append(Server(behave))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+def test_what_is_sent(serve):
+    server = serve(lambda handler, _: handler.give(reply()))
+    answers = server.ask(environ={"MY_KEY": "sesame"}, key_env="MY_KEY", temperature=0.7)
+    assert answers == [Answer("0.5")] and server.counts == {"requests": 1}
+    ((path, headers, body),) = server.http.asked
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer sesame"
+    assert (body["model"], body["temperature"], body["seed"]) == ("m", 0.7, 0)
+    assert body["max_tokens"] == 1024
+    (message,) = body["messages"]
+    picture, words = message["content"]
+    kind, _, data = picture["image_url"]["url"].partition(",")
+    assert kind == "data:image/png;base64" and words["text"] == "question 0"
+    assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) == IMAGE).all()
+
+
+def test_answers_keep_their_order_and_few_are_asked_at_a_time(serve):
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def behave(handler, number):
+        question = handler.server.asked[number][2]["messages"][0]["content"][1]["text"]
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.02 if question.endswith(("0", "2")) else 0.005)
+        with lock:
+            now[0] -= 1
+        handler.give(reply(question))
+
+    server = serve(behave)
+    answers = server.ask(count=9, concurrency=3)
+    assert [answer.text for answer in answers] == [f"question {n}" for n in range(9)]
+    assert 1 < most[0] <= 3
+
+
+def test_an_answer_cut_by_its_limit_is_not_finished(serve):
+    server = serve(lambda handler, _: handler.give(reply("0.", "length")))
+    assert server.ask() == [Answer("0.", finished=False)]
+
+
+@pytest.mark.parametrize("code", [429, 500, 503, 529])
+def test_patience(serve, code):
+    server = serve(
+        lambda handler, n: handler.give(reply()) if n == 2 else handler.give(b"no", code)
+    )
+    assert server.ask(wait=0.5) == [Answer("0.5")] and server.waits == [0.5, 1.0]
+    status = external.RATE_LIMITED if code == 429 else external.SERVER_ERROR
+    assert server.counts == {"requests": 3, f"requests {status}": 2}
+
+
+def test_patience_ends(serve):
+    server = serve(lambda handler, _: handler.give(b"", 429))
+    answers = server.ask(attempts=4, wait=2.0, longest_wait=5.0)
+    assert answers == [Answer("", failure=external.RATE_LIMITED)]
+    assert server.waits == [2, 4, 5] and len(server.http.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "header,waits,asked",
+    [
+        ("7", [7], 2),
+        ("0", [1], 2),
+        ("61", [], 1),  # longer than we would wait
+        ("9" * 400, [], 1),
+        ("soon", [1], 2),
+        ("-5", [1], 2),
+        ("", [1], 2),
+        ("٣", [1], 2),
+        ("Fri, 01 Jan 1999 00:00:00 GMT", [1], 2),
+        (email.utils.formatdate(time.time() + 7200, usegmt=True), [], 1),
+    ],
+)
+def test_retry_after(serve, header, waits, asked):
+    name = {"Retry_After": header.encode().decode("latin-1")}
+    server = serve(lambda h, n: h.give(reply()) if n else h.give(b"", 429, **name))
+    (answer,) = server.ask()
+    assert server.waits == waits and len(server.http.asked) == asked
+    assert answer.failure == ("" if asked == 2 else external.RATE_LIMITED)
+
+
+@pytest.mark.parametrize("code", [301, 302, 307, 308, 400, 401, 403, 404, 413])
+def test_refusals_are_final_and_redirects_are_not_followed(serve, code):
+    other = serve(lambda handler, _: handler.give(reply("1.0")))
+    server = serve(lambda handler, _: handler.give(reply(), code, Location=other.url))
+    assert server.ask() == [Answer("", failure=external.REFUSED)]
+    assert len(server.http.asked) == 1 and not other.http.asked
+
+
+BAD_BODIES = [
+    *(b"", b"null", b"[]", b"0.5", b'"0.5"', b"{", b"<html>", b'{"choices": []}', b"\xff\xfe{}"),
+    *(b"[" * 100_000, b"9" * 10_000, json.dumps(reply()).encode().replace(b"0.5", b"\xff")),
+    *(json.dumps(reply(text)).encode() for text in (None, 0.5, ["0.5"], {"text": "0.5"})),
+    *(json.dumps(reply(why=why)).encode() for why in (None, "tool_calls", 1)),
+    json.dumps({"choices": reply()["choices"] * 2}).encode(),
+    json.dumps({"choices": {"0": reply()["choices"][0]}}).encode(),
+    json.dumps({"choices": [{"message": {"content": "0.5"}}]}).encode(),
+    json.dumps({"choices": [{"message": "0.5", "finish_reason": "stop"}]}).encode(),
+    json.dumps({"error": {"message": "overloaded"}}).encode(),
+]
+
+
+@pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: ascii(body[:40]))
+def test_replies_that_are_not_as_agreed(serve, body):
+    server = serve(lambda handler, n: handler.give(body) if n < 2 else handler.give(reply()))
+    assert server.ask(attempts=2) == [Answer("", failure=external.BAD_REPLY)]
+    assert len(server.http.asked) == 2
+    assert server.ask(attempts=2) == [Answer("0.5")]
+
+
+def broken_chunks(handler, _):
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b'5\r\n{"cho\r\nzz\r\n')
+
+
+@pytest.mark.parametrize(
+    "behave,status",
+    [
+        (lambda h, _: h.give(reply(), length=5000), external.BAD_REPLY),  # cut off
+        (lambda h, _: h.give(reply(), length=10), external.BAD_REPLY),
+        (lambda h, _: h.give(reply(filler="x" * 6000)), external.BAD_REPLY),  # too large
+        (lambda h, _: h.give(b"", 204), external.BAD_REPLY),
+        (lambda h, _: h.wfile.write(b"hello\r\n\r\n"), external.BAD_REPLY),
+        (
+            lambda h, _: h.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500),
+            external.BAD_REPLY,
+        ),
+        (broken_chunks, external.BAD_REPLY),
+        (lambda h, _: h.give(reply(why="content_filter")), external.REFUSED),
+        (lambda h, _: None, external.UNREACHABLE),  # hangs up
+        (lambda h, _: h.give(b"", 408), external.TIMEOUT),
+    ],
+)
+def test_broken_transport(serve, behave, status, monkeypatch):
+    monkeypatch.setattr(external, "MAX_REPLY", 4000)
+    assert serve(behave).ask(attempts=1) == [Answer("", failure=status)]
+
+
+def test_no_server():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    write = external.writer(Endpoint(f"http://127.0.0.1:{port}", "m", attempts=2, wait=0.0))
+    (answer,) = write([Request(IMAGE, "a")], temperature=0.0, seeds=[0])
+    assert answer == Answer("", failure=external.UNREACHABLE)
+
+
+def slowly(handler, _):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "4000")
+    handler.end_headers()
+    for _ in range(60):
+        handler.wfile.write(b" ")
+        time.sleep(0.05)
+
+
+def slow_headers(handler, _):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for _ in range(60):
+        handler.wfile.write(b"a: b\r\n")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("behave", [lambda *_: time.sleep(3), slowly, slow_headers])
+def test_time_outs_bound_the_whole_reply(serve, behave):
+    server, begun = serve(behave), time.perf_counter()
+    assert server.ask(timeout=0.2, attempts=2) == [Answer("", failure=external.TIMEOUT)]
+    assert time.perf_counter() - begun < 2 and server.counts["requests timeout"] == 2
+
+
+def test_one_bad_answer_does_not_spoil_the_others(serve):
+    def behave(handler, number):
+        question = handler.server.asked[number][2]["messages"][0]["content"][1]["text"]
+        handler.give(reply("0.5") if question != "question 1" else b"{")
+
+    answers = serve(behave).ask(count=3)
+    assert [answer.failure for answer in answers] == ["", external.BAD_REPLY, ""]
+
+
+# -- the key and the settings ----------------------------------------------------------------------
+
+
+def test_the_key_is_in_no_message(serve, caplog):
+    secret = "sk-open-sesame"
+    with caplog.at_level(python_logging.DEBUG):
+        server = serve(lambda handler, _: handler.give(secret.encode(), 401))
+        server.ask(environ={"KEY": secret}, key_env="KEY")
+        for bad in (f"{secret}\n", f"{secret} x", f"{secret}é", ""):
+            with pytest.raises(BadInput, match="KEY") as error:
+                server.ask(environ={"KEY": bad}, key_env="KEY")
+            assert "sesame" not in str(error.value)
+    assert len(server.http.asked) == 1 and "sesame" not in caplog.text
+    with pytest.raises(BadInput, match="KEY that key_env names is not set"):
+        server.ask(key_env="KEY")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            dict(base_url=url)
+            for url in (
+                *("", "localhost:8000", "ftp://a/v1", "file:///etc/passwd", "http://", "//a/v1"),
+                *("http://me:secret@a/v1", "http://a/v1?key=secret", "http://a/v1#x", "http://a:x"),
+                *("http://a:0", "http://a b/v1", "http://a/\r\nX: y", "http://é/v1", "http://[a"),
+            )
+        ),
+        dict(model=""),
+        dict(timeout=0.0),
+        dict(timeout=float("nan")),
+        dict(timeout=float("inf")),
+        dict(attempts=0),
+        dict(concurrency=0),
+        dict(max_tokens=-1),
+        dict(wait=-1.0),
+        dict(wait=100.0),
+        dict(longest_wait=float("inf")),
+    ],
+)
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(BadInput) as error:
+        Endpoint(**(dict(base_url="https://a/v1", model="m") | wrong))
+    assert "secret" not in str(error.value)
+
+
+# -- as a judge ------------------------------------------------------------------------------------
+
+
+def test_it_judges_by_the_shared_reader_and_asks_again(serve):
+    def behave(handler, number):
+        body = handler.server.asked[number][2]
+        words = body["messages"][0]["content"][1]["text"]
+        if "Region 1:" not in words:
+            return handler.give(b"", 500)
+        handler.give(reply("Region 7: 0.5" if body["temperature"] == 0 else "Region 1: -0.5"))
+
+    image = np.full((32, 32, 3), 20, np.uint8)
+    image[4:14, 4:14] = 200
+    server, counts = serve(behave), collections.Counter()
+    write = external.writer(
+        Endpoint(server.url, "m", attempts=2), sleep=server.waits.append, counts=server.counts
+    )
+    (judged,) = written.judge_images(
+        write, [Seen(image, "a horse", "x")], regions.components(), Readout(), counts=counts
+    )
+    assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
+    assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
+    assert counts == {"questions": 3, "questions repeated": 1, "strangers": 1}
+    assert server.counts == {"requests": 4, "requests server error": 2}
+
+
+def test_statuses_do_not_clash():
+    every = (*written.STATUSES, *external.STATUSES)
+    assert len(set(every)) == len(every)
