@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from srum_jax.core.patches import position_ids
+from srum_jax.data import masks
 from srum_jax.data.schema import (
     BRANCH,
     CAUSAL,
@@ -18,11 +19,14 @@ from srum_jax.data.schema import (
     NOISE,
     Batch,
     Branch,
+    Coverage,
     Example,
     Lanes,
     Latent,
     Picture,
+    Regions,
     Rewards,
+    Sampling,
     Text,
     Tokens,
 )
@@ -114,8 +118,15 @@ def fill(sizes: np.ndarray, rows: Sequence[Sequence[int]], lanes: Lanes) -> dict
 class _Row:
     """Arrays of one row under construction; `add` appends one sample."""
 
-    def __init__(self, lanes: Lanes, cfg: BagelConfig, targets: bool, label_weights: str):
-        self.lanes, self.cfg, self.targets = lanes, cfg, targets
+    def __init__(
+        self,
+        lanes: Lanes,
+        cfg: BagelConfig,
+        targets: bool,
+        coverage: Sampling | None,
+        label_weights: str,
+    ):
+        self.lanes, self.cfg, self.targets, self.coverage = lanes, cfg, targets, coverage
         self.weight = LABEL_WEIGHTS[label_weights]
         u, g, p, y, n, r = dataclasses.astuple(lanes)
         dim = cfg.token_dim
@@ -143,6 +154,11 @@ class _Row:
         self.scores = np.zeros((n, r), np.float32)
         self.valid = np.zeros((n, r), bool)
         self.image_score = np.zeros(n, np.float32)
+        if coverage:
+            points = masks.POINTS[coverage]
+            self.inside = np.zeros((g, points, r), np.float32)
+            self.point_weights = np.zeros((g, points), np.float32)
+            self.areas = np.zeros((n, r), np.int32)
         self.u = self.g = self.p = self.y = self.n = self.index = 0
         self.segment = self.picture = 0
 
@@ -220,6 +236,11 @@ class _Row:
             self.scores[n, :k] = item.regions.scores
             self.valid[n, :k] = True
             self.image_score[n] = item.regions.image_score
+        if self.coverage:
+            r = item.regions or Regions(np.zeros((0, 4)), np.zeros(0), 0.0)
+            inside, weights, areas = masks.cover(r.boxes, r.masks, item.size, (h, w), self.coverage)
+            self.inside[where, :, : len(areas)], self.point_weights[where] = inside, weights
+            self.areas[n, : len(areas)] = areas
         self.g, self.n = self.g + count, n + 1
         return position if item.noisy else position + 1
 
@@ -240,6 +261,11 @@ class _Row:
                     inner = self._text(text, split, BRANCH, inner)
 
 
+def _masked(example: Example) -> bool:
+    regions = (item.regions for item in example.items if isinstance(item, Latent))
+    return any(mask is not None for r in regions if r for mask in r.masks or ())
+
+
 def pack(
     rows: Sequence[Sequence[Example]],
     lanes: Lanes,
@@ -247,19 +273,24 @@ def pack(
     *,
     targets: bool = False,
     rewards: bool = False,
+    coverage: Sampling | None = None,
     label_weights: str = "token",
 ) -> Batch:
     """Rows of examples -> a Batch of NumPy arrays, one row each.
 
-    `targets` adds the separate clean latents of L_con, `rewards` the region arrays;
-    `label_weights` names one of LABEL_WEIGHTS ("square" is BAGEL's ce_loss_reweighting). Raises
-    ValueError, naming lane and sizes, for a row that does not fit.
+    `targets` adds the separate clean latents of L_con, `rewards` the region arrays and, of the
+    given sampling, the `coverage` that regions with masks need (of all rows or of none: arrays
+    that come and go compile anew); `label_weights` names one of LABEL_WEIGHTS ("square" is BAGEL's
+    ce_loss_reweighting). Raises ValueError, naming lane and sizes, for a row that does not fit,
+    and for masks without coverage or of another size than their image.
     """
+    if rewards and not coverage and any(_masked(e) for examples in rows for e in examples):
+        raise ValueError("a region has a mask: pack the rewards with coverage")
     built = []
     for examples in rows:
         if examples:
             check_fits(total([size(e) for e in examples]), lanes, what="a row")
-        row = _Row(lanes, cfg, targets, label_weights)
+        row = _Row(lanes, cfg, targets, coverage, label_weights)
         for example in examples:
             row.add(example)
         built.append(row)
@@ -285,6 +316,9 @@ def pack(
             scores=stack("scores"),
             valid=stack("valid"),
             image_score=stack("image_score"),
+            coverage=Coverage(stack("inside"), stack("point_weights"), stack("areas"))
+            if coverage
+            else None,
         )
         if rewards
         else None,

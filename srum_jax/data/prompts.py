@@ -1,19 +1,21 @@
-"""Lists of prompts: what the model is asked to draw, from the shapes world or from a file.
+"""Lists of prompts: what the model is asked to draw.
 
-A file is .txt (a prompt a line), .jsonl (a record a line) or .json (a list of records); a record is
-a text or an object with the prompt, and perhaps a category and an id, under the names in `FIELDS`.
+From the shapes world, from a file of `data/records.py` (.txt, .json, .jsonl, .csv), or from a TFDS
+data set that is on this machine. A record of a file is a text or an object with the prompt, and
+perhaps a category and an id, under the names in `FIELDS`, which are also those of T2I-CompBench.
 """
 
 import dataclasses
-import json
-import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
 from etils import epath
 
 from srum_jax.config import hash_json
+from srum_jax.data import records, tfds_texts
+from srum_jax.data.records import Record, Reject
 from srum_jax.data.tokenizer import Tokenizer
 
 SHAPES = "shapes:"  # followed by a split of the shapes world
@@ -24,7 +26,6 @@ FIELDS = {
     "id": ("id", "Question_id"),
 }
 NO_CATEGORY = "uncategorised"
-MAX_SHOWN = 10  # faults listed in one message
 MAX_ID = 2**63 - 1
 
 
@@ -38,30 +39,46 @@ class Prompt:
     where: str = ""
 
 
-def load(source: str, count: int | None = None, first: int = 0) -> tuple[Prompt, ...]:
-    """`count` different prompts of "shapes:<split>" or of a file, without a count all.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Prompts, the records that are none, and the prompts left out because they were there before.
 
+    `rejects` and `duplicates` are those of the whole source, whatever part of it was asked for.
+    """
+
+    prompts: tuple[Prompt, ...]
+    rejects: tuple[Reject, ...] = ()
+    duplicates: tuple[Prompt, ...] = ()
+
+
+def load(
+    source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0
+) -> tuple[Prompt, ...]:
+    """The prompts of `read`."""
+    return read(source, count, first, limit=limit).prompts
+
+
+def read(source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0) -> Loaded:
+    """`count` different prompts of a source, without a count all.
+
+    source: "shapes:<split>", a file, or a text field of a TFDS data set (`data/tfds_texts.py`).
     From place `first` of the list on, which begins again where it ends. An id that a record does
-    not give is its place in the file, from 0. A text that was there before is left out; a file with
-    fewer prompts gives all it has; both are logged.
-    Raises FileNotFoundError, or ValueError listing the faulty lines of the file.
+    not give is its place in the source, from 0. A text that was there before is left out; a source
+    with fewer prompts gives all it has; both are logged.
+    limit: of faulty records, as in `records.check_limit`. Raises FileNotFoundError, or ValueError
+    listing the faulty records.
     """
     if source.startswith(SHAPES):
-        from srum_jax.data import shapes_language  # only here: the judge's side reads no shapes
-
-        split = source.removeprefix(SHAPES)
-        everything = len(shapes_language.prompts(split))
-        wanted = everything if count is None else count
-        made = shapes_language.balanced_prompts(split, max(wanted, everything) if first else wanted)
-        found = tuple(
-            Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made)
-        )
+        found = Loaded(_shapes(source, count, first))
     else:
-        found = _read(epath.Path(source))
-        if count is not None and len(found) < count:
-            logging.info("%s: %d prompts, %d were asked for", source, len(found), count)
-    start = first % len(found)
-    return (found[start:] + found[:start])[:count]
+        in_file = not source.startswith(tfds_texts.PREFIX)
+        rows = _file(epath.Path(source)) if in_file else tfds_texts.read(source)
+        found = _collect(source, rows, limit)
+        if count is not None and len(found.prompts) < count:
+            logging.info("%s: %d prompts, %d were asked for", source, len(found.prompts), count)
+    start = first % len(found.prompts)
+    turned = found.prompts[start:] + found.prompts[:start]
+    return dataclasses.replace(found, prompts=turned[:count])
 
 
 def digest(prompts: Sequence[Prompt]) -> str:
@@ -77,42 +94,84 @@ def check(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> None:
             tokenizer.encode(prompt.text)
         except ValueError as e:
             faults.append(f"{prompt.where}: {e}")
-    _refuse(faults, "the model cannot read these prompts")
+    records.refuse(faults, "the model cannot read these prompts")
 
 
-def _refuse(faults: Sequence[str], what: str) -> None:
-    if faults:
-        more = len(faults) - MAX_SHOWN
-        lines = [*faults[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
-        raise ValueError(f"{what}:\n  " + "\n  ".join(lines))
+def same_text(text: str) -> str:
+    """What prompts are compared by: without case, spacing and closing marks."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".!? ")
 
 
-def _read(path: epath.Path) -> tuple[Prompt, ...]:
-    """Every different prompt of a file, in its order."""
+def leaks(a: Iterable[Prompt], b: Iterable[Prompt]) -> tuple[tuple[Prompt, Prompt], ...]:
+    """Pairs of a prompt of `a` and the first of `b` with the same text, by `same_text`.
+
+    What a list to train on (`a`) gives away of one to evaluate on (`b`).
+    """
+    known: dict[str, Prompt] = {}
+    for prompt in b:
+        known.setdefault(same_text(prompt.text), prompt)
+    found = ((p, known.get(same_text(p.text))) for p in a)
+    return tuple((p, other) for p, other in found if other is not None)
+
+
+# ---------------------------------------------------------------------------------------- sources
+
+
+def _shapes(source: str, count: int | None, first: int) -> tuple[Prompt, ...]:
+    from srum_jax.data import shapes_language  # only here: the judge's side reads no shapes
+
+    split = source.removeprefix(SHAPES)
+    everything = len(shapes_language.prompts(split))
+    wanted = everything if count is None else count
+    made = shapes_language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+    return tuple(Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made))
+
+
+def _file(path: epath.Path) -> Iterator[Record]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such prompts file")
+    for record in records.read(path):
+        if path.suffix == ".csv" and isinstance(record.value, dict):
+            record = dataclasses.replace(record, value=_numbered(record.value))
+        yield record
+
+
+def _numbered(row: dict[str, str]) -> dict[str, Any]:
+    """A CSV record with its id as a number, where it is one."""
+    return {
+        k: int(v) if k in FIELDS["id"] and v.isascii() and v.isdigit() and len(v) < 20 else v
+        for k, v in row.items()
+    }
+
+
+def _collect(name: str, rows: Iterable[Record], limit: float) -> Loaded:
+    """The different prompts of `rows`, in their order."""
     found: dict[str, Prompt] = {}
-    ids: dict[int, str] = {}
-    faults, repeated = [], 0
-    for place, (line, value) in enumerate(_records(path)):
-        where = f"{path}, line {line}"
+    ids: dict[int, int] = {}
+    rejects, repeated, total = [], [], 0
+    for place, record in enumerate(rows):
+        total += 1
         try:
-            prompt = _prompt(value, place, where)
+            prompt = _prompt(record.value, place, f"{name}, line {record.line}")
             if prompt.text in found:
-                repeated += 1
+                repeated.append(prompt)
                 continue
             if prompt.id in ids:
-                raise ValueError(f"id {prompt.id} is also that of {ids[prompt.id]}")
+                raise ValueError(f"id {prompt.id} is also that of line {ids[prompt.id]}")
         except ValueError as e:
-            faults.append(f"{where}: {e}")
+            rejects.append(records.reject(name, record, e))
             continue
-        found[prompt.text], ids[prompt.id] = prompt, f"line {line}"
-    _refuse(faults, "these prompts cannot be used")
+        found[prompt.text], ids[prompt.id] = prompt, record.line
+    records.check_limit(rejects, total, limit, "these prompts cannot be used")
     if not found:
-        raise ValueError(f"{path}: no prompts in it")
+        raise ValueError(f"{name}: no prompts in it")
     if repeated:
-        logging.info("%s: %d repeated prompts left out, %d kept", path, repeated, len(found))
-    return tuple(found.values())
+        logging.info("%s: %d repeated prompts left out, %d kept", name, len(repeated), len(found))
+    if rejects:
+        logging.warning(
+            "%s: %d of %d prompts cannot be used and are set aside", name, len(rejects), total
+        )
+    return Loaded(tuple(found.values()), tuple(rejects), tuple(repeated))
 
 
 def _prompt(value: Any, place: int, where: str) -> Prompt:
@@ -127,53 +186,13 @@ def _prompt(value: Any, place: int, where: str) -> Prompt:
         field: next((value[name] for name in names if name in value), None)
         for field, names in FIELDS.items()
     }
-    if not isinstance(got["text"], str) or not got["text"].strip():
-        raise ValueError(f'no text in the field "prompt" (or "{FIELDS["text"][1]}")')
+    text = records.usable_text(got["text"], f'field "prompt" (or "{FIELDS["text"][1]}")')
     category = NO_CATEGORY if got["category"] is None else got["category"]
     number = place if got["id"] is None else got["id"]
     if not isinstance(category, str):
         raise ValueError(f"the category must be a text, got {category!r}")
     if type(number) is not int or not 0 <= number <= MAX_ID:
         raise ValueError(f"the id must be a whole number from 0, got {number!r}")
-    return Prompt(number, " ".join(got["text"].split()), category or NO_CATEGORY, where)
-
-
-def _records(path: epath.Path) -> Iterator[tuple[int, Any]]:
-    """(line from 1, value) of every record; a line that cannot be read has its ValueError."""
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = data[: e.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from e
-    if path.suffix == ".json":
-        yield from _elements(path, text)
-        return
-    for line, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            yield line, content if path.suffix == ".txt" else _json_line(content)
-
-
-def _json_line(content: str) -> Any:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as e:
-        return ValueError(f"not JSON ({e.msg})")
-
-
-def _elements(path: epath.Path, text: str) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each element of a JSON list."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e
-    if not isinstance(values, list):
-        raise ValueError(f"{path}: must hold a list of prompts, not a {type(values).__name__}")
-    at = text.index("[") + 1
-    line = text.count("\n", 0, at) + 1
-    for value in values:
-        start = re.compile(r"[\s,]*").match(text, at).end()
-        line += text.count("\n", at, start)
-        yield line, value
-        _, end = json.JSONDecoder().raw_decode(text, start)
-        line, at = line + text.count("\n", start, end), end
+    stated = bool(category.strip())
+    category = records.usable_text(category, 'field "category"') if stated else NO_CATEGORY
+    return Prompt(number, text, category, where)

@@ -4,10 +4,12 @@ An `Example` is a sequence of items (text, pictures for the understanding tower,
 branches). `data/packing.py` turns examples into a `Batch`: rows of fixed shape whose tokens live in
 two lanes, und (text, special and ViT tokens) and gen (latent tokens).
 
-Axes: B rows, U und lane, G gen lane, P ViT patches, Y labels, N latent images, R regions.
+Axes: B rows, U und lane, G gen lane, P ViT patches (in a `Coverage`: points), Y labels,
+N latent images, R regions.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import numpy as np
@@ -20,6 +22,8 @@ NOISE = 2  # bidirectional inside, hidden from every other split: noisy images
 BRANCH = 3  # causal inside, hidden: one of several questions about the same prefix
 
 PAD_SEGMENT = 0  # segments of real samples count from 1
+
+Sampling = Literal["centre", "area"]  # what a latent token reads of a map of its image's pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +48,15 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """Rewards of one image: boxes [R, 4] (x0, y0, x1, y1 pixels), scores [R], and the image's."""
+    """Rewards of one image: boxes [R, 4] (x0, y0, x1, y1 pixels), scores [R], and the image's.
+
+    `masks`: where there are any, one a box, bool [H, W] of the image or None (the box counts).
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     image_score: float
+    masks: tuple[np.ndarray | None, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,16 +119,32 @@ class Tokens:
 
 
 @struct.dataclass
+class Coverage:
+    """Where the regions of a batch with masks lie, per latent token (`data/masks.py`, cover).
+
+    inside [B,G,P,R] float32: the share of each of the P points a token reads that each region of
+    the token's image covers · weights [B,G,P] float32: of the points, sum 1 (0: padding) ·
+    areas [B,N,R] int32 pixels
+    """
+
+    inside: jax.Array
+    weights: jax.Array
+    areas: jax.Array
+
+
+@struct.dataclass
 class Rewards:
     """Per latent image of a row, padded to R regions.
 
-    boxes [B,N,R,4] float32 pixels · scores [B,N,R] · valid [B,N,R] bool · image_score [B,N]
+    boxes [B,N,R,4] float32 pixels · scores [B,N,R] · valid [B,N,R] bool · image_score [B,N] ·
+    coverage: stands in for the boxes; None where no region has a mask
     """
 
     boxes: jax.Array
     scores: jax.Array
     valid: jax.Array
     image_score: jax.Array
+    coverage: Coverage | None = None
 
 
 @struct.dataclass

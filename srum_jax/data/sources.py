@@ -26,12 +26,13 @@ def text_to_image(
     size: tuple[int, int],
     noise_id: int,
     regions: Regions | None = None,
+    target: np.ndarray | None = None,
 ) -> Example:
     """[prompt | noisy image]; without a prompt the image alone (what guidance compares with).
 
-    latent: float32 [h, w, p·p·Z]; size (H, W) in pixels.
+    latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
     """
-    image = Latent(latent, size=size, noise_id=noise_id, regions=regions)
+    image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
     return Example((image,) if prompt is None else (text(tokenizer, prompt), image))
 
 

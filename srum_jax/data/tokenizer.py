@@ -19,6 +19,7 @@ from srum_jax.core.files import read_json
 from srum_jax.models.config import BagelConfig
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Qwen2's law of cutting text into pieces (its published tokenizer.json): contractions, words with
 # one leading sign, single digits, runs of signs, line ends, other white space.
 SPLIT = (
@@ -120,6 +121,28 @@ class Tokenizer:
         found = self._inner.token_to_id(word)
         if found is None:
             raise ValueError(f"token {word!r} is not in {self._source}")
+        return found
+
+    @property
+    def word_level(self) -> bool:
+        """Whether every token is a whole word or sign, and there are no others."""
+        return not isinstance(self._inner.model, models.BPE)
+
+    def answers(self, word: str) -> tuple[int, ...]:
+        """The ids of the single tokens that spell `word` as the first of an answer.
+
+        Of a byte-pair vocabulary also with a capital, after a blank, and as a digit ("two", "Two",
+        " two", "2"); several tokens share the probability of one answer. ValueError if none does.
+        """
+        if self.word_level:
+            return (self.id(word),)
+        spelt = [word, word.capitalize()]
+        if word in NUMBERS:
+            spelt.append(str(NUMBERS.index(word)))
+        pieces = [self.encode(blank + one) for one in spelt for blank in ("", " ")]
+        found = tuple(dict.fromkeys(ids[0] for ids in pieces if len(ids) == 1))
+        if not found:
+            raise ValueError(f"{word!r} is not a single token of {self._source}")
         return found
 
     def encode(self, text: str) -> list[int]:

@@ -19,10 +19,13 @@ from etils import epath
 SPLIT = "train"  # TFDS wants a split name; a folder of units holds one
 
 
-def candidate_features(latent_shape: tuple[int, int, int]) -> Any:
+def candidate_features(
+    latent_shape: tuple[int | None, int | None, int], *, also: Sequence[str] = ()
+) -> Any:
     """TFDS features of a `generate` record; `latent_shape` is (h, w, numbers in a token).
 
-    Written: `image` as PNG bytes. Read: uint8 [H, W, 3].
+    h and w may be None: they are then the record's own. `also` names further arrays like the
+    latent, which `ingest` adds. Written: `image` as PNG bytes. Read: uint8 [H, W, 3].
     """
     from tensorflow_datasets import features as f
 
@@ -36,15 +39,20 @@ def candidate_features(latent_shape: tuple[int, int, int]) -> Any:
             "seed": np.int64,
             "image": f.Image(shape=(None, None, 3), encoding_format="png"),
             # Raw bytes: the default encoding is a hundred times slower.
-            "latent": f.Tensor(shape=latent_shape, dtype=np.float32, encoding="bytes"),
+            **{
+                name: f.Tensor(shape=latent_shape, dtype=np.float32, encoding="bytes")
+                for name in ("latent", *also)
+            },
         }
     )
 
 
-def score_features() -> Any:
+def score_features(*, masks: bool = False) -> Any:
     """TFDS features of a `score` record. Scores lie in [-1, 1] and are NaN unless status is "ok".
 
-    `bbox` is x0, y0, x1, y1 in pixels of the image, ends excluded.
+    `bbox` is x0, y0, x1, y1 in pixels of the image, ends excluded. With `masks` a region also has
+    `mask`: bytes by `masks.encode`, b"" for none. Records without the field are records without
+    masks.
     """
     from tensorflow_datasets import features as f
 
@@ -55,6 +63,8 @@ def score_features() -> Any:
         "label": f.Text(),
         "proposer": f.Text(),
     }
+    if masks:
+        region["mask"] = f.Tensor(shape=(), dtype=np.bytes_)
     return f.FeaturesDict(
         {
             "id": f.Text(),

@@ -13,6 +13,7 @@ The anchor λ adds λ‖v − v₀‖², that is λ to κ. A token with α < 0 i
 κ > 0 keeps that bounded below, by −α²‖v₀ − u‖²/κ, with the minimum at v = v₀ − α(v₀ − u)/κ.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -20,11 +21,12 @@ import jax.numpy as jnp
 
 from srum_jax import flow
 from srum_jax.core.loss import LossOut, Ratio, ratio
-from srum_jax.data.schema import Batch
+from srum_jax.data.schema import Batch, Sampling
 from srum_jax.models.config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.preference import nft
 from srum_jax.rewards import maps
+from srum_jax.rewards.maps import Law
 
 BY_ADVANTAGE = ("srum_advantage", "nft")  # their batch's scores are advantages
 
@@ -130,66 +132,48 @@ def acting(batch: Batch, rewards: str, *, neutral: float) -> Batch:
     return batch.replace(rewards=r)
 
 
-def release_weights(batch: Batch, rewards: str = "both") -> jax.Array:
-    """Token weights R [B,G] of the released law from the batch's boxes and scores.
+def token_weights(batch: Batch, law: Law) -> jax.Array:
+    """Token weights [B,G] of the batch's rewards by `law`."""
+    return jax.vmap(functools.partial(maps.token_weights, law))(
+        batch.rewards, batch.sizes, batch.grids, batch.latent_images, batch.latent_cells
+    )
 
-    Of the image alone all of it weighs what lies in no box, of regions alone the image's score
+
+def release_weights(
+    batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
+) -> jax.Array:
+    """Token weights R [B,G] of the released law from the batch's regions and scores.
+
+    Of the image alone all of it weighs what lies in no region, of regions alone the image's score
     is 1.
     """
-    batch = acting(batch, rewards, neutral=1.0)
-    r = batch.rewards
-    return jax.vmap(maps.release_token_weights)(
-        r.boxes,
-        r.scores,
-        r.valid,
-        r.image_score,
-        batch.sizes,
-        batch.grids,
-        batch.latent_images,
-        batch.latent_cells,
-    )
+    law = dataclasses.replace(maps.RELEASED, sampling=sampling)
+    return token_weights(acting(batch, rewards, neutral=1.0), law)
 
 
-def _spread(batch: Batch, image: jax.Array, *, region_share: float) -> jax.Array:
-    """[B,G]: `image` [B,N] outside every box, inside mixed with the mean of the regions' scores."""
-    r = batch.rewards
-    law = functools.partial(maps.advantage_token_weights, region_share=region_share)
-    return jax.vmap(law)(
-        r.boxes,
-        r.valid,
-        image,
-        r.scores,
-        batch.sizes,
-        batch.grids,
-        batch.latent_images,
-        batch.latent_cells,
-    )
-
-
-def paper_weights(batch: Batch, rewards: str = "both") -> jax.Array:
+def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "centre") -> jax.Array:
     """Signed token weights R [B,G] in [−1, 1]: (image score + 1)/2 times the region's score.
 
-    The paper leaves open what lies in no box (here 0: the reference term alone) and overlaps
-    (here the mean of the scores). Of regions alone the first factor is 1; of the image alone its
+    What lies in no region weighs 0. Of regions alone the first factor is 1; of the image alone its
     signed score is the weight of every token.
     """
-    batch = acting(batch, rewards, neutral=1.0)
-    score = jnp.clip(batch.rewards.image_score, -1.0, 1.0)
+    law = dataclasses.replace(maps.PAPER, sampling=sampling)
     if rewards == "image":
-        return _spread(batch, score, region_share=1.0)
-    local = _spread(batch, jnp.zeros_like(score), region_share=1.0)
-    return local * jnp.take_along_axis((score + 1) / 2, batch.latent_images, axis=1, mode="clip")
+        law = dataclasses.replace(law, background="image", image="ignore")
+    return token_weights(acting(batch, rewards, neutral=1.0), law)
 
 
-def advantage_weights(batch: Batch, rewards: str = "both") -> jax.Array:
+def advantage_weights(
+    batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
+) -> jax.Array:
     """Token advantages A [B,G]; the batch's scores are advantages already (`stages/train.py`).
 
     Of the image alone there is no resolution in space; of regions alone they count in full, and
-    what lies in no box has advantage 0.
+    what lies in no region has advantage 0.
     """
-    batch = acting(batch, rewards, neutral=0.0)
-    share = 1.0 if rewards == "regions" else 0.5
-    return _spread(batch, batch.rewards.image_score, region_share=share)
+    share = 1.0 if rewards == "regions" else maps.ADVANTAGE.region_share
+    law = dataclasses.replace(maps.ADVANTAGE, region_share=share, sampling=sampling)
+    return token_weights(acting(batch, rewards, neutral=0.0), law)
 
 
 # -------------------------------------------------------------------- through the model, by name
@@ -206,7 +190,7 @@ def _sft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> L
 
 
 def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    weights = release_weights(batch, cfg.rewards)
+    weights = release_weights(batch, cfg.rewards, cfg.map_sampling)
     reward, constraint = release(out.velocity, batch, draws, out.trained, weights)
     return LossOut(
         terms={"reward": reward, "constraint": constraint},
@@ -216,7 +200,7 @@ def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, 
 
 
 def _srum_paper(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    weights = paper_weights(batch, cfg.rewards)
+    weights = paper_weights(batch, cfg.rewards, cfg.map_sampling)
     reward, constraint = paper(
         out.velocity, start, batch, draws, out.trained, weights, cap=cfg.repulsion_cap
     )
@@ -232,7 +216,7 @@ def _srum_paper(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cf
 
 
 def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    a = advantage_weights(batch, cfg.rewards)
+    a = advantage_weights(batch, cfg.rewards, cfg.map_sampling)
     value = advantage(out.velocity, start, batch, draws, out.trained, a, scale=cfg.advantage_scale)
     return LossOut(
         terms={"advantage": value},
@@ -242,7 +226,7 @@ def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws
 
 
 def _nft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
-    a = advantage_weights(batch, cfg.rewards)
+    a = advantage_weights(batch, cfg.rewards, cfg.map_sampling)
     value = nft(out.velocity, start, batch, draws, out.trained, a, beta=cfg.nft_beta)
     return LossOut(
         terms={"nft": value},

@@ -1,26 +1,82 @@
-"""Boxes and scores to one weight a latent token; no map of H×W pixels is made on the device.
+"""Regions and scores to one weight a latent token; no map of H×W pixels is made on the device.
 
-Owns the released reward law (SRUM code, `regional_reward_dataset.py` and the bilinear sample of
-`bagel.py`; `release_map` is its NumPy reference), the centring of scores into advantages, and how
-either lands on latent tokens. A bilinear sample without antialias reads four known pixels of the
-map, so testing box membership at those four is exact and costs O(tokens × regions).
+Owns the laws by which region and image scores become token weights (`Law`, `token_weights`), the
+released map in NumPy as their reference (SRUM code, `regional_reward_dataset.py` and the bilinear
+sample of `bagel.py`), and the centring of scores into advantages. A bilinear sample without
+antialias reads four known pixels of the map, and a box covers a known part of a token's cell, so
+either is exact at O(tokens × regions). Masks come as their coverage of the tokens
+(`data/masks.py`).
 
 Boxes are (x0, y0, x1, y1) in pixels of the image that the latent was made from, upper ends
-excluded, fractions cut towards zero. Axes: N images, R regions, G tokens.
+excluded, fractions cut towards zero. Axes: N images, R regions, G tokens, P points a token reads.
 """
 
 import dataclasses
 import numbers
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
+
+from srum_jax.data.masks import POINTS
+from srum_jax.data.schema import Rewards, Sampling
 
 UNCOVERED = 0.5  # the released weight where no box lies, before the image's factor
 GLOBAL_ENTRY = "global_layout_reward"  # the published record that scores the whole image
 _FAR = 2**24  # a coordinate beyond this lies outside any image; float32 is exact below it
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """How the scores of regions and image, in [-1, 1], become the weight of a token.
+
+    range: the weight of a score s is (s+1)/2 ("unit") or s ("signed").
+    negative: a score below 0 counts as it is ("keep"), as 0 ("clip"), as at least -cap ("cap").
+    background: the weight where no region lies: 0.5 ("half"), 0 ("zero"), the image's ("image").
+    overlap: of the regions that share a point: the largest weight, the smallest, the mean; that of
+        the region of the smallest area; or the one farthest from a score of 0 ("extreme"; of two
+        equally far the positive one). None depends on the order of the regions: of several of the
+        smallest area the mean counts.
+    image: the image's score g multiplies all by (g+1)/2 ("factor"), counts for 1 - region_share
+        inside regions ("blend"), or is not read, but as background ("ignore").
+    sampling: a token reads the four pixels of a bilinear sample at its centre, as released, where
+        thin regions vanish ("centre"), or its whole cell ("area"): there a region that covers the
+        share c of it has the weight c·(its own) + (1-c)·background, before overlap and image.
+    bounded: scores are clipped to [-1, 1] first, so weights stay in their range; not as released.
+    Raises ValueError for another value.
+    """
+
+    range: Literal["unit", "signed"]
+    background: Literal["half", "zero", "image"]
+    overlap: Literal["max", "min", "mean", "smallest", "extreme"]
+    image: Literal["factor", "blend", "ignore"]
+    negative: Literal["keep", "clip", "cap"] = "keep"
+    cap: float = 1.0
+    region_share: float = 0.5
+    bounded: bool = True
+    sampling: Sampling = "centre"
+
+    def __post_init__(self):
+        for name, kind in typing.get_type_hints(type(self)).items():
+            value, known = getattr(self, name), typing.get_args(kind)
+            if known and value not in known:
+                raise ValueError(f"{name} = {value!r} of a law: known are {', '.join(known)}")
+            if kind is float and not 0 <= value <= 1:
+                raise ValueError(f"{name} = {value!r} of a law: give a number in [0, 1]")
+
+
+# The authors' code. Its maximum with a background of 0.5 is that a negative score counts as 0.
+RELEASED = Law("unit", "half", "max", "factor", negative="clip", bounded=False)
+# The paper, which leaves open what lies in no region (here 0: the reference term alone) and
+# overlaps (here the mean).
+PAPER = Law("signed", "zero", "mean", "factor")
+# Scores are advantages, centred among regions only: background is neither right nor wrong on its
+# own, so it takes the image's; a centred map that includes it teaches the model to avoid it.
+ADVANTAGE = Law("signed", "image", "mean", "blend")
 
 
 # --------------------------------------------------------------------- on the device, per token
@@ -39,86 +95,144 @@ def _read_points(token: jax.Array, tokens: jax.Array, pixels: jax.Array):
     return jnp.stack([low, high], -1), jnp.stack([1.0 - upper, upper], -1)
 
 
-def _membership(boxes, valid, sizes, grids, images, cells):
-    """Which boxes hold the four pixels that each token reads: (bool [G,2,2,R], weights [G,2,2])."""
-    size, grid = sizes[images], grids[images]
-    rows, row_weights = _read_points(cells[:, 0], grid[:, 0], size[:, 0])
-    cols, col_weights = _read_points(cells[:, 1], grid[:, 1], size[:, 1])
-    x0, y0, x1, y1 = jnp.moveaxis(jnp.trunc(boxes.astype(jnp.float32)), -1, 0)
-    drawn = (valid & (x0 < x1) & (y0 < y1))[images]
-    in_rows = (y0[images][:, None] <= rows[..., None]) & (rows[..., None] < y1[images][:, None])
-    in_cols = (x0[images][:, None] <= cols[..., None]) & (cols[..., None] < x1[images][:, None])
-    inside = in_rows[:, :, None] & in_cols[:, None] & drawn[:, None, None]
-    return inside, row_weights[:, :, None] * col_weights[:, None]
-
-
-def _on_tokens(values: jax.Array, weights: jax.Array, known: jax.Array) -> jax.Array:
-    """Weighted sum of the four pixels' values, 0 for padding tokens, without gradient."""
-    mixed = jnp.sum(values * weights, axis=(1, 2))
-    return jax.lax.stop_gradient(jnp.where(known, mixed, 0.0))
-
-
 def _locate(images: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """Image numbers safe to index with, and which tokens have a real one."""
     return jnp.clip(images, 0, count - 1), (images >= 0) & (images < count)
 
 
-def release_token_weights(
-    boxes: jax.Array,
-    scores: jax.Array,
-    valid: jax.Array,
-    image_scores: jax.Array,
+def _whole_boxes(boxes: jax.Array, valid: jax.Array):
+    """Ends of the boxes in whole pixels, float32, and which of them are not empty."""
+    x0, y0, x1, y1 = jnp.moveaxis(jnp.trunc(boxes.astype(jnp.float32)), -1, 0)
+    return (x0, y0, x1, y1), valid & (x0 < x1) & (y0 < y1)
+
+
+def _read_pixels(boxes, valid, sizes, grids, images, cells):
+    """Which boxes hold the four pixels that each token reads: (bool [G,4,R], weights [G,4])."""
+    size, grid = sizes[images], grids[images]
+    rows, row_weights = _read_points(cells[:, 0], grid[:, 0], size[:, 0])
+    cols, col_weights = _read_points(cells[:, 1], grid[:, 1], size[:, 1])
+    (x0, y0, x1, y1), drawn = _whole_boxes(boxes, valid)
+    in_rows = (y0[images][:, None] <= rows[..., None]) & (rows[..., None] < y1[images][:, None])
+    in_cols = (x0[images][:, None] <= cols[..., None]) & (cols[..., None] < x1[images][:, None])
+    inside = in_rows[:, :, None] & in_cols[:, None] & drawn[images][:, None, None]
+    weights = row_weights[:, :, None] * col_weights[:, None]
+    return rearrange(inside, "g a b r -> g (a b) r"), rearrange(weights, "g a b -> g (a b)")
+
+
+def _read_cells(boxes, valid, sizes, grids, images, cells):
+    """The share of each token's cell that each box covers, [G,1,R], and weights 1 [G,1].
+
+    Counted in whole numbers of 1/h × 1/w pixels, so exact up to one division.
+    """
+    size, grid = sizes[images], grids[images]
+    (x0, y0, x1, y1), drawn = _whole_boxes(boxes, valid)
+
+    def shared(low, high, axis):
+        """How far each token's cell and box [low, high) overlap along one axis, int32 [G,R]."""
+        pixels, tokens, cell = (v[:, axis, None] for v in (size, grid, cells))
+        low, high = (jnp.clip(end[images], 0, pixels).astype(jnp.int32) for end in (low, high))
+        low, high = (
+            jnp.maximum(low * tokens, cell * pixels),
+            jnp.minimum(high * tokens, (cell + 1) * pixels),
+        )
+        return jnp.maximum(high - low, 0)
+
+    pixels = jnp.where(drawn[images], shared(y0, y1, 0) * shared(x0, x1, 1), 0)
+    area = jnp.maximum(size[:, 0] * size[:, 1], 1)[:, None]
+    inside = pixels.astype(jnp.float32) / area.astype(jnp.float32)
+    return inside[:, None], jnp.ones((len(images), 1), jnp.float32)
+
+
+_READ = {"centre": _read_pixels, "area": _read_cells}
+
+
+def _areas(boxes: jax.Array, valid: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Pixels of its image that each box holds, int32 [N,R]."""
+    (x0, y0, x1, y1), drawn = _whole_boxes(boxes, valid)
+
+    def length(low, high, axis):
+        pixels = sizes[:, axis, None]
+        return (jnp.clip(high, 0, pixels) - jnp.clip(low, 0, pixels)).astype(jnp.int32)
+
+    return jnp.where(drawn, length(y0, y1, 0) * length(x0, x1, 1), 0)
+
+
+def _level(law: Law, scores: jax.Array) -> jax.Array:
+    """The weight of a score where it counts alone."""
+    scores = scores.astype(jnp.float32)
+    if law.bounded:
+        scores = jnp.clip(scores, -1.0, 1.0)
+    if law.negative != "keep":
+        scores = jnp.maximum(scores, 0.0 if law.negative == "clip" else -law.cap)
+    return (scores + 1.0) / 2.0 if law.range == "unit" else scores
+
+
+def _overlapping(law: Law, values: jax.Array, here: jax.Array, areas: jax.Array) -> jax.Array:
+    """One of the values [G,P,R] of the regions `here`, [G,P]; where none is, not to be read."""
+    most = jnp.where(here, values, -jnp.inf).max(axis=-1, initial=-jnp.inf)
+    least = jnp.where(here, values, jnp.inf).min(axis=-1, initial=jnp.inf)
+    if law.overlap == "max":
+        return most
+    if law.overlap == "min":
+        return least
+    if law.overlap == "extreme":
+        neutral = 0.5 if law.range == "unit" else 0.0
+        return jnp.where(most - neutral >= neutral - least, most, least)
+    if law.overlap == "smallest":
+        large = np.iinfo(np.int32).max
+        here &= areas == jnp.where(here, areas, large).min(axis=-1, keepdims=True, initial=large)
+    return jnp.where(here, values, 0.0).sum(axis=-1) / jnp.maximum(here.sum(axis=-1), 1)
+
+
+def token_weights(
+    law: Law,
+    rewards: Rewards,
     sizes: jax.Array,
     grids: jax.Array,
     images: jax.Array,
     cells: jax.Array,
 ) -> jax.Array:
-    """The released weight of each latent token, float32 [G], in [0, 1] for scores in [-1, 1].
+    """The weight of each latent token of one row by `law`, float32 [G], without gradient.
 
-    boxes [N,R,4] float · scores [N,R] · valid [N,R] bool (False: ignored) · image_scores [N] ·
-    sizes [N,2] (H, W pixels) · grids [N,2] (h, w tokens) · images [G] (image of each token;
-    outside 0..N-1 is padding and weighs 0) · cells [G,2] (row, column in that image's grid).
-    The law: 0.5 everywhere; inside a box at least (score+1)/2; all times (image_score+1)/2; sampled
-    at the tokens' centres. Scores are not clamped, as released. For rows of a batch, vmap.
+    rewards: boxes [N,R,4] · scores [N,R] · valid [N,R] (False: the region is not read) ·
+    image_score [N] · coverage None, or inside [G,P,R], weights [G,P], areas [N,R] in place of the
+    boxes, made for the law's sampling · sizes [N,2] (H, W pixels) · grids [N,2] (h, w tokens) ·
+    images [G] (image of each token; outside 0..N-1 is padding and weighs 0) · cells [G,2] (row,
+    column in that image's grid). In [0, 1] or [-1, 1], the law's range, for a bounded law or scores
+    in [-1, 1]. NaN of an image's score or of a valid region's reaches the tokens that read it
+    (leave it out of the batch). For rows of a batch, vmap. Raises ValueError for a coverage of the
+    other sampling.
     """
-    images, known = _locate(images, boxes.shape[0])
-    inside, weights = _membership(boxes, valid, sizes, grids, images, cells)
-    level = (jnp.where(valid, scores, 0.0).astype(jnp.float32) + 1.0) / 2.0
-    values = jnp.where(inside, level[images][:, None, None], UNCOVERED)
-    values = values.max(axis=-1, initial=UNCOVERED)
-    factor = (image_scores.astype(jnp.float32) + 1.0) / 2.0
-    return _on_tokens(values * factor[images][:, None, None], weights, known)
-
-
-def advantage_token_weights(
-    boxes: jax.Array,
-    valid: jax.Array,
-    image_advantages: jax.Array,
-    region_advantages: jax.Array,
-    sizes: jax.Array,
-    grids: jax.Array,
-    images: jax.Array,
-    cells: jax.Array,
-    *,
-    region_share: float = 0.5,
-) -> jax.Array:
-    """The advantage A of each latent token, float32 [G] in [-1, 1]; arguments as above.
-
-    Outside every box a token takes its image's advantage, because background is neither right nor
-    wrong on its own: a centred map that includes it teaches the model to avoid it. Inside, it
-    takes (1-share)·image + share·region advantage. Where boxes overlap, the region part is the mean
-    over them: bounded, and independent of their order. `region_advantages` [N,R] and
-    `image_advantages` [N] are clipped to [-1, 1]; NaN of an image stays NaN (leave it out of the
-    batch), that of an invalid region is not read.
-    """
-    images, known = _locate(images, boxes.shape[0])
-    inside, weights = _membership(boxes, valid, sizes, grids, images, cells)
-    whole = jnp.clip(image_advantages.astype(jnp.float32), -1.0, 1.0)[images][:, None, None]
-    local = jnp.clip(jnp.where(valid, region_advantages, 0.0).astype(jnp.float32), -1.0, 1.0)
-    covering = inside.sum(axis=-1)
-    region = jnp.where(inside, local[images][:, None, None], 0.0).sum(-1)
-    mixed = (1.0 - region_share) * whole + region_share * region / jnp.maximum(covering, 1)
-    return _on_tokens(jnp.where(covering > 0, mixed, whole), weights, known)
+    images, known = _locate(images, rewards.boxes.shape[0])
+    valid = rewards.valid
+    if rewards.coverage is None:
+        inside, weights = _READ[law.sampling](rewards.boxes, valid, sizes, grids, images, cells)
+        areas = _areas(rewards.boxes, valid, sizes)
+    else:
+        inside, weights = rewards.coverage.inside, rewards.coverage.weights
+        areas = rewards.coverage.areas
+        if inside.shape[1] != POINTS[law.sampling]:
+            raise ValueError(
+                f"coverage of {inside.shape[1]} points a token, the law samples by {law.sampling!r}"
+            )
+        inside = jnp.where(valid[images][:, None], inside, 0)
+    whole = _level(law, rewards.image_score)[images][:, None]
+    constant = {"half": UNCOVERED, "zero": 0.0}.get(law.background)
+    background = whole if constant is None else jnp.full_like(whole, constant)
+    local = _level(law, jnp.where(valid, rewards.scores, 0.0))[images][:, None]
+    share = inside.astype(jnp.float32)
+    mixed = share * local + (1.0 - share) * background[..., None]
+    here = inside > 0
+    values = _overlapping(law, mixed, here, areas[images][:, None])
+    if law.image == "blend":
+        values = (1.0 - law.region_share) * whole + law.region_share * values
+    values = jnp.where(here.any(axis=-1), values, background)
+    if law.image == "factor":
+        g = rewards.image_score.astype(jnp.float32)
+        g = jnp.clip(g, -1.0, 1.0) if law.bounded else g
+        values = values * ((g + 1.0) / 2.0)[images][:, None]
+    summed = jnp.where(known, jnp.sum(values * weights, axis=-1), 0.0)
+    return jax.lax.stop_gradient(summed)
 
 
 def sample_map(dense: jax.Array, h: int, w: int) -> jax.Array:
@@ -203,7 +317,7 @@ def release_map(
 ) -> np.ndarray:
     """The released reward map of one image of `size` (H, W), float32 [H, W]: the NumPy reference.
 
-    boxes [R,4], scores [R], valid [R] as in `release_token_weights`.
+    boxes [R,4], scores [R], valid [R] as `token_weights` reads them of each image.
     """
     dense = np.full(size, UNCOVERED, np.float32)
     for (x0, y0, x1, y1), score, drawn in zip(np.trunc(boxes), scores, valid, strict=True):

@@ -247,3 +247,49 @@ def test_a_row_too_long_names_lane_and_sizes():
         "a row does not fit one row: und needs 14, the config has 12; "
         "gen needs 8, the config has 4; images needs 2, the config has 1"
     )
+
+
+# ------------------------------------------------------------------------------ masks of regions
+
+
+def masked_row(mask):
+    """An image with two regions, the first by its mask, and one without regions."""
+    regions = Regions(
+        np.array([[0, 0, 4, 4], [0, 0, 6, 4]], np.float32), np.array([0.5, -1]), 0.25, (mask, None)
+    )
+    first = Example((Latent(noise(1, 2), size=(4, 8), regions=regions),))
+    return [first, Example((Latent(noise(2, 1), size=(8, 4)),))]
+
+
+MASKED = Lanes(und=4, gen=6, vit=0, labels=0, images=3, regions=3)
+
+
+@pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
+def test_masks_become_coverage_of_tokens(sampling, points):
+    mask = np.zeros((4, 8), bool)
+    mask[:, 3:5] = True  # one column of each token, and no pixel that a centre reads
+    batch = packing.pack([masked_row(mask), []], MASKED, CFG, rewards=True, coverage=sampling)
+    c = batch.rewards.coverage
+    assert c.inside.shape == (2, 6, points, 3) and c.inside.dtype == np.float32
+    assert c.weights.shape == (2, 6, points) and c.areas.dtype == np.int32
+    share = 0.25 if sampling == "area" else 0.0
+    np.testing.assert_allclose(np.sum(c.inside[0, :2, :, 0] * c.weights[0, :2], -1), share)
+    box = np.sum(c.inside[0, :2, :, 1] * c.weights[0, :2], -1)  # the second by its box
+    np.testing.assert_allclose(box, [1, 0.5])
+    assert not c.inside[0, 2:].any() and not c.inside[0, :, :, 2].any()
+    # Every real token reads something, whether its image has regions or not; padding nothing.
+    np.testing.assert_allclose(c.weights[0].sum(-1), [1, 1, 1, 1, 0, 0])
+    assert not c.weights[1].any() and not c.inside[1].any()
+    assert c.areas[0].tolist() == [[8, 24, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_without_masks_nothing_is_added_and_masks_are_never_dropped():
+    row = masked_row(None)
+    batch = packing.pack([row], MASKED, CFG, rewards=True)
+    assert batch.rewards.coverage is None
+    mask = np.ones((4, 8), bool)
+    with pytest.raises(ValueError, match="a region has a mask: pack the rewards with coverage"):
+        packing.pack([masked_row(mask)], MASKED, CFG, rewards=True)
+    assert packing.pack([masked_row(mask)], MASKED, CFG).rewards is None
+    with pytest.raises(ValueError, match=r"region 0: a mask of \[8, 4\] pixels for an image of"):
+        packing.pack([masked_row(mask.T)], MASKED, CFG, rewards=True, coverage="area")

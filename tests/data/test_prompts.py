@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from srum_jax.data import prompts, shapes
+from srum_jax.data import prompts, records, shapes, shapes_tfds, tfds_texts
 from srum_jax.data.tokenizer import Tokenizer
 
 
@@ -155,3 +155,211 @@ def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
     with pytest.raises(ValueError, match="line 2: .*'a beige circle'.*'beige'") as error:
         prompts.check(found, tokenizer)
     assert "line 3" in str(error.value) and "line 1" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------- CSV
+
+
+def test_a_table_by_its_header(tmp_path):
+    rows = [
+        "id,note,prompt,category",
+        '7,x,"a red ""circle"", left\nof a dog",colour',
+        "",
+        ",y,two dogs,",
+        "9,z,a cat,animals",
+    ]
+    path = write(tmp_path, "p.csv", ("\ufeff" + "\r\n".join(rows) + "\r\n").encode())
+    found = prompts.load(path)
+    assert [(p.id, p.text, p.category) for p in found] == [
+        (7, 'a red "circle", left of a dog', "colour"),
+        (1, "two dogs", prompts.NO_CATEGORY),
+        (9, "a cat", "animals"),
+    ]
+    # Line 2 goes on over line 3, and line 4 is empty.
+    assert [p.where.rsplit(" ", 1)[1] for p in found] == ["2", "5", "6"]
+    official = write(tmp_path, "q.csv", "Question,Category,Question_id\na sofa,3d_spatial,5\n")
+    assert prompts.load(official)[0] == prompts.Prompt(
+        5, "a sofa", "3d_spatial", f"{official}, line 2"
+    )
+
+
+def test_faulty_lines_of_a_table(tmp_path):
+    rows = [
+        "id,prompt",
+        '1,"fine\nand long"',
+        "2,a,b",
+        "x,a dog",
+        '4,"a"b',
+        "5,",
+        '6,"never closed',
+        "7,inside it",
+    ]
+    path = write(tmp_path, "p.csv", "\n".join(rows))
+    found = prompts.read(path, limit=10)
+    assert [p.text for p in found.prompts] == ["fine and long"]
+    assert [(r.line, r.error.split(" (")[0]) for r in found.rejects] == [
+        (4, "3 fields, the header has 2"),
+        (5, "the id must be a whole number from 0, got 'x'"),
+        (6, "not CSV"),
+        (7, 'no text in the field "prompt"'),
+        (8, "not CSV"),
+    ]
+    assert found.rejects[-1].text == '6,"never closed\n7,inside it'
+    for header in ("prompt,prompt\na,b\n", "prompt,\na,b\n"):
+        with pytest.raises(ValueError, match="line 1: the header must name every field once"):
+            prompts.load(write(tmp_path, "q.csv", header))
+    with pytest.raises(ValueError, match='no text in the field "prompt"'):
+        prompts.load(write(tmp_path, "r.csv", "text\na\n"))
+
+
+# -------------------------------------------------------------------------- faults and the limit
+
+
+def test_faulty_lines_are_set_aside_up_to_a_limit(tmp_path):
+    content = b'{"prompt": "a"}\n{\n{"prompt": "\xff"}\n{"prompt": "b"}\n{"prompt": "\\ud800"}\n'
+    path = write(tmp_path, "p.jsonl", content)
+    for limit in (0.6, 3):
+        found = prompts.read(path, limit=limit)
+        assert texts(found.prompts) == ["a", "b"]
+        assert [p.id for p in found.prompts] == [0, 3]  # places in the file
+    for limit, said in ((0.59, "0.59"), (2, "2")):
+        with pytest.raises(ValueError, match=rf"\(3 of 5, more than the limit of {said} allows\)"):
+            prompts.load(path, limit=limit)
+    with pytest.raises(ValueError, match="these prompts cannot be used:\n.*line 2: not JSON"):
+        prompts.load(path)
+    aside = tmp_path / "aside" / "rejects.jsonl"
+    records.write_rejects(aside, found.rejects)
+    rows = [json.loads(line) for line in aside.read_text().splitlines()]
+    assert [set(row) for row in rows] == [{"file", "line", "error", "text"}] * 3
+    assert [(row["file"], row["line"]) for row in rows] == [(path, 2), (path, 3), (path, 5)]
+    assert [row["error"].split(" (")[0] for row in rows] == [
+        "not JSON",
+        records.NOT_UTF8,
+        'half a character in the field "prompt"',
+    ]
+    assert rows[0]["text"] == "{"
+    records.write_rejects(aside, ())
+    assert not aside.exists()
+
+
+def test_no_line_of_a_file_can_stop_the_reading(tmp_path):
+    rows = ["[" * 100_000, "9" * 6000, '{"prompt": "x", "id": ' + "9" * 30 + "}", "null", '"good"']
+    found = prompts.read(write(tmp_path, "p.jsonl", "\n".join(rows)), limit=4)
+    assert texts(found.prompts) == ["good"]
+    assert [r.line for r in found.rejects] == [1, 2, 3, 4]
+    assert all(len(r.text) <= records.MAX_TEXT for r in found.rejects)
+    with pytest.raises(ValueError, match="p.json: not usable JSON"):
+        prompts.load(write(tmp_path, "p.json", "[" * 100_000))
+    with pytest.raises(ValueError, match="p.tsv: must be a .txt, .json, .jsonl or .csv file"):
+        prompts.load(write(tmp_path, "p.tsv", "a"))
+
+
+def test_repeats_within_a_list_and_what_leaks_into_another(tmp_path):
+    train = [
+        {"Question": "a sofa", "Category": "complex_spatial", "Question_id": 1},
+        {"Question": "a sofa", "Category": "complex", "Question_id": 2},
+        {"Question": "A  Round clock", "Category": "shape", "Question_id": 3},
+        {"Question": "a dog", "Category": "color", "Question_id": 4},
+        {"Question": "a dog ", "Category": "color", "Question_id": 5},
+    ]
+    val = [
+        {"Question": "a round clock.", "Category": "shape", "Question_id": 1},
+        {"Question": "a cat", "Category": "color", "Question_id": 2},
+    ]
+    a = prompts.read(write(tmp_path, "train.json", train))
+    b = prompts.read(write(tmp_path, "val.json", val))
+    assert [p.id for p in a.prompts] == [1, 3, 4]
+    assert [(p.id, p.category) for p in a.duplicates] == [(2, "complex"), (5, "color")]
+    assert a.duplicates[0].where.endswith("train.json, line 7")
+    assert b.duplicates == ()
+    assert [(x.id, y.id) for x, y in prompts.leaks(a.prompts, b.prompts)] == [(3, 1)]
+    assert prompts.leaks(a.prompts, ()) == ()
+
+
+# ------------------------------------------------------------------------------------------- TFDS
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small data set where TFDS looks for them: (its name, its builder)."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds")
+    builder = shapes_tfds.build(folder, train=5, validation=1, test=1)
+    tfds.core.add_data_dir(folder)
+    return f"tfds:shapes_world/{builder.builder_config.name}", builder
+
+
+def test_the_texts_of_a_tfds_data_set(built, monkeypatch):
+    name, builder = built
+    made = [shapes_tfds.record("train", 0, i) for i in range(5)]
+    order = [r["id"].decode() for r in builder.as_data_source("train")]
+    made = sorted(made, key=lambda r: order.index(r["id"]))
+    found = prompts.load(f"{name}?split=train&text=caption")
+    assert texts(found) == list(dict.fromkeys(r["caption"] for r in made))
+    assert found[0].where.endswith("text=caption, line 1") and found[0].id == 0
+    versioned = prompts.load(f"{name}:2.0.0?split=train%5B1:3%5D&text=caption")
+    assert texts(versioned) == [r["caption"] for r in made[1:3]]
+    # Every text of a list, in order, up to a number; the records after it are not read.
+    asked = [q["question"] for r in made for q in r["questions"]]
+    inside = prompts.read(f"{name}?split=train&text=questions.question&max=9")
+    assert texts(inside.prompts) == list(dict.fromkeys(asked[:9]))
+    assert len(inside.prompts) + len(inside.duplicates) == 9
+
+
+def test_only_the_field_asked_for_is_decoded_and_as_far_as_asked(built, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def refuse(*args):
+        raise AssertionError("a picture was decoded")
+
+    name, _ = built
+    monkeypatch.setattr(tfds.features.Image, "decode_example", refuse)
+    monkeypatch.setattr(tfds.features.Image, "decode_example_np", refuse)
+    assert len(prompts.load(f"{name}?split=train&text=caption&max=3")) == 3
+    with pytest.raises(AssertionError):
+        built[1].as_data_source("train")[0]
+
+
+@pytest.mark.parametrize(
+    "query, message",
+    [
+        ("?split=train", "must have the form tfds:<name>"),
+        ("?split=train&text=caption&max=0", "must have the form tfds:<name>"),
+        ("?split=train&text=caption&min=1", "must have the form tfds:<name>"),
+        ("?split=dev&text=caption", "split 'dev' cannot be read: .*validation"),
+        ("?split=train&text=title", "a record has no field 'title'; known: caption, category"),
+        ("?split=train&text=questions.title", "field 'questions' has no field 'title'; known: ans"),
+        ("?split=train&text=questions", "field 'questions' is no text"),
+        ("?split=train&text=category", "field 'category' is no text"),
+    ],
+)
+def test_what_a_tfds_data_set_has_not(built, query, message):
+    with pytest.raises(ValueError, match=message):
+        prompts.load(built[0] + query)
+
+
+def test_a_tfds_data_set_that_is_not_here_is_not_fetched(monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for name in ("coco_captions/2014", "no_such_set_at_all", "Not A Name"):
+        with pytest.raises(FileNotFoundError, match="make the data set once by tfds.builder"):
+            prompts.load(f"tfds:{name}?split=train&text=captions.text")
+
+
+def test_a_text_that_is_none_is_set_aside():
+    rows = [{"t": b"one"}, {"t": b"\xff"}, {"t": [b"two", b""]}, {}]
+    found = list(tfds_texts._texts([lambda row=row: row for row in rows], ["t"], None))
+    assert [r.line for r in found] == [1, 2, 3, 3, 4]
+    loaded = prompts._collect("tfds:x", found, 3)
+    assert texts(loaded.prompts) == ["one", "two"]
+    assert [r.error.split(" (")[0] for r in loaded.rejects] == [
+        records.NOT_UTF8,
+        'no text in the field "prompt"',
+        "cannot be read",
+    ]

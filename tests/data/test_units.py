@@ -104,6 +104,31 @@ def test_scores_round_trip_with_nan_and_no_regions(tmp_path):
     np.testing.assert_array_equal(first["regions"][0]["bbox"], region["bbox"])
 
 
+def test_masks_of_regions_are_bytes_and_older_records_have_none(tmp_path):
+    features = units.score_features(masks=True)
+    region = {
+        "bbox": np.zeros(4, np.float32),
+        "score": np.float32(0.5),
+        "status": "ok",
+        "label": "",
+        "proposer": "grid",
+    }
+    data = b"\x89PNG\r\n\x00\xff\x00"
+    found = [{**region, "mask": data}, {**region, "mask": b""}]
+    base = {"prompt_id": 3, "k": 0, "image_score": np.float32(0), "image_status": "ok"}
+    records = [{**base, "id": "a", "regions": found}, {**base, "id": "b", "regions": []}]
+    units.write_unit(tmp_path / "new", "scores", features, records, 0, 1)
+    units.finish(tmp_path / "new", "scores", features, [2])
+    first, second = units.read(tmp_path / "new")
+    assert [r["mask"] for r in first["regions"]] == [data, b""] and second["regions"] == []
+    plain = [{**base, "id": "a", "regions": [region]}]
+    units.write_unit(tmp_path / "old", "scores", units.score_features(), plain, 0, 1)
+    units.finish(tmp_path / "old", "scores", units.score_features(), [1])
+    assert "mask" not in units.read(tmp_path / "old")[0]["regions"][0]
+    with pytest.raises(ValueError, match="record 0: does not fit its features"):
+        units.write_unit(tmp_path / "no", "scores", features, plain, 0, 1)
+
+
 def test_half_done_goes_on(tmp_path):
     rng = np.random.default_rng(1)
     records = [candidate(i, rng)[1] for i in range(4)]

@@ -276,6 +276,7 @@ def config(objective, **values):
         **dict(
             objective=objective,
             rewards="both",
+            map_sampling="centre",
             timestep_mean=0.0,
             timestep_std=1.0,
             timestep_shift=2.0,
@@ -418,3 +419,37 @@ def test_scores_of_the_image_or_of_regions_alone(batch, case):
     close(srum.paper_weights(batch), local * factor)
     close(srum.paper_weights(batch, "image"), image)
     assert np.isfinite(srum.paper_weights(batch)).all()  # padding too
+
+
+@pytest.mark.parametrize("sampling", ["centre", "area"])
+def test_masks_stand_in_for_boxes(batch, case, sampling):
+    """Coverage of the boxes themselves changes nothing; that of an empty mask unmakes a region."""
+    rows = [[edit(1, 5, boxes=2), text_to_image(2, 6, boxes=3)], [text_to_image(3, 7), talk(4)]]
+    covered = pack(rows, spare=2, rewards=True, coverage=sampling)
+    mask, emptied = case[1], covered.rewards.coverage
+    emptied = emptied.replace(inside=np.zeros_like(emptied.inside))
+    emptied = covered.replace(rewards=covered.rewards.replace(coverage=emptied))
+    for law in (srum.release_weights, srum.paper_weights, srum.advantage_weights):
+        want = np.asarray(law(batch, sampling=sampling))
+        np.testing.assert_allclose(law(covered, sampling=sampling)[mask], want[mask], atol=1e-6)
+        bare = np.asarray(law(emptied, sampling=sampling))
+        none = batch.rewards.replace(valid=np.zeros_like(batch.rewards.valid))
+        alone = np.asarray(law(batch.replace(rewards=none), sampling=sampling))
+        np.testing.assert_allclose(bare[mask], alone[mask], atol=1e-6)
+        assert np.abs(bare - want)[mask].max() > 0.05
+
+
+def test_the_config_says_what_a_token_reads(batch):
+    """Thin boxes at a token's rim: no gain of the image's weight, unless cells are read whole."""
+    r = batch.rewards
+    thin = np.tile(np.array([0, 0, 1, 99], np.float32), (*r.scores.shape, 1))
+    batch = batch.replace(rewards=r.replace(boxes=thin, scores=np.ones_like(r.scores)))
+    params = weights()
+    means = {}
+    for sampling in ("centre", "area"):
+        out = whole("srum_release", map_sampling=sampling)(params, None, batch)
+        means[sampling] = mean(out.metrics["token_weight"])
+    assert means["centre"] == pytest.approx(
+        float(np.mean(srum.release_weights(batch, "image")[np.asarray(terms.trained(batch))]))
+    )
+    assert means["area"] > means["centre"] + 0.005

@@ -1,5 +1,6 @@
-"""The released reward law to the bit, and its per-token form against the dense one."""
+"""The released law to the bit, every choice of a law, and token weights against dense maps."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,15 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import jit
 
+from srum_jax.data import masks
+from srum_jax.data.schema import Coverage, Rewards
 from srum_jax.rewards import maps
+from srum_jax.rewards.maps import ADVANTAGE, PAPER, RELEASED, Law
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
 CASES = json.loads((COMMON / "common.json").read_text())
 ARRAYS = np.load(COMMON / "common.npz")
-release = jax.jit(maps.release_token_weights)
-advantage = jax.jit(maps.advantage_token_weights, static_argnames="region_share")
-sample = jax.jit(maps.sample_map, static_argnums=(1, 2))
+weigh = jit(maps.token_weights, static_argnums=0)
+NAMED = (RELEASED, PAPER, ADVANTAGE)
+sample = jit(maps.sample_map, static_argnums=(1, 2))
+
+
+def by_each(laws, *arguments):
+    """[laws, G] in one program."""
+    return jnp.stack([maps.token_weights(law, *arguments) for law in laws])
+
+
+weigh_by_each = jit(by_each, static_argnums=0)
 
 
 def token_arguments(size, grid, images=1):
@@ -75,7 +88,7 @@ def test_one_token_a_pixel_is_the_golden_map():
     cells = np.concatenate([np.argwhere(np.ones(size)) for size in sizes])
     images = np.repeat(np.arange(len(cases)), sizes.prod(1))
     factors = np.array([case["global_reward_factor"] for case in cases])
-    made = release(boxes, scores, valid, factors, sizes, sizes, images, cells)
+    made = weigh(RELEASED, Rewards(boxes, scores, valid, factors), sizes, sizes, images, cells)
     flat = np.concatenate([dense.ravel() for dense in expected])
     np.testing.assert_allclose(made, flat, atol=1e-6)
 
@@ -125,7 +138,9 @@ def test_a_token_reads_the_four_pixels_at_its_centre():
 )
 def test_tokens_equal_the_sampled_dense_map(size, grid):
     boxes, scores, valid, image_scores = random_regions(1, 5, 6, size)
-    made = release(boxes, scores, valid, image_scores, *token_arguments(size, grid, 5))
+    made = weigh(
+        RELEASED, Rewards(boxes, scores, valid, image_scores), *token_arguments(size, grid, 5)
+    )
     dense = np.stack(
         [
             maps.release_map(*row, size)
@@ -142,48 +157,284 @@ def test_images_of_different_sizes_padding_and_no_regions():
     scores = jnp.full((3, 2), jnp.nan).at[1, 0].set(1.0)
     images = jnp.array([1, 1, 0, -1, 3])
     cells = jnp.array([[0, 1], [1, 1], [0, 0], [0, 0], [0, 0]])
-    arguments = (valid, jnp.array([1.0, 0.0, jnp.nan]), sizes, grids, images, cells)
-    made = release(boxes, scores, *arguments)
+    rewards = Rewards(boxes, scores, valid, jnp.array([1.0, 0.0, jnp.nan]))
+    made = weigh(RELEASED, rewards, sizes, grids, images, cells)
     np.testing.assert_allclose(made, [0.5, 0.25, 0.5, 0, 0])
-    empty = release(boxes[:, :0], scores[:, :0], valid[:, :0], *arguments[1:])
+    rewards = Rewards(boxes[:, :0], scores[:, :0], valid[:, :0], rewards.image_score)
+    empty = weigh(RELEASED, rewards, sizes, grids, images, cells)
     np.testing.assert_allclose(empty, [0.25, 0.25, 0.5, 0, 0])
 
 
-def test_no_gradient_flows():
+@pytest.mark.parametrize("sampling", ["centre", "area"])
+def test_no_gradient_flows(sampling):
     boxes, scores, valid, image_scores = random_regions(2, 2, 3, (32, 32))
-    rest = token_arguments((32, 32), (4, 4), 2)
-    by_release = jax.grad(lambda s, g: release(boxes, s, valid, g, *rest).sum(), (0, 1))(
-        scores, image_scores
-    )
-    by_advantage = jax.grad(lambda a, g: advantage(boxes, valid, g, a, *rest).sum(), (0, 1))(
-        scores, image_scores
-    )
-    assert not any(np.any(leaf) for leaf in (*by_release, *by_advantage))
+    laws = tuple(dataclasses.replace(law, sampling=sampling) for law in NAMED)
+    rest = jax.tree.map(jnp.asarray, token_arguments((32, 32), (4, 4), 2))
+
+    def total(boxes, scores, image_scores):
+        return by_each(laws, Rewards(boxes, scores, valid, image_scores), *rest).sum()
+
+    gradients = jit(jax.grad(total, (0, 1, 2)))(boxes, scores, image_scores)
+    assert not any(np.any(leaf) for leaf in gradients)
 
 
 def test_advantages_background_boxes_and_overlap():
     boxes = jnp.array([[[0, 0, 16, 16], [8, 0, 16, 16], [0, 16, 32, 32.0]]])
     valid = jnp.array([[True, True, False]])
     region = jnp.array([[1.0, -0.5, jnp.nan]])
+    image = jnp.array([-0.5])
     rest = token_arguments((32, 32), (4, 4))
-    made = advantage(boxes, valid, jnp.array([-0.5]), region, *rest)
+    made = weigh(ADVANTAGE, Rewards(boxes, region, valid, image), *rest)
     made = np.asarray(made).reshape(4, 4)
     np.testing.assert_allclose(made[:2, 0], 0.25)  # (-.5 + 1) / 2
     np.testing.assert_allclose(made[:2, 1], -0.125)  # (-.5 + (1 - .5) / 2) / 2
     np.testing.assert_allclose(made[2:], -0.5)
     np.testing.assert_allclose(made[:, 2:], -0.5)
-    whole = advantage(boxes, valid, jnp.array([-0.5]), region, *rest, region_share=0.0)
+    law = dataclasses.replace(ADVANTAGE, region_share=0.0)
+    whole = weigh(law, Rewards(boxes, region, valid, image), *rest)
     np.testing.assert_allclose(whole, -0.5)
-    swapped = advantage(boxes[:, ::-1], valid[:, ::-1], jnp.array([-0.5]), region[:, ::-1], *rest)
-    np.testing.assert_array_equal(np.asarray(swapped).reshape(4, 4), made)
+    swapped = Rewards(boxes[:, ::-1], region[:, ::-1], valid[:, ::-1], image)
+    np.testing.assert_array_equal(np.asarray(weigh(ADVANTAGE, swapped, *rest)).reshape(4, 4), made)
 
 
 def test_advantages_stay_bounded():
     boxes, scores, valid, image_scores = random_regions(3, 6, 9, (40, 56))
-    made = advantage(
-        boxes, valid, 7 * image_scores, 7 * scores, *token_arguments((40, 56), (5, 7), 6)
+    made = weigh(
+        ADVANTAGE,
+        Rewards(boxes, 7 * scores, valid, 7 * image_scores),
+        *token_arguments((40, 56), (5, 7), 6),
     )
     assert np.abs(made).max() <= 1.0 and np.abs(made).max() > 0.5
+
+
+# ------------------------------------------------------------------------- the choices of a law
+
+
+def one_row(laws, boxes, scores, image_score=0.0, valid=None):
+    """Weights [laws, 4] of an image of one row of 4 tokens, of 8 x 8 pixels each."""
+    n = len(boxes)
+    boxes = np.array([(x0, 0, x1, 8) for x0, x1 in boxes], np.float32).reshape(1, n, 4)
+    valid = np.ones((1, n), bool) if valid is None else np.array([valid])
+    scores = np.array([scores], np.float32)
+    rewards = Rewards(boxes, scores, valid, np.array([image_score], np.float32))
+    return np.asarray(weigh_by_each(tuple(laws), rewards, *token_arguments((8, 32), (1, 4))))
+
+
+def by_area(law):
+    return dataclasses.replace(law, sampling="area")
+
+
+# 4 tokens of 8 pixels: the first region alone, the overlap of three, the third alone, none.
+THREE = [(0, 16), (8, 16), (8, 24)]
+SIGNED = Law("signed", "zero", "mean", "ignore")
+
+
+CHOICES = [
+    ({}, [0.5, -0.1, -0.2, 0]),
+    ({"overlap": "max"}, [0.5, 0.5, -0.2, 0]),
+    ({"overlap": "min"}, [0.5, -0.6, -0.2, 0]),
+    ({"overlap": "smallest"}, [0.5, -0.6, -0.2, 0]),
+    ({"overlap": "extreme"}, [0.5, -0.6, -0.2, 0]),
+    ({"range": "unit"}, [0.75, 0.45, 0.4, 0]),
+    ({"range": "unit", "background": "half"}, [0.75, 0.45, 0.4, 0.5]),
+    ({"range": "unit", "overlap": "extreme"}, [0.75, 0.2, 0.4, 0]),
+    ({"background": "half"}, [0.5, -0.1, -0.2, 0.5]),
+    ({"background": "image"}, [0.5, -0.1, -0.2, 0.4]),
+    ({"background": "image", "range": "unit"}, [0.75, 0.45, 0.4, 0.7]),
+    ({"negative": "clip"}, [0.5, 0.5 / 3, 0, 0]),
+    ({"negative": "cap", "cap": 0.3}, [0.5, 0, -0.2, 0]),
+    ({"negative": "cap", "cap": 0.3, "range": "unit"}, [0.75, 0.5, 0.4, 0]),
+    ({"image": "factor"}, [0.35, -0.07, -0.14, 0]),
+    ({"image": "factor", "background": "half"}, [0.35, -0.07, -0.14, 0.35]),
+    ({"image": "blend"}, [0.45, 0.15, 0.1, 0]),
+    ({"image": "blend", "background": "image"}, [0.45, 0.15, 0.1, 0.4]),
+    ({"image": "blend", "region_share": 0.25}, [0.425, 0.275, 0.25, 0]),
+]
+
+
+@pytest.mark.parametrize("sampling", ["centre", "area"])
+def test_each_choice(sampling):
+    """Scores .5, -.6, -.2 of the regions and .4 of the image; whole tokens, so both samplings."""
+    laws = [dataclasses.replace(SIGNED, sampling=sampling, **choice) for choice, _ in CHOICES]
+    made = one_row(laws, THREE, [0.5, -0.6, -0.2], image_score=0.4)
+    for (choice, want), found in zip(CHOICES, made, strict=True):
+        np.testing.assert_allclose(found, want, atol=1e-6, err_msg=str(choice))
+
+
+def test_named_laws_are_what_they_say():
+    made = one_row(NAMED, THREE, [0.5, -0.6, -0.2], 0.4)
+    np.testing.assert_allclose(made[0], np.array([0.75, 0.75, 0.5, 0.5]) * 0.7, atol=1e-6)
+    np.testing.assert_allclose(made[1], np.array([0.5, -0.1, -0.2, 0]) * 0.7, atol=1e-6)
+    np.testing.assert_allclose(made[2], [0.45, 0.15, 0.1, 0.4], atol=1e-6)
+
+
+def test_only_an_unbounded_law_follows_scores_beyond_their_range():
+    free = dataclasses.replace(SIGNED, bounded=False)
+    made = one_row((SIGNED, free, RELEASED, PAPER), [(0, 8), (8, 16)], [3.0, -3.0], 2.0)
+    want = [[1, -1, 0, 0], [3, -3, 0, 0], [3, 0.75, 0.75, 0.75], [1, -1, 0, 0]]
+    np.testing.assert_allclose(made, want)
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        ({"overlap": "last"}, "overlap = 'last' of a law: known are max, min, mean, smallest, ext"),
+        ({"range": "percent"}, "range = 'percent'"),
+        ({"background": 0.5}, "background = 0.5"),
+        ({"negative": "abs"}, "negative = 'abs'"),
+        ({"image": "sum"}, "image = 'sum'"),
+        ({"sampling": "nearest"}, "sampling = 'nearest' of a law: known are centre, area"),
+        ({"cap": 1.5}, r"cap = 1.5 of a law: give a number in \[0, 1\]"),
+        ({"region_share": float("nan")}, "region_share = nan"),
+    ],
+)
+def test_a_law_of_other_values_is_refused(choice, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SIGNED, **choice)
+
+
+LAWS = tuple(
+    Law(range_, background, overlap, image, negative, cap=0.5, sampling=sampling)
+    for range_, background, overlap, image, negative, sampling in [
+        ("unit", "half", "max", "factor", "clip", "area"),
+        ("unit", "image", "smallest", "blend", "keep", "area"),
+        ("unit", "zero", "extreme", "ignore", "cap", "centre"),
+        ("signed", "zero", "mean", "factor", "keep", "area"),
+        ("signed", "image", "mean", "blend", "cap", "centre"),
+        ("signed", "half", "min", "ignore", "keep", "area"),
+        ("signed", "zero", "smallest", "factor", "keep", "centre"),
+        ("signed", "image", "extreme", "blend", "keep", "area"),
+    ]
+)
+
+
+def test_weights_keep_their_range_and_no_order_matters():
+    size, grid = (45, 70), (5, 6)
+    boxes, scores, valid, image_scores = random_regions(4, 4, 7, size)
+    boxes[:, 3] = boxes[:, 2]  # two of the same area, of different scores
+    rest = token_arguments(size, grid, 4)
+    made = weigh_by_each(LAWS, Rewards(boxes, 3 * scores, valid, 3 * image_scores), *rest)
+    for law, found in zip(LAWS, made, strict=True):
+        low = 0 if law.range == "unit" else -1
+        assert low - 1e-6 <= found.min() and found.max() <= 1 + 1e-6, law
+        assert np.ptp(found) > 0.4, law
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(7)
+        moved = Rewards(boxes[:, order], 3 * scores[:, order], valid[:, order], 3 * image_scores)
+        np.testing.assert_allclose(weigh_by_each(LAWS, moved, *rest), made, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampling", ["centre", "area"])
+def test_nan_of_a_region_reaches_only_its_tokens_and_of_an_image_all(sampling):
+    laws = [dataclasses.replace(law, sampling=sampling) for law in NAMED]
+    boxes = [(0, 8), (16, 24)]
+    made = one_row(laws, boxes, [np.nan, 0.5])
+    assert np.isnan(made).tolist() == [[True, False, False, False]] * 3
+    assert np.isfinite(one_row(laws, boxes, [np.nan, 0.5], valid=[False, True])).all()
+    assert np.isnan(one_row(laws, boxes, [0.5, 0.5], image_score=np.nan)).all()
+
+
+# ------------------------------------------------------------------------------ whole cells, masks
+
+
+def dense_area(boxes, valid, size, grid):
+    """Coverage [N,G,R] by painting 1/h x 1/w parts of pixels and averaging cells."""
+    found = []
+    for of_image, drawn in zip(np.trunc(boxes), valid, strict=True):
+        layers = []
+        for (x0, y0, x1, y1), there in zip(of_image, drawn, strict=True):
+            rows, cols = np.arange(size[0]), np.arange(size[1])
+            inside = np.outer((y0 <= rows) & (rows < y1), (x0 <= cols) & (cols < x1)) & there
+            fine = inside.repeat(grid[0], axis=0).repeat(grid[1], axis=1)
+            layers.append(fine.reshape(grid[0], size[0], grid[1], size[1]).mean((1, 3)).ravel())
+        found.append(np.stack(layers, -1))
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("size,grid", [((32, 32), (4, 4)), ((25, 33), (3, 4)), ((5, 6), (8, 3))])
+def test_area_is_the_part_of_the_cell_that_a_box_covers(size, grid):
+    """One region an image, so the weight is coverage times score."""
+    boxes, scores, valid, _ = random_regions(5, 12, 1, size)
+    boxes[0], valid[0], scores[0] = [-9, -9, 99, 99], True, 1.0  # all of the image: exactly 1
+    law = by_area(SIGNED)
+    made = weigh(law, Rewards(boxes, scores, valid, np.zeros(12)), *token_arguments(size, grid, 12))
+    want = dense_area(boxes, valid, size, grid)[..., 0] * scores
+    made = np.asarray(made).reshape(12, -1)
+    np.testing.assert_allclose(made, want, atol=1e-6)
+    assert (made[0] == 1).all()
+
+
+def test_a_part_of_a_cell_mixes_with_the_background():
+    """2 of 8 columns: a quarter of the region's weight, three of the background's."""
+    released, paper, advantage = one_row(map(by_area, NAMED), [(0, 2)], [1.0], image_score=-0.5)
+    np.testing.assert_allclose(released, np.array([0.25 + 0.375, 0.5, 0.5, 0.5]) / 4)
+    np.testing.assert_allclose(paper, [0.25 / 4, 0, 0, 0])
+    np.testing.assert_allclose(advantage, [-0.5 + 0.25 * 0.75, -0.5, -0.5, -0.5])
+
+
+def test_of_two_parts_each_mixes_before_the_rule():
+    law = by_area(PAPER)
+    most = dataclasses.replace(law, background="half", overlap="max")
+    made = one_row((law, most), [(0, 2), (4, 8)], [1.0, -1.0], image_score=1.0)
+    np.testing.assert_allclose(made[0], [(0.25 - 0.5) / 2, 0, 0, 0])
+    np.testing.assert_allclose(made[1], [0.25 + 0.75 / 2, 0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("at", [0, 2, 7])
+def test_a_box_of_one_column_counts_by_area_and_vanishes_at_the_centre(at):
+    made = one_row((SIGNED, by_area(SIGNED)), [(at, at + 1)], [-0.8])
+    assert not made[0].any()
+    np.testing.assert_allclose(made[1], [-0.1, 0, 0, 0], atol=1e-7)
+
+
+def covered(boxes, valid, size, grid, sampling, shapes=None):
+    """The coverage of images of one size: of the boxes painted as masks, or of `shapes`."""
+    parts = []
+    for n, of_image in enumerate(boxes):
+        rows, cols = np.arange(size[0])[:, None], np.arange(size[1])
+        painted = [
+            (y0 <= rows) & (rows < y1) & (x0 <= cols) & (cols < x1)
+            for x0, y0, x1, y1 in np.trunc(of_image)
+        ]
+        given = painted if shapes is None else shapes[n]
+        parts.append(masks.cover(of_image, given, size, grid, sampling))
+    inside, weights, areas = zip(*parts, strict=True)
+    return Coverage(np.concatenate(inside), np.concatenate(weights), np.stack(areas))
+
+
+@pytest.mark.parametrize("size,grid", [((32, 32), (4, 4)), ((50, 70), (3, 4)), ((5, 6), (8, 3))])
+@pytest.mark.parametrize("sampling", ["centre", "area"])
+def test_boxes_as_masks_weigh_what_the_boxes_do(size, grid, sampling):
+    boxes, scores, valid, image_scores = random_regions(6, 5, 6, size)
+    rewards = Rewards(boxes, scores, valid, image_scores)
+    rest = token_arguments(size, grid, 5)
+    painted = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling))
+    plain = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling, shapes=[None] * 5))
+    laws = (*NAMED, dataclasses.replace(PAPER, overlap="smallest"))
+    laws = tuple(dataclasses.replace(law, sampling=sampling) for law in laws)
+    want = weigh_by_each(laws, rewards, *rest)
+    assert (np.ptp(want, axis=1) > 0.1).all()
+    for given in (painted, plain):
+        np.testing.assert_allclose(weigh_by_each(laws, given, *rest), want, atol=1e-6)
+
+
+def test_a_mask_counts_where_its_box_does_not():
+    size, grid = (16, 16), (2, 2)
+    corner = np.tri(16, dtype=bool)  # the lower left half of a box around everything
+    boxes = np.array([[[0, 0, 16, 16.0]]])
+    rewards = Rewards(boxes, np.ones((1, 1)), np.ones((1, 1), bool), np.zeros(1))
+    cover = covered(boxes, None, size, grid, "area", shapes=[[corner]])
+    law = by_area(SIGNED)
+    made = weigh(law, rewards.replace(coverage=cover), *token_arguments(size, grid))
+    diagonal = 36 / 64
+    np.testing.assert_allclose(made, [diagonal, 0, 1, diagonal])
+    invalid = rewards.replace(coverage=cover, valid=np.zeros((1, 1), bool))
+    assert not np.any(weigh(law, invalid, *token_arguments(size, grid)))
+    with pytest.raises(ValueError, match="coverage of 1 points a token, the law samples by 'cent"):
+        weigh(SIGNED, rewards.replace(coverage=cover), *token_arguments(size, grid))
+
+
+# ------------------------------------------------------------------------------ scores, centred
 
 
 def test_group_advantages_centre_regions_among_regions_only():

@@ -1,0 +1,128 @@
+"""Pictures with captions in Parquet files, as those BAGEL's text-to-image training reads.
+
+A row has `image` (the bytes of a picture file, or a struct with them under `bytes`) and a text:
+`captions` (JSON: a text, a list or an object of texts; or a list), `prompt` or `caption`. Of
+several captions one is drawn by the seed and the row's number. pyarrow is needed only here.
+"""
+
+import bisect
+import glob
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from srum_jax.data import images, records
+from srum_jax.data.published import Sample
+from srum_jax.data.records import Record, Reject
+
+TEXTS = ("captions", "prompt", "caption")  # the first of these columns that a file has
+
+
+class Parquet:
+    """The rows of the files that match `pattern`, `source[place]` a Sample without scores.
+
+    Rows are numbered through all files, which are taken by name. Getting a sample raises ValueError
+    naming the column of a row that cannot be used. One row group is held in memory at a time.
+    """
+
+    judged = False
+
+    def __init__(self, pattern: str, seed: int = 0):
+        """Raises ValueError without pyarrow, for files that are damaged or lack a column."""
+        try:
+            import pyarrow.parquet
+        except ImportError as e:
+            raise ValueError(
+                f'{pattern}: Parquet files need pyarrow: pip install "srum_jax[parquet]"'
+            ) from e
+        self.seed = seed
+        self.paths = _matching(pattern)
+        if not self.paths:
+            raise FileNotFoundError(f"{pattern}: no file matches")
+        self._open = pyarrow.parquet.ParquetFile
+        self._groups: list[tuple[epath.Path, int, int]] = []  # file, row group, its first row there
+        sizes = []
+        for path in self.paths:
+            with path.open("rb") as file, images.readable(str(path), "Parquet file"):
+                metadata = self._open(file).metadata
+                columns = set(metadata.schema.to_arrow_schema().names)
+                rows = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+            if "image" not in columns or not columns & set(TEXTS):
+                raise ValueError(
+                    f"{path}: must have the columns image and one of {', '.join(TEXTS)}; it has "
+                    f"{', '.join(sorted(columns))}"
+                )
+            starts = list(itertools.accumulate(rows, initial=0))[:-1]
+            self._groups += [(path, g, start) for g, start in enumerate(starts)]
+            sizes += rows
+        self._ends = list(itertools.accumulate(sizes))
+        self._held: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: int) -> Sample:
+        row = self._row(place)
+        image = row["image"]
+        if isinstance(image, dict):
+            image = image.get("bytes")
+        if not isinstance(image, bytes) or not image:
+            raise ValueError('no bytes in the column "image"')
+        text = self._text(row, place)
+        return Sample(text, "parquet", images.decode(image, name="image"))
+
+    def reject(self, place: int, error: Exception | str) -> Reject:
+        """Row `place` as a Reject; its line is its row in its file, from 1."""
+        group = bisect.bisect_right(self._ends, place)
+        path, _, start = self._groups[group]
+        line = start + place - (self._ends[group - 1] if group else 0) + 1
+        try:
+            row = self._row(place)
+            text = json.dumps({key: row[key] for key in TEXTS if key in row}, default=str)
+        except ValueError:
+            text = ""
+        return records.reject(path, Record(line, None, text), error)
+
+    def digest(self) -> str:
+        """Of the files, by `records.fingerprint`."""
+        return records.fingerprint([], self.paths)
+
+    def _row(self, place: int) -> dict[str, Any]:
+        group = bisect.bisect_right(self._ends, place)
+        if self._held[0] != group:
+            path, number, _ = self._groups[group]
+            with path.open("rb") as file, images.readable(f"{path}, row group {number}", "part"):
+                opened = self._open(file)
+                names = [n for n in ("image", *TEXTS) if n in opened.schema_arrow.names]
+                self._held = (group, opened.read_row_group(number, columns=names))
+        first = self._ends[group - 1] if group else 0
+        return self._held[1].slice(place - first, 1).to_pylist()[0]
+
+    def _text(self, row: dict[str, Any], place: int) -> str:
+        name = next(key for key in TEXTS if key in row)
+        value = row[name]
+        if name == "captions" and isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise ValueError('"captions" is not JSON') from None
+        if isinstance(value, dict):
+            value = list(value.values())
+        texts = [t for t in (value if isinstance(value, list) else [value]) if _is_text(t)]
+        if not texts:
+            raise ValueError(f'no text in the column "{name}"')
+        drawn = np.random.default_rng((self.seed, place)).integers(len(texts))
+        return records.usable_text(texts[drawn], f'column "{name}"')
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _matching(pattern: str) -> list[epath.Path]:
+    if "://" in pattern:
+        return sorted(epath.Path(pattern).parent.glob(epath.Path(pattern).name))
+    return [epath.Path(name) for name in sorted(glob.glob(pattern, recursive=True))]

@@ -1,0 +1,219 @@
+"""Records of text files with the lines they stand on, and what becomes of the faulty ones.
+
+A file is .txt (a text a line), .jsonl (a JSON value a line), .json (a list of values) or .csv (a
+header, then RFC 4180 records). A faulty record never ends the reading: it is kept as a `Reject`,
+and `check_limit` says whether there are too many. Texts are UTF-8.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
+MAX_SHOWN = 10  # faults listed in one message
+MAX_TEXT = 2000  # characters of a faulty record that are kept
+_PIECE = 2**16  # bytes
+NOT_UTF8 = "not UTF-8 text; save the file as UTF-8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A record: the line it starts on (from 1), its value, or the ValueError it gave, its text."""
+
+    line: int
+    value: Any
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+    """A record that cannot be used; `error` names the field."""
+
+    file: str
+    line: int
+    error: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.error}"
+
+
+def reject(file: epath.PathLike, record: Record, error: Exception | str) -> Reject:
+    """`record` of `file` as a Reject."""
+    text = record.text.encode("utf-8", "backslashreplace").decode()
+    return Reject(str(file), record.line, str(error), text[:MAX_TEXT])
+
+
+def usable_text(value: Any, where: str) -> str:
+    """`value` with single spaces. ValueError naming `where` where it is no text or a broken one."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"no text in the {where}")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # what UTF-8 cannot write
+        raise ValueError(f"half a character in the {where}: {value!r}")
+    return " ".join(value.split())
+
+
+def write_rejects(path: epath.PathLike, rejects: Sequence[Reject]) -> None:
+    """Writes {"file", "line", "error", "text"} a line; removes the file where there are none."""
+    path = epath.Path(path)
+    if not rejects:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejects)
+    path.write_text("".join(lines))
+
+
+def check_limit(rejects: Sequence[Reject], total: int, limit: float, what: str) -> None:
+    """Raises ValueError, listing the first rejects, where there are more than `limit` allows.
+
+    limit: below 1 a share of the `total` records, from 1 on a number of them; 0 allows none.
+    """
+    if len(rejects) <= (limit * total if limit < 1 else limit):
+        return
+    if limit:
+        what += f" ({len(rejects)} of {total}, more than the limit of {limit:g} allows)"
+    refuse([str(r) for r in rejects], what)
+
+
+def refuse(faults: Sequence[str], what: str) -> None:
+    """Raises ValueError listing `faults`, if there are any."""
+    if faults:
+        more = len(faults) - MAX_SHOWN
+        lines = [*faults[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
+        raise ValueError(f"{what}:\n  " + "\n  ".join(lines))
+
+
+def fingerprint(whole: Sequence[epath.Path], sampled: Sequence[epath.Path] = ()) -> str:
+    """16 hex digits of files: their names and sizes, and the content of `whole`.
+
+    Of `sampled` the content of 16 evenly spread pieces of 64 KiB and of the last one: enough to
+    tell files apart, not to find a flipped bit.
+    """
+    digest = hashlib.sha256()
+    for path in (*whole, *sampled):
+        size = path.stat().length
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if path in whole:
+                digest.update(file.read())
+                continue
+            for start in [*range(0, size, max(_PIECE, size // 16)), max(0, size - _PIECE)]:
+                file.seek(start)
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def read(path: epath.PathLike) -> Iterator[Record]:
+    """The records of a file by its ending, blank lines left out.
+
+    A CSV record is a dict by the header's names, empty fields left out. Raises FileNotFoundError,
+    and ValueError for a file that is no list of records at all.
+    """
+    path = epath.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: Is a directory; name a file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    # What is not UTF-8 becomes lone surrogates, which `_checked` finds in the record they are in.
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    if path.suffix == ".json":
+        found = _elements(path, text)
+    elif path.suffix == ".csv":
+        found = _rows(path, text)
+    else:
+        found = _lines(text, as_json=path.suffix == ".jsonl")
+    return map(_checked, found)
+
+
+def _checked(record: Record) -> Record:
+    try:
+        record.text.encode()
+    except UnicodeEncodeError:
+        return dataclasses.replace(record, value=ValueError(NOT_UTF8))
+    return record
+
+
+def _lines(text: str, *, as_json: bool) -> Iterator[Record]:
+    for line, content in enumerate(text.split("\n"), 1):
+        if content.strip():
+            yield Record(line, _json(content) if as_json else content, content)
+
+
+def _json(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as e:
+        return ValueError(f"not JSON ({e.msg})")
+    except (RecursionError, ValueError) as e:  # nested too deeply, a number of too many digits
+        return ValueError(f"not usable JSON ({e})")
+
+
+def _elements(path: epath.Path, text: str) -> Iterator[Record]:
+    """Each element of a JSON list."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}, line {e.lineno}: not JSON ({e.msg})") from e
+    except (RecursionError, ValueError) as e:
+        raise ValueError(f"{path}: not usable JSON ({e})") from e
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: must hold a list, not a {type(values).__name__}")
+    between, decoder = re.compile(r"[\s,]*"), json.JSONDecoder()
+    at = text.index("[") + 1
+    line = text.count("\n", 0, at) + 1
+    for value in values:
+        start = between.match(text, at).end()
+        line += text.count("\n", at, start)
+        _, end = decoder.raw_decode(text, start)
+        yield Record(line, value, text[start:end])
+        line, at = line + text.count("\n", start, end), end
+
+
+def _rows(path: epath.Path, text: str) -> Iterator[Record]:
+    """Each record of a CSV file under its header; a quoted field may go over several lines."""
+    lines = io.StringIO(text, newline="").readlines()
+    reader = csv.reader(iter(lines), strict=True)
+    header = None
+    while True:
+        start = reader.line_num
+        try:
+            row = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as e:
+            row = ValueError(f"not CSV ({e})")
+        raw = "".join(lines[start : reader.line_num])
+        if header is None:
+            header = _header(path, row)
+        elif isinstance(row, ValueError):
+            yield Record(start + 1, row, raw)
+        elif not row:  # an empty line
+            continue
+        elif len(row) != len(header):
+            error = ValueError(f"{len(row)} fields, the header has {len(header)}")
+            yield Record(start + 1, error, raw)
+        else:
+            values = {k: v for k, v in zip(header, row, strict=True) if v}
+            yield Record(start + 1, values, raw)
+
+
+def _header(path: epath.Path, row: list[str] | ValueError) -> list[str]:
+    if isinstance(row, ValueError):
+        raise ValueError(f"{path}, line 1: {row}")
+    names = [name.strip() for name in row]
+    if len(set(names)) < len(names) or not all(names):
+        raise ValueError(f"{path}, line 1: the header must name every field once, got {names}")
+    return names

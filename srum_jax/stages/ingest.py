@@ -1,0 +1,400 @@
+"""Stage `ingest`: given pictures become what `generate` and `score` leave, work unit by work unit.
+
+Reads the released SRUM data set or Parquet files of pictures with captions, and encodes each
+picture once by the model's autoencoder. Leaves units "candidates" and, where the data has scores,
+units "scores" under scores/, which `train` finds in the place of those stages' own. The pictures
+that are stored are those that were encoded, and boxes are moved as their picture was resized.
+
+First everything is read and checked, and what cannot be used is set aside in rejects.jsonl; which
+samples are left, and in which units, is kept in plan.json. A unit holds pictures of one size, so
+that every call of the autoencoder has a fixed shape. prompt_id numbers the different prompts, k the
+pictures of a prompt.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from einops import rearrange
+from etils import epath
+from tqdm import tqdm
+
+from srum_jax.config import Config, hash_json
+from srum_jax.core import sharding
+from srum_jax.core.files import read_json, write_json
+from srum_jax.core.patches import patchify
+from srum_jax.data import images as pictures
+from srum_jax.data import published, records, units
+from srum_jax.data.parquet import Parquet
+from srum_jax.data.prompts import Prompt
+from srum_jax.data.published import Published, Region, Sample
+from srum_jax.data.records import Reject
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.inference.image import candidate_seed
+from srum_jax.models import config as model_config
+from srum_jax.models import vae
+from srum_jax.models.config import BagelConfig
+from srum_jax.rewards import judge
+from srum_jax.stages import generate, model, score, working
+from srum_jax.stages.manifest import (
+    PUBLISHED,
+    Manifest,
+    Outcome,
+    Workdir,
+    run_stage,
+    wait_for_all,
+)
+
+SCORES = "scores"  # the folder of the scores' units inside the stage's
+NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
+
+Source = Published | Parquet
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A sample that is used: its place in the source, its numbers, its size (H, W) when encoded."""
+
+    place: int
+    prompt_id: int
+    k: int
+    height: int
+    width: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.prompt_id}-{self.k}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The samples of every unit. `targets`: some sample has a good picture beside its own."""
+
+    units: tuple[tuple[Entry, ...], ...]
+    prompts: tuple[str, ...]  # by prompt_id
+    targets: bool
+    rejects: tuple[Reject, ...]
+
+
+def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
+    """Encodes every usable sample of the source; finished units are kept.
+
+    Raises FileNotFoundError or ValueError where the source or the weights cannot be used, and where
+    more samples are faulty than `ingest.rejects` allows.
+    """
+    source = open_source(cfg)
+    weights = model.source(cfg, work)
+    inputs = {"source": source.digest(), "model": model.fingerprint(*weights.folders)}
+
+    def body(folder: epath.Path) -> Outcome:
+        tokenizer = Tokenizer.from_folder(weights.words)
+        sizes = model_config.from_folder(weights.sizes)
+        key = hash_json([inputs, cfg.ingest.unit, cfg.ingest.latents, cfg.seed])
+        plan = planned(source, folder, key, cfg, sizes, tokenizer)
+        wait_for_all("ingest is planned")  # before a unit is made, those of another plan are gone
+        here = sharding.host_mesh(mesh)
+        with jax.set_mesh(here), model.compile_clock() as compiling:
+            opened = model.base(cfg, work, here, want=("vae",))
+            outcome = ingest(source, plan, folder, cfg, opened, here)
+        return dataclasses.replace(outcome, compile_seconds=sum(compiling))
+
+    sections = ("model", "seed", "ingest")
+    return run_stage("ingest", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def open_source(cfg: Config) -> Source:
+    """The source that `ingest.source` names. Raises FileNotFoundError or ValueError."""
+    kind, _, path = cfg.ingest.source.partition(":")
+    if kind == "parquet":
+        return Parquet(path, cfg.seed)
+    return Published(path, cfg.ingest.images or epath.Path(path).parent)
+
+
+# ------------------------------------------------------------------------------------------- plan
+
+
+def planned(
+    source: Source,
+    folder: epath.Path,
+    key: str,
+    cfg: Config,
+    model_cfg: BagelConfig,
+    tokenizer: Tokenizer,
+) -> Plan:
+    """The plan in `folder` if it was made for `key`; otherwise a new one, of an emptied folder."""
+    path = folder / "plan.json"
+    if path.exists():
+        kept = read_json(path)
+        if isinstance(kept, dict) and kept.get("key") == key:
+            return _restored(kept["plan"], path)
+    plan = make_plan(source, cfg, model_cfg, tokenizer)
+    if jax.process_index() == 0:
+        for old in [*folder.glob("*.array_record-*"), *(folder / SCORES).glob("*.array_record-*")]:
+            old.unlink()  # of another plan: numbers and places differ
+        write_json(path, {"key": key, "plan": dataclasses.asdict(plan)})
+    return plan
+
+
+def _restored(values: Any, path: epath.Path) -> Plan:
+    try:
+        return Plan(
+            units=tuple(tuple(Entry(**e) for e in unit) for unit in values["units"]),
+            prompts=tuple(values["prompts"]),
+            targets=values["targets"],
+            rejects=tuple(Reject(**r) for r in values["rejects"]),
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path}: damaged ({e!r}); delete it and run the stage again") from e
+
+
+def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: Tokenizer) -> Plan:
+    """Reads every sample once; those of one size, in the source's order, share units.
+
+    Raises ValueError for more faulty samples than `ingest.rejects` allows, or no usable one.
+    """
+    entries, rejects, prompts, targets = [], [], {}, False
+    drawn: collections.Counter[int] = collections.Counter()
+    bar = tqdm(range(len(source)), desc="ingest: check", unit="img", dynamic_ncols=True)
+    for place in bar if jax.process_index() == 0 else range(len(source)):
+        try:
+            sample = fitted(source[place], model_cfg)
+            tokenizer.encode(sample.prompt)
+        except ValueError as e:
+            rejects.append(source.reject(place, e))
+            continue
+        number = prompts.setdefault(sample.prompt, len(prompts))
+        entries.append(Entry(place, number, drawn[number], *sample.image.shape[:2]))
+        drawn[number] += 1
+        targets |= sample.target is not None
+    name = cfg.ingest.source
+    records.check_limit(rejects, len(source), cfg.ingest.rejects, f"{name}: cannot be used")
+    if not entries:
+        raise ValueError(f"{name}: no samples in it")
+    if rejects:
+        logging.warning("%s: %d of %d samples set aside", name, len(rejects), len(source))
+    return Plan(in_units(entries, cfg.ingest.unit), tuple(prompts), targets, tuple(rejects))
+
+
+def in_units(entries: Sequence[Entry], unit: int) -> tuple[tuple[Entry, ...], ...]:
+    """Groups of at most `unit` entries of one size, sizes in the order they first appear in."""
+    by_size: dict[tuple[int, int], list[Entry]] = {}
+    for entry in entries:
+        by_size.setdefault((entry.height, entry.width), []).append(entry)
+    return tuple(
+        tuple(group[start : start + unit])
+        for group in by_size.values()
+        for start in range(0, len(group), unit)
+    )
+
+
+def fitted(sample: Sample, cfg: BagelConfig) -> Sample:
+    """`sample` with its pictures as the autoencoder takes them, and its boxes moved alike.
+
+    Raises ValueError where the good picture comes to another size.
+    """
+    image = pictures.latent_image(sample.image, cfg)
+    before, after = sample.image.shape[:2], image.shape[:2]
+    target = sample.target
+    if target is not None:
+        target = pictures.latent_image(target, cfg)
+        if target.shape != image.shape:
+            sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (image, target)]
+            raise ValueError(
+                f'"good_image_file" comes to {sizes[1]} pixels, "bad_image_file" to {sizes[0]}: '
+                "they must have one shape"
+            )
+
+    def move(region: Region) -> Region:
+        box = region.bbox and published.moved(region.bbox, before, after)
+        return dataclasses.replace(region, bbox=box)
+
+    regions = tuple(map(move, sample.regions))
+    return dataclasses.replace(sample, image=image, target=target, regions=regions)
+
+
+# ----------------------------------------------------------------------------------------- encode
+
+
+def ingest(
+    source: Source,
+    plan: Plan,
+    folder: epath.Path,
+    cfg: Config,
+    opened: model.Opened,
+    mesh: jax.sharding.Mesh,
+) -> Outcome:
+    """Writes the units of `plan` that are not there yet, and what lies beside them."""
+    c, shared = cfg.ingest, []
+    if jax.process_index() == 0:
+        shared = write_beside(plan, folder, cfg, opened.tokenizer)
+    entries = list(itertools.chain(*plan.units))
+    sizes = [len(unit) for unit in plan.units]
+    encode = encoder(opened, cfg, mesh)
+    also = ["target"] if plan.targets else []
+    if c.latents == "resample":
+        also += [f"{name}_std" for name in ("latent", *also)]
+
+    def samples(first: int, count: int) -> list[tuple[Entry, Sample]]:
+        part = entries[first : first + count]
+        return [(entry, fitted(source[entry.place], opened.cfg)) for entry in part]
+
+    def drawn(first: int, count: int) -> list[dict[str, Any]]:
+        unit = samples(first, count)
+        return candidates(unit, encode, c.latents, seed=cfg.seed, targets=plan.targets)
+
+    def judged(first: int, count: int) -> list[dict[str, Any]]:
+        return [score_record(*pair) for pair in samples(first, count)]
+
+    features = units.candidate_features((None, None, opened.cfg.token_dim), also=also)
+    working.make_all(folder, generate.NAME, features, sizes, drawn, title="ingest")
+    outputs, counts = {"candidates": ".", "held_back": "held_back.json"}, {}
+    if source.judged:
+        scores, features = folder / SCORES, units.score_features()
+        working.make_all(scores, score.NAME, features, sizes, judged, title="ingest: scores")
+        outputs["scores"], counts = SCORES, statuses(scores)
+    return Outcome(
+        outputs,
+        counts={
+            "prompts": len(plan.prompts),
+            "candidates": len(entries),
+            "sizes": len({(e.height, e.width) for e in entries}),
+            **counts,
+            **generate.counted(plan.rejects, shared),
+        },
+        items=len(entries),
+    )
+
+
+def write_beside(plan: Plan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer) -> list:
+    """Writes what lies beside the units, and returns the prompts that are also evaluated on.
+
+    The prompts held back for looking at the model in training are the last ones: given data has
+    no others, so they are trained on too.
+    """
+    prompts = [
+        Prompt(i, text, "ingested", f"{cfg.ingest.source}, prompt {i}")
+        for i, text in enumerate(plan.prompts)
+    ]
+    held = generate.readable(prompts[-generate.HELD_BACK :], tokenizer)
+    write_json(folder / "held_back.json", held)
+    shared = generate.leaks(cfg, prompts)
+    generate.write_findings(folder, plan.rejects, shared)
+    return shared
+
+
+def statuses(scores: epath.Path) -> dict[str, int]:
+    """{"regions", "regions <status>"} of the finished scores."""
+    found = score.count_statuses(units.read(scores), PUBLISHED)
+    return {name: count for name, count in found.items() if name.startswith("regions")}
+
+
+Encode = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]]
+
+
+def encoder(opened: model.Opened, cfg: Config, mesh: jax.sharding.Mesh) -> Encode:
+    """`encode(images)`: uint8 [H,W,3] of one size -> mean and deviation of their latent tokens.
+
+    Both float32 [N, h, w, p·p·Z], of the scaled latents, by calls of `ingest.batch` rows.
+    """
+    coder, p, rows = opened.cfg.vae, opened.cfg.latent_patch, cfg.ingest.batch
+    at = sharding.batch_sharding(mesh)
+
+    @jax.jit
+    def moments(params, images):
+        mean, logvar = vae.encode_moments(params, coder, images)
+        h = images.shape[1] // opened.cfg.token_pixels
+
+        def tokens(z):
+            return rearrange(patchify(z, p), "n (h w) d -> n h w d", h=h)
+
+        return tokens(coder.scale * (mean - coder.shift)), tokens(
+            coder.scale * jnp.exp(0.5 * logvar)
+        )
+
+    def encode(images):
+        parts = []
+        for start in range(0, len(images), rows):
+            part = images[start : start + rows]
+            full = np.zeros((rows, *part[0].shape), np.float32)
+            full[: len(part)] = [pictures.to_float(image) for image in part]
+            out = moments(opened.vae_params, jax.device_put(full, at))
+            parts.append([np.asarray(x)[: len(part)] for x in out])
+        mean, std = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return mean, std
+
+    return encode
+
+
+def candidates(
+    unit: Sequence[tuple[Entry, Sample]],
+    encode: Encode,
+    kind: str,
+    *,
+    seed: int,
+    targets: bool,
+) -> list[dict[str, Any]]:
+    """A unit's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
+    samples = [sample for _, sample in unit]
+    mean, std = encode([s.image for s in samples])
+    seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in unit]
+    latents = stored("latent", mean, std, kind, seeds)
+    if targets:
+        # A sample without a good picture is its own: the same latents, not encoded again.
+        other = [i for i, s in enumerate(samples) if s.target is not None]
+        good_mean, good_std = mean.copy(), std.copy()
+        if other:
+            good_mean[other], good_std[other] = encode([samples[i].target for i in other])
+        latents |= stored("target", good_mean, good_std, kind, seeds)
+    return [
+        {
+            "id": entry.id,
+            "prompt_id": entry.prompt_id,
+            "prompt": sample.prompt,
+            "category": sample.category,
+            "k": entry.k,
+            "seed": number,
+            "image": pictures.encode_png(sample.image),
+            **{name: values[i] for name, values in latents.items()},
+        }
+        for i, ((entry, sample), number) in enumerate(zip(unit, seeds, strict=True))
+    ]
+
+
+def stored(
+    name: str, mean: np.ndarray, std: np.ndarray, kind: str, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """What records keep of posteriors, mean and std [N,h,w,d]: one draw each if "sampled"."""
+    if kind == "resample":
+        return {name: mean, f"{name}_std": std}
+    if kind == "sampled":
+        shape = mean.shape[1:]
+        noise = [np.random.default_rng(s).standard_normal(shape, np.float32) for s in seeds]
+        return {name: mean + std * np.stack(noise)}
+    return {name: mean}
+
+
+def score_record(entry: Entry, sample: Sample) -> dict[str, Any]:
+    """A sample's scores as `score` writes them; a reward without a box is a region without one."""
+    return {
+        "id": entry.id,
+        "prompt_id": entry.prompt_id,
+        "k": entry.k,
+        "regions": [
+            {
+                "bbox": np.array(region.bbox or (0, 0, 0, 0), np.float32),
+                "score": np.float32(region.score if region.bbox else np.nan),
+                "status": judge.OK if region.bbox else NO_BOX,
+                "label": region.label,
+                "proposer": PUBLISHED,
+            }
+            for region in sample.regions
+        ],
+        "image_score": np.float32(sample.image_score),
+        "image_status": judge.OK,
+    }
