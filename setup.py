@@ -33,6 +33,7 @@ INSTALL = [
 EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],
+    "parquet": ["pyarrow>=18"],  # captioned pictures in Parquet files, for the stage ingest
     "video": ["av>=18"],  # frames of MP4 and its like; GIF needs nothing
     "bench": ["torch>=2.8"],  # what benchmarks/inference.py measures against; CPU wheels suffice
     "demo": [],  # `make demo` needs nothing beyond the package
@@ -43,6 +44,7 @@ EXTRAS = {
         "chex>=0.1.90",  # comparing trees of arrays
         "transformers>=5",  # the official tokenizer to compare with; without torch
         "av>=18",  # writes the clips that are read
+        "pyarrow>=18",  # writes the Parquet files that are read
     ],
 }
 

@@ -33,7 +33,7 @@ from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shapes_questions, units
 from srum_jax.evals import shapes as verifier
 from srum_jax.rewards import judge, protocol, regions
-from srum_jax.stages import export, generate, model, score
+from srum_jax.stages import export, generate, judges, model, score
 from srum_jax.stages import train as training
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, device_name, run_stage, versions
 from srum_jax.training import metrics
@@ -162,10 +162,12 @@ def oracle_scores(cfg: Config, work: Any) -> None:
 
     candidates = work.stage("generate")
     inputs = {"candidates": Manifest.read(candidates).hash, "reward": "oracle"}
-    proposer = regions.proposer(cfg.score.proposers[0], cfg.score.grid)
+    proposer = judges.simple(cfg.score)
 
     def scored(record: dict[str, Any]) -> dict[str, Any]:
         picture, prompt = record["image"], record["prompt"]
+        (found,) = regions.propose(proposer, [regions.Seen(picture, prompt)])
+        boxes = [region.box for region in found]
 
         def sign(right: bool) -> np.float32:
             return np.float32(1 if right else -1)
@@ -180,7 +182,7 @@ def oracle_scores(cfg: Config, work: Any) -> None:
                     "label": "",
                     "proposer": proposer.name,
                 }
-                for box in regions.propose(proposer, picture)
+                for box in boxes
             ],
             "image_score": sign(verifier.verify(picture, prompt).right),
             "image_status": judge.OK,

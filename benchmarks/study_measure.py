@@ -22,7 +22,7 @@ from srum_jax.evals import shapes as verifier
 from srum_jax.evals import stats
 from srum_jax.inference import image
 from srum_jax.rewards import judge, protocol, regions
-from srum_jax.stages import model, skills
+from srum_jax.stages import judges, model, skills
 from srum_jax.stages.model import Opened
 
 PLAIN = 1.0  # the scale at which guidance does nothing
@@ -123,7 +123,7 @@ def own_scores(
 
     A picture without a score has NaN, and its regions are counted all the same.
     """
-    find = regions.proposer(artist.cfg.score.proposers[0], artist.cfg.score.grid)
+    find = judges.simple(artist.cfg.score)
     ask = model.asker(artist.opened, artist.cfg, artist.mesh, rows=artist.cfg.score.batch)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
@@ -131,8 +131,7 @@ def own_scores(
         judged = judge.judge_images(
             ask,
             artist.opened.tokenizer,
-            pictures[k],
-            texts,
+            list(map(regions.Seen, pictures[k], texts)),
             find,
             margin=artist.cfg.score.margin,
         )

@@ -15,11 +15,13 @@ def get_config() -> ConfigDict:
     c.weights_base = ""
     c.seed = 0  # of candidates, training noise and orders; evaluation has its own
     c.rounds = 1  # times the stages run, each round from the weights the one before trained
-    # What runs, in this order. There are also autoencoder and pretrain, which come first.
+    # What runs, in this order. There are also autoencoder and pretrain, which come first, and
+    # ingest, which stands in the place of generate, and of score too where its data is scored.
     c.stages = ("generate", "score", "train", "evaluate", "export", "report")
     c.mesh = mesh()
     c.compute = compute()
     c.sample = sample()
+    c.ingest = ingest()
     c.generate = generate()
     c.score = score()
     c.train = train()
@@ -73,9 +75,29 @@ def sample() -> ConfigDict:
     return c
 
 
+def ingest() -> ConfigDict:
+    """Training data that is given, in place of drawn: for the stage ingest."""
+    c = ConfigDict()
+    # published:FILE.jsonl (the released SRUM data set) | parquet:GLOB (pictures with captions)
+    c.source = ""
+    c.images = ""  # published: folder of the pictures; "": the folder of the file
+    # What of the autoencoder's posterior is kept: mean | sampled (one draw, by the seed) | resample
+    # (mean and deviation, drawn anew each time a picture is trained on, as the original does)
+    c.latents = "mean"
+    c.rejects = 0.0  # as generate.rejects: lines that cannot be used
+    c.batch = 8  # pictures of one size a compiled call
+    c.unit = 64  # pictures a work unit
+    return c
+
+
 def generate() -> ConfigDict:
     c = ConfigDict()
-    c.prompts = "shapes:train"  # shapes:train|validation|test, or a .txt, .json or .jsonl file
+    # shapes:train|validation|test, a .txt, .json, .jsonl or .csv file, or a TFDS data set that is
+    # on this machine: tfds:NAME[/CONFIG][:VERSION]?split=SPLIT&text=FIELD[&max=NUMBER]
+    c.prompts = "shapes:train"
+    # Lines that cannot be used and are set aside, in rejects.jsonl, before the run stops: below 1 a
+    # share of all, from 1 on a number; 0.0: none.
+    c.rejects = 0.0
     # Prompts a round: the first round takes them from the front, the next the following ones; a
     # list that ends begins again, with other noise.
     c.count = 400
@@ -89,13 +111,56 @@ def generate() -> ConfigDict:
 
 def score() -> ConfigDict:
     c = ConfigDict()
-    # Who finds regions: components (of the foreground, shapes only) | grid. The first one's scores
-    # train; the others are measured beside it.
+    # Who scores: self (the model that drew) | external (score.external) | ensemble (both; the mean)
+    c.judge = "self"
+    c.least_judges = 1  # ensemble: fewer scores than so many are no score
+    # How the model's own scores are read: logits (soft answers to questions made from the prompt)
+    # | written (the paper's: reasons and scores in words). An external judge always writes.
+    c.readout = "logits"
+    # How a region is shown: crop | outline (drawn on the image) | coordinates (in words, the
+    # paper's). A model of few words, as the shapes base, knows crops alone.
+    c.view = "crop"
+    # So many candidates are scored a second way too, to be compared in the report: by the external
+    # judge where score.external.url names one, else by the model's other read-out. 0: none.
+    c.compare = 0
+    # Who finds regions: components (of the foreground, shapes only) | grid | sam (score.sam) | self
+    # (the model itself, in words) | file (score.boxes). The first one's scores train; the others
+    # are measured beside it.
     c.proposers = ("components", "grid")
     c.grid = 2  # cells a side, for the proposer "grid"
+    c.boxes = ""  # for "file": a JSONL file of {"id": "<prompt id>-<k>", "boxes": [[x0,y0,x1,y1]]}
+    # Least probability that a region shows a kind of thing that the prompt names; others are set
+    # aside as irrelevant. 0.0: all regions count. Read by the read-out logits.
+    c.verify = 0.0
+    c.min_area = 0.0  # of a region, as a share of the image
+    c.max_area = 1.0  # the same
+    c.overlap = 0.9  # intersection over union from which the smaller of two boxes is a repeat
+    c.regions = 16  # an image at most, evenly over sizes
     c.margin = 1  # pixels added around a region before it is cropped
+    # Longer side of a crop as the model reads it by logits; 0: as large as its image, which is
+    # costly for large ones.
+    c.crop = 0
     c.batch = 32  # pictures or crops a compiled call
     c.unit = 64  # images a work unit
+    c.sam = ConfigDict()
+    c.sam.weights = ""  # folder with config.json and model.safetensors of ViT-B, L or H
+    c.sam.points = 32  # a side of the grid of points that masks are asked for
+    c.sam.batch = 64  # points a compiled call
+    c.sam.min_iou = 0.88  # as Segment Anything expects it of its own mask
+    c.sam.min_stability = 0.95  # intersection over union of a mask under other thresholds
+    c.written = ConfigDict()
+    c.written.think = True  # before every answer
+    c.written.max_tokens = 1024  # an answer
+    c.written.attempts = 3  # answers asked for at most; only what has no score is asked again
+    c.written.temperature = 0.7  # of the second answer and on; the first is greedy
+    c.written.batch = 16  # answers written at a time
+    c.external = ConfigDict()
+    c.external.url = ""  # of an OpenAI-compatible server, such as "http://localhost:8000/v1"
+    c.external.model = ""  # its name there
+    c.external.key_env = ""  # environment variable with the key; "": no key
+    c.external.timeout = 120.0  # seconds for a whole reply
+    c.external.attempts = 4  # requests for one answer, with growing pauses between them
+    c.external.concurrency = 8  # requests at a time
     return c
 
 
@@ -167,6 +232,9 @@ def train() -> ConfigDict:
     # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
     # is). Selection goes by the image's score whatever this says.
     c.rewards = "both"
+    # What a latent token reads of the regions' scores: centre (the four pixels at its centre, as
+    # released: regions thinner than a token vanish between them) | area (its whole cell)
+    c.map_sampling = "centre"
     c.candidates = 0  # of each prompt only the first so many count; 0: all
     c.select = "best_of_k"  # candidates trained on: all | best_of_k (a prompt's best by self-score)
     # Prompts whose best candidate's score is not at least so far above the mean of all its

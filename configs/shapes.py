@@ -8,7 +8,7 @@ from configs import base
 def get_config() -> ConfigDict:
     c = base.get_config()
     # Sized so that all of it takes some minutes on two cores; the study draws from 1600 prompts.
-    c.generate.count = 300
+    c.generate.count = 600
     c.score.proposers = ("components",)
     c.train.steps = 400
     c.compute.remat = False  # the model is small: keeping activations is faster

@@ -27,6 +27,7 @@ from srum_jax.config_sections import (  # noqa: F401 (this module is their one e
     EvaluateConfig,
     ExportConfig,
     GenerateConfig,
+    IngestConfig,
     LanesConfig,
     LoopConfig,
     MeshConfig,
@@ -130,7 +131,10 @@ def hash_json(value: Any) -> str:
 def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
     """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices."""
     ways = mesh_shape["data"] * mesh_shape["fsdp"]
-    sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "evaluate", "score")}
+    sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "score")}
+    for name in ("ingest", "evaluate"):
+        if name in cfg.stages:
+            sizes[f"{name}.batch"] = getattr(cfg, name).batch
     for name, rows in LOOPS.items():
         if name in cfg.stages:
             size = getattr(getattr(cfg, name), rows) // getattr(cfg, name).micro_batches
@@ -238,9 +242,12 @@ def _keys(own: str, loop: str = "", packed: str = "") -> list[str]:
 
 
 POSITIVE = _keys(
-    """rounds sample.steps sample.shift sample.batch sample.size generate.count
-    generate.candidates generate.unit score.grid score.batch score.unit evaluate.count
-    evaluate.questions evaluate.several evaluate.captions evaluate.edits
+    """rounds sample.steps sample.shift sample.batch sample.size ingest.batch ingest.unit
+    generate.count generate.candidates generate.unit score.grid score.batch score.unit
+    score.least_judges score.regions score.sam.points score.sam.batch score.written.max_tokens
+    score.written.attempts score.written.temperature score.written.batch score.external.timeout
+    score.external.attempts score.external.concurrency
+    evaluate.count evaluate.questions evaluate.several evaluate.captions evaluate.edits
     evaluate.best_of_prompts evaluate.batch autoencoder.batch
     pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.several_every
     pretrain.latents pretrain.edits pretrain.evaluate_every train.nft_beta
@@ -250,7 +257,8 @@ POSITIVE = _keys(
     packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
 )
 NOT_NEGATIVE = _keys(
-    """seed sample.guidance sample.image_guidance generate.guidance score.margin train.candidates
+    """seed sample.guidance sample.image_guidance ingest.rejects generate.rejects
+    generate.guidance score.margin score.crop score.compare train.candidates
     train.least_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
     train.max_drift train.probe.prompts train.probe.questions train.probe.least_score evaluate.seed
     autoencoder.kl_weight pretrain.text_weight""",
@@ -258,7 +266,9 @@ NOT_NEGATIVE = _keys(
     packed="lanes.vit lanes.labels lanes.regions",
 )
 FRACTIONS = _keys(
-    "sample.renorm_min train.probe.least_diversity train.probe.least_agreement",
+    """sample.renorm_min score.verify score.min_area score.max_area score.overlap
+    score.sam.min_iou score.sam.min_stability train.probe.least_diversity
+    train.probe.least_agreement""",
     loop="optim.b1 optim.b2 ema",
     packed="text_dropout",
 )
@@ -269,6 +279,8 @@ def _contradictions(cfg: Config) -> Iterable[str]:
     yield from _outside(cfg, *GROUPS)
     yield from _run(cfg)
     yield from _data(cfg)
+    yield from _score(cfg)
+    yield from _ingest(cfg)
     yield from _train(cfg)
     for name, rows in LOOPS.items():
         yield from _loop(name, getattr(cfg, name), rows)
@@ -321,8 +333,6 @@ def _data(cfg: Config) -> Iterable[str]:
     yield from _sample(cfg.sample)
     for name in ("generate.prompts", "evaluate.prompts"):
         yield from _prompts(name, _part(cfg, name))
-    if len(set(cfg.score.proposers)) != len(cfg.score.proposers) or not cfg.score.proposers:
-        yield f"score.proposers must be distinct and at least one, got {cfg.score.proposers}"
     if cfg.generate.unit % cfg.sample.batch:
         yield (
             f"generate.unit = {cfg.generate.unit} must be a multiple of sample.batch = "
@@ -336,9 +346,56 @@ def _data(cfg: Config) -> Iterable[str]:
         yield f"evaluate.best_of must be at least 2, got {cfg.evaluate.best_of}"
 
 
+def _score(cfg: Config) -> Iterable[str]:
+    c = cfg.score
+    if len(set(c.proposers)) != len(c.proposers) or not c.proposers:
+        yield f"score.proposers must be distinct and at least one, got {c.proposers}"
+    needs = {"sam": "score.sam.weights", "file": "score.boxes"}
+    for proposer, key in needs.items():
+        if proposer in c.proposers and not _part(cfg, key):
+            yield f'{key} is empty: the proposer "{proposer}" reads it'
+    if c.min_area >= c.max_area:
+        yield f"score.min_area = {c.min_area} must be below score.max_area = {c.max_area}"
+    if c.judge != "self":
+        for key in ("url", "model"):
+            if not getattr(c.external, key):
+                yield f'score.external.{key} is empty: score.judge = "{c.judge}" reads it'
+    judges = 2 if c.judge == "ensemble" else 1
+    if c.least_judges > judges:
+        yield f'score.least_judges = {c.least_judges}, but judge "{c.judge}" is {judges}'
+    if c.judge == "external" and c.compare:
+        yield f"score.compare = {c.compare} compares the model's read-outs: the judge is external"
+    logits = c.judge != "external" and c.readout == "logits"
+    if c.verify and not logits:
+        yield f"score.verify = {c.verify} is read from logits: judge self, read-out logits"
+    if cfg.model == "shapes" and logits and c.view != "crop":
+        yield f'score.view = "{c.view}": the shapes base has no words for it; use "crop"'
+
+
+def _ingest(cfg: Config) -> Iterable[str]:
+    c, t = cfg.ingest, cfg.train
+    if "ingest" not in cfg.stages:
+        return
+    kind, _, path = c.source.partition(":")
+    if kind not in ("published", "parquet") or not path:
+        yield f'ingest.source = {c.source!r} must be "published:FILE.jsonl" or "parquet:GLOB"'
+    if "generate" in cfg.stages:
+        yield "stages names ingest and generate: training takes its pictures from one of them"
+    if cfg.rounds != 1:
+        yield f"rounds = {cfg.rounds} with the stage ingest, which has the same data every round"
+    if c.images and kind == "parquet":
+        yield f"ingest.images = {c.images!r}: the pictures of a Parquet file are inside it"
+    neutral = (t.objective, t.select, t.least_gain, t.least_score) == ("sft", "all", 0.0, -1.0)
+    if kind == "parquet" and {"train", "score"} & set(cfg.stages) == {"train"} and not neutral:
+        yield (
+            "captions in Parquet files come without scores: name the stage score, or train by "
+            'train.objective = "sft", select = "all", least_gain = 0.0, least_score = -1.0'
+        )
+
+
 def _train(cfg: Config) -> Iterable[str]:
     c, drawn = cfg.train, cfg.generate.candidates
-    if "train" in cfg.stages:
+    if "train" in cfg.stages and "ingest" not in cfg.stages:
         if c.candidates > drawn:
             yield f"train.candidates = {c.candidates} is more than generate.candidates = {drawn}"
         few = "train.candidates" if c.candidates else "generate.candidates"
@@ -376,10 +433,15 @@ def _train(cfg: Config) -> Iterable[str]:
 
 def _prompts(name: str, value: str) -> Iterable[str]:
     built_in = [f"shapes:{split}" for split in ("train", "validation", "test")]
+    if value.startswith("tfds:"):
+        return  # `data/tfds_texts.py` reads the rest
     if ":" in value and "://" not in value and value not in built_in:
         yield f"{name} = {value!r} is not known: {suggest(value, built_in)}"
-    elif value not in built_in and not value.endswith((".txt", ".json", ".jsonl")):
-        yield f"{name} = {value!r} must be {' | '.join(built_in)} or a .txt, .json or .jsonl file"
+    elif value not in built_in and not value.endswith((".txt", ".json", ".jsonl", ".csv")):
+        yield (
+            f"{name} = {value!r} must be {' | '.join(built_in)}, a .txt, .json, .jsonl or .csv "
+            "file, or tfds:..."
+        )
 
 
 def _loop(name: str, loop: LoopConfig, rows: str) -> Iterable[str]:

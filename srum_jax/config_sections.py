@@ -9,7 +9,15 @@ import typing
 from typing import Literal
 
 Stage = Literal[
-    "autoencoder", "pretrain", "generate", "score", "train", "evaluate", "export", "report"
+    "autoencoder",
+    "pretrain",
+    "ingest",
+    "generate",
+    "score",
+    "train",
+    "evaluate",
+    "export",
+    "report",
 ]
 STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
 
@@ -45,8 +53,19 @@ class SampleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class IngestConfig:
+    source: str
+    images: str
+    latents: Literal["mean", "sampled", "resample"]
+    rejects: float
+    batch: int
+    unit: int
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerateConfig:
     prompts: str
+    rejects: float
     count: int
     candidates: int
     guidance: tuple[float, ...]  # of each round's candidates
@@ -54,12 +73,61 @@ class GenerateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamConfig:
+    """Segment Anything, for the proposer "sam"."""
+
+    weights: str
+    points: int
+    batch: int
+    min_iou: float
+    min_stability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenConfig:
+    """The read-out "written"."""
+
+    think: bool
+    max_tokens: int
+    attempts: int
+    temperature: float
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalConfig:
+    """A judge over the network."""
+
+    url: str
+    model: str
+    key_env: str
+    timeout: float
+    attempts: int
+    concurrency: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoreConfig:
-    proposers: tuple[Literal["components", "grid"], ...]
+    judge: Literal["self", "external", "ensemble"]
+    least_judges: int
+    readout: Literal["logits", "written"]
+    view: Literal["crop", "outline", "coordinates"]
+    compare: int
+    proposers: tuple[Literal["components", "grid", "sam", "self", "file"], ...]
     grid: int
+    boxes: str
+    verify: float
+    min_area: float
+    max_area: float
+    overlap: float
+    regions: int
     margin: int
+    crop: int
     batch: int
     unit: int
+    sam: SamConfig
+    written: WrittenConfig
+    external: ExternalConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +198,7 @@ class ProbeConfig:
 class TrainConfig(PackedConfig):
     objective: Literal["sft", "srum_release", "srum_paper", "srum_advantage", "nft"]
     rewards: Literal["both", "image", "regions"]
+    map_sampling: Literal["centre", "area"]
     candidates: int
     select: Literal["all", "best_of_k"]
     least_gain: float
@@ -197,6 +266,7 @@ class Config:
     mesh: MeshConfig
     compute: ComputeConfig
     sample: SampleConfig
+    ingest: IngestConfig
     generate: GenerateConfig
     score: ScoreConfig
     train: TrainConfig

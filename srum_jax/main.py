@@ -43,6 +43,7 @@ clean save.
 STAGES = {
     "autoencoder": "srum_jax.stages.autoencoder",
     "pretrain": "srum_jax.stages.pretrain",
+    "ingest": "srum_jax.stages.ingest",
     "generate": "srum_jax.stages.generate",
     "score": "srum_jax.stages.score",
     "train": "srum_jax.stages.train",

@@ -48,6 +48,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "array_record": ["data"],
     "ml_collections": ["config"],
     "av": ["data.video"],
+    "pyarrow": ["data.parquet"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],
     "tensorflow": [],
@@ -57,7 +58,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "clu": [],
 }
 LAZY = [
-    *("grain", "tensorflow_datasets", "array_record", "ml_collections", "av"),
+    *("grain", "tensorflow_datasets", "array_record", "ml_collections", "av", "pyarrow"),
     *("wandb", "tensorboardX"),
 ]
 
@@ -197,7 +198,8 @@ def test_packages_a_machine_may_lack_are_imported_lazily():
 
 def test_everything_imports_without_them():
     names = sorted(f"{PACKAGE}.{name}".rstrip(".") for name in MODULES)
-    missing = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "tensorflow"]
+    missing = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "pyarrow"]
+    missing += ["tensorflow"]
     code = (
         f"import sys, importlib\nfor m in {missing + ['torch']!r}: sys.modules[m] = None\n"
         f"for m in {names!r}: importlib.import_module(m)"

@@ -78,6 +78,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
         lambda_constraint=0.5,
         advantage_scale=2.0,
         rewards="both",
+        map_sampling="centre",
         anchor=float(objective != "srum_release"),
         optimizer="adamw",
         learning_rate=1e-5,

@@ -49,7 +49,9 @@ def named(name):
     how = dict(dtype=jnp.float32, remat=True)
     if name == "joint":
         return joint.make(types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how), lambda _: True
-    numbers = dict(rewards="both", advantage_scale=2.0, nft_beta=1.0, anchor=1.0)
+    numbers = dict(
+        rewards="both", map_sampling="centre", advantage_scale=2.0, nft_beta=1.0, anchor=1.0
+    )
     cfg = types.SimpleNamespace(objective=name, **numbers, **LAW)
     return srum.make(cfg, CFG, **how), trained
 

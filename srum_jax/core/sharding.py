@@ -62,6 +62,19 @@ def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
     )
 
 
+def host_mesh(mesh: Mesh) -> Mesh:
+    """The mesh of this host's devices alone, parameters cut over them; `mesh` itself on one host.
+
+    For work that hosts do apart from each other, each at its own pace.
+    """
+    if jax.process_count() == 1:
+        return mesh
+    here = jax.local_devices()
+    return jax.make_mesh(
+        (1, len(here), 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=here
+    )
+
+
 def resolve(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, *, where: str = "array"
 ) -> PartitionSpec:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import re
+from typing import Literal
 
 VERSION = "2"
 
@@ -57,7 +58,7 @@ VERTICAL = ("above", "below", "neither")
 @dataclasses.dataclass(frozen=True)
 class ObjectSpec:
     """An object that the prompt demands `count` times: colour word, noun (singular), and its size
-    where the prompt states one."""
+    where the prompt states one. Of a free prompt `color` holds all the words before the noun."""
 
     color: str
     shape: str
@@ -67,12 +68,13 @@ class ObjectSpec:
     @property
     def name(self) -> str:
         """ "red circle" """
-        return f"{self.color} {self.shape}"
+        return f"{self.color} {self.shape}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-    """objects[subject] is `kind` ("left", "right", "above", "below") of objects[other]."""
+    """objects[subject] is `kind` of objects[other]: "left", "right", "above", "below", or of a free
+    prompt the words between them ("on the side of", "hidden by")."""
 
     kind: str
     subject: int
@@ -81,11 +83,19 @@ class Relation:
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
-    """What a prompt demands: these objects and no others, and perhaps one relation."""
+    """What a prompt demands: these objects, and perhaps one relation.
+
+    open: the nouns are shapes and the colours single words, so that a crop's colour and shape can
+    be asked for, and nothing else may be in the picture; False for prompts about anything, where
+    every question is answered by yes, no or a number. source: who took the prompt apart; of
+    "caption" nobody could, and only the whole is asked about.
+    """
 
     caption: str  # the prompt in lower case, words and commas separated by blanks
     objects: tuple[ObjectSpec, ...]
     relation: Relation | None = None
+    open: bool = True
+    source: Literal["grammar", "model", "caption"] = "grammar"
 
     @property
     def total(self) -> int:
@@ -117,7 +127,8 @@ def protocol_hash() -> str:
 # ------------------------------------------------------------------------------------- the prompt
 
 
-def _singular(noun: str) -> str:
+def singular(noun: str) -> str:
+    """An English noun without the ending of its plural, by rule."""
     if noun.endswith("ies") and len(noun) > 4:
         return noun[:-3] + "y"
     if noun.endswith(("sses", "shes", "ches", "xes")):
@@ -144,7 +155,7 @@ def _read_object(words: list[str]) -> ObjectSpec | None:
     if number in ("a", "an", "one"):
         return ObjectSpec(color, noun, size=size)
     if number in NUMBERS[2:] and not size:
-        return ObjectSpec(color, _singular(noun), NUMBERS.index(number))
+        return ObjectSpec(color, singular(noun), NUMBERS.index(number))
     return None
 
 
@@ -193,24 +204,27 @@ def decompose(prompt: str) -> Decomposition | None:
 
 
 def crop_questions(scene: Decomposition) -> tuple[Question, ...]:
-    """Asked of the crop of one region: two open questions, and "is this …?" for each object.
+    """Asked of the crop of one region: "is this …?" for each object, before that two open questions
+    or, of a free prompt, after it the same with the bare noun, which tells a wrong object from a
+    region that is beside the point.
 
     The open ones carry no answer word: `judge.py` reads each object's colour and shape from them.
     """
-    return (
-        Question("crop_color", TEMPLATES["crop_color"], ""),
-        Question("crop_shape", TEMPLATES["crop_shape"], ""),
-        *(
-            Question(
-                "crop_is", TEMPLATES["crop_is"].format(a=_article(spec.name)), "yes", YES_NO, i
-            )
-            for i, spec in enumerate(scene.objects)
-        ),
+    asked = [("crop_is", spec.name, i) for i, spec in enumerate(scene.objects)]
+    opening = ()
+    if scene.open:
+        opening = tuple(Question(k, TEMPLATES[k], "") for k in ("crop_color", "crop_shape"))
+    else:
+        asked += [("crop_noun", spec.shape, i) for i, spec in enumerate(scene.objects)]
+    return opening + tuple(
+        Question(kind, TEMPLATES["crop_is"].format(a=_article(name)), "yes", YES_NO, i)
+        for kind, name, i in asked
     )
 
 
 def _relation_questions(scene: Decomposition) -> list[Question]:
-    """The relation asked both ways round, each as yes/no and as a choice."""
+    """The relation asked both ways round where it has an opposite, each as yes/no and, of an open
+    scene, as a choice."""
     if scene.relation is None:
         return []
     kind = scene.relation.kind
@@ -219,11 +233,14 @@ def _relation_questions(scene: Decomposition) -> list[Question]:
     choice = "relation_horizontal" if horizontal else "relation_vertical"
     choices = HORIZONTAL if horizontal else VERTICAL
     questions = []
-    for word, (first, second) in ((kind, sides), (OPPOSITE[kind], sides[::-1])):
+    ways = [(kind, sides), *([(OPPOSITE[kind], sides[::-1])] if kind in OPPOSITE else [])]
+    for word, (first, second) in ways:
         names = {"the": scene.objects[first].name, "other": scene.objects[second].name}
-        yesno = TEMPLATES["relation_yesno"].format(where=RELATIONS[word], **names)
+        where = RELATIONS.get(word, word)
+        yesno = TEMPLATES["relation_yesno"].format(where=where, **names)
         questions.append(Question("relation_yesno", yesno, "yes", YES_NO))
-        questions.append(Question(choice, TEMPLATES[choice].format(**names), word, choices))
+        if scene.open:
+            questions.append(Question(choice, TEMPLATES[choice].format(**names), word, choices))
     return questions
 
 
@@ -233,13 +250,14 @@ def image_questions(scene: Decomposition) -> tuple[Question, ...]:
     questions = []
     for i, spec in enumerate(scene.objects):
         exists = TEMPLATES["exists"].format(a=_article(spec.name))
-        many = TEMPLATES["count"].format(many=f"{spec.color} {_plural(spec.shape)}")
+        many = TEMPLATES["count"].format(many=f"{spec.color} {_plural(spec.shape)}".strip())
         questions.append(Question("exists", exists, "yes", YES_NO, i))
         questions.append(Question("count", many, _count_word(spec.count), about=i))
         if spec.size:
             size = TEMPLATES["size"].format(the=spec.name)
             questions.append(Question("size", size, spec.size, SIZES))
-    questions.append(Question("count_all", TEMPLATES["count_all"], _count_word(scene.total)))
+    if scene.open:  # pictures of anything hold more than what was asked for
+        questions.append(Question("count_all", TEMPLATES["count_all"], _count_word(scene.total)))
     questions += _relation_questions(scene)
     caption = TEMPLATES["caption_right"].format(caption=scene.caption)
     questions.append(Question("caption_right", caption, "yes", YES_NO))
@@ -248,3 +266,16 @@ def image_questions(scene: Decomposition) -> tuple[Question, ...]:
 
 def _count_word(count: int) -> str:
     return NUMBERS[count] if count < len(NUMBERS) else str(count)
+
+
+def whole(prompt: str) -> Decomposition:
+    """A prompt that nobody could take apart: only the whole is asked about."""
+    return Decomposition(
+        " ".join(prompt.lower().split()).rstrip(" ."), (), open=False, source="caption"
+    )
+
+
+def natural(question: str) -> str:
+    """A question of TEMPLATES as people write it: "Is there a red book?" """
+    text = re.sub(r" (?=[?,.])", "", question)
+    return text[:1].upper() + text[1:]

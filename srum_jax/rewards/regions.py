@@ -1,24 +1,59 @@
-"""Who proposes regions: boxes of an image that are worth a question, and crops of them.
+"""Regions of an image that are worth a question: what they are, who finds the simple ones, crops.
 
-A proposer looks at pixels only; whether a box shows what the prompt asks is the judge's business.
-Boxes are (x0, y0, x1, y1) in pixels, the upper ends excluded.
+Owns the one interface of all proposers and what is done to whatever they propose: cut to the
+image, an area band, suppression of repeats, a limit that keeps small ones too. `components` and
+`grid` look at pixels here; those that need a model or a file are in `proposers.py`. Whether a
+region shows what the prompt asks is the judge's business. Boxes are (x0, y0, x1, y1) in pixels,
+the upper ends excluded.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 Box = tuple[float, float, float, float]
-Find = Callable[[np.ndarray], list[Box]]  # image uint8 [H, W, 3] -> boxes
 
 CONTRAST = 48  # levels of 255, in any channel, by which a pixel differs from the background
 MIN_AREA = 0.012  # of the image, below which a group of pixels is a speck
-MAX_REGIONS = 16  # the largest are kept; a picture of specks must not cost a thousand questions
+MAX_REGIONS = 16  # a picture of specks must not cost a thousand questions
 SAME_BOX = 0.9  # intersection over union from which two boxes are one
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """A place in an image: its box and, where the proposer knows it, its mask, bool [H, W]."""
+
+    box: Box
+    mask: np.ndarray | None = dataclasses.field(default=None, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a proposer may look at: image uint8 [H, W, 3], its prompt, the candidate's id."""
+
+    image: np.ndarray
+    prompt: str = ""
+    id: str = ""
+
+
+Find = Callable[[Sequence[Seen]], list[list[Region]]]  # one list of regions an image
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is kept of proposals: areas as shares of the image, overlap of boxes, how many."""
+
+    min_area: float = 0.0
+    max_area: float = 1.0
+    overlap: float = SAME_BOX  # intersection over union above which the smaller box is a repeat
+    most: int = MAX_REGIONS
+
+
+DEFAULT = Limits()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +64,7 @@ class Proposer:
     name: str
     find: Find
     separates: bool
+    limits: Limits = DEFAULT
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
@@ -81,20 +117,22 @@ def find_grid(image: np.ndarray, cells: int) -> list[Box]:
     ]
 
 
-# name -> what makes the proposer, given the grid's cells a side
-PROPOSERS: dict[str, Callable[[int], Proposer]] = {
-    "components": lambda cells: Proposer("components", find_components, separates=True),
-    "grid": lambda cells: Proposer("grid", functools.partial(find_grid, cells=cells), False),
-}
+def each(boxes: Callable[[np.ndarray], list[Box]]) -> Find:
+    """A proposer's `find` from a function of one image."""
+    return lambda seen: [[Region(box) for box in boxes(one.image)] for one in seen]
 
 
-def proposer(name: str, cells: int = 2) -> Proposer:
-    """The named proposer; `cells` a side for "grid". ValueError for a name or number unknown."""
-    if name not in PROPOSERS:
-        raise ValueError(f"proposer {name!r} is none of {', '.join(PROPOSERS)}")
+def components(limits: Limits = DEFAULT) -> Proposer:
+    """Groups of touching foreground pixels: for pictures on a plain ground."""
+    return Proposer("components", each(find_components), separates=True, limits=limits)
+
+
+def grid(cells: int = 2, limits: Limits = DEFAULT) -> Proposer:
+    """Cells of a grid. Raises ValueError for fewer than 1 a side."""
     if cells < 1:
         raise ValueError(f"a grid of {cells} cells a side: give 1 or more")
-    return PROPOSERS[name](cells)
+    find = each(functools.partial(find_grid, cells=cells))
+    return Proposer("grid", find, separates=False, limits=limits)
 
 
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -105,29 +143,91 @@ def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / np.maximum(union, 1e-9)
 
 
-def suppress(boxes: list[Box], threshold: float = SAME_BOX) -> list[Box]:
-    """The boxes, largest first, without those that repeat a larger one (overlap > threshold)."""
+def suppress(boxes: Sequence[Box], threshold: float = SAME_BOX) -> list[int]:
+    """Places of the boxes, largest first, without those that repeat a larger one.
+
+    threshold: intersection over union above which a box is a repeat.
+    """
     array = np.array(boxes, np.float64).reshape(-1, 4)
     order = np.argsort(-(array[:, 2:] - array[:, :2]).prod(axis=1), kind="stable")
     kept: list[int] = []
     for index in order:
         if not kept or overlap(array[index], array[kept]).max() <= threshold:
             kept.append(int(index))
-    return [boxes[index] for index in kept]
+    return kept
 
 
-def propose(how: Proposer, image: np.ndarray) -> list[Box]:
-    """At most MAX_REGIONS different boxes of an image uint8 [H, W, 3], largest first.
+def _cut(region: Region, height: int, width: int) -> Region | None:
+    """The region inside the image; None where nothing of it is."""
+    x0, y0, x1, y1 = region.box
+    box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+    if not all(map(np.isfinite, region.box)) or int(box[0]) >= box[2] or int(box[1]) >= box[3]:
+        return None
+    if region.mask is not None and region.mask.shape != (height, width):
+        raise ValueError(f"a mask of {region.mask.shape} for an image of {(height, width)}")
+    return dataclasses.replace(region, box=tuple(map(float, box)))
 
-    Raises ValueError for a thing that is no image.
+
+def area(region: Region) -> float:
+    """Pixels: those of the mask, otherwise of the box."""
+    if region.mask is not None:
+        return float(region.mask.sum())
+    x0, y0, x1, y1 = region.box
+    return (x1 - x0) * (y1 - y0)
+
+
+def _spread(found: Sequence[Region], most: int) -> list[Region]:
+    """At most `most` of regions in order of size, evenly over the order: small ones stay too."""
+    if len(found) <= most:
+        return list(found)
+    return [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
+
+
+def clean(found: Sequence[Region], height: int, width: int, limits: Limits) -> tuple[Region, ...]:
+    """Proposals of an image as they are judged: cut, banded, without repeats, largest box first."""
+    inside = [r for region in found if (r := _cut(region, height, width)) is not None]
+    low, high = (share * height * width for share in (limits.min_area, limits.max_area))
+    banded = [region for region in inside if low <= area(region) <= high]
+    kept = [banded[i] for i in suppress([region.box for region in banded], limits.overlap)]
+    return tuple(_spread(kept, limits.most))
+
+
+def propose(how: Proposer, seen: Sequence[Seen]) -> list[tuple[Region, ...]]:
+    """Different regions of each image, largest box first, within the proposer's limits.
+
+    Raises ValueError for a thing that is no image, or a proposer that answers for too few.
     """
-    return suppress(how.find(check_image(image)))[:MAX_REGIONS]
+    for one in seen:
+        check_image(one.image)
+    found = how.find(seen)
+    if len(found) != len(seen):
+        raise ValueError(f"{how.name} proposed for {len(found)} of {len(seen)} images")
+    return [
+        clean(regions, *one.image.shape[:2], how.limits)
+        for one, regions in zip(seen, found, strict=True)
+    ]
 
 
-def crop(image: np.ndarray, box: Box, margin: int = 1) -> np.ndarray:
-    """The box and `margin` pixels around it, resized bilinearly to the image's own size.
+def outline(image: np.ndarray, box: Box) -> np.ndarray:
+    """The image with a white frame, lined in black, just outside a box: seen on any ground.
 
-    uint8 [H, W, 3] -> uint8 [H, W, 3]. Raises ValueError for a box that holds no pixel of it.
+    uint8 [H, W, 3] -> the same; lines are 1/192 of the shorter side, at least a pixel.
+    """
+    canvas = Image.fromarray(check_image(image))
+    draw = ImageDraw.Draw(canvas)
+    line = max(1, min(canvas.size) // 192)
+    x0, y0, x1, y1 = (int(v) for v in box)
+    for inner, color in ((0, "black"), (line, "white"), (2 * line, "black")):
+        grown = (x0 - inner - line, y0 - inner - line, x1 + inner + line - 1, y1 + inner + line - 1)
+        draw.rectangle(grown, outline=color, width=line)
+    return np.asarray(canvas)
+
+
+def crop(image: np.ndarray, box: Box, margin: int = 1, side: int = 0) -> np.ndarray:
+    """The box and `margin` pixels around it, resized bilinearly to the image's own size, or so that
+    its longer side has `side` pixels, if that is not 0.
+
+    uint8 [H, W, 3] -> uint8 [h, w, 3]. Raises ValueError for a box that holds no pixel of it.
     """
     image = check_image(image)
     height, width = image.shape[:2]
@@ -136,4 +236,8 @@ def crop(image: np.ndarray, box: Box, margin: int = 1) -> np.ndarray:
     if x0 >= x1 or y0 >= y1:
         raise ValueError(f"box {tuple(box)} holds no pixel of an image of {width}x{height}")
     part = Image.fromarray(image[y0:y1, x0:x1])
-    return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))
+    size = (width, height)
+    if side:
+        scale = side / max(part.size)
+        size = tuple(max(1, round(n * scale)) for n in part.size)
+    return np.asarray(part.resize(size, Image.Resampling.BILINEAR))

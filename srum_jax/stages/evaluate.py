@@ -19,6 +19,7 @@ from etils import epath
 from tqdm import tqdm
 
 from srum_jax.config import Config
+from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
@@ -29,12 +30,13 @@ from srum_jax.data.shapes_render import Scene, draw
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals import shapes, suite
 from srum_jax.rewards import protocol
-from srum_jax.stages import generate, model, probe, score, skills
+from srum_jax.stages import calibration, generate, judges, model, probe, score, skills
 from srum_jax.stages.generate import Job
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
     Workdir,
+    candidates_of,
     run_stage,
     update_results,
     update_round,
@@ -99,7 +101,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     def body(folder: epath.Path) -> Outcome:
         with model.compile_clock() as compiling:
-            outcome = evaluate(cfg, mesh, work, folder, wanted)
+            here = sharding.host_mesh(mesh)
+            with jax.set_mesh(here):
+                outcome = evaluate(cfg, here, work, folder, wanted)
         return dataclasses.replace(outcome, compile_seconds=sum(compiling))
 
     sections = ("model", "sample", "score", "evaluate", "generate.unit", "compute.dtype")
@@ -134,7 +138,7 @@ def evaluate(
         **{name: skill_section(arms, name) for name in ("qa", "captions", "edits")},
     }
     if "score" in cfg.stages:
-        shown, scored = (units.read(work.stage(name)) for name in ("generate", "score"))
+        shown, scored = map(units.read, (candidates_of(cfg, work), work.stage("score")))
     parts["scores"] = scores_section(shown, scored, cfg.score.proposers)
     parts = {name: part for name, part in parts.items() if part}
     outputs = _write(work, folder, arms, parts, given) if jax.process_index() == 0 else {}
@@ -266,9 +270,9 @@ def _judge(
         return ()
     # Where that stage has run, the other proposers are measured on its records.
     proposers = cfg.score.proposers[: 1 if "score" in cfg.stages else None]
-    how = dataclasses.replace(cfg.score, proposers=proposers)
-    ask = model.asker(opened, cfg, mesh, rows=cfg.score.batch)
-    score.score(records, folder, how, ask, opened.tokenizer)
+    how = dataclasses.replace(cfg.score, proposers=proposers, judge="self", compare=0)
+    bench = judges.bench(opened, dataclasses.replace(cfg, score=how), mesh)
+    score.score(records, folder, how, bench)
     return units.read(folder)
 
 
@@ -343,7 +347,13 @@ def scores_section(
     if not images:
         return {}
     found = {name: _judged(rows) for name, rows in regions.items()}
-    return suite.scores_section(found, proposers[0], _judged(images), prompts)
+    section = suite.scores_section(found, proposers[0], _judged(images), prompts)
+    for what, rows in (("image", images), ("region", regions[proposers[0]])):
+        section[f"{what}_histogram"] = {
+            name: calibration.histogram([score for score, right, _ in rows if right == wanted])
+            for name, wanted in (("right", True), ("wrong", False))
+        }
+    return section
 
 
 def verify_probes(work: Workdir) -> None:

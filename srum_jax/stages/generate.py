@@ -3,29 +3,31 @@
 Leaves units "candidates" beside TFDS metadata: pictures as PNG and the latents they were decoded
 from. A candidate is a function of the weights, the prompt, the run's seed, the round and its
 number k. A round takes the prompts that follow those of the round before; a list that ends begins
-again, with other noise. Beside them, in held_back.json, prompts that no round draws.
+again, with other noise. Beside them held_back.json, prompts that no round draws, and where there
+are any, rejects.jsonl, the lines of the prompts' file that are none, and leaks.json, the drawn
+prompts that the run will also be evaluated on.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax.config import Config
+from srum_jax.core import sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import units
+from srum_jax.data import records, units
 from srum_jax.data.prompts import Prompt
+from srum_jax.data.records import Reject
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.inference.image import Paint, candidate_seed
 from srum_jax.models.config import BagelConfig
-from srum_jax.stages import model
+from srum_jax.stages import model, working
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 NAME = "candidates"
@@ -38,24 +40,28 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     Raises FileNotFoundError or ValueError where the weights or the prompts cannot be used.
     """
-    count = cfg.generate.count
-    wanted = prompt_lists.load(cfg.generate.prompts, count, first=work.round * count)
+    c, count = cfg.generate, cfg.generate.count
+    loaded = prompt_lists.read(c.prompts, count, first=work.round * count, limit=c.rejects)
+    wanted = loaded.prompts
     weights = model.source(cfg, work)
     # Before anything is written: prompts put right afterwards would look like a changed run.
     tokenizer = Tokenizer.from_folder(weights.words)
     prompt_lists.check(wanted, tokenizer)
     inputs = {"model": model.fingerprint(*weights.folders), "prompts": prompt_lists.digest(wanted)}
+    shared = leaks(cfg, wanted)
 
     def body(folder: epath.Path) -> Outcome:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]
         if jax.process_index() == 0:
             write_json(folder / "held_back.json", held_back(cfg, tokenizer))
-        opened = model.base(cfg, work, mesh)
-        with model.compile_clock() as compiling:
+            write_findings(folder, loaded.rejects, shared)
+        here = sharding.host_mesh(mesh)
+        with jax.set_mesh(here), model.compile_clock() as compiling:
+            opened = model.base(cfg, work, here)
             draw(
                 jobs,
                 folder,
-                model.painter(opened, guided(cfg, work.round), mesh),
+                model.painter(opened, guided(cfg, work.round), here),
                 features=features(opened.cfg, cfg.sample.size),
                 unit=cfg.generate.unit,
                 seed=cfg.seed + work.round,
@@ -63,7 +69,11 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             )
         return Outcome(
             outputs={"candidates": ".", "held_back": "held_back.json"},
-            counts={"prompts": len(wanted), "candidates": len(jobs)},
+            counts={
+                "prompts": len(wanted),
+                "candidates": len(jobs),
+                **counted(loaded.rejects, shared, repeated=len(loaded.duplicates)),
+            },
             items=len(jobs),
             compile_seconds=sum(compiling),
         )
@@ -79,21 +89,66 @@ def held_back(cfg: Config, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     read.
     """
     drawn = cfg.rounds * cfg.generate.count
-    found = prompt_lists.load(cfg.generate.prompts)
+    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects)
     if len(found) < drawn + HELD_BACK:
         logging.info(
             "generate: %s has %d prompts; of the %d held back for probes %d are drawn too",
             *(cfg.generate.prompts, len(found), min(HELD_BACK, len(found))),
             min(HELD_BACK, len(found), drawn + HELD_BACK - len(found)),
         )
-    readable = []
-    for prompt in found[: drawn + HELD_BACK][-HELD_BACK:]:
+    return readable(found[: drawn + HELD_BACK][-HELD_BACK:], tokenizer)
+
+
+def readable(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Records {id, prompt, category} of the prompts whose words the model knows."""
+    out = []
+    for prompt in prompts:
         try:
             tokenizer.encode(prompt.text)
         except ValueError:
             continue
-        readable.append({"id": prompt.id, "prompt": prompt.text, "category": prompt.category})
-    return readable
+        out.append({"id": prompt.id, "prompt": prompt.text, "category": prompt.category})
+    return out
+
+
+# ------------------------------------------------------------------ what is wrong with the prompts
+
+
+def leaks(cfg: Config, wanted: Sequence[Prompt]) -> list[dict[str, str]]:
+    """Prompts to train on that the run is also evaluated on: {"prompt", "trained", "evaluated"}.
+
+    The last two say where each stands. Empty where the run has no evaluation, or its prompts are
+    not on this machine.
+    """
+    if "evaluate" not in cfg.stages:
+        return []
+    try:
+        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count)
+    except FileNotFoundError as e:
+        logging.info("evaluate.prompts are not here to compare with: %s", e)
+        return []
+    pairs = prompt_lists.leaks(wanted, asked)
+    if pairs:
+        logging.warning(
+            "%d of %d prompts to train on are also in evaluate.prompts, the first %r (%s)",
+            *(len(pairs), len(wanted), pairs[0][0].text, pairs[0][0].where),
+        )
+    return [{"prompt": a.text, "trained": a.where, "evaluated": b.where} for a, b in pairs]
+
+
+def write_findings(folder: epath.Path, rejects: Sequence[Reject], shared: Sequence[Any]) -> None:
+    """Writes rejects.jsonl and leaks.json; what is empty has no file."""
+    records.write_rejects(folder / "rejects.jsonl", rejects)
+    if shared:
+        write_json(folder / "leaks.json", shared)
+    else:
+        (folder / "leaks.json").unlink(missing_ok=True)
+
+
+def counted(rejects: Sequence[Reject], shared: Sequence[Any], **others: int) -> dict[str, int]:
+    """What of it a manifest counts: everything that is not 0."""
+    counts = {"rejected": len(rejects), "also evaluated on": len(shared), **others}
+    return {name: count for name, count in counts.items() if count}
 
 
 def guided(cfg: Config, round: int) -> Config:
@@ -124,29 +179,11 @@ def draw(
     unit: images a work unit · seed: of the run · title: of the progress bar. A unit is painted by
     one call, so its bits do not depend on where a run was interrupted.
     """
-    sizes = units.unit_sizes(len(jobs), unit)
-    starts = list(itertools.accumulate(sizes, initial=0))
-    todo = [
-        u for u, size in enumerate(sizes) if not units.unit_done(folder, NAME, u, len(sizes), size)
-    ]
-    left = sum(sizes[u] for u in todo)
-    first = jax.process_index() == 0  # only the first process writes
-    bar = tqdm(
-        total=len(jobs),
-        initial=len(jobs) - left,
-        desc=title,
-        unit="img",
-        dynamic_ncols=True,
-        disable=not first,
-    )
-    with bar:
-        for u in todo:
-            records = draw_unit(jobs[starts[u] : starts[u + 1]], paint, seed)
-            if first:
-                units.write_unit(folder, NAME, features, records, u, len(sizes))
-            bar.update(sizes[u])
-    if first:
-        units.finish(folder, NAME, features, sizes)
+
+    def make(first: int, count: int) -> list[dict[str, Any]]:
+        return draw_unit(jobs[first : first + count], paint, seed)
+
+    working.make_all(folder, NAME, features, units.unit_sizes(len(jobs), unit), make, title=title)
 
 
 def draw_unit(jobs: Sequence[Job], paint: Paint, seed: int) -> list[dict[str, Any]]:

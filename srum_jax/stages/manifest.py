@@ -23,6 +23,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 
 RESULTS_SCHEMA = 1
+PUBLISHED = "published"  # the proposer of regions that came with their scores
 ALL_SECTIONS = tuple(f.name for f in dataclasses.fields(Config))
 
 
@@ -107,6 +108,42 @@ class Manifest:
         return cls(**{**values, "allowed_changes": tuple(values["allowed_changes"])})
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Where a round's candidates and their scores lie, as units, and what names their content.
+
+    `scores` None: nobody judged them. `proposer` names the regions that count; `inputs` are the
+    hashes of the stages that made them.
+    """
+
+    candidates: epath.Path
+    scores: epath.Path | None
+    proposer: str
+    inputs: Mapping[str, str]
+
+
+def candidates_of(cfg: Config, work: Workdir) -> epath.Path:
+    """The folder of the stage a round's candidates come from: `ingest` if the run has it."""
+    return work.stage("ingest" if "ingest" in cfg.stages else "generate")
+
+
+def training_data(cfg: Config, work: Workdir) -> TrainingData:
+    """A round's candidates and their scores.
+
+    Scores are those of the stage `score`; of ingested data, if the run has no such stage, those
+    that came with it. Raises FileNotFoundError where a stage is not finished.
+    """
+    drawn = candidates_of(cfg, work)
+    made = Manifest.read(drawn)
+    inputs = {"candidates": made.hash}
+    if "ingest" in cfg.stages and "score" not in cfg.stages:
+        scores = drawn / made.outputs["scores"] if "scores" in made.outputs else None
+        return TrainingData(drawn, scores, PUBLISHED, inputs)
+    scores = work.stage("score")
+    inputs["scores"] = Manifest.read(scores).hash
+    return TrainingData(drawn, scores, cfg.score.proposers[0], inputs)
+
+
 def run_stage(
     name: str,
     cfg: Config,
@@ -140,10 +177,10 @@ def run_stage(
     if jax.process_index() == 0:
         write_json(folder / "started.json", {**wanted, "allowed_changes": allowed})
         (folder / "manifest.json").unlink(missing_ok=True)
-    _wait_for_all(f"{name} starts")
+    wait_for_all(f"{name} starts")
     start = time.monotonic()
     outcome = body(folder)
-    _wait_for_all(f"{name} ends")
+    wait_for_all(f"{name} ends")
     timing = _timing(time.monotonic() - start, outcome)
     manifest = Manifest(
         stage=name,
@@ -159,7 +196,7 @@ def run_stage(
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
         run = _run_info(cfg, work)
         update_results(work, lambda r: (r.update(run=run), r["stages"].update({name: timing})))
-    _wait_for_all(f"{name} is recorded")
+    wait_for_all(f"{name} is recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
 
@@ -209,7 +246,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _wait_for_all(label: str) -> None:
+def wait_for_all(label: str) -> None:
+    """Returns when every host has come here; `label` tells places apart."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

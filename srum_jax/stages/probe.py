@@ -39,8 +39,9 @@ from srum_jax.data import images as pictures
 from srum_jax.data import units
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.inference.image import candidate_seed
-from srum_jax.rewards import judge, protocol, regions
-from srum_jax.stages import model
+from srum_jax.rewards import judge, protocol
+from srum_jax.rewards.regions import Seen
+from srum_jax.stages import judges, model
 from srum_jax.stages.model import Opened
 from srum_jax.training import metrics
 from srum_jax.training.checkpoint import load_params, save_params
@@ -238,7 +239,7 @@ class Probe:
         self.texts = [job["prompt"] for job in self.jobs]
         self.paint = model.painter(opened, cfg, mesh)
         self.ask = model.asker(opened, cfg, mesh, rows=cfg.score.batch)
-        self.proposer = regions.proposer(cfg.score.proposers[0], cfg.score.grid)
+        self.proposer = judges.simple(cfg.score)
         self.rows = read(folder)
 
     def start(self, ema: P.Params) -> None:
@@ -252,9 +253,9 @@ class Probe:
         params = P.merge(jax.tree.map(lambda x: x.astype(dtype), ema), self.frozen)
         ask = functools.partial(self.ask, params=params)
         images, latents = self.paint(self.texts, [job["seed"] for job in self.jobs], params=params)
-        judged = judge.judge_images(
-            ask, self.words, images, self.texts, self.proposer, margin=self.cfg.score.margin
-        )
+        seen = [Seen(image, text) for image, text in zip(images, self.texts, strict=True)]
+        margin = self.cfg.score.margin
+        judged = judge.judge_images(ask, self.words, seen, self.proposer, margin=margin)
         groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
         row = {"step": step, **measure(judged, self.texts, groups, self.proposer.separates)}
         first = self.rows[0] if step else row

@@ -20,7 +20,7 @@ from etils import epath
 
 from srum_jax.config import Config
 from srum_jax.core.files import read_json
-from srum_jax.stages import report_curves
+from srum_jax.stages import report_calibration, report_curves
 from srum_jax.stages import report_html as page
 from srum_jax.stages import report_pictures as pictures
 from srum_jax.stages import report_probe as probes
@@ -117,7 +117,7 @@ def build(results: Mapping[str, Any], rounds: Sequence[epath.PathLike]) -> str:
             "judge", "The model as its own judge",
             "AUC: the chance that something right gets a higher score than something wrong. 0.5 "
             "is a coin toss, 1 is perfect. No score is never counted as a low score.",
-            _per_round(all_rounds, _judge)),
+            _per_round(all_rounds, lambda r: join(_judge(r), _calibration(r)))),
         page.Section(
             "pictures", "Before and after",
             "The same prompt and the same seed, drawn by both models. Grouped by outcome, in the "
@@ -339,6 +339,13 @@ def _judge(r: Round) -> Html:
         for name, auc, n, status in lines
     ]
     return page.table(["what is scored", axis, "AUC", "scored", "status"], rows)
+
+
+def _calibration(r: Round) -> Html:
+    path = _file(r, "score/calibration.json")
+    found = read_json(path) if path and path.exists() else {}
+    return join(report_calibration.histograms(r.measured.get("scores", {}), found),
+                report_calibration.agreement(found))
 
 
 # -- training, time -----------------------------------------------------------------------------

@@ -333,6 +333,10 @@ figure{margin:0}
 .curve{background:var(--card);border:1px solid var(--line);border-radius:10px;
 padding:12px 12px 4px;display:flex;flex-direction:column}
 .curve figcaption{font-size:.93rem;padding:0 4px 6px}
+.histogram-right{fill:var(--trained);background:var(--trained)}
+.histogram-wrong{fill:var(--wrong,#d9822b);background:var(--wrong,#d9822b)}
+.histogram-all{fill:var(--oracle);background:var(--oracle)}
+.curve .axis-line{stroke:var(--line)}
 .curve svg{display:block;width:100%;height:auto;margin-top:auto}
 .curve small{display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}

@@ -14,18 +14,20 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core.files import write_json
+from srum_jax.core import sharding
+from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
-from srum_jax.data import units
-from srum_jax.inference.text import Ask
-from srum_jax.rewards import judge, maps, protocol, regions
-from srum_jax.stages import model
-from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.data import masks, units
+from srum_jax.rewards import judge, maps
+from srum_jax.rewards.regions import Seen
+from srum_jax.stages import calibration, judges, model, working
+from srum_jax.stages.judges import Bench
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
 
 NAME = "scores"
+SCENES, COMPARISON = "scenes.json", "comparison.json"
 EXAMPLES = 8  # candidates shown in the report: half of them the best, half the worst of a prompt
 
 
@@ -34,106 +36,128 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     Raises FileNotFoundError or ValueError where the candidates are missing or damaged.
     """
-    candidates = work.stage("generate")
-    inputs = {
-        "candidates": Manifest.read(candidates).hash,
-        "protocol": protocol.protocol_hash(),
-    }
+    candidates = candidates_of(cfg, work)
+    inputs = {"candidates": Manifest.read(candidates).hash, **judges.fingerprints(cfg)}
 
     def body(folder: epath.Path) -> Outcome:
-        opened = model.base(cfg, work, mesh, want=("model",))
-        ask = model.asker(opened, cfg, mesh, rows=cfg.score.batch)
-        with model.compile_clock() as compiling:
-            outcome = score(units.read(candidates), folder, cfg.score, ask, opened.tokenizer)
-        return dataclasses.replace(outcome, compile_seconds=sum(compiling))
+        records, here = units.read(candidates), sharding.host_mesh(mesh)
+        with jax.set_mesh(here), model.compile_clock() as compiling:
+            opened = model.base(cfg, work, here, want=("model",))
+            prompts = [record["prompt"] for record in records]
+            scenes = judges.scenes(prompts, opened, cfg, here, folder / SCENES)
+            bench = judges.bench(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
+            outcome = score(records, folder, cfg.score, bench)
+            compared = compare(records, folder, cfg.score, bench)
+        if jax.process_index() == 0:
+            found = calibration.calibration(units.read(folder), compared)
+            write_json(folder / "calibration.json", found)
+        counts = {**outcome.counts, **counted_scenes(scenes), **bench.counts}
+        return dataclasses.replace(outcome, counts=counts, compile_seconds=sum(compiling))
 
     # The candidates' hash covers the weights: the model judges what the same model drew.
     sections = ("model", "weights", "score", "compute.dtype")
     return run_stage("score", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
+def counted_scenes(scenes: judges.Scenes | None) -> dict[str, int]:
+    """{"prompts by <who took them apart>": how many}; empty where nobody had to."""
+    sources = collections.Counter(scene.source for scene in (scenes or {}).values())
+    return {f"prompts by {source}": count for source, count in sorted(sources.items())}
+
+
 def score(
     records: Sequence[dict[str, Any]],
     folder: epath.PathLike,
     cfg: ScoreConfig,
-    ask: Ask,
-    vocabulary: judge.Vocabulary,
+    bench: Bench,
 ) -> Outcome:
     """Scores the candidates `records` into `folder`, going on where it stopped.
 
-    records: as `generate` writes them, images uint8 [H,W,3]. Counts: candidates, regions, and
-    "images <status>", "regions <status>" of the first proposer.
+    records: as `generate` writes them, images uint8 [H,W,3]. Every host scores its own units, and
+    the first one finishes. Counts: candidates, regions, and "images <status>", "regions <status>"
+    of the first proposer.
     """
     folder = epath.Path(folder)
+    masked = "sam" in cfg.proposers
+    features = units.score_features(masks=masked)
     sizes = units.unit_sizes(len(records), cfg.unit)
-    proposers = [regions.proposer(name, cfg.grid) for name in cfg.proposers]
-    starts = list(itertools.accumulate(sizes, initial=0))
-    todo = [
-        u for u, size in enumerate(sizes) if not units.unit_done(folder, NAME, u, len(sizes), size)
-    ]
-    left = sum(sizes[u] for u in todo)
-    first = jax.process_index() == 0
-    bar = tqdm(
-        total=len(records),
-        initial=len(records) - left,
-        desc="score",
-        unit="img",
-        dynamic_ncols=True,
-        disable=not first,
-    )
-    with bar:
-        for u in todo:
-            part = [records[i] for i in range(starts[u], starts[u] + sizes[u])]
-            scored = score_unit(part, ask, vocabulary, proposers, cfg.margin)
-            if first:
-                units.write_unit(folder, NAME, units.score_features(), scored, u, len(sizes))
-            bar.update(sizes[u])
-    outputs = {"scores": ".", "examples": "examples.json"}
-    if not first:  # only the first process writes, and its manifest is the stage's
+
+    def make(first: int, count: int) -> list[dict[str, Any]]:
+        part = [records[i] for i in range(first, first + count)]
+        return score_unit(part, bench, masked=masked)
+
+    working.make_all(folder, NAME, features, sizes, make, title="score")
+    outputs = {"scores": ".", "examples": "examples.json", "calibration": "calibration.json"}
+    if jax.process_index():  # the first process's manifest is the stage's
         return Outcome(outputs, {}, len(records))
-    units.finish(folder, NAME, units.score_features(), sizes)
     scored = units.read(folder)
     counts = count_statuses(scored, cfg.proposers[0])
     write_examples(folder, records, scored, cfg.proposers[0])
     return Outcome(outputs, counts, len(records))
 
 
+def seen(records: Sequence[dict[str, Any]]) -> list[Seen]:
+    """Candidate records as judges and proposers look at them."""
+    return [Seen(record["image"], record["prompt"], record["id"]) for record in records]
+
+
 def score_unit(
-    records: Sequence[dict[str, Any]],
-    ask: Ask,
-    vocabulary: judge.Vocabulary,
-    proposers: Sequence[regions.Proposer],
-    margin: int,
+    records: Sequence[dict[str, Any]], bench: Bench, *, masked: bool = False
 ) -> list[dict[str, Any]]:
-    """One score record per candidate, by one call of `ask` per proposer and one for the images."""
-    images = [record["image"] for record in records]
-    prompts = [record["prompt"] for record in records]
-    main, *others = proposers
-    judged = judge.judge_images(ask, vocabulary, images, prompts, main, margin=margin)
-    more = [
-        judge.judge_regions(ask, vocabulary, images, prompts, other, margin=margin)
-        for other in others
-    ]
+    """One score record per candidate, with the regions of all proposers, with `masked` also their
+    masks."""
+
+    def stored(region: judge.RegionJudgement) -> dict[str, Any]:
+        mask = {"mask": b"" if region.mask is None else masks.encode(region.mask)}
+        return {
+            "bbox": np.array(region.bbox, np.float32),
+            "score": np.float32(region.score),
+            "status": region.status,
+            "label": region.label,
+            "proposer": region.proposer,
+            **(mask if masked else {}),
+        }
+
     return [
         {
             "id": record["id"],
             "prompt_id": record["prompt_id"],
             "k": record["k"],
-            "regions": [
-                {
-                    "bbox": np.array(region.bbox, np.float32),
-                    "score": np.float32(region.score),
-                    "status": region.status,
-                    "label": region.label,
-                    "proposer": region.proposer,
-                }
-                for region in (*judgement.regions, *itertools.chain(*extra))
-            ],
+            "regions": [stored(region) for region in judgement.regions],
             "image_score": np.float32(judgement.image_score),
             "image_status": judgement.image_status,
         }
-        for record, judgement, *extra in zip(records, judged, *more, strict=True)
+        for record, judgement in zip(records, judges.look(bench, seen(records)), strict=True)
     ]
+
+
+def compare(
+    records: Sequence[dict[str, Any]], folder: epath.Path, cfg: ScoreConfig, bench: Bench
+) -> dict[str, Any] | None:
+    """The image scores of the first `cfg.compare` candidates by the bench's other judge.
+
+    {"with", "candidates": [{"id", "status", "score"}]}, kept in comparison.json and made once; None
+    where nothing is compared.
+    """
+    if bench.other is None:
+        return None
+    path = folder / COMPARISON
+    if path.exists():
+        return read_json(path)
+    name, other = bench.other
+    some = seen([records[i] for i in range(min(cfg.compare, len(records)))])
+    found = [
+        {
+            "id": one.id,
+            "status": judgement.image_status,
+            **({"score": judgement.image_score} if judgement.image_status == judge.OK else {}),
+        }
+        for one, judgement in zip(some, other(some, bench.proposers[0], True), strict=True)
+    ]
+    compared = {"with": name, "candidates": found}
+    if jax.process_index() == 0:
+        write_json(path, compared)
+    return compared
 
 
 def count_statuses(scored: Sequence[dict[str, Any]], proposer: str) -> dict[str, int]:

@@ -22,17 +22,27 @@ from etils import epath
 from srum_jax.config import Config, TrainConfig, hash_json
 from srum_jax.core import params as P
 from srum_jax.core import preemption, sharding
-from srum_jax.data import packing, pipeline, sources, units
+from srum_jax.data import masks, packing, pipeline, sources, units
 from srum_jax.data.schema import Example, Lanes, Regions
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models import bagel
 from srum_jax.objectives import srum
 from srum_jax.rewards import judge, maps
 from srum_jax.stages import model, probe
-from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage, update_round
+from srum_jax.stages.manifest import (
+    Manifest,
+    Outcome,
+    Workdir,
+    run_stage,
+    training_data,
+    update_round,
+)
 from srum_jax.training import loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints, save_params
 from srum_jax.training.state import Fixed, create
+
+# What records of `ingest` may hold beyond those of `generate`.
+EXTRA = ("target", "latent_std", "target_std")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Candidate:
     """A drawn image with its scores, as training reads it.
 
     latent float32 [h, w, p·p·Z]; size (H, W); boxes [R, 4]; scores [R] and image_score in
-    [-1, 1].
+    [-1, 1]; masks as stored, one a region (b"": the box counts), or () where there are none.
+    target: the latent of the good picture, if it is another; the stds, of latents that are drawn
+    anew at each use: the posterior's deviation around them.
     """
 
     id: str
@@ -51,23 +63,24 @@ class Candidate:
     boxes: np.ndarray
     scores: np.ndarray
     image_score: float
+    masks: tuple[bytes, ...] = ()
+    target: np.ndarray | None = None
+    latent_std: np.ndarray | None = None
+    target_std: np.ndarray | None = None
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """Trains on this round's candidates; goes on from the newest checkpoint."""
-    drawn, scored = work.stage("generate"), work.stage("score")
-    inputs = {
-        "candidates": Manifest.read(drawn).hash,
-        "scores": Manifest.read(scored).hash,
-        "model": model.fingerprint(*model.source(cfg, work).folders),
-    }
-    watched = probe.prompts(drawn, cfg.train.probe.prompts)
+    data = training_data(cfg, work)
+    inputs = {**data.inputs, "model": model.fingerprint(*model.source(cfg, work).folders)}
+    watched = probe.prompts(data.candidates, cfg.train.probe.prompts)
     inputs["probe"] = hash_json(watched)
 
     def body(folder: epath.Path) -> Outcome:
         c = cfg.train
+        scored = units.read(data.scores) if data.scores else None
         everything, unscored = candidates(
-            units.read(drawn), units.read(scored), cfg.score.proposers[0], first=c.candidates
+            units.read(data.candidates), scored, data.proposer, first=c.candidates
         )
         chosen, counts = choose(everything, c)
         counts = {"unscored": unscored, **counts}
@@ -83,23 +96,25 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 
 def candidates(
-    drawn: Sequence, scored: Sequence, proposer: str, *, first: int = 0
+    drawn: Sequence, scored: Sequence | None, proposer: str, *, first: int = 0
 ) -> tuple[list[Candidate], int]:
     """(candidates with a score, how many have none), joined by id; regions of `proposer`.
 
-    Of each prompt only the `first` drawn count; 0: all. Raises ValueError where the two stages do
-    not hold the same candidates.
+    Of each prompt only the `first` drawn count; 0: all. Without `scored` nobody judged them: no
+    regions, and an image score of 0. Raises ValueError where the two stages do not hold the same
+    candidates.
     """
-    by_id = {record["id"]: record for record in scored}
+    unjudged = {"image_status": judge.OK, "image_score": 0.0, "regions": ()}
+    by_id = {record["id"]: record for record in scored or ()}
     found, left_out = [], 0
     for record in drawn:
         if first and record["k"] >= first:
             continue
-        if record["id"] not in by_id:
+        if scored is not None and record["id"] not in by_id:
             raise ValueError(
                 f"candidate {record['id']} has no score record: run the score stage again"
             )
-        score = by_id[record["id"]]
+        score = by_id.get(record["id"], unjudged)
         if score["image_status"] != judge.OK:
             left_out += 1
             continue
@@ -116,6 +131,8 @@ def candidates(
                 boxes=np.array([r["bbox"] for r in regions], np.float32).reshape(-1, 4),
                 scores=np.array([r["score"] for r in regions], np.float32),
                 image_score=float(score["image_score"]),
+                masks=tuple(r.get("mask", b"") for r in regions),
+                **{key: record[key] for key in EXTRA if key in record},
             )
         )
     if not found:
@@ -196,10 +213,14 @@ def example(
 ) -> Example:
     """Candidate number `number`, which names its noise, with its `regions` strongest regions.
 
-    If `dropped`, without its prompt.
+    If `dropped`, without its prompt. Raises ValueError for a mask that is damaged or not of the
+    image's size.
     """
     strongest = np.argsort(-np.abs(c.scores), kind="stable")[:regions]
     rewards = Regions(c.boxes[strongest], c.scores[strongest], c.image_score)
+    if any(c.masks):
+        shown = (_mask(c, i) for i in strongest)
+        rewards = dataclasses.replace(rewards, masks=tuple(shown))
     return sources.text_to_image(
         tokenizer,
         None if dropped else c.prompt,
@@ -207,7 +228,29 @@ def example(
         size=c.size,
         noise_id=number,
         regions=rewards,
+        target=c.target,
     )
+
+
+def redrawn(c: Candidate, seed: int, place: int) -> Candidate:
+    """`c` with latents drawn from their posteriors for use `place` of the endless sequence.
+
+    Unchanged where the units hold no deviations.
+    """
+    if c.latent_std is None:
+        return c
+    rng = np.random.default_rng((seed, place, 2))
+
+    def draw(mean, std):
+        return mean + std * rng.standard_normal(mean.shape, np.float32)
+
+    target = None if c.target is None else draw(c.target, c.target_std)
+    return dataclasses.replace(c, latent=draw(c.latent, c.latent_std), target=target)
+
+
+def _mask(c: Candidate, region: int) -> np.ndarray | None:
+    name = f"candidate {c.id}, region {region}: mask"
+    return masks.decode(c.masks[region], c.size, name=name) if c.masks[region] else None
 
 
 def train(
@@ -257,15 +300,23 @@ def train(
     order = pipeline.EpochRows(sizes, lanes, seed=cfg.seed)
     logging.info("train: lanes %s full", {k: f"{v:.0%}" for k, v in order.fill.items()})
 
+    # One answer for the whole run: arrays that come and go would compile anew.
+    coverage = c.map_sampling if any(any(x.masks) for x in chosen) else None
+    targets = any(x.target is not None for x in chosen)
+
     def make(step: int):
         rows = []
         for number in pipeline.local_rows(step, c.rows):
             epoch, members = order(number)
             places = [epoch * len(chosen) + i for i in members]
             drop = [sources.dropped(cfg.seed, place, c.text_dropout) for place in places]
-            row = zip(members, drop, strict=True)
-            rows.append([build(chosen[i], i, dropped=without) for i, without in row])
-        return packing.pack(rows, lanes, opened.cfg, rewards=True)
+            row = zip(members, places, drop, strict=True)
+            rows.append(
+                [build(redrawn(chosen[i], cfg.seed, at), i, dropped=off) for i, at, off in row]
+            )
+        return packing.pack(
+            rows, lanes, opened.cfg, rewards=True, coverage=coverage, targets=targets
+        )
 
     watch = probe.Probe(cfg, mesh, folder, opened, frozen, watched) if watched else None
     hooks = {}

@@ -41,7 +41,7 @@ WORDS = sorted(
 )
 TONES = {"red": (228, 48, 44), "blue": (52, 92, 236), "green": (44, 176, 68)}
 SHAPE_OF = {"red": "circle", "blue": "square", "green": "cross"}  # all there is in this world
-COMPONENTS, GRID = regions.proposer("components"), regions.proposer("grid")
+COMPONENTS, GRID = regions.components(), regions.grid()
 TOP_LEFT, TOP_RIGHT, LOW_LEFT = (3, 3, 13, 13), (19, 4, 29, 14), (4, 18, 14, 28)
 BIG_SIDE = 10  # from how many pixels a thing is big
 
@@ -53,13 +53,15 @@ def size_of(box):
 class Words:
     """A vocabulary of WORDS."""
 
-    def id(self, word):
+    word_level = True
+
+    def answers(self, word):
         if word not in WORDS:
             raise ValueError(f"token {word!r}")
-        return WORDS.index(word)
+        return (WORDS.index(word),)
 
     def encode(self, text):
-        return [self.id(word) for word in text.split()]
+        return [self.answers(word)[0] for word in text.split()]
 
 
 def picture(*things):
@@ -132,8 +134,14 @@ def knowing(sureness=0.96, calls=None):
     return ask
 
 
+def looked_at(images, prompts):
+    return [regions.Seen(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+
 def judged(prompt, *things, ask=None, proposer=COMPONENTS):
-    return judge.judge_images(ask or knowing(), Words(), [picture(*things)], [prompt], proposer)[0]
+    return judge.judge_images(
+        ask or knowing(), Words(), looked_at([picture(*things)], [prompt]), proposer
+    )[0]
 
 
 def test_a_right_picture_scores_high():
@@ -308,9 +316,11 @@ def test_prompts_and_words_out_of_reach_cost_no_question():
     calls = []
     images = [picture(("red", TOP_LEFT))] * 3
     prompts = ["a dog chasing a cat", "a red teapot", "a red circle"]
-    results = judge.judge_images(knowing(calls=calls), Words(), images, prompts, COMPONENTS)
+    results = judge.judge_images(
+        knowing(calls=calls), Words(), looked_at(images, prompts), COMPONENTS
+    )
     assert calls == [1, 1]
-    assert_no_score(results[0], judge.UNDECOMPOSED)
+    assert_no_score(results[0], judge.UNKNOWN_WORDS)
     assert_no_score(results[1], judge.UNKNOWN_WORDS)
     for result in results[:2]:
         assert len(result.regions) == 1 and np.isnan(result.regions[0].score)
@@ -362,23 +372,134 @@ def test_one_call_for_all_crops_and_one_for_all_images():
     calls = []
     images = [picture(("red", TOP_LEFT), ("blue", LOW_LEFT)), picture(), picture(("red", TOP_LEFT))]
     prompts = ["a red circle and a blue square"] * 2 + ["a red circle"]
-    results = judge.judge_images(knowing(calls=calls), Words(), images, prompts, COMPONENTS)
+    results = judge.judge_images(
+        knowing(calls=calls), Words(), looked_at(images, prompts), COMPONENTS
+    )
     assert calls == [3, 2]
-    alone = judge.judge_images(knowing(), Words(), images[2:], prompts[2:], COMPONENTS)
+    alone = judge.judge_images(knowing(), Words(), looked_at(images[2:], prompts[2:]), COMPONENTS)
     assert results[2] == alone[0]
     assert [r for r in results[0].regions] == list(
-        judge.judge_regions(knowing(), Words(), images[:1], prompts[:1], COMPONENTS)[0]
+        judge.judge_regions(knowing(), Words(), looked_at(images[:1], prompts[:1]), COMPONENTS)[0]
     )
-    assert judge.judge_images(knowing(), Words(), [], [], COMPONENTS) == []
+    assert judge.judge_images(knowing(), Words(), [], COMPONENTS) == []
 
 
 def test_wrong_calls_are_named():
-    with pytest.raises(ValueError, match="1 images and 2 prompts"):
-        judge.judge_images(knowing(), Words(), [picture()], ["a", "b"], COMPONENTS)
     image = picture(("red", TOP_LEFT))
     for ask, message in (
         (lambda i, q: [], "answered 0 of 1"),
         (lambda i, q: [np.zeros(5)] * len(i), "expected"),
     ):
         with pytest.raises(ValueError, match=message):
-            judge.judge_images(ask, Words(), [image], ["a red circle"], COMPONENTS)
+            judge.judge_images(ask, Words(), looked_at([image], ["a red circle"]), COMPONENTS)
+
+
+# -- prompts about anything ------------------------------------------------------------------------
+
+
+class Anything:
+    """A vocabulary of every word, whose words are asked about in plain English."""
+
+    word_level = False
+
+    def __init__(self):
+        self.known = {}
+
+    def answers(self, word):
+        return tuple(self.known.setdefault(w, len(self.known)) for w in (word, word.capitalize()))
+
+    def encode(self, text):
+        return [0]
+
+
+def answering(vocabulary, truth, asked=None):
+    """A model that says yes to the questions in `truth` and no to others, half with a capital."""
+
+    def ask(images, questions):
+        rows = []
+        for image, texts in zip(images, questions, strict=True):
+            row = np.zeros((len(texts), 64), np.float32)
+            for place, text in enumerate(texts):
+                if asked is not None:
+                    asked.append((image, text))
+                word = truth.get(text, "no")
+                row[place, list(vocabulary.answers(word))] = 0.5
+            rows.append(row)
+        return rows
+
+    return ask
+
+
+FREE = protocol.Decomposition(
+    "a green bench hidden by a dog",
+    (protocol.ObjectSpec("green", "bench"), protocol.ObjectSpec("", "dog")),
+    protocol.Relation("hidden by", 0, 1),
+    open=False,
+    source="model",
+)
+
+
+def free(truth, scene=FREE, prompt="A green bench hidden by a dog.", asked=None, **how):
+    vocabulary = Anything()
+    ask = answering(vocabulary, truth, asked)
+    seen = looked_at([picture(("red", TOP_LEFT), ("blue", LOW_LEFT))], [prompt])
+    scenes = {prompt: scene} if scene else None
+    return judge.judge_images(ask, vocabulary, seen, GRID, scenes=scenes, **how)[0]
+
+
+def test_free_prompts_are_asked_by_yes_no_and_numbers_in_plain_english():
+    asked = []
+    truth = {
+        "Is this a green bench?": "yes",
+        "Is this a bench?": "yes",
+        "Is there a green bench?": "yes",
+        "How many green benches are there?": "one",
+        "Is there a dog?": "yes",
+        "How many dogs are there?": "one",
+        "Is the green bench hidden by the dog?": "yes",
+        "Does the image show a green bench hidden by a dog?": "yes",
+    }
+    result = free(truth, asked=asked)
+    assert result.image_status == judge.OK and result.image_score == pytest.approx(1.0)
+    assert {region.label for region in result.regions} == {"green bench"}
+    assert all(region.score == pytest.approx(1.0) for region in result.regions)
+    assert set(truth) <= {text for _, text in asked}
+    without = free({k: v for k, v in truth.items() if "hidden by the" not in k})
+    assert without.image_score < 0.5
+
+
+def test_regions_of_no_kind_that_the_prompt_names_are_set_aside():
+    result = free({"Is there a dog?": "yes"}, verify=0.5)
+    assert {region.status for region in result.regions} == {judge.IRRELEVANT}
+    assert all(np.isnan(region.score) for region in result.regions)
+    assert result.image_status == judge.OK
+    wrong = free({"Is this a bench?": "yes"}, verify=0.5)  # a bench, but not green
+    assert {region.status for region in wrong.regions} == {judge.OK}
+    assert all(region.score == pytest.approx(-1.0) for region in wrong.regions)
+
+
+def test_verification_of_shapes_goes_by_the_shape_alone():
+    things = ("green", TOP_LEFT), ("blue", LOW_LEFT)  # a cross and a square
+    seen = looked_at([picture(*things)], ["a red cross"])
+    found = judge.judge_regions(knowing(), Words(), seen, COMPONENTS, verify=0.5)[0]
+    status = {region.bbox[:2]: region.status for region in found}
+    assert status == {(3.0, 3.0): judge.OK, (4.0, 18.0): judge.IRRELEVANT}
+
+
+def test_a_prompt_that_nobody_took_apart_is_scored_as_a_whole():
+    result = free({"Does the image show a dream?": "yes"}, scene=None, prompt="A dream.")
+    assert result.image_status == judge.OK and result.image_score == pytest.approx(1.0)
+    assert set(result.parts) == {"global"}
+    assert {region.status for region in result.regions} == {judge.UNDECOMPOSED}
+
+
+@pytest.mark.parametrize("view", ["outline", "coordinates"])
+def test_other_views_show_the_whole_image_and_name_the_region(view):
+    asked = []
+    free({}, asked=asked, view=view)
+    crops = [(image, text) for image, text in asked if "object" in text]
+    assert len(crops) == 2 * 4
+    name = "outlined object" if view == "outline" else "object at (0, 0, 16, 16)"
+    assert any(text == f"Is the {name} a green bench?" for _, text in crops)
+    plain = picture(("red", TOP_LEFT), ("blue", LOW_LEFT))
+    assert all((image == plain).all() == (view == "coordinates") for image, _ in crops)

@@ -11,7 +11,7 @@ from srum_jax.data import shapes
 from srum_jax.evals import shapes as verifier
 from srum_jax.rewards import judge, protocol, regions
 
-COMPONENTS = regions.proposer("components")
+COMPONENTS = regions.components()
 VOCABULARY = list(shapes.vocabulary())
 
 
@@ -24,7 +24,7 @@ class World:
     def __init__(self, images, sureness=0.96):
         self.sureness, self.shown = sureness, {i.tobytes(): shapes_truth.objects(i) for i in images}
         for image in images:
-            for box in regions.propose(COMPONENTS, image):
+            for box in regions.find_components(image):
                 inside = [
                     seen
                     for seen in shapes_truth.objects(image)
@@ -33,11 +33,13 @@ class World:
                 assert len(inside) == 1, (box, inside)
                 self.shown[regions.crop(image, box, 1).tobytes()] = inside
 
-    def id(self, word):
-        return VOCABULARY.index(word)
+    word_level = True
+
+    def answers(self, word):
+        return (VOCABULARY.index(word),)
 
     def encode(self, text):
-        return [self.id(word) for word in text.split()]
+        return [self.answers(word)[0] for word in text.split()]
 
     def answer(self, found, text):
         try:
@@ -54,7 +56,7 @@ class World:
                 # Of what is not there a size is a guess.
                 guess = protocol.SIZES if "big or small" in text and word == "no" else (word,)
                 for one in guess:
-                    row[self.id(one)] += self.sureness / len(guess)
+                    row[list(self.answers(one))] += self.sureness / len(guess)
             answers.append(rows.astype(np.float32))
         return answers
 
@@ -104,7 +106,7 @@ def test_a_judge_that_sees_well_tells_right_from_wrong(category):
         cases += [(prompt, shapes.draw(s), fault) for fault, s in faults(rng, scene, content)]
     prompts, images, kinds = zip(*cases, strict=True)
     world = World(images)
-    results = judge.judge_images(world, world, images, prompts, COMPONENTS)
+    results = judge.judge_images(world, world, list(map(regions.Seen, images, prompts)), COMPONENTS)
     for result, prompt, image, fault in zip(results, prompts, images, kinds, strict=True):
         assert verifier.verify(image, prompt).right == (not fault), (prompt, fault)
         assert result.image_status == judge.OK
@@ -121,4 +123,4 @@ def test_four_big_things_of_one_color_are_not_taken_for_the_ground():
     rng = random.Random(8)
     for pair in shapes.PAIRS:
         image = shapes.draw(shapes.scatter(rng, [pair] * 4, ["big"] * 4))
-        assert len(regions.propose(COMPONENTS, image)) == 4, pair
+        assert len(regions.find_components(image)) == 4, pair

@@ -9,7 +9,13 @@ from srum_jax.data import shapes_language as language
 from srum_jax.data import shapes_render as render
 from srum_jax.rewards import regions
 
-COMPONENTS = regions.proposer("components")
+COMPONENTS = regions.components()
+
+
+def proposed(how, image):
+    """The boxes of one image."""
+    (found,) = regions.propose(how, [regions.Seen(image)])
+    return [region.box for region in found]
 
 
 def picture(*boxes, size=(32, 32), noise=0):
@@ -23,17 +29,17 @@ def picture(*boxes, size=(32, 32), noise=0):
 
 def test_components_are_the_objects_largest_first():
     image = picture((2, 3, 12, 14), (18, 16, 26, 30), noise=12)
-    assert regions.propose(COMPONENTS, image) == [(18, 16, 26, 30), (2, 3, 12, 14)]
+    assert proposed(COMPONENTS, image) == [(18, 16, 26, 30), (2, 3, 12, 14)]
 
 
 def test_any_plain_background_and_size():
     image = 255 - picture((5, 10, 50, 30), size=(60, 80))
-    assert regions.propose(COMPONENTS, image) == [(5, 10, 50, 30)]
+    assert proposed(COMPONENTS, image) == [(5, 10, 50, 30)]
 
 
 def test_specks_and_empty_pictures_give_nothing():
-    assert regions.propose(COMPONENTS, picture((4, 4, 6, 6), noise=12)) == []
-    assert regions.propose(regions.proposer("grid", 4), picture(noise=12)) == []
+    assert proposed(COMPONENTS, picture((4, 4, 6, 6), noise=12)) == []
+    assert proposed(regions.grid(4), picture(noise=12)) == []
 
 
 def test_components_find_every_object_of_clean_scenes():
@@ -41,7 +47,7 @@ def test_components_find_every_object_of_clean_scenes():
     for category in ("single", "attr", "count", "triple") * 10:
         pairs = render.pick(rng, language.contents("train", category)).pairs
         scene = render.scatter(rng, pairs)
-        found = sorted(regions.propose(COMPONENTS, render.draw(scene)))
+        found = sorted(proposed(COMPONENTS, render.draw(scene)))
         assert len(found) == len(scene.things)
         for box, true in zip(found, sorted(thing.box for thing in scene.things), strict=True):
             assert np.abs(np.subtract(box, true)).max() <= 2
@@ -49,24 +55,24 @@ def test_components_find_every_object_of_clean_scenes():
 
 def test_grid_keeps_cells_with_something_in_them():
     image = picture((2, 3, 12, 14), (18, 16, 26, 30), size=(32, 31))
-    assert regions.propose(regions.proposer("grid", 2), image) == [
+    assert proposed(regions.grid(2), image) == [
         (0.0, 0.0, 16.0, 16.0),
         (16.0, 16.0, 31.0, 32.0),
     ]
-    assert len(regions.propose(regions.proposer("grid", 1), image)) == 1
-    assert not regions.proposer("grid").separates and COMPONENTS.separates
+    assert len(proposed(regions.grid(1), image)) == 1
+    assert not regions.grid().separates and COMPONENTS.separates
 
 
 def test_not_more_regions_than_the_limit():
     boxes = [(8 * i, 8 * j, 8 * i + 6, 8 * j + 6) for i in range(6) for j in range(6)]
     image = picture(*boxes, size=(48, 48))
-    assert len(regions.propose(COMPONENTS, image)) == regions.MAX_REGIONS
+    assert len(proposed(COMPONENTS, image)) == regions.MAX_REGIONS
 
 
 def test_suppress_keeps_the_larger_of_repeats():
     boxes = [(0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 10.5, 10.0), (0.0, 0.0, 5.0, 10.0)]
-    assert regions.suppress(boxes) == [boxes[1], boxes[2]]
-    assert regions.suppress(boxes, threshold=0.4) == [boxes[1]]
+    assert regions.suppress(boxes) == [1, 2]
+    assert regions.suppress(boxes, threshold=0.4) == [1]
     assert regions.suppress([]) == []
 
 
@@ -94,14 +100,55 @@ def test_crop_of_nothing_is_refused(box):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="components, grid"):
-        regions.proposer("sam")
     with pytest.raises(ValueError, match="cells"):
-        regions.proposer("grid", 0)
+        regions.grid(0)
     for bad in (
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
     ):
         with pytest.raises(ValueError, match="uint8"):
-            regions.propose(COMPONENTS, bad)
+            proposed(COMPONENTS, bad)
+
+
+def test_proposals_are_cut_to_the_image_and_banded_by_area():
+    boxes = [
+        (-5.0, -5.0, 10.0, 10.0),
+        (0.0, 0.0, 32.0, 32.0),
+        (4.0, 4.0, 5.0, 5.0),
+        (40.0, 0.0, 50.0, 9.0),
+    ]
+    found = [regions.Region(box) for box in boxes]
+    band = regions.Limits(min_area=0.01, max_area=0.9)
+    assert [r.box for r in regions.clean(found, 32, 32, band)] == [(0.0, 0.0, 10.0, 10.0)]
+    everything = [r.box for r in regions.clean(found, 32, 32, regions.DEFAULT)]
+    assert everything == [(0.0, 0.0, 32.0, 32.0), (0.0, 0.0, 10.0, 10.0), (4.0, 4.0, 5.0, 5.0)]
+
+
+def test_the_area_of_a_region_is_that_of_its_mask():
+    mask = np.zeros((32, 32), bool)
+    mask[3, 3:13] = True
+    thin = regions.Region((3.0, 3.0, 13.0, 13.0), mask)
+    assert regions.area(thin) == 10
+    assert regions.clean([thin], 32, 32, regions.Limits(min_area=0.05)) == ()
+
+
+def test_a_limit_keeps_small_regions_too():
+    found = [regions.Region((0.0, 0.0, float(side), float(side))) for side in range(1, 33)]
+    kept = regions.clean(found, 32, 32, regions.Limits(overlap=1.0, most=4))
+    assert [r.box[2] for r in kept] == [32.0, 22.0, 11.0, 1.0]
+
+
+def test_an_outline_lies_outside_its_box_and_shows_on_any_ground():
+    for ground in (0, 255, 128):
+        image = np.full((400, 400, 3), ground, np.uint8)
+        made = regions.outline(image, (100, 120, 200, 240))
+        assert (made[120:240, 100:200] == ground).all()
+        assert (made != image).any(axis=-1).sum() > 500
+    regions.outline(image, (0, 0, 400, 400))
+
+
+def test_a_proposer_that_forgets_an_image_is_an_error():
+    broken = regions.Proposer("broken", lambda seen: [], separates=False)
+    with pytest.raises(ValueError, match="0 of 1"):
+        regions.propose(broken, [regions.Seen(picture())])

@@ -11,28 +11,43 @@ import pytest
 import srum_jax
 from configs import base
 from srum_jax import config
-from srum_jax.config import ScoreConfig
 from srum_jax.core import params, sharding
 from srum_jax.data import units
 from srum_jax.data.images import decode, encode_png
 from srum_jax.models import bagel, hf, vae
 from srum_jax.models import config as model_config
-from srum_jax.rewards import judge, maps
+from srum_jax.rewards import judge, maps, regions
+from srum_jax.stages import judges, report_pictures, score
 from srum_jax.stages import model as stage_model
-from srum_jax.stages import report_pictures, score
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
-CFG = ScoreConfig(proposers=("components", "grid"), grid=2, margin=1, batch=4, unit=3)
+CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, unit=3)
 PROMPTS = ["a red circle", "two red circles", "a dog chasing a cat"]
 WORDS = {"yes": 0, "no": 1, "red": 2, "circle": 3, "one": 4, "two": 5, "blue": 6}
 
 
 class Words:
+    word_level = True
+
     def encode(self, text):
+        if "dog" in text:
+            raise ValueError("dog")
         return [0]
 
-    def id(self, word):
-        return WORDS[word]
+    def answers(self, word):
+        return (WORDS[word],)
+
+
+def bench(ask):
+    """A judge that reads `ask` and both proposers of pixels."""
+
+    def judged(seen, proposer, whole):
+        if whole:
+            return judge.judge_images(ask, Words(), seen, proposer)
+        found = judge.judge_regions(ask, Words(), seen, proposer)
+        return [judge.Judgement(one, np.nan, judge.NOT_ASKED, {}) for one in found]
+
+    return judges.Bench(judged, (regions.components(), regions.grid()), None, {})
 
 
 def candidates():
@@ -81,7 +96,7 @@ class Asked:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "score"
-    outcome = score.score(candidates(), folder, CFG, Asked(), Words())
+    outcome = score.score(candidates(), folder, CFG, bench(Asked()))
     return folder, outcome, units.read(folder)
 
 
@@ -101,17 +116,17 @@ def test_one_record_a_candidate_in_order(done):
 def test_no_score_is_nan_beside_its_status(done):
     _, outcome, scored = done
     assert scored[0]["image_status"] == judge.NO_REGIONS and np.isnan(scored[0]["image_score"])
-    assert scored[9]["image_status"] == judge.UNDECOMPOSED
-    assert {region["status"] for region in scored[9]["regions"]} == {judge.UNDECOMPOSED}
+    assert scored[9]["image_status"] == judge.UNKNOWN_WORDS
+    assert {region["status"] for region in scored[9]["regions"]} == {judge.UNKNOWN_WORDS}
     assert all(np.isnan(region["score"]) for region in scored[9]["regions"])
     assert outcome.counts == {
         "candidates": 12,
         "regions": 18,
         "regions ok": 12,
-        "regions undecomposed": 6,
+        "regions unknown words": 6,
         "images ok": 6,
         "images no regions": 2,
-        "images undecomposed": 4,
+        "images unknown words": 4,
     }
 
 
@@ -147,12 +162,11 @@ def test_goes_on_where_it_stopped(done, tmp_path):
     folder, outcome, scored = done
     records = candidates()
     ask = Asked()
-    proposers = [score.regions.proposer(name, 2) for name in CFG.proposers]
-    made = score.score_unit(records[3:6], ask, Words(), proposers, 1)
+    made = score.score_unit(records[3:6], bench(ask))
     units.write_unit(tmp_path, score.NAME, units.score_features(), made, 1, 4)
-    again = score.score(records, tmp_path, CFG, second := Asked(), Words())
+    again = score.score(records, tmp_path, CFG, bench(second := Asked()))
     whole = Asked()
-    score.score(records, tmp_path / "whole", CFG, whole, Words())
+    score.score(records, tmp_path / "whole", CFG, bench(whole))
     assert ask.images and second.images == whole.images - ask.images
     assert again.counts == outcome.counts
     for a, b in zip(units.read(tmp_path), scored, strict=True):
@@ -203,6 +217,6 @@ def test_a_whole_stage_with_a_tiny_untrained_model(tmp_path):
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
         manifest = score.run(cfg, mesh, work)
-    assert manifest.counts["candidates"] == 12 and manifest.counts["images undecomposed"] == 4
+    assert manifest.counts["candidates"] == 12 and manifest.counts["images unknown words"] == 4
     assert manifest.counts.get("images ok", 0) + manifest.counts.get("images unparsed", 0) == 6
     assert score.run(cfg, mesh, work) == manifest  # finished: nothing is done again

@@ -13,7 +13,7 @@ import tiny
 
 from srum_jax.core import params, preemption
 from srum_jax.core.errors import Diverged, Preempted
-from srum_jax.data import pipeline, units
+from srum_jax.data import masks, pipeline, units
 from srum_jax.data.images import encode_png
 from srum_jax.rewards import judge
 from srum_jax.stages import model, train
@@ -177,6 +177,54 @@ def candidate(id, score, regions=()):
         scores=np.array(regions),
         image_score=score,
     )
+
+
+def test_masks_travel_from_the_records_to_the_example():
+    drawn, scored = records()
+    drawn = [{**record, "image": np.zeros((32, 32, 3), np.uint8)} for record in drawn]
+    assert train.candidates(drawn, scored, "components")[0][-1].masks == (b"",) * 5
+    mask = np.tri(32, dtype=bool)
+    for record in scored:
+        for i, each in enumerate(record["regions"]):
+            each["mask"] = masks.encode(mask) if i == 0 else b""
+    found, _ = train.candidates(drawn, scored, "components")
+    last = found[-1]  # regions -.6, -.5 … -.2: the first is the strongest
+    made = train.example(last, 3, tokenizer=None, regions=4, dropped=True)
+    shown = made.items[0].regions.masks
+    assert [m is None for m in shown] == [False, True, True, True]
+    np.testing.assert_array_equal(shown[0], mask)
+    wrong = dataclasses.replace(last, masks=(masks.encode(mask[:9]), *last.masks[1:]))
+    with pytest.raises(ValueError, match="candidate 4-2, region 0: mask: .* 32x9 pixels for an im"):
+        train.example(wrong, 3, tokenizer=None, regions=4, dropped=True)
+
+
+@pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
+def test_masks_reach_every_batch(weights, tmp_path, monkeypatch, sampling, points):
+    """Also those without a mask: one shape the whole run."""
+    cfg = config(
+        weights,
+        train__objective="srum_release",
+        train__map_sampling=sampling,
+        train__select="best_of_k",
+        train__rows=1,
+        train__anchor=0.0,
+    )
+    work = write(Workdir(tmp_path), cfg)
+    read = train.candidates
+    mask = masks.encode(np.zeros((32, 32), bool))
+
+    def with_mask(*args, **more):
+        found, left_out = read(*args, **more)
+        found = [
+            dataclasses.replace(c, masks=(mask, *c.masks[1:])) if c.prompt_id == 1 else c
+            for c in found
+        ]
+        return found, left_out
+
+    monkeypatch.setattr(train, "candidates", with_mask)
+    batches = handed(cfg, work, monkeypatch, 3)["batches"]
+    shapes = {b.rewards.coverage.inside.shape for b in batches}
+    assert shapes == {(1, cfg.train.lanes.gen, points, cfg.train.lanes.regions)}
 
 
 GROUPS = [

@@ -1,0 +1,64 @@
+"""BAGEL-7B-MoT teaches itself to draw: T2I-CompBench prompts, Segment Anything's regions.
+
+    python -m srum_jax.main --config configs/bagel_7b_srum.py --workdir runs/bagel
+
+Three things are not part of this repository, and their places are given below or as overrides:
+the weights (ByteDance-Seed/BAGEL-7B-MoT), Segment Anything in the Hugging Face layout
+(facebook/sam-vit-huge; ViT-B and L work as well), and a file of prompts. The recipe is the one that
+won on the shapes world (docs/study.md), with the published sampling; it has not been run on these
+weights. Without an exact verifier there is nothing to evaluate: look at the report's calibration,
+and at the probes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    c = base.get_config()
+    c.model = "bagel_7b_mot"
+    c.weights = "weights/BAGEL-7B-MoT"
+    c.stages = ("generate", "score", "train", "export", "report")
+    c.compute.dtype = "bfloat16"
+
+    # As the authors draw (SRUM's t2i.py): 50 points are 49 steps.
+    c.sample.size = (1024, 1024)
+    c.sample.steps = 49
+    c.sample.shift = 3.0
+    c.sample.guidance = 4.0
+    c.sample.guidance_interval = (0.4, 1.0)
+    c.sample.renorm = "global"
+    c.sample.batch = 8
+
+    c.generate.prompts = "data/t2i_compbench_train.json"
+    c.generate.count = 5559  # every different one
+    c.generate.candidates = 8
+    c.generate.unit = 64
+
+    c.score.proposers = ("sam",)
+    c.score.sam.weights = "weights/sam-vit-huge"
+    c.score.verify = 0.5  # of Segment Anything's masks most are no object of the prompt
+    c.score.min_area = 0.002
+    c.score.max_area = 0.9
+    c.score.overlap = 0.7
+    c.score.margin = 16
+    c.score.crop = 448  # a fifth of the image's tokens
+
+    # Two images of 64x64 latent tokens a row.
+    c.train.rows = 8
+    c.train.lanes.und = 256
+    c.train.lanes.gen = 8192
+    c.train.lanes.images = 2
+    c.train.lanes.regions = 16
+    c.train.map_sampling = "area"
+    # Half the trained parameters, and answers cannot change. On the shapes world training both
+    # experts gained most; docs/study.md has both.
+    c.train.trainable = "gen"
+    c.train.optim.optimizer = "adamw"
+    c.train.optim.learning_rate = 2e-5
+    c.train.optim.adam_learning_rate = 2e-5
+    c.train.timestep_mean = 0.0
+    c.train.timestep_std = 1.0
+    c.train.timestep_shift = 4.0
+    return c

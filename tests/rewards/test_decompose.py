@@ -1,0 +1,97 @@
+"""Free prompts taken apart: the grammar first, the model's answer only where it keeps the rules."""
+
+import pytest
+
+from srum_jax.inference.text import Written
+from srum_jax.rewards import decompose, protocol
+from srum_jax.rewards.protocol import ObjectSpec, Relation
+
+PROMPT = "Three fluffy cats sit on the left of a green wooden bench."
+GOOD = (
+    "Object: 3 | fluffy | cat\nObject: 1 | green wooden | bench\nRelation: 1 | on the left of | 2"
+)
+
+
+def test_a_good_answer_is_read():
+    scene = decompose.read(PROMPT, GOOD)
+    assert scene.objects == (ObjectSpec("fluffy", "cat", 3), ObjectSpec("green wooden", "bench"))
+    assert scene.relation == Relation("left", 0, 1)
+    assert scene.source == "model" and not scene.open
+    assert scene.caption == "three fluffy cats sit on the left of a green wooden bench"
+
+
+def test_other_relations_keep_their_words():
+    answer = "Object: 1 | - | microwave\nObject: 1 | - | horse\nRelation: 1 | hidden by | 2"
+    scene = decompose.read("a microwave hidden by a horse", answer)
+    assert scene.relation.kind == "hidden by" and scene.objects[0].name == "microwave"
+
+
+@pytest.mark.parametrize(
+    "answer,why",
+    [
+        ("", "0 objects"),
+        ("Here you are:\n" + GOOD, "form"),
+        (GOOD.replace("cat", "dog"), "'dog'"),
+        (GOOD.replace("fluffy", "black"), "'black'"),
+        (GOOD.replace("Object: 3", "Object: 2"), "say 2"),
+        (GOOD.replace("Object: 3", "Object: 1"), "'three'"),
+        (GOOD.replace("Object: 3", "Object: many"), "many"),
+        (GOOD.replace("green wooden", "wooden"), "'green'"),
+        (GOOD.replace("on the left of", "on the right of"), "right of"),
+        (GOOD.replace("| 2", "| 7"), "'7'"),
+        (GOOD.replace("| 2", "| 1"), "two of"),
+        (GOOD + "\nRelation: 2 | on the left of | 1", "more than one"),
+        (GOOD + "\nObject: 1 | - | bench", "after it"),
+        ("Object: 1 | green | bench\nObject: 1 | green | bench", "twice"),
+        ("Object: 1 | fluffy |", "noun"),
+        ("Object: 1 | fluffy | cat | bench", "form"),
+    ],
+)
+def test_an_answer_that_breaks_a_rule_is_refused(answer, why):
+    with pytest.raises(ValueError, match=why):
+        decompose.read(PROMPT, answer)
+
+
+def test_grammar_first_then_the_model_then_the_whole():
+    asked = []
+
+    def tell(texts):
+        asked.extend(texts)
+        return [
+            Written(GOOD if "fluffy" in t.rsplit(":", 1)[1] else "no idea", (), True) for t in texts
+        ]
+
+    prompts = ["a green bench and a blue bowl", PROMPT, "A dream.", PROMPT]
+    found = decompose.take_apart(prompts, tell)
+    assert [scene.source for scene in found.values()] == ["grammar", "model", "caption"]
+    assert len(asked) == 2 and asked[0].endswith(f"Description: {PROMPT}\n")
+    assert not any(scene.open for scene in found.values())
+    assert found["A dream."].objects == () and found["A dream."].caption == "a dream"
+
+
+def test_an_answer_that_never_ended_is_not_read():
+    found = decompose.take_apart([PROMPT], lambda texts: [Written(GOOD, (), False)] * len(texts))
+    assert found[PROMPT].source == "caption"
+
+
+def test_questions_about_free_scenes_need_yes_no_and_numbers_alone():
+    scene = decompose.read(PROMPT, GOOD)
+    crop, image = protocol.crop_questions(scene), protocol.image_questions(scene)
+    assert [q.text for q in crop] == [
+        "is this a fluffy cat ?",
+        "is this a green wooden bench ?",
+        "is this a cat ?",
+        "is this a bench ?",
+    ]
+    texts = [q.text for q in image]
+    assert (
+        "how many fluffy cats are there ?" in texts and "how many objects are there ?" not in texts
+    )
+    assert "is the fluffy cat left of the green wooden bench ?" in texts
+    assert "is the green wooden bench right of the fluffy cat ?" in texts
+    answers = {word for q in image for word in (q.answer, *q.choices)}
+    assert answers == {"yes", "no", "three", "one"}
+    assert [q.kind for q in protocol.image_questions(protocol.whole("A dream."))] == [
+        "caption_right"
+    ]
+    assert protocol.natural(texts[0]) == "Is there a fluffy cat?"

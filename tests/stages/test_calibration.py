@@ -1,0 +1,65 @@
+"""What is counted of scores without a verifier, and how it is shown."""
+
+import numpy as np
+import pytest
+
+from srum_jax.stages import calibration, report_calibration
+
+
+def record(name, score, *regions, status="ok"):
+    return {
+        "id": name,
+        "image_score": np.float32(score),
+        "image_status": status,
+        "regions": [{"score": s, "status": t, "proposer": p} for s, t, p in regions],
+    }
+
+
+SCORED = [
+    record("0-0", -1.0, (0.95, "ok", "sam"), (np.nan, "irrelevant", "sam"), (-0.2, "ok", "grid")),
+    record("0-1", 1.0000001, (1.0, "ok", "sam")),
+    record("0-2", np.nan, status="no regions"),
+]
+
+
+def test_scores_are_counted_by_tenths_and_failures_by_status():
+    found = calibration.calibration(SCORED)
+    assert len(found["images"]["histogram"]) == 20 and sum(found["images"]["histogram"]) == 2
+    assert found["images"]["histogram"][0] == found["images"]["histogram"][-1] == 1
+    assert found["images"]["status"] == {"no regions": 1, "ok": 2}
+    assert set(found["regions"]) == {"sam", "grid"} and "comparison" not in found
+    assert found["regions"]["sam"]["status"] == {"irrelevant": 1, "ok": 2}
+    assert found["regions"]["sam"]["histogram"][-1] == 2
+
+
+def test_two_ways_of_scoring_are_compared_where_both_scored():
+    scored = [record(str(i), s) for i, s in enumerate((-0.9, -0.1, 0.4, np.nan, 0.8))]
+    others = [
+        {"id": str(i), "status": "ok", "score": s} for i, s in enumerate((-0.5, 0.2, 0.3, 0.1))
+    ] + [{"id": "4", "status": "timeout"}]
+    found = calibration.calibration(scored, {"with": "judge", "candidates": others})["comparison"]
+    assert found["both"] == 3 and found["candidates"] == 5
+    assert found["rank"] == pytest.approx(1.0) and found["same_sign"] == pytest.approx(2 / 3)
+    assert found["status"] == {"ok": 4, "timeout": 1}
+
+
+def test_the_report_shows_labels_where_a_checker_gave_them():
+    found = calibration.calibration(SCORED)
+    plain = report_calibration.histograms({}, found)
+    assert plain.count("<svg") == 2 and "histogram-all" in plain
+    labels = {"right": [0] * 19 + [3], "wrong": [2] + [0] * 19}
+    shown = report_calibration.histograms({"image_histogram": labels, "proposer": "sam"}, found)
+    assert "right 3" in shown and "wrong 2" in shown and shown.count("<rect") == 2 + 1
+    assert report_calibration.histograms({}, {}) == ""
+
+
+def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
+    others = [
+        {"id": "0-0", "status": "ok", "score": -1.0},
+        {"id": "0-1", "status": "ok", "score": 1},
+    ]
+    found = calibration.calibration(SCORED, {"with": "words", "candidates": others})
+    said = report_calibration.agreement(found)
+    assert "irrelevant 1" in said and "no regions 1" in said
+    assert "Against the scores of words" in said and "rank correlation 1.00" in said
+    assert report_calibration.agreement({}) == ""
