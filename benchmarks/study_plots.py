@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777", "#222222")
+GREY = "#bbbbbb"
 WIDTH, LEFT, RIGHT, ROW, TOP = 760, 170, 20, 30, 54
 
 
@@ -70,8 +71,15 @@ def dots(
     return page(bottom + 26, title, parts)
 
 
-def curves(lines: Mapping[str, Mapping[float, float]], title: str) -> str:
-    """A line per arm: share in [0, 1] over guidance scale; its name at its right end."""
+def curves(
+    lines: Mapping[str, Mapping[float, float]], title: str, marked: Sequence[str] = ()
+) -> str:
+    """A line per arm: share in [0, 1] over guidance scale; its name at its right end.
+
+    Where there are more lines than colours, only the `marked` ones have one.
+    """
+    coloured = list(lines) if len(lines) <= len(COLOURS) else [a for a in lines if a in marked]
+    ink = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(coloured)}
     values = [share for points in lines.values() for share in points.values()]
     scales = sorted({scale for points in lines.values() for scale in points})
     marks, bottom, right = ticks(min(values), max(values)), TOP + 330, WIDTH - 150
@@ -87,12 +95,15 @@ def curves(lines: Mapping[str, Mapping[float, float]], title: str) -> str:
         parts += [line(50, y, right, y, "#ddd"), text(44, y + 4, str(mark), "end")]
     for scale in scales:
         parts.append(text(at(scale, 0)[0], bottom + 16, f"{scale:g}", "middle"))
-    ends = sorted(lines, key=lambda arm: -lines[arm][max(lines[arm])])
-    below = 0.0
-    for arm in ends:  # names keep apart, from the highest end down
-        points, colour = lines[arm], COLOURS[list(lines).index(arm) % len(COLOURS)]
+    for arm in sorted(lines, key=lambda arm: arm in ink):  # coloured ones on top
+        points, colour, width = lines[arm], ink.get(arm, GREY), 2 if arm in ink else 1
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in sorted(points.items())))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        below = max(below + 13, at(max(points), points[max(points)])[1])
-        parts.append(text(right + 6, below + 4, escape(arm), colour=colour))
+        stroke = f'stroke="{colour}" stroke-width="{width}"'
+        parts.append(f'<polyline points="{path}" fill="none" {stroke}/>')
+    below = 0.0
+    for arm in sorted(lines, key=lambda arm: -lines[arm][max(lines[arm])]):  # names keep apart
+        end = at(max(lines[arm]), lines[arm][max(lines[arm])])[1]
+        below = max(below + 13, end)
+        parts.append(line(right, end, right + 10, below, ink.get(arm, GREY)))
+        parts.append(text(right + 14, below + 4, escape(arm), colour=ink.get(arm, "#888")))
     return page(max(bottom + 26, below + 20), title, parts)

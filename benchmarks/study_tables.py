@@ -405,4 +405,5 @@ def guidance_plot(found: Found) -> str:
             float(scale): float(np.mean([list(map(int, grid[scale])) for grid in grids]))
             for scale in grids[0]
         }
-    return curves(lines, f"{found.phase.name}: right, %, by guidance scale (tuning prompts)")
+    title = f"{found.phase.name}: right, %, by guidance scale (tuning prompts)"
+    return curves(lines, title, (BASE, winner(found)[0], *found.phase.against))
