@@ -56,7 +56,8 @@ class Published:
 
     Getting a sample raises ValueError naming the field of a line that cannot be used: it is not
     JSON, lacks a field or has another type in it, names a picture that is missing, damaged or
-    outside the folder, or has a score that is no number in [-1, 1] or a box outside the picture.
+    outside the folder, or has a score that is no number in [-1, 1] or a box outside the picture. A
+    box that reaches over the edge is cut, as the released reader does.
     """
 
     judged = True
@@ -84,8 +85,10 @@ class Published:
         regions, score = rewards(line.get("vlm_rewards"))
         bad, *good = (self._picture(name) for name in dict.fromkeys(names))
         height, width = bad.shape[:2]
-        for i, region in regions.items():
-            _check_inside(region, width, height, f"vlm_rewards[{i}].bbox")
+        regions = {
+            i: _cut(region, width, height, f"vlm_rewards[{i}].bbox")
+            for i, region in regions.items()
+        }
         return Sample(
             prompt=prompt,
             category="published",
@@ -172,14 +175,17 @@ def _box(value: Any, what: str) -> tuple[int, int, int, int] | None:
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _check_inside(region: Region, width: int, height: int, what: str) -> None:
+def _cut(region: Region, width: int, height: int, what: str) -> Region:
+    """The region inside its picture. ValueError where nothing of it is."""
     if region.bbox is None:
-        return
+        return region
     x0, y0, x1, y1 = region.bbox
-    if min(x0, y0) < 0 or x1 > width or y1 > height:
+    box = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    if box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(
             f"{what} = {list(region.bbox)} lies outside its picture of {width}x{height}"
         )
+    return dataclasses.replace(region, bbox=box)
 
 
 def moved(

@@ -193,7 +193,7 @@ def asker(
     tokenizer: Tokenizer,
     *,
     rows: int,
-    place: Callable = jnp.asarray,
+    place: Callable = jax.device_put,
     dtype=jnp.float32,
 ) -> Ask:
     """`ask(images, questions, params=None)`: probabilities of the first answer token.
@@ -201,8 +201,8 @@ def asker(
     images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in order);
     questions: a list of texts per image. Returns per image float32 [Q, V]. `rows` images go through
     one compiled call; shapes are padded to few sizes. `params` of a call stand in for the asker's,
-    which may have none of its own. `place` puts a host array on the devices. Raises ValueError
-    naming an unknown word.
+    which may have none of its own. `place` puts a tree of host arrays on the devices. Raises
+    ValueError naming an unknown word.
     """
     nothing, own_params = np.zeros(0, np.int32), params
 
@@ -237,7 +237,7 @@ def asker(
                 regions=0,
             )
             padded = [[e] for e in part] + [[]] * (rows - len(part))
-            batch = jax.tree.map(place, packing.pack(padded, lanes, cfg))
+            batch = place(packing.pack(padded, lanes, cfg))  # all at once: small arrays are many
             found = np.asarray(probabilities(own_params if params is None else params, batch))
             answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
         return answers

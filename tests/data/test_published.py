@@ -63,6 +63,11 @@ def test_a_line_and_its_pictures(folder):
     assert three.target is None  # another name for the same pixels
 
 
+def test_a_box_that_reaches_over_the_edge_is_cut(folder):
+    (found,) = source(folder, entry(bbox=[-3, 2, 13, 11]))[0].regions
+    assert found.bbox == (0, 2, 12, 10)
+
+
 def entry(**values):
     return {**LINE, "vlm_rewards": [{"object": "x", "bbox": [1, 2, 9, 10], "score": 0.5} | values]}
 
@@ -99,8 +104,8 @@ def entry(**values):
         (entry(bbox=[1, 2, math.nan, 4]), r"vlm_rewards\[0\].bbox must be four finite numbers"),
         (entry(bbox=[1, 2, 10**400, 4]), r"vlm_rewards\[0\].bbox must be four finite numbers"),
         (entry(bbox="1,2,3,4"), r"vlm_rewards\[0\].bbox must be four finite numbers"),
-        (entry(bbox=[1, 2, 13, 4]), r"vlm_rewards\[0\].bbox = .* outside its picture of 12x10"),
-        (entry(bbox=[-1, 2, 3, 4]), r"vlm_rewards\[0\].bbox = .* outside its picture of 12x10"),
+        (entry(bbox=[12, 2, 15, 4]), r"vlm_rewards\[0\].bbox = .* outside its picture of 12x10"),
+        (entry(bbox=[1, -9, 3, 0]), r"vlm_rewards\[0\].bbox = .* outside its picture of 12x10"),
     ],
 )
 def test_every_fault_of_a_line_names_its_field(folder, line, message):
