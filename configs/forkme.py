@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     # c.weights = "/path/to/training/checkpoint"
     # c.weights_base = "/path/to/BAGEL-7B-MoT"
 
-    # Your prompts: one a line (.txt), or records with "prompt" (.json, .jsonl).
+    # Your prompts: one a line (.txt), or records with "prompt" (.json, .jsonl, .csv).
     # c.generate.prompts = "prompts.txt"
     # c.generate.count = 100
 
