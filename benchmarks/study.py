@@ -4,8 +4,8 @@ The plan (`study_plan.json`) is written before anything runs: phases, arms, prom
 rule that picks the winner. An arm is trained by the package's own stages and measured by the exact
 verifier; every arm and seed leaves one JSON in docs/results, and what is there is not made again.
 
+    python benchmarks/study.py --phase all --tables
     python benchmarks/study.py --phase choose [--arm NAME] [--seed S] [--minutes 60]
-    python benchmarks/study.py --tables
 """
 
 import argparse
@@ -39,6 +39,7 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, device_name, ru
 from srum_jax.training import metrics
 
 SCHEMA = 1
+ALL = "all"  # --phase: one after the other, while each has a winner
 # What decides the candidates of a first round and their scores: arms that agree share them.
 SHARED = ("model", "weights", "weights_base", "seed", "sample", "generate", "score")
 # Config values that a result of an untrained model depends on, and those of a trained one besides.
@@ -335,7 +336,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--plan", default=study_plan.ROOT / "benchmarks/study_plan.json")
-    parser.add_argument("--phase", help="make what is missing of this phase")
+    parser.add_argument("--phase", help="make what is missing of this phase, or of all")
     parser.add_argument("--arm", action="append", default=[], help="only this arm (may repeat)")
     parser.add_argument("--seed", action="append", default=[], type=int, help="only this seed")
     parser.add_argument("--workdir", default="runs/study", type=pathlib.Path)
@@ -349,22 +350,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         plan = study_plan.load_plan(args.plan)
         if args.phase:
-            phase = plan.phase(args.phase)
+            every = args.phase == ALL
+            phases = plan.phases if every else (plan.phase(args.phase),)
             console.log_to_stderr()
-            cfg = study_plan.config_of(plan, phase.arms[0], phase.seeds[0])
+            cfg = study_plan.config_of(plan, phases[0].arms[0], phases[0].seeds[0])
             console.cache_compiled_programs(cfg.compute.cache_dir)
             if cfg.compute.cpu_devices:
                 jax.config.update("jax_num_cpu_devices", cfg.compute.cpu_devices)
             preemption.install()
-            run(
-                plan,
-                phase,
-                results=args.results,
-                workdir=args.workdir.resolve(),
-                arms=args.arm,
-                seeds=args.seed,
-                minutes=args.minutes,
-            )
+            for phase in phases:
+                run(
+                    plan,
+                    phase,
+                    results=args.results,
+                    workdir=args.workdir.resolve(),
+                    arms=args.arm,
+                    seeds=args.seed,
+                    minutes=args.minutes,
+                )
+                chosen, said = study_tables.winner(study_tables.gather(plan, phase, args.results))
+                if every and chosen is None:
+                    raise BadInput(f"phase {phase.name} ends here: {said}")
         if args.tables:
             for line in study_tables.write(plan, args.results, args.page):
                 print(line)
