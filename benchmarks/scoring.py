@@ -334,11 +334,11 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
 
 
 def measured(
-    models: Sequence[Model], batches: Sequence[int], ways: Sequence[Writing], repeats: int
+    cases: Sequence[tuple[Model, int]], ways: Sequence[Writing], repeats: int
 ) -> list[dict]:
     """A record a model and batch: {"model", "batch", "seconds": {read-out: of a scored image}}."""
     records = []
-    for model, batch in itertools.product(models, batches):
+    for model, batch in cases:
         calls = {"logits": logits_call(model, batch)}
         calls |= {way.name: written_call(model, batch, way) for way in ways}
         found = inference.in_turn(calls, repeats)
@@ -416,8 +416,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "BAGEL-7B-MoT": counted(seven, Lengths(seven.llm.vocab), 1024, 2, [*ways, to_limits]),
     }
     machine = inference.machine()
-    models = [base] if args.quick else [base, random_bench()]
-    records = measured(models, batches, ways, args.repeats)
+    cases = [(base, batch) for batch in batches]
+    if not args.quick:  # one image at a time: 32 written at once take many minutes a call
+        cases.append((random_bench(), 1))
+    records = measured(cases, ways, args.repeats)
     speed = rates(base, vae_params, args.images, args.repeats)
     machine = f"{machine} to {os.getloadavg()[0]:.1f}, {jax.default_backend()}"
     versions = f"jax {jax.__version__}, Python {platform.python_version()}"
