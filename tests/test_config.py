@@ -9,6 +9,7 @@ from absl import flags
 from configs import base, forkme, shapes, shapes_pretrain
 from srum_jax import config, flow, main
 from srum_jax.core.errors import BadInput
+from srum_jax.models import layers, lora
 from srum_jax.models.config import PRESETS
 from srum_jax.objectives import srum
 
@@ -48,6 +49,10 @@ def test_names_agree_with_the_tables_they_choose_from():
     assert config.STAGES == tuple(main.STAGES)
     renorms = typing.get_args(typing.get_type_hints(config.SampleConfig)["renorm"])
     assert renorms == flow.RENORMS
+    remats = typing.get_args(typing.get_type_hints(config.ComputeConfig)["remat"])
+    assert set(remats) == set(layers.REMAT)
+    experts = typing.get_args(typing.get_type_hints(config.LoraConfig)["experts"])
+    assert set(experts) == set(lora.EXPERTS)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +123,13 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("model", "bagel_7b_mot", "weights must name the folder"),
         ("model", "bagel", "model = 'bagel' is not known: did you mean \"bagel_7b_mot\"?"),
         ("evaluate.best_of", 1, "evaluate.best_of must be at least 2"),
+        ("compute.remat", True, "compute.remat = True is not known: known: none, dots, full"),
+        ("train.trainable", "lora", 'train.optim.optimizer = "muon" is for whole matrices'),
+        ("train.lora.rank", 0, "train.lora.rank must be above 0"),
+        ("train.lora.experts", "und", "train.lora.experts = 'und' is not known"),
+        ("log.writers", ("wandb", "wandb"), "log.writers must be distinct"),
+        ("log.writers", ("tensorbord",), 'did you mean "tensorboard"?'),
+        ("log.profile", (3, -1), "log.profile must not be negative"),
     ],
 )
 def test_wrong_values_are_named(path, value, message):
@@ -215,6 +227,16 @@ def test_mesh_must_divide_the_batches():
     config.check_mesh(cfg, {"data": 2, "fsdp": 2, "tensor": 8, "context": 1})
     with pytest.raises(BadInput, match="train.rows / train.micro_batches = 4"):
         config.check_mesh(cfg, {"data": 1, "fsdp": 8, "tensor": 1, "context": 1})
+
+
+def test_context_must_divide_the_lanes():
+    c = base.get_config()
+    c.train.lanes.und, c.train.lanes.gen = 64, 36
+    cfg = config.load(c)
+    shape = {"data": 1, "fsdp": 1, "tensor": 1, "context": 4}
+    config.check_mesh(cfg, shape)
+    with pytest.raises(BadInput, match="train.lanes.gen = 36 does not divide by mesh.context = 8"):
+        config.check_mesh(cfg, shape | {"context": 8})
 
 
 def test_a_section_alone_is_checked_as_in_a_whole():

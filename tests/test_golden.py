@@ -79,7 +79,7 @@ def _check_gradients(case: Case, section: str, grads) -> None:
 
 def _train_loss(cfg, draws):
     def loss_fn(params, reference, batch, key):
-        out = terms.predict(params, cfg, batch, draws, dtype=jnp.float32, remat=True)
+        out = terms.predict(params, cfg, batch, draws, dtype=jnp.float32, remat="full")
         ce, _ = terms.cross_entropy(params, out.und, batch)
         mse = srum.sft(out.velocity, batch, draws, out.trained)
         return losses.LossOut({"ce": ce, "mse": mse}, {}, (("ce", 1.0), ("mse", 1.0)))
@@ -112,7 +112,7 @@ def check_vit(case: Case):
     features = vit.encode(model["vit"], case.cfg.vit, jnp.asarray(patches), ids, images)
     np.testing.assert_allclose(features[0, :count], case.outputs["vit/features"], **TOLERANCE)
     embedded = bagel.embed_pictures(
-        model, case.cfg, jnp.asarray(patches), ids, images, dtype=jnp.float32, remat=True
+        model, case.cfg, jnp.asarray(patches), ids, images, dtype=jnp.float32, remat="full"
     )
     np.testing.assert_allclose(embedded[0, :count], case.outputs["vit/llm_embeds"], **TOLERANCE)
 
@@ -212,7 +212,7 @@ def _check_srum(case: Case, section: str, with_ce: bool):
     np.testing.assert_allclose(weights[real], out["rewards"][pack.vae_at[real]], **TOLERANCE)
 
     def loss_fn(params, reference, batch, key):
-        p = terms.predict(params, case.cfg, batch, draws, dtype=jnp.float32, remat=True)
+        p = terms.predict(params, case.cfg, batch, draws, dtype=jnp.float32, remat="full")
         reward, con = srum.release(p.velocity, batch, draws, p.trained, jnp.asarray(weights))
         found_terms = {"reward": reward, "constraint": con}
         coefficients = (("reward", 1.0), ("constraint", lam))

@@ -20,9 +20,11 @@ LAYERS = [
     ["inference"],
     ["rewards"],
     ["objectives", "training"],
+    ["programs"],
+    ["lowering"],
     ["evals"],
     ["stages", "plan"],
-    ["main", "use", "api", "convert"],
+    ["main", "use", "api", "convert", "publish"],
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config"],

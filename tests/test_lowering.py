@@ -95,7 +95,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     )
     specs, _ = P.split(bagel.specs(CFG), trained)
     tx = optim.make(cfg, specs, steps=100)
-    loss = srum.make(cfg, CFG, dtype=jnp.bfloat16, remat=True)
+    loss = srum.make(cfg, CFG, dtype=jnp.bfloat16, remat="full")
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = srum.needs_reference(objective, cfg.anchor)
     given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], reference=reference)

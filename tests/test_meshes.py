@@ -46,7 +46,7 @@ def batch():
 
 def named(name):
     """(loss, which leaves are trained): pretraining of everything, or the self-reward loss."""
-    how = dict(dtype=jnp.float32, remat=True)
+    how = dict(dtype=jnp.float32, remat="full")
     if name == "joint":
         return joint.make(types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how), lambda _: True
     numbers = dict(

@@ -91,7 +91,7 @@ def test_flops_are_those_of_the_program():
     batch = packing.pack([[example]], Lanes(40, 0, 16, 21, 0, 0), cfg)
 
     def forward(weights):
-        how = dict(dtype=jnp.float32, remat=False)
+        how = dict(dtype=jnp.float32, remat="none")
         und, _, _ = bagel.forward(weights, cfg, batch, batch.latents, jnp.zeros((1, 0)), **how)
         return bagel.logits(weights, und, batch.label_slots)
 

@@ -9,6 +9,7 @@ from configs import base
 from srum_jax import config
 from srum_jax.core import params, sharding
 from srum_jax.data import shapes
+from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models import bagel, hf, vae
 from srum_jax.models.config import SHAPES, VAEConfig
 
@@ -31,19 +32,26 @@ def weights(seed=0, scale=0.2):
     )
 
 
-def write_model(folder, seed=0):
-    """A folder in the Hugging Face layout."""
-    hf.save(
-        folder,
-        MODEL,
-        *weights(seed),
-        "float32",
-        tokenizer_files=[shapes.write_tokenizer(folder.parent / "words")],
-    )
+def write_model(folder, seed=0, *, answers=False):
+    """A folder in the Hugging Face layout; `answers`: of a model that says little but yes or no."""
+    words = shapes.write_tokenizer(folder.parent / "words")
+    model, coder = weights(seed)
+    if answers:
+        known, head = Tokenizer.from_folder(words.parent), model["lm_head"]
+        head["w"] *= 0.01
+        rng = np.random.default_rng(0)  # by trial, for seed 0: the sign that makes both likely
+        both, either = (rng.normal(0, size, MODEL.llm.hidden) for size in (200, 1))
+        head["w"][:, known.id("yes")], head["w"][:, known.id("no")] = either - both, -either - both
+    hf.save(folder, MODEL, model, coder, "float32", tokenizer_files=[words])
     return folder
 
 
 def load_config(weights, **values):
+    """`values` below, checked and frozen."""
+    return config.load(config_dict(weights, **values))
+
+
+def config_dict(weights, **values):
     """The base config on `weights` with few steps and small units; dots in keys are "__"."""
     cfg = base.get_config()
     small = {
@@ -75,7 +83,7 @@ def load_config(weights, **values):
         for name in path:
             part = part[name]
         part[last] = value
-    return config.load(cfg)
+    return cfg
 
 
 def mesh(cfg):

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from srum_jax.core import params
@@ -125,6 +127,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def put(x: Any, at: jax.sharding.Sharding) -> Any:
+    """A tree of host arrays on the devices of `at`; every process gives the same whole arrays."""
+    if at.is_fully_addressable:
+        return jax.device_put(x, at)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_callback(
+            leaf.shape, at, lambda index: np.asarray(leaf[index])
+        ),
+        x,
+    )
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The whole array on this host; if it is cut over several, all processes must call this."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
 def optimizer_shardings(tx: Any, abstract: Any, param_shardings: Any, mesh: Mesh) -> Any:
     """Shardings of `tx.init(params)`: moments lie where their parameter lies, scalars everywhere.
 
@@ -154,6 +175,12 @@ def optimizer_shardings(tx: Any, abstract: Any, param_shardings: Any, mesh: Mesh
         is_leaf=unused,
         transform_non_params=lambda _: replicated(mesh),
     )
+
+
+def ways(axis: str) -> int:
+    """Devices along a mesh axis of the mesh that is set; 1 outside `with jax.set_mesh(mesh)`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape[axis]
 
 
 def constrain(x: jax.Array, *mesh_axes: str | tuple[str, ...] | None) -> jax.Array:

@@ -86,10 +86,12 @@ def place(local, sharding: jax.sharding.Sharding):
     )
 
 
-def local_rows(step: int, rows: int) -> range:
-    """Numbers of this host's rows of a step with `rows` global rows."""
-    count, index = jax.process_count(), jax.process_index()
-    if rows % count:
-        raise ValueError(f"train.rows={rows} is not a multiple of the {count} hosts")
-    each = rows // count
-    return range(step * rows + index * each, step * rows + (index + 1) * each)
+def local_rows(step: int, rows: int, sharding: jax.sharding.Sharding) -> list[int]:
+    """Numbers of the rows of a step that this host's devices hold, in order.
+
+    The step has `rows` rows in all, laid over the devices by `sharding`; devices of several hosts
+    may hold the same ones. Raises ValueError where the rows do not divide over the devices.
+    """
+    cuts = sharding.addressable_devices_indices_map((rows,)).values()
+    here = sorted({row for (cut,) in cuts for row in range(*cut.indices(rows))})
+    return [step * rows + row for row in here]

@@ -11,7 +11,6 @@ granted, a missing score as 0 and a box that is none as no region, stays so: see
 
 import dataclasses
 import json
-import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -186,26 +185,6 @@ def _cut(region: Region, width: int, height: int, what: str) -> Region:
             f"{what} = {list(region.bbox)} lies outside its picture of {width}x{height}"
         )
     return dataclasses.replace(region, bbox=box)
-
-
-def moved(
-    bbox: tuple[float, float, float, float], before: tuple[int, int], after: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """A box of a picture of size `before` (H, W) where a resize to `after` puts it.
-
-    A resize maps edge to edge, so it is a scale about the corner. The pixels are those whose
-    centres the scaled box covers; of one too thin to cover any, the pixel its middle lies in.
-    """
-    out = []
-    for axis, (old, new) in ((0, (before[1], after[1])), (1, (before[0], after[0]))):
-        ends = [bbox[axis] * new / old, bbox[axis + 2] * new / old]
-        low, high = (min(max(math.floor(end + 0.5), 0), new) for end in ends)
-        if low >= high:
-            low = min(int(sum(ends) / 2), new - 1)
-            high = low + 1
-        out.append((low, high))
-    (x0, x1), (y0, y1) = out
-    return x0, y0, x1, y1
 
 
 # ---------------------------------------------------------------------------------------- writing

@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 SPLIT = "train"  # TFDS wants a split name; a folder of units holds one
+UNFINISHED = ".unit-"  # begins the names of folders that a killed writer leaves behind
 
 
 def candidate_features(
@@ -105,7 +106,8 @@ def write_unit(
 
     final = unit_path(folder, name, index, total)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=None if _remote(final) else final.parent) as local:
+    where = None if _remote(final) else final.parent
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=where) as local:
         temporary = pathlib.Path(local) / final.name
         writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
         try:

@@ -118,7 +118,7 @@ def prefill(params: Params, batch: Batch, *, cfg: BagelConfig, slots: int, dtype
     """
     t = jnp.zeros(batch.noisy.shape)
     _, _, (k, v) = bagel.forward(
-        params, cfg, batch, batch.latents, t, dtype=dtype, remat=False, keep="kv"
+        params, cfg, batch, batch.latents, t, dtype=dtype, remat="none", keep="kv"
     )
     index = jnp.concatenate([batch.und.index, batch.gen.index], axis=1)
     position = jnp.concatenate([batch.und.position, batch.gen.position], axis=1)

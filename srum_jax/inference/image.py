@@ -20,6 +20,7 @@ from flax import struct
 from srum_jax import flow
 from srum_jax.core.params import Params
 from srum_jax.core.patches import patchify, position_ids, unpatchify
+from srum_jax.core.sharding import fetch
 from srum_jax.data.images import to_float
 from srum_jax.data.schema import NOISE, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
@@ -140,7 +141,7 @@ def _velocity(params, cfg, cache, canvas, x, time, dtype):
         context.following(cache, 2, NOISE),
         context.following(cache, gen.shape[1], NOISE, valid),
         cache=cache,
-        remat=False,
+        remat="none",
     )
     return jnp.where(valid[:, :, None], bagel.velocity(params, gen), 0)
 
@@ -244,6 +245,39 @@ def guidance_contexts(
     }
 
 
+def program(cfg: BagelConfig, settings, dtype) -> Callable:
+    """The compiled `run(params, packed, lengths, texts, seeds, blank, knobs, image_by_cond=)`.
+
+    It reads the contexts `packed` (`texts`: those of image guidance, or None) and draws latents
+    [B,G,p·p·Z] on the canvas `blank` from the noise of seeds [B]. `lengths` [2,2,B]: slots and
+    positions of the text and the image branch's context. settings as for `drawer`.
+    """
+    on = guidance(settings)
+
+    @functools.partial(jax.jit, static_argnames=("image_by_cond",))
+    def run(params, packed, lengths, texts, seeds, blank, knobs, *, image_by_cond):
+        slots = context.capacity(packed)
+        cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+        text = context.shortened(cond, *lengths[0]) if on.text else None
+        image = None
+        if on.image and texts is not None:
+            slots = context.capacity(texts)
+            image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
+        elif on.image and not image_by_cond:
+            image = context.shortened(cond, *lengths[1])
+
+        def noise(seed):
+            # Token by token the same whatever the padding: jax.random fills row by row.
+            return jax.random.normal(jax.random.key(seed), blank.noise.shape[1:])
+
+        how = dict(cfg=cfg, runs=on.runs, renorm=settings.renorm, dtype=dtype)
+        filled = blank.replace(noise=jax.vmap(noise)(seeds))
+        branches = Branches(cond, text, image)
+        return sample(params, branches, filled, knobs, image_by_cond=image_by_cond, **how)
+
+    return run
+
+
 Draw = Callable[..., list[Drawn]]
 
 
@@ -272,33 +306,7 @@ def drawer(
     own_params = None if params is None else mot.unstacked(params, cfg.llm)
     on = guidance(settings)
 
-    @functools.partial(jax.jit, static_argnames=("image_by_cond",))
-    def run(params, packed, lengths, texts, seeds, blank, knobs, *, image_by_cond):
-        """`lengths` [2,2,B]: slots and positions of the text and the image branch's context."""
-        slots = context.capacity(packed)
-        cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-        text = context.shortened(cond, *lengths[0]) if on.text else None
-        image = None
-        if on.image and texts is not None:
-            slots = context.capacity(texts)
-            image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
-        elif on.image and not image_by_cond:
-            image = context.shortened(cond, *lengths[1])
-
-        def noise(seed):
-            # Token by token the same whatever the padding: jax.random fills row by row.
-            return jax.random.normal(jax.random.key(seed), blank.noise.shape[1:])
-
-        how = dict(cfg=cfg, runs=on.runs, renorm=settings.renorm, dtype=dtype)
-        return sample(
-            params,
-            Branches(cond, text, image),
-            blank.replace(noise=jax.vmap(noise)(seeds)),
-            knobs,
-            image_by_cond=image_by_cond,
-            **how,
-        )
-
+    run = program(cfg, settings, dtype)
     show = decoder(vae_params, cfg, programs=programs)
 
     def call(params, requests: Sequence[Request], kind: str, turned: Knobs) -> list[np.ndarray]:
@@ -335,7 +343,7 @@ def drawer(
             turned,
             image_by_cond=kind == "cond",
         )
-        x = np.asarray(x, np.float32)
+        x = fetch(x).astype(np.float32)
         return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(grids)]
 
     def draw(
@@ -394,14 +402,21 @@ def _by_size(shapes: Sequence[tuple], pixels: int) -> list[list[int]]:
     return parts
 
 
-def decoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
-    """`show(latents)`: latent tokens [h,w,p·p·Z] each -> images uint8 [H,W,3] each."""
+def decoding(cfg: BagelConfig) -> Callable:
+    """The compiled `decode(vae_params, tokens)`: [N,h,w,p·p·Z] -> images uint8 [N,H,W,3]."""
 
     @jax.jit
     def decode(vae_params, tokens):
         flat = rearrange(tokens, "n h w d -> n (h w) d")
         latents = unpatchify(flat, cfg.latent_patch, *tokens.shape[1:3])
         return vae.to_uint8(vae.decode(vae_params, cfg.vae, latents))
+
+    return decode
+
+
+def decoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
+    """`show(latents)`: latent tokens [h,w,p·p·Z] each -> images uint8 [H,W,3] each."""
+    decode = decoding(cfg)
 
     def show(latents: Sequence[np.ndarray]) -> list[np.ndarray]:
         images: dict[int, np.ndarray] = {}
@@ -410,7 +425,7 @@ def decoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs)
             tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
             tokens[: len(part)] = [latents[i] for i in part]
             programs.note("the decoder", rows=rows, grid=tokens.shape[1:3])
-            images.update(zip(part, np.asarray(decode(vae_params, tokens)), strict=False))
+            images.update(zip(part, fetch(decode(vae_params, tokens)), strict=False))
         return [images[i] for i in range(len(latents))]
 
     return show
@@ -434,7 +449,7 @@ def encoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs)
         if seed is not None:
             p = cfg.latent_patch
             noise = jax.random.normal(jax.random.key(seed), (1, h * p, w * p, cfg.vae.z))
-        tokens = np.asarray(latent(vae_params, to_float(image)[None], noise))
+        tokens = fetch(latent(vae_params, to_float(image)[None], noise))
         return Latent(rearrange(tokens, "(h w) d -> h w d", h=h), size=image.shape[:2], noisy=False)
 
     return encode

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srum_jax.core.params import Params
+from srum_jax.core.sharding import fetch
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import CAUSAL, Branch, Example, Lanes, Text
@@ -43,7 +44,7 @@ def step(
     tokens = context.following(cache, 1, CAUSAL)
     none = jax.tree.map(lambda x: x[:, :0], tokens)
     und, _, (k, v) = mot.stack(
-        params, cfg.llm, und, und[:, :0], tokens, none, cache=cache, keep="kv", remat=False
+        params, cfg.llm, und, und[:, :0], tokens, none, cache=cache, keep="kv", remat="none"
     )
     first = jnp.zeros((len(ids), 1), jnp.int32)
     return context.append(cache, k, v), bagel.logits(params, und, first)[:, 0]
@@ -114,6 +115,20 @@ def decode(
     return ids, counts
 
 
+def writing(cfg: BagelConfig, dtype) -> Callable:
+    """The compiled `run(params, packed, seeds, temperature, limit, max_tokens=, stop=)`: `decode`
+    behind the contexts `packed`, which it reads first."""
+
+    @functools.partial(jax.jit, static_argnames=("max_tokens", "stop"))
+    def run(params, packed, seeds, temperature, limit, *, max_tokens, stop):
+        slots = context.capacity(packed, max_tokens + 1)
+        cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+        how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
+        return decode(params, cache, seeds, temperature, limit, **how)
+
+    return run
+
+
 Write = Callable[..., list[Written]]
 
 
@@ -138,12 +153,7 @@ def writer(
     programs = programs or context.Programs()
     params = mot.unstacked(params, cfg.llm)
 
-    @functools.partial(jax.jit, static_argnames=("max_tokens", "stop"))
-    def run(params, packed, seeds, temperature, limit, *, max_tokens, stop):
-        slots = context.capacity(packed, max_tokens + 1)
-        cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-        how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
-        return decode(params, cache, seeds, temperature, limit, **how)
+    run = writing(cfg, dtype)
 
     def write(
         contexts: Sequence[Context],
@@ -177,7 +187,7 @@ def writer(
                 max_tokens=steps,
                 stop=stop,
             )
-            ids, counts = np.asarray(ids), np.asarray(counts)
+            ids, counts = fetch(ids), fetch(counts)
             for row, i in enumerate(part):
                 mine = tuple(ids[row, : counts[row]].tolist())
                 finished = bool(counts[row] < max_tokens and ids[row, counts[row]] == cfg.eos)
@@ -185,6 +195,18 @@ def writer(
         return [written[i] for i in range(len(contexts))]
 
     return write
+
+
+def reading(cfg: BagelConfig, dtype) -> Callable:
+    """The compiled `probabilities(params, batch)`: float32 [B,Y,V] at a packed batch's labels."""
+
+    @jax.jit
+    def probabilities(params, batch):
+        x_t, t = batch.latents, jnp.zeros(batch.noisy.shape)
+        und, _, _ = bagel.forward(params, cfg, batch, x_t, t, dtype=dtype, remat="none")
+        return jax.nn.softmax(bagel.logits(params, und, batch.label_slots), axis=-1)
+
+    return probabilities
 
 
 def asker(
@@ -206,11 +228,7 @@ def asker(
     """
     nothing, own_params = np.zeros(0, np.int32), params
 
-    @jax.jit
-    def probabilities(params, batch):
-        x_t, t = batch.latents, jnp.zeros(batch.noisy.shape)
-        und, _, _ = bagel.forward(params, cfg, batch, x_t, t, dtype=dtype, remat=False)
-        return jax.nn.softmax(bagel.logits(params, und, batch.label_slots), axis=-1)
+    probabilities = reading(cfg, dtype)
 
     def example(image, texts):
         branches = [
@@ -238,7 +256,7 @@ def asker(
             )
             padded = [[e] for e in part] + [[]] * (rows - len(part))
             batch = place(packing.pack(padded, lanes, cfg))  # all at once: small arrays are many
-            found = np.asarray(probabilities(own_params if params is None else params, batch))
+            found = fetch(probabilities(own_params if params is None else params, batch))
             answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
         return answers
 

@@ -53,10 +53,18 @@ def embed_pictures(
     images: jax.Array,
     *,
     dtype,
-    remat: bool,
+    remat: str,
 ) -> jax.Array:
     """ViT, connector and connector positions: patches [B,P,p·p·3] -> [B,P,D]."""
-    x = vit.encode(params["vit"], cfg.vit, patches.astype(dtype), positions, images, remat=remat)
+    x = vit.encode(
+        params["vit"],
+        cfg.vit,
+        patches.astype(dtype),
+        positions,
+        images,
+        remat=remat,
+        backend=cfg.attention,
+    )
     x = linear(
         jax.nn.gelu(linear(x, params["connector"]["fc1"]), approximate=True),
         params["connector"]["fc2"],
@@ -88,7 +96,7 @@ def forward(
     t: jax.Array,
     *,
     dtype=jnp.float32,
-    remat: bool = True,
+    remat: str = "full",
     keep: str = "none",
 ):
     """Hidden states after the final norms: (und [B,U,D], gen [B,G,D], kept as in `mot.stack`).
@@ -113,7 +121,17 @@ def forward(
         embed_time(params, t, dtype), batch.latent_images[:, :, None], axis=1
     )
     gen = embed_latents(params, x_t, time, embed_cells(cfg, batch.latent_positions, dtype))
-    return mot.stack(params, cfg.llm, und, gen, batch.und, batch.gen, keep=keep, remat=remat)
+    return mot.stack(
+        params,
+        cfg.llm,
+        und,
+        gen,
+        batch.und,
+        batch.gen,
+        keep=keep,
+        remat=remat,
+        backend=cfg.attention,
+    )
 
 
 def velocity(params: P.Params, gen: jax.Array) -> jax.Array:

@@ -6,8 +6,28 @@ where there is a folder, from a preset otherwise; no other file holds such a con
 
 import dataclasses
 import json
+from typing import Literal
 
 from etils import epath
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """RoPE stretched over more positions than were trained, as Hugging Face's `rope_scaling`.
+
+    linear: every frequency divided by `factor` (arXiv 2306.15595). yarn: only those that turn less
+    than `beta_slow` times over the `original` positions; those that turn more than `beta_fast`
+    times stay, with a ramp between, whose ends are whole features if `truncate`; queries and keys
+    grow by `attention_factor`, or 0.1 ln(factor) + 1 where that is None (arXiv 2309.00071).
+    """
+
+    kind: Literal["linear", "yarn"]
+    factor: float
+    original: int = 0  # positions trained on; yarn alone
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +42,7 @@ class LLMConfig:
     vocab: int  # V
     rope_theta: float = 1e6
     rms_eps: float = 1e-6
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self):
         if self.hidden % self.heads:
@@ -79,6 +100,7 @@ class BagelConfig:
     end_of_image: int
     interpolate_pos: bool = False
     max_text: int = 32768  # RoPE positions
+    attention: str = "dense"  # how attention is computed: a back-end of models/attention
 
     @property
     def token_dim(self) -> int:
@@ -145,6 +167,61 @@ class _Fields:
         return value
 
 
+# Fields of RopeScaling by their names in the JSON, for each kind.
+_SCALING = {
+    "linear": {"factor": "factor"},
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original",
+        "attention_factor": "attention_factor",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+        "truncate": "truncate",
+    },
+}
+
+
+def _rope_scaling(llm: _Fields) -> RopeScaling | None:
+    """The `rope_scaling` field (`rope_parameters` in newer files), None where positions are plain.
+
+    Raises ValueError for a type that is not known, and for what a type does not have or lacks.
+    """
+    name = "rope_scaling" if llm.values.get("rope_scaling") is not None else "rope_parameters"
+    values = llm.values.get(name)
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise ValueError(f"{llm.path}: field {name!r} must be an object, got {values!r}")
+    values = {k: v for k, v in values.items() if v is not None}
+    kind = values.pop("rope_type", values.pop("type", None))
+    values.pop("rope_theta", None)
+    if kind == "default":
+        return None
+    if kind not in _SCALING:
+        known = ", ".join(["default", *_SCALING])
+        raise ValueError(f"{llm.path}: {name} of type {kind!r} is not known: one of {known}")
+    names = _SCALING[kind]
+    if kind == "yarn":
+        values.setdefault("original_max_position_embeddings", llm("max_position_embeddings", int))
+    for field, value in values.items():
+        if field not in names:
+            raise ValueError(f"{llm.path}: {name}.{field} is not known for the type {kind!r}")
+        if field == "truncate":
+            good = isinstance(value, bool)
+        else:
+            good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if not good or (field == "factor" and value < 1):
+            raise ValueError(f"{llm.path}: {name}.{field} cannot be {value!r}")
+    if "factor" not in values:
+        raise ValueError(f"{llm.path}: {name}.factor is missing")
+    return RopeScaling(kind, **{names[field]: value for field, value in values.items()})
+
+
+def _scaling_json(scaling: RopeScaling) -> dict:
+    values = {name: getattr(scaling, field) for name, field in _SCALING[scaling.kind].items()}
+    return {"rope_type": scaling.kind, **{k: v for k, v in values.items() if v is not None}}
+
+
 def autoencoder_from_folder(folder) -> VAEConfig:
     """Sizes of a folder's autoencoder; BAGEL-7B-MoT's where it has no `ae_config.json`."""
     path = epath.Path(folder) / "ae_config.json"
@@ -177,6 +254,10 @@ def from_folder(folder) -> BagelConfig:
                 "vit_config.json, ema.safetensors and ae.safetensors"
             )
     llm, vit = _Fields(folder / "llm_config.json"), _Fields(folder / "vit_config.json")
+    scaling = _rope_scaling(llm)
+    window = llm("max_position_embeddings", int)
+    if scaling and scaling.kind == "yarn":  # files often keep the window that was trained
+        window = max(window, int(scaling.factor * scaling.original))
     preset = BAGEL_7B_MOT
     top = dict(
         latent_patch=preset.latent_patch,
@@ -213,6 +294,7 @@ def from_folder(folder) -> BagelConfig:
             vocab=llm("vocab_size", int),
             rope_theta=llm("rope_theta", float),
             rms_eps=llm("rms_norm_eps", float),
+            rope_scaling=scaling,
         ),
         vit=ViTConfig(
             hidden=vit("hidden_size", int),
@@ -224,7 +306,7 @@ def from_folder(folder) -> BagelConfig:
             eps=vit("layer_norm_eps", float),
         ),
         vae=autoencoder_from_folder(folder),
-        max_text=llm("max_position_embeddings", int),
+        max_text=window,
         **top,
     )
 
@@ -248,6 +330,7 @@ def to_json(cfg: BagelConfig) -> dict[str, dict]:
             "num_key_value_heads": c.kv_heads,
             "rms_norm_eps": c.rms_eps,
             "rope_theta": c.rope_theta,
+            **({"rope_scaling": _scaling_json(c.rope_scaling)} if c.rope_scaling else {}),
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
             "use_cache": True,

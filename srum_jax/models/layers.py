@@ -3,11 +3,28 @@
 Everything is a pure function of arrays. Norms and angles are float32 whatever the compute dtype.
 """
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from srum_jax.core import sharding
 from srum_jax.core.params import Params
+from srum_jax.models.config import RopeScaling
+
+REMAT = {  # what of a block its backward pass finds kept, by name; the rest is computed again
+    "none": jax.checkpoint_policies.everything_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
+}
+
+
+def rematerialised(block: Callable, how: str) -> Callable:
+    """`block` that keeps for its backward pass what `REMAT[how]` says, its inputs always."""
+    policy = REMAT[how]
+    return block if how == "none" else jax.checkpoint(block, policy=policy)
 
 
 def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
@@ -34,34 +51,76 @@ def linear(x: jax.Array, p: Params) -> jax.Array:
     """x [..., I] · w [I, ...out] + b: the outputs keep the weight's trailing axes (split heads).
 
     An int8 w comes with a float32 "scale" [...out] (`models/int8.py`), which multiplies the
-    product: the cast of w then is all that stands before it. The product is one plain matrix
-    product: CPUs are several times slower at the gradient of a contraction over two axes.
+    product: the cast of w then is all that stands before it. "lora" {"a" [I, r], "b" [r, ...out]}
+    adds (x·a)·b (`models/lora.py`). The product is one plain matrix product: CPUs are several times
+    slower at the gradient of a contraction over two axes. Only where rows are cut over "context"
+    are rows and tokens left apart: as one axis they could not be cut, and would be gathered.
     """
     w = p["w"].astype(x.dtype)
-    y = x.reshape(-1, x.shape[-1]) @ w.reshape(w.shape[0], -1)
+    flat = w.reshape(w.shape[0], -1)
+    if sharding.ways("context") > 1:
+        y = jnp.tensordot(x, flat, axes=1)
+    else:
+        y = x.reshape(-1, x.shape[-1]) @ flat
     y = y.reshape(x.shape[:-1] + w.shape[1:])
     if "scale" in p:
         y = (y * _over(p["scale"], y)).astype(x.dtype)
     if "b" in p:
         y = y + _over(p["b"].astype(x.dtype), y)
+    if "lora" in p:
+        y = y + linear(linear(x, {"w": p["lora"]["a"]}), {"w": p["lora"]["b"]})
     return y
 
 
 def merge_heads(x: jax.Array, p: Params) -> jax.Array:
     """x [B, S, H, C] · w [H, C, D] + b: the output projection of attention; w as in `linear`."""
-    w = rearrange(p["w"], "h c d -> (h c) d")
-    return linear(rearrange(x, "b s h c -> b s (h c)"), {**p, "w": w})
+    p = {**p, "w": rearrange(p["w"], "h c d -> (h c) d")}
+    if "lora" in p:
+        p["lora"] = {**p["lora"], "a": rearrange(p["lora"]["a"], "h c r -> (h c) r")}
+    return linear(rearrange(x, "b s h c -> b s (h c)"), p)
 
 
-def rope_angles(position: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin), each [B, S, C] float32, of half-split RoPE for integer positions [B, S]."""
+def _stretched(frequency: jax.Array, theta: float, scaling: RopeScaling) -> tuple[jax.Array, float]:
+    """(RoPE frequencies [C/2] after scaling, what queries and keys grow by)."""
+    slow = frequency / scaling.factor
+    if scaling.kind == "linear":
+        return slow, 1.0
+    half = frequency.shape[0]
+
+    def feature(turns):  # whose wave turns so often over the positions trained on
+        return half * math.log(scaling.original / (turns * 2 * math.pi)) / math.log(theta)
+
+    low, high = feature(scaling.beta_fast), feature(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    high += 0.001 * (low == high)
+    share = jnp.clip((jnp.arange(half, dtype=jnp.float32) - low) / (high - low), 0, 1)
+    grown = scaling.attention_factor
+    if grown is None:
+        grown = 0.1 * math.log(scaling.factor) + 1.0
+    return slow * share + frequency * (1 - share), grown
+
+
+def rope_angles(
+    position: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin), each [B, S, C] float32, of half-split RoPE for integer positions [B, S].
+
+    `scaling` stretches the positions (`RopeScaling`); cos and sin then carry its growth.
+    """
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    grown = 1.0
+    if scaling is not None:
+        frequency, grown = _stretched(frequency, theta, scaling)
     # HIGHEST: a bfloat16 pass would round positions above 256.
     angle = jnp.einsum(
         "bs,f->bsf", position.astype(jnp.float32), frequency, precision=jax.lax.Precision.HIGHEST
     )
     angle = jnp.concatenate([angle, angle], axis=-1)
-    return jnp.cos(angle), jnp.sin(angle)
+    if grown == 1.0:
+        return jnp.cos(angle), jnp.sin(angle)
+    return grown * jnp.cos(angle), grown * jnp.sin(angle)
 
 
 def rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ class Bagel(nn.Module):
     cfg: BagelConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    remat: bool = True
+    remat: str = "full"
 
     def setup(self):
         # The key as it was given: linen would fold a counter into it.

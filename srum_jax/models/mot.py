@@ -13,7 +13,7 @@ from srum_jax.core import params as P
 from srum_jax.data.schema import Tokens
 from srum_jax.models import attention
 from srum_jax.models.config import LLMConfig
-from srum_jax.models.layers import linear, merge_heads, rms_norm, rope, rope_angles
+from srum_jax.models.layers import linear, merge_heads, rematerialised, rms_norm, rope, rope_angles
 
 
 @struct.dataclass
@@ -100,7 +100,8 @@ def stack(
     *,
     cache: Cache | None = None,
     keep: str = "none",
-    remat: bool = True,
+    remat: str = "full",
+    backend: str = "dense",
 ):
     """Runs every layer and the final norms.
 
@@ -108,30 +109,40 @@ def stack(
     of what their rows have read before: every query sees all of it. `keep` is "none", "kv" (returns
     k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every layer's
     (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none". Layers may be
-    stacked or, from `unstacked`, apart.
+    stacked or, from `unstacked`, apart. `remat`: a name of `layers.REMAT`. `backend`: of attention
+    among these tokens, as `attention.over` names them; behind a cache there is one alone.
     """
     u = und.shape[1]
     tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
-    allowed = attention.mask(tokens, tokens)
-    cos, sin = rope_angles(tokens.position, cfg.head_dim, cfg.rope_theta)
+    if cache is None:
+        attend = attention.over((und_tokens, gen_tokens), backend)
+        und, gen = attention.cut_tokens(und, gen)
+    else:
+        allowed = attention.mask(tokens, tokens)
+    angles_u, angles_g = (
+        rope_angles(lane.position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
+        for lane in (und_tokens, gen_tokens)
+    )
 
     def block(x, layer):
         und, gen = x
         p, prefix = layer
-        q_u, k_u, v_u = _project(p["und"], und, cos[:, :u], sin[:, :u], cfg)
-        q_g, k_g, v_g = _project(p["gen"], gen, cos[:, u:], sin[:, u:], cfg)
-        q = jnp.concatenate([q_u, q_g], axis=1)
+        q_u, k_u, v_u = _project(p["und"], und, *angles_u, cfg)
+        q_g, k_g, v_g = _project(p["gen"], gen, *angles_g, cfg)
         k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
         if prefix is None:
-            o = attention.attend(q, k, v, allowed)
+            o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
         else:
+            q = jnp.concatenate([q_u, q_g], axis=1)
             o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
-        und = _finish(p["und"], und, o[:, :u], cfg)
-        gen = _finish(p["gen"], gen, o[:, u:], cfg)
+            o_u, o_g = o[:, :u], o[:, u:]
+        und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
+        if prefix is None:
+            und, gen = attention.cut_tokens(und, gen)
         kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
         return (und, gen), kept
 
-    body = jax.checkpoint(block) if remat else block
+    body = rematerialised(block, remat)
     prefix = None if cache is None else (cache.k, cache.v)
     if isinstance(params["blocks"], tuple):
         every = []
@@ -143,7 +154,7 @@ def stack(
         return *_normed(params, und, gen, cfg), kept
     # Activations are kept only where they are small; copying them into stacked arrays costs more
     # there than the longer program.
-    unroll = cfg.layers if not remat and cfg.layers <= _UNROLLED else 1
+    unroll = cfg.layers if remat == "none" and cfg.layers <= _UNROLLED else 1
     (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix), unroll=unroll)
     return *_normed(params, und, gen, cfg), kept
 

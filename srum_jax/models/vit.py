@@ -6,15 +6,17 @@ Connector and connector positions belong to `models/bagel.py`.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from srum_jax.core.params import Params, ParamSpec, Specs, norm
 from srum_jax.core.params import linear as linear_specs
-from srum_jax.models.attention import attend
+from srum_jax.data.schema import FULL, Tokens
+from srum_jax.models import attention
 from srum_jax.models.config import ViTConfig
-from srum_jax.models.layers import layer_norm, linear, merge_heads
+from srum_jax.models.layers import layer_norm, linear, merge_heads, rematerialised
 
 
 def specs(cfg: ViTConfig) -> Specs:
@@ -47,10 +49,24 @@ def specs(cfg: ViTConfig) -> Specs:
     }
 
 
-def _block(x: jax.Array, p: Params, allowed: jax.Array, eps: float) -> jax.Array:
+def _tokens(image_index: jax.Array) -> Tokens:
+    """The patches of each image as a sample of their own that all see each other."""
+    zero = jnp.zeros_like(image_index)
+    place = jnp.arange(image_index.shape[1], dtype=image_index.dtype)[None]
+    return Tokens(
+        segment=image_index + 1,
+        split=zero,
+        mode=zero + FULL,
+        position=zero,
+        index=jnp.where(image_index < 0, -1, place),
+    )
+
+
+def _block(x: jax.Array, p: Params, attend: Callable, eps: float) -> jax.Array:
     y = layer_norm(x, p["ln1"], eps)
     q, k, v = (linear(y, p[name]) for name in ("q", "k", "v"))
-    x = x + merge_heads(attend(q, k, v, allowed), p["o"])
+    (o,) = attend([q], [k], [v])
+    x = x + merge_heads(o, p["o"])
     y = jax.nn.gelu(linear(layer_norm(x, p["ln2"], eps), p["fc1"]), approximate=True)
     return x + linear(y, p["fc2"])
 
@@ -62,22 +78,25 @@ def encode(
     position_ids: jax.Array,
     image_index: jax.Array,
     *,
-    remat: bool = True,
+    remat: str = "full",
+    backend: str = "dense",
 ) -> jax.Array:
     """Features after the last norm, [B, P, Dv] in the dtype of `patches`.
 
     patches: [B, P, p·p·3] float, pixels in [-1, 1], inner order (ph, pw, channel);
     position_ids: [B, P] int32 into the learned table (row·positions + column);
     image_index: [B, P] int32, patches attend within equal index; negative marks padding, whose
-    features mean nothing. `remat`: recompute each block in the backward pass.
+    features mean nothing. `remat`: what the backward pass finds kept, a name of `layers.REMAT`.
+    `backend`: of attention, as `attention.over` names them.
     """
     x = linear(patches, params["patch"])
     x = x + jnp.take(params["positions"], position_ids, axis=0, mode="clip").astype(x.dtype)
-    allowed = image_index[:, :, None] == image_index[:, None, :]
-    allowed = allowed & (image_index >= 0)[:, None, :]
+    (x,) = attention.cut_tokens(x)
+    attend = attention.over([_tokens(image_index)], backend)
 
     def step(carry, p):
-        return _block(carry, p, allowed, cfg.eps), None
+        (x,) = attention.cut_tokens(_block(carry, p, attend, cfg.eps))
+        return x, None
 
-    x, _ = jax.lax.scan(jax.checkpoint(step) if remat else step, x, params["blocks"])
+    x, _ = jax.lax.scan(rematerialised(step, remat), x, params["blocks"])
     return layer_norm(x, params["post_norm"], cfg.eps)

@@ -7,7 +7,7 @@ from srum_jax.objectives import terms
 from srum_jax.objectives.srum import sft
 
 
-def make(cfg, model_cfg, *, dtype, remat: bool) -> terms.LossFn:
+def make(cfg, model_cfg, *, dtype, remat: str) -> terms.LossFn:
     """L = text_weight·CE + MSE; cfg holds the time law and the weight."""
 
     def loss(params, reference, batch: Batch, key) -> LossOut:

@@ -258,7 +258,7 @@ def needs_reference(objective: str, anchor: float) -> bool:
     return anchor > 0 or objective in _AROUND_START
 
 
-def make(cfg, model_cfg: BagelConfig, *, dtype, remat: bool) -> terms.LossFn:
+def make(cfg, model_cfg: BagelConfig, *, dtype, remat: str) -> terms.LossFn:
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
     cfg is the train section: objective, rewards, anchor, the time law and the objectives' own

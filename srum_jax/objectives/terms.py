@@ -3,11 +3,13 @@
 Sums run over real tokens only; weights count numbers (tokens × channels) or labels.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from flax import struct
 
 from srum_jax import flow
@@ -20,6 +22,7 @@ from srum_jax.models.config import BagelConfig
 # What the trainer is handed: (params, reference, batch, key) -> LossOut. `reference` are the
 # parameters the run started from, or None where the objective needs none.
 LossFn = Callable[..., object]
+_LOGITS = 2**26  # of one row that are held at once; more are computed in parts
 
 
 @struct.dataclass
@@ -32,7 +35,7 @@ class Predicted:
 
 
 def predict(
-    params: Params, cfg: BagelConfig, batch: Batch, draws: flow.Draws, *, dtype, remat: bool
+    params: Params, cfg: BagelConfig, batch: Batch, draws: flow.Draws, *, dtype, remat: str
 ) -> Predicted:
     """Runs the model on x_t made from `batch.latents` and the draws."""
     x_t = flow.interpolate(batch.latents, draws.noise, flow.token_time(batch, draws.t))
@@ -66,9 +69,41 @@ def squared_error(
 
 
 def cross_entropy(params: Params, und: jax.Array, batch: Batch) -> tuple[Ratio, Ratio]:
-    """(cross-entropy, accuracy) over the labels of a batch, weighted by `label_weights`."""
-    logits = bagel.logits(params, und, batch.label_slots)
-    ce = optax.softmax_cross_entropy_with_integer_labels(logits, batch.label_ids)
-    w = batch.label_weights
-    right = (jnp.argmax(logits, axis=-1) == batch.label_ids).astype(jnp.float32)
-    return ratio(jnp.sum(ce * w), jnp.sum(w)), ratio(jnp.sum(right * w), jnp.sum(w))
+    """(cross-entropy, accuracy) over the labels of a batch, weighted by `label_weights`.
+
+    Labels go in parts where a row has more than `_LOGITS` logits; the backward pass computes each
+    part's logits again, so those of one part are all that is ever held.
+    """
+    labels = batch.label_slots, batch.label_ids, batch.label_weights
+    count, vocab = labels[0].shape[1], params["lm_head"]["w"].shape[-1]
+    parts = min(count, math.ceil(count * vocab / _LOGITS))
+    if parts <= 1:
+        ce, right = _label_sums(params, und, *labels)
+    else:
+        ce, right = _in_parts(params, und, labels, parts)
+    weight = jnp.sum(batch.label_weights)
+    return ratio(ce, weight), ratio(right, weight)
+
+
+def _label_sums(params: Params, und: jax.Array, slots, ids, weights) -> tuple[jax.Array, jax.Array]:
+    """Weighted sums over labels [B,Y]: of cross-entropies, and of those that are the likeliest."""
+    logits = bagel.logits(params, und, slots)
+    ce = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+    right = (jnp.argmax(logits, axis=-1) == ids).astype(jnp.float32)
+    return jnp.sum(ce * weights), jnp.sum(right * weights)
+
+
+def _in_parts(params: Params, und: jax.Array, labels, parts: int) -> tuple[jax.Array, jax.Array]:
+    """`_label_sums` of `parts` equal parts of every row's labels, the last one filled up."""
+
+    def cut(x):
+        x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % parts)))
+        return rearrange(x, "b (n y) -> n b y", n=parts)
+
+    @jax.checkpoint
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, _label_sums(params, und, *part)), None
+
+    zero = jnp.zeros((), jnp.float32)
+    sums, _ = jax.lax.scan(add, (zero, zero), tuple(cut(x) for x in labels))
+    return sums

@@ -6,8 +6,7 @@ exact verifier still reads clean pictures after encode and decode.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +58,16 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     specs = vae.specs(sizes)
     tx = optim.make(c.optim, specs, steps=c.steps)
     at = sharding.batch_sharding(mesh)
+
+    def make(step: int):
+        return batch(pipeline.local_rows(step, c.batch, at), seed=cfg.seed)
+
     state, summary = loop.run(
         create(P.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh),
         Fixed({}, None),
         loss_fn=make_loss(sizes, c.kl_weight),
         tx=tx,
-        batches=lambda start: pipeline.batches(
-            functools.partial(batch, seed=cfg.seed, size=c.batch), at, start=start, stop=c.steps
-        ),
+        batches=lambda start: pipeline.batches(make, at, start=start, stop=c.steps),
         key=jax.random.key(cfg.seed),
         cfg=c,
         checkpoints=Checkpoints(folder / "checkpoints", keep=c.keep),
@@ -74,6 +75,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
         metrics_path=folder / "metrics.jsonl",
         title="autoencoder",
         stop=preemption.stop,
+        reports=cfg.log,
     )
     share = verified(state.ema, sizes, seed=cfg.seed)
     logging.info("autoencoder: %.2f %% of clean pictures pass the verifier", 100 * share)
@@ -106,9 +108,8 @@ def make_loss(sizes: VAEConfig, kl_weight: float) -> Callable[..., LossOut]:
     return loss
 
 
-def batch(step: int, *, seed: int, size: int) -> dict[str, np.ndarray]:
-    """This host's share of a step's `size` pictures, and their numbers in the endless stream."""
-    numbers = pipeline.local_rows(step, size)
+def batch(numbers: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
+    """The pictures with these numbers in the endless stream, and the numbers."""
     pictures = np.stack([shapes.autoencoder_image(seed, i) for i in numbers])
     return {"images": to_float(pictures), "numbers": np.array(numbers, np.uint32)}
 

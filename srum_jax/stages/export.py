@@ -57,7 +57,10 @@ def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:
     """How the model came to be, in Markdown."""
     made = "unchanged weights"
     if "train" in cfg.stages:
-        made = f"{cfg.train.steps} steps of `{cfg.train.objective}`, averaged parameters"
+        what = "averaged parameters"
+        if cfg.train.trainable == "lora":
+            what = f"averaged adapters of rank {cfg.train.lora.rank}, merged"
+        made = f"{cfg.train.steps} steps of `{cfg.train.objective}`, {what}"
     elif "pretrain" in cfg.stages and not work.round:
         made = f"pretrained for {cfg.pretrain.steps} steps"
     version = ", ".join(f"{name} {number}" for name, number in versions().items())

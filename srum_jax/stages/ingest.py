@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from srum_jax.config import Config, hash_json
 from srum_jax.core import sharding
+from srum_jax.core.distributed import wait_for_all
 from srum_jax.core.files import read_json, write_json
 from srum_jax.core.patches import patchify
 from srum_jax.data import images as pictures
-from srum_jax.data import published, records, units
+from srum_jax.data import masks, records, units
 from srum_jax.data.parquet import Parquet
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.published import Published, Region, Sample
@@ -48,7 +49,6 @@ from srum_jax.stages.manifest import (
     Outcome,
     Workdir,
     run_stage,
-    wait_for_all,
 )
 
 SCORES = "scores"  # the folder of the scores' units inside the stage's
@@ -211,8 +211,10 @@ def fitted(sample: Sample, cfg: BagelConfig) -> Sample:
             )
 
     def move(region: Region) -> Region:
-        box = region.bbox and published.moved(region.bbox, before, after)
-        return dataclasses.replace(region, bbox=box)
+        if region.bbox is None:
+            return region
+        (box,) = masks.resize_boxes(np.array([region.bbox]), before, after)
+        return dataclasses.replace(region, bbox=tuple(map(int, box)))
 
     regions = tuple(map(move, sample.regions))
     return dataclasses.replace(sample, image=image, target=target, regions=regions)

@@ -19,6 +19,7 @@ from etils import epath
 
 import srum_jax
 from srum_jax.config import Config, hash_json, section_hash, section_values
+from srum_jax.core.distributed import wait_for_all
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 
@@ -174,13 +175,14 @@ def run_stage(
         logging.info("%s: skipped, finished", name)
         return manifest
     allowed += tuple(changes)
+    wait_for_all(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
         write_json(folder / "started.json", {**wanted, "allowed_changes": allowed})
         (folder / "manifest.json").unlink(missing_ok=True)
-    wait_for_all(f"{name} starts")
+    wait_for_all(f"{name}: starts")
     start = time.monotonic()
     outcome = body(folder)
-    wait_for_all(f"{name} ends")
+    wait_for_all(f"{name}: ends")
     timing = _timing(time.monotonic() - start, outcome)
     manifest = Manifest(
         stage=name,
@@ -196,7 +198,7 @@ def run_stage(
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
         run = _run_info(cfg, work)
         update_results(work, lambda r: (r.update(run=run), r["stages"].update({name: timing})))
-    wait_for_all(f"{name} is recorded")
+    wait_for_all(f"{name}: recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
 
@@ -208,9 +210,17 @@ def _changes_since(
     if manifest:
         old = {"sections": manifest.sections, "inputs": manifest.inputs}
         return _differences(old, wanted), manifest.allowed_changes
-    if not (folder / "started.json").exists():
+    found = {p.name for p in folder.iterdir()} if folder.exists() else set()
+    if "started.json" not in found:
+        # For what config they were made nobody knows, so they must not be gone on from.
+        if left := sorted(name for name in found if not name.startswith(".")):
+            raise BadInput(
+                f"{folder} holds {', '.join(left[:3])}{', …' * (len(left) > 3)} but no "
+                "started.json: it was emptied while a run still wrote there, or is no folder of a "
+                "run. Remove it, or use another --workdir"
+            )
         return [], ()
-    if [p.name for p in folder.iterdir()] == ["started.json"]:
+    if found == {"started.json"}:
         return [], ()  # it failed before it made anything
     old = read_json(folder / "started.json")
     try:
@@ -244,14 +254,6 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             else {prefix + key: value}
         )
     return out
-
-
-def wait_for_all(label: str) -> None:
-    """Returns when every host has come here; `label` tells places apart."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(label)
 
 
 def _timing(seconds: float, outcome: Outcome) -> dict[str, float]:

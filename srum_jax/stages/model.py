@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,22 +17,20 @@ from etils import epath
 from jax import monitoring
 
 import srum_jax
-from srum_jax.config import Config
+from srum_jax import programs
+from srum_jax.config import Config, TrainConfig
 from srum_jax.core import params as P
 from srum_jax.core import sharding
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.inference import image, text
-from srum_jax.models import bagel, hf, vae
+from srum_jax.models import bagel, hf, lora, vae
 from srum_jax.models import config as model_config
 from srum_jax.models.config import BagelConfig
+from srum_jax.programs import TRAINABLE, lora_scale, trainable  # noqa: F401 (stages ask here)
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
 BASE = "bases/shapes"  # inside the package, for a run that names no weights
-TRAINABLE = {  # beginnings of the paths that `train` changes
-    "gen": ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/"),
-    "all": ("",),
-}
 _CHUNK, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 _COMPILING = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -54,11 +52,6 @@ class Opened:
     def hash(self) -> str:
         """The fingerprint of what was opened."""
         return fingerprint(*self.source.folders)
-
-
-def trainable(name: str) -> Callable[[str], bool]:
-    """Whether `train` changes a parameter path; `name` is the config's train.trainable."""
-    return lambda path: path.startswith(TRAINABLE[name])
 
 
 def source(cfg: Config, work: Workdir) -> hf.Parts:
@@ -132,21 +125,37 @@ def base(
 def trained(opened: Opened, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh) -> Opened:
     """`opened` with the leaves that this round's `train` stage made in place of its own.
 
-    Raises FileNotFoundError if that stage is not finished, BadInput if its files are damaged.
+    Adapters are merged. Raises FileNotFoundError if that stage is not finished, BadInput if its
+    files are damaged.
     """
     stage = work.stage("train")
     Manifest.read(stage)
-    accepts = trainable(cfg.train.trainable)
-    specs, _ = P.split(bagel.specs(opened.cfg), accepts)
+    specs = programs.training(cfg, opened.cfg).trained
     like = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
         P.abstract(specs, jnp.float32),
         sharding.shardings(specs, mesh),
     )
     made = checkpoint.load_params(stage / "params", like)
-    old, frozen = P.split(opened.params, accepts)
+    if cfg.train.trainable == "lora":
+        merged = lora.merge(opened.params, made, lora_scale(cfg.train))
+        places = jax.tree.map(lambda leaf: leaf.sharding, opened.params)
+        return dataclasses.replace(opened, params=jax.device_put(merged, places))
+    old, frozen = P.split(opened.params, trainable(cfg.train.trainable))
     made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
     return dataclasses.replace(opened, params=P.merge(made, frozen))
+
+
+def in_training(made: P.Params, frozen: P.Params, c: TrainConfig, dtype: Any) -> P.Params:
+    """The model in training: trained leaves `made` in `dtype`, adapters scaled, `frozen` ones."""
+    if c.trainable == "lora":
+        return lora.scaled(P.merge(made, frozen), lora_scale(c))
+    return P.merge(jax.tree.map(lambda x: x.astype(dtype), made), frozen)
+
+
+def answers_stay(c: TrainConfig) -> bool:
+    """Whether no trained leaf is read where the model answers: the generation side alone learns."""
+    return c.trainable == "gen" or (c.trainable == "lora" and c.lora.experts == "gen")
 
 
 def painter(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh) -> image.Paint:
@@ -158,7 +167,7 @@ def painter(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh) -> image.Paint
         opened.cfg,
         opened.tokenizer,
         cfg.sample,
-        place=lambda x: jax.device_put(x, rows),
+        place=functools.partial(sharding.put, at=rows),
         dtype=jnp.dtype(cfg.compute.dtype),
     )
 
@@ -171,7 +180,7 @@ def asker(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh, *, rows: int) ->
         opened.cfg,
         opened.tokenizer,
         rows=rows,
-        place=lambda x: jax.device_put(x, at),
+        place=functools.partial(sharding.put, at=at),
         dtype=jnp.dtype(cfg.compute.dtype),
     )
 

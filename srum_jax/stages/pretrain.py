@@ -261,7 +261,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         several = reads_several(step, c.several_every)
         sizes = c.several_lanes if several else c.lanes
         lanes = Lanes(**{k: getattr(sizes, k) for k in packing.LANES})
-        numbers = pipeline.local_rows(step, c.rows)
+        numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
         return packing.pack(rows, lanes, model, label_weights=c.label_weights)
 
@@ -291,6 +291,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         metrics_path=folder / "metrics.jsonl",
         title="pretrain",
         stop=preemption.stop,
+        reports=cfg.log,
         evaluate=evaluate,
         evaluate_every=c.evaluate_every,
     )

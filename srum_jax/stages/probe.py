@@ -250,7 +250,7 @@ class Probe:
     def look(self, step: int, ema: P.Params) -> dict[str, float]:
         """Takes the look at `step` and returns its numbers for the metrics; later ones are void."""
         dtype = jnp.dtype(self.cfg.compute.dtype)
-        params = P.merge(jax.tree.map(lambda x: x.astype(dtype), ema), self.frozen)
+        params = model.in_training(ema, self.frozen, self.cfg.train, dtype)
         ask = functools.partial(self.ask, params=params)
         images, latents = self.paint(self.texts, [job["seed"] for job in self.jobs], params=params)
         seen = [Seen(image, text) for image, text in zip(images, self.texts, strict=True)]
@@ -288,7 +288,7 @@ class Probe:
         asked = questions(self.texts, self.words, self.bounds.questions)
         if not asked:
             return None
-        if self.cfg.train.trainable == "gen":
+        if model.answers_stay(self.cfg.train):
             return 1.0
         path = self.folder / FOLDER / "answers.json"
         if step:

@@ -19,13 +19,15 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from srum_jax import programs
 from srum_jax.config import Config, TrainConfig, hash_json
 from srum_jax.core import params as P
 from srum_jax.core import preemption, sharding
 from srum_jax.data import masks, packing, pipeline, sources, units
-from srum_jax.data.schema import Example, Lanes, Regions
+from srum_jax.data.schema import Example, Regions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models import bagel
+from srum_jax.models import cost
+from srum_jax.models.config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.rewards import judge, maps
 from srum_jax.stages import model, probe
@@ -37,7 +39,7 @@ from srum_jax.stages.manifest import (
     training_data,
     update_round,
 )
-from srum_jax.training import loop, metrics, optim
+from srum_jax.training import loop, metrics
 from srum_jax.training.checkpoint import Checkpoints, save_params
 from srum_jax.training.state import Fixed, create
 
@@ -265,16 +267,21 @@ def train(
     """The stage's work: see the module."""
     c = cfg.train
     want = ("model", "vae") if watched else ("model",)
-    opened = model.base(cfg, work, mesh, want=want, dtype=jnp.float32)
-    accepts = model.trainable(c.trainable)
-    specs = optim.trained_specs(bagel.specs(opened.cfg), accepts)
-    trained, frozen = P.split(opened.params, accepts)
-    dtype = jnp.dtype(cfg.compute.dtype)
+    dtype, adapting = jnp.dtype(cfg.compute.dtype), c.trainable == "lora"
+    # Trained leaves are float32 masters; beside adapters nothing of the model is trained.
+    opened = model.base(cfg, work, mesh, want=want, dtype=dtype if adapting else jnp.float32)
+    program = programs.training(cfg, programs.attending(cfg, opened.cfg, mesh))
+    if adapting:
+        trained, frozen = P.init(program.trained, jax.random.key(cfg.seed)), opened.params
+    else:
+        trained, frozen = P.split(opened.params, model.trainable(c.trainable))
     frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
+    opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     reference = None
     limits: tuple[loop.Limit, ...] = ()
-    if srum.needs_reference(c.objective, c.anchor):
-        reference = jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), trained)
+    if program.reference is not None:
+        start = trained if program.reference else {}
+        reference = jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), start)
         limits = drift_limits(c.max_drift)
     elif c.max_drift:
         logging.info(
@@ -282,10 +289,9 @@ def train(
             "not checked",
             c.objective,
         )
-    tx = optim.make(c.optim, specs, steps=c.steps)
-    state = create(trained, tx, specs, mesh)
+    state = create(trained, program.tx, program.trained, mesh)
 
-    lanes = Lanes(**{k: getattr(c.lanes, k) for k in packing.LANES})
+    lanes = programs.lanes(c)
     build = functools.partial(example, tokenizer=opened.tokenizer, regions=lanes.regions)
     # Rows must hold every sample with its prompt; a dropped one only makes it shorter.
     spare = sum(max(0, len(x.scores) - lanes.regions) for x in chosen)
@@ -304,9 +310,11 @@ def train(
     coverage = c.map_sampling if any(any(x.masks) for x in chosen) else None
     targets = any(x.target is not None for x in chosen)
 
+    at = sharding.batch_sharding(mesh)
+
     def make(step: int):
         rows = []
-        for number in pipeline.local_rows(step, c.rows):
+        for number in pipeline.local_rows(step, c.rows, at):
             epoch, members = order(number)
             places = [epoch * len(chosen) + i for i in members]
             drop = [sources.dropped(cfg.seed, place, c.text_dropout) for place in places]
@@ -328,12 +336,11 @@ def train(
             "enough": lambda step: watch.stopped(step) is not None,
         }
 
-    at = sharding.batch_sharding(mesh)
     state, summary = loop.run(
         state,
         Fixed(frozen, reference),
-        loss_fn=srum.make(c, opened.cfg, dtype=dtype, remat=cfg.compute.remat),
-        tx=tx,
+        loss_fn=program.loss_fn,
+        tx=program.tx,
         batches=lambda start: pipeline.batches(make, at, start=start, stop=c.steps),
         key=jax.random.key(cfg.seed),
         cfg=c,
@@ -342,6 +349,8 @@ def train(
         metrics_path=folder / "metrics.jsonl",
         title="train",
         stop=preemption.stop,
+        work=work_of_a_step(cfg, opened.cfg, program, sizes, rows=len(order.plans[0])),
+        reports=cfg.log,
         limits=limits,
         **hooks,
     )
@@ -367,6 +376,31 @@ def train(
         items=steps,
         compile_seconds=summary["compile_seconds"],
     )
+
+
+def work_of_a_step(
+    cfg: Config, sizes: BagelConfig, program: programs.Training, needs: np.ndarray, *, rows: int
+) -> loop.Work:
+    """Tokens and operations of a step on average: of `rows` packed rows with examples [E, 6] of
+    `packing.size`, without padding; tokens see the tokens of their own example."""
+    need = dict(zip(packing.LANES, needs.T, strict=True))
+    tokens = need["und"] + need["gen"]
+    row = cost.Work(
+        und=need["und"].sum() / rows,
+        gen=need["gen"].sum() / rows,
+        keys=np.square(tokens).sum() / tokens.sum(),
+        vit=need["vit"].sum() / rows,
+        times=need["images"].sum() / rows,
+    )
+    _, needed = cost.step(
+        sizes,
+        row,
+        trained=program.trained,
+        remat=cfg.compute.remat,
+        reference=program.reference is not None,
+    )
+    count = cfg.train.rows
+    return loop.Work(tokens=count * (row.und + row.gen), flops=float(count * needed))
 
 
 def drift_limits(largest: float) -> tuple[loop.Limit, ...]:

@@ -1,8 +1,9 @@
 """Working through units: every host makes its own, whoever was killed goes on, the first finishes.
 
-Owns which host makes which unit, the progress bar, and the waiting at the end. A unit is whole or
-absent (`data/units.py`) and its content a function of its number alone, so the records are the same
-however often the work was interrupted and however many hosts took part.
+Owns which host makes which unit, the progress bar, stopping between units when told to, and the
+waiting at the end. A unit is whole or absent (`data/units.py`) and its content a function of its
+number alone, so the records are the same however often the work was interrupted and however many
+hosts took part.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,11 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
+from srum_jax.core import distributed, preemption
+from srum_jax.core.errors import Preempted
 from srum_jax.data import units
-from srum_jax.stages.manifest import wait_for_all
+
+STOP = ".stop"  # in a folder of units: some host was told to stop
 
 Make = Callable[[int, int], Sequence[Mapping[str, Any]]]  # (first record, how many) -> records
 
@@ -31,8 +35,24 @@ def make_all(
     """Makes the units of `folder` that are missing, and finishes the folder when all are there.
 
     sizes: records of each unit · title: of the progress bar · unit: what it counts. Unit u is made
-    by host u modulo their number. Raises as `units.write_unit`, `unit_done` and `finish` do.
+    by host u modulo their number. Raises as `units.write_unit`, `unit_done` and `finish` do, and
+    Preempted, on every host, where one was told to stop and units are left.
     """
+    folder, first = epath.Path(folder), jax.process_index() == 0
+    several, mark = jax.process_count() > 1, epath.Path(folder) / STOP
+
+    def told() -> bool:
+        # Hosts are at different units and wait for each other at the end alone: they tell each
+        # other by a file.
+        if several and preemption.stop.is_set():
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        return preemption.stop.is_set() or (several and mark.exists())
+
+    if several:
+        if first:
+            mark.unlink(missing_ok=True)  # of a run that was killed before it took it away
+        distributed.wait_for_all(f"{title}: starts")
     starts = [sum(sizes[:u]) for u in range(len(sizes))]
     mine = range(jax.process_index(), len(sizes), jax.process_count())
     todo = [u for u in mine if not units.unit_done(folder, name, u, len(sizes), sizes[u])]
@@ -43,14 +63,23 @@ def make_all(
         desc=title,
         unit=unit,
         dynamic_ncols=True,
-        disable=jax.process_index() != 0,
+        disable=not first,
     )
+    made = 0
     with bar:
         for u in todo:
+            if told():
+                break
             records = make(starts[u], sizes[u])
             units.write_unit(folder, name, features, records, u, len(sizes))
             bar.update(sizes[u])
-    wait_for_all(f"{name}: made")
-    if jax.process_index() == 0:
+            made += 1
+    if distributed.any_process(made < len(todo), f"{title}: made"):
+        if several and first:
+            mark.unlink(missing_ok=True)
+        raise Preempted(f"{title}: stopped, finished units are kept")
+    if first:
+        for left in folder.glob(f"{units.UNFINISHED}*"):
+            left.rmtree()
         units.finish(folder, name, features, sizes)
-    wait_for_all(f"{name}: finished")
+    distributed.wait_for_all(f"{title}: finished")

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from srum_jax.core.distributed import wait_for_all
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 
@@ -102,7 +103,9 @@ def save_params(folder, params) -> None:
     """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(epath.Path(folder).resolve(), params, force=True)
-    write_json(epath.Path(folder).parent / DIGESTS, digests(params))
+    if jax.process_index() == 0:
+        write_json(epath.Path(folder).parent / DIGESTS, digests(params))
+    wait_for_all("parameters: saved")
 
 
 def saved_shapes(folder):

@@ -1,28 +1,167 @@
-"""Where metrics go: one JSON object a line in a file, and a progress bar with the time left."""
+"""Where metrics go: one JSON object a line in a file, and a progress bar with the time left.
 
+On demand to TensorBoard and Weights & Biases as well: the only file that knows those packages. Also
+what machines are measured by: peak speed and peak memory.
+"""
+
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+import jax
 from etils import epath
 from tqdm import tqdm
+
+from srum_jax.core.errors import BadInput
+
+# What of a row two equal runs may differ in.
+CLOCKS = (
+    "seconds",
+    "data_wait_seconds",
+    "data_wait_share",
+    "tokens_per_second",
+    "flops_utilisation",
+    "peak_memory_gib",
+)
+# Dense bfloat16 peak of one device in TFLOP/s, as vendors state it, by a part of its name; the
+# first that fits counts.
+PEAKS = {
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "H200": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5": 459.0,
+    "TPU v6": 918.0,
+    "TPU7x": 1153.0,  # a chip is two devices
+}
+
+
+def peak_flops(kind: str) -> float | None:
+    """Peak of one device of this `device_kind`, in FLOP/s; None where it is not known."""
+    found = (peak for name, peak in PEAKS.items() if name.lower() in kind.lower())
+    return next((peak * 1e12 for peak in found), None)
+
+
+def peak_memory_gib() -> float:
+    """The most memory held so far: of the fullest device here; on CPUs, of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    if peaks:
+        return max(peaks) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak / 2 ** (30 if sys.platform == "darwin" else 20)
+
+
+class Sink(Protocol):
+    """Where rows go besides the file."""
+
+    def write(self, step: int, row: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files under tensorboard/ in `folder`."""
+
+    def __init__(self, folder: epath.Path, title: str, project: str):
+        try:
+            import tensorboardX
+        except ImportError as e:
+            raise _missing("tensorboard") from e
+        self.writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    """A run of Weights & Biases, named by its folder: a resumed run goes on there."""
+
+    def __init__(self, folder: epath.Path, title: str, project: str):
+        try:
+            import wandb
+        except ImportError as e:
+            raise _missing("wandb") from e
+        name = str(folder.resolve())
+        self.run = wandb.init(
+            project=project,
+            name=f"{title} {name}",
+            id=hashlib.sha256(name.encode()).hexdigest()[:16],
+            resume="allow",
+            dir=name,
+        )
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        self.run.log(dict(row), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _missing(writer: str) -> BadInput:
+    return BadInput(
+        f'log.writers names "{writer}", whose package is not installed: '
+        f'pip install "srum_jax[{writer}]"'
+    )
+
+
+SINKS = {"tensorboard": TensorBoard, "wandb": Wandb}
+
+
+def sinks(log, folder: epath.PathLike, title: str) -> list[Sink]:
+    """What `log.writers` of the config names, for a stage's folder.
+
+    Raises BadInput where its package is missing.
+    """
+    return [SINKS[name](epath.Path(folder), title, log.wandb_project) for name in log.writers]
 
 
 class Writer:
     """Appends rows to `path` (JSONL) and shows the latest in a progress bar on stderr.
 
-    Resuming at `start` drops rows of later steps first, so that no step stands twice.
+    Resuming at `start` drops rows of later steps first, so that no step stands twice. Rows go to
+    `sinks` too, which are closed with it. A `silent` one does nothing: another process of the run
+    writes.
     """
 
-    def __init__(self, path, *, steps: int, start: int, title: str):
-        self.path = epath.Path(path)
+    def __init__(
+        self,
+        path,
+        *,
+        steps: int,
+        start: int,
+        title: str,
+        silent: bool = False,
+        sinks: Sequence[Sink] = (),
+    ):
+        self.path, self.file, self.sinks = epath.Path(path), None, sinks
+        self.bar = tqdm(
+            total=steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=silent
+        )
+        if silent:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [r for r in read(self.path) if r["step"] <= start] if self.path.exists() else []
         temporary = self.path.parent / f".{self.path.name}.tmp"
         temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
         temporary.replace(self.path)
         self.file = self.path.open("a")
-        self.bar = tqdm(total=steps, initial=start, desc=title, unit="step", mininterval=1.0)
 
     def advance(self, step: int) -> None:
         """Moves the bar to `step` finished steps."""
@@ -30,16 +169,23 @@ class Writer:
 
     def write(self, row: Mapping[str, float]) -> None:
         """One row; a number that is not finite is written as a string ("nan"), as JSON has none."""
+        if self.file is None:
+            return
         clean = {
             k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in row.items()
         }
         self.file.write(json.dumps(clean) + "\n")
         self.file.flush()
+        for sink in self.sinks:
+            sink.write(row["step"], {k: v for k, v in row.items() if k != "step"})
         shown = {k: f"{v:.4g}" for k, v in row.items() if k in ("loss", "ce", "mse", "accuracy")}
         self.bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
+        for sink in self.sinks:
+            sink.close()
         self.bar.close()
 
 

@@ -25,6 +25,18 @@ class TrainState:
     skipped_in_row: jax.Array
 
 
+def fresh(params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, as a function of arrays alone."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_row=jnp.zeros((), jnp.int32),
+    )
+
+
 def create(
     params: Params, tx: optax.GradientTransformation, specs: Specs | None = None, mesh=None
 ) -> TrainState:
@@ -35,20 +47,19 @@ def create(
     """
 
     def build(params):
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=tx.init(params),
-            ema=jax.tree.map(jnp.copy, params),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_row=jnp.zeros((), jnp.int32),
-        )
+        return fresh(params, tx)
 
     if mesh is None:
         return jax.jit(build)(params)
+    layout = places(tx, specs, mesh)
+    return jax.jit(build, out_shardings=layout)(jax.device_put(params, layout.params))
+
+
+def places(tx: optax.GradientTransformation, specs: Specs, mesh) -> TrainState:
+    """Where a state over `specs` lies: a NamedSharding in the place of every array."""
     where = sharding.shardings(specs, mesh)
     one = sharding.replicated(mesh)
-    layout = TrainState(
+    return TrainState(
         step=one,
         params=where,
         opt_state=sharding.optimizer_shardings(tx, abstract(specs), where, mesh),
@@ -56,7 +67,6 @@ def create(
         skipped=one,
         skipped_in_row=one,
     )
-    return jax.jit(build, out_shardings=layout)(jax.device_put(params, where))
 
 
 @struct.dataclass

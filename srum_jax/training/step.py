@@ -3,6 +3,7 @@
 Knows no model and no objective: it is handed `loss_fn(params, reference, batch, key) -> LossOut`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -67,6 +68,24 @@ def gradients(loss_fn: Callable, trained, fixed: Fixed, batch, key, micro_batche
     start = (*zeros, jax.tree.map(jnp.zeros_like, trained))
     (loss, ratios, grads), _ = jax.lax.scan(body, start, batches)
     return loss, losses.means(ratios), grads
+
+
+def program(
+    loss_fn: Callable,
+    tx: optax.GradientTransformation,
+    *,
+    ema: float,
+    micro_batches: int,
+    places: TrainState | None = None,
+) -> Callable:
+    """`step(state, fixed, batch, key)` as it is compiled: the old state makes room for the new.
+
+    `places`: the sharding of every array of the state, which the new one then has as well. Left to
+    the compiler it may be the same in other words, for which the second step would compile anew.
+    """
+    how = dict(loss_fn=loss_fn, tx=tx, ema=ema, micro_batches=micro_batches)
+    laid = {} if places is None else {"out_shardings": (places, None)}
+    return jax.jit(functools.partial(step, **how), donate_argnums=0, **laid)
 
 
 def step(

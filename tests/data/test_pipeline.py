@@ -136,13 +136,26 @@ def test_a_fault_in_making_a_batch_reaches_the_loop(at):
         next(stream)
 
 
-def test_a_host_makes_its_own_rows_only(monkeypatch):
-    assert pipeline.local_rows(3, 8) == range(24, 32)
-    monkeypatch.setattr(jax, "process_count", lambda: 4)
-    seen = []
-    for host in range(4):
-        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        seen += pipeline.local_rows(3, 8)
-    assert seen == list(range(24, 32))
-    with pytest.raises(ValueError, match="train.rows=6 is not a multiple of the 4 hosts"):
-        pipeline.local_rows(0, 6)
+class OnOneHost:
+    """A sharding as the host sees it that has some of its devices."""
+
+    def __init__(self, sharding, numbers):
+        self.sharding, self.numbers = sharding, numbers
+
+    def addressable_devices_indices_map(self, shape):
+        found = self.sharding.devices_indices_map(shape)
+        return {device: cut for device, cut in found.items() if device.id in self.numbers}
+
+
+def test_a_host_makes_the_rows_of_its_devices_only(at):
+    assert pipeline.local_rows(3, 8, at) == list(range(24, 32))
+    halves = [OnOneHost(at, range(4)), OnOneHost(at, range(4, 8))]
+    assert [pipeline.local_rows(3, 8, half) for half in halves] == [
+        list(range(24, 28)),
+        list(range(28, 32)),
+    ]
+    # Devices that share rows with another host's, and rows that do not follow each other.
+    assert pipeline.local_rows(1, 8, OnOneHost(at, [0, 6])) == [8, 9, 14, 15]
+    assert pipeline.local_rows(1, 8, OnOneHost(at, [1, 7])) == [8, 9, 14, 15]
+    with pytest.raises(ValueError):
+        pipeline.local_rows(0, 6, at)

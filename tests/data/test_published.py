@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srum_jax.data import images, parquet, published, records
+from srum_jax.data import images, masks, parquet, published, records
 from srum_jax.rewards import maps
 
 LINE = {
@@ -175,6 +175,12 @@ def painted(low, high, height, width):
     return out
 
 
+def moved(box, before, after):
+    """One box as the stage `ingest` moves it with its picture."""
+    (found,) = masks.resize_boxes(np.array([box]), before, after)
+    return tuple(map(int, found))
+
+
 def check_stripe(low, high, height, width, moved):
     """Columns of the resized stripe are those of `moved`, but for centres right on its edges."""
     shown = images.resize(painted(low, high, height, width), **LAW)
@@ -197,11 +203,11 @@ def test_a_box_lands_where_its_picture_shows_it(seed):
     least_w, least_h = (math.ceil(5 * max(1, a / b)) for a, b in ((width, new_w), (height, new_h)))
     x0, y0 = (int(rng.integers(0, n - m + 1)) for n, m in ((width, least_w), (height, least_h)))
     x1, y1 = int(rng.integers(x0 + least_w, width + 1)), int(rng.integers(y0 + least_h, height + 1))
-    moved = published.moved((x0, y0, x1, y1), (height, width), (new_h, new_w))
-    check_stripe(x0, x1, height, width, moved[::2])
+    there = moved((x0, y0, x1, y1), (height, width), (new_h, new_w))
+    check_stripe(x0, x1, height, width, there[::2])
     # The other axis by the picture on its side, which the law resizes alike.
     assert images.resized(height, width, **LAW) == (new_h, new_w)
-    check_stripe(y0, y1, width, height, moved[1::2])
+    check_stripe(y0, y1, width, height, there[1::2])
 
 
 def test_a_moved_box_is_never_empty_nor_outside():
@@ -210,9 +216,9 @@ def test_a_moved_box_is_never_empty_nor_outside():
         h, w, new_h, new_w = (int(v) for v in rng.integers(1, 60, 4))
         x0, y0 = rng.integers(0, w), rng.integers(0, h)
         x1, y1 = rng.integers(x0 + 1, w + 1), rng.integers(y0 + 1, h + 1)
-        a, b, c, d = published.moved((x0, y0, x1, y1), (h, w), (new_h, new_w))
+        a, b, c, d = moved((x0, y0, x1, y1), (h, w), (new_h, new_w))
         assert 0 <= a < c <= new_w and 0 <= b < d <= new_h
-    assert published.moved((1, 2, 9, 10), (10, 12), (10, 12)) == (1, 2, 9, 10)
+    assert moved((1, 2, 9, 10), (10, 12), (10, 12)) == (1, 2, 9, 10)
 
 
 # -------------------------------------------------------------------------------------- writing

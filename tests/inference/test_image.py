@@ -112,7 +112,7 @@ def changed(**values):
 
 @jit
 def forward(params, batch, t):
-    _, gen, _ = bagel.forward(params, CFG, batch, batch.latents, t, remat=False)
+    _, gen, _ = bagel.forward(params, CFG, batch, batch.latents, t, remat="none")
     return bagel.velocity(params, gen)
 
 

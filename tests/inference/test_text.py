@@ -36,7 +36,7 @@ def plainly(make, *args, **how):
 
 @jit
 def first_answer(params, batch):
-    und, _, _ = bagel.forward(params, CFG, batch, batch.latents, jnp.zeros((1, 0)), remat=False)
+    und, _, _ = bagel.forward(params, CFG, batch, batch.latents, jnp.zeros((1, 0)), remat="none")
     return jax.nn.softmax(bagel.logits(params, und, batch.label_slots))[0, 0]
 
 
@@ -181,7 +181,7 @@ def greedy(write):
 @jit
 def teacher(params, batch):
     t = jnp.zeros(batch.noisy.shape)
-    und, _, _ = bagel.forward(params, SMALL, batch, batch.latents, t, remat=False)
+    und, _, _ = bagel.forward(params, SMALL, batch, batch.latents, t, remat="none")
     return bagel.logits(params, und, batch.label_slots)
 
 

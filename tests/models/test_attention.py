@@ -200,7 +200,7 @@ def test_long_rows_are_computed_in_parts(monkeypatch):
     whole = run()
     parts = []
     real = jax.lax.map
-    monkeypatch.setattr(attention, "_SCORES", 45)
+    monkeypatch.setattr(attention.dense, "_SCORES", 45)
     monkeypatch.setattr(jax.lax, "map", lambda f, xs: parts.append(len(xs[0])) or real(f, xs))
     for a, b in zip(run(), whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

@@ -20,7 +20,7 @@ def params():
     return {k: v for k, v in weights().items() if k in ("blocks", "norm")}
 
 
-def stack(params, und, gen, und_tokens, gen_tokens, cache=None, *, keep="none", remat=True):
+def stack(params, und, gen, und_tokens, gen_tokens, cache=None, *, keep="none", remat="full"):
     return mot.stack(
         params, CFG.llm, und, gen, und_tokens, gen_tokens, cache=cache, keep=keep, remat=remat
     )
@@ -104,11 +104,15 @@ def test_scan_with_remat_equals_the_unrolled_stack(params):
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, lane)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        gradients(params, True),
-        gradients(params, False),
-    )
+    kept = gradients(params, "none")
+    for remat in ("full", "dots"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            gradients(params, remat),
+            kept,
+        )
+    with pytest.raises(KeyError, match="some"):
+        gradients(params, "some")
 
 
 READ = np.array([3, 9, 0])  # tokens a row has read, in the first 5 und and 4 gen slots

@@ -60,7 +60,7 @@ def test_gradients_pass_through_remat_and_miss_unused_positions():
             features = vit.encode(p, cfg.vit, patches, ids, image, remat=remat)
             return jnp.square(features[0][back]).mean()
 
-        return jax.grad(loss)(p, False), jax.grad(loss)(p, True)
+        return jax.grad(loss)(p, "none"), jax.grad(loss)(p, "dots")
 
     kept, again = both(params["vit"])
     for path, g in P.flatten(kept).items():

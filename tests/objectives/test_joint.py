@@ -1,5 +1,6 @@
 """The joint pretraining loss is cross-entropy on labels plus flow matching, weighted."""
 
+import re
 import types
 
 import jax
@@ -22,7 +23,7 @@ def found():
     batch = pack([[questions(1), text_to_image(2, 5)], [edit(3, 6)]], spare=1)
     params = weights()
     cfg = types.SimpleNamespace(text_weight=0.25, **LAW)
-    loss = joint.make(cfg, CFG, dtype=jnp.float32, remat=True)
+    loss = joint.make(cfg, CFG, dtype=jnp.float32, remat="full")
 
     @jit
     def run(params, batch):
@@ -44,7 +45,7 @@ def predicted(found):
     @jit
     def run(params, batch):
         draws = flow.draw(batch, jax.random.key(1), mean=0.0, std=1.0, shift=2.0)
-        out = terms.predict(params, CFG, batch, draws, dtype=jnp.float32, remat=True)
+        out = terms.predict(params, CFG, batch, draws, dtype=jnp.float32, remat="full")
         return draws, out, bagel.logits(params, out.und, batch.label_slots)
 
     return run(params, batch)
@@ -76,3 +77,38 @@ def test_both_terms_are_weighted(found, predicted):
     )
     for path in ("lm_head", "llm2vae", "embed", "vit", "connector", "time"):
         assert max(np.abs(g).max() for g in jax.tree.leaves(gradients[path])) > 0, path
+
+
+@pytest.mark.parametrize("limit", [3 * 96, 96, 1])
+def test_labels_in_parts_are_the_same_loss(found, predicted, monkeypatch, limit):
+    """Parts of which the last is not full, single labels, and more parts than labels."""
+    batch, params, _, _ = found
+    assert batch.label_ids.shape[1] % 3
+    und = predicted[1].und
+
+    def run():
+        def total(head, und):
+            ce, right = terms.cross_entropy({"lm_head": head}, und, batch)
+            return ce[0], (ce, right)
+
+        step = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+        return jit(step), step(params["lm_head"], und)
+
+    _, want = run()
+    monkeypatch.setattr(terms, "_LOGITS", limit)
+    program, got = run()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), got, want)
+    assert np.abs(want[1][0]["w"]).max() > 0.01
+
+    # Nowhere are there as many logits as labels.
+    rows, labels = batch.label_ids.shape
+    text = program.lower(params["lm_head"], und).as_text()
+    held = {int(n) for n in re.findall(rf"tensor<{rows}x(\d+)x{CFG.llm.vocab}xf32>", text)}
+    assert held and max(held) * CFG.llm.vocab <= max(limit, CFG.llm.vocab) and max(held) < labels
+
+
+def test_the_logits_of_a_small_world_are_computed_at_once(found):
+    batch, params, _, _ = found
+    und = jax.ShapeDtypeStruct((2, 8, CFG.llm.hidden), jnp.float32)
+    lowered = jit(lambda p, und: terms.cross_entropy(p, und, batch)).lower(params, und)
+    assert "while" not in lowered.as_text()

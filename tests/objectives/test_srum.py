@@ -292,7 +292,7 @@ def config(objective, **values):
 
 def whole(objective, **values):
     """jitted (params, reference, batch) -> LossOut."""
-    loss = srum.make(config(objective, **values), CFG, dtype=jnp.float32, remat=True)
+    loss = srum.make(config(objective, **values), CFG, dtype=jnp.float32, remat="full")
     return jit(lambda params, reference, batch: loss(params, reference, batch, jax.random.key(1)))
 
 
@@ -322,7 +322,7 @@ def test_release_with_all_weights_1_is_sft_and_with_0_the_constraint(batch):
 def test_reference_is_compared_with_and_not_trained(batch):
     params, other = weights(), weights(seed=1)
     cfg = config("srum_advantage", anchor=ANCHOR)
-    loss = srum.make(cfg, CFG, dtype=jnp.float32, remat=True)
+    loss = srum.make(cfg, CFG, dtype=jnp.float32, remat="full")
 
     @jit
     def both(params, reference):

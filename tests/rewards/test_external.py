@@ -159,10 +159,12 @@ def test_patience_ends(serve):
         ("", [1], 2),
         ("٣", [1], 2),
         ("Fri, 01 Jan 1999 00:00:00 GMT", [1], 2),
-        (email.utils.formatdate(time.time() + 7200, usegmt=True), [], 1),
+        ("in two hours", [], 1),  # a date then
     ],
 )
 def test_retry_after(serve, header, waits, asked):
+    if header == "in two hours":
+        header = email.utils.formatdate(time.time() + 7200, usegmt=True)
     name = {"Retry_After": header.encode().decode("latin-1")}
     server = serve(lambda h, n: h.give(reply()) if n else h.give(b"", 429, **name))
     (answer,) = server.ask()

@@ -54,6 +54,18 @@ def work(tmp_path):
     return Workdir(tmp_path / "run", config_file="configs/shapes.py")
 
 
+def test_files_that_nobody_says_what_they_are_for_are_not_gone_on_from(work):
+    """As a killed run leaves them that still wrote while its folder was removed."""
+    (work.stage("train") / "checkpoints" / "20").mkdir(parents=True)
+    body = Body()
+    with pytest.raises(BadInput, match="train holds checkpoints but no started.json"):
+        run(work, body)
+    assert body.calls == 0 and not (work.stage("train") / "started.json").exists()
+    (work.stage("train") / "checkpoints").rmtree()
+    run(work, body)
+    assert body.calls == 1
+
+
 def test_finished_is_skipped_and_read_back(work):
     body = Body()
     first = run(work, body)

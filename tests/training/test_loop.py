@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import types
 
 import jax
 import numpy as np
@@ -19,12 +21,10 @@ from srum_jax.core.errors import BadInput, Diverged, Preempted
 from srum_jax.training import checkpoint, loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints
 
-CLOCKS = ("seconds", "data_wait_seconds")  # what two runs may differ in
-
 
 def rows(folder):
     found = metrics.read(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in found]
+    return [{k: v for k, v in row.items() if k not in metrics.CLOCKS} for row in found]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,10 @@ def test_an_undisturbed_run(whole):
     assert [row["step"] for row in found] == list(range(1, 9))
     assert found[-1]["loss"] < 0.9 * found[0]["loss"]
     assert all(row["seconds"] >= 0 and row["data_wait_seconds"] >= 0 for row in found)
+    assert set(metrics.CLOCKS) & set(found[0]) == set(metrics.CLOCKS) - {
+        "tokens_per_second",
+        "flops_utilisation",
+    }
     cfg = toy.loop_config()
     assert found[5]["learning_rate"] == pytest.approx(optim.learning_rate(cfg.optim, 5, steps=8))
     saved = Checkpoints(folder / "checkpoints", keep=2)
@@ -255,3 +259,111 @@ def test_on_many_devices_one_program(whole, tmp_path):
     assert not w.sharding.is_fully_replicated and w.sharding == state.ema["out"]["w"].sharding
     for one, other in zip(rows(tmp_path), rows(whole[0]), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_one_program_where_every_cut_is_of_one_piece(tmp_path):
+    """On one device every sharding is the same, whatever it is called."""
+    mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=1, tensor=1, context=1), jax.devices()[:1])
+    at = sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        _, summary = toy.run(
+            tmp_path,
+            threading.Event(),
+            mesh=mesh,
+            batches=lambda start: (jax.device_put(batch, at) for batch in toy.batches(start)),
+        )
+    assert summary["programs"] == 1
+
+
+def test_speeds_are_told(tmp_path, monkeypatch):
+    """Those of the steps alone: evaluations, slow ones, are left out."""
+
+    def slow(start):
+        for batch in toy.batches(start):
+            time.sleep(0.01)
+            yield batch
+
+    def evaluate(step, state):
+        time.sleep(0.5)
+        return {}
+
+    monkeypatch.setattr(metrics, "peak_flops", lambda kind: 1e9)
+    work = loop.Work(tokens=100.0, flops=4e6)
+    cfg = toy.loop_config(log_every=2, checkpoint_every=9)
+    how = dict(work=work, batches=slow, evaluate=evaluate, evaluate_every=5)
+    toy.run(tmp_path, threading.Event(), cfg=cfg, **how)
+    found = {row["step"]: row for row in metrics.read(tmp_path / "metrics.jsonl") if "loss" in row}
+    assert found[6]["seconds"] > 0.5 > 2 * 100 / found[6]["tokens_per_second"]
+    for row in (found[4], found[6], found[8]):
+        assert 0.01 <= row["data_wait_seconds"] and 0 < row["data_wait_share"] <= 1
+        assert row["tokens_per_second"] <= 2 * 100 / 0.01
+        utilisation = row["tokens_per_second"] / 100 * 4e6 / (1e9 * jax.device_count())
+        assert row["flops_utilisation"] == pytest.approx(utilisation, rel=0.01, abs=1e-4)
+        assert row["peak_memory_gib"] > 0.05
+
+
+def reports(**values):
+    return types.SimpleNamespace(
+        **({"writers": (), "wandb_project": "", "profile": (0, 0)} | values)
+    )
+
+
+def test_chosen_steps_are_traced(tmp_path):
+    traced = [tmp_path / name for name in ("some", "rest", "none")]
+    for folder, profile in zip(traced, [(2, 3), (6, 50), (9, 2)], strict=True):
+        toy.run(folder, threading.Event(), reports=reports(profile=profile))
+        assert bool(list(folder.glob("profile/**/*.xplane.pb"))) == (folder != traced[-1])
+    assert not (traced[-1] / "profile").exists()
+
+
+class Spy:
+    """In place of a package: what is called, with what."""
+
+    def __init__(self):
+        self.rows, self.opened, self.closed = [], [], 0
+
+    def SummaryWriter(self, folder):
+        self.opened.append(folder)
+        return self
+
+    def add_scalar(self, name, value, step):
+        self.rows.append((step, {name: value}))
+
+    def init(self, **how):
+        self.opened.append(how)
+        return self
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+    def close(self):
+        self.closed += 1
+
+    finish = close
+
+
+def test_writers_are_handed_every_row(tmp_path, monkeypatch):
+    board, bias = Spy(), Spy()
+    monkeypatch.setitem(sys.modules, "tensorboardX", board)
+    monkeypatch.setitem(sys.modules, "wandb", bias)
+    wanted = reports(writers=("tensorboard", "wandb"), wandb_project="mine")
+    stop = threading.Event()
+    with pytest.raises(Preempted):
+        toy.run(tmp_path, stop, batches=stopping(stop, 3), reports=wanted)
+    assert board.closed == bias.closed == 1
+    toy.run(tmp_path, threading.Event(), reports=wanted)
+    assert board.opened == [str(tmp_path / "tensorboard")] * 2
+    first, second = bias.opened
+    assert first == second and first["project"] == "mine" and first["resume"] == "allow"
+    assert first["id"] and first["dir"] == str(tmp_path)
+    found = [dict(row) for row in metrics.read(tmp_path / "metrics.jsonl")]
+    assert bias.rows == [(row.pop("step"), row) for row in found]
+    assert {step for step, _ in board.rows} == set(range(1, 9))
+    assert dict(pair for step, row in board.rows if step == 4 for pair in row.items()) == found[3]
+
+
+@pytest.mark.parametrize("writer, package", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_writer_that_is_not_installed(tmp_path, monkeypatch, writer, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BadInput, match=rf'"{writer}".* pip install "srum_jax\[{writer}\]"'):
+        toy.run(tmp_path, threading.Event(), reports=reports(writers=(writer,)))

@@ -1,9 +1,12 @@
 """Metrics files: whole rows, each step once, also after a kill."""
 
 import json
+import typing
 
 import pytest
 
+from srum_jax.config_sections import LogConfig
+from srum_jax.training import metrics
 from srum_jax.training.metrics import Writer, read
 
 
@@ -65,3 +68,42 @@ def test_the_bar_tells_the_time_left(tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "toy" in shown and "10/10" in shown and "loss=0.1235" in shown
     assert "grad_norm" not in shown
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_peaks_by_the_name_of_the_device(kind, peak):
+    assert metrics.peak_flops(kind) == peak
+
+
+def test_memory_is_the_fullest_devices(monkeypatch):
+    assert 0.05 < metrics.peak_memory_gib() < 100
+
+    class Device:
+        def __init__(self, used):
+            self.used = used
+
+        def memory_stats(self):
+            return {"peak_bytes_in_use": self.used}
+
+    monkeypatch.setattr(metrics.jax, "local_devices", lambda: [Device(2**30), Device(3 * 2**30)])
+    assert metrics.peak_memory_gib() == 3
+
+
+def test_every_writer_of_the_config_is_there():
+    (kind, _) = typing.get_args(typing.get_type_hints(LogConfig)["writers"])
+    assert set(typing.get_args(kind)) == set(metrics.SINKS)

@@ -1,6 +1,7 @@
 """A step: micro-batches change nothing, bad numbers change nothing, noise goes by step and id."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -164,3 +165,47 @@ def test_many_devices_do_what_one_does():
         one, want = stepper(2)(one, FIXED, toy.batch(n), jax.random.key(0))
     close(metrics, want, 1e-5)
     close(jax.device_get(state), jax.device_get(one), 1e-5)
+
+
+# ------------------------------------------------------------------------------ what is compiled
+
+
+def aliased(text):
+    """{number of an output: number of the argument whose memory it takes} of a compiled program."""
+    pairs = re.findall(r"\{(\d*)\}: \((\d+), \{\}, (?:may|must)-alias\)", text.split("\n", 1)[0])
+    return {int(output or 0): int(argument) for output, argument in pairs}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_the_new_state_takes_the_memory_of_the_old(sizes):
+    """Every array of it, in place; nothing else is given away."""
+    data, fsdp, tensor = sizes
+    devices = jax.devices()[: data * fsdp * tensor]
+    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor, context=1), devices)
+    state, fixed, tx = toy.start(CFG, mesh)
+    jitted = training_step.program(toy.loss_fn, tx, ema=CFG.ema, micro_batches=2)
+    rows = jax.device_put(toy.batch(0), sharding.batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        compiled = jitted.lower(state, fixed, rows, jax.random.key(0)).compile()
+        leaves = jax.tree.leaves(state)
+        count = len(leaves)
+        assert aliased(compiled.as_text()) == {i: i for i in range(count)}
+        held = sum(x.addressable_shards[0].data.nbytes for x in leaves)
+        assert compiled.memory_analysis().alias_size_in_bytes == held
+        new, _ = jitted(state, fixed, rows, jax.random.key(0))
+    assert all(x.is_deleted() for x in leaves) and not fixed.frozen["mix"]["w"].is_deleted()
+    for old, x in zip(leaves, jax.tree.leaves(new), strict=True):
+        assert old.sharding.is_equivalent_to(x.sharding, x.ndim)
+
+
+def test_one_program_for_every_step():
+    """Whatever the numbers, also bad ones."""
+    state, fixed, tx = toy.start(CFG)
+    jitted = training_step.program(toy.loss_fn, tx, ema=CFG.ema, micro_batches=1)
+    for n in range(12):
+        rows = toy.batch(n)
+        rows["x"][0, 0] = np.nan if n == 5 else n
+        rows["weight"][:] = rows["weight"] * n
+        state, metrics = jitted(state, fixed, rows, jax.random.key(0))
+    assert int(state.step) == 12 and int(state.skipped) == 1
+    assert jitted._cache_size() == 1

@@ -1,7 +1,7 @@
-"""Attention: the BAGEL mask from per-token data, and attention under a dense mask.
+"""Dense attention: every score of a row at once, or as many as may be held. The reference.
 
-Owns the mask law and the numeric attention. Tokens may come in any order: the mask is made from
-their segment, split, mode and position alone.
+`attend` is what other back-ends must equal; `attend_behind` is the one for inference, behind a
+cache. A query that may see nothing has output 0 and no gradient.
 """
 
 import math
@@ -10,34 +10,24 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from srum_jax.data.schema import BRANCH, FULL, NOISE, Tokens
-
-_NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
+NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
 _SCORES = 2**27  # of one row that are held at once; more are computed in parts
 
 
-def mask(queries: Tokens, keys: Tokens) -> jax.Array:
-    """Which query may see which key: bool [B, S, T].
+def fold(q: jax.Array, kv_heads: int) -> jax.Array:
+    """Scaled queries [B,S,H,C] -> [B,K,R,C]: the query heads of a group are rows of one matrix."""
+    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+    return rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
 
-    Same segment, and (an earlier split, or the own split: causally by position in causal modes),
-    and not a hidden split (noisy image or question branch) other than the own one.
-    """
 
-    def q(x):
-        return x[:, :, None]
+def unfold(o: jax.Array, group: int) -> jax.Array:
+    """[B,K,R,C] of queries as `fold` laid them -> [B,S,H,C]."""
+    return rearrange(o, "b k (g s) c -> b s (k g) c", g=group)
 
-    def k(x):
-        return x[:, None, :]
 
-    own = q(queries.split) == k(keys.split)
-    full = (queries.mode == FULL) | (queries.mode == NOISE)
-    within = own & (q(full) | (k(keys.position) <= q(queries.position)))
-    hidden = (keys.mode == NOISE) | (keys.mode == BRANCH)
-    return (
-        (q(queries.segment) == k(keys.segment))
-        & ((k(keys.split) < q(queries.split)) | within)
-        & ~(k(hidden) & ~own)
-    )
+def fold_mask(allowed: jax.Array, group: int) -> jax.Array:
+    """bool [B,S,T] -> [B,1,R,T], as `fold` lays the queries."""
+    return repeat(allowed, "b s t -> b 1 (g s) t", g=group)
 
 
 def _in_parts(attend, q: jax.Array, allowed: jax.Array, width: int):
@@ -66,7 +56,7 @@ def _folded(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax
 
 def _scores(q, k, allowed):
     s = jnp.einsum("bkqc,bktc->bkqt", q, k, preferred_element_type=jnp.float32)
-    return jnp.where(allowed, s, _NEVER)
+    return jnp.where(allowed, s, NEVER)
 
 
 def _folded_forward(q, k, v, allowed):
@@ -76,7 +66,8 @@ def _folded_forward(q, k, v, allowed):
         p = jnp.exp(s - top)
         total = jnp.sum(p, axis=-1, keepdims=True)
         o = jnp.einsum("bkqt,bktc->bkqc", p.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return o / total, top + jnp.log(total)
+        some = top > NEVER
+        return jnp.where(some, o / total, 0), jnp.where(some, top + jnp.log(total), 0)
 
     o, lse = _in_parts(attend, q, allowed, k.shape[2])
     return o.astype(v.dtype), (q, k, v, allowed, o, lse)
@@ -104,17 +95,14 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.
     """Softmax attention with grouped keys: q [B,S,H,C], k, v [B,T,K,C], allowed bool [B,S,T].
 
     Query head i reads kv head i // (H/K); scores are scaled by 1/sqrt(C), softmax in float32.
-    Returns [B,S,H,C]. The query heads of a group are folded into the rows of one matrix, and the
-    backward pass recomputes the scores, so nothing of size S×T is kept.
+    Returns [B,S,H,C]. The backward pass recomputes the scores, so nothing of size S×T is kept.
     """
     heads, kv_heads = q.shape[2], k.shape[2]
     group = heads // kv_heads
-    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
-    q = rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
+    q = fold(q, kv_heads)
     k = rearrange(k, "b t k c -> b k t c")
     v = rearrange(v, "b t k c -> b k t c")
-    o = _folded(q, k, v, repeat(allowed, "b s t -> b 1 (g s) t", g=group))
-    return rearrange(o, "b k (g s) c -> b s (k g) c", g=group)
+    return unfold(_folded(q, k, v, fold_mask(allowed, group)), group)
 
 
 def attend_behind(
@@ -134,15 +122,13 @@ def attend_behind(
     """
     kv_heads = k.shape[2]
     group = q.shape[2] // kv_heads
-    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
-    q = rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
-
+    q = fold(q, kv_heads)
     used = jnp.arange(past_k.shape[1])[None] < length[:, None]
     used = rearrange(used, "b t -> b 1 1 t")
 
     def scores(q, keys, seen):
         s = jnp.einsum("bkqc,btkc->bkqt", q, keys, preferred_element_type=jnp.float32)
-        return jnp.where(seen, s, _NEVER)
+        return jnp.where(seen, s, NEVER)
 
     def read(p, values):
         p = p.astype(values.dtype)
@@ -155,6 +141,5 @@ def attend_behind(
         total = jnp.sum(past, -1, keepdims=True) + jnp.sum(own, -1, keepdims=True)
         return (read(past, past_v) + read(own, v)) / total
 
-    allowed = repeat(allowed, "b s t -> b 1 (g s) t", g=group)
-    o = _in_parts(attend, q, allowed, past_k.shape[1] + k.shape[1])
-    return rearrange(o.astype(v.dtype), "b k (g s) c -> b s (k g) c", g=group)
+    o = _in_parts(attend, q, fold_mask(allowed, group), past_k.shape[1] + k.shape[1])
+    return unfold(o.astype(v.dtype), group)

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs a command, and again as long as it ends with 75 (preempted after a clean save).
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+usage: launch/run.sh COMMAND [ARGUMENT...]
+
+Runs the command; when it ends with exit code 75 (preempted after a clean save) the same command
+runs again, after RESTART_PAUSE seconds (10). Any other exit code is the end, and run.sh's own.
+SIGTERM and SIGINT are handed on to the command as SIGTERM, and it is not started again.
+EOF
+}
+
+say() { printf 'run.sh: %s %s: %s\n' "$(date -u +%FT%TZ)" "$(hostname)" "$*"; }
+
+case ${1:-} in
+  "" | -h | --help)
+    usage
+    [[ -n ${1:-} ]] && exit 0 || exit 2
+    ;;
+esac
+
+child="" stopping="" signalled=""
+# shellcheck disable=SC2329 # the trap calls it
+hand_on() {
+  stopping=1 signalled=1
+  [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
+}
+trap hand_on TERM INT
+
+restarts=0
+while :; do
+  say "started: $*"
+  "$@" &
+  child=$!
+  [[ -z $stopping ]] || kill -TERM "$child" 2>/dev/null || true # it came before the child did
+  code=0
+  wait "$child" || code=$?
+  # A signal ends `wait` while the command still saves.
+  while [[ -n $signalled ]]; do
+    signalled="" code=0
+    wait "$child" || code=$?
+  done
+  child=""
+  [[ $code -eq 75 && -z $stopping ]] || break
+  restarts=$((restarts + 1))
+  say "preempted (exit code 75), restart $restarts in ${RESTART_PAUSE:-10} s"
+  sleep "${RESTART_PAUSE:-10}" &
+  wait "$!" || true # a signal ends the pause
+  [[ -z $stopping ]] || break
+done
+say "ended with exit code $code after $restarts restarts"
+exit "$code"

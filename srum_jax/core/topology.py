@@ -1,0 +1,242 @@
+"""Machines that are not here: their names, their memory, and compiling for them.
+
+The only file that uses private or experimental interfaces of jax for this (topology descriptions
+and the clients that compile without a device), and imports them when a machine is opened. The
+compilers come with `pip install -e ".[plan-tpu]"` (libtpu) and `".[plan-gpu]"` (the CUDA plugin and
+its assembler); neither needs a chip or a driver. Measured with jax 0.10.2.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from srum_jax.core.errors import BadInput
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of chip: memory a program may use, in GiB, and the sizes of machines to try in turn.
+
+    host: size of what one host has. hbm_gib of TPUs is what libtpu prints when it refuses a
+    program. margin: share by which compiled peaks are raised, for a compiler whose figures were not
+    held against the chip.
+    """
+
+    platform: str  # tpu | gpu
+    hbm_gib: float
+    sizes: tuple[str, ...]
+    host: str
+    margin: float = 0.0
+    options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
+
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+# Of a v4 both cores are one device, as on the chip itself.
+_MEGACORE = (("chip_config_name", "megacore"), ("chips_per_host_bounds", (2, 2, 1)))
+KINDS = {
+    "v4": Kind("tpu", 30.75, _CUBES, "2x2x1", options=_MEGACORE),
+    "v5e": Kind("tpu", 15.75, _FLAT, "2x2"),
+    "v5p": Kind("tpu", 95.74, _CUBES, "2x2x1"),
+    "v6e": Kind("tpu", 31.25, _FLAT, "2x2"),
+    # 95 % of 139 GiB: what XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 leaves to programs.
+    "h200": Kind("gpu", 132.0, ("1", "2", "4", "8"), "8", margin=0.1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A machine: `chips` chips of `kind` (a key of KINDS), `shape` as "4x4" or, of GPUs, "8"."""
+
+    kind: str
+    shape: str
+
+    def __str__(self):
+        return f"{self.kind}:{self.shape}"
+
+    @property
+    def chips(self) -> int:
+        return math.prod(int(n) for n in self.shape.split("x"))
+
+
+def parse(text: str) -> Target:
+    """The target that `text`, as "v5e:4x4", names. Raises BadInput with the known ones."""
+    kind, colon, shape = text.partition(":")
+    if kind not in KINDS or not colon:
+        known = ", ".join(f"{name}:{k.sizes[-3]}" for name, k in KINDS.items())
+        raise BadInput(f'--plan "{text}" must be TYPE:SHAPE, for example {known}')
+    axes = KINDS[kind].sizes[0].count("x")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") != axes:
+        raise BadInput(
+            f'--plan "{text}": a shape of {kind} is one of {", ".join(KINDS[kind].sizes)}'
+        )
+    return Target(kind, shape)
+
+
+def larger(target: Target) -> list[Target]:
+    """The targets of the same kind with more chips, in order."""
+    every = [Target(target.kind, shape) for shape in KINDS[target.kind].sizes]
+    return [one for one in every if one.chips > target.chips]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a compiler made of a program for one chip.
+
+    fits: whether it accepted it · peak: bytes on the chip that uses most, arguments included (of a
+    refused program what it would have needed; None: it did not say) · text: the optimised program,
+    "" if refused · seconds · why: the compiler's words where it refused.
+    """
+
+    fits: bool
+    peak: int | None
+    text: str
+    seconds: float
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A target that programs can be lowered for: `devices`, those of one of its hosts alone, and
+    `compile(lowered) -> Compiled`."""
+
+    target: Target
+    devices: Sequence[Any]
+    host: Sequence[Any]
+    compile: Callable[[Any], Compiled]
+
+    @property
+    def hbm_gib(self) -> float:
+        return KINDS[self.target.kind].hbm_gib
+
+
+def describe(target: Target) -> Machine:
+    """The machine of a target, without touching a device.
+
+    Raises BadInput where its compiler is not installed or knows no such shape.
+    """
+    platform = KINDS[target.kind].platform
+    module = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda12"}[platform]
+    if not _importable(module):
+        raise BadInput(
+            f"--plan {target} compiles for {platform.upper()}s without one, which needs the "
+            f'package {module}: pip install -e ".[plan-{platform}]"'
+        )
+    jax.config.update("jax_platforms", "cpu")  # chips that are here stay free
+    find, alone = {"tpu": _tpu, "gpu": _gpu}[platform], Target(target.kind, KINDS[target.kind].host)
+    try:
+        devices = find(target)
+        # A machine of its own: a part of a larger one's devices cannot be compiled for.
+        host = find(alone) if target.chips > alone.chips else devices
+    except Exception as e:  # whatever the plugin raises for a shape it does not know
+        raise BadInput(f"--plan {target}: {type(e).__name__}: {e}") from e
+    return Machine(target, devices, host, _compiler(target))
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _tpu(target: Target) -> Sequence[Any]:
+    # Several processes may hold libtpu where none of them drives a chip, and no host is to be asked
+    # over the network what it is.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    from jax.experimental import topologies
+
+    options = dict(KINDS[target.kind].options)
+    found = topologies.get_topology_desc(platform="tpu", topology_name=str(target), **options)
+    return found.devices
+
+
+# What the compiler asks of an H200: the sizes of a Hopper SM (CUDA C++ Programming Guide, compute
+# capability 9.0) and of the card (NVIDIA's data sheet).
+_H200 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H200"
+dnn_version_info { major: 9 minor: 10 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  l2_cache_size: 52428800
+  memory_bandwidth: 4800000000000
+  device_memory_size: 150754820096
+}
+"""
+
+
+def _gpu(target: Target) -> Sequence[Any]:
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+    from jax.experimental import topologies
+
+    try:
+        fused.check_cudnn_version()
+    except RuntimeError:  # not installed: kernels are only named in the program, never loaded
+        fused.cuda_versions = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    shape = f"1x1x{target.chips}"  # partitions, hosts of each, cards of each host
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name=target.kind, topology=shape, target_config=_H200
+    ).devices
+
+
+def _compiler(target: Target) -> Callable[[Any], Compiled]:
+    kind = KINDS[target.kind]
+    # No card is here to time kernels on.
+    options = {"xla_gpu_autotune_level": 0} if kind.platform == "gpu" else None
+
+    def compile(lowered) -> Compiled:
+        start = time.monotonic()
+        try:
+            made = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            return Compiled(False, needed(str(e)), "", time.monotonic() - start, str(e))
+        peak = int(_peak(made.memory_analysis()) * (1 + kind.margin))
+        fits = peak <= kind.hbm_gib * GIB
+        return Compiled(fits, peak, made.as_text(), time.monotonic() - start)
+
+    return compile
+
+
+def _peak(memory) -> int:
+    if memory.peak_memory_in_bytes:
+        return memory.peak_memory_in_bytes
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def needed(message: str) -> int | None:
+    """Bytes that a compiler's refusal says a program needs; None where it does not say."""
+    found = re.search(r"\(?([\d.]+)([KMGT]?)\)? (?:of|exceeds)[^\d]*[\d.]+[KMGT]", message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None

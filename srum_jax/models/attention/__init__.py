@@ -1,0 +1,25 @@
+"""Attention: the mask law, and back-ends that compute attention under it behind one interface.
+
+`over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
+and values. `law` owns the mask, `dense` the reference and inference behind a cache, `chunked`,
+`splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes` what a mesh
+cuts, `choice` which back-end a run takes.
+"""
+
+from srum_jax.models.attention.choice import choose
+from srum_jax.models.attention.dense import attend, attend_behind
+from srum_jax.models.attention.intervals import first_gap, gap
+from srum_jax.models.attention.lanes import cut_tokens, over
+from srum_jax.models.attention.law import mask, seen
+
+__all__ = [
+    "attend",
+    "attend_behind",
+    "choose",
+    "cut_tokens",
+    "first_gap",
+    "gap",
+    "mask",
+    "over",
+    "seen",
+]

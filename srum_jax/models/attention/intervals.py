@@ -1,0 +1,72 @@
+"""Masks as intervals: where every query's keys, in packed order, lie in one run of places.
+
+That holds where a sample shows nothing after an item that is hidden from what follows (a noisy
+image, a branch of questions) while something visible came before it. Text to image, editing with
+one noisy image at the end, and answers to one question at a time are so; a noisy image in
+mid-sample is not.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from srum_jax.data.schema import Branch, Example, Latent, Tokens
+from srum_jax.models.attention.law import seen
+
+
+def order(tokens: Tokens) -> jax.Array:
+    """The slot of every place in packed order, int32 [B,S]; padding comes last."""
+    index = tokens.index
+    last = jnp.iinfo(index.dtype).max
+    return jnp.argsort(jnp.where(index < 0, last, index), axis=1, stable=True)
+
+
+def take(tree, order: jax.Array):
+    """Every array [B,S,...] of a tree with its second axis in the given order."""
+
+    def one(x):
+        at = order.reshape(order.shape + (1,) * (x.ndim - 2))
+        return jnp.take_along_axis(x, at, axis=1)
+
+    return jax.tree.map(one, tree)
+
+
+def bounds(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(first, end, whole), each [B,S]: the keys of a query are the slots first … end - 1 of `keys`.
+
+    first and end are int32, 0 where a query sees nothing. `whole` is False where slots between
+    them are hidden: then no interval says what the query sees.
+    """
+    some = seen(queries, keys)
+    slot = jnp.arange(keys.segment.shape[1], dtype=jnp.int32)[None, None]
+    first = jnp.min(jnp.where(some, slot, slot.size), axis=-1)
+    end = jnp.max(jnp.where(some, slot + 1, 0), axis=-1)
+    first = jnp.minimum(first, end)
+    return first, end, jnp.sum(some, axis=-1, dtype=jnp.int32) == end - first
+
+
+def gap(example: Example) -> str:
+    """Why some token of an example sees no single interval, or "" where all do.
+
+    The law on items: nothing may follow a hidden item that has a visible one before it.
+    """
+    visible = hidden = None
+    for number, item in enumerate(example.items):
+        if hidden is not None:
+            between = example.items[hidden]
+            what = "a branch of questions" if isinstance(between, Branch) else "a noisy image"
+            return f"item {number} sees item {visible} but not item {hidden}, {what}, between them"
+        if not (isinstance(item, Branch) or (isinstance(item, Latent) and item.noisy)):
+            visible = number
+        elif visible is not None:
+            hidden = number
+    return ""
+
+
+def first_gap(examples: Iterable[tuple[str, Example]]) -> str:
+    """`gap` of the first (name, example) that has one, beginning with its name; or ""."""
+    for name, example in examples:
+        if why := gap(example):
+            return f"{name}: {why}"
+    return ""

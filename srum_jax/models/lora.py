@@ -1,0 +1,107 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685): y = x·w + b + scale · (x·a)·b of chosen projections.
+
+Owns which matrices are adapted (`projections`), the factors' specs and how factors and weights
+become one matrix. A map {"w", "b"} at `path` is adapted by a sub-tree {"lora": {"a", "b"}} beside
+it, which `layers.linear` reads; so adapters and base are two trees that `P.merge` puts together,
+and the model without its adapters is the base itself: no copy is kept of it.
+
+Factors are applied, not merged, while they are trained. Merging would write every adapted matrix
+anew and take the gradient of the whole matrix before that of its factors: two more copies of what
+is adapted, for one expert of BAGEL-7B-MoT 13 GB of bfloat16 each (measured on a compiled step of 8
+layers of width 512: 239 MB more for 122 MB of weights). Applied, rank 16 adds 1 % to the products.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from srum_jax.core import params as P
+
+EXPERTS = {"gen": "gen", "all": "und|gen"}  # by name, as regular expressions
+
+
+def projections(experts: str) -> Callable[[str], bool]:
+    """Whether a parameter path is a projection of attention or MLP in `experts`: "gen" | "all"."""
+    pattern = re.compile(rf"blocks/({EXPERTS[experts]})/(q|k|v|o|gate|up|down)/w")
+    return lambda path: pattern.fullmatch(path) is not None
+
+
+def specs(base: P.Specs, rank: int, accepts: Callable[[str], bool]) -> P.Specs:
+    """The factors of every matrix [L, in…, out…] of `base` whose path ("…/w") `accepts` takes.
+
+    {"lora": {"a": [L, in…, rank], "b": [L, rank, out…]}} beside each "w", float32, cut over the
+    mesh as the matrix is. a is drawn with deviation 1/√in, b is zero, so adapters change nothing at
+    first. Raises ValueError where the rank is not below the matrix's own.
+    """
+    flat = {}
+    for path, spec in P.flatten(base).items():
+        if not accepts(path):
+            continue
+        lead, axes = spec.fan_in[0], spec.axes
+        first = spec.fan_in[-1] + 1  # of the outputs
+        inputs, outputs = spec.shape[lead:first], spec.shape[first:]
+        smaller = min(math.prod(inputs), math.prod(outputs))
+        if rank >= smaller:
+            raise ValueError(
+                f"{path}: adapters of rank {rank} for a matrix of rank {smaller}: the rank must be "
+                "below that"
+            )
+        where = path.removesuffix("w") + "lora"
+        flat[f"{where}/a"] = P.ParamSpec(
+            (*spec.shape[:first], rank), (*axes[:first], None), fan_in=spec.fan_in
+        )
+        flat[f"{where}/b"] = dataclasses.replace(
+            spec,
+            shape=(*spec.shape[:lead], rank, *outputs),
+            axes=(*axes[:lead], None, *axes[first:]),
+            init="zeros",
+            fan_in=(lead,),
+        )
+    return P.unflatten(flat)
+
+
+def scaled(params: P.Params, scale: float) -> P.Params:
+    """`params` whose adapters count `scale` times: their a is multiplied by it."""
+    return P.unflatten(
+        {p: scale * x if p.endswith("/lora/a") else x for p, x in P.flatten(params).items()}
+    )
+
+
+def adapted(function: Callable, scale: float) -> Callable:
+    """`function(params, …)` of a model whose adapters count `scale` times."""
+
+    @functools.wraps(function)
+    def wrapped(params, *rest):
+        return function(scaled(params, scale), *rest)
+
+    return wrapped
+
+
+@jax.jit
+def _merged(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    a, b = rearrange(a, "l ... r -> l (...) r"), rearrange(b, "l r ... -> l r (...)")
+    # HIGHEST: what is exported must not be rounded to bfloat16 on the way.
+    product = jnp.einsum("lir,lro->lio", a, b, precision=jax.lax.Precision.HIGHEST)
+    return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
+
+
+def merge(params: P.Params, adapters: P.Params, scale: float) -> P.Params:
+    """`params` with w + scale · a·b in place of every adapted w, in w's dtype and without adapters.
+
+    Raises ValueError if an adapter has no matrix in `params`.
+    """
+    flat, factors = P.flatten(params), P.flatten(adapters)
+    for path in factors:
+        where, _, which = path.rpartition("/lora/")
+        if f"{where}/w" not in flat:
+            raise ValueError(f"{path}: the model has no {where}/w that this adapts")
+        if which == "a":
+            w, b = flat[f"{where}/w"], factors[f"{where}/lora/b"]
+            flat[f"{where}/w"] = _merged(w, factors[path], b, scale)
+    return P.unflatten(flat)

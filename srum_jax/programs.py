@@ -1,0 +1,92 @@
+"""The compiled programs of a run, as its config makes them: what is optimised, and how.
+
+The stages run these programs on their arrays; `plan.py` compiles the same ones for chips that are
+not there. So whatever decides what a program computes or holds is decided here, once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from srum_jax.config import Config, TrainConfig
+from srum_jax.core import params as P
+from srum_jax.data import packing
+from srum_jax.data.schema import Lanes
+from srum_jax.models import attention, bagel, lora
+from srum_jax.models.config import BagelConfig
+from srum_jax.objectives import srum
+from srum_jax.training import optim
+
+TRAINABLE = {  # beginnings of the paths that `train` changes; "lora" changes none of them
+    "gen": ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/"),
+    "all": ("",),
+}
+
+
+def trainable(name: str) -> Callable[[str], bool]:
+    """Whether `train` changes a parameter path; `name` is the config's train.trainable."""
+    return lambda path: path.startswith(TRAINABLE[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the stage `train` optimises: a loss, an optimiser over the `trained` leaves, and the
+    `frozen` ones beside them. `reference`: the leaves that are copied at the start, as the loss
+    reads the starting model; None: it does not. Of adapters none are: without them the frozen
+    leaves are the starting model."""
+
+    loss_fn: Callable
+    tx: optax.GradientTransformation
+    trained: P.Specs
+    frozen: P.Specs
+    reference: P.Specs | None
+
+
+def training(cfg: Config, sizes: BagelConfig) -> Training:
+    """The training of a config for a model of these sizes."""
+    c, specs = cfg.train, bagel.specs(sizes)
+    loss_fn = srum.make(c, sizes, dtype=jnp.dtype(cfg.compute.dtype), remat=cfg.compute.remat)
+    if c.trainable == "lora":
+        trained = lora.specs(specs, c.lora.rank, lora.projections(c.lora.experts))
+        frozen, copied = specs, {}
+        loss_fn = lora.adapted(loss_fn, lora_scale(c))
+    else:
+        trained, frozen = P.split(specs, trainable(c.trainable))
+        copied = trained
+    return Training(
+        loss_fn=loss_fn,
+        tx=optim.make(c.optim, trained, steps=c.steps),
+        trained=trained,
+        frozen=frozen,
+        reference=copied if srum.needs_reference(c.objective, c.anchor) else None,
+    )
+
+
+def attending(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> BagelConfig:
+    """`sizes` with the attention that the stage `train` takes on the mesh's devices.
+
+    Its samples are a text and a noisy image behind it, so every token's keys are one interval.
+    Raises ValueError where the config names a back-end that cannot do the run.
+    """
+    platform = mesh.devices.flat[0].platform
+    name = attention.choose(
+        cfg.compute.attention,
+        platform={"cuda": "gpu"}.get(platform, platform),
+        tokens=cfg.train.lanes.und + cfg.train.lanes.gen,
+        head_dim=sizes.llm.head_dim,
+        dtype=cfg.compute.dtype,
+    )
+    return dataclasses.replace(sizes, attention=name)
+
+
+def lora_scale(c: TrainConfig) -> float:
+    """What the products of adapters count: alpha / rank."""
+    return c.lora.alpha / c.lora.rank
+
+
+def lanes(c: TrainConfig) -> Lanes:
+    """Sizes of one packed row of the stage `train`."""
+    return Lanes(**{name: getattr(c.lanes, name) for name in packing.LANES})

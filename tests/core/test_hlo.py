@@ -1,0 +1,106 @@
+"""Bytes that chips send, read from programs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from srum_jax.core import hlo
+
+N = 8
+TPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[8,128]{1,0:T(8,128)(2,1)})}
+
+%sum.1 (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[]{:T(128)} parameter(0)
+  %y = f32[]{:T(128)} parameter(1)
+  ROOT %add = f32[]{:T(128)} add(f32[]{:T(128)} %x, f32[]{:T(128)} %y)
+}
+
+%body.2 (arg: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %arg = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %gte = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%arg), index=1
+  %ag-start = (bf16[8,128]{1,0:T(8,128)(2,1)}, bf16[32,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%gte), channel_id=1, replica_groups=[4,4]<=[16], dimensions={0}
+  %ag-done = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} all-gather-done(%ag-start)
+  %rs = f32[8,128]{1,0} reduce-scatter(f32[32,128]{1,0} %big), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%sum.1
+  ROOT %out = (s32[], bf16[8,128]) tuple(%gte, %gte)
+}
+
+%fused.3 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %ar = f32[4]{0} all-reduce(%p), replica_groups=[1,2]<=[2], to_apply=%sum.1
+}
+
+%done.5 (limit: (s32[], bf16[8,128])) -> pred[] {
+  %five = s32[]{:T(128)} constant(5), metadata={op_name="x"}
+  %limit = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%limit), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %five), direction=LT
+}
+
+%begun.6 (p: bf16[8,128]) -> bf16[32,128] {
+  %p = bf16[8,128]{1,0} parameter(0)
+  ROOT %ag.1 = bf16[32,128]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
+}
+
+%ended.7 (p: bf16[8,128]) -> bf16[32,128] {
+  %p = bf16[8,128]{1,0} parameter(0)
+  ROOT %ag.2 = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_1'}, dimensions={0}
+}
+
+%spread.8 (arg: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %arg = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %begin = (bf16[8,128]{1,0}, bf16[32,128]{1,0}, u32[]{:S(2)}) fusion(%arg), kind=kCustom, calls=%begun.6
+  %end = bf16[32,128]{1,0} fusion(%begin), kind=kCustom, calls=%ended.7
+  ROOT %out = (s32[], bf16[8,128]) tuple(%gte, %gte)
+}
+
+ENTRY %main.4 (p: bf16[8,128]) -> bf16[8,128] {
+  %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0), sharding={devices=[16,1]<=[16]}
+  %loop = (s32[]{:T(128)}, /*index=1*/bf16[8,128]{1,0:T(8,128)(2,1)}) while(%t), condition=%c, body=%body.2, backend_config={"known_trip_count":{"n":"28"},"flag_configs":[]}
+  %fives = (s32[]{:T(128)}, /*index=1*/bf16[8,128]{1,0:T(8,128)(2,1)}) while(%t), condition=%done.5, body=%spread.8, metadata={op_name="jit(step)/while"}
+  %one = f32[4]{0} fusion(%q), kind=kCustom, calls=%fused.3
+  %two = f32[4]{0} fusion(%one), kind=kCustom, calls=%fused.3
+  ROOT %move = bf16[8,128]{1,0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
+}
+"""  # noqa: E501
+
+
+def test_the_text_of_a_tpu_program():
+    assert hlo.collectives(TPU) == {
+        "all-gather": 28 * (32 * 128 * 2) * 3 / 4 + 5 * (32 * 128 * 2) * 7 / 8,
+        "reduce-scatter": 28 * (32 * 128 * 4) * 3 / 4,
+        "all-reduce": 2 * (2 * 16 * 1 / 2),
+        "collective-permute": 8 * 128 * 2,
+    }
+
+
+def test_a_program_without_other_chips_sends_nothing():
+    text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile().as_text()
+    assert hlo.collectives(text) == {}
+    assert hlo.collectives("") == {}
+
+
+@pytest.mark.parametrize("turns", [1, 5])
+def test_a_compiled_loop_counts_every_turn(turns):
+    mesh = jax.make_mesh((N,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @jax.jit
+    @jax.shard_map(
+        mesh=mesh, in_specs=PartitionSpec("fsdp"), out_specs=PartitionSpec("fsdp"), check_vma=False
+    )
+    def run(x):
+        def turn(x, _):
+            whole = jax.lax.all_gather(x, "fsdp", tiled=True)
+            return x + jax.lax.psum_scatter(jnp.sin(whole), "fsdp", tiled=True), None
+
+        x, _ = jax.lax.scan(turn, x, None, length=turns)
+        return jax.lax.psum(x, "fsdp")
+
+    x = jax.ShapeDtypeStruct(
+        (N * 32,), "float32", sharding=NamedSharding(mesh, PartitionSpec("fsdp"))
+    )
+    found = hlo.collectives(run.lower(x).compile().as_text())
+    whole = N * 32 * 4 * (N - 1) / N
+    assert found["all-gather"] == pytest.approx(turns * whole)
+    assert found["reduce-scatter"] == pytest.approx(turns * whole)
+    assert found["all-reduce"] == pytest.approx(2 * whole / N)

@@ -1,0 +1,57 @@
+"""Counted operations, against the compiler's own count of programs without loops."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from srum_jax.core import params as P
+from srum_jax.data import packing
+from srum_jax.data.schema import Lanes
+from srum_jax.models import bagel, cost
+from srum_jax.models.config import BAGEL_7B_MOT
+
+# Wide enough for products to dominate; one layer each, as the compiler counts a loop once.
+WIDE = dataclasses.replace(
+    tiny.MODEL,
+    llm=dataclasses.replace(tiny.MODEL.llm, hidden=256, heads=4, kv_heads=2, ffn=512),
+    vit=dataclasses.replace(tiny.MODEL.vit, hidden=128, heads=2, ffn=256),
+)
+
+
+def test_a_forward_pass_as_the_compiler_counts_it():
+    lanes = Lanes(und=96, gen=64, vit=32, labels=8, images=4, regions=0)
+    params = P.abstract(bagel.specs(WIDE))
+    batch = packing.pack([[], []], lanes, WIDE)
+
+    def run(params, batch, t):
+        und, gen, _ = bagel.forward(params, WIDE, batch, batch.latents, t, remat="none")
+        return bagel.logits(params, und, batch.label_slots), bagel.velocity(params, gen)
+
+    t = np.zeros(batch.noisy.shape, np.float32)
+    compiled = jax.jit(run).lower(params, batch, t).compile()
+    work = cost.Work(und=96, gen=64, vit=32, times=4, labels=8)
+    assert 2 * cost.forward(WIDE, work) == pytest.approx(compiled.cost_analysis()["flops"], rel=0.1)
+
+
+def test_the_share_of_a_step():
+    work = cost.Work(und=256, gen=8192, times=2)
+    specs = bagel.specs(BAGEL_7B_MOT)
+    gen, _ = P.split(specs, lambda path: path.startswith("blocks/gen/"))
+    ahead = cost.forward(BAGEL_7B_MOT, work)
+    products, pairs = cost.products(specs, work), cost.attention(BAGEL_7B_MOT, work)
+    assert ahead == products + pairs
+    # 6.5 billion numbers of an expert's matrices, twice for each of its 8192 tokens.
+    assert cost.products(gen, work) == pytest.approx(2 * 6.5e9 * 8192, rel=0.02)
+
+    def of(remat, reference=False, trained=specs):
+        return cost.step(BAGEL_7B_MOT, work, trained=trained, remat=remat, reference=reference)
+
+    kept, needed = of("none")
+    assert needed == 3 * ahead  # the rule of thumb: a backward pass is two forward ones
+    assert kept - needed == pairs // 2
+    assert of("full")[0] - kept == ahead and of("dots")[0] - kept == pairs
+    assert of("full", reference=True)[1] - needed == ahead
+    assert needed - of("full", trained=gen)[1] == products - cost.products(gen, work)

@@ -1,0 +1,213 @@
+"""Adapters on the road: trained beside a base that stays, probed, resumed, merged afterwards."""
+
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import tiny
+from stages import test_probe, test_train
+
+from srum_jax.core import params as P
+from srum_jax.core import preemption
+from srum_jax.core.errors import BadInput, Preempted
+from srum_jax.data import pipeline
+from srum_jax.models import hf, lora
+from srum_jax.stages import evaluate, export, model, probe
+from srum_jax.stages.manifest import Manifest, Workdir
+from srum_jax.training import checkpoint, loop, metrics
+
+ADAPTED = {f"blocks/gen/{name}/w" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+def config(weights, **values):
+    lora = {
+        "train__objective": "srum_advantage",  # which reads the starting model
+        "train__trainable": "lora",
+        "train__lora__rank": 2,
+        "train__lora__alpha": 4.0,
+        "train__optim__learning_rate": 0.02,
+        "export__dtype": "float32",
+        "stages": ("generate", "score", "train", "evaluate", "export"),
+    }
+    return test_probe.config(weights, **(lora | test_probe.LENIENT | values))
+
+
+def write(folder, cfg):
+    return test_probe.write(Workdir(folder, config_file="c"), cfg)
+
+
+def run(stage, cfg, work):
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        return stage.run(cfg, mesh, work)
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    """A run with probes that nobody disturbs: (config, workdir, summary of the loop)."""
+    cfg = config(weights)
+    work, summaries, true = write(tmp_path_factory.mktemp("done"), cfg), [], loop.run
+
+    def spying(*args, **how):
+        state, summary = true(*args, **how)
+        summaries.append(summary)
+        return state, summary
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "run", spying)
+        run(test_train.train, cfg, work)
+    return cfg, work, summaries[0]
+
+
+def adapters(work):
+    """What the stage leaves, by path."""
+    folder = work.stage("train") / "params"
+    return P.flatten(checkpoint.load_params(folder, checkpoint.saved_shapes(folder)))
+
+
+def test_adapters_alone_are_made_and_kept(done):
+    cfg, work, summary = done
+    made = adapters(work)
+    assert set(made) == {f"{p[:-1]}lora/{which}" for p in ADAPTED for which in "ab"}
+    assert all(x.dtype == np.float32 and np.any(x) for x in made.values())
+    before, after = test_train.trained(cfg, work)
+    assert {p for p in before if not np.array_equal(before[p], after[p])} == ADAPTED
+    assert set(before) == set(after)
+    assert summary["programs"] == 1 and summary["steps"] == 3
+    saved = checkpoint.Checkpoints(work.stage("train") / "checkpoints", keep=2)
+    large = [path for path in saved.meta(3)["digests"] if "['" in path]
+    saved.close()
+    assert len(large) == 4 * len(made)  # parameters, their average and two moments
+    assert all("['lora']" in path for path in large)
+
+
+def test_it_starts_at_the_base_and_moves(done):
+    cfg, work, _ = done
+    rows = [r for r in metrics.read(work.stage("train") / "metrics.jsonl") if "loss" in r]
+    assert rows[0]["drift"] < 1e-8 < rows[-1]["drift"]
+    looks = probe.read(work.stage("train"))
+    assert [r["step"] for r in looks] == [0, 1, 2, 3]
+    assert {r["agreement"] for r in looks} == {1.0}  # nobody was asked: no answer can change
+    first, last = (probe.seen_pictures(work.stage("train"), n) for n in (0, 3))
+    assert not np.array_equal(first[0]["latent"], last[0]["latent"])
+
+
+def test_the_first_look_is_at_the_base(done):
+    """The last one is at the merged weights."""
+    cfg, work, _ = done
+    mesh = tiny.mesh(cfg)
+    base = model.base(cfg, work, mesh)
+    new = model.trained(base, cfg, work, mesh)
+    for step, opened in ((0, base), (3, new)):
+        seen = list(probe.seen_pictures(work.stage("train"), step))
+        with jax.set_mesh(mesh):
+            paint = model.painter(opened, cfg, mesh)
+            _, latents = paint([r["prompt"] for r in seen], [r["seed"] for r in seen])
+        for record, latent in zip(seen, latents, strict=True):
+            np.testing.assert_allclose(record["latent"], latent, rtol=1e-4, atol=1e-4)
+
+
+def test_resumed_bit_for_bit(done, tmp_path, monkeypatch):
+    cfg, first, _ = done
+    work, stop, make = write(tmp_path, cfg), threading.Event(), pipeline.batches
+
+    def stopping(*args, **more):
+        for n, batch in enumerate(make(*args, **more), 1):
+            if n == 2:
+                stop.set()
+            yield batch
+
+    monkeypatch.setattr(preemption, "stop", stop)
+    monkeypatch.setattr(pipeline, "batches", stopping)
+    with pytest.raises(Preempted, match="step 2 of 3"):
+        run(test_train.train, cfg, work)
+    monkeypatch.undo()
+    monkeypatch.setattr(preemption, "stop", threading.Event())
+    run(test_train.train, cfg, work)
+    want = adapters(first)
+    for path, leaf in adapters(work).items():
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+
+
+class Caught(Exception):
+    """In place of the work itself."""
+
+
+def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
+    cfg, work, _ = done
+    run(export, cfg, work)
+    folder = work.stage("export") / Manifest.read(work.stage("export")).outputs["model"]
+    assert "averaged adapters of rank 2, merged" in (folder / "README.md").read_text()
+    written = P.flatten(hf.load(folder, tiny.MODEL)[0])
+    base = tiny.weights()[0]
+    merged = P.flatten(lora.merge(base, P.unflatten(adapters(work)), 4.0 / 2))
+    assert set(written) == set(merged)
+    for path, leaf in merged.items():
+        np.testing.assert_allclose(written[path], leaf, rtol=1e-6, atol=1e-7, err_msg=path)
+    following = model.base(cfg, Workdir(work.root, round=1), tiny.mesh(cfg))
+    np.testing.assert_array_equal(following.params["embed"], base["embed"])
+
+    arms = {}
+
+    def arm(name, opened, *rest):
+        arms[name] = P.flatten(opened.params)
+        if name == "trained":
+            raise Caught
+        return types.SimpleNamespace(records=[])
+
+    monkeypatch.setattr(evaluate, "_arm", arm)
+    monkeypatch.setattr(evaluate, "_judge", lambda *_: [])
+    with pytest.raises(Caught):
+        run(evaluate, cfg, work)
+    for path, leaf in merged.items():
+        np.testing.assert_array_equal(arms["base"][path], P.flatten(base)[path])
+        np.testing.assert_allclose(arms["trained"][path], leaf, rtol=1e-6, atol=1e-7)
+
+
+def test_what_the_loop_is_handed(weights, tmp_path, monkeypatch):
+    """The base once, in the dtype of the products; of the start no copy beside it."""
+    values = {"compute__dtype": "bfloat16", "train__probe__prompts": 0}
+    cfg = config(weights, train__lora__experts="all", **values)
+    seen = test_train.handed(cfg, write(tmp_path, cfg), monkeypatch, 0)
+    state, fixed = seen["state"], seen["fixed"]
+    assert set(state.params["blocks"]) == {"und", "gen"}
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    assert {x.dtype for x in jax.tree.leaves(fixed.frozen)} == {np.dtype(ml_dtypes.bfloat16)}
+    assert P.flatten(fixed.frozen).keys() == P.flatten(tiny.weights()[0]).keys()
+    assert fixed.reference == {}
+    assert seen["work"].tokens > 0 and seen["work"].flops > 0
+
+
+def test_adapters_of_another_rank_are_refused(done):
+    cfg, work, _ = done
+    other = config(cfg.weights, train__lora__rank=3)
+    opened = model.base(other, work, tiny.mesh(other))
+    with pytest.raises(BadInput, match="not the parameters of this model"):
+        model.trained(opened, other, work, tiny.mesh(other))
+
+
+@pytest.mark.parametrize(
+    "trainable, experts, stay",
+    [("gen", "all", True), ("all", "gen", False), ("lora", "gen", True), ("lora", "all", False)],
+)
+def test_whether_answers_may_change(weights, trainable, experts, stay):
+    cfg = config(weights, train__trainable=trainable, train__lora__experts=experts)
+    assert model.answers_stay(cfg.train) == stay
+
+
+def test_the_model_in_training(weights):
+    cfg, base = config(weights).train, tiny.weights()[0]
+    whole = model.in_training(
+        {"x": {"lora": {"a": jnp.ones(2), "b": jnp.ones(2)}}}, base, cfg, jnp.bfloat16
+    )
+    assert whole["x"]["lora"]["a"][0] == 2.0 and whole["x"]["lora"]["b"][0] == 1.0
+    assert whole["embed"] is base["embed"]

@@ -1,0 +1,143 @@
+"""Several processes are one run: the whole loop on two of them, checkpoints, stopping, failing."""
+
+import json
+import pathlib
+import signal
+import threading
+
+import hosts
+import jsonschema
+import numpy as np
+import pytest
+import tiny
+import toy
+from safetensors import numpy as safetensors
+
+from srum_jax.config import MeshConfig
+from srum_jax.core import sharding
+from srum_jax.core.errors import Preempted
+from srum_jax.training import metrics
+
+TESTS = pathlib.Path(__file__).parent
+MESH = MeshConfig(data=2, fsdp=2, tensor=2, context=1)
+SMALL = {
+    "generate__count": 6,
+    "score__proposers": ("grid",),  # of pictures of random weights nothing stands out
+    "evaluate__batch": 12,
+    "evaluate__count": 6,
+    "evaluate__questions": 11,
+    "evaluate__several": 6,
+    "evaluate__captions": 5,
+    "evaluate__edits": 3,
+    "train__steps": 24,
+    "train__rows": 4,
+    "train__log_every": 1,
+    "train__checkpoint_every": 100,
+    "train__lanes__und": 44,
+    "train__optim__warmup": 1,
+    "train__probe__prompts": 2,
+    "train__probe__every": 12,
+    "train__probe__patience": 100,
+    "compute__remat": "none",
+    "export__dtype": "float32",
+}
+
+
+def losses(folder):
+    rows = metrics.read(folder / "metrics.jsonl")
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def assert_same_losses(one, other, first=1, last=None):
+    one, other = losses(one), losses(other)
+    assert sorted(other) == list(range(first, max(other) + 1)) and max(other) == last
+    for step, loss in other.items():
+        assert loss == pytest.approx(one[step], rel=1e-5), step
+
+
+def assert_same_runs(one, two):
+    """Of two work folders, whatever numbers of hosts made them; the second one's are checked."""
+    hosts.assert_same_records(one, two)
+    stages = [folder / "round0/train" for folder in (one, two)]
+    assert_same_losses(*stages, last=SMALL["train__steps"])
+    looks = [metrics.read(stage / "probe.jsonl") for stage in stages]
+    assert [row["step"] for row in looks[1]] == [row["step"] for row in looks[0]] == [0, 12, 24]
+    for a, b in zip(*looks, strict=True):
+        assert b == {name: pytest.approx(value, rel=1e-3, abs=1e-4) for name, value in a.items()}
+    exported = [
+        safetensors.load_file(folder / "round0/export/model/ema.safetensors")
+        for folder in (one, two)
+    ]
+    assert exported[0].keys() == exported[1].keys()
+    for name, leaf in exported[0].items():
+        np.testing.assert_allclose(exported[1][name], leaf, atol=2e-5, rtol=1e-4, err_msg=name)
+
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    jsonschema.validate(results[1], json.loads((TESTS / "results.schema.json").read_text()))
+    assert results[1]["stages"].keys() == results[0]["stages"].keys()
+    first, second = (found["rounds"][0] for found in results)
+    assert second.keys() == first.keys() >= {"t2i", "qa", "captions", "edits", "scores", "train"}
+    for part in ("t2i", "qa", "captions", "edits"):
+        assert second[part]["base"] == first[part]["base"], part
+        assert second[part]["trained"]["n"] == first[part]["trained"]["n"], part
+    assert second["scores"]["status"] == first["scores"]["status"]
+    left = [p for p in two.rglob("*") if p.name.startswith(".")]
+    assert left == []  # what was half written, or told between hosts
+
+
+@pytest.mark.slow
+def test_the_whole_loop_on_two_hosts_is_that_of_one(tmp_path):
+    weights = tiny.write_model(tmp_path / "model", answers=True)
+    config = hosts.write_config(tmp_path / "config.py", weights, **SMALL)
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def run(workdir, processes):
+        command = ["-m", "srum_jax.main", "--config", config, "--workdir", workdir]
+        return hosts.start(command, processes=processes, devices=2)
+
+    hosts.ended(run(one, 1))
+    started = run(two, 2)
+    hosts.wait_for(two / "round0/train/metrics.jsonl", started)
+    started[1].send_signal(signal.SIGTERM)  # one host alone is told to stop
+    told = hosts.ended(started, code=75)
+    saved = [int(p.name) for p in (two / "round0/train/checkpoints").iterdir()]
+    assert len(saved) == 1 and saved[0] < SMALL["train__steps"]
+    assert all(f"train: stopped at step {saved[0]} of" in text for text in told)
+    assert not (two / "round0/train/manifest.json").exists()
+
+    printed = hosts.ended(run(two, 2))
+    last = f"report: {two / 'report.html'}"
+    assert last in printed[0] and last not in printed[1]
+    assert_same_runs(one, two)
+
+
+def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_path):
+    mesh = sharding.make_mesh(MESH)
+    never = threading.Event()
+    toy.run(tmp_path / "whole", never, mesh=mesh)
+    told = threading.Event()
+
+    def batches(start):
+        for step, batch in enumerate(toy.batches(start), start):
+            if step == 4:
+                told.set()
+            yield batch
+
+    with pytest.raises(Preempted):
+        toy.run(tmp_path / "back", told, batches=batches, mesh=mesh)
+    before = losses(tmp_path / "back")
+    address = f"127.0.0.1:{hosts.free_port()}"
+    program = [TESTS / "two_trainers.py", address]
+    started = [
+        process
+        for number in range(2)
+        for process in hosts.start([*program, number, tmp_path], devices=4)
+    ]
+    hosts.ended(started)
+    stopped = [(tmp_path / f"stopped-{number}").read_text() for number in range(2)]
+    assert stopped[0] == stopped[1] and "stopped at step" in stopped[0]
+    assert 4 <= len(losses(tmp_path / "forth")) < 8
+    toy.run(tmp_path / "forth", never, mesh=mesh)
+    assert 4 <= len(before) < 8
+    for folder in ("forth", "back"):
+        assert_same_losses(tmp_path / "whole", tmp_path / folder, last=8)
