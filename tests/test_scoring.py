@@ -123,6 +123,7 @@ def test_costs_of_bagel():
     assert bound < costs["logits"].flops < 1.5 * bound
 
 
+@pytest.mark.slow
 def test_it_runs(model, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scoring, "shapes_base", lambda: model)
     monkeypatch.setattr(inference, "TURN", 0.0)

@@ -49,6 +49,7 @@ def test_sides_that_compute_different_things_are_refused():
             train_step.compare(WORK, found)
 
 
+@pytest.mark.slow
 def test_the_script_runs(tmp_path, capsys):
     file = tmp_path / "train_step.json"
     train_step.main(["--quick", "--repeats", "2", "--sides", "ours", "--json", str(file)])
