@@ -320,7 +320,7 @@ def train(
             drop = [sources.dropped(cfg.seed, place, c.text_dropout) for place in places]
             row = zip(members, places, drop, strict=True)
             rows.append(
-                [build(redrawn(chosen[i], cfg.seed, at), i, dropped=off) for i, at, off in row]
+                [build(redrawn(chosen[i], cfg.seed, use), i, dropped=off) for i, use, off in row]
             )
         return packing.pack(
             rows, lanes, opened.cfg, rewards=True, coverage=coverage, targets=targets
