@@ -13,6 +13,8 @@ import json
 import re
 from typing import Literal
 
+from srum_jax.data.tokenizer import NUMBERS
+
 VERSION = "2"
 
 COLORS = (
@@ -31,7 +33,6 @@ COLORS = (
     "grey",
 )
 SIZES = ("big", "small")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
