@@ -48,12 +48,13 @@ def candidate_features(
     )
 
 
-def score_features(*, masks: bool = False) -> Any:
+def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     """TFDS features of a `score` record. Scores lie in [-1, 1] and are NaN unless status is "ok".
 
     `bbox` is x0, y0, x1, y1 in pixels of the image, ends excluded. With `masks` a region also has
     `mask`: bytes by `masks.encode`, b"" for none. Records without the field are records without
-    masks.
+    masks. With `answers` a record has all that was said to its questions: JSON rows
+    [region (-1: the whole), kind of question, object it is about, p or null, status].
     """
     from tensorflow_datasets import features as f
 
@@ -74,6 +75,7 @@ def score_features(*, masks: bool = False) -> Any:
             "regions": f.Sequence(region),
             "image_score": np.float32,
             "image_status": f.Text(),
+            **({"answers": f.Text()} if answers else {}),
         }
     )
 

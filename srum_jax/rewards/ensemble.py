@@ -12,7 +12,6 @@ from srum_jax.rewards.judge import OK, Judgement, RegionJudgement
 from srum_jax.rewards.regions import Box
 
 TOO_FEW = "too few judges"  # fewer than asked for gave a score, for various reasons
-PADDING = "padding"  # of arrays: no region is there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,47 +92,6 @@ def _mean(
 
 
 # ------------------------------------------------------------------------------------ side by side
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Judgements of N images as arrays, R regions each, padded.
-
-    boxes float32 [N,R,4] pixels · scores float32 [N,R], NaN unless "ok" · statuses: N tuples of R,
-    PADDING past an image's last region · image_scores float32 [N] · image_statuses: N.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    statuses: tuple[tuple[str, ...], ...]
-    image_scores: np.ndarray
-    image_statuses: tuple[str, ...]
-
-
-def arrays(judgements: Sequence[Judgement], regions: int | None = None) -> Scores:
-    """Judgements padded to `regions` each, by default as many as the fullest has.
-
-    Raises ValueError for one that has more.
-    """
-    fullest = max((len(j.regions) for j in judgements), default=0)
-    width = fullest if regions is None else regions
-    if fullest > width:
-        raise ValueError(f"an image with {fullest} regions does not fit {width}")
-    boxes = np.zeros((len(judgements), width, 4), np.float32)
-    scores = np.full((len(judgements), width), np.nan, np.float32)
-    for n, judgement in enumerate(judgements):
-        for r, region in enumerate(judgement.regions):
-            boxes[n, r], scores[n, r] = region.bbox, region.score
-    return Scores(
-        boxes,
-        scores,
-        tuple(
-            (*(r.status for r in j.regions), *[PADDING] * (width - len(j.regions)))
-            for j in judgements
-        ),
-        np.array([j.image_score for j in judgements], np.float32),
-        tuple(j.image_status for j in judgements),
-    )
 
 
 @dataclasses.dataclass(frozen=True)

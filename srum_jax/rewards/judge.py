@@ -68,11 +68,23 @@ class Vocabulary(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model said to one question: p in [0, 1] of what speaks for the prompt, NaN unless
+    status is "ok". kind and about are the question's; of an open one, p is that of the likeliest
+    word among those the prompt's objects have."""
+
+    kind: str
+    about: int
+    p: float
+    status: str
+
+
+@dataclasses.dataclass(frozen=True)
 class RegionJudgement:
     """One region: score in [-1, 1] (NaN unless status is "ok"), the best matching object.
 
     p: for each of the prompt's objects, the probability that the region shows it. mask: bool
-    [H, W] where the proposer knows it.
+    [H, W] where the proposer knows it. answers: to the questions about it, where some were asked.
     """
 
     bbox: Box
@@ -82,6 +94,7 @@ class RegionJudgement:
     p: tuple[float, ...]
     proposer: str
     mask: np.ndarray | None = dataclasses.field(default=None, compare=False)
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +102,14 @@ class Judgement:
     """One image: its regions, image_score in [-1, 1] (NaN unless image_status is "ok").
 
     parts: probabilities in [0, 1] under "global", "questions" and, where boxes separate objects,
-    "assembled"; empty without a score.
+    "assembled"; empty without a score. answers: to the questions about the whole, as of a region.
     """
 
     regions: tuple[RegionJudgement, ...]
     image_score: float
     image_status: str
     parts: dict[str, float]
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,77 +166,101 @@ def _plans(
 # ---------------------------------------------------------------------------- reading the answers
 
 
-def _check_answers(answers: np.ndarray, count: int) -> np.ndarray:
-    answers = np.asarray(answers)
-    if answers.ndim != 2 or len(answers) != count:
-        raise ValueError(f"answers of shape {answers.shape} to {count} questions: expected [Q, V]")
-    if not np.isfinite(answers).all() or answers.min() < 0 or answers.max() > 1 + 1e-3:
-        raise _Unusable(NOT_FINITE)
-    return answers
-
-
 def _mass(row: np.ndarray, word: str, ids: Mapping[str, tuple[int, ...]]) -> float:
     """P(word) in an answer's probabilities [V], over the tokens that spell it."""
     return float(row[list(ids[word])].sum())
 
 
-def _probability(row: np.ndarray, question: Question, ids: Mapping[str, tuple[int, ...]]) -> float:
-    """P(answer), for a closed question among its choices. Raises _Unusable(UNPARSED)."""
-    p = _mass(row, question.answer, ids)
+def _open_words(plan: _Plan, question: Question) -> list[str]:
+    """The word of each object of the prompt that an open question about a crop asks for."""
+    part = "color" if question.kind == "crop_color" else "shape"
+    return [getattr(spec, part) for spec in plan.scene.objects]
+
+
+def _probability(row: np.ndarray, question: Question, plan: _Plan) -> float:
+    """P(answer), for a closed question among its choices. Raises _Unusable."""
+    if not np.isfinite(row).all() or row.min() < 0 or row.max() > 1 + 1e-3:
+        raise _Unusable(NOT_FINITE)
+    if not question.answer:
+        return min(1.0, max(_mass(row, word, plan.ids) for word in _open_words(plan, question)))
+    p = _mass(row, question.answer, plan.ids)
     if not question.choices:
         return min(p, 1.0)
-    mass = sum(_mass(row, word, ids) for word in question.choices)
+    mass = sum(_mass(row, word, plan.ids) for word in question.choices)
     if mass < MIN_MASS:
         raise _Unusable(UNPARSED)
     return p / mass
 
 
-def _region_probabilities(plan: _Plan, answers: np.ndarray) -> tuple[tuple[float, ...], float]:
+def _answers(plan: _Plan, questions: Sequence[Question], rows: np.ndarray) -> tuple[Answer, ...]:
+    """What probabilities [Q,V] say to the questions, each with a status of its own."""
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or len(rows) != len(questions):
+        raise ValueError(
+            f"answers of shape {rows.shape} to {len(questions)} questions: expected [Q, V]"
+        )
+    read = []
+    for row, question in zip(rows, questions, strict=True):
+        try:
+            p, status = _probability(row, question, plan), OK
+        except _Unusable as why:
+            p, status = float("nan"), str(why)
+        read.append(Answer(question.kind, question.about, p, status))
+    return tuple(read)
+
+
+def _usable(answers: Sequence[Answer]) -> list[float]:
+    """Their probabilities. Raises _Unusable where one has none: NOT_FINITE before others."""
+    failed = {one.status for one in answers} - {OK}
+    if failed:
+        raise _Unusable(NOT_FINITE if NOT_FINITE in failed else failed.pop())
+    return [one.p for one in answers]
+
+
+def _region_probabilities(
+    plan: _Plan, answers: Sequence[Answer], rows: np.ndarray
+) -> tuple[tuple[float, ...], float]:
     """(P(the crop shows object i) for each object, P(it shows some object's kind of thing)), from
-    the answers [Q,V] to the crop questions."""
-    answers = _check_answers(answers, len(plan.crop))
+    the answers to the crop questions and their probabilities [Q,V]."""
+    said, objects = _usable(answers), len(plan.scene.objects)
     if not plan.scene.open:
-        said = [_probability(row, q, plan.ids) for row, q in zip(answers, plan.crop, strict=True)]
-        objects = len(plan.scene.objects)
         return tuple(said[:objects]), max(said[objects:])
-    color, shape, *named = answers
-    yes = [_probability(row, q, plan.ids) for row, q in zip(named, plan.crop[2:], strict=True)]
-    shapes = [min(1.0, _mass(shape, spec.shape, plan.ids)) for spec in plan.scene.objects]
-    parts = [
-        min(1.0, _mass(color, spec.color, plan.ids)) * p
-        for spec, p in zip(plan.scene.objects, shapes, strict=True)
-    ]
+    colors, shapes = (
+        [min(1.0, _mass(row, word, plan.ids)) for word in _open_words(plan, question)]
+        for row, question in zip(rows[:2], plan.crop[:2], strict=True)
+    )
     mixed = [
-        DECOMPOSED_SHARE * part + (1 - DECOMPOSED_SHARE) * p
-        for part, p in zip(parts, yes, strict=True)
+        DECOMPOSED_SHARE * color * shape + (1 - DECOMPOSED_SHARE) * p
+        for color, shape, p in zip(colors, shapes, said[2:], strict=True)
     ]
     return tuple(mixed), max(shapes)
 
 
 def _region(
-    plan: _Plan, found: regions.Region, answers: np.ndarray | None, name: str, verify: float
+    plan: _Plan, found: regions.Region, rows: np.ndarray | None, name: str, verify: float
 ) -> RegionJudgement:
+    answers: tuple[Answer, ...] = ()
     try:
-        if answers is None:
+        if rows is None:
             raise _Unusable(plan.status if plan.status != OK else UNDECOMPOSED)
-        p, relevance = _region_probabilities(plan, answers)
+        answers = _answers(plan, plan.crop, rows)
+        p, relevance = _region_probabilities(plan, answers, rows)
     except _Unusable as why:
-        return RegionJudgement(found.box, float("nan"), str(why), "", (), name, found.mask)
+        none = float("nan")
+        return RegionJudgement(found.box, none, str(why), "", (), name, found.mask, answers)
     best = int(np.argmax(p))
     status, score = (OK, 2 * p[best] - 1) if relevance >= verify else (IRRELEVANT, float("nan"))
     label = plan.scene.objects[best].name
-    return RegionJudgement(found.box, score, status, label, p, name, found.mask)
+    return RegionJudgement(found.box, score, status, label, p, name, found.mask, answers)
 
 
 # ------------------------------------------------------------------------------ the image's score
 
 
-def _answered(plan: _Plan, answers: np.ndarray) -> dict[str, float]:
+def _answered(plan: _Plan, answers: Sequence[Answer]) -> dict[str, float]:
     """{"global", "questions" (of objects), "relation", "sizes" (1 without any)} from answers about
     the image."""
-    answers = _check_answers(answers, len(plan.image))
-    p = [_probability(row, q, plan.ids) for row, q in zip(answers, plan.image, strict=True)]
-    asked = list(zip(plan.image, p, strict=True))
+    asked = list(zip(plan.image, _usable(answers), strict=True))
 
     def mean(values: list[float]) -> float:
         return float(np.mean(values)) if values else 1.0
@@ -280,9 +318,10 @@ def assemble(
 def _image(
     plan: _Plan,
     found: tuple[RegionJudgement, ...],
-    answers: np.ndarray | None,
+    rows: np.ndarray | None,
     separates: bool,
 ) -> Judgement:
+    answers: tuple[Answer, ...] = ()
     try:
         if plan.status != OK:
             raise _Unusable(plan.status)
@@ -291,16 +330,17 @@ def _image(
         for region in found:
             if region.status not in (OK, *NOT_SCORED):
                 raise _Unusable(region.status)
+        answers = _answers(plan, plan.image, rows)
         parts = _answered(plan, answers)
     except _Unusable as why:
-        return Judgement(found, float("nan"), str(why), {})
+        return Judgement(found, float("nan"), str(why), {}, answers)
     relation, sizes = parts.pop("relation"), parts.pop("sizes")
     scored = [region for region in found if region.status == OK]
     if separates and scored:
         p = np.array([region.p for region in scored])
         boxes = [region.bbox for region in scored]
         parts["assembled"] = sizes * assemble(plan.scene, boxes, p, relation)
-    return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts)
+    return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts, answers)
 
 
 # ------------------------------------------------------------------------------------ all at once

@@ -1,16 +1,19 @@
 """How far a run's scores can be trusted, without a verifier: `calibration.json` of stage `score`.
 
-Owns what is counted (scores by tenths, failures) and how two ways of scoring the same candidates
-are compared. What an exact program says of the scores is `evaluate`'s; the report shows both.
+Owns what is counted (scores by tenths, failures, answers by kind of question) and how two ways of
+scoring the same candidates are compared. What an exact program says of the scores is `evaluate`'s;
+the report shows both.
 """
 
 import collections
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from srum_jax.rewards import ensemble, judge
+from srum_jax.rewards.table import PADDING, Asked, table
 
 BINS = 20  # of [-1, 1]
 
@@ -26,32 +29,75 @@ def histogram(scores: Sequence[float]) -> list[int]:
 def calibration(
     scored: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """{"images": {"histogram", "status"}, "regions": {proposer: the same}, "comparison": …}.
+    """{"images": {"histogram", "status"}, "regions": {proposer: the same}, "questions": {kind:
+    {"mean", the mean probability of what speaks for the prompt, "status"}}, "comparison": …}.
 
     comparison: as the stage writes it; of the candidates that it names, the agreement of both ways
     to score ({"with", "candidates", "both", "rank", "same_sign", "status"}); what cannot be
     measured is absent.
     """
-    regions: dict[str, list[tuple[float, str]]] = collections.defaultdict(list)
-    for record in scored:
-        for region in record["regions"]:
-            regions[region["proposer"]].append((float(region["score"]), region["status"]))
-    images = [(float(record["image_score"]), record["image_status"]) for record in scored]
+    seen = table([judgement(record) for record in scored])
+    names = sorted(set(seen.proposer[seen.status != PADDING]))
     found: dict[str, Any] = {
-        "images": _seen(images),
-        "regions": {name: _seen(rows) for name, rows in sorted(regions.items())},
+        "images": _seen(seen.image_scores, seen.image_status),
+        "regions": {
+            str(name): _seen(seen.scores[at], seen.status[at])
+            for name in names
+            for at in [seen.proposer == name]
+        },
+        "questions": _questions(seen.regions) | _questions(seen.images),
     }
     if comparison is not None:
         found["comparison"] = _compared(scored, comparison)
     return found
 
 
-def _seen(rows: Sequence[tuple[float, str]]) -> dict[str, Any]:
-    status = collections.Counter(status for _, status in rows)
-    return {
-        "histogram": histogram([score for score, status in rows if status == judge.OK]),
-        "status": dict(sorted(status.items())),
-    }
+def judgement(record: Mapping[str, Any]) -> judge.Judgement:
+    """A score record as the judge gave it; what is not stored (p, parts, masks) is empty.
+
+    Raises ValueError naming the record for answers that are not as `units.score_features` says.
+    """
+    said: dict[int, list[judge.Answer]] = collections.defaultdict(list)
+    try:
+        for region, kind, about, p, status in json.loads(record.get("answers", "[]")):
+            p = float("nan") if p is None else float(p)
+            said[int(region)].append(judge.Answer(str(kind), int(about), p, str(status)))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"score record {record['id']}: its answers are damaged: {e}") from e
+    regions = tuple(
+        judge.RegionJudgement(
+            tuple(one["bbox"]),
+            float(one["score"]),
+            one["status"],
+            one["label"],
+            (),
+            one["proposer"],
+            answers=tuple(said[place]),
+        )
+        for place, one in enumerate(record["regions"])
+    )
+    score = float(record["image_score"])
+    return judge.Judgement(regions, score, record["image_status"], {}, tuple(said[-1]))
+
+
+def _seen(scores: np.ndarray, status: np.ndarray) -> dict[str, Any]:
+    return {"histogram": histogram(scores[status == judge.OK]), "status": _counted(status)}
+
+
+def _counted(status: np.ndarray) -> dict[str, int]:
+    """How often each status occurs, padding apart."""
+    names, counts = np.unique(status[status != PADDING], return_counts=True)
+    return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _questions(asked: Asked) -> dict[str, Any]:
+    """{kind: {"mean", "status"}} of the answers; no mean where none could be read."""
+    found = {}
+    for kind in sorted(set(asked.kind[asked.kind != PADDING])):
+        p, status = asked.p[asked.kind == kind], asked.status[asked.kind == kind]
+        mean = {"mean": float(p[status == judge.OK].mean())} if (status == judge.OK).any() else {}
+        found[str(kind)] = {**mean, "status": _counted(status)}
+    return found
 
 
 def _compared(scored: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def _calibration(r: Round) -> Html:
     path = _file(r, "score/calibration.json")
     found = read_json(path) if path and path.exists() else {}
     return join(report_calibration.histograms(r.measured.get("scores", {}), found),
-                report_calibration.agreement(found))
+                report_calibration.questions(found), report_calibration.agreement(found))
 
 
 # -- training, time -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The report's histograms of scores, and how two ways of scoring agree."""
+"""The report's histograms of scores, what was asked, and how two ways of scoring agree."""
 
 from __future__ import annotations
 
@@ -87,6 +87,18 @@ def histograms(scores: Mapping[str, Any], found: Mapping[str, Any]) -> Html:
 def _main(scores: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any] | None:
     regions = found.get("regions", {})
     return regions.get(scores.get("proposer", next(iter(regions), "")))
+
+
+def questions(found: Mapping[str, Any]) -> Html:
+    """A table of the answers by kind of question."""
+    rows = []
+    for kind, seen in found.get("questions", {}).items():
+        asked = sum(seen["status"].values())
+        mean = page.two_digits(seen["mean"]) if "mean" in seen else ""
+        failed = asked - seen["status"].get("ok", 0)
+        rows.append([kind.replace("_", " "), page.count(asked), mean, page.count(failed)])
+    head = ["question", "answers", "mean probability of what the prompt says", "not readable"]
+    return page.table(head, rows) if rows else Html("")
 
 
 def agreement(found: Mapping[str, Any]) -> Html:

@@ -8,6 +8,7 @@ stored beside them, under their own name, to be measured.
 import collections
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ def score(
     """
     folder = epath.Path(folder)
     masked = "sam" in cfg.proposers
-    features = units.score_features(masks=masked)
+    features = units.score_features(masks=masked, answers=True)
     sizes = units.unit_sizes(len(records), cfg.unit)
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
@@ -126,9 +127,21 @@ def score_unit(
             "regions": [stored(region) for region in judgement.regions],
             "image_score": np.float32(judgement.image_score),
             "image_status": judgement.image_status,
+            "answers": stored_answers(judgement),
         }
         for record, judgement in zip(records, judges.look(bench, seen(records)), strict=True)
     ]
+
+
+def stored_answers(judgement: judge.Judgement) -> str:
+    """Every answer behind a judgement, as `units.score_features` describes it."""
+    parts = [(-1, judgement.answers), *((r, x.answers) for r, x in enumerate(judgement.regions))]
+    rows = [
+        [r, one.kind, one.about, round(one.p, 6) if one.status == judge.OK else None, one.status]
+        for r, answers in parts
+        for one in answers
+    ]
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def compare(

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from srum_jax.rewards import ensemble, external, written
-from srum_jax.rewards.ensemble import PADDING, TOO_FEW, agreement, arrays, combine
+from srum_jax.rewards.ensemble import TOO_FEW, agreement, combine
 from srum_jax.rewards.judge import OK, UNPARSED, Judgement, RegionJudgement
 
 BOXES = [(0.0, 0.0, 8.0, 8.0), (4.0, 4.0, 9.0, 9.0), (1.0, 1.0, 3.0, 3.0)]
@@ -125,20 +125,7 @@ def test_wrong_calls_are_named():
         combined(judge, judgement(0.0, 0.1, 0.2, boxes=[BOXES[0]] * 2))
 
 
-# -- arrays and agreement --------------------------------------------------------------------------
-
-
-def test_arrays_of_ragged_judgements():
-    got = arrays([judgement(0.5, 0.1, None), judgement(None), judgement(-0.5, 0.2)], regions=3)
-    assert got.boxes.shape == (3, 3, 4) and got.boxes.dtype == got.scores.dtype == np.float32
-    assert got.statuses == ((OK, UNPARSED, PADDING), (PADDING,) * 3, (OK, PADDING, PADDING))
-    assert (np.isfinite(got.scores) == (np.array(got.statuses) == OK)).all()
-    assert tuple(got.boxes[0, 1]) == BOXES[1] and not got.boxes[1].any()
-    assert got.image_statuses == (OK, UNPARSED, OK) and np.isnan(got.image_scores[1])
-    assert arrays([judgement(0.5, 0.1, 0.2)]).scores.shape == (1, 2)
-    assert arrays([]).scores.shape == (0, 0)
-    with pytest.raises(ValueError, match="2 regions does not fit 1"):
-        arrays([judgement(0.5, 0.1, 0.2)], regions=1)
+# -- agreement --------------------------------------------------------------------------
 
 
 def test_agreement_counts():

@@ -11,7 +11,10 @@ def record(name, score, *regions, status="ok"):
         "id": name,
         "image_score": np.float32(score),
         "image_status": status,
-        "regions": [{"score": s, "status": t, "proposer": p} for s, t, p in regions],
+        "regions": [
+            {"bbox": np.zeros(4), "score": s, "status": t, "proposer": p, "label": ""}
+            for s, t, p in regions
+        ],
     }
 
 
@@ -30,6 +33,26 @@ def test_scores_are_counted_by_tenths_and_failures_by_status():
     assert set(found["regions"]) == {"sam", "grid"} and "comparison" not in found
     assert found["regions"]["sam"]["status"] == {"irrelevant": 1, "ok": 2}
     assert found["regions"]["sam"]["histogram"][-1] == 2
+
+
+def test_answers_are_counted_by_kind_of_question():
+    """As the stage stores them: some of regions (0, 1), some of the whole (-1), one unreadable."""
+    scored = [dict(record) for record in SCORED]
+    scored[0]["answers"] = (
+        '[[-1,"exists",0,0.5,"ok"],[0,"crop_is",0,1.0,"ok"],[0,"crop_is",1,null,"unparsed"]]'
+    )
+    scored[1]["answers"] = '[[0,"crop_is",0,0.5,"ok"]]'
+    found = calibration.calibration(scored)["questions"]
+    assert found == {
+        "crop_is": {"mean": 0.75, "status": {"ok": 2, "unparsed": 1}},
+        "exists": {"mean": 0.5, "status": {"ok": 1}},
+    }
+    shown = report_calibration.questions({"questions": found})
+    assert "crop is" in shown and "0.75" in shown
+    assert report_calibration.questions({}) == ""
+    scored[2]["answers"] = '[["a"]]'
+    with pytest.raises(ValueError, match="score record 0-2: its answers are damaged"):
+        calibration.calibration(scored)
 
 
 def test_two_ways_of_scoring_are_compared_where_both_scored():

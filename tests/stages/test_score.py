@@ -111,6 +111,12 @@ def test_one_record_a_candidate_in_order(done):
     for region in right["regions"]:
         assert region["status"] == judge.OK and region["label"] == "red circle"
         assert -1 <= region["score"] <= 1 and region["bbox"].shape == (4,)
+    rows = json.loads(right["answers"])
+    assert {row[0] for row in rows} == {-1, 0, 1, 2, 3, 4, 5}  # the whole, and every region
+    assert {row[1] for row in rows if row[0] == -1} >= {"exists", "count_all", "caption_right"}
+    assert {row[1] for row in rows if row[0] == 5} == {"crop_color", "crop_shape", "crop_is"}
+    assert all(0 <= p <= 1 and status == judge.OK for *_, p, status in rows)
+    assert scored[9]["answers"] == "[]"
 
 
 def test_no_score_is_nan_beside_its_status(done):
@@ -163,7 +169,7 @@ def test_goes_on_where_it_stopped(done, tmp_path):
     records = candidates()
     ask = Asked()
     made = score.score_unit(records[3:6], bench(ask))
-    units.write_unit(tmp_path, score.NAME, units.score_features(), made, 1, 4)
+    units.write_unit(tmp_path, score.NAME, units.score_features(answers=True), made, 1, 4)
     again = score.score(records, tmp_path, CFG, bench(second := Asked()))
     whole = Asked()
     score.score(records, tmp_path / "whole", CFG, bench(whole))
