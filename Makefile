@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched when the packages setup.py asks for are installed; older than setup.py: pip runs again.
 STAMP := $(VENV)/installed
+TEST_STAMP := $(VENV)/installed_tests
+# --no-compile: most files of these packages are never imported; halves the time.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -18,24 +21,30 @@ help:
 	@echo "make test-all   those and the slow ones"
 	@echo "make clean      removes .venv/ and what the tools left (runs/ stays)"
 
-$(STAMP): setup.py
+$(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || \
 	  { echo "There is no '$(PYTHON)'. Give Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "'$(PYTHON)' is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "Setting up $(VENV)/ (once, about a minute)"
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@# --no-compile: most files of these packages are never imported; halves the time.
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[demo,test]"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(STAMP): setup.py | $(BIN)/python
+	@echo "Setting up $(VENV)/ (once, about half a minute)"
+	@$(INSTALL) -e .
 	@touch $@
+
+$(TEST_STAMP): setup.py | $(BIN)/python
+	@echo "Setting up $(VENV)/ with what the tests need (once, about a minute)"
+	@$(INSTALL) -e ".[test]"
+	@touch $@ $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes
 
-test: $(STAMP)
+test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
 
-test-all: $(STAMP)
+test-all: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests
 
 clean:

@@ -33,14 +33,15 @@ INSTALL = [
 EXTRAS = {
     "gpu": ["jax[cuda12]"],
     "tpu": ["jax[tpu]", "gcsfs"],  # work folders in a bucket
-    "plan-tpu": ["libtpu"],  # --plan: the TPU compiler, which needs no TPU
-    "plan-gpu": ["jax[cuda12]"],  # the same for GPUs
+    # --plan: the TPU compiler of this jax's version (a bare libtpu may be too new); needs no TPU
+    "plan-tpu": ["jax[tpu]"],
+    # The same for GPUs: XLA's plugin and the assembler; no driver, no cuDNN
+    "plan-gpu": ["jax[cuda12-local]", "nvidia-cuda-nvcc-cu12>=12.6.85"],
     "tensorboard": ["tensorboardX>=2.6"],  # log.writers
     "wandb": ["wandb>=0.17"],
     "parquet": ["pyarrow>=18"],  # captioned pictures in Parquet files, for the stage ingest
     "video": ["av>=18"],  # frames of MP4 and its like; GIF needs nothing
     "bench": ["torch>=2.8"],  # what benchmarks/inference.py measures against; CPU wheels suffice
-    "demo": [],  # `make demo` needs nothing beyond the package
     "test": [
         "pytest>=8",
         "pytest-xdist>=3.5",  # two workers

@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from srum_jax.core import params
+from srum_jax.core.errors import BadInput
 
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 ROWS = ("data", "fsdp")  # mesh axes that the rows of a batch are cut over
+REPLICAS = ("data", "context")  # mesh axes that no parameter is cut over
 
 # Logical axis -> mesh axes it may be cut over, the first one free in the array; () is never cut.
 # Only "embed" has a second choice: some matrices map features to features, and the vision
@@ -47,7 +49,8 @@ def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
     """Mesh with axes `MESH_AXES` (size-1 axes kept) over `devices` (default: all).
 
     `sizes` has an attribute per axis: devices along it, or -1, at most once, for the rest.
-    Raises ValueError where the sizes do not multiply to the number of devices.
+    Raises ValueError where the sizes do not multiply to the number of devices, or the chips' links
+    allow no such mesh.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [getattr(sizes, axis) for axis in MESH_AXES]
@@ -58,10 +61,15 @@ def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
     shape = [len(devices) // fixed if s == -1 else s for s in shape]
     if math.prod(shape) != len(devices):
         raise ValueError(f"{named}: these do not fit {len(devices)} devices")
-    # Auto axes: jax.make_mesh's default (Explicit) would put shardings into types.
-    return jax.make_mesh(
-        tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-    )
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        raise BadInput(f"{named}: the devices lie in several TPU slices, and a run has one")
+    try:
+        # A row of chips may be split over two axes, as for fsdp 16 x tensor 4 on 8x8 of them.
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, AssertionError) as e:  # the latter: chips are missing in between
+        raise BadInput(f"{named}: the chips' links form no such mesh: {e}") from e
+    # Auto axes: the default (Explicit) would put shardings into types.
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def host_mesh(mesh: Mesh) -> Mesh:
@@ -115,6 +123,21 @@ def shardings(specs: params.Specs, mesh: Mesh) -> Any:
             for path, spec in params.flatten(specs).items()
         }
     )
+
+
+def share(x: jax.Array, axis: int) -> jax.Array:
+    """`x`, inside jit, with `axis` cut over the mesh axes that no parameter is cut over.
+
+    For work that devices with the same parameters would otherwise all repeat. As it was where there
+    is no mesh, or where the axis does not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = tuple(a for a in REPLICAS if mesh.shape.get(a, 1) > 1) if not mesh.empty else ()
+    if not free or x.shape[axis] % math.prod(mesh.shape[a] for a in free):
+        return x
+    where = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    where[axis] = free
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*where))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -6,6 +6,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from srum_jax.core import sharding
 from srum_jax.core.params import Specs, flatten, unflatten
 
 
@@ -46,6 +47,20 @@ def muon_dimensions(specs: Specs, tree):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def spread(specs: Specs) -> optax.GradientTransformation:
+    """Gradients of stacked matrices with their layers shared out over the devices that hold the
+    same parameters, where these are many: each orthogonalises its part instead of all of them."""
+
+    def share(updates, params=None):
+        flat = flatten(updates)
+        for path, spec in flatten(specs).items():
+            if path in flat and spec.axes[:1] == ("layers",) and path.endswith("/w"):
+                flat[path] = sharding.share(flat[path], 0)
+        return unflatten(flat)
+
+    return optax.stateless(share)
+
+
 def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
     """The optimiser of a run over the trained leaves' `specs`.
 
@@ -69,6 +84,7 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
             # An update's size then does not depend on the matrix's shape.
             consistent_rms=0.2,
         )
+        rule = optax.chain(spread(specs), rule)
     else:
         rule = optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay)
     clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()

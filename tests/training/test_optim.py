@@ -1,6 +1,8 @@
 """Optimisers: the schedule's values, and what Muon takes for a matrix."""
 
 import dataclasses
+import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from configs import base
 from srum_jax import config
 from srum_jax.core import params as P
+from srum_jax.core import sharding
 from srum_jax.models import mot
 from srum_jax.models.config import LLMConfig
 from srum_jax.training import optim
@@ -135,6 +138,28 @@ def test_layers_do_not_mix():
     other = update(jax.tree.map(lambda x: x.at[1].set(x[1, ::-1] ** 3), params))
     same = [bool(np.allclose(a, b, rtol=1e-5)) for a, b in zip(one, other, strict=True)]
     assert same == [True, False, True]
+
+
+@pytest.mark.parametrize("data, context, shared", [(2, 1, 2), (1, 3, 3), (4, 1, 1)])
+def test_devices_with_the_same_parameters_share_the_layers(data, context, shared):
+    """Six layers: over two devices each orthogonalises three, over four each all of them."""
+    layers = mot.specs(dataclasses.replace(LLM, layers=6))["blocks"]["gen"]
+    specs = {"blocks": {"gen": {name: layers[name] for name in ("q", "down")}}}
+    sizes = types.SimpleNamespace(data=data, fsdp=1, tensor=1, context=context)
+    mesh = sharding.make_mesh(sizes, jax.devices()[: data * context])
+    tx = optim.make(dataclasses.replace(CFG, optimizer="muon"), specs, steps=4)
+    params = P.init(specs, jax.random.key(0))
+    alone, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    with jax.set_mesh(mesh):
+        whole = sharding.replicated(mesh)
+        state = tx.init(params)
+        run = jax.jit(tx.update, in_shardings=whole, out_shardings=whole)
+        found, _ = run(params, state, params)
+        compiled = run.lower(params, state, params).compile().as_text()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    products = re.findall(r"= f32\[(\d+),8,8\]\S* dot\(", compiled)
+    assert products and set(products) == {str(6 // shared)}
 
 
 def test_the_rest_goes_to_adam(stepped):
