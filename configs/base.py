@@ -65,7 +65,8 @@ def compute() -> ConfigDict:
     c.remat = "full"
     # How training computes attention: auto (what fits the machine; the log says which and why) |
     # dense (scores of a whole row) | chunked (some keys at a time: long rows, any machine and mask)
-    # | splash (a kernel for TPUs, masks of one interval) | cudnn (NVIDIA GPUs, bfloat16)
+    # | splash (a kernel for TPUs, masks of one interval) | cudnn (NVIDIA GPUs, bfloat16) | pallas
+    # (our kernels for NVIDIA GPUs, masks of one interval; not yet run on a card, so never by auto)
     c.attention = "auto"
     # A CPU counts as this many devices, each with its part of a batch; 0: one. Small models leave a
     # second core idle otherwise. Without effect on accelerators.

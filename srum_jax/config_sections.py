@@ -43,7 +43,7 @@ class DistributedConfig:
 class ComputeConfig:
     dtype: Literal["float32", "bfloat16"]
     remat: Literal["none", "dots", "full"]
-    attention: Literal["auto", "dense", "chunked", "splash", "cudnn"]
+    attention: Literal["auto", "dense", "chunked", "splash", "cudnn", "pallas"]
     cpu_devices: int
     cache_dir: str
 

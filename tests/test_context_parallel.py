@@ -13,12 +13,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from samples import CFG, edit, jit, latent, picture, questions, talk, text, text_to_image, weights
 
+from srum_jax.core import hlo, sharding
 from srum_jax.core import params as P
-from srum_jax.core import sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes
 from srum_jax.models import attention, bagel
-from srum_jax.models.attention import chunked, splash
+from srum_jax.models.attention import chunked, pallas, splash
 from srum_jax.objectives import joint
 from srum_jax.training import step as training_step
 from srum_jax.training.state import Fixed
@@ -41,15 +41,21 @@ def packed(lanes=LANES):
     return packing.pack(rows, lanes, CFG)
 
 
-def gradients(name, mesh, batch, micro_batches=1):
-    """(loss, gradients of every parameter) of a training step on `mesh`."""
+def step(name, mesh, batch, micro_batches=1):
+    """(the gradients of a training step as a program, its arguments on `mesh`)."""
     cfg = dataclasses.replace(CFG, attention=name)
     loss = joint.make(types.SimpleNamespace(**LAW), cfg, dtype=jnp.float32, remat="full")
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
+    params = jax.device_put(weights(), sharding.shardings(bagel.specs(CFG), mesh))
+    batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+    return jit(run), (params, Fixed({}, None), batch, jax.random.key(1))
+
+
+def gradients(name, mesh, batch, micro_batches=1):
+    """(loss, gradients of every parameter) of a training step on `mesh`."""
     with jax.set_mesh(mesh):
-        params = jax.device_put(weights(), sharding.shardings(bagel.specs(CFG), mesh))
-        batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-        loss, _, grads = jit(run)(params, Fixed({}, None), batch, jax.random.key(1))
+        run, given = step(name, mesh, batch, micro_batches)
+        loss, _, grads = run(*given)
     return float(loss), grads
 
 
@@ -62,6 +68,8 @@ def alone():
     "name, sizes, micro_batches",
     [
         ("dense", (1, 1, 1, 2), 1),
+        ("chunked", (1, 2, 1, 1), 1),
+        ("chunked", (1, 1, 2, 1), 1),
         pytest.param("dense", (1, 1, 1, 8), 1, marks=MANY),
         pytest.param("dense", (1, 2, 2, 2), 2, marks=MANY),
         pytest.param("chunked", (2, 1, 1, 4), 1, marks=MANY),
@@ -116,11 +124,19 @@ def through(name, mesh, heads=4, kv_heads=2):
         return run(lanes, qkv, pull)
 
 
-@pytest.mark.parametrize("name", ["dense", "chunked", "splash"])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 2), *(pytest.param(s, marks=MANY) for s in EIGHT)])
-def test_each_back_end_is_the_same_on_a_part_of_the_queries(monkeypatch, name, sizes):
-    """Grouped keys, interval tables of a part of a row, rows that are cut and rows that are not."""
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Kernels run without their machines, in small blocks."""
     monkeypatch.setattr(splash, "_INTERPRET", True)
+    monkeypatch.setattr(pallas, "_INTERPRET", True)
+    monkeypatch.setattr(pallas, "_BLOCK", 64)
+    monkeypatch.setattr(pallas, "_STEP", 32)
+
+
+@pytest.mark.parametrize("name", ["dense", "chunked", "splash", "pallas"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 2), *(pytest.param(s, marks=MANY) for s in EIGHT)])
+def test_each_back_end_is_the_same_on_a_part_of_the_queries(interpreted, name, sizes):
+    """Grouped keys, interval tables of a part of a row, rows that are cut and rows that are not."""
     want = through("dense", mesh_of(1, 1, 1, 1))
     found = through(name, mesh_of(*sizes))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
@@ -129,13 +145,25 @@ def test_each_back_end_is_the_same_on_a_part_of_the_queries(monkeypatch, name, s
         assert o.sharding.shard_shape(o.shape)[1] == o.shape[1] // sizes[3]
 
 
-def test_splash_runs_on_meshes_without_context(monkeypatch):
-    """The compiler cannot cut a kernel: each device runs its own rows and heads."""
-    monkeypatch.setattr(splash, "_INTERPRET", True)
+@pytest.mark.parametrize("name", ["dense", "chunked", "splash", "pallas"])
+@pytest.mark.parametrize("sizes", [(1, 2, 1, 1), pytest.param((1, 2, 2, 1), marks=MANY)])
+def test_each_device_runs_its_own_rows_and_heads(interpreted, name, sizes):
+    """Without context; the compiler cannot cut a kernel by itself."""
     want = through("dense", mesh_of(1, 1, 1, 1))
-    found = through("splash", mesh_of(1, 2, 2, 1))
+    found = through(name, mesh_of(*sizes))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, atol=3e-5)
+
+
+@pytest.mark.parametrize("name", ["dense", "chunked"])
+def test_weights_are_gathered_and_activations_are_not_summed(name):
+    """A step sends what its weights and gradients weigh, whatever the length of its rows."""
+    mesh = mesh_of(1, 2, 1, 1)
+    with jax.set_mesh(mesh):
+        run, given = step(name, mesh, packed())
+        sent = hlo.collectives(run.lower(*given).compile().as_text())
+    weight = sum(x.nbytes for x in jax.tree.leaves(given[0]))
+    assert weight < sum(sent.values()) < 3 * weight, sent
 
 
 @MANY

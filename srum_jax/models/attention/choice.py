@@ -43,9 +43,9 @@ def _problems(name, platform, tokens, head_dim, dtype, gap):
             yield f"it runs on TPUs, and this is a {platform}"
         if tokens > splash.LONGEST:
             yield f"it reads rows of at most {splash.LONGEST} tokens, and these have {tokens}"
-        if gap:
-            yield f"it needs every token's keys in one interval. {gap}"
-    if name == "cudnn":
+    if name in ("splash", "pallas") and gap:
+        yield f"it needs every token's keys in one interval. {gap}"
+    if name in ("cudnn", "pallas"):
         if platform != "gpu":
             yield f"it runs on NVIDIA GPUs, and this is a {platform}"
         if dtype not in ("bfloat16", "float16"):

@@ -32,6 +32,16 @@ def take(tree, order: jax.Array):
     return jax.tree.map(one, tree)
 
 
+def _hull(some: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """(first, last + 1) of what is true along an axis, int32; 0, 0 for nothing."""
+    shape = [1] * some.ndim
+    shape[axis] = size = some.shape[axis]
+    slot = jnp.arange(size, dtype=jnp.int32).reshape(shape)
+    first = jnp.min(jnp.where(some, slot, size), axis=axis)
+    end = jnp.max(jnp.where(some, slot + 1, 0), axis=axis)
+    return jnp.minimum(first, end), end
+
+
 def bounds(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(first, end, whole), each [B,S]: the keys of a query are the slots first … end - 1 of `keys`.
 
@@ -39,11 +49,13 @@ def bounds(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array, jax.Arr
     them are hidden: then no interval says what the query sees.
     """
     some = seen(queries, keys)
-    slot = jnp.arange(keys.segment.shape[1], dtype=jnp.int32)[None, None]
-    first = jnp.min(jnp.where(some, slot, slot.size), axis=-1)
-    end = jnp.max(jnp.where(some, slot + 1, 0), axis=-1)
-    first = jnp.minimum(first, end)
+    first, end = _hull(some, -1)
     return first, end, jnp.sum(some, axis=-1, dtype=jnp.int32) == end - first
+
+
+def seen_by(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array]:
+    """(first, end), each int32 [B,T]: no query but first … end - 1 sees a key, and these two do."""
+    return _hull(seen(queries, keys), -2)
 
 
 def gap(example: Example) -> str:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from srum_jax.core import sharding
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention import chunked, cudnn, dense, law, splash
+from srum_jax.models.attention import chunked, cudnn, dense, law, pallas, splash
 
 _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention in every layer
     "dense": (
@@ -26,8 +26,9 @@ _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention
     "chunked": (chunked.prepare, chunked.run),
     "splash": (splash.prepare, splash.run),
     "cudnn": (cudnn.prepare, cudnn.run),
+    "pallas": (pallas.prepare, pallas.run),
 }
-_OPAQUE = ("splash", "cudnn")  # the compiler cannot cut these by itself
+_OPAQUE = ("splash", "cudnn", "pallas")  # the compiler cannot cut these by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +58,14 @@ def _cut(rows: int, lengths: Sequence[int]) -> _Cut | None:
 
 
 def cut_tokens(*lanes: jax.Array) -> tuple[jax.Array, ...]:
-    """Activations [B, S, ...] of a row's lanes, cut over "context" where attention cuts them."""
+    """Activations [B, S, ...] of a row's lanes as they lie between layers: every device has its own
+    rows, of these the part that attention cuts over "context", and all features.
+
+    Left to itself the compiler may cut features as the weights are cut. Then it sums products over
+    the devices, where gathering the weights sends a tenth.
+    """
     cut = _cut(lanes[0].shape[0], [x.shape[1] for x in lanes])
-    if cut is None or cut.context is None:
+    if cut is None or (cut.rows is None and cut.context is None):
         return lanes
     return tuple(sharding.constrain(x, cut.rows, cut.context) for x in lanes)
 
@@ -69,8 +75,8 @@ def over(lanes: Sequence[Tokens], name: str) -> Callable:
 
     q, k and v are sequences of arrays, one a lane: [B,S,H,C], [B,S,K,C], [B,S,K,C]; the result is
     a tuple of [B,S,H,C]. Every query sees what `law.seen` says of all lanes; what sees nothing has
-    output 0. `name` is a back-end: "dense", "chunked", "splash" or "cudnn". Raises ValueError for
-    another name and for what the back-end cannot do.
+    output 0. `name` is a back-end: "dense", "chunked", "splash", "cudnn" or "pallas". Raises
+    ValueError for another name and for what the back-end cannot do.
     """
     if name not in _BACKENDS:
         raise ValueError(f"attention {name!r} is not known: one of {', '.join(_BACKENDS)}")
