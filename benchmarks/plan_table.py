@@ -1,19 +1,23 @@
-"""Where does BAGEL-7B-MoT fit? Plans of several machines and recipes, and the table of them.
+"""Where does BAGEL-7B-MoT fit? Plans of several machines and recipes, and the tables of them.
 
     pip install -e ".[plan-tpu]" and, for the H200 rows, ".[plan-gpu]"
-    nice python benchmarks/plan_table.py                  # makes what is missing, then the table
-    python benchmarks/plan_table.py --rows v5e-16,v5p-16  # only these
-    python benchmarks/plan_table.py --table               # the table alone
+    nice python benchmarks/plan_table.py                      # makes what is missing, then the page
+    python benchmarks/plan_table.py --rows v5e-16-default-8k  # only these, by commas
+    python benchmarks/plan_table.py --table                   # the page alone
 
-Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. It is made again where
-the config or a version has changed since. A row takes a few minutes and about 3 GiB of memory; rows
-are made one after the other. What was not made is marked so in docs/scale.md.
+Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. What a changed config
+or version has made stale is made again, or named where it is left so. A TPU row takes two to five
+minutes of one core and 3 GiB of memory, an H200 row less than one; rows are made one after the
+other. What was not made is marked so in docs/scale.md.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,35 +32,83 @@ from srum_jax.core.errors import BadInput  # noqa: E402
 FOLDER, PAGE = ROOT / "docs/plans", ROOT / "docs/scale.md"
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
-GEN = "generation expert"
-KEPT = {"train.anchor": 0.1}
-ANCHORED = f"{GEN}, bfloat16 copy of the start"
-FULL = {"train.trainable": "all", **KEPT}
-CHUNKED = {"compute.attention": "chunked"}  # cuDNN's kernel cannot be cut over cards as it is
-BOTH = "both experts, bfloat16 copy of the start"
-# row -> (target, recipe, changes of configs/bagel_7b_srum.py, programs)
-STEP, INFERENCE = ("train_step",), ("sample", "score")
-ROWS = {
-    "v5e-16-inference": ("v5e:4x4", "drawing and scoring", {}, INFERENCE),
-    "v5e-16-decode": ("v5e:4x4", "the autoencoder's decoder", {}, ("decode",)),
-    "v5e-16": ("v5e:4x4", GEN, {}, STEP),
-    "v5e-16-anchored": ("v5e:4x4", ANCHORED, KEPT, STEP),
-    "v5e-16-full": ("v5e:4x4", BOTH, FULL, STEP),
-    "v5e-64-full": ("v5e:8x8", BOTH, FULL, STEP),
-    "v6e-16-anchored": ("v6e:4x4", ANCHORED, KEPT, STEP),
-    "v6e-16-full": ("v6e:4x4", BOTH, FULL, STEP),
-    "v5p-16-anchored": ("v5p:2x2x4", ANCHORED, KEPT, STEP),
-    "v5p-16-full": ("v5p:2x2x4", BOTH, FULL, STEP),
-    "v4-16-full": ("v4:2x2x4", BOTH, FULL, STEP),
-    "h200-8-anchored": ("h200:8", ANCHORED, KEPT | CHUNKED, STEP),
-    "h200-8-full": ("h200:8", BOTH, FULL | CHUNKED, STEP),
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A plan to make: the table it stands in, target, what it is of, changes of
+    configs/bagel_7b_srum.py, programs."""
+
+    table: str  # step | stages | int8 | weak
+    target: str
+    what: str
+    changes: Mapping[str, Any]
+    programs: Sequence[str]
+
+
+RECIPES = {
+    "default": {"train.trainable": "gen", "train.anchor": 0.1},
+    "full": {"train.trainable": "all", "train.anchor": 0.1},
+    "lora": {"train.trainable": "lora", "train.anchor": 0.1},
 }
+# Rows of 8k tokens are the config's: two images of 1024x1024. Longer ones hold more of them.
+LENGTHS = {
+    name: {f"train.lanes.{lane}": size * times for lane, size in base.items()} if times > 1 else {}
+    for base in [{"und": 256, "gen": 8192, "images": 2}]
+    for name, times in {"8k": 1, "16k": 2, "128k": 16}.items()
+}
+MACHINES = {
+    "v5e-16": "v5e:4x4",
+    "v5e-32": "v5e:4x8",
+    "v5e-64": "v5e:8x8",
+    "v6e-16": "v6e:4x4",
+    "v5p-16": "v5p:2x2x4",
+    "v4-16": "v4:2x2x4",
+    "h200-8": "h200:8",
+}
+HOSTS = {"v5e-4": "v5e:2x2", "v6e-4": "v6e:2x2", "v5p-4": "v5p:2x2x1", "h200-8": "h200:8"}
+SINGLE = {"v5e-1": "v5e:1x1", "v6e-1": "v6e:1x1", "v5p-1": "v5p:1x1x1", "h200-1": "h200:1"}
+MAKING = {"stages": ("generate", "score")}
+ONE = {**MAKING, "sample.batch": 1, "score.batch": 1, "score.written.batch": 1}
+HALF = {"sample.size": (512, 512)}
+WEAK = [f"v5e-{chips}-default-8k" for chips in (16, 32, 64, 128, 256)]
 
 
-def configured(changes: dict) -> config.Config:
+def _rows() -> Iterator[tuple[str, Row]]:
+    def step(machine, target, recipe, length, table="step", **more):
+        changes = {**RECIPES[recipe], **LENGTHS[length], **more}
+        row = Row(table, target, f"{recipe} {length}", changes, ("train_step",))
+        return f"{machine}-{recipe}-{length}", row
+
+    for length in ("8k", "16k"):
+        for machine, target in MACHINES.items():
+            for recipe in RECIPES:
+                yield step(machine, target, recipe, length)
+    long = {"mesh.fsdp": 16, "mesh.context": 4}
+    yield step("v5p-64", "v5p:4x4x4", "default", "128k", **long)
+    name, row = step("v5p-64", "v5p:4x4x4", "default", "128k", **long)
+    changes = {**row.changes, "mesh.fsdp": 4, "mesh.tensor": 4}
+    what = "default 128k, fsdp 4 x tensor 4 x context 4"
+    yield f"{name}-tensor", dataclasses.replace(row, what=what, changes=changes)
+    yield step("v5e-128", "v5e:8x16", "default", "8k", table="weak")
+    # 1152 features of the vision tower divide by 128, not by 256.
+    yield step("v5e-256", "v5e:16x16", "default", "8k", table="weak", **{"mesh.data": 2})
+    for machine, target in HOSTS.items():
+        programs = ("sample", "decode", "score")
+        yield f"{machine}-inference", Row("stages", target, "1024x1024", MAKING, programs)
+    ask, draw = ("read_int8", "write_int8"), ("sample_int8", "decode_int8")
+    for machine, target in SINGLE.items():
+        yield f"{machine}-int8-ask", Row("int8", target, "1024x1024", ONE, ask)
+        yield f"{machine}-int8-draw", Row("int8", target, "1024x1024", ONE, draw)
+    yield "v5e-1-int8-draw-512", Row("int8", SINGLE["v5e-1"], "512x512", ONE | HALF, draw)
+
+
+ROWS = dict(_rows())
+
+
+def configured(changes: Mapping[str, Any]) -> config.Config:
     """configs/bagel_7b_srum.py with other values at dotted keys."""
     values = bagel_7b_srum.get_config()
-    values.update_from_flattened_dict(changes)
+    values.update_from_flattened_dict(dict(changes))
     assert isinstance(values, ConfigDict)
     return config.load(values)
 
@@ -68,66 +120,149 @@ def read(name: str) -> dict | None:
 
 
 def current(name: str) -> bool:
-    """Whether a row's plan is there and was made of this config with these versions."""
-    made, (target, _, changes, _) = read(name), ROWS[name]
-    if made is None or made["config_hash"] != plan.key(configured(changes)):
+    """Whether a row's plan is there and was made of this config, with the versions installed here
+    (of a compiler that is not, any)."""
+    made, row = read(name), ROWS[name]
+    if made is None or made["config_hash"] != plan.key(configured(row.changes)):
         return False
-    return made["versions"] == plan.versions(topology.parse(target))
+    return plan.versions(topology.parse(row.target)).items() <= made["versions"].items()
 
 
 def make(name: str) -> None:
     """Makes one row."""
-    target, recipe, changes, only = ROWS[name]
-    made = plan.plan(configured(changes), topology.parse(target), only=only)
+    row = ROWS[name]
+    target = topology.parse(row.target)
+    made = plan.plan(configured(row.changes), target, only=row.programs)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    made = {"row": name, "what": recipe, "changes": changes, **made}
+    made = {"row": name, "what": row.what, "changes": row.changes, **made}
     (FOLDER / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
     print("\n".join(plan.lines(made)), flush=True)
 
 
-def table() -> str:
-    """All rows in Markdown, those that were not made too."""
-    head = ["machine", "what", "program", "fits", "peak, GiB", "of which kept", "of", "TFLOP"]
-    head += ["sent by a chip, GiB", "how"]
-    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|--:|--:|--:|--:|--:|---|"]
-    notes = []
-    for name, (target, recipe, _, only) in ROWS.items():
-        made = read(name)
+# ---------------------------------------------------------------------------------- the page
+
+
+NUMBERS = ["rows", "peak, GiB", "ideal", "kept, GiB", "usable, GiB", "TFLOP", "sent a chip, GiB"]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], missing: Sequence[str]) -> str:
+    """Markdown, numbers to the right, and what is not in it."""
+    sides = ["--:" if name in NUMBERS else "---" for name in head]
+    parts = [f"| {' | '.join(row)} |" for row in (head, *lines)]
+    parts.insert(1, f"|{'|'.join(sides)}|")
+    if missing:
+        parts += ["", f"Not made: {'; '.join(missing)}."]
+    return "\n".join(parts)
+
+
+def _of(*tables: str) -> tuple[list[tuple[Row, dict]], list[str]]:
+    """(rows of tables with their plans, names of those that were not made)."""
+    rows = [(row, read(name)) for name, row in ROWS.items() if row.table in tables]
+    missing: dict[str, list[str]] = {}
+    for row, made in rows:
         if made is None:
-            lines.append(f"| {target} | {recipe} | {', '.join(only)} | not made |" + " |" * 6)
-            continue
+            programs = [program.removesuffix("_int8") for program in row.programs]
+            label = row.what if "step" in tables else f"{', '.join(programs)} {row.what}"
+            missing.setdefault(row.target, []).append(label)
+    said = [f"{target} ({', '.join(labels)})" for target, labels in missing.items()]
+    return [(row, made) for row, made in rows if made is not None], said
+
+
+def _kept(entry: Mapping[str, Any]) -> float:
+    return sum(size for part, size in entry["parts_gib"].items() if part != "temporaries")
+
+
+def _sent(entry: Mapping[str, Any]) -> float:
+    return sum(entry["collective_gib"].values())
+
+
+MEMORY = ["fits", "peak, GiB", "kept, GiB", "usable, GiB", "TFLOP", "sent a chip, GiB"]
+
+
+def _memory(made: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    return [
+        "yes" if entry["fits"] else "**no**",
+        f"{entry['peak_gib']:.2f}" if "peak_gib" in entry else "",
+        f"{_kept(entry):.2f}",
+        f"{made['hbm_gib']:g}",
+        f"{entry['flops'] / 1e12:,.0f}" if "flops" in entry else "",
+        f"{_sent(entry):,.1f}" if entry.get("collective_gib") else "",
+    ]
+
+
+def steps() -> str:
+    """The table of training steps."""
+    head = ["machine", "recipe, row", *MEMORY, "attention", "how"]
+    rows, missing = _of("step")
+    lines = []
+    for row, made in rows:
+        entry = made["programs"]["train_step"]
+        cells = [row.target, row.what, *_memory(made, entry)]
+        lines.append([*cells, entry["attention"], entry["how"]])
+    return _table(head, lines, missing)
+
+
+def inference(table: str) -> str:
+    """The table of drawing, decoding and scoring: "stages" or "int8"."""
+    rows, missing = _of(table)
+    lines = []
+    for row, made in rows:
         for program, entry in made["programs"].items():
-            kept = sum(v for k, v in entry["parts_gib"].items() if k != "temporaries")
-            sent = sum(entry.get("collective_gib", {}).values())
-            cells = [
-                target,
-                recipe,
-                f"{program}, {entry['chips']} chips",
-                "yes" if entry["fits"] else "**no**",
-                f"{entry['peak_gib']:.2f}" if "peak_gib" in entry else "",
-                f"{kept:.2f}",
-                f"{made['hbm_gib']:g}",
-                f"{entry['flops'] / 1e12:,.0f}" if "flops" in entry else "",
-                f"{sent:.1f}" if entry.get("collective_gib") else "",
-                entry["how"],
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        for one in made["tried"]:
+            call = {name: entry[name] for name in ("images", "answers") if name in entry}
+            said = ", ".join(f"{n} {name if n > 1 else name[:-1]}" for name, n in call.items())
+            said = f"{program.removesuffix('_int8')}, {said} a call"
+            lines.append([row.target, row.what, said, *_memory(made, entry), entry["how"]])
+    return _table(["machine", "images", "program", *MEMORY, "how"], lines, missing)
+
+
+def weak() -> str:
+    """The table of machines that grow with their rows, beside what would be ideal."""
+    head = ["chips", "mesh", "rows", "peak, GiB", "ideal", "sent a chip, GiB", "ideal"]
+    plans = {name: read(name) for name in WEAK}
+    lines, first = [], None
+    for made in filter(None, plans.values()):
+        entry, chips = made["programs"]["train_step"], made["chips"]
+        if first is None:
+            first = {"chips": chips, "kept": _kept(entry), "sent": _sent(entry)}
+            first["temporaries"] = entry["parts_gib"]["temporaries"]
+        fewer = first["chips"]
+        memory = first["kept"] * fewer / chips + first["temporaries"]
+        sent = first["sent"] * ((chips - 1) / chips) / ((fewer - 1) / fewer)
+        mesh = " x ".join(f"{axis} {n}" for axis, n in made["mesh"].items() if n > 1)
+        cells = [f"{entry['peak_gib']:.2f}", f"{memory:.2f}", f"{_sent(entry):.1f}", f"{sent:.1f}"]
+        lines.append([str(chips), mesh, str(made["rows"]), *cells])
+    return _table(head, lines, [ROWS[name].target for name, made in plans.items() if not made])
+
+
+def notes() -> str:
+    """What was tried where a program did not fit."""
+    said = []
+    for name, row in ROWS.items():
+        for one in (read(name) or {"tried": []})["tried"]:
             peak = f", {one['peak_gib']:.2f} GiB" if "peak_gib" in one else ""
             says = "fits" if one["fits"] else "does not fit"
-            notes.append(
-                f"- {target}, {recipe}: {one['program']} with {one['change']} {says}{peak}."
-            )
-    return "\n".join(
-        [*lines, *(["", "Tried where a program did not fit:", "", *notes] if notes else [])]
-    )
+            program = one["program"].removesuffix("_int8")
+            said.append(f"- {row.target}, {row.what}: {program} with {one['change']} {says}{peak}.")
+    return "\n".join(said) or "Nothing: every program that was looked at fits."
+
+
+def page() -> str:
+    """All tables, rows that were not made too."""
+    parts = {
+        "Training steps": steps(),
+        "More chips, more rows": weak(),
+        "Drawing, decoding and scoring": inference("stages"),
+        "On one chip, with int8 weights": inference("int8"),
+        "Tried where a program did not fit": notes(),
+    }
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
 
 
 def rewrite() -> None:
-    """The table between its markers in docs/scale.md."""
+    """The tables between their markers in docs/scale.md."""
     before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{page()}\n{END}{after}")
 
 
 def main() -> None:
@@ -148,6 +283,9 @@ def main() -> None:
             print(f"{name}: not made: {e}", file=sys.stderr)
         rewrite()
     rewrite()
+    stale = [name for name in ROWS if read(name) and not current(name)]
+    if stale:
+        print(f"made of another config or with other versions: {', '.join(stale)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import sys
@@ -131,36 +132,43 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def shares(
+    cfg: Config, mesh_shape: Mapping[str, int], host_shape: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """{key: what its value must be a multiple of}: rows of compiled calls, cut over the devices.
+
+    Steps and the looks of the training's probe run on the whole mesh. Drawing, scoring, reading in
+    and evaluation are each host's own, on the mesh of its devices: `host_shape`, by default the
+    whole mesh, as on a single host.
+    """
+    every, own = (shape["data"] * shape["fsdp"] for shape in (mesh_shape, host_shape or mesh_shape))
+    users = {
+        "sample.batch": {"generate", "pretrain", "evaluate"},
+        "score.batch": {"score", "evaluate"},
+        "evaluate.batch": {"pretrain", "evaluate"},
+        "ingest.batch": {"ingest"},
+    }
+    found = {key: own for key, stages in users.items() if stages & set(cfg.stages)}
+    if "train" in cfg.stages and cfg.train.probe.prompts:
+        found |= {key: math.lcm(every, own) for key in ("sample.batch", "score.batch")}
+    for name, rows in LOOPS.items():
+        if name in cfg.stages:
+            found[f"{name}.{rows}"] = every * getattr(cfg, name).micro_batches
+    return found
+
+
 def check_mesh(
     cfg: Config, mesh_shape: Mapping[str, int], host_shape: Mapping[str, int] | None = None
 ) -> None:
-    """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices, or
-    a training row over the `context` devices.
-
-    host_shape: of the mesh of one of several hosts, over which what it makes alone is cut.
+    """Raises BadInput where a batch cannot be cut evenly over the `data` and `fsdp` devices that
+    share it (see `shares`), or a training row over the `context` devices.
     """
-    ways = mesh_shape["data"] * mesh_shape["fsdp"]
-    sizes = {f"{name}.batch": getattr(cfg, name).batch for name in ("sample", "score")}
-    for name in ("ingest", "evaluate"):
-        if name in cfg.stages:
-            sizes[f"{name}.batch"] = getattr(cfg, name).batch
-    batches = dict(sizes)
-    for name, rows in LOOPS.items():
-        if name in cfg.stages:
-            size = getattr(getattr(cfg, name), rows) // getattr(cfg, name).micro_batches
-            sizes[f"{name}.{rows} / {name}.micro_batches"] = size
-    uneven = [f"{name} = {size}" for name, size in sizes.items() if size % ways]
+    sizes = [(k, _part(cfg, k), by) for k, by in shares(cfg, mesh_shape, host_shape).items()]
+    uneven = [f"{key} = {size} by {by}" for key, size, by in sizes if size % by]
     if uneven:
         raise BadInput(
-            f"mesh.data x mesh.fsdp = {ways} devices share every batch, and these do not divide "
-            f"by {ways}: {', '.join(uneven)}"
-        )
-    alone = host_shape["data"] * host_shape["fsdp"] if host_shape else 1
-    uneven = [f"{name} = {size}" for name, size in batches.items() if size % alone]
-    if uneven:
-        raise BadInput(
-            f"the {alone} devices of a host share the batches it makes alone, and these do not "
-            f"divide by {alone}: {', '.join(uneven)}"
+            "mesh.data x mesh.fsdp devices share every batch, a step's in micro_batches parts, and "
+            f"these do not divide: {', '.join(uneven)}"
         )
     ways, packed = mesh_shape["context"], [name for name in PACKED if name in cfg.stages]
     for name, lane in itertools.product(packed, ("und", "gen", "vit")):

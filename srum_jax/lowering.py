@@ -21,10 +21,10 @@ from srum_jax.core import params as P
 from srum_jax.core import sharding
 from srum_jax.data import packing
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Lanes, Text
+from srum_jax.data.schema import Branch, Example, Lanes, Picture, Text
 from srum_jax.inference import context, image, text
 from srum_jax.inference.context import rung
-from srum_jax.models import bagel, cost, vae
+from srum_jax.models import bagel, cost, int8, vae
 from srum_jax.models import config as model_config
 from srum_jax.models.config import BagelConfig
 from srum_jax.training import state as states
@@ -136,16 +136,20 @@ def _weights(specs: P.Specs, dtype: Any, mesh: jax.sharding.Mesh) -> Any:
     return place(P.abstract(specs, dtype), sharding.shardings(specs, mesh))
 
 
-def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
-    """(the model's parameters in compute.dtype, the autoencoder's)."""
+def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
+    """(the model's parameters in compute.dtype, or its matrices as `kept` says; the
+    autoencoder's)."""
     specs, own = bagel.specs(sizes), vae.specs(sizes.vae)
-    return _weights(specs, jnp.dtype(cfg.compute.dtype), mesh), _weights(own, jnp.float32, mesh)
+    dtype = jnp.dtype(cfg.compute.dtype)
+    if kept == "int8":
+        specs, dtype = int8.specs(specs, dtype), None  # each leaf has its own
+    return _weights(specs, dtype, mesh), _weights(own, jnp.float32, mesh)
 
 
-def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The sampler of the stage `generate`: one call of sample.batch images."""
     c, rows, dtype = cfg.sample, cfg.sample.batch, jnp.dtype(cfg.compute.dtype)
-    params, autoencoder = _model(cfg, sizes, mesh)
+    params, autoencoder = _model(cfg, sizes, mesh, kept)
     at = sharding.batch_sharding(mesh)
     prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
     grid = image.grid_of(c.size, sizes)
@@ -171,9 +175,9 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
     )
 
 
-def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The autoencoder's decoder on one image, as the sampler's latents go through it."""
-    params, autoencoder = _model(cfg, sizes, mesh)
+    params, autoencoder = _model(cfg, sizes, mesh, kept)
     grid = image.grid_of(cfg.sample.size, sizes)
     tokens = jax.ShapeDtypeStruct(
         (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
@@ -186,41 +190,55 @@ def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
     )
 
 
-def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
-    """The reader of soft answers about whole images, or the writer where scores are written."""
-    c, dtype = cfg.score, jnp.dtype(cfg.compute.dtype)
-    params, _ = _model(cfg, sizes, mesh)
-    at = sharding.batch_sharding(mesh)
-    seen = picture(np.zeros((*cfg.sample.size, 3), np.uint8), sizes)
-    ids = Text(np.zeros(QUESTION, np.int32))
-    if c.readout == "written":
-        rows, limit = c.written.batch, rung(c.written.max_tokens)
-        packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
-        per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
-        run = text.writing(sizes, dtype)
-        read = cost.Work(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
-        one = cost.Work(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
-        flops = cost.forward(sizes, read) + limit * cost.forward(sizes, one)
-        more = {"answers": rows, "tokens": limit}
-        how = dict(max_tokens=limit, stop="each")
-        return Program(
-            lower=lambda: run.lower(params, packed, *per_row, **how),
-            parts={"params": params},
-            flops=rows * flops,
-            more=more,
-        )
+def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The reader of soft answers about score.batch whole images."""
+    rows, dtype = cfg.score.batch, jnp.dtype(cfg.compute.dtype)
+    params, _ = _model(cfg, sizes, mesh, kept)
+    seen, ids = _asked(cfg, sizes)
     branch = Branch((ids, Text(np.zeros(0, np.int32), loss=True)))
     example = Example((seen, *(branch,) * QUESTIONS))
     need = packing.size(example)
     lanes = Lanes(rung(need[0], 32), 0, rung(need[2], 16), rung(need[3], 8), 0, 0)
-    batch = place(packing.pack([[example]] * c.batch, lanes, sizes), at)
+    packed = packing.pack([[example]] * rows, lanes, sizes)
+    batch = place(packed, sharding.batch_sharding(mesh))
     work = cost.Work(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
     return Program(
         lower=lambda: text.reading(sizes, dtype).lower(params, batch),
         parts={"params": params},
-        flops=c.batch * cost.forward(sizes, work),
-        more={"images": c.batch, "questions": QUESTIONS},
+        flops=rows * cost.forward(sizes, work),
+        more={"images": rows, "questions": QUESTIONS},
     )
+
+
+def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The writer of score.written.batch answers about whole images."""
+    c, dtype = cfg.score.written, jnp.dtype(cfg.compute.dtype)
+    params, _ = _model(cfg, sizes, mesh, kept)
+    at, limit = sharding.batch_sharding(mesh), rung(c.max_tokens)
+    rows = context.rows_for(c.batch, c.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    seen, ids = _asked(cfg, sizes)
+    packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
+    per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
+    run = text.writing(sizes, dtype)
+    first = cost.Work(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
+    one = cost.Work(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
+    return Program(
+        lower=lambda: run.lower(params, packed, *per_row, max_tokens=limit, stop="each"),
+        parts={"params": params},
+        flops=rows * (cost.forward(sizes, first) + limit * cost.forward(sizes, one)),
+        more={"answers": rows, "tokens": limit},
+    )
+
+
+def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+    """How the stage `score` asks the model: by soft answers, or in words."""
+    return (write if cfg.score.readout == "written" else read)(cfg, sizes, mesh)
+
+
+def _asked(cfg: Config, sizes: BagelConfig) -> tuple[Picture, Text]:
+    """A drawn picture as the model reads it, and a question."""
+    blank = np.zeros((*cfg.sample.size, 3), np.uint8)
+    return picture(blank, sizes), Text(np.zeros(QUESTION, np.int32))
 
 
 PROGRAMS = {  # name -> (makes it, stages that run it, whether every host runs its own)
@@ -228,6 +246,11 @@ PROGRAMS = {  # name -> (makes it, stages that run it, whether every host runs i
     "sample": (sample, ("generate", "evaluate"), True),
     "decode": (decode, ("generate", "evaluate"), True),
     "score": (score, ("score",), True),
+    # The same of `api.load(precision="int8")`, for small hardware; no stage runs them.
+    "sample_int8": (functools.partial(sample, kept="int8"), (), True),
+    "decode_int8": (functools.partial(decode, kept="int8"), (), True),
+    "read_int8": (functools.partial(read, kept="int8"), (), True),
+    "write_int8": (functools.partial(write, kept="int8"), (), True),
 }
 
 

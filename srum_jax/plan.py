@@ -29,7 +29,11 @@ from srum_jax.core.topology import GIB, Machine, Target
 from srum_jax.lowering import PROGRAMS, on_chip, sizes_of
 from srum_jax.models import bagel
 
-SECTIONS = ("model", "stages", "mesh", "compute", "sample", "score", "train")  # what a plan reads
+READ = (  # parts of a config that a plan depends on
+    *("model", "stages", "mesh", "compute.dtype", "compute.remat", "compute.attention"),
+    *("sample", "score.judge", "score.readout", "score.proposers", "score.batch"),
+    *("score.written.batch", "score.written.max_tokens", "train"),
+)
 
 
 # --------------------------------------------------------------------- a config on a machine
@@ -46,48 +50,52 @@ def mesh_of(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
     """The mesh of a run on the whole machine. Raises BadInput for one its chips cannot form."""
     try:
         return sharding.make_mesh(cfg.mesh, machine.devices)
-    except NotImplementedError as e:  # such as an axis of 2 over links of 4 chips
-        sizes = dataclasses.asdict(cfg.mesh)
-        raise BadInput(f"the chips of {machine.target} cannot form the mesh {sizes}: {e}") from e
+    except ValueError as e:
+        raise BadInput(f"{machine.target}: {e}") from e
 
 
-def host_mesh(machine: Machine) -> jax.sharding.Mesh:
-    """What drawing and scoring run on: the first host's chips, parameters cut over them."""
+def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
+    """What drawing and scoring run on: of several hosts each on its own chips, parameters cut over
+    them."""
+    if machine.target.host == machine.target:
+        return mesh_of(cfg, machine)
     sizes = types.SimpleNamespace(data=1, fsdp=-1, tensor=1, context=1)
     return sharding.make_mesh(sizes, machine.host)
+
+
+def shares(cfg: Config, machine: Machine) -> dict[str, int]:
+    """`config.shares` of a run on the machine."""
+    return config.shares(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
 
 
 def fitted(cfg: Config, machine: Machine) -> tuple[Config, dict[str, int]]:
     """(the config with rows and batches that the machine's chips can share, what was set).
 
-    Numbers are raised to the next multiple, never lowered.
+    Numbers are raised to the next multiple, never lowered. Raises BadInput where the machine cannot
+    run the config whatever its sizes.
     """
-    shape = mesh_of(cfg, machine).shape
-    ways = shape["data"] * shape["fsdp"]
-    steps = {"train.rows": ways * cfg.train.micro_batches, "sample.batch": ways}
-    steps |= {"score.batch": ways, "evaluate.batch": ways, "ingest.batch": ways}
-    used = {"evaluate.batch": "evaluate", "ingest.batch": "ingest", "train.rows": "train"}
     made: dict[str, int] = {}
 
     def even(key: str, by: int):
         nonlocal cfg
         section, name = key.split(".")
         value = getattr(getattr(cfg, section), name)
-        if value % by and used.get(key, cfg.stages[0]) in cfg.stages:
+        if value % by:
             made[key] = -(-value // by) * by
             cfg = changed(cfg, key, made[key])
 
-    for key, by in steps.items():
+    for key, by in shares(cfg, machine).items():
         even(key, by)
-    even("generate.unit", cfg.sample.batch)
-    config.check_mesh(cfg, shape)
+    if "generate" in cfg.stages:
+        even("generate.unit", cfg.sample.batch)
+    config.check_mesh(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
     return cfg, made
 
 
 def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     """One entry of a plan's "programs": `name` compiled for the machine."""
     make, _, apart = PROGRAMS[name]
-    mesh = host_mesh(machine) if apart else mesh_of(cfg, machine)
+    mesh = host_mesh(cfg, machine) if apart else mesh_of(cfg, machine)
     program = make(cfg, sizes_of(cfg), mesh)
     logging.info("plan: compiling %s for %s", name, machine.target)
     with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
@@ -120,36 +128,44 @@ def _gib(size: float) -> float:
 # ------------------------------------------------------------------------- what would make it fit
 
 Change = tuple[str, Config]  # what is said of it, and the config after it
+Option = Callable[[Config, Mapping[str, int]], Iterator[Change]]  # of a config and its `shares`
 
 
-def _remat(cfg: Config, ways: int) -> Iterator[Change]:
+def _remat(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
     if cfg.compute.remat != "full":
         yield 'compute.remat = "full"', changed(cfg, "compute.remat", "full")
 
 
-def _micro_batches(cfg: Config, ways: int) -> Iterator[Change]:
-    most = cfg.train.rows // ways
-    if most > cfg.train.micro_batches:
+def _micro_batches(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    now = cfg.train.micro_batches
+    most = cfg.train.rows * now // by.get("train.rows", cfg.train.rows)
+    if most > now:
         yield f"train.micro_batches = {most}", changed(cfg, "train.micro_batches", most)
 
 
-def _batch(section: str) -> Callable[[Config, int], Iterator[Change]]:
-    def smaller(cfg: Config, ways: int) -> Iterator[Change]:
-        if getattr(cfg, section).batch > ways:
-            yield f"{section}.batch = {ways}", changed(cfg, f"{section}.batch", ways)
+def _halved(section: str) -> Option:
+    """Half the batch, and half of that, while the devices can share it."""
+
+    def smaller(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+        key = f"{section}.batch"
+        size, least = getattr(cfg, section).batch, by.get(key, 1)
+        while size % (2 * least) == 0:
+            size //= 2
+            yield f"{key} = {size}", changed(cfg, key, size)
 
     return smaller
 
 
-def _written(cfg: Config, ways: int) -> Iterator[Change]:
-    if cfg.score.readout == "written" and cfg.score.written.batch > ways:
-        yield f"score.written.batch = {ways}", changed(cfg, "score.written.batch", ways)
+def _written(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    least = by.get("score.batch", 1)
+    if cfg.score.readout == "written" and cfg.score.written.batch > least:
+        yield f"score.written.batch = {least}", changed(cfg, "score.written.batch", least)
 
 
-def _trainable(name: str) -> Callable[[Config, int], Iterator[Change]]:
+def _trainable(name: str) -> Option:
     """Training of less: later names of `LESS` train fewer leaves."""
 
-    def less(cfg: Config, ways: int) -> Iterator[Change]:
+    def less(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
         known = typing.get_args(typing.get_type_hints(TrainConfig)["trainable"])
         now = cfg.train.trainable
         if name in known and (now not in LESS or LESS.index(name) > LESS.index(now)):
@@ -164,42 +180,41 @@ LESS = ("all", "gen", "lora")
 OPTIONS = (
     ("train_step", True, _remat),
     ("train_step", True, _micro_batches),
-    ("sample", True, _batch("sample")),
-    ("score", True, _batch("score")),
+    ("sample", True, _halved("sample")),
+    ("score", True, _halved("score")),
     ("score", True, _written),
     ("train_step", False, _trainable("gen")),
     ("train_step", False, _trainable("lora")),
 )
 
 
-def attempts(
-    cfg: Config, machine: Machine, name: str, describe: Callable[[Target], Machine]
-) -> Iterator[tuple[str, Config, Machine]]:
-    """(what is changed, config, machine) in the order they are tried for the program `name`."""
-    shape = mesh_of(cfg, machine).shape
-    ways, said = shape["data"] * shape["fsdp"], []
+def attempts(cfg: Config, machine: Machine, name: str) -> Iterator[tuple[str, Config, Target]]:
+    """(what is changed, config, target) in the order they are tried for the program `name`."""
+    said: list[str] = []
     for program, same, option in OPTIONS:
         if program != name:
             continue
-        for what, after in option(cfg, ways):
-            yield " and ".join([*said, what]), after, machine
-            if same:
-                cfg, said = after, [*said, what]
+        before, made = list(said), None
+        for made in option(cfg, shares(cfg, machine)):
+            yield " and ".join([*before, made[0]]), made[1], machine.target
+        if same and made:
+            said, cfg = [*before, made[0]], made[1]
+    if -1 not in dataclasses.astuple(cfg.mesh):  # a mesh that says how many chips it has
+        said, cfg = [*said, "mesh.fsdp = -1"], changed(cfg, "mesh.fsdp", -1)
     for target in topology.larger(machine.target):
-        bigger = describe(target)
-        if PROGRAMS[name][2] and len(bigger.host) <= len(machine.host):
+        if PROGRAMS[name][2] and target.host.chips <= machine.target.host.chips:
             continue  # each host draws and scores by itself: more of them help none
-        more, _ = fitted(cfg, bigger)
-        yield " and ".join([*said, f"{target}, {target.chips} chips"]), more, bigger
+        yield " and ".join([*said, f"{target}, {target.chips} chips"]), cfg, target
 
 
 def tries(
     cfg: Config, machine: Machine, name: str, describe: Callable[[Target], Machine]
 ) -> Iterator[dict[str, Any]]:
     """Entries of a plan's "tried" for a program, up to the first that fits."""
-    for what, after, on in attempts(cfg, machine, name, describe):
+    for what, after, target in attempts(cfg, machine, name):
         try:
-            entry = measured(after, on, name)
+            on = machine if target == machine.target else describe(target)
+            entry = measured(fitted(after, on)[0], on, name)
         except ValueError as e:  # such as a rank that is too high for a small model
             logging.info("plan: %s is not possible: %s", what, e)
             continue
@@ -217,20 +232,22 @@ def plan(
     target: Target,
     *,
     describe: Callable[[Target], Machine] | None = None,
-    only: Sequence[str] = tuple(PROGRAMS),
+    only: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The plan of a config for a target, as the JSON of `--plan_out` holds it.
 
-    `describe` gives the machine of a target (default: `topology.describe`); `only` names the
-    programs looked at. Raises BadInput where the compiler is missing or the config cannot run on so
-    many chips whatever its sizes.
+    `describe` gives the machine of a target (default: `topology.describe`); `only` names programs
+    of `lowering.PROGRAMS` (default: those that the config's stages run). Raises BadInput where the
+    compiler is missing or the config cannot run on so many chips whatever its sizes.
     """
     describe = describe or topology.describe
     given, machine = key(cfg), describe(target)
     cfg, adjusted = fitted(cfg, machine)
     sizes = sizes_of(cfg)
     made = programs.training(cfg, sizes)
-    names = [name for name in lowering.wanted(cfg) if name in only]
+    names = lowering.wanted(cfg) if only is None else only
+    if not names:
+        raise BadInput(f"stages {cfg.stages} run no program that a plan looks at")
     found = {name: measured(cfg, machine, name) for name in names}
     failing = [name for name, entry in found.items() if not entry["fits"]]
     tried = [one for name in failing for one in tries(cfg, machine, name, describe)]
@@ -262,7 +279,7 @@ def plan(
 
 def key(cfg: Config) -> str:
     """The hash of what a plan reads of a config."""
-    return config.section_hash(cfg, SECTIONS)
+    return config.section_hash(cfg, READ)
 
 
 def versions(target: Target) -> dict[str, str]:
@@ -306,9 +323,8 @@ def lines(made: Mapping[str, Any]) -> Iterator[str]:
     """A plan for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in made["mesh"].items() if size > 1)
     count, recipe = made["parameters"], made["recipe"]
-    yield (
-        f"{made['target']}: {made['chips']} chips of {made['hbm_gib']} GiB, mesh {mesh or 'of one'}"
-    )
+    chips = f"{_chips(made['chips'])} of {made['hbm_gib']} GiB"
+    yield f"{made['target']}: {chips}, mesh {mesh or 'of one'}"
     yield (
         f"model of {count['model'] / 1e9:.3g} billion parameters, {count['trained'] / 1e9:.3g} "
         f"trained (train.trainable = {recipe['trainable']}, {recipe['optimizer']}"
@@ -320,7 +336,7 @@ def lines(made: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in made["programs"].items():
         peak = f"{entry['peak_gib']:.2f} GiB" if "peak_gib" in entry else "more"
         verdict = "fits" if entry["fits"] else "DOES NOT FIT"
-        yield f"{name}: {verdict}, {peak} a chip ({entry['how']} for {entry['chips']} chips)"
+        yield f"{name}: {verdict}, {peak} a chip ({entry['how']} for {_chips(entry['chips'])})"
         parts = ", ".join(f"{key} {size:.2f}" for key, size in entry["parts_gib"].items())
         yield f"  memory, GiB: {parts}"
         if "flops" in entry:
@@ -338,3 +354,7 @@ def lines(made: Mapping[str, Any]) -> Iterator[str]:
             f"estimated: the compiler's figures raised by {margin:.0%}, not held against such a "
             "machine"
         )
+
+
+def _chips(count: int) -> str:
+    return f"{count} chip" if count == 1 else f"{count} chips"

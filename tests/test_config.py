@@ -225,8 +225,27 @@ def test_mesh_must_divide_the_batches():
     c.train.rows = 4
     cfg = config.load(c)
     config.check_mesh(cfg, {"data": 2, "fsdp": 2, "tensor": 8, "context": 1})
-    with pytest.raises(BadInput, match="train.rows / train.micro_batches = 4"):
+    with pytest.raises(BadInput, match="do not divide: evaluate.batch = 100 by 8, train.rows = 4"):
         config.check_mesh(cfg, {"data": 1, "fsdp": 8, "tensor": 1, "context": 1})
+
+
+def test_what_hosts_do_alone_divides_over_their_own_devices():
+    c = base.get_config()
+    c.train.rows, c.train.micro_batches = 64, 2
+    c.sample.batch, c.score.batch, c.evaluate.batch = 4, 8, 12
+    whole, host = ({"data": 1, "fsdp": ways, "tensor": 1, "context": 1} for ways in (32, 4))
+    with pytest.raises(BadInput, match="divide: sample.batch = 4 by 32, score.batch = 8 by 32$"):
+        config.check_mesh(config.load(c), whole, host)  # the probe draws on all of them
+    c.train.probe.prompts = 0
+    config.check_mesh(config.load(c), whole, host)
+    c.evaluate.batch = 6
+    with pytest.raises(BadInput, match="divide: evaluate.batch = 6 by 4$"):
+        config.check_mesh(config.load(c), whole, host)
+    c.train.micro_batches, c.stages = 4, ("generate", "score", "train")
+    with pytest.raises(BadInput, match="divide: train.rows = 64 by 128$"):
+        config.check_mesh(config.load(c), whole, host)
+    c.stages = ("report",)
+    config.check_mesh(config.load(c), whole)
 
 
 def test_context_must_divide_the_lanes():

@@ -83,7 +83,7 @@ def test_faults_of_the_program_are_not_called_bad_input(stages):
     "args, message",
     [
         (["--stage", "scroe"], '--stage "scroe" is not known: did you mean "score"?'),
-        (["--config.train.rows=12"], "train.rows / train.micro_batches = 12"),
+        (["--config.train.rows=12"], "train.rows = 12 by 8"),
         (["--config.mesh.data=3"], "do not fit 8 devices"),
         (["--workdir="], "no work folder"),
         (["--workdir", __file__], "is a file; name a folder"),

@@ -1,5 +1,6 @@
 """Plans: targets, what is tried and in which order, the JSON, exit codes; a small one compiled."""
 
+import ast
 import dataclasses
 import importlib.util
 import json
@@ -58,8 +59,8 @@ class Compilers:
                 return Compiled(False, size, "", 0.1, "RESOURCE_EXHAUSTED")
             return Compiled(True, int(peak * topology.GIB), PROGRAM, 0.1)
 
-        devices = jax.devices()
-        assert len(devices) == 8
+        devices = jax.devices()[: target.chips]
+        assert len(devices) == min(target.chips, 8)  # of larger machines some stand for all
         return Machine(target, devices, devices[:4], compile)
 
 
@@ -83,12 +84,21 @@ def test_targets_are_read(text, chips):
     assert str(target) == text and target.chips == chips
 
 
-@pytest.mark.parametrize("text", ["v5e", "v5e:", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "h200:2x4", ""])
+@pytest.mark.parametrize(
+    "text", ["v5e", "v5e:", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "h200:2x4", "h200:12", "v5e:3x3", ""]
+)
 def test_other_targets_are_refused_with_what_is_known(text):
     with pytest.raises(BadInput, match="for example|one of"):
         topology.parse(text)
     with pytest.raises(BadInput):
         topology.parse("v5e:0x4")
+
+
+def test_a_host_is_the_machine_itself_where_that_is_smaller():
+    hosts = {"v5e:1x1": "v5e:1x1", "v5e:4x4": "v5e:2x2", "v5p:2x2x4": "v5p:2x2x1"}
+    hosts |= {"h200:4": "h200:4", "h200:16": "h200:8"}
+    for text, host in hosts.items():
+        assert str(topology.parse(text).host) == host
 
 
 def test_larger_machines_come_in_order():
@@ -123,11 +133,29 @@ def test_what_a_refusal_says_is_read(message, gib):
     assert found is None if gib is None else found / topology.GIB == pytest.approx(gib, rel=1e-3)
 
 
+def test_private_interfaces_of_jax_are_in_one_file_each_and_imported_when_needed():
+    users: dict[str, set[str]] = {}
+    for path in (ROOT / "srum_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                if name.startswith(("jax._src", "jax.lib", "jax.experimental.topologies")):
+                    users.setdefault(name, set()).add(path.name)
+                    assert node.col_offset > 0, f"{path}: {name} is imported with the module"
+    assert "topology.py" in users["jax.experimental.topologies"]
+    assert all(len(files) == 1 for files in users.values()), users
+
+
 # ----------------------------------------------------------------------------- what a plan says
 
 
 def test_a_plan_that_fits():
-    made, compilers = planned(lambda *_: 3.0, only=tuple(lowering.PROGRAMS))
+    made, compilers = planned(lambda *_: 3.0, only=None)  # what the config's stages run
     assert made["fits"] and made["tried"] == [] and compilers.count == 4
     assert made["chips"] == 8 and made["mesh"] == dict(data=1, fsdp=8, tensor=1, context=1)
     step, sample = made["programs"]["train_step"], made["programs"]["sample"]
@@ -157,11 +185,78 @@ def test_parts_are_what_lies_on_a_chip():
 
 
 def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
-    made, _ = planned(lambda *_: 1.0, train__rows=12, train__micro_batches=2)
+    values = {"train__rows": 12, "train__micro_batches": 2, "train__probe__prompts": 2}
+    made, _ = planned(lambda *_: 1.0, **values)
     assert made["rows"] == 16 and made["set"]["train.rows"] == 16
     assert made["set"]["sample.batch"] == 8 and made["set"]["generate.unit"] == 8
     assert "score.batch" not in made["set"]  # 8 already
     assert "--config.train.rows=16" in "\n".join(plan.lines(made))
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(BadInput, match="run no program"):
+        planned(lambda *_: 1.0, only=None, stages=("report",))
+
+
+def test_what_hosts_do_alone_is_cut_over_their_own_chips(unlowered):
+    """Without the probe nothing draws on all chips: of four a batch of four is enough."""
+    made, _ = planned(lambda *_: 1.0, only=("sample",), train__probe__prompts=0)
+    assert "sample.batch" not in made["set"] and made["programs"]["sample"]["images"] == 4
+    values = {"sample__batch": 2, "generate__unit": 2, "train__probe__prompts": 0}
+    made, _ = planned(lambda *_: 1.0, only=("sample",), **values)
+    assert made["set"]["sample.batch"] == made["set"]["generate.unit"] == 4
+
+
+def test_int8_weights_take_less(unlowered):
+    """On one chip, as `api.load(precision="int8")` keeps them."""
+    machine = Compilers(lambda *_: 1.0).describe(Target("v5e", "2x4"))
+    cfg = tiny.load_config("")
+    mesh = plan.host_mesh(cfg, machine)
+    wide = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh).parts["params"])
+    narrow = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh, kept="int8").parts["params"])
+    cut = [x.dtype for x in jax.tree.leaves(lowering.read(cfg, tiny.MODEL, mesh, "int8").parts)]
+    assert 0.25 * wide < narrow < wide and cut.count("int8") > 20
+    names = tuple(name for name in lowering.PROGRAMS if name.endswith("_int8"))
+    made, compilers = planned(lambda *_: 1.0, only=names)
+    assert len(names) == 4 == compilers.count and set(made["programs"]) == set(names)
+    assert made["programs"]["write_int8"]["answers"] >= 1
+
+
+def test_a_mesh_of_fixed_sizes_grows_with_the_machine(unlowered):
+    values = {"mesh__data": 2, "mesh__fsdp": 4, "train__rows": 8, "train__lora__rank": 64}
+    made, _ = planned(lambda t, n: 99.0 if t.shape == "2x4" else 9.0, **values)
+    assert made["mesh"] == dict(data=2, fsdp=4, tensor=1, context=1)
+    change = "mesh.fsdp = -1 and v5e:4x4, 16 chips"
+    assert [(one["change"], one["fits"]) for one in made["tried"]] == [(change, True)]
+
+
+def test_a_mesh_that_the_chips_cannot_form_is_bad_input(unlowered, monkeypatch):
+    with pytest.raises(BadInput, match="v5e:2x4: mesh.data = 3.* do not fit 8 devices"):
+        planned(lambda *_: 1.0, mesh__data=3)
+    make = sharding.make_mesh
+
+    def limited(sizes, devices):
+        if sizes.data > 1:
+            raise BadInput("the chips' links form no such mesh")
+        return make(sizes, devices)
+
+    monkeypatch.setattr(sharding, "make_mesh", limited)
+    with pytest.raises(BadInput, match="v5e:2x4: the chips' links"):
+        planned(lambda *_: 1.0, mesh__data=2)
+
+
+def test_larger_machines_that_cannot_run_it_are_passed_over(unlowered, monkeypatch):
+    compilers = Compilers(lambda *_: 99.0)
+
+    def describe(target):
+        if target.chips == 16:
+            raise BadInput("--plan v5e:4x4: INVALID_ARGUMENT")
+        return compilers.describe(target)
+
+    cfg = tiny.load_config("", train__rows=8, train__lora__rank=64)
+    made = plan.plan(cfg, topology.parse("v5e:2x4"), describe=describe, only=("train_step",))
+    tried = [f"v5e:{s}, {n} chips" for s, n in [("4x8", 32), ("8x8", 64), ("8x16", 128)]]
+    assert [one["change"] for one in made["tried"]] == [*tried, "v5e:16x16, 256 chips"]
 
 
 def test_the_hash_is_of_the_config_as_given(unlowered):
@@ -281,7 +376,7 @@ def test_exit_codes_and_files(unlowered, monkeypatch, tmp_path, capsys):
     shown = capsys.readouterr()
     assert "DOES NOT FIT" in shown.out and "error: v5e:2x4: train_step needs more" in shown.err
     assert go(monkeypatch, 3.0, target="v5e:9") == 2
-    assert "a shape of v5e is one of 2x2, " in capsys.readouterr().err
+    assert "a shape of v5e is one of 1x1, 2x2, " in capsys.readouterr().err
 
 
 def test_it_makes_no_work_folder(unlowered, monkeypatch, tmp_path):
@@ -299,33 +394,53 @@ def test_the_page_is_made_of_the_committed_rows():
     for name in made:
         jsonschema.validate(plan_table.read(name), SCHEMA)
     shown = plan_table.PAGE.read_text().split(plan_table.BEGIN)[1].split(plan_table.END)[0]
-    assert shown.strip() == plan_table.table(), "python benchmarks/plan_table.py --table"
+    assert shown.strip() == plan_table.page(), "python benchmarks/plan_table.py --table"
 
 
-def test_rows_are_made_once_and_missing_ones_marked(monkeypatch, tmp_path):
+def test_rows_are_made_once_and_missing_ones_marked(monkeypatch, tmp_path, capsys):
     compilers = Compilers(lambda *_: 9.0)
     monkeypatch.setattr(topology, "describe", compilers.describe)
     monkeypatch.setattr(plan_table, "FOLDER", tmp_path)
     page = tmp_path / "page.md"
     monkeypatch.setattr(plan_table, "PAGE", page)
     page.write_text(f"before\n{plan_table.BEGIN}\nold\n{plan_table.END}\nafter\n")
+    step, inference = ("train_step",), ("sample_int8", "write_int8")
     rows = {
-        "one": ("v5e:2x4", "expert", {}, ("train_step",)),
-        "two": ("v6e:2x4", "both", {"train.trainable": "all"}, ("train_step",)),
+        "one": plan_table.Row("step", "v5e:2x4", "expert", {}, step),
+        "two": plan_table.Row("step", "v6e:2x4", "both", {"train.trainable": "all"}, step),
+        "single": plan_table.Row("int8", "v5e:1x1", "32x32", {}, inference),
     }
     monkeypatch.setattr(plan_table, "ROWS", rows)
+    monkeypatch.setattr(plan_table, "WEAK", ["one", "two"])
     monkeypatch.setattr(plan_table, "configured", lambda changes: tiny.load_config(""))
-    monkeypatch.setattr("sys.argv", ["plan_table.py", "--rows", "one"])
+    monkeypatch.setattr("sys.argv", ["plan_table.py", "--rows", "one,single"])
     plan_table.main()
     plan_table.main()
-    assert compilers.count == 1
+    assert compilers.count == 3
     text = page.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert "| v5e:2x4 | expert | train_step, 8 chips | yes | 9.00 |" in text
-    assert "| v6e:2x4 | both | train_step | not made |" in text
+    assert "| v5e:2x4 | expert | yes | 9.00 |" in text
+    assert "Not made: v6e:2x4 (both)." in text and "Not made: v6e:2x4." in text
+    assert "| v5e:1x1 | 32x32 | sample, 4 images a call | yes | 9.00 |" in text
+    assert "| 8 | fsdp 8 | 16 | 9.00 | 9.00 |" in text  # the first is its own ideal
+    assert "made of another config" not in capsys.readouterr().err
     changed = tiny.load_config("", train__rows=24)
     monkeypatch.setattr(plan_table, "configured", lambda changes: changed)
     assert not plan_table.current("one")
+    monkeypatch.setattr("sys.argv", ["plan_table.py", "--table"])
+    plan_table.main()
+    assert "made of another config or with other versions: one, single" in capsys.readouterr().err
+
+
+def test_every_row_is_a_config_that_holds_together():
+    for name, row in plan_table.ROWS.items():
+        cfg = plan_table.configured(row.changes)
+        target = topology.parse(row.target)
+        assert set(row.programs) <= set(lowering.PROGRAMS), name
+        assert name.rsplit("-")[1] == str(target.chips), name
+        assert row.table != "step" or row.changes["train.anchor"] == 0.1
+        assert cfg.sample.size in ((1024, 1024), (512, 512))
+    assert set(plan_table.WEAK) <= set(plan_table.ROWS)
 
 
 # --------------------------------------------------------------------------- a compiler for real

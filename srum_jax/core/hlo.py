@@ -1,9 +1,10 @@
 """What an optimised program sends between chips, read from its text.
 
 The text is XLA's: computations of instructions, one a line. A loop's body counts as often as the
-loop turns. TPU programs spread a collective over several fusions that work meanwhile, each of which
-names it: what has the same channel in fusions is one. There a fusion "all-reduce-scatter" holds an
-all-reduce of which every chip keeps its part.
+loop turns: where XLA does not say so, its condition's constant divided by its counter's step. TPU
+programs spread a collective over several fusions that work meanwhile, some of them in loops inside,
+each of which names it: what has the same channel in fusions is one, as often as the outermost runs.
+There a fusion "all-reduce-scatter" holds an all-reduce of which every chip keeps its part.
 """
 
 import collections
@@ -19,21 +20,28 @@ _ARRAY = re.compile(r"\b(pred|bf16|[fsuc]\d+[a-z0-9]*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=(?:\{([^}]*)\}|%?([\w.\-]+))")
 _TURNS = re.compile(r"known_trip_count[^\d]*(\d+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"^s32\[\]\S* constant\((\d+)\)")
+_INTEGER = re.compile(r"^[su]32\[\]\S* constant\((\d+)\)")
+_INDEX = re.compile(r"index=(\d+)")
+_NAME = re.compile(r"%([\w.\-]+)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = re.compile(
-    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[([^\]]*)\] \{([^}]*)\})"
+    r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}"
+    r"|mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\})"
 )
 
 
 @dataclasses.dataclass
 class _Computation:
     """Its collectives as (channel or "", kind, bytes); what it calls, how often (or the name of the
-    condition that says so), and whether as a fusion; the integer constants in it."""
+    condition that says so), and whether as a fusion. For a loop's counter: integer constants by
+    name, indices of what it takes out of its argument, sums by name, what it returns."""
 
     sends: list[tuple[str, str, float]] = dataclasses.field(default_factory=list)
     calls: list[tuple[str, int | str, bool]] = dataclasses.field(default_factory=list)
-    constants: list[int] = dataclasses.field(default_factory=list)
+    constants: dict[str, int] = dataclasses.field(default_factory=dict)
+    indices: list[int] = dataclasses.field(default_factory=list)
+    sums: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    root: list[str] = dataclasses.field(default_factory=list)
 
 
 def collectives(text: str) -> dict[str, float]:
@@ -52,19 +60,29 @@ def collectives(text: str) -> dict[str, float]:
             if name.startswith("all-reduce-scatter") and kind == "all-reduce":
                 kind, size = "reduce-scatter", size / 2
             if fused and channel:
-                once[kind, channel] = max(once.get((kind, channel), 0), times * size)
+                once[kind, channel] = min(once.get((kind, channel), math.inf), times * size)
             else:
                 totals[kind] += times * size
         for called, turns, fusion in found.calls:
             if isinstance(turns, str):
-                limits = known.get(turns, _Computation()).constants
-                turns = limits[0] if len(limits) == 1 else 1
+                turns = _turns(known.get(turns, _Computation()), known.get(called, _Computation()))
             visit(called, times * turns, fused or fusion)
 
     visit(entry, 1, False)
     for (kind, _), size in once.items():
         totals[kind] += size
     return dict(totals)
+
+
+def _turns(condition: _Computation, body: _Computation) -> int:
+    """Of a loop that counts from 0 up to a constant, 1 where that cannot be read."""
+    if len(condition.constants) != 1:
+        return 1
+    (limit,), step = condition.constants.values(), 1
+    if len(condition.indices) == 1 and condition.indices[0] < len(body.root):
+        added = body.sums.get(body.root[condition.indices[0]], [])
+        step = next((body.constants[name] for name in added if name in body.constants), 1)
+    return -(-limit // max(step, 1))
 
 
 def _read(text: str) -> tuple[dict[str, _Computation], str]:
@@ -80,15 +98,23 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
             entry = start[1] if line.startswith("ENTRY") else entry
         elif found := _INSTRUCTION.match(line):
             _add(current, started, found[1], found[2])
+            if line.lstrip().startswith("ROOT"):
+                current.root = _operands(_parts(found[2])[2])
     return known, entry
 
 
 def _add(into: _Computation, started: dict[str, str], name: str, text: str) -> None:
-    limit = _LIMIT.match(text)
-    if limit:
-        into.constants.append(int(limit[1]))
+    integer = _INTEGER.match(text)
+    if integer:
+        into.constants[name] = int(integer[1])
         return
     result, opcode, rest = _parts(text)
+    if opcode == "get-tuple-element":
+        into.indices.append(int(_INDEX.search(rest)[1]))
+        return
+    if opcode == "add":
+        into.sums[name] = _operands(rest)
+        return
     kind = opcode.removesuffix("-start").removesuffix("-done")
     if kind in KINDS:
         if opcode.endswith("-start"):  # returns what goes in too: it counts where it is done
@@ -119,6 +145,11 @@ def _parts(text: str) -> tuple[str, str, str]:
             break
     opcode, _, rest = text[end + 1 :].partition("(")
     return text[:end], opcode.strip(), rest
+
+
+def _operands(rest: str) -> list[str]:
+    """Names of the operands of an instruction, from what follows its opcode and bracket."""
+    return _NAME.findall(re.split(r"\)(?:,|$)", rest)[0])
 
 
 def _bytes(result: str) -> float:

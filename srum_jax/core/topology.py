@@ -6,6 +6,7 @@ compilers come with `pip install -e ".[plan-tpu]"` (libtpu) and `".[plan-gpu]"` 
 its assembler); neither needs a chip or a driver. Measured with jax 0.10.2.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -13,7 +14,7 @@ import os
 import re
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +28,9 @@ GIB = 2**30
 class Kind:
     """A kind of chip: memory a program may use, in GiB, and the sizes of machines to try in turn.
 
-    host: size of what one host has. hbm_gib of TPUs is what libtpu prints when it refuses a
-    program. margin: share by which compiled peaks are raised, for a compiler whose figures were not
-    held against the chip.
+    host: size of one host of a larger machine. hbm_gib of TPUs is what libtpu prints when it
+    refuses a program. margin: share by which compiled peaks are raised, for a compiler whose
+    figures were not held against the chip.
     """
 
     platform: str  # tpu | gpu
@@ -40,12 +41,11 @@ class Kind:
     options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
 
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-# Of a v4 both cores are one device, as on the chip itself.
-_MEGACORE = (("chip_config_name", "megacore"), ("chips_per_host_bounds", (2, 2, 1)))
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 KINDS = {
-    "v4": Kind("tpu", 30.75, _CUBES, "2x2x1", options=_MEGACORE),
+    # Of a v4 both cores are one device, as on the chip itself.
+    "v4": Kind("tpu", 30.75, _CUBES, "2x2x1", options=(("chip_config_name", "megacore"),)),
     "v5e": Kind("tpu", 15.75, _FLAT, "2x2"),
     "v5p": Kind("tpu", 95.74, _CUBES, "2x2x1"),
     "v6e": Kind("tpu", 31.25, _FLAT, "2x2"),
@@ -66,7 +66,17 @@ class Target:
 
     @property
     def chips(self) -> int:
-        return math.prod(int(n) for n in self.shape.split("x"))
+        return math.prod(_axes(self.shape))
+
+    @property
+    def host(self) -> "Target":
+        """A single host of it: the machine itself if it is smaller."""
+        alone = Target(self.kind, KINDS[self.kind].host)
+        return alone if alone.chips < self.chips else self
+
+
+def _axes(shape: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in shape.split("x"))
 
 
 def parse(text: str) -> Target:
@@ -75,12 +85,13 @@ def parse(text: str) -> Target:
     if kind not in KINDS or not colon:
         known = ", ".join(f"{name}:{k.sizes[-3]}" for name, k in KINDS.items())
         raise BadInput(f'--plan "{text}" must be TYPE:SHAPE, for example {known}')
-    axes = KINDS[kind].sizes[0].count("x")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") != axes:
+    target, axes = Target(kind, shape), KINDS[kind].sizes[0].count("x")
+    shaped = re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) and shape.count("x") == axes
+    if not shaped or target.chips % target.host.chips:
         raise BadInput(
             f'--plan "{text}": a shape of {kind} is one of {", ".join(KINDS[kind].sizes)}'
         )
-    return Target(kind, shape)
+    return target
 
 
 def larger(target: Target) -> list[Target]:
@@ -95,7 +106,7 @@ class Compiled:
 
     fits: whether it accepted it · peak: bytes on the chip that uses most, arguments included (of a
     refused program what it would have needed; None: it did not say) · text: the optimised program,
-    "" if refused · seconds · why: the compiler's words where it refused.
+    "" if refused · seconds of processor time · why: the compiler's words where it refused.
     """
 
     fits: bool
@@ -133,11 +144,11 @@ def describe(target: Target) -> Machine:
             f'package {module}: pip install -e ".[plan-{platform}]"'
         )
     jax.config.update("jax_platforms", "cpu")  # chips that are here stay free
-    find, alone = {"tpu": _tpu, "gpu": _gpu}[platform], Target(target.kind, KINDS[target.kind].host)
+    find = {"tpu": _tpu, "gpu": _gpu}[platform]
     try:
         devices = find(target)
         # A machine of its own: a part of a larger one's devices cannot be compiled for.
-        host = find(alone) if target.chips > alone.chips else devices
+        host = devices if target.host == target else find(target.host)
     except Exception as e:  # whatever the plugin raises for a shape it does not know
         raise BadInput(f"--plan {target}: {type(e).__name__}: {e}") from e
     return Machine(target, devices, host, _compiler(target))
@@ -150,17 +161,40 @@ def _importable(module: str) -> bool:
         return False
 
 
+# What libtpu reads of the environment when it is loaded. Several processes may hold it where none
+# drives a chip; this machine is not to be looked for over the network, and whatever the last two
+# say, the topology's name counts.
+_LIBTPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """With these variables set, unless they are, and as before afterwards: other parts of a program
+    read the same ones to find the hosts of a run."""
+    added = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
 def _tpu(target: Target) -> Sequence[Any]:
-    # Several processes may hold libtpu where none of them drives a chip, and no host is to be asked
-    # over the network what it is.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     from jax.experimental import topologies
 
     options = dict(KINDS[target.kind].options)
-    found = topologies.get_topology_desc(platform="tpu", topology_name=str(target), **options)
-    return found.devices
+    bounds = (*_axes(target.host.shape), 1)[:3]
+    with _environment(_LIBTPU):
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=str(target), chips_per_host_bounds=bounds, **options
+        ).devices
 
 
 # What the compiler asks of an H200: the sizes of a Hopper SM (CUDA C++ Programming Guide, compute
@@ -200,7 +234,8 @@ def _gpu(target: Target) -> Sequence[Any]:
         fused.check_cudnn_version()
     except RuntimeError:  # not installed: kernels are only named in the program, never loaded
         fused.cuda_versions = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
-    shape = f"1x1x{target.chips}"  # partitions, hosts of each, cards of each host
+    cards = target.host.chips
+    shape = f"1x{target.chips // cards}x{cards}"  # partitions, hosts of each, cards of each host
     return topologies.get_topology_desc(
         platform="cuda", topology_name=target.kind, topology=shape, target_config=_H200
     ).devices
@@ -212,16 +247,16 @@ def _compiler(target: Target) -> Callable[[Any], Compiled]:
     options = {"xla_gpu_autotune_level": 0} if kind.platform == "gpu" else None
 
     def compile(lowered) -> Compiled:
-        start = time.monotonic()
+        start = time.process_time()
         try:
             made = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            return Compiled(False, needed(str(e)), "", time.monotonic() - start, str(e))
+            return Compiled(False, needed(str(e)), "", time.process_time() - start, str(e))
         peak = int(_peak(made.memory_analysis()) * (1 + kind.margin))
         fits = peak <= kind.hbm_gib * GIB
-        return Compiled(fits, peak, made.as_text(), time.monotonic() - start)
+        return Compiled(fits, peak, made.as_text(), time.process_time() - start)
 
     return compile
 

@@ -54,12 +54,40 @@ TPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[
   ROOT %out = (s32[], bf16[8,128]) tuple(%gte, %gte)
 }
 
+%piece.9 (p: bf16[8,128]) -> bf16[32,128] {
+  %p = bf16[8,128]{1,0} parameter(0)
+  ROOT %ag.3 = bf16[32,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=9, replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%less.10 (p: (bf16[8,128], u32[])) -> pred[] {
+  %eight = u32[]{:T(128)} constant(8), metadata={op_name="x"}
+  %p = (bf16[8,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%i, %eight), direction=LT
+}
+
+%window.11 (p: (bf16[8,128], u32[])) -> (bf16[8,128], u32[]) {
+  %one = u32[]{:T(128)} constant(1)
+  %two = u32[]{:T(128)} constant(2)
+  %p = (bf16[8,128]{1,0}, u32[]{:T(128)}) parameter(0)
+  %x = bf16[8,128]{1,0} get-tuple-element(%p), index=0
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %odd = u32[]{:T(128)S(6)} add(%i, %one), metadata={op_name="jit(step)/dot_general"}
+  %next = u32[]{:T(128)} add(%i, %two), metadata={op_name="jit(step)/dot_general"}
+  %meanwhile = bf16[32,128]{1,0} fusion(%x), kind=kCustom, calls=%piece.9
+  %move.1 = bf16[2,128]{1,0} collective-permute(%x), channel_id=11, source_target_pairs={{0,1},{1,0}}
+  ROOT %out = (bf16[8,128]{1,0}, u32[]{:T(128)}) tuple(%x, %next)
+}
+
 ENTRY %main.4 (p: bf16[8,128]) -> bf16[8,128] {
   %p = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0), sharding={devices=[16,1]<=[16]}
   %loop = (s32[]{:T(128)}, /*index=1*/bf16[8,128]{1,0:T(8,128)(2,1)}) while(%t), condition=%c, body=%body.2, backend_config={"known_trip_count":{"n":"28"},"flag_configs":[]}
   %fives = (s32[]{:T(128)}, /*index=1*/bf16[8,128]{1,0:T(8,128)(2,1)}) while(%t), condition=%done.5, body=%spread.8, metadata={op_name="jit(step)/while"}
+  %before = bf16[32,128]{1,0} fusion(%p), kind=kCustom, calls=%piece.9
+  %windows = (bf16[8,128]{1,0}, u32[]{:T(128)}) while(%t), condition=%less.10, body=%window.11
   %one = f32[4]{0} fusion(%q), kind=kCustom, calls=%fused.3
   %two = f32[4]{0} fusion(%one), kind=kCustom, calls=%fused.3
+  %mixed = bf16[32,128]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}
   ROOT %move = bf16[8,128]{1,0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}
 }
 """  # noqa: E501
@@ -67,10 +95,11 @@ ENTRY %main.4 (p: bf16[8,128]) -> bf16[8,128] {
 
 def test_the_text_of_a_tpu_program():
     assert hlo.collectives(TPU) == {
-        "all-gather": 28 * (32 * 128 * 2) * 3 / 4 + 5 * (32 * 128 * 2) * 7 / 8,
+        # One is begun before a loop of 4 turns, in whose turns it goes on: once.
+        "all-gather": (28 + 1 + 1) * (32 * 128 * 2) * 3 / 4 + 5 * (32 * 128 * 2) * 7 / 8,
         "reduce-scatter": 28 * (32 * 128 * 4) * 3 / 4,
         "all-reduce": 2 * (2 * 16 * 1 / 2),
-        "collective-permute": 8 * 128 * 2,
+        "collective-permute": 8 * 128 * 2 + 4 * 2 * 128 * 2,
     }
 
 

@@ -1,5 +1,7 @@
 """The mesh, the axis table, and equality of results on meshes of different shape."""
 
+import dataclasses
+import itertools
 import math
 import types
 
@@ -12,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from srum_jax.core import params, sharding
+from srum_jax.core.errors import BadInput
 
 
 def mesh_of(data=1, fsdp=1, tensor=1, context=1, devices=None):
@@ -40,6 +43,44 @@ def test_mesh_keeps_all_axes_and_fills_the_rest():
 def test_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(ValueError, match="mesh.data = "):
         mesh_of(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """As jax describes a TPU's: its place among the links that chips are connected by."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    process_index: int = 0
+
+
+def chips(*sizes, slices=1):
+    places = itertools.product(*(range(n) for n in sizes))
+    return [Chip(i, place, i * slices // math.prod(sizes)) for i, place in enumerate(places)]
+
+
+def test_rows_of_chips_are_split_over_axes_where_a_mesh_asks_for_it():
+    mesh = mesh_of(fsdp=16, tensor=4, devices=chips(8, 8, 1))
+    assert mesh.devices.shape == (1, 16, 4, 1)
+    assert len({chip.id for chip in mesh.devices.flat}) == 64
+
+
+def test_chips_that_cannot_form_a_mesh_are_bad_input(monkeypatch):
+    with pytest.raises(BadInput, match="several TPU slices"):
+        mesh_of(fsdp=-1, devices=chips(4, 4, 1, slices=2))
+    with pytest.raises(BadInput, match="mesh.fsdp = 3.*links form no such mesh"):
+        mesh_of(fsdp=3, devices=chips(2, 2, 1)[:3])
+
+    def refuse(*_, **__):
+        raise NotImplementedError("no assignment")
+
+    monkeypatch.setattr(sharding.mesh_utils, "create_device_mesh", refuse)
+    with pytest.raises(BadInput, match="mesh.fsdp = 4.*links form no such mesh: no assignment"):
+        mesh_of(fsdp=4, devices=chips(2, 2, 1))
 
 
 def test_resolve_follows_the_table():
