@@ -18,7 +18,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 help:
 	@echo "make demo       the whole loop on the shapes world; ends with the path of a report"
 	@echo "make test       the tests that continuous integration runs"
-	@echo "make test-all   those and the slow ones"
+	@echo "make test-all   those and the slow ones, programs compiled as users compile them"
 	@echo "make clean      removes .venv/ and what the tools left (runs/ stays)"
 
 $(BIN)/python:
@@ -45,7 +45,7 @@ test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
 
 test-all: $(TEST_STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q tests
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

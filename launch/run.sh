@@ -20,6 +20,11 @@ case ${1:-} in
     [[ -n ${1:-} ]] && exit 0 || exit 2
     ;;
 esac
+pause=${RESTART_PAUSE:-10}
+[[ $pause =~ ^[0-9]+$ ]] || {
+  say "error: RESTART_PAUSE \"$pause\" is not a number of seconds"
+  exit 2
+}
 
 child="" stopping="" signalled=""
 # shellcheck disable=SC2329 # the trap calls it
@@ -45,8 +50,8 @@ while :; do
   child=""
   [[ $code -eq 75 && -z $stopping ]] || break
   restarts=$((restarts + 1))
-  say "preempted (exit code 75), restart $restarts in ${RESTART_PAUSE:-10} s"
-  sleep "${RESTART_PAUSE:-10}" &
+  say "preempted (exit code 75), restart $restarts in $pause s"
+  sleep "$pause" &
   wait "$!" || true # a signal ends the pause
   [[ -z $stopping ]] || break
 done

@@ -55,7 +55,7 @@ job() {
     notice=1
     say_job "told to stop: the training saves"
     [[ -z $step ]] || kill -TERM "$step" 2>/dev/null || true
-    # Stages that work in units do not listen; a second signal ends them, finished units stay.
+    # What does not listen, or not soon enough, is ended by a second signal; finished units stay.
     (sleep "$grace" && kill -TERM "$step") >/dev/null 2>&1 &
     alarm=$!
   }
@@ -106,38 +106,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/launch/steps.sh"
 
 nodes="" gpus="" time="" partition="" account="" logs=$root/logs python=$root/.venv/bin/python
-more=() yes=""
-while (($#)); do
-  case $1 in
-    --nodes | --gpus | --time | --partition | --account | --logs | --python)
-      [[ $# -ge 2 && $2 != --* ]] || die "$1 needs a value"
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --sbatch=*)
-      more+=("${1#--sbatch=}")
-      shift
-      ;;
-    --yes)
-      yes=1
-      shift
-      ;;
-    -h | --help)
-      usage
-      exit 0
-      ;;
-    --)
-      shift
-      break
-      ;;
-    *) die "no option \"$1\"; training arguments come after --" ;;
-  esac
-done
+sbatch=() yes=""
+read_options "nodes gpus time partition account logs python" "yes" "sbatch" "$@"
 for number in nodes gpus; do
   [[ ${!number} =~ ^[1-9][0-9]*$ ]] || die "--$number \"${!number}\" is not a number from 1"
 done
 [[ -n $time ]] || die "no --time, such as 24:00:00"
-check_training "$@"
+check_training
 [[ -x $python ]] || die "--python $python: no such program; make its environment first (README.md)"
 command -v sbatch >/dev/null || die "there is no sbatch: submit from a login node of the cluster"
 
@@ -148,7 +123,8 @@ options=(--nodes "$nodes" --gpus-per-node "$gpus" --time "$time" --chdir "$root"
 [[ -z $partition ]] || options+=(--partition "$partition")
 [[ -z $account ]] || options+=(--account "$account")
 submit() {
-  sbatch "${options[@]}" "${more[@]}" "$root/launch/slurm.sh" --in-job "$python" 90 "$@"
+  sbatch "${options[@]}" "${sbatch[@]}" "$root/launch/slurm.sh" \
+    --in-job "$python" 90 "${training[@]}"
 }
-step "submit the job" "read sbatch's message; sinfo shows partitions, limits and GPUs" submit "$@"
+step "submit the job" "read sbatch's message; sinfo shows partitions, limits and GPUs" submit
 say "logs: $logs; state: squeue --me; stop for good: scancel --signal=TERM JOB, then scancel JOB"

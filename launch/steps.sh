@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# How the launchers speak: every step is named, a failed one stops everything and says what to do.
-# To be sourced by bash in strict mode. A launcher may set `left` to say what a failure leaves behind.
+# What the launchers share: options, and steps that are named; a failed one stops everything and
+# says what to do. To be sourced by bash in strict mode, by a script that has a function `usage`.
 
-left=""
+left="" # what a failure leaves behind; a launcher sets it
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
@@ -29,6 +29,14 @@ failed() {
   exit 1
 }
 
+interrupted() {
+  say "interrupted"
+  [[ -z $left ]] || say "what is left: $left"
+  exit "$1"
+}
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
 # confirm QUESTION: goes on after --yes (yes=1) or a typed y; without a terminal --yes is needed.
 confirm() {
   [[ -n ${yes:-} ]] && return
@@ -45,17 +53,57 @@ words() {
   printf '%s' "${line% }"
 }
 
-# check_training ARG...: what python -m srum_jax.main needs, and a work folder that all hosts see.
-check_training() {
-  local config="" workdir="" option
+training=() # what follows -- : the arguments of python -m srum_jax.main
+
+# read_options VALUED FLAGS LISTS ARG...: `--zone Z` and `--zone=Z` set `zone`, a flag --spot sets
+# `spot` to 1, an option of LISTS adds to the array of its name; what follows -- becomes `training`.
+# VALUED, FLAGS and LISTS are names with spaces between them.
+read_options() {
+  local valued=" $1 " flags=" $2 " lists=" $3 " option value
+  shift 3
   while (($#)); do
-    option=$1
+    case $1 in
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --)
+        shift
+        training=("$@")
+        return
+        ;;
+    esac
+    [[ $1 =~ ^--([a-z]+)(=(.*))?$ ]] || die "no option \"$1\"; training arguments come after --"
+    option=${BASH_REMATCH[1]} value=${BASH_REMATCH[3]:-}
+    if [[ $flags == *" $option "* && $1 == "--$option" ]]; then
+      printf -v "$option" 1
+      shift
+      continue
+    fi
+    [[ $valued$lists == *" $option "* ]] || die "no option \"$1\"; training arguments come after --"
+    if [[ $1 == "--$option" ]]; then
+      [[ $# -ge 2 && $2 != --* ]] || die "$1 needs a value"
+      value=$2
+      shift
+    fi
     shift
-    case $option in
-      --config) config=${1:-} ;;
-      --config=*) config=${option#*=} ;;
-      --workdir) workdir=${1:-} ;;
-      --workdir=*) workdir=${option#*=} ;;
+    if [[ $lists == *" $option "* ]]; then
+      eval "$option+=(\"\$value\")"
+    else
+      printf -v "$option" %s "$value"
+    fi
+  done
+}
+
+# check_training: what `training` must have, and a work folder that all hosts see.
+check_training() {
+  local config="" workdir="" i
+  for ((i = 0; i < ${#training[@]}; i++)); do
+    case ${training[i]} in
+      --config) config=${training[i + 1]:-} ;;
+      --config=*) config=${training[i]#*=} ;;
+      --workdir) workdir=${training[i + 1]:-} ;;
+      --workdir=*) workdir=${training[i]#*=} ;;
     esac
   done
   [[ -n $config ]] || die "no config: give the training arguments after --, beginning with --config"

@@ -66,30 +66,8 @@ esac
 
 name="" zone="" project="" type="" runtime="" spot="" wait=120 poll=30 recreate="" yes=""
 repo="" ref=HEAD worker=0 follow="" lines=50 patience=300
-while (($#)); do
-  case $1 in
-    --name | --zone | --project | --type | --runtime | --wait | --poll | --repo | --ref | \
-      --worker | --lines | --patience)
-      [[ $# -ge 2 && $2 != --* ]] || die "$1 needs a value"
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --spot | --recreate | --follow | --yes)
-      declare "${1#--}=1"
-      shift
-      ;;
-    -h | --help)
-      usage
-      exit 0
-      ;;
-    --)
-      shift
-      break
-      ;;
-    *) die "no option \"$1\"; training arguments come after --" ;;
-  esac
-done
-training=("$@")
+read_options "name zone project type runtime wait poll repo ref worker lines patience" \
+  "spot recreate follow yes" "" "$@"
 
 [[ $name =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || die \
   "--name \"$name\": a lower-case letter, then up to 39 letters, digits and hyphens"
@@ -98,7 +76,7 @@ for number in wait poll worker lines patience; do
   [[ ${!number} =~ ^[0-9]+$ ]] || die "--$number \"${!number}\" is not a number"
 done
 if [[ $command == up || $command == start ]]; then
-  check_training "${training[@]}"
+  check_training
 elif ((${#training[@]})); then
   die "$command takes no training arguments"
 fi
@@ -226,7 +204,7 @@ cd ~/srum_jax
 git fetch --quiet "$repo" "$ref"
 git checkout --quiet --force --detach FETCH_HEAD
 [ -x .venv/bin/python ] || uv venv --quiet --python 3.11 .venv
-uv pip install --quiet --python .venv/bin/python -e ".[tpu]" gcsfs
+uv pip install --quiet --python .venv/bin/python -e ".[tpu]"
 echo "$(hostname): installed $(git rev-parse --short HEAD)"
 '
 # By its command line too: after a restart of the host another process may have the number.

@@ -60,29 +60,8 @@ esac
 
 cluster="" zone="" project="" name="" image="" type="" slices=1 restarts=100 grace=300
 priority=medium lines=50 yes=""
-while (($#)); do
-  case $1 in
-    --cluster | --zone | --project | --name | --image | --type | --slices | --restarts | \
-      --grace | --priority | --lines)
-      [[ $# -ge 2 && $2 != --* ]] || die "$1 needs a value"
-      declare "${1#--}=$2"
-      shift 2
-      ;;
-    --yes)
-      yes=1
-      shift
-      ;;
-    -h | --help)
-      usage
-      exit 0
-      ;;
-    --)
-      shift
-      break
-      ;;
-    *) die "no option \"$1\"; training arguments come after --" ;;
-  esac
-done
+read_options "cluster zone project name image type slices restarts grace priority lines" \
+  "yes" "" "$@"
 
 needs() { # PROGRAM WHERE
   command -v "$1" >/dev/null || die "there is no $1: $2"
@@ -104,9 +83,9 @@ esac
 case $command in
   up | create)
     [[ -n $type ]] || die "no --type, such as v5litepod-16"
-    check_training "$@"
+    check_training
     ;;
-  *) (($# == 0)) || die "$command takes no training arguments" ;;
+  *) ((${#training[@]} == 0)) || die "$command takes no training arguments" ;;
 esac
 [[ $command != up && $command != build ]] || needs docker "https://docs.docker.com/engine/install"
 [[ $command == build || $command == logs ]] ||
@@ -132,7 +111,7 @@ create() {
     --num-slices "$slices" --docker-image "$image" --priority "$priority" \
     --max-restarts "$restarts" --restart-on-exit-codes 75 \
     --termination-grace-period-seconds "$grace" \
-    --command "exec python -m srum_jax.main $(words "$@") --distributed"
+    --command "exec python -m srum_jax.main $(words "${training[@]}") --distributed"
   left=""
   say "the workload is queued; see: $this status $same; $this logs $same"
 }
@@ -141,7 +120,7 @@ case $command in
   up)
     confirm "The image $image will be pushed, and $slices slice(s) $type used, in $cluster."
     build
-    create "$@"
+    create
     ;;
   build)
     confirm "The image $image will be built and pushed."
@@ -149,7 +128,7 @@ case $command in
     ;;
   create)
     confirm "$slices slice(s) $type of the cluster $cluster will be used."
-    create "$@"
+    create
     ;;
   status)
     step "list the workload $name" "check gcloud auth login, cluster, zone and project" \

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import itertools
 import json
-import math
 import os
 import pathlib
 import sys
@@ -137,9 +136,8 @@ def shares(
 ) -> dict[str, int]:
     """{key: what its value must be a multiple of}: rows of compiled calls, cut over the devices.
 
-    Steps and the looks of the training's probe run on the whole mesh. Drawing, scoring, reading in
-    and evaluation are each host's own, on the mesh of its devices: `host_shape`, by default the
-    whole mesh, as on a single host.
+    Steps run on the whole mesh. Drawing, scoring, reading in and evaluation are each host's own, on
+    the mesh of its devices: `host_shape`, by default the whole mesh, as on a single host.
     """
     every, own = (shape["data"] * shape["fsdp"] for shape in (mesh_shape, host_shape or mesh_shape))
     users = {
@@ -149,8 +147,6 @@ def shares(
         "ingest.batch": {"ingest"},
     }
     found = {key: own for key, stages in users.items() if stages & set(cfg.stages)}
-    if "train" in cfg.stages and cfg.train.probe.prompts:
-        found |= {key: math.lcm(every, own) for key in ("sample.batch", "score.batch")}
     for name, rows in LOOPS.items():
         if name in cfg.stages:
             found[f"{name}.{rows}"] = every * getattr(cfg, name).micro_batches

@@ -1,4 +1,5 @@
-"""What all tests share: eight fake CPU devices, strict broadcasting, a compilation cache."""
+"""What all tests share: eight fake CPU devices, quick compilation and a cache of it, strict
+broadcasting."""
 
 import os
 import pathlib
@@ -6,6 +7,8 @@ import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling programs that run a few times; 0: as users compile them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )

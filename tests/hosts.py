@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 TESTS = pathlib.Path(__file__).parent
+PATIENCE = 600  # seconds, on a busy machine
 LEVEL = 1  # of 255: what rounding may change in a picture
 HERE = "stands still"  # the file it leaves in the work folder
 
@@ -65,7 +66,7 @@ def start(program, *, processes=1, devices=1, port=None):
     ]
 
 
-def ended(started, code=0, timeout=240):
+def ended(started, code=0, timeout=PATIENCE):
     """Waits for processes that must all end with `code`; returns what they printed."""
     printed, limit = [], time.monotonic() + timeout
     try:
@@ -85,7 +86,7 @@ def kill(started):
             process.wait()
 
 
-def wait_for(path, started, timeout=240):
+def wait_for(path, started, timeout=PATIENCE):
     """Returns when `path` exists; the processes must live until then."""
     limit = time.monotonic() + timeout
     while not path.exists():

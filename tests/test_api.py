@@ -54,14 +54,6 @@ def write_model(folder, tokenizer, cfg=tiny.MODEL, seed=0):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def plain_programs():
-    """Tiny programs run once: less optimisation spares half of the seconds they take to compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")

@@ -20,26 +20,42 @@ from srum_jax.training import metrics
 
 TESTS = pathlib.Path(__file__).parent
 MESH = MeshConfig(data=2, fsdp=2, tensor=2, context=1)
-SMALL = {
-    "generate__count": 6,
+PROMPTS = {  # alike, so that their questions take few programs
+    "generate": [f"a {color} circle" for color in ("red", "green", "blue", "yellow", "cyan")],
+    "evaluate": [f"a {color} square" for color in ("red", "green", "blue", "yellow", "cyan")],
+}
+QUICK = {
+    "generate__count": 5,
     "score__proposers": ("grid",),  # of pictures of random weights nothing stands out
+    "evaluate__batch": 8,
+    "evaluate__count": 4,
+    "evaluate__best_of_prompts": 2,
+    "evaluate__questions": 4,
+    "evaluate__several": 2,
+    "evaluate__captions": 2,
+    "evaluate__edits": 1,
+    "train__steps": 4,
+    "train__rows": 2,
+    "train__log_every": 1,
+    "train__checkpoint_every": 100,
+    "train__lanes__und": 44,
+    "train__optim__warmup": 1,
+    "compute__remat": "none",
+    "export__dtype": "float32",
+}
+PROBED = QUICK | {
     "evaluate__batch": 12,
-    "evaluate__count": 6,
+    "evaluate__count": 5,
+    "evaluate__best_of_prompts": 3,
     "evaluate__questions": 11,
     "evaluate__several": 6,
     "evaluate__captions": 5,
     "evaluate__edits": 3,
     "train__steps": 24,
     "train__rows": 4,
-    "train__log_every": 1,
-    "train__checkpoint_every": 100,
-    "train__lanes__und": 44,
-    "train__optim__warmup": 1,
     "train__probe__prompts": 2,
     "train__probe__every": 12,
     "train__probe__patience": 100,
-    "compute__remat": "none",
-    "export__dtype": "float32",
 }
 
 
@@ -55,15 +71,17 @@ def assert_same_losses(one, other, first=1, last=None):
         assert loss == pytest.approx(one[step], rel=1e-5), step
 
 
-def assert_same_runs(one, two):
-    """Of two work folders, whatever numbers of hosts made them; the second one's are checked."""
-    hosts.assert_same_records(one, two)
-    stages = [folder / "round0/train" for folder in (one, two)]
-    assert_same_losses(*stages, last=SMALL["train__steps"])
-    looks = [metrics.read(stage / "probe.jsonl") for stage in stages]
-    assert [row["step"] for row in looks[1]] == [row["step"] for row in looks[0]] == [0, 12, 24]
+def assert_same_probes(one, two, steps):
+    looks = [metrics.read(folder / "round0/train/probe.jsonl") for folder in (one, two)]
+    assert [row["step"] for row in looks[1]] == [row["step"] for row in looks[0]] == steps
     for a, b in zip(*looks, strict=True):
         assert b == {name: pytest.approx(value, rel=1e-3, abs=1e-4) for name, value in a.items()}
+
+
+def assert_same_runs(one, two, steps):
+    """Of two work folders, whatever numbers of hosts made them; the second one's are checked."""
+    hosts.assert_same_records(one, two)
+    assert_same_losses(*(folder / "round0/train" for folder in (one, two)), last=steps)
     exported = [
         safetensors.load_file(folder / "round0/export/model/ema.safetensors")
         for folder in (one, two)
@@ -85,30 +103,50 @@ def assert_same_runs(one, two):
     assert left == []  # what was half written, or told between hosts
 
 
-@pytest.mark.slow
-def test_the_whole_loop_on_two_hosts_is_that_of_one(tmp_path):
-    weights = tiny.write_model(tmp_path / "model", answers=True)
-    config = hosts.write_config(tmp_path / "config.py", weights, **SMALL)
-    one, two = tmp_path / "one", tmp_path / "two"
+def runner(folder, devices, **values):
+    """The function that starts the whole loop in a work folder on some hosts."""
+    weights = tiny.write_model(folder / "model", answers=True)
+    for name, prompts in PROMPTS.items():
+        values[f"{name}__prompts"] = str(folder / f"{name}.txt")
+        (folder / f"{name}.txt").write_text("\n".join(prompts))
+    config = hosts.write_config(folder / "config.py", weights, **values)
 
     def run(workdir, processes):
         command = ["-m", "srum_jax.main", "--config", config, "--workdir", workdir]
-        return hosts.start(command, processes=processes, devices=2)
+        return hosts.start(command, processes=processes, devices=devices)
 
+    return run
+
+
+def assert_ended(started, two):
+    """Alike, and the first one alone names the report."""
+    printed, last = hosts.ended(started), f"report: {two / 'report.html'}"
+    assert last in printed[0] and last not in printed[1]
+
+
+def test_the_whole_loop_on_two_hosts_is_that_of_one(tmp_path):
+    run, one, two = runner(tmp_path, 1, **QUICK), tmp_path / "one", tmp_path / "two"
+    hosts.ended(run(one, 1))
+    assert_ended(run(two, 2), two)
+    assert_same_runs(one, two, QUICK["train__steps"])
+
+
+@pytest.mark.slow
+def test_one_host_of_two_is_told_to_stop_and_the_probed_run_goes_on(tmp_path):
+    run, one, two = runner(tmp_path, 2, **PROBED), tmp_path / "one", tmp_path / "two"
     hosts.ended(run(one, 1))
     started = run(two, 2)
     hosts.wait_for(two / "round0/train/metrics.jsonl", started)
     started[1].send_signal(signal.SIGTERM)  # one host alone is told to stop
     told = hosts.ended(started, code=75)
     saved = [int(p.name) for p in (two / "round0/train/checkpoints").iterdir()]
-    assert len(saved) == 1 and saved[0] < SMALL["train__steps"]
+    assert len(saved) == 1 and saved[0] < PROBED["train__steps"]
     assert all(f"train: stopped at step {saved[0]} of" in text for text in told)
     assert not (two / "round0/train/manifest.json").exists()
 
-    printed = hosts.ended(run(two, 2))
-    last = f"report: {two / 'report.html'}"
-    assert last in printed[0] and last not in printed[1]
-    assert_same_runs(one, two)
+    assert_ended(run(two, 2), two)
+    assert_same_runs(one, two, PROBED["train__steps"])
+    assert_same_probes(one, two, [0, 12, 24])
 
 
 def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_path):

@@ -96,11 +96,19 @@ def test_bad_command_lines_end_with_2_before_any_stage(stages, capsys, args, mes
     assert stages.calls == []
 
 
-def test_termination_sets_the_stop_event(stages):
+def test_termination_sets_the_stop_event(stages, monkeypatch):
+    """Signals within seconds are one; a later one ends the process, whatever it is saving."""
     assert go(stages) == 0
     assert not preemption.stop.is_set()
     signal.raise_signal(signal.SIGTERM)
     assert preemption.stop.is_set()
+    handler, ended = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(signal, "raise_signal", ended.append)
+    started = preemption.monotonic()
+    for later, ends in ((4, []), (9, [signal.SIGTERM])):
+        monkeypatch.setattr(preemption, "monotonic", lambda later=later: started + later)
+        handler(signal.SIGTERM, None)
+        assert ended == ends
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -1,107 +1,141 @@
-"""The notebooks of launch/colab, run from a clean kernel, and what they show."""
+"""The notebooks of launch/colab: run from a clean kernel, and as they are stored."""
 
 import json
 import os
-import pathlib
 import re
+import subprocess
 import sys
 
+import notebooks
 import pytest
+import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "launch" / "colab").glob("*.ipynb"))
-# The whole loop, so small that nothing is learned.
+PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
+ROOT = notebooks.FOLDER.parents[1]
+# The whole loop on random weights, so small that nothing is learned.
 SMALL = """\
-generate.count=16 generate.candidates=2 train.steps=4 train.rows=2 train.least_score=-1.0
-train.probe.prompts=0 evaluate.count=8 evaluate.questions=8 evaluate.several=4 evaluate.captions=4
-evaluate.edits=4 evaluate.best_of_prompts=4 evaluate.best_of=2"""
+generate.count=4 generate.candidates=2 generate.unit=8 sample.batch=8 sample.steps=2
+train.steps=2 train.rows=2 train.least_score=-1.0 train.probe.prompts=0
+evaluate.count=8 evaluate.questions=4 evaluate.several=2 evaluate.captions=2 evaluate.edits=1
+evaluate.best_of_prompts=2 evaluate.best_of=2 evaluate.batch=8 score.batch=8"""
 
 
 def run(name, tmp_path, **settings):
-    """The outputs of a notebook's code cells, one string a cell: text and markup."""
-    reason = "needs nbclient and ipykernel: pip install -e '.[test]'"
-    nbclient = pytest.importorskip("nbclient", reason=reason)
-    nbformat = pytest.importorskip("nbformat", reason=reason)
-    pytest.importorskip("ipykernel", reason=reason)
-    notebook = nbformat.read(ROOT / "launch" / "colab" / f"{name}.ipynb", as_version=4)
+    """What the code cells show after a run in a clean kernel."""
+    for package in ("nbclient", "nbformat", "ipykernel"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install -e '.[test]'")
     cache = os.path.join(sys.prefix if sys.prefix != sys.base_prefix else tmp_path, "jax_cache")
     env = {
-        **os.environ,
         "XLA_FLAGS": "",  # one device, as a reader has
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # programs that run once: compiling counts
         "XDG_CACHE_HOME": cache,
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        **settings,
     }
-    client = nbclient.NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
-    )
-    client.execute(env=env)
-    shown = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            outputs = [output.get("data", output) for output in cell.outputs]
-            shown.append("".join(o.get("text/html") or o.get("text") or "" for o in outputs))
-            plain = [o["text/plain"] for o in outputs if "text/html" not in o and "text/plain" in o]
-            assert not plain, f"{name}: a bare value is shown: {plain}"
-    return shown
+    return notebooks.shown(notebooks.execute(name, tmp_path, **env | settings))
+
+
+def stored(name):
+    return json.loads((notebooks.FOLDER / f"{name}.ipynb").read_text())
 
 
 def pictures(markup):
     return len(re.findall(r"data:image/(?:png|webp)", markup))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_are_stored_without_outputs_and_begin_with_the_installation(path):
-    notebook = json.loads(path.read_text())
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert path.stat().st_size < 20_000
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(not c["outputs"] and c["execution_count"] is None for c in code)
-    assert notebook["cells"][0]["cell_type"] == "markdown"
-    assert "".join(notebook["cells"][0]["source"]).startswith("# ")
-    first = json.loads(NOTEBOOKS[0].read_text())["cells"][1]["source"]
-    assert code[0]["source"] == first  # the same cell in all
-    assert 'if importlib.util.find_spec("srum_jax") is None:' in "".join(first)
+# What each shows, `many` drawings of a prompt; one function for a fresh run and the stored file.
 
 
-def test_there_are_three():
-    assert [path.stem for path in NOTEBOOKS] == ["draw", "rewards", "train"]
-
-
-def test_draw(tmp_path):
-    installed, loaded, _, drawn, asked, captioned, edited, changed = run(
-        "draw", tmp_path, SRUM_JAX_MANY="2"
-    )
+def check_draw(shown, many):
+    installed, loaded, _, drawn, asked, captioned, edited, changed = shown
     assert installed == "" and loaded.startswith("loaded:")
-    assert pictures(drawn) == pictures(captioned) == 4 and pictures(edited) == 3
+    assert pictures(drawn) == pictures(captioned) == 2 * many and pictures(edited) == 3
     assert asked.count("<tr>") == 4 and changed.count("<tr>") == 3
     assert "red" in asked
 
 
-def test_rewards(tmp_path):
-    shown = run("rewards", tmp_path, SRUM_JAX_MANY="2")
+def check_rewards(shown, many):
     extremes, parts, chosen, truth = shown[4:]
-    assert pictures(extremes) == pictures(chosen) == 6
+    assert pictures(extremes) == 6 and pictures(chosen) == 3 * many
     assert chosen.count("✓ chosen") == 3 and "<rect" in extremes
     assert parts.count("<tr>") == truth.count("<tr>") == 4
     assert re.search(r"whole picture <b>[+−]\d\.\d\d</b>", chosen)
 
 
-@pytest.mark.slow
-def test_train(tmp_path):
-    work = tmp_path / "work"
-    config = " ".join(f"--config.{one}" for one in SMALL.split())
-    shown = run("train", tmp_path, SRUM_JAX_WORKDIR=str(work), SRUM_JAX_CONFIG=config)
+def check_train(shown, work):
     _, told, log, table, cards, report, plan = shown
-    assert str(work) in told and f"report: {work / 'report.html'}" in log
+    assert str(work) in told and f"report: {work}/report.html" in log
     assert table.count("<tr>") == 4 and "trained" in table
     assert pictures(cards) == 16 and "srcdoc" in report
     assert "--plan v5p:2x2x2" in plan and "launch/tpu_pod.sh delete" in plan
+
+
+def test_draw(tmp_path):
+    check_draw(run("draw", tmp_path, SRUM_JAX_MANY="2"), many=2)
+
+
+def test_rewards(tmp_path):
+    check_rewards(run("rewards", tmp_path, SRUM_JAX_MANY="2"), many=2)
+
+
+def test_train(tmp_path):
+    weights = tiny.write_model(tmp_path / "model", answers=True)
+    config = " ".join(f"--config.{one}" for one in [*SMALL.split(), f"weights={weights}"])
+    work = tmp_path / "work"
+    shown = run("train", tmp_path, SRUM_JAX_WORKDIR=str(work), SRUM_JAX_CONFIG=config)
+    check_train(shown, work)
+
+
+def test_as_stored_they_show_the_same():
+    assert [path.stem for path in PATHS] == ["draw", "rewards", "train"]
+    check_draw(notebooks.shown(stored("draw")), many=4)
+    check_rewards(notebooks.shown(stored("rewards")), many=8)
+    check_train(notebooks.shown(stored("train")), "runs/notebook")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PATHS])
+def test_stored_outputs_are_whole_and_tell_nothing_of_a_machine(name):
+    notebook = stored(name)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert all(o["output_type"] != "error" for cell in code for o in cell["outputs"])
+    text = json.dumps([cell["outputs"] for cell in code])
+    assert not re.findall(r"(?<![\w+/=.:<])/(?:home|Users|root|work|tmp|var|opt|mnt|usr)/", text)
+    assert "\\r" not in text and len(text) < 500_000
+
+
+def test_they_begin_with_the_installation():
+    first = [stored(path.stem)["cells"][:2] for path in PATHS]
+    assert all("".join(title["source"]).startswith("# ") for title, _ in first)
+    assert all(cell["source"] == first[0][1]["source"] for _, cell in first)  # the same in all
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "named", "clone"])
+def test_the_installation(tmp_path, place):
+    """Where srum_jax cannot be imported (-S: without installed packages)."""
+    source = "".join(stored("draw")["cells"][1]["source"])
+    told = "import subprocess\nsubprocess.run = lambda command, check: print(*command)\n"
+    folder = tmp_path
+    if place == "named":
+        source = source.replace("https://github.com/OWNER", "https://host/me")
+    if place == "clone":
+        folder = tmp_path / "launch" / "colab"
+        folder.mkdir(parents=True)
+        (tmp_path / "srum_jax").mkdir()
+        (tmp_path / "srum_jax" / "__init__.py").touch()
+    command = [sys.executable, "-S", "-I", "-c", told + source]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if place == "elsewhere":
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr.strip() == "Set REPO, at the top of this cell, and run the cell again."
+        return
+    assert done.returncode == 0, done.stderr
+    *cloned, installed = done.stdout.splitlines()
+    clone = tmp_path if place == "clone" else tmp_path / "srum_jax_clone"
+    assert len(cloned) == (place == "named") and all(
+        "https://host/me/srum_jax" in c for c in cloned
+    )
+    assert re.search(rf"-m pip install --quiet -e {clone}(\[gpu\]|\[tpu\]|)$", installed)

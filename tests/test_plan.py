@@ -185,11 +185,8 @@ def test_parts_are_what_lies_on_a_chip():
 
 
 def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
-    values = {"train__rows": 12, "train__micro_batches": 2, "train__probe__prompts": 2}
-    made, _ = planned(lambda *_: 1.0, **values)
-    assert made["rows"] == 16 and made["set"]["train.rows"] == 16
-    assert made["set"]["sample.batch"] == 8 and made["set"]["generate.unit"] == 8
-    assert "score.batch" not in made["set"]  # 8 already
+    made, _ = planned(lambda *_: 1.0, train__rows=12, train__micro_batches=2)
+    assert made["rows"] == 16 and made["set"] == {"train.rows": 16}
     assert "--config.train.rows=16" in "\n".join(plan.lines(made))
 
 
@@ -199,11 +196,10 @@ def test_a_plan_of_nothing_is_refused():
 
 
 def test_what_hosts_do_alone_is_cut_over_their_own_chips(unlowered):
-    """Without the probe nothing draws on all chips: of four a batch of four is enough."""
-    made, _ = planned(lambda *_: 1.0, only=("sample",), train__probe__prompts=0)
+    """Of eight chips four are a host's: for its drawing a batch of four is enough."""
+    made, _ = planned(lambda *_: 1.0, only=("sample",))
     assert "sample.batch" not in made["set"] and made["programs"]["sample"]["images"] == 4
-    values = {"sample__batch": 2, "generate__unit": 2, "train__probe__prompts": 0}
-    made, _ = planned(lambda *_: 1.0, only=("sample",), **values)
+    made, _ = planned(lambda *_: 1.0, only=("sample",), sample__batch=2, generate__unit=2)
     assert made["set"]["sample.batch"] == made["set"]["generate.unit"] == 4
 
 

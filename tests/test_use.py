@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import jax
 import pytest
 import test_api
 from PIL import Image
@@ -27,9 +26,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened():
     """Models by how they were opened: each is compiled once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield {}
-    jax.config.update("jax_disable_most_optimizations", False)
+    return {}
 
 
 @pytest.fixture
@@ -315,8 +312,7 @@ def test_as_a_program(folder, tmp_path):
     assert use.parser().parse_args(command).model == "shapes"
     done = subprocess.run(
         [sys.executable, "-m", "srum_jax.use", *command, "--model", str(folder)],
-        env=os.environ
-        | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
     )

@@ -237,8 +237,12 @@ class Probe:
             for k in range(self.bounds.candidates)
         ]
         self.texts = [job["prompt"] for job in self.jobs]
-        self.paint = model.painter(opened, cfg, mesh)
-        self.ask = model.asker(opened, cfg, mesh, rows=cfg.score.batch)
+        # All devices look together: a batch that is each host's own may be too small for them.
+        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        drawn, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
+        sample = dataclasses.replace(cfg.sample, batch=drawn)
+        self.paint = model.painter(opened, dataclasses.replace(cfg, sample=sample), mesh)
+        self.ask = model.asker(opened, cfg, mesh, rows=asked)
         self.proposer = judges.simple(cfg.score)
         self.rows = read(folder)
 
