@@ -8,6 +8,7 @@ training.
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +122,8 @@ class World:
                 stdout=out,
                 stderr=err,
                 cwd=self.folder,
+                # A shell cannot trap what was ignored when it began, as in a job put in background.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def run(self, script, *args, **env):

@@ -186,7 +186,8 @@ def test_parts_are_what_lies_on_a_chip():
 
 def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
     made, _ = planned(lambda *_: 1.0, train__rows=12, train__micro_batches=2)
-    assert made["rows"] == 16 and made["set"] == {"train.rows": 16}
+    assert made["rows"] == 16 and made["set"]["train.rows"] == 16
+    assert not {"sample.batch", "score.batch", "generate.unit"} & set(made["set"])  # a host's own
     assert "--config.train.rows=16" in "\n".join(plan.lines(made))
 
 
