@@ -114,6 +114,9 @@ class World:
         }
 
     def start(self, script, *args, **env):
+        # A shell cannot trap what was ignored when it began, as in a job put in the background.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with open(self.folder / "out", "w") as out, open(self.folder / "err", "w") as err:
             return subprocess.Popen(
                 [LAUNCH / script, *args],
@@ -122,8 +125,6 @@ class World:
                 stdout=out,
                 stderr=err,
                 cwd=self.folder,
-                # A shell cannot trap what was ignored when it began, as in a job put in background.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def run(self, script, *args, **env):
