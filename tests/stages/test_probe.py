@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import threading
 
 import jax
 import jsonschema
@@ -13,9 +12,7 @@ import tiny
 from stages import test_evaluate, test_train
 
 from srum_jax.config import ProbeConfig
-from srum_jax.core import preemption
-from srum_jax.core.errors import Preempted
-from srum_jax.data import pipeline, units
+from srum_jax.data import units
 from srum_jax.rewards import judge
 from srum_jax.stages import evaluate, generate, probe, train
 from srum_jax.stages.manifest import Workdir
@@ -248,20 +245,8 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
 
 def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
     cfg, whole, _ = done
-    work, stop, make = write(Workdir(tmp_path), cfg), threading.Event(), pipeline.batches
-
-    def stopping(*args, **more):
-        for n, batch in enumerate(make(*args, **more), 1):
-            if n == 2:
-                stop.set()
-            yield batch
-
-    monkeypatch.setattr(preemption, "stop", stop)
-    monkeypatch.setattr(pipeline, "batches", stopping)
-    with pytest.raises(Preempted, match="step 2 of 3"):
-        test_train.run(cfg, work)
-    monkeypatch.undo()
-    monkeypatch.setattr(preemption, "stop", threading.Event())
+    work = write(Workdir(tmp_path), cfg)
+    test_train.stopped(monkeypatch, 2, lambda: test_train.run(cfg, work))
     looks, look = [], probe.Probe.look
     monkeypatch.setattr(
         probe.Probe, "look", lambda self, n, ema: looks.append(n) or look(self, n, ema)

@@ -475,23 +475,28 @@ def test_everything_may_be_trained(weights, tmp_path):
     assert not any(path.startswith("vit/") for path in moved)  # no pictures are read
 
 
-def test_stopped_and_resumed_bit_for_bit(done, tmp_path, monkeypatch):
-    cfg, first, _ = done
-    work, stop, make = write(Workdir(tmp_path), cfg), threading.Event(), pipeline.batches
+def stopped(monkeypatch, step, go):
+    """A training `go()` of three steps that is told to stop in its step `step`."""
+    stop, make = threading.Event(), pipeline.batches
 
     def stopping(*args, **more):
         for n, batch in enumerate(make(*args, **more), 1):
-            if n == 2:
+            if n == step:
                 stop.set()
             yield batch
 
-    monkeypatch.setattr(preemption, "stop", stop)
-    monkeypatch.setattr(pipeline, "batches", stopping)
-    with pytest.raises(Preempted, match="train: stopped at step 2 of 3, state saved"):
-        run(cfg, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, "stop", stop)
+        patch.setattr(pipeline, "batches", stopping)
+        with pytest.raises(Preempted, match=f"train: stopped at step {step} of 3, state saved"):
+            go()
+
+
+def test_stopped_and_resumed_bit_for_bit(done, tmp_path, monkeypatch):
+    cfg, first, _ = done
+    work = write(Workdir(tmp_path), cfg)
+    stopped(monkeypatch, 2, lambda: run(cfg, work))
     assert not (work.stage("train") / "manifest.json").exists()
-    monkeypatch.undo()
-    monkeypatch.setattr(preemption, "stop", threading.Event())
     run(cfg, work)
     for a, b in zip(trained(cfg, work), trained(cfg, first), strict=True):
         for path in a:

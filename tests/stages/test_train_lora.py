@@ -1,6 +1,5 @@
 """Adapters on the road: trained beside a base that stays, probed, resumed, merged afterwards."""
 
-import threading
 import types
 
 import jax
@@ -12,9 +11,7 @@ import tiny
 from stages import test_probe, test_train
 
 from srum_jax.core import params as P
-from srum_jax.core import preemption
-from srum_jax.core.errors import BadInput, Preempted
-from srum_jax.data import pipeline
+from srum_jax.core.errors import BadInput
 from srum_jax.models import hf, lora
 from srum_jax.stages import evaluate, export, model, probe
 from srum_jax.stages.manifest import Manifest, Workdir
@@ -118,20 +115,8 @@ def test_the_first_look_is_at_the_base(done):
 
 def test_resumed_bit_for_bit(done, tmp_path, monkeypatch):
     cfg, first, _ = done
-    work, stop, make = write(tmp_path, cfg), threading.Event(), pipeline.batches
-
-    def stopping(*args, **more):
-        for n, batch in enumerate(make(*args, **more), 1):
-            if n == 2:
-                stop.set()
-            yield batch
-
-    monkeypatch.setattr(preemption, "stop", stop)
-    monkeypatch.setattr(pipeline, "batches", stopping)
-    with pytest.raises(Preempted, match="step 2 of 3"):
-        run(test_train.train, cfg, work)
-    monkeypatch.undo()
-    monkeypatch.setattr(preemption, "stop", threading.Event())
+    work = write(tmp_path, cfg)
+    test_train.stopped(monkeypatch, 2, lambda: run(test_train.train, cfg, work))
     run(test_train.train, cfg, work)
     want = adapters(first)
     for path, leaf in adapters(work).items():
