@@ -189,7 +189,8 @@ def ours(work: Work, start: params.Params) -> Call:
 
     def call():
         nonlocal state
-        state, metrics = run(state, Fixed({}, None), data, jax.random.key(0))
+        with jax.set_mesh(mesh):  # as a stage runs
+            state, metrics = run(state, Fixed({}, None), data, jax.random.key(0))
         jax.block_until_ready(state)
         return float(metrics["loss"]), float(metrics["grad_norm"])
 

@@ -76,6 +76,7 @@ def alone():
     ],
 )
 def test_loss_and_gradients_are_those_of_one_device(alone, monkeypatch, name, sizes, micro_batches):
+    monkeypatch.setattr(chunked, "_QUERIES", 20)
     monkeypatch.setattr(chunked, "_KEYS", 24)
     loss, grads = gradients(name, mesh_of(*sizes), packed(), micro_batches)
     want_loss, want = alone

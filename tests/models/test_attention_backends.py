@@ -89,6 +89,7 @@ def found(name, batch, q, k, v, pull):
 @pytest.fixture
 def backends(monkeypatch):
     """As they run without their machines: small chunks, kernels interpreted, plain cuDNN."""
+    monkeypatch.setattr(chunked, "_QUERIES", 40)
     monkeypatch.setattr(chunked, "_KEYS", 48)
     monkeypatch.setattr(splash, "_INTERPRET", True)
     monkeypatch.setattr(pallas, "_INTERPRET", True)
@@ -278,6 +279,41 @@ def test_an_interval_fits_the_kernels_one_number():
     np.testing.assert_array_equal(splash._within(code, key), [[0, 0, 1, 1, 1, 0]])
 
 
+def test_chunked_meets_only_blocks_that_are_seen(backends):
+    """Each pair of blocks with a visible pair of tokens, once; also where masks have gaps."""
+    for batch in (many(), mixed()):
+        tokens = joined((batch.und, batch.gen))
+        queries, keys = jit(chunked.prepare)(tokens, tokens)
+        allowed = np.asarray(attention.seen(tokens, tokens))
+        (rows, blocks), others = queries.count.shape, keys.segment.shape[1]
+        size = blocks * chunked._QUERIES, others * chunked._KEYS
+        spare = [(0, whole - n) for whole, n in zip(size, allowed.shape[1:], strict=True)]
+        allowed = np.pad(allowed, [(0, 0), *spare])
+        met = allowed.reshape(rows, blocks, chunked._QUERIES, others, -1).any(axis=(2, 4))
+        assert 0.1 < met.mean() < 0.7
+        for b, i in np.ndindex(rows, blocks):
+            found = queries.others[b, i, : queries.count[b, i]]
+            np.testing.assert_array_equal(found, np.flatnonzero(met[b, i]))
+
+
+def test_chunked_makes_no_mask_of_a_whole_row():
+    """Not in a loop over layers either, out of which compilers move what does not change."""
+    tokens = Tokens(*(np.zeros((1, 4096), np.int32) for _ in range(5)))
+
+    @jax.jit
+    @jax.grad
+    def loss(x):
+        attend = attention.over((tokens,), "chunked")
+
+        def layer(x, _):
+            return attend((x,), (x,), (x,))[0], None
+
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer), x, length=3)[0])
+
+    x = jax.ShapeDtypeStruct((1, 4096, 2, 8), jnp.float32)
+    assert loss.lower(x).compile().memory_analysis().temp_size_in_bytes < 4096**2
+
+
 def test_blocks_that_nobody_sees_are_not_computed():
     batch = many()
     tokens = joined((batch.und, batch.gen))
@@ -317,7 +353,9 @@ def test_what_no_query_of_a_block_sees_is_not_read(backends):
 def test_the_choice_and_its_reason(caplog):
     run = dict(tokens=8192, head_dim=128, dtype="bfloat16")
     for platform, changed, want in (
-        ("cpu", dict(tokens=600), "dense"),
+        ("cpu", dict(tokens=255), "dense"),
+        ("cpu", dict(tokens=256), "chunked"),
+        ("gpu", dict(tokens=600, dtype="float32"), "dense"),
         ("cpu", {}, "chunked"),
         ("tpu", {}, "splash"),
         ("tpu", dict(gap="candidate 2: item 4 …"), "chunked"),

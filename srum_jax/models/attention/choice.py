@@ -6,7 +6,8 @@ from absl import logging
 
 from srum_jax.models.attention import splash
 
-_SHORT = 2048  # tokens of a row whose scores are best held at once
+# Tokens of a row whose scores are best held at once: on a CPU less than a block of `chunked`.
+_SHORT = {"cpu": 255, "gpu": 2048, "tpu": 2048}
 
 
 def choose(
@@ -62,6 +63,6 @@ def _fitting(platform, tokens, head_dim, dtype, gap) -> tuple[str, str]:
     if own and not problem(own):
         return own, f"the kernel of this machine ({platform})"
     because = f"not {own}: {problem(own)}" if own else f"a {platform} has no kernel of its own"
-    if tokens <= _SHORT:
+    if tokens <= _SHORT[platform]:
         return "dense", f"{because}; rows of {tokens} tokens are short"
     return "chunked", f"{because}; rows of {tokens} tokens are too long for dense scores"

@@ -1,95 +1,150 @@
-"""Attention over chunks of keys with a running softmax: memory O(S · chunk), any mask.
+"""Attention over blocks of queries and keys with a running softmax: any mask, nothing of size S×T.
 
-Written in plain XLA, so it runs everywhere. Each chunk's part of the mask is made from the tokens,
-and the backward pass makes it again: nothing of size S×T exists. No chunk is skipped.
+Written in plain XLA, so it runs everywhere. A block of queries meets only those blocks of keys that
+one of its queries sees something of. Their part of the mask is made from the tokens when they meet,
+and once more in the backward pass.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import struct
 
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention.dense import NEVER, fold, fold_mask, unfold
+from srum_jax.models.attention.dense import NEVER
 from srum_jax.models.attention.law import seen
 
-_KEYS = 512  # in a chunk
+# Tokens of a block. On a CPU the scores of a few heads stay in its caches.
+_QUERIES, _KEYS = 256, 512
 
 
-def _cut(x: jax.Array, fill: float) -> jax.Array:
-    """[B,T,...] -> [N,B,t,...], the last chunk filled up."""
-    size = min(_KEYS, x.shape[1])
-    spare = -x.shape[1] % size
-    x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2), constant_values=fill)
-    return rearrange(x, "b (n t) ... -> n b t ...", t=size)
+@struct.dataclass
+class Queries:
+    """Blocks of a row's queries: their `tokens` [B,I,s], and the blocks of keys that each meets,
+    the first `count` [B,I] numbers of `others` [B,I,J] int32."""
+
+    tokens: Tokens
+    others: jax.Array
+    count: jax.Array
 
 
-def _chunks(k: jax.Array, v: jax.Array, keys: Tokens):
-    # A filler key is of segment -1, which no query has.
-    return _cut(k, 0), _cut(v, 0), jax.tree.map(lambda x: _cut(x, -1), keys)
+def _blocks(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
+    """[..., S, ...] -> [..., N, s, ...] along an axis, the last block filled up with 0 (a token of
+    zeros is padding)."""
+    size = min(size, x.shape[axis])
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (0, -x.shape[axis] % size)
+    x = jnp.pad(x, pads)
+    return x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
+
+
+def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, Tokens]:
+    """(blocks of the queries and whom they meet, blocks of the keys [B,J,t])."""
+    queries = jax.tree.map(lambda x: _blocks(x, _QUERIES, 1), queries)
+    keys = jax.tree.map(lambda x: _blocks(x, _KEYS, 1), keys)
+
+    def meets(queries):  # of one block in every row, [B,s]
+        every = jax.tree.map(lambda x: rearrange(x, "b j t -> b (j t)"), keys)
+        found = rearrange(seen(queries, every), "b s (j t) -> b s j t", j=keys.segment.shape[1])
+        return jnp.any(found, axis=(1, 3))
+
+    met = jax.lax.map(meets, jax.tree.map(lambda x: rearrange(x, "b i s -> i b s"), queries))
+    met = rearrange(met, "i b j -> b i j")
+    others = jnp.argsort(~met, axis=-1, stable=True).astype(jnp.int32)
+    return Queries(queries, others, jnp.sum(met, axis=-1, dtype=jnp.int32)), keys
+
+
+def _at(tree, i: jax.Array):
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
 
 def _scores(q, k, queries, keys):
-    s = jnp.einsum("bkrc,btkc->bkrt", q, k, preferred_element_type=jnp.float32)
-    group = q.shape[2] // queries.segment.shape[1]
-    return jnp.where(fold_mask(seen(queries, keys), group), s, NEVER)
+    """float32 [R,t] of q [R,C], R = group · s, and k [t,C]; NEVER where hidden."""
+    s = jnp.einsum("rc,tc->rt", q, k, preferred_element_type=jnp.float32)
+    queries, keys = jax.tree.map(lambda x: x[None], (queries, keys))
+    allowed = seen(queries, keys)
+    by_head = rearrange(s, "(g s) t -> g s t", s=allowed.shape[1])
+    return jnp.where(allowed, by_head, NEVER).reshape(s.shape)
 
 
+# One row and kv head, in blocks: q [I,R,C] of the queries that read it, k, v [J,t,C].
 @jax.custom_vjp
-def _folded(q: jax.Array, k: jax.Array, v: jax.Array, queries: Tokens, keys: Tokens) -> jax.Array:
-    return _forward(q, k, v, queries, keys)[0]
+def _head(q: jax.Array, k: jax.Array, v: jax.Array, queries: Queries, keys: Tokens) -> jax.Array:
+    return _head_forward(q, k, v, queries, keys)[0]
 
 
-def _forward(q, k, v, queries, keys):
-    def add(carry, chunk):
-        o, top, total = carry
-        k, v, keys = chunk
-        s = _scores(q, k, queries, keys)
-        new = jnp.maximum(top, jnp.max(s, axis=-1, keepdims=True))
-        p, shrunk = jnp.exp(s - new), jnp.exp(top - new)
-        part = jnp.einsum("bkrt,btkc->bkrc", p.astype(v.dtype), v, preferred_element_type=o.dtype)
-        total = total * shrunk + jnp.sum(p, axis=-1, keepdims=True)
-        return (o * shrunk + part, new, total), None
+def _head_forward(q, k, v, queries, keys):
+    def block(x):
+        q, of = x
 
-    one = jnp.zeros((*q.shape[:3], 1), jnp.float32)
-    # The maximum starts above NEVER: hidden keys count nothing even where no key was seen yet.
-    start = (jnp.zeros(q.shape, jnp.float32), one + NEVER / 2, one)
-    (o, top, total), _ = jax.lax.scan(add, start, _chunks(k, v, keys))
-    some = total > 0
-    o = jnp.where(some, o / jnp.where(some, total, 1), 0)
-    lse = jnp.where(some, top + jnp.log(jnp.where(some, total, 1)), 0)
+        def meet(n, carry):
+            o, top, total = carry
+            k_, v_, tokens = _at((k, v, keys), of.others[n])
+            s = _scores(q, k_, of.tokens, tokens)
+            new = jnp.maximum(top, jnp.max(s, axis=-1, keepdims=True))
+            p, shrunk = jnp.exp(s - new), jnp.exp(top - new)
+            part = jnp.einsum(
+                "rt,tc->rc", p.astype(v.dtype), v_, preferred_element_type=jnp.float32
+            )
+            return o * shrunk + part, new, total * shrunk + jnp.sum(p, axis=-1, keepdims=True)
+
+        one = jnp.zeros((len(q), 1), jnp.float32)
+        # The maximum starts above NEVER: hidden keys count nothing even where none was seen yet.
+        start = (jnp.zeros(q.shape, jnp.float32), one + NEVER / 2, one)
+        o, top, total = jax.lax.fori_loop(0, of.count, meet, start)
+        some = total > 0
+        total = jnp.where(some, total, 1)
+        return o / total, jnp.where(some, top + jnp.log(total), 0)
+
+    o, lse = jax.lax.map(block, (q, queries))
     return o.astype(v.dtype), (q, k, v, queries, keys, o, lse)
 
 
-def _backward(saved, g):
+def _head_backward(saved, g):
     q, k, v, queries, keys, o, lse = saved
     own = jnp.sum(g.astype(jnp.float32) * o, axis=-1, keepdims=True)
 
-    def add(dq, chunk):
-        k, v, keys = chunk
-        p = jnp.exp(_scores(q, k, queries, keys) - lse)
-        dp = jnp.einsum("bkrc,btkc->bkrt", g, v, preferred_element_type=jnp.float32)
-        ds = (p * (dp - own)).astype(q.dtype)
-        dq = dq + jnp.einsum("bkrt,btkc->bkrc", ds, k, preferred_element_type=dq.dtype)
-        # The large array stays untransposed: transposing it costs more than the product on CPU.
-        return dq, (
-            jnp.einsum("bkrc,bkrt->bkct", q, ds),
-            jnp.einsum("bkrc,bkrt->bkct", g, p.astype(g.dtype)),
-        )
+    def block(sums, x):
+        q, g, lse, own, of = x
 
-    dq, parts = jax.lax.scan(add, jnp.zeros(q.shape, jnp.float32), _chunks(k, v, keys))
-    dk, dv = (rearrange(x, "n b k c t -> b (n t) k c")[:, : k.shape[1]] for x in parts)
+        def meet(n, carry):
+            dq, dk, dv = carry
+            j = of.others[n]
+            k_, v_, tokens = _at((k, v, keys), j)
+            p = jnp.exp(_scores(q, k_, of.tokens, tokens) - lse)
+            dp = jnp.einsum("rc,tc->rt", g, v_, preferred_element_type=jnp.float32)
+            ds = (p * (dp - own)).astype(q.dtype)
+            # The scores stay untransposed: transposing them costs more than the product on CPU.
+            into = functools.partial(jnp.einsum, "rc,rt->ct", preferred_element_type=jnp.float32)
+            dq = dq + jnp.einsum("rt,tc->rc", ds, k_, preferred_element_type=jnp.float32)
+            return dq, dk.at[j].add(into(q, ds)), dv.at[j].add(into(g, p.astype(g.dtype)))
+
+        start = (jnp.zeros(q.shape, jnp.float32), *sums)
+        dq, *sums = jax.lax.fori_loop(0, of.count, meet, start)
+        return tuple(sums), dq
+
+    none = jnp.zeros((k.shape[0], k.shape[2], k.shape[1]), jnp.float32)
+    (dk, dv), dq = jax.lax.scan(block, (none, none), (q, g, lse, own, queries))
+    dk, dv = (rearrange(x, "j c t -> j t c").astype(k.dtype) for x in (dk, dv))
     return dq.astype(q.dtype), dk, dv, None, None
 
 
-_folded.defvjp(_forward, _backward)
+_head.defvjp(_head_forward, _head_backward)
 
 
-def prepare(queries: Tokens, keys: Tokens) -> tuple[Tokens, Tokens]:
-    """The tokens themselves: masks are made chunk by chunk."""
-    return queries, keys
-
-
-def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Tokens, Tokens]) -> jax.Array:
+def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, Tokens]) -> jax.Array:
     """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `law.seen`; returns [B,S,H,C]."""
-    kv_heads = k.shape[2]
-    return unfold(_folded(fold(q, kv_heads), k, v, *tables), q.shape[2] // kv_heads)
+    count, group = q.shape[1], q.shape[2] // k.shape[2]
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+
+    def one(row):
+        q, k, v, queries, keys = row
+        q = rearrange(_blocks(q, _QUERIES), "i s (k g) c -> k i (g s) c", g=group)
+        k, v = (rearrange(_blocks(x, _KEYS), "j t k c -> k j t c") for x in (k, v))
+        o = jax.lax.map(lambda head: _head(*head, queries, keys), (q, k, v))
+        return rearrange(o, "k i (g s) c -> (i s) (k g) c", g=group)[:count]
+
+    # Row after row: each has blocks of its own to meet. Head after head: scores stay small.
+    return jax.lax.map(one, (q, k, v, *tables))

@@ -12,7 +12,6 @@ from einops import rearrange, repeat
 
 NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
 _SCORES = 2**27  # of one row that are held at once; more are computed in parts
-_IN_CACHES = 2**19  # the same of a CPU's backward pass, where fresh memory costs the most
 
 
 def fold(q: jax.Array, kv_heads: int) -> jax.Array:
@@ -31,30 +30,23 @@ def fold_mask(allowed: jax.Array, group: int) -> jax.Array:
     return repeat(allowed, "b s t -> b 1 (g s) t", g=group)
 
 
-def _part(q: jax.Array, width: int, limit: int) -> int:
-    """How many of the queries [B,K,R,C] go in a part, so that it has at most `limit` scores of
-    `width` keys in a row."""
-    kv_heads, count = q.shape[1:3]
-    return math.ceil(count / math.ceil(kv_heads * count * width / limit))
-
-
-def _cut(x: jax.Array, size: int) -> jax.Array:
-    """[B,K,R,·] -> parts [N,B,K,size,·], the last one filled up with 0."""
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size), (0, 0)))
-    return rearrange(x, "b k (n r) c -> n b k r c", r=size)
-
-
-def _joined(x: jax.Array, count: int) -> jax.Array:
-    return rearrange(x, "n b k r c -> b k (n r) c")[:, :, :count]
-
-
 def _in_parts(attend, q: jax.Array, allowed: jax.Array, width: int):
-    """`attend(q, allowed)` for q [B,K,R,C], allowed bool [B,1,R,T]: a tree of [B,K,R,·]."""
-    count, size = q.shape[2], _part(q, width, _SCORES)
-    if size == count:
+    """`attend(q, allowed)` for q [B,K,R,C], allowed bool [B,1,R,T]: a tree of [B,K,R,·].
+
+    Queries go in parts where a row has more than `_SCORES` scores of `width` keys each.
+    """
+    kv_heads, count = q.shape[1:3]
+    parts = math.ceil(kv_heads * count * width / _SCORES)
+    if parts == 1:
         return attend(q, allowed)
-    found = jax.lax.map(lambda part: attend(*part), (_cut(q, size), _cut(allowed, size)))
-    return jax.tree.map(lambda x: _joined(x, count), found)
+    size = math.ceil(count / parts)
+
+    def cut(x):
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, parts * size - count), (0, 0)))
+        return rearrange(x, "b k (n r) c -> n b k r c", n=parts)
+
+    found = jax.lax.map(lambda part: attend(*part), (cut(q), cut(allowed)))
+    return jax.tree.map(lambda x: rearrange(x, "n b k r c -> b k (n r) c")[:, :, :count], found)
 
 
 @jax.custom_vjp
@@ -85,34 +77,15 @@ def _folded_backward(saved, g):
     # Every product keeps the S×T array untransposed: transposing it costs several times the
     # product itself on CPU.
     q, k, v, allowed, o, lse = saved
-    own = jnp.sum(g.astype(jnp.float32) * o, axis=-1, keepdims=True)
-
-    def gradients(q, allowed, lse, g, own):
-        """dq, and what these queries add to dk and dv, transposed."""
-        p = jnp.exp(_scores(q, k, allowed) - lse)
-        dv = jnp.einsum("bkqc,bkqt->bkct", g, p.astype(g.dtype), preferred_element_type=jnp.float32)
-        dp = jnp.einsum("bkqc,bktc->bkqt", g, v, preferred_element_type=jnp.float32)
-        ds = (p * (dp - own)).astype(q.dtype)
-        dk = jnp.einsum("bkqc,bkqt->bkct", q, ds, preferred_element_type=jnp.float32)
-        return jnp.einsum("bkqt,bktc->bkqc", ds, k), dk, dv
-
-    limit = _IN_CACHES if jax.default_backend() == "cpu" else _SCORES
-    count, size = q.shape[2], _part(q, k.shape[2], limit)
-    rows = (q, allowed, lse, g, own)
-    if size == count:
-        dq, dk, dv = gradients(*rows)
-    else:
-
-        def add(sums, part):
-            dq, dk, dv = gradients(*part)
-            return (sums[0] + dk, sums[1] + dv), dq
-
-        none = jnp.zeros((*k.shape[:2], k.shape[3], k.shape[2]), jnp.float32)
-        parts = jax.tree.map(lambda x: _cut(x, size), rows)
-        (dk, dv), dq = jax.lax.scan(add, (none, none), parts)
-        dq = _joined(dq, count)
-    dk, dv = (rearrange(x, "b k c t -> b k t c").astype(k.dtype) for x in (dk, dv))
-    return dq, dk, dv, None
+    p = jnp.exp(_scores(q, k, allowed) - lse)
+    g32 = g.astype(jnp.float32)
+    dv = jnp.einsum("bkqc,bkqt->bkct", g, p.astype(g.dtype))
+    dp = jnp.einsum("bkqc,bktc->bkqt", g, v, preferred_element_type=jnp.float32)
+    ds = p * (dp - jnp.sum(g32 * o, axis=-1, keepdims=True))
+    ds = ds.astype(q.dtype)
+    dq = jnp.einsum("bkqt,bktc->bkqc", ds, k)
+    dk = jnp.einsum("bkqc,bkqt->bkct", q, ds)
+    return dq, rearrange(dk, "b k c t -> b k t c"), rearrange(dv, "b k c t -> b k t c"), None
 
 
 _folded.defvjp(_folded_forward, _folded_backward)

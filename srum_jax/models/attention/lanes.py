@@ -28,7 +28,7 @@ _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention
     "cudnn": (cudnn.prepare, cudnn.run),
     "pallas": (pallas.prepare, pallas.run),
 }
-_OPAQUE = ("splash", "cudnn", "pallas")  # the compiler cannot cut these by itself
+_OPAQUE = ("chunked", "splash", "cudnn", "pallas")  # the compiler cannot cut these by itself
 
 
 @dataclasses.dataclass(frozen=True)
