@@ -116,9 +116,16 @@ def stack(
     tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
     if cache is None:
         attend = attention.over((und_tokens, gen_tokens), backend)
-        und, gen = attention.cut_tokens(und, gen)
+        cut = attention.cut_tokens
     else:
         allowed = attention.mask(tokens, tokens)
+
+        def cut(*lanes):
+            # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
+            long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
+            return [attention.cut_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)]
+
+    und, gen = cut(und, gen)
     angles_u, angles_g = (
         rope_angles(lane.position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
         for lane in (und_tokens, gen_tokens)
@@ -137,8 +144,7 @@ def stack(
             o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
             o_u, o_g = o[:, :u], o[:, u:]
         und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
-        if prefix is None:
-            und, gen = attention.cut_tokens(und, gen)
+        und, gen = cut(und, gen)
         kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
         return (und, gen), kept
 
