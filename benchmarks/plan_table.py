@@ -85,10 +85,6 @@ def _rows() -> Iterator[tuple[str, Row]]:
                 yield step(machine, target, recipe, length)
     long = {"mesh.fsdp": 16, "mesh.context": 4}
     yield step("v5p-64", "v5p:4x4x4", "default", "128k", **long)
-    name, row = step("v5p-64", "v5p:4x4x4", "default", "128k", **long)
-    changes = {**row.changes, "mesh.fsdp": 4, "mesh.tensor": 4}
-    what = "default 128k, fsdp 4 x tensor 4 x context 4"
-    yield f"{name}-tensor", dataclasses.replace(row, what=what, changes=changes)
     yield step("v5e-128", "v5e:8x16", "default", "8k", table="weak")
     # 1152 features of the vision tower divide by 128, not by 256.
     yield step("v5e-256", "v5e:16x16", "default", "8k", table="weak", **{"mesh.data": 2})

@@ -123,7 +123,9 @@ def stack(
         def cut(*lanes):
             # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
             long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
-            return [attention.cut_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)]
+            return [
+                attention.cut_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)
+            ]
 
     und, gen = cut(und, gen)
     angles_u, angles_g = (
