@@ -2,7 +2,7 @@
 
 Compilers count the body of a loop once, so nothing is asked of them. A multiply-add is 2; norms,
 activations and softmax, below a percent, are left out. Attention counts every pair of tokens of a
-row, as it is computed under a mask.
+row, or as many keys as `Work` says; back-ends that leave hidden blocks out compute less.
 """
 
 import dataclasses
