@@ -6,8 +6,8 @@ from absl import logging
 
 from srum_jax.models.attention import splash
 
-# Tokens of a row whose scores are best held at once: on a CPU less than a block of `chunked`.
-_SHORT = {"cpu": 255, "gpu": 2048, "tpu": 2048}
+# Tokens of a row whose scores are best held at once; on a CPU less than a block of `chunked`.
+_SHORT, _SHORT_ON_CPU = 2048, 255
 
 
 def choose(
@@ -63,6 +63,6 @@ def _fitting(platform, tokens, head_dim, dtype, gap) -> tuple[str, str]:
     if own and not problem(own):
         return own, f"the kernel of this machine ({platform})"
     because = f"not {own}: {problem(own)}" if own else f"a {platform} has no kernel of its own"
-    if tokens <= _SHORT[platform]:
+    if tokens <= (_SHORT_ON_CPU if platform == "cpu" else _SHORT):
         return "dense", f"{because}; rows of {tokens} tokens are short"
     return "chunked", f"{because}; rows of {tokens} tokens are too long for dense scores"
