@@ -68,7 +68,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["srum_jax", "srum_jax.*"]),
     # The base that ships with the package: weights, sizes and tokenizer of the shapes model.
-    package_data={"srum_jax": ["bases/shapes/*"]},
+    package_data={"srum_jax": ["worlds/shapes/base/*"]},
     python_requires=">=3.11",
     install_requires=INSTALL,
     extras_require=EXTRAS,

@@ -92,8 +92,8 @@ def ours_tokens(work: Work, batch: int) -> Call:
     import jax
     import jax.numpy as jnp
 
-    from srum_jax.inference import context, text
-    from srum_jax.models import mot
+    from srum_jax.generation import context, text_generator
+    from srum_jax.models.bagel import mot
 
     bagel = ours(work)
     params = mot.unstacked(bagel.params, bagel.cfg.llm)  # as writers do
@@ -107,7 +107,9 @@ def ours_tokens(work: Work, batch: int) -> Call:
         cache = context.prefill(params, packed, slots=slots, **how)
         zero, limit = jnp.zeros(batch), jnp.full(batch, work.tokens, jnp.int32)
         seeds, how["cfg"] = zero.astype(jnp.uint32), endless
-        return text.decode(params, cache, seeds, zero, limit, max_tokens=work.tokens, **how)[0]
+        return text_generator.decode(
+            params, cache, seeds, zero, limit, max_tokens=work.tokens, **how
+        )[0]
 
     def call():
         texts = work.questions(batch)
@@ -239,22 +241,25 @@ def random_small(folder: str) -> None:
     """A model with random weights in which arithmetic dominates: 8 layers of width 512."""
     import jax
 
-    from srum_jax.core import params
-    from srum_jax.models import bagel, config, hf, vae
+    from srum_jax.core import param_tree
+    from srum_jax.models.bagel import hf, model_config, vae
+    from srum_jax.models.bagel import model as bagel
 
     shapes = base()
     cfg = dataclasses.replace(
-        config.from_folder(shapes),
-        llm=config.LLMConfig(512, 8, heads=8, kv_heads=4, ffn=1408, vocab=8192),
-        vit=config.ViTConfig(256, 4, heads=4, ffn=1024, patch=16, positions=16),
-        vae=config.VAEConfig(32, (1, 2, 4, 4), res_blocks=1, z=16, scale=0.3611, shift=0.1159),
+        model_config.from_folder(shapes),
+        llm=model_config.LLMConfig(512, 8, heads=8, kv_heads=4, ffn=1408, vocab=8192),
+        vit=model_config.ViTConfig(256, 4, heads=4, ffn=1024, patch=16, positions=16),
+        vae=model_config.VAEConfig(
+            32, (1, 2, 4, 4), res_blocks=1, z=16, scale=0.3611, shift=0.1159
+        ),
         max_latent=32,
         max_vit=16,
     )
-    model = params.init(bagel.specs(cfg), jax.random.key(0))
+    model = param_tree.init(bagel.specs(cfg), jax.random.key(0))
     shape = model["llm2vae"]["w"].shape  # zero at first, which would leave nothing to draw
     model["llm2vae"]["w"] = 0.05 * jax.random.normal(jax.random.key(1), shape)
-    autoencoder = params.init(vae.specs(cfg.vae), jax.random.key(2))
+    autoencoder = param_tree.init(vae.specs(cfg.vae), jax.random.key(2))
     files = [shapes / "tokenizer.json"]
     hf.save(folder, cfg, model, autoencoder, "float32", tokenizer_files=files)
 
@@ -262,7 +267,7 @@ def random_small(folder: str) -> None:
 def base() -> pathlib.Path:
     import srum_jax
 
-    return pathlib.Path(srum_jax.__file__).parent / "bases/shapes"
+    return pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
 
 
 def table(rows: list[tuple], sides: list[str]) -> str:

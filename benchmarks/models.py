@@ -26,11 +26,14 @@ from tqdm import tqdm
 
 import srum_jax
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import shapes_questions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.evals import shapes, suite
-from srum_jax.inference import image, text, usage
-from srum_jax.models import bagel, config, hf, int8
+from srum_jax.evals import sections as result_sections
+from srum_jax.generation import generation_config, image_sampler, text_generator
+from srum_jax.models import int8
+from srum_jax.models.bagel import hf, model_config
+from srum_jax.models.bagel import model as bagel
+from srum_jax.worlds.shapes import questions as shapes_questions
+from srum_jax.worlds.shapes import verifier
 
 BASE = "float32"  # differences are to it
 PRECISIONS = {  # dtype of weights, dtype of products, and whether the large matrices are int8
@@ -83,10 +86,10 @@ def draw(arms: dict[str, Arm], vae_params, cfg, words, settings, count: int) -> 
     prompts = prompt_lists.load("shapes:test", count)
 
     def call(arm: Arm):
-        paint = image.painter(arm.params, vae_params, cfg, words, settings, dtype=arm.dtype)
+        paint = image_sampler.painter(arm.params, vae_params, cfg, words, settings, dtype=arm.dtype)
 
         def painted(part):
-            seeds = [image.candidate_seed(SEED, p.id, 0) for p in part]
+            seeds = [image_sampler.candidate_seed(SEED, p.id, 0) for p in part]
             return list(paint([p.text for p in part], seeds)[0])
 
         return painted
@@ -94,7 +97,7 @@ def draw(arms: dict[str, Arm], vae_params, cfg, words, settings, count: int) -> 
     found = in_turn({n: call(a) for n, a in arms.items()}, prompts, settings.batch, "draw")
 
     def right(images):
-        verdicts = [shapes.verify(i, p.text) for i, p in zip(images, prompts, strict=True)]
+        verdicts = [verifier.verify(i, p.text) for i, p in zip(images, prompts, strict=True)]
         return np.array([verdict.right for verdict in verdicts])
 
     return {name: (right(images), rate) for name, (images, rate) in found.items()}
@@ -105,7 +108,7 @@ def ask(arms: dict[str, Arm], cfg, words, count: int) -> dict[str, tuple]:
     asked = shapes_questions.qa_set("test", count)
 
     def call(arm: Arm):
-        answer = text.asker(arm.params, cfg, words, rows=ASKED, dtype=arm.dtype)
+        answer = text_generator.asker(arm.params, cfg, words, rows=ASKED, dtype=arm.dtype)
 
         def answered(part):
             images, questions = zip(*part, strict=True)
@@ -122,13 +125,13 @@ def ask(arms: dict[str, Arm], cfg, words, count: int) -> dict[str, tuple]:
 
 
 def share(right: np.ndarray) -> str:
-    section = suite.accuracy_section(right)
+    section = result_sections.accuracy_section(right)
     low, high = section["ci95"]
     return f"{100 * section['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def difference(base: np.ndarray, other: np.ndarray) -> str:
-    section = suite.paired_section(base, other)
+    section = result_sections.paired_section(base, other)
     low, high = section["ci95"]
     return f"{100 * section['diff']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -159,15 +162,15 @@ def table(arms: dict[str, Arm], autoencoder: float, drawn: dict, answered: dict)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    base = epath.resource_path(srum_jax) / "bases/shapes"
+    base = epath.resource_path(srum_jax) / "worlds/shapes/base"
     parser.add_argument("--model", default=base, help="folder of a shapes model (default: ours)")
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--questions", type=int, default=500)
     args = parser.parse_args()
 
-    cfg, words = config.from_folder(args.model), Tokenizer.from_folder(args.model)
-    settings = dataclasses.replace(usage.from_folder(args.model).generate, batch=DRAWN)
-    if settings.size != (shapes.SIDE, shapes.SIDE):
+    cfg, words = model_config.from_folder(args.model), Tokenizer.from_folder(args.model)
+    settings = dataclasses.replace(generation_config.from_folder(args.model).generate, batch=DRAWN)
+    if settings.size != (verifier.SIDE, verifier.SIDE):
         parser.error(f"{args.model} draws {settings.size} pixels: not the shapes world's")
     params, vae_params = hf.load(args.model, cfg)
     vae_params = jax.tree.map(jnp.asarray, vae_params)

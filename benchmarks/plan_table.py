@@ -25,9 +25,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs import bagel_7b_srum  # noqa: E402
-from srum_jax import config, plan  # noqa: E402
-from srum_jax.core import console, topology  # noqa: E402
+from srum_jax import config  # noqa: E402
+from srum_jax.core import console  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
+from srum_jax.planning import (
+    plan,  # noqa: E402
+    topology,  # noqa: E402
+)
 
 FOLDER, PAGE = ROOT / "docs/plans", ROOT / "docs/scale.md"
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"

@@ -2,7 +2,7 @@
 
 An image of five regions, drawn for a prompt of two objects and a relation, is scored by the judge
 itself, proposing of regions and cutting of crops included, in both ways:
- · `logits`: soft answers to the questions that `rewards/protocol.py` makes of the prompt, to each
+ · `logits`: soft answers to the questions that `rewards/question_templates.py` makes of the prompt, to each
    crop and to the whole; one forward pass a picture, all its questions as branches. `batch`
    pictures go through a call, so no row of it is empty.
  · `written`: the paper's question about the whole and its question about all regions (coordinates
@@ -19,7 +19,7 @@ of its passes all answers are called possible, whatever a model said: after an i
 those of random weights) the judge would leave the image's own questions out.
 
 Counted: products of matrices, at two FLOPs each, with the sizes that a model's own specs and
-resizing law give; attention with every token of its row, as computed here; padding is not counted.
+resizing rule give; attention with every token of its row, as computed here; padding is not counted.
 Weights count once a pass (embedding tables apart, of which a pass reads few rows), keys and values
 once a step for each token behind which it writes.
 
@@ -46,16 +46,18 @@ import numpy as np
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from srum_jax.core import params
+from srum_jax.core import param_tree
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Picture
 from srum_jax.data.tokenizer import SPLIT, Tokenizer
-from srum_jax.inference import context, image, text, usage
-from srum_jax.models import bagel, config, hf
-from srum_jax.models.config import BagelConfig
-from srum_jax.rewards import judge, regions, written
-from srum_jax.rewards.regions import Seen
+from srum_jax.generation import context, generation_config, image_sampler, text_generator
+from srum_jax.models.bagel import hf, model_config
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.rewards import judge, written
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import PromptedImage
 
 PROMPT = "a red circle above a blue square"
 REGIONS = 5
@@ -79,8 +81,8 @@ def scene(side: int) -> np.ndarray:
     return made
 
 
-def seen(side: int, batch: int) -> list[Seen]:
-    return [Seen(scene(side), PROMPT, str(i)) for i in range(batch)]
+def seen(side: int, batch: int) -> list[PromptedImage]:
+    return [PromptedImage(scene(side), PROMPT, str(i)) for i in range(batch)]
 
 
 # -------------------------------------------------------------------------------- lengths of texts
@@ -89,7 +91,7 @@ _pieces = pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated")
 
 
 class Lengths:
-    """In place of a tokenizer: as many ids as Qwen2's law cuts pieces, all the same."""
+    """In place of a tokenizer: as many ids as Qwen2's rule cuts pieces, all the same."""
 
     word_level = False
 
@@ -166,7 +168,7 @@ def written_rows(cfg: BagelConfig, side: int, think: bool) -> list[Row]:
         for one in contexts:
             patches = sum(len(item.positions) for item in one if isinstance(item, Picture))
             rows.append(Row(patches, context.extent(one)[0]))
-        return [text.Written("", (), False) for _ in contexts]
+        return [text_generator.GeneratedText("", (), False) for _ in contexts]
 
     words = Lengths(cfg.llm.vocab)
     how = dict(window=WINDOW, max_tokens=1, think=think)
@@ -212,7 +214,7 @@ class Counter:
         return tower + expert + 2 * row.labels * weights(self.head)
 
     def logits(self, rows: Sequence[Row]) -> Cost:
-        every = params.count([self.tower, self.expert, self.head])
+        every = param_tree.count([self.tower, self.expert, self.head])
         flops = sum(map(self.read, rows))
         return Cost(flops, 0, len(rows), len(rows) * every * self.item, 0.0)
 
@@ -222,15 +224,15 @@ class Counter:
         token = 2 * (weights(self.expert) + weights(self.head))
         flops = sum(map(self.read, rows)) + len(rows) * steps * token
         flops += self._attention(1, behind + len(rows) * steps)
-        passes = params.count([self.tower, self.expert])
-        passes += steps * params.count([self.expert, self.head])
+        passes = param_tree.count([self.tower, self.expert])
+        passes += steps * param_tree.count([self.expert, self.head])
         kept = 2 * llm.layers * llm.kv_heads * llm.head_dim * self.item
         return Cost(flops, steps, 1 + steps, passes * self.item, behind * kept)
 
 
 def weights(specs: Any) -> int:
     """How many numbers the matrices of a tree of specs have: multiplications for each token."""
-    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=params.is_spec)
+    leaves = jax.tree_util.tree_leaves_with_path(specs, is_leaf=param_tree.is_spec)
     return sum(math.prod(s.shape) for path, s in leaves if path[-1].key == "w")
 
 
@@ -279,7 +281,7 @@ class Model:
 def shapes_base() -> tuple[Model, Any]:
     """Our base, and the parameters of its autoencoder."""
     folder = inference.base()
-    cfg = config.from_folder(folder)
+    cfg = model_config.from_folder(folder)
     loaded, vae_params = (jax.tree.map(jnp.asarray, x) for x in hf.load(folder, cfg))
     side = cfg.vit.patch * cfg.vit.positions
     return Model("shapes base", cfg, loaded, Tokenizer.from_folder(folder), side), vae_params
@@ -289,19 +291,19 @@ def random_bench() -> Model:
     """Random weights: 8 layers of width 256, pictures of 256 tokens."""
     folder = inference.base()
     cfg = dataclasses.replace(
-        config.from_folder(folder),
-        llm=config.LLMConfig(256, 8, heads=4, kv_heads=2, ffn=704, vocab=8192),
-        vit=config.ViTConfig(256, 4, heads=4, ffn=1024, patch=16, positions=16),
+        model_config.from_folder(folder),
+        llm=model_config.LLMConfig(256, 8, heads=4, kv_heads=2, ffn=704, vocab=8192),
+        vit=model_config.ViTConfig(256, 4, heads=4, ffn=1024, patch=16, positions=16),
         max_vit=16,
     )
-    drawn = params.init(bagel.specs(cfg), jax.random.key(0))
+    drawn = param_tree.init(bagel.specs(cfg), jax.random.key(0))
     side = cfg.vit.patch * cfg.vit.positions
     return Model("random, 8 × 256", cfg, drawn, Tokenizer.from_folder(folder), side)
 
 
 def logits_call(model: Model, batch: int) -> Callable[[], list[judge.Judgement]]:
     """One batch of images scored by soft answers. Raises RuntimeError if something went unasked."""
-    ask = text.asker(model.params, model.cfg, model.words, rows=batch)
+    ask = text_generator.asker(model.params, model.cfg, model.words, rows=batch)
 
     def possible(images, questions):
         return [np.ones_like(p) for p in ask(images, questions)]
@@ -320,7 +322,7 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
     # No token is the end mark; small models know few positions, which costs no time.
     cfg = dataclasses.replace(model.cfg, eos=-1, max_text=WINDOW)
     words = Lengths(cfg.llm.vocab)
-    write = text.writer(model.params, cfg, words, batch=2 * batch, window=WINDOW)
+    write = text_generator.writer(model.params, cfg, words, batch=2 * batch, window=WINDOW)
 
     def exactly(contexts, **how):
         found = write(contexts, **how)
@@ -361,17 +363,17 @@ def measured_table(records: Sequence[dict]) -> str:
 
 def rates(model: Model, vae_params: Any, count: int, repeats: int) -> dict[str, float]:
     """Images a second that the shapes base draws, and scores by soft answers: `count` of them."""
-    settings = usage.from_folder(inference.base()).generate
+    settings = generation_config.from_folder(inference.base()).generate
     settings = dataclasses.replace(settings, batch=min(count, settings.batch))
-    paint = image.painter(model.params, vae_params, model.cfg, model.words, settings)
-    ask = text.asker(model.params, model.cfg, model.words, rows=min(count, ASKED))
+    paint = image_sampler.painter(model.params, vae_params, model.cfg, model.words, settings)
+    ask = text_generator.asker(model.params, model.cfg, model.words, rows=min(count, ASKED))
     wanted = prompt_lists.load("shapes:test", count)
-    seeds = [image.candidate_seed(0, prompt.id, 0) for prompt in wanted]
+    seeds = [image_sampler.candidate_seed(0, prompt.id, 0) for prompt in wanted]
 
     def generate():
         return paint([prompt.text for prompt in wanted], seeds)[0]
 
-    drawn = [Seen(i, p.text, str(p.id)) for i, p in zip(generate(), wanted, strict=True)]
+    drawn = [PromptedImage(i, p.text, str(p.id)) for i, p in zip(generate(), wanted, strict=True)]
     calls = {
         "generate": generate,
         "score": lambda: judge.judge_images(ask, model.words, drawn, PROPOSER),
@@ -410,7 +412,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     to_limits = Writing("written, to the release's limits", max(LIMITS.values()), think=True)
     base, vae_params = shapes_base()
-    seven = config.BAGEL_7B_MOT
+    seven = model_config.BAGEL_7B_MOT
     costs = {
         "shapes base": counted(base.cfg, base.words, base.side, 4, [*ways, to_limits]),
         "BAGEL-7B-MoT": counted(seven, Lengths(seven.llm.vocab), 1024, 2, [*ways, to_limits]),

@@ -30,13 +30,15 @@ from srum_jax.config import Config, check_mesh, hash_json, section_values
 from srum_jax.core import console, preemption, sharding
 from srum_jax.core.errors import BadInput, Diverged, Preempted, Stopped
 from srum_jax.core.files import read_json, write_json
-from srum_jax.data import shapes_questions, units
-from srum_jax.evals import shapes as verifier
-from srum_jax.rewards import judge, protocol, regions
-from srum_jax.stages import export, generate, judges, model, score
+from srum_jax.data import shards
+from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards.boxes import regions
+from srum_jax.stages import export, generate, judges, loading, score
 from srum_jax.stages import train as training
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, device_name, run_stage, versions
 from srum_jax.training import metrics
+from srum_jax.worlds.shapes import questions as shapes_questions
+from srum_jax.worlds.shapes import verifier
 
 SCHEMA = 1
 ALL = "all"  # --phase: one after the other, while each has a winner
@@ -61,9 +63,9 @@ def identity(plan: Plan, phase: Phase, arm: Arm, seed: int, prompts: str) -> dic
         "overrides": {**plan.common, **arm.overrides},
         "reward": arm.reward,
         "seed": seed,
-        "weights": model.fingerprint(*model.source(cfg, Workdir("")).folders),
+        "weights": loading.fingerprint(*loading.source(cfg, Workdir("")).folders),
         "prompts": prompts,
-        "protocol": protocol.protocol_hash(),
+        "protocol": question_templates.protocol_hash(),
         "measure": dataclasses.asdict(phase.measure),
         "config": section_values(cfg, MEASURED + (() if arm.name == BASE else TRAINED)),
     }
@@ -125,7 +127,7 @@ def train(cfg: Config, mesh: Any, root: pathlib.Path, pool: pathlib.Path, reward
     for number in range(cfg.rounds):
         work = Workdir(root, number)
         if number == 0:
-            weights = model.fingerprint(*model.source(cfg, work).folders)
+            weights = loading.fingerprint(*loading.source(cfg, work).folders)
             shared = Workdir(pool / hash_json([section_values(cfg, SHARED), weights]))
             generate.run(cfg, mesh, shared)
             link(shared, work, "generate")
@@ -167,7 +169,7 @@ def oracle_scores(cfg: Config, work: Any) -> None:
 
     def scored(record: dict[str, Any]) -> dict[str, Any]:
         picture, prompt = record["image"], record["prompt"]
-        (found,) = regions.propose(proposer, [regions.Seen(picture, prompt)])
+        (found,) = regions.propose(proposer, [regions.PromptedImage(picture, prompt)])
         boxes = [region.box for region in found]
 
         def sign(right: bool) -> np.float32:
@@ -190,13 +192,13 @@ def oracle_scores(cfg: Config, work: Any) -> None:
         }
 
     def body(folder: Any) -> Outcome:
-        records = units.read(candidates)
-        sizes = units.unit_sizes(len(records), cfg.score.unit)
+        records = shards.read(candidates)
+        sizes = shards.shard_sizes(len(records), cfg.score.shard_size)
         for u, size in enumerate(sizes):
-            part = [scored(records[u * cfg.score.unit + i]) for i in range(size)]
-            units.write_unit(folder, score.NAME, units.score_features(), part, u, len(sizes))
-        units.finish(folder, score.NAME, units.score_features(), sizes)
-        counts = score.count_statuses(units.read(folder), proposer.name)
+            part = [scored(records[u * cfg.score.shard_size + i]) for i in range(size)]
+            shards.write_shard(folder, score.NAME, shards.score_features(), part, u, len(sizes))
+        shards.finish(folder, score.NAME, shards.score_features(), sizes)
+        counts = score.count_statuses(shards.read(folder), proposer.name)
         return Outcome({"scores": "."}, counts, len(records))
 
     run_stage("score", cfg, work, sections=("score",), inputs=inputs, body=body)
@@ -229,7 +231,7 @@ def made(
     result: dict[str, Any] = {"work": {}, "seconds": {}}
     start, seconds = time.monotonic(), result["seconds"]
     if arm.name == BASE:
-        opened = model.base(cfg, Workdir(root), mesh)
+        opened = loading.base(cfg, Workdir(root), mesh)
     else:
         try:
             work = train(cfg, mesh, root, workdir / "pool", arm.reward)
@@ -239,9 +241,9 @@ def made(
             return result
         result["work"], spent = effort(cfg, root)
         seconds |= spent
-        opened = model.trained(model.base(cfg, work, mesh), cfg, work, mesh)
+        opened = loading.trained(loading.base(cfg, work, mesh), cfg, work, mesh)
         rows = metrics.read(work.stage("train") / "metrics.jsonl")
-        result["probe"] = [row for row in rows if any(key.startswith("probe") for key in row)]
+        result["monitor"] = [row for row in rows if any(key.startswith("monitor") for key in row)]
     artist = measure.Artist(opened, cfg, mesh)
     texts = [prompt.text for prompt in study_plan.drawn_prompts(plan, phase)]
     with clock(seconds, "tuning"):

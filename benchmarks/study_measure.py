@@ -18,12 +18,13 @@ from tqdm import tqdm
 from srum_jax.config import Config
 from srum_jax.core import sharding
 from srum_jax.data.schema import Text
-from srum_jax.evals import shapes as verifier
 from srum_jax.evals import stats
-from srum_jax.inference import image
-from srum_jax.rewards import judge, protocol, regions
-from srum_jax.stages import judges, model, skills
-from srum_jax.stages.model import Opened
+from srum_jax.generation import image_sampler
+from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards.boxes import regions
+from srum_jax.stages import judges, loading
+from srum_jax.stages.loading import LoadedModel
+from srum_jax.worlds.shapes import skills, verifier
 
 PLAIN = 1.0  # the scale at which guidance does nothing
 
@@ -32,22 +33,22 @@ PLAIN = 1.0  # the scale at which guidance does nothing
 class Artist:
     """A model that draws prompts of one seed, at any guidance scale."""
 
-    opened: Opened
+    opened: LoadedModel
     cfg: Config
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def _plain(self) -> image.Draw:
+    def _plain(self) -> image_sampler.Draw:
         return self._drawer(PLAIN)
 
     @functools.cached_property
-    def _guided(self) -> image.Draw:
+    def _guided(self) -> image_sampler.Draw:
         return self._drawer(2 * PLAIN)  # any scale above PLAIN: the knobs say which
 
-    def _drawer(self, scale: float) -> image.Draw:
+    def _drawer(self, scale: float) -> image_sampler.Draw:
         settings = dataclasses.replace(self.cfg.sample, guidance=scale)
         rows = sharding.batch_sharding(self.mesh)
-        return image.drawer(
+        return image_sampler.drawer(
             self.opened.params,
             self.opened.vae_params,
             self.opened.cfg,
@@ -65,10 +66,14 @@ class Artist:
         requests = []
         for text in texts:
             context = (Text(np.array(words.encode(text), np.int32)),)
-            seed = image.candidate_seed(run_seed, text, k)
-            requests.append(image.Request(context=context, size=size, seed=seed, texts=context))
+            seed = image_sampler.candidate_seed(run_seed, text, k)
+            requests.append(
+                image_sampler.Request(context=context, size=size, seed=seed, texts=context)
+            )
         draw = self._guided if scale > PLAIN else self._plain
-        knobs = image.knobs(dataclasses.replace(self.cfg.sample, guidance=scale))
+        sampling_params = image_sampler.sampling_params(
+            dataclasses.replace(self.cfg.sample, guidance=scale)
+        )
         batch = 8 * self.cfg.sample.batch  # several calls, so that like lengths find each other
         starts = tqdm(
             range(0, len(requests), batch),
@@ -77,7 +82,7 @@ class Artist:
             dynamic_ncols=True,
             leave=False,
         )
-        return [one.image for i in starts for one in draw(requests[i : i + batch], knobs)]
+        return [one.image for i in starts for one in draw(requests[i : i + batch], sampling_params)]
 
 
 def bits(values: Sequence[bool]) -> str:
@@ -124,14 +129,14 @@ def own_scores(
     A picture without a score has NaN, and its regions are counted all the same.
     """
     find = judges.simple(artist.cfg.score)
-    ask = model.asker(artist.opened, artist.cfg, artist.mesh, rows=artist.cfg.score.batch)
+    ask = loading.asker(artist.opened, artist.cfg, artist.mesh, rows=artist.cfg.score.batch)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
         pictures.append(artist.draw(texts, scale, k))
         judged = judge.judge_images(
             ask,
             artist.opened.tokenizer,
-            list(map(regions.Seen, pictures[k], texts)),
+            list(map(regions.PromptedImage, pictures[k], texts)),
             find,
             margin=artist.cfg.score.margin,
         )
@@ -150,7 +155,7 @@ def watch(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dic
     be measured is absent.
     """
     pictures, right, scores, counts = own_scores(artist, texts, draws, scale)
-    scenes = [protocol.decompose(text) for text in texts]
+    scenes = [question_templates.decompose(text) for text in texts]
     demanded = np.array([np.nan if s is None else s.total for s in scenes], float)
     found = {
         "score": np.nanmean(scores) if np.isfinite(scores).any() else np.nan,

@@ -20,7 +20,7 @@ from srum_jax.config import Config, hash_json  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
 from srum_jax.core.files import read_json  # noqa: E402
 from srum_jax.data import prompts as prompt_lists  # noqa: E402
-from srum_jax.data import shapes  # noqa: E402
+from srum_jax.worlds.shapes import examples as shapes  # noqa: E402
 
 BASE = "base"  # the arm that is not trained; every phase has it, first
 STAGES = ("generate", "score", "train", "export")

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srum_jax.models import config
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.model_config import BagelConfig
 
 
 class Named(nn.Module):
@@ -52,7 +52,7 @@ class PixelAttention(nn.Module):
 class Decoder(nn.Module):
     """The autoencoder's decoder: scaled latents [N,Z,h,w] -> pictures [N,3,H,W], not clamped."""
 
-    def __init__(self, c: config.VAEConfig):
+    def __init__(self, c: model_config.VAEConfig):
         super().__init__()
         self.scale, self.shift = c.scale, c.shift
         widths = [c.ch * m for m in c.ch_mult]

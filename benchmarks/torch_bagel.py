@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch_autoencoder import Decoder, Named, pixels
 
-from srum_jax.models import config
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.model_config import BagelConfig
 
 TIME_FEATURES = 256
 
@@ -124,7 +124,7 @@ class MLP(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, c: config.LLMConfig):
+    def __init__(self, c: model_config.LLMConfig):
         super().__init__()
         self.heads, self.kv_heads = c.heads, c.kv_heads
         for moe in ("", "_moe_gen"):
@@ -155,7 +155,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, c: config.LLMConfig):
+    def __init__(self, c: model_config.LLMConfig):
         super().__init__()
         self.self_attn = Attention(c)
         for moe in ("", "_moe_gen"):
@@ -172,7 +172,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    def __init__(self, c: config.LLMConfig):
+    def __init__(self, c: model_config.LLMConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(c.vocab, c.hidden)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
@@ -196,7 +196,7 @@ class Stack(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    def __init__(self, c: config.LLMConfig):
+    def __init__(self, c: model_config.LLMConfig):
         super().__init__()
         self.model = Stack(c)
         self.lm_head = nn.Linear(c.hidden, c.vocab, bias=False)
@@ -225,7 +225,7 @@ class TimeEmbedder(nn.Module):
 
 
 class VisionLayer(nn.Module):
-    def __init__(self, c: config.ViTConfig):
+    def __init__(self, c: model_config.ViTConfig):
         super().__init__()
         self.heads = c.heads
         self.layer_norm1, self.layer_norm2 = (nn.LayerNorm(c.hidden, c.eps) for _ in range(2))
@@ -242,7 +242,7 @@ class VisionLayer(nn.Module):
 
 
 class Vision(nn.Module):
-    def __init__(self, c: config.ViTConfig):
+    def __init__(self, c: model_config.ViTConfig):
         super().__init__()
         self.embeddings = Named(
             patch_embedding=nn.Linear(c.patch**2 * 3, c.hidden),
@@ -438,7 +438,7 @@ def answers(model: Bagel, patches, ids, questions, count: int) -> Tensor:
 def load(folder, *, device="cpu", dtype=torch.float32) -> tuple[Bagel, Decoder]:
     """A checkpoint folder in the Hugging Face layout; the decoder stays float32."""
     folder = pathlib.Path(folder)
-    cfg = config.from_folder(folder)
+    cfg = model_config.from_folder(folder)
     with torch.device("meta"):
         model, decoder = Bagel(cfg), Decoder(cfg.vae)
     weights = {k: v.to(device, dtype) for k, v in load_file(folder / "ema.safetensors").items()}

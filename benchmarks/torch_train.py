@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from torch_autoencoder import Named
 from torch_bagel import Table, TimeEmbedder, rotate, routed
 
-from srum_jax.models import config
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.model_config import BagelConfig
 
 
 class Pack(NamedTuple):
@@ -106,7 +106,7 @@ class Attention(torch_bagel.Attention):
 
 
 class Layer(torch_bagel.Layer):
-    def __init__(self, c: config.LLMConfig):
+    def __init__(self, c: model_config.LLMConfig):
         super().__init__(c)
         self.self_attn = Attention(c)
 
@@ -119,7 +119,7 @@ class Layer(torch_bagel.Layer):
 
 
 class Stack(torch_bagel.Stack):
-    def __init__(self, c: config.LLMConfig, remat: bool):
+    def __init__(self, c: model_config.LLMConfig, remat: bool):
         super().__init__(c)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
         self.remat = remat

@@ -9,7 +9,7 @@ timed, three steps of each must give the same losses and norms from the same noi
 Each side is a process of its own. On CPU they take turns, and one waits while another works; on a
 GPU, whose memory does not hold all, one is done before the next starts. A turn is one or more steps
 and at least half a second; compilation comes before; figures are of the median turn. The model's
-FLOPs are those of `srum_jax/models/cost.py`: products of matrices and attention over all pairs of a
+FLOPs are those of `srum_jax/models/bagel/cost.py`: products of matrices and attention over all pairs of a
 sample's tokens, forward and backward, nothing that is computed again. The peak is what a large
 product of matrices reaches here in any side's library, before or after. Memory is the most that a
 process took in its turns beyond the libraries and the weights it started from (CPU), or the most
@@ -46,14 +46,26 @@ sys.path.append(str(pathlib.Path(__file__).parents[1]))  # configs/ is not insta
 
 from configs import base  # noqa: E402
 from srum_jax import config, flow  # noqa: E402
-from srum_jax.core import params, sharding  # noqa: E402
+from srum_jax.core import (
+    param_tree,  # noqa: E402
+    sharding,  # noqa: E402
+)
 from srum_jax.data import packing  # noqa: E402
 from srum_jax.data.schema import Example, Lanes, Latent, Text  # noqa: E402
-from srum_jax.models import attention, bagel, cost, hf_table  # noqa: E402
-from srum_jax.models.config import BAGEL_7B_MOT, BagelConfig, LLMConfig  # noqa: E402
+from srum_jax.models import attention  # noqa: E402
+from srum_jax.models.bagel import (
+    cost,  # noqa: E402
+    hf_table,  # noqa: E402
+)
+from srum_jax.models.bagel import model as bagel  # noqa: E402
+from srum_jax.models.bagel.model_config import (
+    BAGEL_7B_MOT,  # noqa: E402
+    BagelConfig,  # noqa: E402
+    LLMConfig,  # noqa: E402
+)
 from srum_jax.objectives import srum  # noqa: E402
 from srum_jax.training import optim, step  # noqa: E402
-from srum_jax.training.state import Fixed, create  # noqa: E402
+from srum_jax.training.state import FrozenParams, create  # noqa: E402
 
 SIDES = ("ours", "PyTorch eager", "PyTorch compiled")
 TURN = 0.5  # seconds at least
@@ -137,22 +149,22 @@ def settings() -> config.TrainConfig:
     return dataclasses.replace(cfg, objective="sft", anchor=0.0, optim=rule)
 
 
-def specs(work: Work) -> params.Specs:
+def specs(work: Work) -> param_tree.Specs:
     return {k: s for k, s in bagel.specs(work.cfg).items() if k not in UNUSED}
 
 
-def weights(work: Work) -> params.Params:
+def weights(work: Work) -> param_tree.Params:
     """float32 NumPy arrays of everything that is trained, at random."""
     rng = np.random.default_rng(0)
 
-    def draw(spec: params.ParamSpec) -> np.ndarray:
+    def draw(spec: param_tree.ParamSpec) -> np.ndarray:
         if not spec.fan_in and spec.scale is None:  # gains and biases
             return np.full(spec.shape, spec.init == "ones", np.float32)
         # llm2vae too: at zero, as it starts, it would leave the others without gradients.
         scale = spec.scale or math.prod(spec.shape[axis] for axis in spec.fan_in) ** -0.5
         return np.float32(scale) * rng.standard_normal(spec.shape, np.float32)
 
-    return jax.tree.map(draw, specs(work), is_leaf=params.is_spec)
+    return jax.tree.map(draw, specs(work), is_leaf=param_tree.is_spec)
 
 
 def batch(work: Work):
@@ -169,11 +181,11 @@ def batch(work: Work):
 def draws(work: Work, number: int) -> flow.Draws:
     """What our step `number` (from 0) draws."""
     c, at = settings(), jax.random.fold_in(jax.random.key(0), number)
-    law = dict(mean=c.timestep_mean, std=c.timestep_std, shift=c.timestep_shift)
-    return flow.draw(batch(work), at, **law)
+    rule = dict(mean=c.timestep_mean, std=c.timestep_std, shift=c.timestep_shift)
+    return flow.draw(batch(work), at, **rule)
 
 
-def ours(work: Work, start: params.Params) -> Call:
+def ours(work: Work, start: param_tree.Params) -> Call:
     cfg = settings()
     tx = optim.make(cfg.optim, specs(work), steps=10**6)
     c = work.llm
@@ -190,20 +202,20 @@ def ours(work: Work, start: params.Params) -> Call:
     def call():
         nonlocal state
         with jax.set_mesh(mesh):  # as a stage runs
-            state, metrics = run(state, Fixed({}, None), data, jax.random.key(0))
+            state, metrics = run(state, FrozenParams({}, None), data, jax.random.key(0))
         jax.block_until_ready(state)
         return float(metrics["loss"]), float(metrics["grad_norm"])
 
     return call
 
 
-def theirs(work: Work, start: params.Params, compiled: bool) -> Call:
+def theirs(work: Work, start: param_tree.Params, compiled: bool) -> Call:
     """Its first steps take the draws of ours, the later ones draw their own noise."""
     import torch
     import torch_train
 
     how = dict(device={"gpu": "cuda"}.get(work.device, "cpu"), dtype=getattr(torch, work.dtype))
-    flat, entries = params.flatten(start), hf_table.table(work.cfg)[hf_table.MODEL_FILE]
+    flat, entries = param_tree.flatten(start), hf_table.table(work.cfg)[hf_table.MODEL_FILE]
     side, dim = work.cfg.max_latent, work.cfg.llm.hidden
     official = {"latent_pos_embed.pos_embed": hf_table.position_table(side, dim)}
     for e in entries:
@@ -468,7 +480,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found |= measure(work, group, args.repeats)
     worst = compare(work, found)
     what = (
-        f"{work.llm.hidden} wide, {work.llm.layers} layers, {params.count(specs(work)):.3g} "
+        f"{work.llm.hidden} wide, {work.llm.layers} layers, {param_tree.count(specs(work)):.3g} "
         f"parameters, {work.tokens} tokens in {work.samples} samples, {work.dtype}"
     )
     best = max(m.peak for m in found.values())

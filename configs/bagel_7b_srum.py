@@ -7,7 +7,7 @@ the weights (ByteDance-Seed/BAGEL-7B-MoT), Segment Anything in the Hugging Face 
 (facebook/sam-vit-huge; ViT-B and L work as well), and a file of prompts. The recipe is the one that
 won on the shapes world (docs/study.md), with the published sampling; it has not been run on these
 weights. Without an exact verifier there is nothing to evaluate: look at the report's calibration,
-and at the probes.
+and at the monitor checks.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     c.generate.prompts = "data/t2i_compbench_train.json"
     c.generate.count = 5559  # every different one
     c.generate.candidates = 8
-    c.generate.unit = 64
+    c.generate.shard_size = 64
 
     c.score.proposers = ("sam",)
     c.score.sam.weights = "weights/sam-vit-huge"

@@ -104,7 +104,7 @@ def ingest() -> ConfigDict:
     c.latents = "mean"
     c.rejects = 0.0  # as generate.rejects: lines that cannot be used
     c.batch = 8  # pictures of one size a compiled call
-    c.unit = 64  # pictures a work unit
+    c.shard_size = 64  # pictures a shard
     return c
 
 
@@ -123,7 +123,7 @@ def generate() -> ConfigDict:
     # Scale of text guidance of the candidates of each round, the last one for all later rounds;
     # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
     c.guidance = ()
-    c.unit = 64  # images a work unit: what is lost at most when the stage is killed
+    c.shard_size = 64  # images a shard: what is lost at most when the stage is killed
     return c
 
 
@@ -131,7 +131,7 @@ def score() -> ConfigDict:
     c = ConfigDict()
     # Who scores: self (the model that drew) | external (score.external) | ensemble (both; the mean)
     c.judge = "self"
-    c.least_judges = 1  # ensemble: fewer scores than so many are no score
+    c.min_judges = 1  # ensemble: fewer scores than so many are no score
     # How the model's own scores are read: logits (soft answers to questions made from the prompt)
     # | written (the paper's: reasons and scores in words). An external judge always writes.
     c.readout = "logits"
@@ -159,7 +159,7 @@ def score() -> ConfigDict:
     # costly for large ones.
     c.crop = 0
     c.batch = 32  # pictures or crops a compiled call
-    c.unit = 64  # images a work unit
+    c.shard_size = 64  # images a shard
     c.sam = ConfigDict()
     c.sam.weights = ""  # folder with config.json and model.safetensors of ViT-B, L or H
     c.sam.points = 32  # a side of the grid of points that masks are asked for
@@ -197,7 +197,7 @@ def loop() -> ConfigDict:
 
 
 def packed() -> ConfigDict:
-    """What `train` and `pretrain` share beyond: packed rows and the law of timesteps."""
+    """What `train` and `pretrain` share beyond: packed rows and the timestep distribution."""
     c = loop()
     c.rows = 16  # packed rows a step (B)
     c.lanes = lanes()
@@ -257,8 +257,8 @@ def train() -> ConfigDict:
     c.select = "best_of_k"  # candidates trained on: all | best_of_k (a prompt's best by self-score)
     # Prompts whose best candidate's score is not at least so far above the mean of all its
     # candidates are left out: what is gained there, the judge knows and the generator does not.
-    c.least_gain = 0.0
-    c.least_score = 0.5  # best_of_k: a prompt whose best candidate scores less is left out
+    c.min_gain = 0.0
+    c.min_score = 0.5  # best_of_k: a prompt whose best candidate scores less is left out
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
     # understanding expert too, through which the text of a prompt is read | lora: adapters alone
     # (train.lora), beside weights that stay in compute.dtype; export merges them
@@ -277,7 +277,7 @@ def train() -> ConfigDict:
     # Largest |v - v0|^2, in units of the target's |noise - x0|^2, before the run stops (exit code
     # 4); read where a copy of the starting model is kept. 0.0: no limit.
     c.max_drift = 1.0
-    c.probe = probe()
+    c.monitor = monitor()
     return c
 
 
@@ -294,17 +294,17 @@ def log() -> ConfigDict:
     return c
 
 
-def probe() -> ConfigDict:
+def monitor() -> ConfigDict:
     """Asks the model in training now and then, and stops a run that loses what it had."""
     c = ConfigDict()
-    c.prompts = 24  # drawn and scored at each probe; 0: no probe
+    c.prompts = 24  # drawn and scored at each check; 0: no monitor
     c.candidates = 2  # images a prompt, whose difference is the diversity
     c.every = 100  # steps
     c.questions = 64  # asked about pictures, to see whether understanding is kept
-    c.least_score = 0.2  # how far the own score may fall below its first value
-    c.least_diversity = 0.3  # share of its first value that diversity must keep
-    c.least_agreement = 0.9  # share of the first answers to the questions that must stay
-    c.patience = 2  # probes in a row that break a bound before the run stops
+    c.min_score = 0.2  # how far the own score may fall below its first value
+    c.min_diversity = 0.3  # share of its first value that diversity must keep
+    c.min_agreement = 0.9  # share of the first answers to the questions that must stay
+    c.patience = 2  # monitor checks in a row that break a bound before the run stops
     return c
 
 
@@ -313,7 +313,7 @@ def evaluate() -> ConfigDict:
     c.prompts = "shapes:test"  # as generate.prompts
     c.count = 600  # prompts, one image each, the same noise for base and trained
     c.questions = 800  # asked of base and trained about held-back pictures
-    c.several = 300  # asked about two pictures or the frames of a clip
+    c.multi_image_questions = 300  # asked about two pictures or the frames of a clip
     c.captions = 150  # written of held-back pictures
     c.edits = 150  # of held-back pictures, by an instruction
     c.best_of = 4  # images a prompt for best-of-K by self-score
@@ -334,14 +334,14 @@ def pretrain() -> ConfigDict:
     c.lanes.labels = 40
     c.lanes.images = 4
     c.lanes.regions = 0
-    c.several_every = 3  # every so many steps read a clip or two pairs of pictures in every row
-    c.several_lanes = lanes()  # of those steps, which have no edits
-    c.several_lanes.und = 176
-    c.several_lanes.gen = 32
-    c.several_lanes.vit = 128
-    c.several_lanes.labels = 24
-    c.several_lanes.images = 2
-    c.several_lanes.regions = 0
+    c.multi_image_every = 3  # every so many steps read a clip or two pairs of pictures in every row
+    c.multi_image_lanes = lanes()  # of those steps, which have no edits
+    c.multi_image_lanes.und = 176
+    c.multi_image_lanes.gen = 32
+    c.multi_image_lanes.vit = 128
+    c.multi_image_lanes.labels = 24
+    c.multi_image_lanes.images = 2
+    c.multi_image_lanes.regions = 0
     c.optim.optimizer = "muon"
     c.optim.learning_rate = 2e-3
     c.optim.adam_learning_rate = 2e-3

@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     c.score.proposers = ("components",)
     c.train.steps = 400
     c.evaluate.questions = 500
-    c.evaluate.several = 200
+    c.evaluate.multi_image_questions = 200
     c.evaluate.captions = 100
     c.evaluate.edits = 100
     c.evaluate.best_of_prompts = 120

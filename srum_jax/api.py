@@ -27,17 +27,25 @@ import srum_jax
 from srum_jax.config import MeshConfig
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput
-from srum_jax.core.params import Params
+from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
 from srum_jax.data import video as videos
 from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.inference import context, image, prompts, text, usage
-from srum_jax.inference.usage import Usage
-from srum_jax.models import bagel, config, hf, int8, mot, vae
-from srum_jax.models.config import BagelConfig
+from srum_jax.generation import (
+    context,
+    generation_config,
+    image_sampler,
+    system_prompts,
+    text_generator,
+)
+from srum_jax.generation.generation_config import GenerationConfig
+from srum_jax.models import int8
+from srum_jax.models.bagel import hf, model_config, mot, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
 
-BASES = {"shapes": "bases/shapes"}  # models that ship with the package
+BASES = {"shapes": "worlds/shapes/base"}  # models that ship with the package
 PRECISIONS = ("float32", "bfloat16", "int8")
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
 
@@ -88,9 +96,11 @@ def load(
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     folder, base = _folder(model), None if base is None else _folder(base)
     parts = hf.locate(folder, base)
-    told = next((f for f in parts.folders if (f / usage.FILE).exists()), folder)
-    settings = usage.updated(usage.from_folder(told), options, where="api.load")
-    cfg = config.from_folder(parts.sizes)
+    told = next((f for f in parts.folders if (f / generation_config.FILE).exists()), folder)
+    settings = generation_config.updated(
+        generation_config.from_folder(told), options, where="api.load"
+    )
+    cfg = model_config.from_folder(parts.sizes)
     tokenizer = Tokenizer.from_folder(parts.words)
     tokenizer.check(cfg, str(parts.sizes))
     if mesh is None:
@@ -130,7 +140,7 @@ class Bagel:
     params: Params = dataclasses.field(repr=False)
     vae_params: Params = dataclasses.field(repr=False)
     tokenizer: Tokenizer = dataclasses.field(repr=False)
-    usage: Usage
+    usage: GenerationConfig
     mesh: jax.sharding.Mesh
     precision: str
     dtype: Any
@@ -154,7 +164,7 @@ class Bagel:
         setting, a size or a prompt that does not fit the model.
         """
         several = _several(prompts)
-        settings = usage.changed(self.usage.generate, sample, where="generate")
+        settings = generation_config.changed(self.usage.generate, sample, where="generate")
         read = {prompt: (self._text(prompt),) for prompt in several}
         requests = [
             _Request(read[prompt], prompt, settings.size, some)
@@ -179,7 +189,7 @@ class Bagel:
         place of an image shows several (the last gives the size). Otherwise as `generate`.
         """
         several, given = _several(instructions), _each(images, instructions, "images")
-        settings = usage.changed(self.usage.edit, sample, where="edit")
+        settings = generation_config.changed(self.usage.edit, sample, where="edit")
         if "size" in sample:
             raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
         requests = []
@@ -230,7 +240,7 @@ class Bagel:
             if film is not None:
                 items += self._watch(film, frames)
             contexts.append((*items, self._text(question)))
-        system = self._system(prompts.THINK_UNDERSTANDING) if think else None
+        system = self._system(system_prompts.THINK_UNDERSTANDING) if think else None
         if max_tokens is None:
             max_tokens = self.usage.max_tokens + (self.usage.think_tokens if think else 0)
         if max_tokens < 1:
@@ -269,18 +279,18 @@ class Bagel:
         return mot.unstacked(self.params, self.cfg.llm)
 
     @functools.cached_property
-    def _writer(self) -> text.Write:
-        return text.writer(
+    def _writer(self) -> text_generator.Write:
+        return text_generator.writer(
             self._apart, self.cfg, self.tokenizer, batch=self.usage.batch, **self._tools()
         )
 
     @functools.cached_property
-    def _drawers(self) -> dict[tuple, image.Draw]:
+    def _drawers(self) -> dict[tuple, image_sampler.Draw]:
         return {}
 
     @functools.cached_property
     def _encode(self):
-        return image.encoder(self.vae_params, self.cfg, programs=self.programs)
+        return image_sampler.encoder(self.vae_params, self.cfg, programs=self.programs)
 
     def _text(self, words: str) -> Text:
         return Text(np.array(self.tokenizer.encode(words), np.int32))
@@ -307,7 +317,7 @@ class Bagel:
 
     def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
         before = () if system is None else (system,)
-        seeds = [image.candidate_seed(seed, i, 0) for i in range(len(contexts))]
+        seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
         with jax.set_mesh(self.mesh):
             return self._writer(
                 [(*before, *c) for c in contexts],
@@ -320,7 +330,7 @@ class Bagel:
     def _draw(self, requests: Sequence["_Request"], settings, think: bool) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
-            system = self._system(prompts.THINK_GENERATION)
+            system = self._system(system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}
             written = self._write(contexts.values(), system, self.usage.think_tokens)
@@ -328,19 +338,23 @@ class Bagel:
         jobs, drawings = [], []
         for r in requests:
             thought = thoughts.get(tuple(map(id, r.items)), "")
-            read = image.guidance_contexts(
+            read = image_sampler.guidance_contexts(
                 r.items, system=system, thought=self._text(thought) if think else None
             )
             for seed in r.seeds:
-                jobs.append(image.Request(**read, size=r.size, seed=seed))
+                jobs.append(image_sampler.Request(**read, size=r.size, seed=seed))
                 drawings.append((r.prompt, seed, thought))
-        key = (image.guidance(settings), settings.renorm, settings.batch)  # what is compiled in
+        key = (
+            image_sampler.guidance(settings),
+            settings.renorm,
+            settings.batch,
+        )  # what is compiled in
         if key not in self._drawers:
-            self._drawers[key] = image.drawer(
+            self._drawers[key] = image_sampler.drawer(
                 self._apart, self.vae_params, self.cfg, settings, **self._tools()
             )
         with jax.set_mesh(self.mesh):
-            drawn = self._drawers[key](jobs, image.knobs(settings))
+            drawn = self._drawers[key](jobs, image_sampler.sampling_params(settings))
         return [Drawing(d.image, *what) for d, what in zip(drawn, drawings, strict=True)]
 
 
@@ -375,7 +389,9 @@ def _seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> lis
     if n < 1:
         raise BadInput(f"n must be at least 1, got {n}")
     if seeds is None:
-        return [[image.candidate_seed(seed, i, k) for k in range(n)] for i in range(requests)]
+        return [
+            [image_sampler.candidate_seed(seed, i, k) for k in range(n)] for i in range(requests)
+        ]
     if len(seeds) != requests * n or any(not 0 <= s < 2**32 for s in seeds):
         raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
     return [[int(s) for s in seeds[i * n : (i + 1) * n]] for i in range(requests)]
@@ -401,7 +417,7 @@ def _pixels(given: AnyImage) -> np.ndarray:
     return pixels
 
 
-def _answer(written: text.Written, think: bool) -> Answer:
+def _answer(written: text_generator.GeneratedText, think: bool) -> Answer:
     """Splits off what was thought: up to the closing </think>, all of it if that never came."""
     if not think:
         return Answer(written.text, finished=written.finished)

@@ -34,10 +34,10 @@ from srum_jax.config_sections import (  # noqa: F401 (this module is their one e
     LoopConfig,
     LoraConfig,
     MeshConfig,
+    MonitorConfig,
     OptimConfig,
     PackedConfig,
     PretrainConfig,
-    ProbeConfig,
     SampleConfig,
     ScoreConfig,
     Stage,
@@ -271,16 +271,16 @@ def _keys(own: str, loop: str = "", packed: str = "") -> list[str]:
 
 POSITIVE = _keys(
     """rounds distributed.init_timeout distributed.heartbeat_timeout distributed.shutdown_timeout
-    sample.steps sample.shift sample.batch sample.size ingest.batch ingest.unit
-    generate.count generate.candidates generate.unit score.grid score.batch score.unit
-    score.least_judges score.regions score.sam.points score.sam.batch score.written.max_tokens
+    sample.steps sample.shift sample.batch sample.size ingest.batch ingest.shard_size
+    generate.count generate.candidates generate.shard_size score.grid score.batch score.shard_size
+    score.min_judges score.regions score.sam.points score.sam.batch score.written.max_tokens
     score.written.attempts score.written.temperature score.written.batch score.external.timeout
     score.external.attempts score.external.concurrency
-    evaluate.count evaluate.questions evaluate.several evaluate.captions evaluate.edits
+    evaluate.count evaluate.questions evaluate.multi_image_questions evaluate.captions evaluate.edits
     evaluate.best_of_prompts evaluate.batch autoencoder.batch
-    pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.several_every
+    pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.multi_image_every
     pretrain.latents pretrain.edits pretrain.evaluate_every train.nft_beta
-    train.probe.every train.probe.patience train.lora.rank train.lora.alpha""",
+    train.monitor.every train.monitor.patience train.lora.rank train.lora.alpha""",
     loop="""steps micro_batches optim.learning_rate optim.adam_learning_rate optim.eps
     checkpoint_every keep log_every max_bad_steps""",
     packed="rows lanes.und lanes.gen lanes.images timestep_std timestep_shift",
@@ -288,16 +288,16 @@ POSITIVE = _keys(
 NOT_NEGATIVE = _keys(
     """seed sample.guidance sample.image_guidance ingest.rejects generate.rejects
     generate.guidance score.margin score.crop score.compare train.candidates
-    train.least_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
-    train.max_drift train.probe.prompts train.probe.questions train.probe.least_score evaluate.seed
+    train.min_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
+    train.max_drift train.monitor.prompts train.monitor.questions train.monitor.min_score evaluate.seed
     autoencoder.kl_weight pretrain.text_weight log.profile""",
     loop="optim.warmup optim.weight_decay optim.clip_norm",
     packed="lanes.vit lanes.labels lanes.regions",
 )
 FRACTIONS = _keys(
     """sample.renorm_min score.verify score.min_area score.max_area score.overlap
-    score.sam.min_iou score.sam.min_stability train.probe.least_diversity
-    train.probe.least_agreement""",
+    score.sam.min_iou score.sam.min_stability train.monitor.min_diversity
+    train.monitor.min_agreement""",
     loop="optim.b1 optim.b2 ema",
     packed="text_dropout",
 )
@@ -364,10 +364,10 @@ def _data(cfg: Config) -> Iterable[str]:
     yield from _sample(cfg.sample)
     for name in ("generate.prompts", "evaluate.prompts"):
         yield from _prompts(name, _part(cfg, name))
-    if cfg.generate.unit % cfg.sample.batch:
+    if cfg.generate.shard_size % cfg.sample.batch:
         yield (
-            f"generate.unit = {cfg.generate.unit} must be a multiple of sample.batch = "
-            f"{cfg.sample.batch}: a unit is made by whole compiled calls"
+            f"generate.shard_size = {cfg.generate.shard_size} must be a multiple of sample.batch = "
+            f"{cfg.sample.batch}: a shard is made by whole compiled calls"
         )
     for key in ("generation_images", "edit_images"):
         count, rows = getattr(cfg.pretrain, key), cfg.pretrain.rows
@@ -392,8 +392,8 @@ def _score(cfg: Config) -> Iterable[str]:
             if not getattr(c.external, key):
                 yield f'score.external.{key} is empty: score.judge = "{c.judge}" reads it'
     judges = 2 if c.judge == "ensemble" else 1
-    if c.least_judges > judges:
-        yield f'score.least_judges = {c.least_judges}, but judge "{c.judge}" is {judges}'
+    if c.min_judges > judges:
+        yield f'score.min_judges = {c.min_judges}, but judge "{c.judge}" is {judges}'
     if c.judge == "external" and c.compare:
         yield f"score.compare = {c.compare} compares the model's read-outs: the judge is external"
     logits = c.judge != "external" and c.readout == "logits"
@@ -416,11 +416,11 @@ def _ingest(cfg: Config) -> Iterable[str]:
         yield f"rounds = {cfg.rounds} with the stage ingest, which has the same data every round"
     if c.images and kind == "parquet":
         yield f"ingest.images = {c.images!r}: the pictures of a Parquet file are inside it"
-    neutral = (t.objective, t.select, t.least_gain, t.least_score) == ("sft", "all", 0.0, -1.0)
+    neutral = (t.objective, t.select, t.min_gain, t.min_score) == ("sft", "all", 0.0, -1.0)
     if kind == "parquet" and {"train", "score"} & set(cfg.stages) == {"train"} and not neutral:
         yield (
             "captions in Parquet files come without scores: name the stage score, or train by "
-            'train.objective = "sft", select = "all", least_gain = 0.0, least_score = -1.0'
+            'train.objective = "sft", select = "all", min_gain = 0.0, min_score = -1.0'
         )
 
 
@@ -433,7 +433,7 @@ def _train(cfg: Config) -> Iterable[str]:
         comparing = {
             "train.objective": c.objective in ("srum_advantage", "nft"),
             "train.select": c.select == "best_of_k",
-            "train.least_gain": c.least_gain > 0,
+            "train.min_gain": c.min_gain > 0,
         }
         reason = next((name for name, compares in comparing.items() if compares), None)
         if reason and (c.candidates or drawn) < 2:
@@ -441,15 +441,15 @@ def _train(cfg: Config) -> Iterable[str]:
                 f"{few} = {c.candidates or drawn}: {reason} = {json.dumps(_part(cfg, reason))} "
                 "compares the candidates of a prompt, so at least 2"
             )
-    if not -1 <= c.least_score <= 1:
-        yield f"train.least_score must lie in [-1, 1], as scores do, got {c.least_score}"
-    elif c.least_score > -1 and c.select != "best_of_k":
+    if not -1 <= c.min_score <= 1:
+        yield f"train.min_score must lie in [-1, 1], as scores do, got {c.min_score}"
+    elif c.min_score > -1 and c.select != "best_of_k":
         yield (
-            f"train.least_score = {c.least_score} bars the best candidates of train.select = "
+            f"train.min_score = {c.min_score} bars the best candidates of train.select = "
             f'"best_of_k", got "{c.select}": set it to -1.0, or select best_of_k'
         )
-    if c.least_gain >= 2:
-        yield f"train.least_gain must be below 2, the range of scores, got {c.least_gain}"
+    if c.min_gain >= 2:
+        yield f"train.min_gain must be below 2, the range of scores, got {c.min_gain}"
     if c.objective == "srum_paper" and c.lambda_constraint + c.anchor == 0:
         yield (
             "train.lambda_constraint = train.anchor = 0.0: nothing bounds the repulsion of "
@@ -460,9 +460,9 @@ def _train(cfg: Config) -> Iterable[str]:
             'train.trainable = "lora": train.optim.optimizer = "muon" is for whole matrices; use '
             '"adamw"'
         )
-    if c.probe.candidates < 2:
+    if c.monitor.candidates < 2:
         yield (
-            f"train.probe.candidates = {c.probe.candidates} must be at least 2: diversity is the "
+            f"train.monitor.candidates = {c.monitor.candidates} must be at least 2: diversity is the "
             "difference of a prompt's images"
         )
 

@@ -69,7 +69,7 @@ class IngestConfig:
     latents: Literal["mean", "sampled", "resample"]
     rejects: float
     batch: int
-    unit: int
+    shard_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class GenerateConfig:
     count: int
     candidates: int
     guidance: tuple[float, ...]  # of each round's candidates
-    unit: int
+    shard_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ExternalConfig:
 @dataclasses.dataclass(frozen=True)
 class ScoreConfig:
     judge: Literal["self", "external", "ensemble"]
-    least_judges: int
+    min_judges: int
     readout: Literal["logits", "written"]
     view: Literal["crop", "outline", "coordinates"]
     compare: int
@@ -134,7 +134,7 @@ class ScoreConfig:
     margin: int
     crop: int
     batch: int
-    unit: int
+    shard_size: int
     sam: SamConfig
     written: WrittenConfig
     external: ExternalConfig
@@ -180,7 +180,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PackedConfig(LoopConfig):
-    """What `train` and `pretrain` share beyond: packed rows, one time law."""
+    """What `train` and `pretrain` share beyond: packed rows, one timestep distribution."""
 
     rows: int
     lanes: LanesConfig
@@ -191,16 +191,16 @@ class PackedConfig(LoopConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeConfig:
+class MonitorConfig:
     """What the model in training is asked on the way, and what stops the run."""
 
     prompts: int
     candidates: int
     every: int
     questions: int
-    least_score: float
-    least_diversity: float
-    least_agreement: float
+    min_score: float
+    min_diversity: float
+    min_agreement: float
     patience: int
 
 
@@ -220,8 +220,8 @@ class TrainConfig(PackedConfig):
     map_sampling: Literal["centre", "area"]
     candidates: int
     select: Literal["all", "best_of_k"]
-    least_gain: float
-    least_score: float
+    min_gain: float
+    min_score: float
     trainable: Literal["gen", "all", "lora"]
     lora: LoraConfig
     lambda_constraint: float
@@ -230,7 +230,7 @@ class TrainConfig(PackedConfig):
     nft_beta: float
     anchor: float
     max_drift: float
-    probe: ProbeConfig
+    monitor: MonitorConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,8 +238,8 @@ class PretrainConfig(PackedConfig):
     generation_images: int
     edit_images: int
     questions: int
-    several_every: int
-    several_lanes: LanesConfig
+    multi_image_every: int
+    multi_image_lanes: LanesConfig
     text_weight: float
     label_weights: Literal["token", "sample", "square"]
     latents: int
@@ -258,7 +258,7 @@ class EvaluateConfig:
     prompts: str
     count: int
     questions: int
-    several: int
+    multi_image_questions: int
     captions: int
     edits: int
     best_of: int

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput, Stopped
-from srum_jax.models import bagel, hf, hf_folder, vae
-from srum_jax.models import config as model_config
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import hf, hf_folder, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.training import checkpoint
 
 PARAMS = "params"
@@ -115,11 +115,11 @@ def convert(
         folder.mkdir(parents=True, exist_ok=True)
         hf_folder.write_beside(folder, cfg, parts.beside())
         checkpoint.save_params(folder / PARAMS, {"model": params, "vae": vae_params})
-    count = P.count(bagel.specs(cfg)) + P.count(vae.specs(cfg.vae))
+    count = param_tree.count(bagel.specs(cfg)) + param_tree.count(vae.specs(cfg.vae))
     return f"{folder}: {count:,} parameters, the model's as {dtype}, in the form {to!r}"
 
 
-Read = tuple[hf.Parts, BagelConfig, P.Params, P.Params, str]
+Read = tuple[hf.Parts, BagelConfig, param_tree.Params, param_tree.Params, str]
 
 
 def _from_hf(folder: epath.Path, base: str | None, dtype: str | None) -> Read:
@@ -147,9 +147,11 @@ def _from_tree(folder: epath.Path, base: str | None, dtype: str | None) -> Read:
             "name the weights it started from by --base"
         )
     parts, cfg, params, vae_params, dtype = _from_hf(epath.Path(base), None, dtype)
-    P.check(P.merge(shapes, params), bagel.specs(cfg), where=f"{folder / PARAMS} over {base}")
+    param_tree.check(
+        param_tree.merge(shapes, params), bagel.specs(cfg), where=f"{folder / PARAMS} over {base}"
+    )
     trained = checkpoint.load_params(folder / PARAMS, like)
-    return parts, cfg, P.merge(trained, params), vae_params, dtype
+    return parts, cfg, param_tree.merge(trained, params), vae_params, dtype
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ clean save.
 
 # Every stage, and the module whose run(cfg, mesh, work) -> Manifest it is.
 STAGES = {
-    "autoencoder": "srum_jax.stages.autoencoder",
-    "pretrain": "srum_jax.stages.pretrain",
+    "autoencoder": "srum_jax.worlds.shapes.autoencoder",
+    "pretrain": "srum_jax.worlds.shapes.pretrain",
     "ingest": "srum_jax.stages.ingest",
     "generate": "srum_jax.stages.generate",
     "score": "srum_jax.stages.score",
@@ -102,7 +102,9 @@ def run(argv: Sequence[str]) -> str | None:
     options = define_flags()
     cfg = config.parse(argv, options)
     if options.plan or options.plan_out:
-        importlib.import_module("srum_jax.plan").run(cfg, options.plan or "", options.plan_out)
+        importlib.import_module("srum_jax.planning.plan").run(
+            cfg, options.plan or "", options.plan_out
+        )
         return None
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
     wanted = options.stage or cfg.stages

@@ -1,6 +1,6 @@
 """The compiled programs of a run, as its config makes them: what is optimised, and how.
 
-The stages run these programs on their arrays; `plan.py` compiles the same ones for chips that are
+The stages run these programs on their arrays; `planning/plan.py` compiles the same ones for chips that are
 not there. So whatever decides what a program computes or holds is decided here, once.
 """
 
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from srum_jax.config import Config, TrainConfig
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.models import attention, bagel, lora
-from srum_jax.models.config import BagelConfig
+from srum_jax.models import attention, lora
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.training import optim
 
@@ -40,9 +41,9 @@ class Training:
 
     loss_fn: Callable
     tx: optax.GradientTransformation
-    trained: P.Specs
-    frozen: P.Specs
-    reference: P.Specs | None
+    trained: param_tree.Specs
+    frozen: param_tree.Specs
+    reference: param_tree.Specs | None
 
 
 def training(cfg: Config, sizes: BagelConfig) -> Training:
@@ -54,7 +55,7 @@ def training(cfg: Config, sizes: BagelConfig) -> Training:
         frozen, copied = specs, {}
         loss_fn = lora.adapted(loss_fn, lora_scale(c))
     else:
-        trained, frozen = P.split(specs, trainable(c.trainable))
+        trained, frozen = param_tree.split(specs, trainable(c.trainable))
         copied = trained
     return Training(
         loss_fn=loss_fn,

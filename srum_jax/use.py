@@ -176,7 +176,7 @@ def _sample(options: argparse.Namespace) -> dict[str, Any]:
 
 def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import prompts
-    from srum_jax.inference.image import candidate_seed
+    from srum_jax.generation.image_sampler import candidate_seed
 
     if options.prompts:
         found = prompts.load(options.prompts)
@@ -203,7 +203,7 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import images
-    from srum_jax.inference.image import candidate_seed
+    from srum_jax.generation.image_sampler import candidate_seed
 
     shown = [images.load(path) for path in options.image]
     jobs = [
@@ -243,13 +243,15 @@ Draw = Callable[[Sequence[dict], dict], Sequence]
 
 def _drawn(options, bagel, settings, jobs: Sequence[dict], draw: Draw) -> Iterator[dict[str, Any]]:
     """Draws what the records do not have yet, batch by batch, each kept before the next."""
-    from srum_jax.inference import usage
+    from srum_jax.generation import generation_config
 
     folder = pathlib.Path(options.out)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"-o {folder} is a file; name a folder")
     sample = _sample(options)
-    settings = dataclasses.asdict(usage.changed(settings, sample, where=options.command))
+    settings = dataclasses.asdict(
+        generation_config.changed(settings, sample, where=options.command)
+    )
     batch = settings.pop("batch")  # alone in changing nothing
     if options.command == "edit":
         del settings["size"]

@@ -14,11 +14,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import srum_jax
 from srum_jax.data import tokenizer as words
-from srum_jax.models import config, hf
-from srum_jax.rewards import protocol
+from srum_jax.models.bagel import hf, model_config
+from srum_jax.rewards import question_templates
 
-BASE = pathlib.Path(srum_jax.__file__).parent / "bases/shapes"
-SINGLE = ("yes", "no", *protocol.NUMBERS[:5])  # each becomes a token of its own
+BASE = pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
+SINGLE = ("yes", "no", *question_templates.NUMBERS[:5])  # each becomes a token of its own
 
 
 def write_tokenizer(path, texts, size=600):
@@ -42,7 +42,7 @@ def write_model(folder, texts):
     """The folder of such a model."""
     folder.mkdir(parents=True)
     inner = write_tokenizer(folder / "tokenizer.json", texts)
-    cfg = config.from_folder(BASE)
+    cfg = model_config.from_folder(BASE)
     params, coder = hf.load(BASE, cfg)
     ids = {mark: inner.token_to_id(mark) for mark in words.MARKS}
     vocab = inner.get_vocab_size()

@@ -17,7 +17,7 @@ from golden_sam import SamCase, is_case
 
 from srum_jax.data import packing
 from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text
-from srum_jax.models import config, hf
+from srum_jax.models.bagel import hf, model_config
 
 OURS = pathlib.Path(__file__).parent / "goldens"
 
@@ -49,8 +49,8 @@ class Case:
         return json.loads((self.folder / "bagel_config.json").read_text())
 
     @functools.cached_property
-    def cfg(self) -> config.BagelConfig:
-        return config.from_folder(self.folder)
+    def cfg(self) -> model_config.BagelConfig:
+        return model_config.from_folder(self.folder)
 
     @functools.cached_property
     def params(self):

@@ -17,8 +17,9 @@ from samples import jit
 
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.schema import Latent, Picture, Text
-from srum_jax.inference import context, image, text
-from srum_jax.models import bagel, vae
+from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import vae
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 TRAJECTORY = dict(rtol=5e-4, atol=5e-4)
@@ -107,7 +108,7 @@ def _check_cache(case: Case, section: str, cache) -> None:
 def _greedy(case: Case, cache, want: np.ndarray, returned) -> None:
     """Step logits, and the ids of the loop; the original drops the last token it computes."""
     model, cfg = case.params[0], dataclasses.replace(case.cfg, eos=-1)  # it never stopped at eos
-    advance = jit(functools.partial(text.step, cfg=cfg, dtype=jnp.float32))
+    advance = jit(functools.partial(text_generator.step, cfg=cfg, dtype=jnp.float32))
     last, growing = jnp.full(2, case.cfg.bos), cache
     for logits in want:
         growing, found = advance(model, growing, last)
@@ -115,7 +116,11 @@ def _greedy(case: Case, cache, want: np.ndarray, returned) -> None:
         last = jnp.argmax(found, axis=-1)
         assert int(last[1]) == int(np.argmax(logits))
     count = len(want) - 1
-    loop = jit(functools.partial(text.decode, cfg=cfg, max_tokens=len(want) + 3, dtype=jnp.float32))
+    loop = jit(
+        functools.partial(
+            text_generator.decode, cfg=cfg, max_tokens=len(want) + 3, dtype=jnp.float32
+        )
+    )
     ids, counts = loop(
         model, cache, jnp.zeros(2, jnp.uint32), jnp.zeros(2), jnp.array([count + 2, count])
     )
@@ -168,7 +173,7 @@ def _settings(run: dict):
 def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, settings):
     """Rows 1.. of the trajectory [S+1,B,G,·], times, and of each step's velocities, by branch."""
     cfg, model = case.cfg, case.params[0]
-    how = image.guidance(settings)
+    how = image_sampler.guidance(settings)
     cond = _read(case, *(c["context"] for c in contexts), more=0)
 
     def part(name):
@@ -177,7 +182,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         ]
         return short
 
-    branches = image.Branches(cond)
+    branches = image_sampler.GuidanceCaches(cond)
     if how.text:
         lengths = np.array([context.extent(c) for c in part("text")]).T
         branches = branches.replace(text=context.shortened(cond, *jnp.asarray(lengths)))
@@ -188,18 +193,20 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         branches = branches.replace(image=own)
     rng = np.random.default_rng(3)
     foreign = rng.normal(size=(6, cfg.token_dim)).astype(np.float32)
-    grids = [(2, 3), *(image.grid_of(tuple(s), cfg) for s in sizes)]
-    canvas = image.canvas(grids, len(grids), cfg)
-    ids = canvas.positions[1:][canvas.valid[1:]]
+    grids = [(2, 3), *(image_sampler.grid_of(tuple(s), cfg) for s in sizes)]
+    latent_grid = image_sampler.latent_grid(grids, len(grids), cfg)
+    ids = latent_grid.positions[1:][latent_grid.valid[1:]]
     key = f"{section}/latent_packed_vae_position_ids"
     if key in case.inputs.files:
         np.testing.assert_array_equal(ids, case.inputs[key])
-    canvas = jax.tree.map(lambda a: np.pad(a, ((0, 0), (0, 5), *[(0, 0)] * (a.ndim - 2))), canvas)
-    for row, x in zip(canvas.noise, [foreign, *noises], strict=True):
+    latent_grid = jax.tree.map(
+        lambda a: np.pad(a, ((0, 0), (0, 5), *[(0, 0)] * (a.ndim - 2))), latent_grid
+    )
+    for row, x in zip(latent_grid.noise, [foreign, *noises], strict=True):
         row[: len(x)] = x
     run = jit(
         functools.partial(
-            image.sample,
+            image_sampler.sample,
             cfg=cfg,
             runs=how.runs,
             renorm=settings.renorm,
@@ -208,7 +215,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
             trace=True,
         )
     )
-    last, traces = run(model, branches, canvas, image.knobs(settings))
+    last, traces = run(model, branches, latent_grid, image_sampler.sampling_params(settings))
     x = np.concatenate([*(t[0] for t in traces), last[None]])
     counts = [h * w for h, w in grids[1:]]
     return x, traces, counts, how
@@ -221,11 +228,11 @@ def _cut(a: np.ndarray, counts) -> np.ndarray:
 
 @functools.cache
 def _show(case: Case):
-    return image.decoder(case.params[1], case.cfg, programs=context.Programs())
+    return image_sampler.decoder(case.params[1], case.cfg, programs=context.Programs())
 
 
 def _check_image(case: Case, key: str, tokens: np.ndarray, size) -> None:
-    h, w = image.grid_of(tuple(size), case.cfg)
+    h, w = image_sampler.grid_of(tuple(size), case.cfg)
     latent = rearrange(tokens, "(h w) d -> h w d", h=h)
     want = case.outputs[f"{key}/image_u8"]
     assert np.abs(_show(case)([latent])[0].astype(int) - want.astype(int)).max() <= 1
@@ -246,7 +253,7 @@ def _check_run(case: Case, section: str, name: str, contexts: dict) -> None:
     x, traces, counts, how = _sample(case, section, [contexts], [size], noise, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs[f"{key}/x_t"], **TRAJECTORY)
     if f"{key}/t" in case.outputs.files:
-        times = image.knobs(settings).times[:-1]
+        times = image_sampler.sampling_params(settings).times[:-1]
         np.testing.assert_allclose(times, case.outputs[f"{key}/t"], **TOLERANCE)
     if f"{key}/v_t" in case.outputs.files:
         rows = x.shape[1]
@@ -284,7 +291,7 @@ def _runs(case: Case, section: str) -> list[str]:
 
 def check_gen(case: Case):
     items = _context(case, "gen", case.meta["gen/contexts"])
-    contexts = image.guidance_contexts(items)
+    contexts = image_sampler.guidance_contexts(items)
     _check_contexts(case, "gen", contexts)
     assert _runs(case, "gen")
     for name in _runs(case, "gen"):
@@ -293,7 +300,7 @@ def check_gen(case: Case):
 
 def check_edit(case: Case):
     items = _context(case, "edit", case.meta["edit/contexts"])
-    contexts = image.guidance_contexts(items)
+    contexts = image_sampler.guidance_contexts(items)
     _check_contexts(case, "edit", contexts)
     _check_cache(case, "edit", _read(case, items))
     assert _runs(case, "edit")
@@ -308,7 +315,7 @@ def check_think(case: Case):
     written = thought.ids.tolist()
     assert "".join(f" {i}" for i in written) == meta["text"]
     _greedy(case, cache, case.outputs["think/step_logits"], written)
-    contexts = image.guidance_contexts(tuple(items), system=system, thought=thought)
+    contexts = image_sampler.guidance_contexts(tuple(items), system=system, thought=thought)
     _check_run(case, "think", "", contexts)
 
 
@@ -319,12 +326,12 @@ def check_batch(case: Case):
     contexts = list(zip(texts, pictures, strict=True))
     _check_cache(case, "batch", _read(case, *contexts))
     sizes = meta["image_sizes"]
-    ends = np.cumsum([np.prod(image.grid_of(tuple(s), case.cfg)) for s in sizes])[:-1]
+    ends = np.cumsum([np.prod(image_sampler.grid_of(tuple(s), case.cfg)) for s in sizes])[:-1]
     noises = np.split(case.inputs["batch/latent_packed_init_noises"], ends)
     # Here text guidance compares with nothing at all.
     requests = [{"context": c, "plain": 0, "texts": c} for c in contexts]
     settings = _settings(meta["settings"])
     x, _, counts, _ = _sample(case, "batch", requests, sizes, noises, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs["batch/x_t"], **TRAJECTORY)
-    times = image.knobs(settings).times[:-1]
+    times = image_sampler.sampling_params(settings).times[:-1]
     np.testing.assert_allclose(times, case.outputs["batch/t"], **TOLERANCE)

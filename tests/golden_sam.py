@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from srum_jax.models import sam, sam_vision, sam_weights
+from srum_jax.rewards.boxes.sam import model as sam_model
+from srum_jax.rewards.boxes.sam import vision as sam_vision
+from srum_jax.rewards.boxes.sam import weights as sam_weights
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 
@@ -91,14 +93,14 @@ def _vision(case: SamCase):
 
 def _positional(case: SamCase):
     cfg, params = case.model
-    ours = rearrange(sam.image_positions(params, cfg), "h w c -> 1 c h w")
+    ours = rearrange(sam_model.image_positions(params, cfg), "h w c -> 1 c h w")
     want = case.outputs["image_positional_embeddings"]
     np.testing.assert_allclose(np.broadcast_to(ours, want.shape), want, **TOLERANCE)
 
 
 def _no_mask(case: SamCase):
     cfg, params = case.model
-    ours = rearrange(sam.prompt_masks(params, cfg), "1 1 h w c -> 1 c h w")
+    ours = rearrange(sam_model.prompt_masks(params, cfg), "1 1 h w c -> 1 c h w")
     want = case.outputs["dense_no_mask"]
     np.testing.assert_allclose(np.broadcast_to(ours, want.shape), want, **TOLERANCE)
 
@@ -138,12 +140,12 @@ def _call(case: SamCase, section: str):
 
     @functools.partial(jax.jit, static_argnames="multimask")
     def run(params, embeddings, given, masks, multimask):
-        tokens = sam.prompt_tokens(params, cfg, **given)
-        dense = sam.prompt_masks(params, cfg, masks)
+        tokens = sam_model.prompt_tokens(params, cfg, **given)
+        dense = sam_model.prompt_masks(params, cfg, masks)
         return (
             tokens,
             dense,
-            sam.decode(params, cfg, embeddings, tokens, dense, multimask=multimask),
+            sam_model.decode(params, cfg, embeddings, tokens, dense, multimask=multimask),
         )
 
     ours, dense, (logits, iou) = run(

@@ -98,11 +98,11 @@ def wait_for(path, started, timeout=PATIENCE):
 
 def assert_same_records(one, other, exactly=False):
     """Of stages `generate` and `score` in two work folders; `exactly`: bit for bit."""
-    from srum_jax.data import units
+    from srum_jax.data import shards
 
     latent = score = dict(rtol=0, atol=0 if exactly else 1e-5)
     for stage in ("generate", "score"):
-        pair = [units.read(folder / "round0" / stage) for folder in (one, other)]
+        pair = [shards.read(folder / "round0" / stage) for folder in (one, other)]
         assert len(pair[0]) == len(pair[1]) > 4
         for a, b in zip(*pair, strict=True):
             assert a["id"] == b["id"] and a["k"] == b["k"]
@@ -125,15 +125,15 @@ def main(folder, after, *args):
     from etils import epath
 
     from srum_jax import main
-    from srum_jax.data import units
+    from srum_jax.data import shards
 
-    count, written = units._count, 0
+    count, written = shards._count, 0
 
     def counting(path):
         nonlocal written
         found = count(path)
         final = pathlib.Path(path).parents[1]
-        if final.name == folder and pathlib.Path(path).parent.name.startswith(units.UNFINISHED):
+        if final.name == folder and pathlib.Path(path).parent.name.startswith(shards.UNFINISHED):
             if written == int(after):
                 workdir = epath.Path(args[args.index("--workdir") + 1])
                 (workdir / HERE).write_text(folder)
@@ -141,7 +141,7 @@ def main(folder, after, *args):
             written += 1
         return found
 
-    units._count = counting
+    shards._count = counting
     sys.exit(main.main(["main", *args]))
 
 

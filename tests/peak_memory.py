@@ -33,20 +33,21 @@ def main(folder, layers, hidden, saves):
     import jax
     import numpy as np
 
-    from srum_jax.core import params as P
-    from srum_jax.core import sharding
-    from srum_jax.models import bagel, config, hf, safetensors, vae
-    from srum_jax.models.config import SHAPES, LLMConfig
+    from srum_jax.core import param_tree, sharding
+    from srum_jax.models import safetensors_io
+    from srum_jax.models.bagel import hf, model_config, vae
+    from srum_jax.models.bagel import model as bagel
+    from srum_jax.models.bagel.model_config import SHAPES, LLMConfig
 
     llm = LLMConfig(hidden, layers, heads=16, kv_heads=8, ffn=4 * hidden, vocab=16 * hidden)
     cfg = dataclasses.replace(SHAPES, llm=llm)
     folder.mkdir()
-    for name, content in config.to_json(cfg).items():
+    for name, content in model_config.to_json(cfg).items():
         (folder / name).write_text(json.dumps(content))
     marks = {}  # tensor -> its first number; everything else is a hole in the file
     for file, entries in hf.table(cfg).items():
         kind = "BF16" if file == hf.MODEL_FILE else "F32"
-        size = safetensors.DTYPES[kind].itemsize
+        size = safetensors_io.DTYPES[kind].itemsize
         header, end = {}, 0
         for entry in entries:
             start, end = end, end + math.prod(entry.shape) * size
@@ -61,7 +62,7 @@ def main(folder, layers, hidden, saves):
             for i, entry in enumerate(entries):
                 marks[entry.path, entry.layer] = i % 128
                 out.seek(8 + len(text) + header[entry.name]["data_offsets"][0])
-                out.write(np.array(i % 128, safetensors.DTYPES[kind]).tobytes())
+                out.write(np.array(i % 128, safetensors_io.DTYPES[kind]).tobytes())
             out.truncate(8 + len(text) + end)
     sizes = types.SimpleNamespace(data=1, fsdp=8, tensor=1, context=1)
     mesh = sharding.make_mesh(sizes)
@@ -81,7 +82,7 @@ def main(folder, layers, hidden, saves):
         "shard": max(x.nbytes for x in leaves),
     }
     for tree, file in zip(trees, hf.table(cfg).values(), strict=True):
-        flat = P.flatten(tree)
+        flat = param_tree.flatten(tree)
         for entry in file[:: max(len(file) // 40, 1)]:
             leaf = flat[entry.path] if entry.layer is None else flat[entry.path][entry.layer]
             first = float(leaf[(0,) * leaf.ndim])

@@ -6,7 +6,7 @@ import zlib
 import jax
 import numpy as np
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.data import packing
 from srum_jax.data.schema import (
     CAUSAL,
@@ -20,8 +20,8 @@ from srum_jax.data.schema import (
     Regions,
     Text,
 )
-from srum_jax.models import bagel
-from srum_jax.models.config import BagelConfig, LLMConfig, VAEConfig, ViTConfig
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig, LLMConfig, VAEConfig, ViTConfig
 
 # Tiny programs run once: plain code spares most of the seconds that their compilation takes.
 PLAIN = {"xla_backend_optimization_level": 0}
@@ -53,11 +53,13 @@ def weights(cfg=CFG, seed=0):
         values = rng.normal(0, fan_in**-0.5, spec.shape)
         return np.float32(1 + 0.3 * values if path.endswith("scale") else values)
 
-    return P.unflatten({p: draw(p, s) for p, s in P.flatten(bagel.specs(cfg)).items()})
+    return param_tree.unflatten(
+        {p: draw(p, s) for p, s in param_tree.flatten(bagel.specs(cfg)).items()}
+    )
 
 
 def sees(query, key) -> bool:
-    """The mask law, written out for one pair of (segment, split, mode, position)."""
+    """The mask rule, written out for one pair of (segment, split, mode, position)."""
     segment, split, mode, position = query
     other_segment, other_split, other_mode, other_position = key
     if segment != other_segment or other_split > split:
@@ -69,7 +71,7 @@ def sees(query, key) -> bool:
     return other_position <= position
 
 
-def law(queries, keys):
+def rule(queries, keys):
     """bool [B,S,T]: `sees` for every pair of tokens."""
 
     def listed(tokens):

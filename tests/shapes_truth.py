@@ -8,8 +8,8 @@ import collections
 
 import numpy as np
 
-from srum_jax.evals import shapes as verifier
-from srum_jax.rewards import protocol
+from srum_jax.rewards import question_templates
+from srum_jax.worlds.shapes import verifier
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 
@@ -54,7 +54,7 @@ def many(found, phrase):
 
 def shows(found, caption):
     """Whether these objects are exactly what the caption says."""
-    said = protocol.decompose(caption)
+    said = question_templates.decompose(caption)
     pairs = collections.Counter(seen.pair for seen in found)
     if pairs != {(spec.color, spec.shape): spec.count for spec in said.objects}:
         return False

@@ -16,16 +16,17 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from srum_jax import api
-from srum_jax.core import params, sharding
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
-from srum_jax.data import shapes, video
-from srum_jax.evals import shapes as verifier
-from srum_jax.inference import prompts as words
-from srum_jax.inference import text
-from srum_jax.inference.image import candidate_seed
-from srum_jax.models import bagel as bagel_model
-from srum_jax.models import hf, vae
+from srum_jax.data import video
+from srum_jax.generation import system_prompts as words
+from srum_jax.generation import text_generator
+from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.models.bagel import hf, vae
+from srum_jax.models.bagel import model as bagel_model
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import verifier
 
 PROMPTS = ["a red circle", "a red circle , a blue square and a green cross", "two blue squares"]
 QUESTIONS = [
@@ -47,7 +48,7 @@ USAGE = {
 
 def write_model(folder, tokenizer, cfg=tiny.MODEL, seed=0):
     rng = np.random.default_rng(seed)
-    trees = [params.abstract(s) for s in (bagel_model.specs(cfg), vae.specs(cfg.vae))]
+    trees = [param_tree.abstract(s) for s in (bagel_model.specs(cfg), vae.specs(cfg.vae))]
     weights = jax.tree.map(lambda x: np.float32(rng.normal(0, 0.7, x.shape)), trees)
     hf.save(folder, cfg, *weights, "float32", tokenizer_files=[tokenizer])
     (folder / "usage.json").write_text(json.dumps(USAGE))
@@ -271,7 +272,7 @@ def test_a_thought_is_written_once_and_read_before_drawing(thinker, monkeypatch)
     with pytest.raises(TypeError):
         thinker.generate(asked, think=True)
     assert [len(w) for w in writes] == [2]
-    plain = text.Written("two red squares", (), True)
+    plain = text_generator.GeneratedText("two red squares", (), True)
     monkeypatch.setattr(api.Bagel, "_write", lambda self, contexts, *_: [plain] * len(contexts))
     changed = thinker.generate(asked, seeds=[1, 1, 1], think=True)
     assert changed[0].thought == "two red squares"
@@ -288,7 +289,7 @@ def test_a_thought_is_written_once_and_read_before_drawing(thinker, monkeypatch)
 def test_a_thought_is_split_off_the_answer(thinker, monkeypatch, written, answer):
     real = thinker.answer(QUESTIONS[0], image(0), think=True)
     assert real.thought and not real.finished  # it never writes the closing mark
-    found = [text.Written(written, (), True)]
+    found = [text_generator.GeneratedText(written, (), True)]
     monkeypatch.setattr(api.Bagel, "_write", lambda *_: found)
     assert thinker.answer(QUESTIONS[0], image(0), think=True) == answer
 

@@ -7,8 +7,8 @@ import free_words
 import pytest
 
 from srum_jax import main
-from srum_jax.data import units
-from srum_jax.rewards import judge, protocol
+from srum_jax.data import shards
+from srum_jax.rewards import judge, question_templates
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
@@ -19,8 +19,8 @@ SMALL = {
     "sample.batch": 8,
     "generate.count": 6,
     "generate.candidates": 2,
-    "generate.unit": 8,
-    "score.unit": 4,
+    "generate.shard_size": 8,
+    "score.shard_size": 4,
     "score.batch": 8,
     "score.sam.weights": ROOT / "tests/goldens/samA",
     "score.sam.points": 3,
@@ -33,8 +33,8 @@ SMALL = {
     "train.steps": 2,
     "train.lanes.und": 36,
     "train.lanes.gen": 32,
-    "train.least_score": -1.0,
-    "train.probe.prompts": 0,
+    "train.min_score": -1.0,
+    "train.monitor.prompts": 0,
     "export.dtype": "float32",
 }
 
@@ -43,7 +43,7 @@ SMALL = {
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("road")
     prompts = free_words.prompts_file(folder / "prompts.json")
-    asked = [t.replace("{a}", "a dog") for t in protocol.TEMPLATES.values()]
+    asked = [t.replace("{a}", "a dog") for t in question_templates.TEMPLATES.values()]
     model = free_words.write_model(folder / "words", [*prompts, *asked])
     more = {"weights": model, "generate.prompts": folder / "prompts.json"}
     flags = [f"--config.{key}={value}" for key, value in (SMALL | more).items()]
@@ -69,7 +69,7 @@ def test_it_ends_well_and_counts_what_it_met(run):
 
 def test_regions_have_masks_and_scores_or_a_reason(run):
     _, work = run
-    scored = units.read(work / "round0/score")
+    scored = shards.read(work / "round0/score")
     found = [region for record in scored for region in record["regions"]]
     assert found and all(region["proposer"] == "sam" for region in found)
     assert all(len(region["mask"]) > 0 for region in found)

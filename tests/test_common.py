@@ -13,7 +13,7 @@ import pytest
 
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.schema import CAUSAL, FULL, NOISE, PAD_SEGMENT, Tokens
-from srum_jax.inference import prompts
+from srum_jax.generation import system_prompts
 from srum_jax.models import attention, layers
 
 COMMON = pathlib.Path(__file__).parent / "goldens" / "common"
@@ -23,8 +23,8 @@ ARRAYS = np.load(COMMON / "common.npz")
 
 def test_the_two_system_texts_are_the_official_ones():
     assert CASES["system_prompts"] == {
-        "vlm_think": prompts.THINK_UNDERSTANDING,
-        "gen_think": prompts.THINK_GENERATION,
+        "vlm_think": system_prompts.THINK_UNDERSTANDING,
+        "gen_think": system_prompts.THINK_GENERATION,
     }
 
 

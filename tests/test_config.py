@@ -10,7 +10,7 @@ from configs import base, forkme, shapes, shapes_pretrain
 from srum_jax import config, flow, main
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
-from srum_jax.models.config import PRESETS
+from srum_jax.models.bagel.model_config import PRESETS
 from srum_jax.objectives import srum
 
 
@@ -85,23 +85,27 @@ def test_names_agree_with_the_tables_they_choose_from():
             'train.candidates = 1: train.objective = "srum_advantage" compares',
         ),
         ("train.rewards", "global", "train.rewards = 'global' is not known: known: both, image"),
-        ("train.least_gain", -0.1, "train.least_gain must not be negative"),
-        ("train.least_gain", 2.0, "train.least_gain must be below 2"),
-        ("train.least_score", 0.5, "train.least_score = 0.5 bars the best candidates"),
-        ("train.least_score", -1.5, "train.least_score must lie in [-1, 1]"),
+        ("train.min_gain", -0.1, "train.min_gain must not be negative"),
+        ("train.min_gain", 2.0, "train.min_gain must be below 2"),
+        ("train.min_score", 0.5, "train.min_score = 0.5 bars the best candidates"),
+        ("train.min_score", -1.5, "train.min_score must lie in [-1, 1]"),
         ("train.nft_beta", 0.0, "train.nft_beta must be above 0"),
         ("train.repulsion_cap", -1.0, "train.repulsion_cap must not be negative"),
         ("train.max_drift", -1.0, "train.max_drift must not be negative"),
-        ("train.probe.prompts", -1, "train.probe.prompts must not be negative"),
-        ("train.probe.candidates", 1, "train.probe.candidates = 1 must be at least 2"),
-        ("train.probe.every", 0, "train.probe.every must be above 0"),
-        ("train.probe.patience", 0, "train.probe.patience must be above 0"),
-        ("train.probe.least_score", -0.1, "train.probe.least_score must not be negative"),
-        ("train.probe.least_diversity", 1.1, "train.probe.least_diversity must lie in [0, 1]"),
-        ("train.probe.least_agreement", 1.1, "train.probe.least_agreement must lie in [0, 1]"),
+        ("train.monitor.prompts", -1, "train.monitor.prompts must not be negative"),
+        ("train.monitor.candidates", 1, "train.monitor.candidates = 1 must be at least 2"),
+        ("train.monitor.every", 0, "train.monitor.every must be above 0"),
+        ("train.monitor.patience", 0, "train.monitor.patience must be above 0"),
+        ("train.monitor.min_score", -0.1, "train.monitor.min_score must not be negative"),
+        ("train.monitor.min_diversity", 1.1, "train.monitor.min_diversity must lie in [0, 1]"),
+        ("train.monitor.min_agreement", 1.1, "train.monitor.min_agreement must lie in [0, 1]"),
         ("generate.guidance", (2.0, -1.0), "generate.guidance must not be negative"),
         ("generate.guidance", 2.0, "generate.guidance must be a tuple of any number of values"),
-        ("generate.unit", 100, "generate.unit = 100 must be a multiple of sample.batch = 64"),
+        (
+            "generate.shard_size",
+            100,
+            "generate.shard_size = 100 must be a multiple of sample.batch = 64",
+        ),
         ("generate.prompts", "shapes:tets", 'did you mean "shapes:test"?'),
         ("generate.prompts", "prompts.doc", "must be shapes:train | shapes:validation"),
         ("score.proposers", ("grid", "box"), "score.proposers[1] = 'box' is not known"),
@@ -134,7 +138,7 @@ def test_names_agree_with_the_tables_they_choose_from():
 )
 def test_wrong_values_are_named(path, value, message):
     values = base.get_config().to_dict()
-    values["train"] |= {"objective": "srum_advantage", "select": "all", "least_score": -1.0}
+    values["train"] |= {"objective": "srum_advantage", "select": "all", "min_score": -1.0}
     *parents, key = path.split(".")
     section = values
     for parent in parents:
@@ -158,7 +162,7 @@ def test_all_problems_are_told_at_once():
 def test_candidates_may_be_single_without_groups():
     c = base.get_config()
     c.generate.candidates = 1
-    c.train.select, c.train.least_score = "all", -1.0
+    c.train.select, c.train.min_score = "all", -1.0
     for objective in srum.OBJECTIVES:
         c.train.objective = objective
         if objective in srum.BY_ADVANTAGE:
@@ -167,8 +171,8 @@ def test_candidates_may_be_single_without_groups():
         else:
             assert config.load(c).generate.candidates == 1
     c.train.objective = "sft"
-    c.train.least_gain = 0.1
-    with pytest.raises(BadInput, match="train.least_gain = 0.1 compares"):
+    c.train.min_gain = 0.1
+    with pytest.raises(BadInput, match="train.min_gain = 0.1 compares"):
         config.load(c)
     c.train.select = "best_of_k"
     with pytest.raises(BadInput, match='train.select = "best_of_k" compares'):

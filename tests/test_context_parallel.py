@@ -13,15 +13,17 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from samples import CFG, edit, jit, latent, picture, questions, talk, text, text_to_image, weights
 
-from srum_jax.core import hlo, sharding
-from srum_jax.core import params as P
+from srum_jax.core import param_tree, sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Tokens
-from srum_jax.models import attention, bagel, mot
+from srum_jax.models import attention
 from srum_jax.models.attention import chunked, pallas, splash
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import mot
 from srum_jax.objectives import joint
+from srum_jax.planning import hlo
 from srum_jax.training import step as training_step
-from srum_jax.training.state import Fixed
+from srum_jax.training.state import FrozenParams
 
 LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0, text_weight=0.5)
 LANES = Lanes(und=64, gen=24, vit=16, labels=16, images=4, regions=1)
@@ -48,7 +50,7 @@ def step(name, mesh, batch, micro_batches=1):
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
     params = jax.device_put(weights(), sharding.shardings(bagel.specs(CFG), mesh))
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    return jit(run), (params, Fixed({}, None), batch, jax.random.key(1))
+    return jit(run), (params, FrozenParams({}, None), batch, jax.random.key(1))
 
 
 def gradients(name, mesh, batch, micro_batches=1):
@@ -82,9 +84,9 @@ def test_loss_and_gradients_are_those_of_one_device(alone, monkeypatch, name, si
     want_loss, want = alone
     assert loss == pytest.approx(want_loss, rel=1e-5)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
-    for path, gradient in P.flatten(grads).items():
+    for path, gradient in param_tree.flatten(grads).items():
         np.testing.assert_allclose(
-            gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
+            gradient, param_tree.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
         )
 
 

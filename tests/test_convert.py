@@ -6,9 +6,9 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from srum_jax import convert
-from srum_jax.core import params as P
-from srum_jax.models import hf
-from srum_jax.stages import model
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import hf
+from srum_jax.stages import loading
 from srum_jax.training import checkpoint
 
 
@@ -66,16 +66,16 @@ def test_what_training_wrote_is_completed_from_its_base(weights, tmp_path, capsy
 
 
 def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
-    accepts = model.trainable("gen")
-    new = P.split(tiny.weights(1)[0], accepts)[0]
+    accepts = loading.trainable("gen")
+    new = param_tree.split(tiny.weights(1)[0], accepts)[0]
     checkpoint.save_params(tmp_path / "train" / "params", new)
     assert run(tmp_path / "train", tmp_path / "out") == 2
     assert "name the weights it started from by --base" in capsys.readouterr().err
     assert run(tmp_path / "train", tmp_path / "out", "--base", weights) == 0
-    found = P.flatten(hf.load(tmp_path / "out", tiny.MODEL)[0])
-    old = P.flatten(tiny.weights()[0])
+    found = param_tree.flatten(hf.load(tmp_path / "out", tiny.MODEL)[0])
+    old = param_tree.flatten(tiny.weights()[0])
     for path, leaf in found.items():
-        want = P.flatten(new)[path] if accepts(path) else old[path]
+        want = param_tree.flatten(new)[path] if accepts(path) else old[path]
         np.testing.assert_array_equal(leaf, want, err_msg=path)
     wide = {**new, "llm2vae": {"w": np.zeros((3, 3), np.float32)}}
     checkpoint.save_params(tmp_path / "wide" / "params", wide)

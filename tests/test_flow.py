@@ -1,4 +1,4 @@
-"""The time law against the official one, draws that do not know their place, Euler, guidance."""
+"""The timestep distribution against the official one, draws that do not know their place, Euler, guidance."""
 
 import pathlib
 
@@ -31,10 +31,10 @@ def test_sampling_times_are_the_official_ones(points, shift):
 draw = jit(flow.draw, static_argnames=("mean", "std", "shift"))
 
 
-def drawn(rows, seed=0, spare=0, **law):
+def drawn(rows, seed=0, spare=0, **rule):
     """The batch, and {noise id: (time, noise [tokens, ·])} of its noisy images."""
     batch = pack(rows, spare=spare)
-    draws = draw(batch, jax.random.key(seed), **dict(mean=0.5, std=1.0, shift=2.0) | law)
+    draws = draw(batch, jax.random.key(seed), **dict(mean=0.5, std=1.0, shift=2.0) | rule)
     found = {}
     for b, n in np.argwhere(batch.noisy):
         mine = (batch.latent_images[b] == n) & (batch.gen.segment[b] > 0)

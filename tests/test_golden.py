@@ -17,13 +17,14 @@ from golden_inference import check_batch, check_edit, check_gen, check_think, ch
 
 from srum_jax import flow
 from srum_jax.core import loss as losses
-from srum_jax.core.params import flatten
-from srum_jax.models import bagel, hf, vae, vit
+from srum_jax.core.param_tree import flatten
 from srum_jax.models.attention import mask
+from srum_jax.models.bagel import hf, vae, vit
+from srum_jax.models.bagel import model as bagel
 from srum_jax.objectives import srum, terms
 from srum_jax.rewards import maps
 from srum_jax.training import step as training_step
-from srum_jax.training.state import Fixed, create
+from srum_jax.training.state import FrozenParams, create
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 
@@ -89,7 +90,7 @@ def _train_loss(cfg, draws):
 
 def _gradients(loss_fn, params, batch):
     run = functools.partial(training_step.gradients, loss_fn, micro_batches=1)
-    return jax.jit(run)(params, Fixed({}, None), batch, jax.random.key(0))
+    return jax.jit(run)(params, FrozenParams({}, None), batch, jax.random.key(0))
 
 
 def check_vit(case: Case):
@@ -243,7 +244,7 @@ def check_srum(case: Case):
     advance = jax.jit(
         functools.partial(training_step.step, loss_fn=loss_fn, tx=tx, ema=0.9, micro_batches=1)
     )
-    state, metrics = advance(state, Fixed({}, None), pack.batch, jax.random.key(0))
+    state, metrics = advance(state, FrozenParams({}, None), pack.batch, jax.random.key(0))
     first = case.meta["srum/adamw_step0"]
     assert float(metrics["grad_norm"]) == pytest.approx(first["total_norm"], rel=1e-4)
     assert float(metrics["loss"]) == pytest.approx(first["loss"], rel=1e-4)

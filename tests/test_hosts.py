@@ -31,7 +31,7 @@ QUICK = {
     "evaluate__count": 4,
     "evaluate__best_of_prompts": 2,
     "evaluate__questions": 4,
-    "evaluate__several": 2,
+    "evaluate__multi_image_questions": 2,
     "evaluate__captions": 2,
     "evaluate__edits": 1,
     "train__steps": 4,
@@ -43,19 +43,19 @@ QUICK = {
     "compute__remat": "none",
     "export__dtype": "float32",
 }
-PROBED = QUICK | {
+MONITORED = QUICK | {
     "evaluate__batch": 12,
     "evaluate__count": 5,
     "evaluate__best_of_prompts": 3,
     "evaluate__questions": 11,
-    "evaluate__several": 6,
+    "evaluate__multi_image_questions": 6,
     "evaluate__captions": 5,
     "evaluate__edits": 3,
     "train__steps": 24,
     "train__rows": 4,
-    "train__probe__prompts": 2,
-    "train__probe__every": 12,
-    "train__probe__patience": 100,
+    "train__monitor__prompts": 2,
+    "train__monitor__every": 12,
+    "train__monitor__patience": 100,
 }
 
 
@@ -71,8 +71,8 @@ def assert_same_losses(one, other, first=1, last=None):
         assert loss == pytest.approx(one[step], rel=1e-5), step
 
 
-def assert_same_probes(one, two, steps):
-    looks = [metrics.read(folder / "round0/train/probe.jsonl") for folder in (one, two)]
+def assert_same_monitor_rows(one, two, steps):
+    looks = [metrics.read(folder / "round0/train/monitor.jsonl") for folder in (one, two)]
     assert [row["step"] for row in looks[1]] == [row["step"] for row in looks[0]] == steps
     for a, b in zip(*looks, strict=True):
         assert b == {name: pytest.approx(value, rel=1e-3, abs=1e-4) for name, value in a.items()}
@@ -133,20 +133,20 @@ def test_the_whole_loop_on_two_hosts_is_that_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_one_host_of_two_is_told_to_stop_and_the_probed_run_goes_on(tmp_path):
-    run, one, two = runner(tmp_path, 2, **PROBED), tmp_path / "one", tmp_path / "two"
+    run, one, two = runner(tmp_path, 2, **MONITORED), tmp_path / "one", tmp_path / "two"
     hosts.ended(run(one, 1))
     started = run(two, 2)
     hosts.wait_for(two / "round0/train/metrics.jsonl", started)
     started[1].send_signal(signal.SIGTERM)  # one host alone is told to stop
     told = hosts.ended(started, code=75)
     saved = [int(p.name) for p in (two / "round0/train/checkpoints").iterdir()]
-    assert len(saved) == 1 and saved[0] < PROBED["train__steps"]
+    assert len(saved) == 1 and saved[0] < MONITORED["train__steps"]
     assert all(f"train: stopped at step {saved[0]} of" in text for text in told)
     assert not (two / "round0/train/manifest.json").exists()
 
     assert_ended(run(two, 2), two)
-    assert_same_runs(one, two, PROBED["train__steps"])
-    assert_same_probes(one, two, [0, 12, 24])
+    assert_same_runs(one, two, MONITORED["train__steps"])
+    assert_same_monitor_rows(one, two, [0, 12, 24])
 
 
 def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_path):

@@ -143,8 +143,8 @@ def test_imports_run_one_way():
         ("models.x", "from srum_jax.data import shapes"),
         ("training.x", "from srum_jax.objectives import srum"),
         ("training.x", "def f():\n    from srum_jax.models import bagel"),
-        ("rewards.x", "import srum_jax.evals.shapes"),
-        ("flow", "from srum_jax.inference.image import sample"),
+        ("rewards.x", "import srum_jax.worlds.shapes.verifier"),
+        ("flow", "from srum_jax.generation.image_sampler import sample"),
     ],
 )
 def test_the_rule_itself_catches(name, source):

@@ -1,4 +1,4 @@
-"""Killed in the middle of a unit and started again, the records are those of an undisturbed run."""
+"""Killed in the middle of a shard and started again, the records are those of an undisturbed run."""
 
 import shutil
 
@@ -78,7 +78,7 @@ def test_killed_on_one_host_and_started_again_on_two(runs, whole, killed):
 
 @pytest.mark.slow
 def test_killed_on_two_hosts_and_started_again_on_two_and_on_one(runs, whole):
-    # The first host stands before its first unit; the second makes its own and waits.
+    # The first host stands before its first shard; the second makes its own and waits.
     assert runs.kill("more", "generate", 0, processes=2) <= 1
     assert runs.kill("more", "score", 1, processes=2) in (1, 2)
     hosts.assert_same_records(whole, runs.go("more"))

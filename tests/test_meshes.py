@@ -12,13 +12,13 @@ import pytest
 from jax.sharding import AbstractMesh
 from samples import CFG, edit, jit, pack, questions, talk, text_to_image, weights
 
-from srum_jax.core import params as P
-from srum_jax.core import sharding
-from srum_jax.models import bagel, config, vae
+from srum_jax.core import param_tree, sharding
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config, vae
 from srum_jax.objectives import joint, srum
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
-from srum_jax.training.state import Fixed, create
+from srum_jax.training.state import FrozenParams, create
 
 SPECS = bagel.specs(CFG)
 LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0)
@@ -60,11 +60,11 @@ def gradients(name, mesh, batch, micro_batches=1):
     """(loss, means, gradients) of a step on `mesh`; the reference differs from the parameters."""
     loss, accepts = named(name)
     place = sharding.shardings(SPECS, mesh)
-    params, frozen = P.split(jax.device_put(weights(), place), accepts)
-    reference, _ = P.split(jax.device_put(weights(seed=1), place), accepts)
+    params, frozen = param_tree.split(jax.device_put(weights(), place), accepts)
+    reference, _ = param_tree.split(jax.device_put(weights(seed=1), place), accepts)
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    return jit(run)(params, Fixed(frozen, reference), batch, jax.random.key(1))
+    return jit(run)(params, FrozenParams(frozen, reference), batch, jax.random.key(1))
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_loss_and_gradients_are_those_of_one_device(batch, alone, name, sizes, m
     assert largest > 0.01
     whole = grads["blocks"]["gen"]["gate"]["w"].sharding.is_fully_replicated
     assert whole == (sizes[1] * sizes[2] == 1)
-    for path, gradient in P.flatten(grads).items():
+    for path, gradient in param_tree.flatten(grads).items():
         np.testing.assert_allclose(
-            gradient, P.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
+            gradient, param_tree.flatten(want)[path], rtol=1e-5, atol=1e-5 * largest, err_msg=path
         )
 
 
@@ -115,11 +115,11 @@ def test_masters_moments_and_average_are_cut_alike(optimizer):
         clip_norm=1.0,
     )
     tx = optim.make(cfg, specs, steps=3)
-    state = create(P.split(weights(), trained)[0], tx, specs, mesh)
-    where = P.flatten(sharding.shardings(specs, mesh))
+    state = create(param_tree.split(weights(), trained)[0], tx, specs, mesh)
+    where = param_tree.flatten(sharding.shardings(specs, mesh))
     cut = 0
     for tree in (state.params, state.ema, *moments(state.opt_state)):
-        for path, leaf in P.flatten(tree).items():
+        for path, leaf in param_tree.flatten(tree).items():
             if not isinstance(leaf, optax.MaskedNode):
                 assert leaf.sharding.is_equivalent_to(where[path], leaf.ndim), path
                 cut += not leaf.is_fully_replicated
@@ -157,25 +157,25 @@ def devices_holding(spec, mesh, where):
 def test_nothing_large_of_the_big_preset_is_held_whole(sizes):
     """float32 masters above 4 MiB are cut over the whole fsdp axis, and fit what one chip has."""
     mesh = AbstractMesh(sizes, sharding.MESH_AXES)
-    specs = P.flatten(bagel.specs(config.BAGEL_7B_MOT))
+    specs = param_tree.flatten(bagel.specs(model_config.BAGEL_7B_MOT))
     held = {}
     for path, spec in specs.items():
         cut = devices_holding(spec, mesh, path)
         held[path] = 4 * math.prod(spec.shape) / cut
         if 4 * math.prod(spec.shape) > 4 * 2**20:
             assert cut % mesh.shape["fsdp"] == 0, (path, spec.shape)
-    everything = 4 * P.count(bagel.specs(config.BAGEL_7B_MOT))
+    everything = 4 * param_tree.count(bagel.specs(model_config.BAGEL_7B_MOT))
     assert sum(held.values()) < 1.03 * everything / (sizes[1] * sizes[2])
 
 
 def test_heads_that_do_not_divide_are_refused_by_name():
     mesh = AbstractMesh((1, 1, 8, 1), sharding.MESH_AXES)
     with pytest.raises(ValueError, match="'heads' has 28 entries.*mesh.tensor = 8"):
-        sharding.shardings(bagel.specs(config.BAGEL_7B_MOT), mesh)
+        sharding.shardings(bagel.specs(model_config.BAGEL_7B_MOT), mesh)
 
 
 def test_the_autoencoder_is_held_whole_on_purpose():
     mesh = AbstractMesh((1, 16, 1, 1), sharding.MESH_AXES)
-    specs = vae.specs(config.BAGEL_7B_MOT.vae)
-    assert {devices_holding(s, mesh, p) for p, s in P.flatten(specs).items()} == {1}
-    assert 4 * P.count(specs) < 2**29
+    specs = vae.specs(model_config.BAGEL_7B_MOT.vae)
+    assert {devices_holding(s, mesh, p) for p, s in param_tree.flatten(specs).items()} == {1}
+    assert 4 * param_tree.count(specs) < 2**29

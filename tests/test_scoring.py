@@ -17,14 +17,18 @@ sys.path.append(str(ROOT / "benchmarks"))  # scripts: they import one another by
 import inference  # noqa: E402
 import scoring  # noqa: E402
 
-from srum_jax.core import params  # noqa: E402
+from srum_jax.core import param_tree  # noqa: E402
 from srum_jax.data import packing  # noqa: E402
 from srum_jax.data.schema import Example, Lanes, Picture, Text  # noqa: E402
 from srum_jax.data.tokenizer import Tokenizer  # noqa: E402
-from srum_jax.inference import text  # noqa: E402
-from srum_jax.models import bagel, mot  # noqa: E402
-from srum_jax.models.config import BAGEL_7B_MOT, SHAPES  # noqa: E402
-from srum_jax.rewards import reading  # noqa: E402
+from srum_jax.generation import text_generator  # noqa: E402
+from srum_jax.models.bagel import model as bagel  # noqa: E402
+from srum_jax.models.bagel import mot  # noqa: E402
+from srum_jax.models.bagel.model_config import (
+    BAGEL_7B_MOT,  # noqa: E402
+    SHAPES,  # noqa: E402
+)
+from srum_jax.rewards import parsing  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,10 @@ def products(jaxpr) -> int:
 
 def test_the_assumed_answers_are_read_and_count_as_stated():
     ids = tuple(range(1, scoring.REGIONS + 1))
-    read = reading.read(scoring.answer("regions", scoring.REGIONS), ids)
-    assert read.found == {i: (0.5, reading.OK) for i in ids}
-    assert reading.read(scoring.answer("whole"), (reading.WHOLE,)).found == {
-        reading.WHOLE: (0.5, reading.OK)
+    read = parsing.read(scoring.answer("regions", scoring.REGIONS), ids)
+    assert read.found == {i: (0.5, parsing.OK) for i in ids}
+    assert parsing.read(scoring.answer("whole"), (parsing.WHOLE,)).found == {
+        parsing.WHOLE: (0.5, parsing.OK)
     }
     assert len(scoring.Lengths(9).encode(scoring.REASON)) == 20
     tokens = scoring.answer_tokens()
@@ -84,7 +88,7 @@ def test_rows_are_those_that_are_packed(model, monkeypatch):
 
 
 def test_flops_are_those_of_the_program():
-    cfg, abstract = SHAPES, params.abstract(bagel.specs(SHAPES))
+    cfg, abstract = SHAPES, param_tree.abstract(bagel.specs(SHAPES))
     counter = scoring.Counter(cfg, 4)
     shown = Picture(jnp.zeros((16, cfg.vit.patch**2 * 3)), jnp.arange(16))
     example = Example((shown, Text(jnp.full(20, 9), loss=True)))
@@ -101,7 +105,9 @@ def test_flops_are_those_of_the_program():
     slots, llm = 50, cfg.llm
     kv = jnp.zeros((llm.layers, 1, slots, llm.kv_heads, llm.head_dim))
     cache = mot.Cache(kv, kv, jnp.array([slots]), jnp.array([slots]))
-    step = jax.make_jaxpr(lambda w: text.step(w, cache, jnp.array([5]), cfg=cfg, dtype=kv.dtype)[1])
+    step = jax.make_jaxpr(
+        lambda w: text_generator.step(w, cache, jnp.array([5]), cfg=cfg, dtype=kv.dtype)[1]
+    )
     row = scoring.Row(16, slots)
     cost = counter.written([row], 1)
     traced = products(step(abstract).jaxpr)
@@ -141,7 +147,7 @@ def test_it_runs(model, monkeypatch, tmp_path, capsys):
 
 def test_another_number_of_steps_is_no_measurement(model, monkeypatch):
     model, _ = model
-    short = [text.Written("", (5,), True)] * 2
-    monkeypatch.setattr(text, "writer", lambda *_, **__: lambda *_, **__: short)
+    short = [text_generator.GeneratedText("", (5,), True)] * 2
+    monkeypatch.setattr(text_generator, "writer", lambda *_, **__: lambda *_, **__: short)
     with pytest.raises(RuntimeError, match="has not 3 tokens"):
         scoring.written_call(model, 1, scoring.Writing("written", 3))()

@@ -22,13 +22,14 @@ import study_tables  # noqa: E402
 
 from srum_jax.core.errors import BadInput, Diverged  # noqa: E402
 from srum_jax.core.files import read_json, write_json  # noqa: E402
-from srum_jax.data import shapes, units  # noqa: E402
+from srum_jax.data import shards  # noqa: E402
 from srum_jax.data.images import encode_png  # noqa: E402
 from srum_jax.evals import stats  # noqa: E402
 from srum_jax.rewards import judge  # noqa: E402
 from srum_jax.stages import generate  # noqa: E402
 from srum_jax.stages import train as training  # noqa: E402
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage  # noqa: E402
+from srum_jax.worlds.shapes import examples as shapes  # noqa: E402
 
 PROMPTS = 40
 
@@ -66,7 +67,7 @@ def phase(name="choose", split="validation", **changes):
 
 def values(*phases):
     common = {"train.objective": "sft", "train.select": "all", "train.trainable": "gen"}
-    common["train.least_score"] = -1.0
+    common["train.min_score"] = -1.0
     return {"variants": 3, "common": common, "phases": list(phases) or [phase()]}
 
 
@@ -246,7 +247,7 @@ def test_a_diverged_arm_is_a_result(plan, monkeypatch, tmp_path):
 
 
 def test_the_oracle_scores_as_the_stage_does(tmp_path):
-    cfg = tiny.load_config("unused", generate__candidates=2, score__unit=3)
+    cfg = tiny.load_config("unused", generate__candidates=2, score__shard_size=3)
     work = Workdir(tmp_path)
     clean = [shapes.clean_image(0, i) for i in range(4)]
     ground = np.zeros_like(clean[0][1])
@@ -260,18 +261,18 @@ def test_the_oracle_scores_as_the_stage_does(tmp_path):
         for p in range(4)
         for k in range(2)
     ]
-    features = units.candidate_features(tiny.GRID)
+    features = shards.candidate_features(tiny.GRID)
 
     def body(folder):
-        units.write_unit(folder, generate.NAME, features, records, 0, 1)
-        units.finish(folder, generate.NAME, features, [len(records)])
+        shards.write_shard(folder, generate.NAME, features, records, 0, 1)
+        shards.finish(folder, generate.NAME, features, [len(records)])
         return Outcome({}, {"candidates": 8}, 8)
 
     run_stage("generate", cfg, work, sections=(), inputs={}, body=body)
     study.oracle_scores(cfg, work)
     assert Manifest.read(work.stage("score")).counts["candidates"] == 8
-    scored = units.read(work.stage("score"))
-    found, left_out = training.candidates(units.read(work.stage("generate")), scored, "components")
+    scored = shards.read(work.stage("score"))
+    found, left_out = training.candidates(shards.read(work.stage("generate")), scored, "components")
     assert left_out == 0 and [c.image_score for c in found] == [-1, 1] * 4
     for c, (text, _) in zip(found[1::2], clean, strict=True):
         assert len(c.scores) == len(shapes.parse(text).pairs) and (c.scores == 1).all()
@@ -453,9 +454,14 @@ def test_arms_are_trained_and_measured(tmp_path, monkeypatch):
     content = values(phase(seeds=[0]))
     content["common"] |= {
         "weights": str(weights),
-        **{"generate.count": 3, "generate.candidates": 2, "generate.unit": 4, "sample.steps": 2},
-        **{"sample.batch": 4, "score.unit": 4, "score.batch": 4, "evaluate.batch": 4},
-        **{"train.steps": 2, "train.rows": 2, "train.optim.warmup": 1, "train.probe.prompts": 0},
+        **{
+            "generate.count": 3,
+            "generate.candidates": 2,
+            "generate.shard_size": 4,
+            "sample.steps": 2,
+        },
+        **{"sample.batch": 4, "score.shard_size": 4, "score.batch": 4, "evaluate.batch": 4},
+        **{"train.steps": 2, "train.rows": 2, "train.optim.warmup": 1, "train.monitor.prompts": 0},
         **{"train.lanes.gen": 32, "train.lanes.und": 16},
         "generate.prompts": str(tmp_path / "prompts.txt"),
     }

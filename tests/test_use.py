@@ -11,7 +11,8 @@ from PIL import Image
 
 from srum_jax import api, use
 from srum_jax.core import console
-from srum_jax.data import images, shapes
+from srum_jax.data import images
+from srum_jax.worlds.shapes import examples as shapes
 
 PROMPT = "a red circle"
 QUESTION = "is there a red square ?"

@@ -7,11 +7,12 @@ import numpy as np
 
 from configs import base
 from srum_jax import config
-from srum_jax.core import params, sharding
-from srum_jax.data import shapes
+from srum_jax.core import param_tree, sharding
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models import bagel, hf, vae
-from srum_jax.models.config import SHAPES, VAEConfig
+from srum_jax.models.bagel import hf, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import SHAPES, VAEConfig
+from srum_jax.worlds.shapes import examples as shapes
 
 MODEL = dataclasses.replace(
     SHAPES,
@@ -28,7 +29,10 @@ def weights(seed=0, scale=0.2):
     rng = np.random.default_rng(seed)
     return tuple(
         jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape).astype(np.float32), tree)
-        for tree in (params.abstract(bagel.specs(MODEL)), params.abstract(vae.specs(MODEL.vae)))
+        for tree in (
+            param_tree.abstract(bagel.specs(MODEL)),
+            param_tree.abstract(vae.specs(MODEL.vae)),
+        )
     )
 
 
@@ -57,10 +61,10 @@ def config_dict(weights, **values):
     small = {
         "sample__steps": 3,
         "sample__batch": 4,
-        "generate__unit": 4,
+        "generate__shard_size": 4,
         "generate__count": 5,
         "generate__candidates": 2,
-        "score__unit": 4,
+        "score__shard_size": 4,
         "score__batch": 8,
         "evaluate__count": 7,
         "evaluate__questions": 22,
@@ -74,7 +78,7 @@ def config_dict(weights, **values):
         "train__trainable": "gen",
         "train__rows": 16,
         "train__optim__optimizer": "adamw",
-        "train__probe__prompts": 0,
+        "train__monitor__prompts": 0,
         "weights": str(weights),
     }
     for key, value in (small | values).items():

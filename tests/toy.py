@@ -9,15 +9,15 @@ import numpy as np
 
 from configs import base
 from srum_jax import config
-from srum_jax.core import params
+from srum_jax.core import param_tree
 from srum_jax.core.loss import LossOut, ratio
 from srum_jax.training import loop, optim
 from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import Fixed, create
+from srum_jax.training.state import FrozenParams, create
 
 ROWS, FEATURES, HIDDEN = 8, 4, 6
-FROZEN = {"mix": params.linear({"embed": FEATURES}, {"mlp": HIDDEN}, bias=False)}
-TRAINED = {"out": params.linear({"mlp": HIDDEN}, {"embed": FEATURES}, bias=True)}
+FROZEN = {"mix": param_tree.linear({"embed": FEATURES}, {"mlp": HIDDEN}, bias=False)}
+TRAINED = {"out": param_tree.linear({"mlp": HIDDEN}, {"embed": FEATURES}, bias=True)}
 
 
 def loss_fn(trained_and_frozen, reference, batch, key):
@@ -67,9 +67,9 @@ def loop_config(**values):
 def start(cfg, mesh=None):
     """(fresh state, what never changes, optimiser)."""
     tx = optim.make(cfg.optim, TRAINED, steps=cfg.steps)
-    trained, frozen = (params.init(s, jax.random.key(0)) for s in (TRAINED, FROZEN))
+    trained, frozen = (param_tree.init(s, jax.random.key(0)) for s in (TRAINED, FROZEN))
     reference = jax.tree.map(jnp.copy, trained)
-    return create(trained, tx, TRAINED if mesh else None, mesh), Fixed(frozen, reference), tx
+    return create(trained, tx, TRAINED if mesh else None, mesh), FrozenParams(frozen, reference), tx
 
 
 def run(folder, stop, cfg=None, batches=batches, loss_fn=loss_fn, mesh=None, **more):

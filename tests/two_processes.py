@@ -19,16 +19,18 @@ def main(address, number, folder, target):
     import samples
 
     from srum_jax.core import sharding
-    from srum_jax.models import bagel, hf, safetensors, vae
+    from srum_jax.models import safetensors_io
+    from srum_jax.models.bagel import hf, vae
+    from srum_jax.models.bagel import model as bagel
 
-    seen, rows = [], safetensors.rows
+    seen, rows = [], safetensors_io.rows
 
     def spy(*args, **kwargs):
         for first, block in rows(*args, **kwargs):
             seen.append(block.nbytes)
             yield first, block
 
-    safetensors.rows = spy
+    safetensors_io.rows = spy
     mesh = sharding.make_mesh(types.SimpleNamespace(data=1, fsdp=2, tensor=4, context=1))
     specs = (bagel.specs(samples.CFG), vae.specs(samples.CFG.vae))
     sharding.RULES |= {"kv_heads": (), "heads": (), "vit_heads": ()}  # too few for four devices

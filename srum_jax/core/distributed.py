@@ -99,7 +99,7 @@ def _checked(coordinator: str | None, processes: int | None, process: int | None
     return True
 
 
-def wait_for_all(label: str) -> None:
+def barrier(label: str) -> None:
     """Returns when every process has come here; `label` tells places apart.
 
     Raises Stopped where another one is gone, or has come to another place.

@@ -15,7 +15,7 @@ import optax
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from srum_jax.core import params
+from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 
 MESH_AXES = ("data", "fsdp", "tensor", "context")
@@ -115,12 +115,12 @@ def resolve(
     return PartitionSpec(*taken)
 
 
-def shardings(specs: params.Specs, mesh: Mesh) -> Any:
+def shardings(specs: param_tree.Specs, mesh: Mesh) -> Any:
     """Tree of NamedSharding for a tree of `ParamSpec`."""
-    return params.unflatten(
+    return param_tree.unflatten(
         {
             path: NamedSharding(mesh, resolve(spec.axes, spec.shape, mesh, where=path))
-            for path, spec in params.flatten(specs).items()
+            for path, spec in param_tree.flatten(specs).items()
         }
     )
 

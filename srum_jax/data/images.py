@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from srum_jax.core.patches import patchify, position_ids
 from srum_jax.data.schema import Picture
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # of one resized picture (BAGEL `data/transforms.py`)
 MIN_SHORT = 224  # pixels; smaller towers use their own side

@@ -30,7 +30,7 @@ from srum_jax.data.schema import (
     Text,
     Tokens,
 )
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig
 
 LANES = tuple(f.name for f in dataclasses.fields(Lanes))
 

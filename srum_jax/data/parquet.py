@@ -15,8 +15,8 @@ import numpy as np
 from etils import epath
 
 from srum_jax.data import images, records
-from srum_jax.data.published import Sample
 from srum_jax.data.records import Record, Reject
+from srum_jax.data.srum_dataset import Sample
 
 TEXTS = ("captions", "prompt", "caption")  # the first of these columns that a file has
 

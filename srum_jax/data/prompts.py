@@ -118,12 +118,12 @@ def leaks(a: Iterable[Prompt], b: Iterable[Prompt]) -> tuple[tuple[Prompt, Promp
 
 
 def _shapes(source: str, count: int | None, first: int) -> tuple[Prompt, ...]:
-    from srum_jax.data import shapes_language  # only here: the judge's side reads no shapes
+    from srum_jax.worlds.shapes import language  # only here: the judge's side reads no shapes
 
     split = source.removeprefix(SHAPES)
-    everything = len(shapes_language.prompts(split))
+    everything = len(language.prompts(split))
     wanted = everything if count is None else count
-    made = shapes_language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+    made = language.balanced_prompts(split, max(wanted, everything) if first else wanted)
     return tuple(Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Latent, Regions, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig
 
 
 def text(tokenizer: Tokenizer, words: str, *, loss: bool = False) -> Text:

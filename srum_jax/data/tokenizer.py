@@ -16,7 +16,7 @@ from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from srum_jax.core.files import read_json
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

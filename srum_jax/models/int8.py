@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 
 LEVELS = 127  # symmetric: -128 is not used
 # Matrices that hidden states are multiplied with. Embeddings are looked up, and what reads and
@@ -41,7 +41,7 @@ def _round(w: jax.Array, inputs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
     return jnp.round(w / scale).astype(jnp.int8), jnp.squeeze(scale, inputs)
 
 
-def quantise_leaf(path: str, spec: P.ParamSpec, leaf: jax.Array) -> dict[str, jax.Array]:
+def quantise_leaf(path: str, spec: param_tree.ParamSpec, leaf: jax.Array) -> dict[str, jax.Array]:
     """One parameter -> what replaces it, by full path: {path: array}.
 
     A chosen matrix gives two leaves, its int8 values under its own path and their scale beside it
@@ -57,42 +57,42 @@ def quantise_leaf(path: str, spec: P.ParamSpec, leaf: jax.Array) -> dict[str, ja
     return {path: values, _scale_path(path): scale}
 
 
-def converter(specs: P.Specs) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
+def converter(specs: param_tree.Specs) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
     """`convert(path, leaf)` -> {path: array}: `quantise_leaf` for a model of `specs`.
 
     For a loader that fills a flat dict as leaves arrive: `flat.update(convert(path, leaf))` never
     holds more of the model in full than the leaf at hand.
     """
-    flat = P.flatten(specs)
+    flat = param_tree.flatten(specs)
     return lambda path, leaf: quantise_leaf(path, flat[path], leaf)
 
 
-def quantise(params: P.Params, specs: P.Specs) -> P.Params:
+def quantise(params: param_tree.Params, specs: param_tree.Specs) -> param_tree.Params:
     """The whole tree of a model of `specs`, by `quantise_leaf`; the other leaves keep their dtype.
 
     Raises ValueError if `params` is not a tree of `specs` (a quantised one is not).
     """
-    P.check(params, specs, where="int8")
+    param_tree.check(params, specs, where="int8")
     convert = converter(specs)
-    found = [convert(path, leaf) for path, leaf in P.flatten(params).items()]
-    return P.unflatten({path: leaf for part in found for path, leaf in part.items()})
+    found = [convert(path, leaf) for path, leaf in param_tree.flatten(params).items()]
+    return param_tree.unflatten({path: leaf for part in found for path, leaf in part.items()})
 
 
-def specs(model_specs: P.Specs, dtype: Any = jnp.float32) -> P.Specs:
+def specs(model_specs: param_tree.Specs, dtype: Any = jnp.float32) -> param_tree.Specs:
     """The specs of `quantise`'s tree: shapes, axes, and dtypes, `dtype` for what stays as it is.
 
-    For shapes, shardings and byte counts; a quantised tree has no initial law of its own.
+    For shapes, shardings and byte counts; a quantised tree has no initialiser of its own.
     """
     flat = {}
-    for path, spec in P.flatten(model_specs).items():
+    for path, spec in param_tree.flatten(model_specs).items():
         if not chosen(path):
             flat[path] = dataclasses.replace(spec, dtype=dtype)
             continue
         outputs = [i for i in range(len(spec.shape)) if i not in spec.fan_in]
         flat[path] = dataclasses.replace(spec, init="zeros", dtype=jnp.int8)
-        flat[_scale_path(path)] = P.ParamSpec(
+        flat[_scale_path(path)] = param_tree.ParamSpec(
             tuple(spec.shape[i] for i in outputs),
             tuple(spec.axes[i] for i in outputs),
             init="ones",
         )
-    return P.unflatten(flat)
+    return param_tree.unflatten(flat)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from srum_jax.core import sharding
-from srum_jax.core.params import Params
-from srum_jax.models.config import RopeScaling
+from srum_jax.core.param_tree import Params
+from srum_jax.models.bagel.model_config import RopeScaling
 
 REMAT = {  # what of a block its backward pass finds kept, by name; the rest is computed again
     "none": jax.checkpoint_policies.everything_saveable,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 
 EXPERTS = {"gen": "gen", "all": "und|gen"}  # by name, as regular expressions
 
@@ -32,7 +32,7 @@ def projections(experts: str) -> Callable[[str], bool]:
     return lambda path: pattern.fullmatch(path) is not None
 
 
-def specs(base: P.Specs, rank: int, accepts: Callable[[str], bool]) -> P.Specs:
+def specs(base: param_tree.Specs, rank: int, accepts: Callable[[str], bool]) -> param_tree.Specs:
     """The factors of every matrix [L, in…, out…] of `base` whose path ("…/w") `accepts` takes.
 
     {"lora": {"a": [L, in…, rank], "b": [L, rank, out…]}} beside each "w", float32, cut over the
@@ -40,7 +40,7 @@ def specs(base: P.Specs, rank: int, accepts: Callable[[str], bool]) -> P.Specs:
     first. Raises ValueError where the rank is not below the matrix's own.
     """
     flat = {}
-    for path, spec in P.flatten(base).items():
+    for path, spec in param_tree.flatten(base).items():
         if not accepts(path):
             continue
         lead, axes = spec.fan_in[0], spec.axes
@@ -53,7 +53,7 @@ def specs(base: P.Specs, rank: int, accepts: Callable[[str], bool]) -> P.Specs:
                 "below that"
             )
         where = path.removesuffix("w") + "lora"
-        flat[f"{where}/a"] = P.ParamSpec(
+        flat[f"{where}/a"] = param_tree.ParamSpec(
             (*spec.shape[:first], rank), (*axes[:first], None), fan_in=spec.fan_in
         )
         flat[f"{where}/b"] = dataclasses.replace(
@@ -63,13 +63,16 @@ def specs(base: P.Specs, rank: int, accepts: Callable[[str], bool]) -> P.Specs:
             init="zeros",
             fan_in=(lead,),
         )
-    return P.unflatten(flat)
+    return param_tree.unflatten(flat)
 
 
-def scaled(params: P.Params, scale: float) -> P.Params:
+def scaled(params: param_tree.Params, scale: float) -> param_tree.Params:
     """`params` whose adapters count `scale` times: their a is multiplied by it."""
-    return P.unflatten(
-        {p: scale * x if p.endswith("/lora/a") else x for p, x in P.flatten(params).items()}
+    return param_tree.unflatten(
+        {
+            p: scale * x if p.endswith("/lora/a") else x
+            for p, x in param_tree.flatten(params).items()
+        }
     )
 
 
@@ -91,12 +94,14 @@ def _merged(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array
     return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
 
 
-def merge(params: P.Params, adapters: P.Params, scale: float) -> P.Params:
+def merge(
+    params: param_tree.Params, adapters: param_tree.Params, scale: float
+) -> param_tree.Params:
     """`params` with w + scale · a·b in place of every adapted w, in w's dtype and without adapters.
 
     Raises ValueError if an adapter has no matrix in `params`.
     """
-    flat, factors = P.flatten(params), P.flatten(adapters)
+    flat, factors = param_tree.flatten(params), param_tree.flatten(adapters)
     for path in factors:
         where, _, which = path.rpartition("/lora/")
         if f"{where}/w" not in flat:
@@ -104,4 +109,4 @@ def merge(params: P.Params, adapters: P.Params, scale: float) -> P.Params:
         if which == "a":
             w, b = flat[f"{where}/w"], factors[f"{where}/lora/b"]
             flat[f"{where}/w"] = _merged(w, factors[path], b, scale)
-    return P.unflatten(flat)
+    return param_tree.unflatten(flat)

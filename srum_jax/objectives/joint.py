@@ -8,7 +8,7 @@ from srum_jax.objectives.srum import sft
 
 
 def make(cfg, model_cfg, *, dtype, remat: str) -> terms.LossFn:
-    """L = text_weight·CE + MSE; cfg holds the time law and the weight."""
+    """L = text_weight·CE + MSE; cfg holds the timestep distribution and the weight."""
 
     def loss(params, reference, batch: Batch, key) -> LossOut:
         draws = flow.draw(

@@ -1,4 +1,4 @@
-"""The self-reward family around one law, and the choice among its members.
+"""The self-reward family around one formula, and the choice among its members.
 
 With v the model's velocity, u = noise − x_0, v₀ the velocity of the starting model, all of them
 are L = κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ up to a constant:
@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from srum_jax import flow
 from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.data.schema import Batch, Sampling
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
-from srum_jax.objectives.preference import nft
+from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
-from srum_jax.rewards.maps import Law
+from srum_jax.rewards.maps import WeightRule
 
 BY_ADVANTAGE = ("srum_advantage", "nft")  # their batch's scores are advantages
 
@@ -132,9 +132,9 @@ def acting(batch: Batch, rewards: str, *, neutral: float) -> Batch:
     return batch.replace(rewards=r)
 
 
-def token_weights(batch: Batch, law: Law) -> jax.Array:
-    """Token weights [B,G] of the batch's rewards by `law`."""
-    return jax.vmap(functools.partial(maps.token_weights, law))(
+def token_weights(batch: Batch, rule: WeightRule) -> jax.Array:
+    """Token weights [B,G] of the batch's rewards by `mask_rule`."""
+    return jax.vmap(functools.partial(maps.token_weights, rule))(
         batch.rewards, batch.sizes, batch.grids, batch.latent_images, batch.latent_cells
     )
 
@@ -142,13 +142,13 @@ def token_weights(batch: Batch, law: Law) -> jax.Array:
 def release_weights(
     batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
 ) -> jax.Array:
-    """Token weights R [B,G] of the released law from the batch's regions and scores.
+    """Token weights R [B,G] of the released weight rule from the batch's regions and scores.
 
     Of the image alone all of it weighs what lies in no region, of regions alone the image's score
     is 1.
     """
-    law = dataclasses.replace(maps.RELEASED, sampling=sampling)
-    return token_weights(acting(batch, rewards, neutral=1.0), law)
+    rule = dataclasses.replace(maps.RELEASED, sampling=sampling)
+    return token_weights(acting(batch, rewards, neutral=1.0), rule)
 
 
 def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "centre") -> jax.Array:
@@ -157,10 +157,10 @@ def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "cen
     What lies in no region weighs 0. Of regions alone the first factor is 1; of the image alone its
     signed score is the weight of every token.
     """
-    law = dataclasses.replace(maps.PAPER, sampling=sampling)
+    rule = dataclasses.replace(maps.PAPER, sampling=sampling)
     if rewards == "image":
-        law = dataclasses.replace(law, background="image", image="ignore")
-    return token_weights(acting(batch, rewards, neutral=1.0), law)
+        rule = dataclasses.replace(rule, background="image", image="ignore")
+    return token_weights(acting(batch, rewards, neutral=1.0), rule)
 
 
 def advantage_weights(
@@ -172,8 +172,8 @@ def advantage_weights(
     what lies in no region has advantage 0.
     """
     share = 1.0 if rewards == "regions" else maps.ADVANTAGE.region_share
-    law = dataclasses.replace(maps.ADVANTAGE, region_share=share, sampling=sampling)
-    return token_weights(acting(batch, rewards, neutral=0.0), law)
+    rule = dataclasses.replace(maps.ADVANTAGE, region_share=share, sampling=sampling)
+    return token_weights(acting(batch, rewards, neutral=0.0), rule)
 
 
 # -------------------------------------------------------------------- through the model, by name
@@ -261,7 +261,7 @@ def needs_reference(objective: str, anchor: float) -> bool:
 def make(cfg, model_cfg: BagelConfig, *, dtype, remat: str) -> terms.LossFn:
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
-    cfg is the train section: objective, rewards, anchor, the time law and the objectives' own
+    cfg is the train section: objective, rewards, anchor, the timestep distribution and the objectives' own
     numbers. Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and
     "relative_drift" (the same in units of ‖u‖²; `train.max_drift` bounds it).
     """

@@ -14,10 +14,10 @@ from flax import struct
 
 from srum_jax import flow
 from srum_jax.core.loss import Ratio, ratio
-from srum_jax.core.params import Params
+from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import PAD_SEGMENT, Batch
-from srum_jax.models import bagel
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
 
 # What the trainer is handed: (params, reference, batch, key) -> LossOut. `reference` are the
 # parameters the run started from, or None where the objective needs none.

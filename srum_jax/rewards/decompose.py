@@ -12,11 +12,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from srum_jax.inference.text import Written
-from srum_jax.rewards import protocol
-from srum_jax.rewards.protocol import COLORS, NUMBERS, Decomposition, ObjectSpec, Relation
+from srum_jax.generation.text_generator import GeneratedText
+from srum_jax.rewards import question_templates
+from srum_jax.rewards.question_templates import COLORS, NUMBERS, Decomposition, ObjectSpec, Relation
 
-Tell = Callable[[Sequence[str]], list[Written]]  # what the model writes after each text
+Tell = Callable[[Sequence[str]], list[GeneratedText]]  # what the model writes after each text
 
 VERSION = "1"
 MOST_OBJECTS = 8
@@ -64,13 +64,13 @@ def take_apart(prompts: Sequence[str], tell: Tell) -> dict[str, Decomposition]:
         try:
             found[prompt] = read(prompt, written.text if written.finished else "")
         except ValueError:
-            found[prompt] = protocol.whole(prompt)
+            found[prompt] = question_templates.whole(prompt)
     return found
 
 
 def by_grammar(prompt: str) -> Decomposition | None:
     """What the rules read, as a closed scene; None where they do not reach."""
-    scene = protocol.decompose(prompt)
+    scene = question_templates.decompose(prompt)
     return None if scene is None else dataclasses.replace(scene, open=False)
 
 
@@ -100,7 +100,7 @@ def read(prompt: str, answer: str) -> Decomposition:
     lost += [w for w in said if w in NUMBERS[2:] and NUMBERS.index(w) not in counts]
     if lost:
         raise ValueError(f"{lost[0]!r} of the prompt is nowhere")
-    caption = protocol.whole(prompt).caption
+    caption = question_templates.whole(prompt).caption
     return Decomposition(caption, tuple(objects), relation, open=False, source="model")
 
 
@@ -112,7 +112,7 @@ def _object(fields: Sequence[str], said: Sequence[str]) -> ObjectSpec:
     words = f"{attributes} {noun}".split()
     if not noun or len(words) > MOST_WORDS:
         raise ValueError(f"{noun!r}: a noun, and at most {MOST_WORDS} words with it")
-    spoken = {form for word in said for form in (word, protocol.singular(word))}
+    spoken = {form for word in said for form in (word, question_templates.singular(word))}
     strange = [word for word in words if word not in spoken]
     if strange:
         raise ValueError(f"{strange[0]!r} is not in the prompt")

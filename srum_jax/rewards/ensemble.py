@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from srum_jax.rewards.boxes.regions import Box
 from srum_jax.rewards.judge import OK, Judgement, RegionJudgement
-from srum_jax.rewards.regions import Box
 
 TOO_FEW = "too few judges"  # fewer than asked for gave a score, for various reasons
 

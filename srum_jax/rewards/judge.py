@@ -22,10 +22,11 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from srum_jax.inference.text import Ask
-from srum_jax.rewards import protocol, regions
-from srum_jax.rewards.protocol import Decomposition, Question
-from srum_jax.rewards.regions import Box, Proposer, Seen
+from srum_jax.generation.text_generator import Ask
+from srum_jax.rewards import question_templates
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
+from srum_jax.rewards.question_templates import Decomposition, Question
 
 OK = "ok"
 UNDECOMPOSED = "undecomposed"  # of a region: the prompt could not be taken apart into objects
@@ -128,7 +129,7 @@ class _Plan:
         said = [question.text for question in questions]
         if about != "this":
             said = [text.replace("this", about, 1) for text in said]
-        return said if self.word_level else [protocol.natural(text) for text in said]
+        return said if self.word_level else [question_templates.natural(text) for text in said]
 
 
 class _Unusable(Exception):
@@ -136,8 +137,8 @@ class _Unusable(Exception):
 
 
 def _plan(scene: Decomposition, vocabulary: Vocabulary) -> _Plan:
-    crop = protocol.crop_questions(scene) if scene.objects else ()
-    image = protocol.image_questions(scene)
+    crop = question_templates.crop_questions(scene) if scene.objects else ()
+    image = question_templates.image_questions(scene)
     words = {word for q in (*crop, *image) for word in (q.answer, *q.choices) if word}
     if scene.open:
         words |= {word for spec in scene.objects for word in (spec.color, spec.shape)}
@@ -158,7 +159,11 @@ def _plans(
     """One a prompt: of its scene where one is given, otherwise of what the grammar reads."""
     known = {}
     for prompt in set(prompts):
-        scene = (scenes or {}).get(prompt) or protocol.decompose(prompt) or protocol.whole(prompt)
+        scene = (
+            (scenes or {}).get(prompt)
+            or question_templates.decompose(prompt)
+            or question_templates.whole(prompt)
+        )
         known[prompt] = _plan(scene, vocabulary)
     return [known[prompt] for prompt in prompts]
 
@@ -286,7 +291,7 @@ def holds(kind: str, first: Box, second: Box) -> bool:
     the axis are neither.
     """
     if kind in ("right", "below"):
-        kind, first, second = protocol.OPPOSITE[kind], second, first
+        kind, first, second = question_templates.OPPOSITE[kind], second, first
     low, high = (0, 2) if kind == "left" else (1, 3)
     return (first[low] + first[high]) / 2 < second[low] and (
         second[low] + second[high]
@@ -373,7 +378,7 @@ def _shown(image: np.ndarray, box: Box, view: View, margin: int, side: int) -> n
 def judge_regions(
     ask: Ask,
     vocabulary: Vocabulary,
-    seen: Sequence[Seen],
+    seen: Sequence[PromptedImage],
     proposer: Proposer,
     *,
     margin: int = 1,
@@ -411,7 +416,7 @@ def judge_regions(
 def judge_images(
     ask: Ask,
     vocabulary: Vocabulary,
-    seen: Sequence[Seen],
+    seen: Sequence[PromptedImage],
     proposer: Proposer,
     *,
     margin: int = 1,

@@ -31,7 +31,7 @@ _FAR = 2**24  # a coordinate beyond this lies outside any image; float32 is exac
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class WeightRule:
     """How the scores of regions and image, in [-1, 1], become the weight of a token.
 
     range: the weight of a score s is (s+1)/2 ("unit") or s ("signed").
@@ -70,13 +70,13 @@ class Law:
 
 
 # The authors' code. Its maximum with a background of 0.5 is that a negative score counts as 0.
-RELEASED = Law("unit", "half", "max", "factor", negative="clip", bounded=False)
+RELEASED = WeightRule("unit", "half", "max", "factor", negative="clip", bounded=False)
 # The paper, which leaves open what lies in no region (here 0: the reference term alone) and
 # overlaps (here the mean).
-PAPER = Law("signed", "zero", "mean", "factor")
+PAPER = WeightRule("signed", "zero", "mean", "factor")
 # Scores are advantages, centred among regions only: background is neither right nor wrong on its
 # own, so it takes the image's; a centred map that includes it teaches the model to avoid it.
-ADVANTAGE = Law("signed", "image", "mean", "blend")
+ADVANTAGE = WeightRule("signed", "image", "mean", "blend")
 
 
 # --------------------------------------------------------------------- on the device, per token
@@ -157,35 +157,37 @@ def _areas(boxes: jax.Array, valid: jax.Array, sizes: jax.Array) -> jax.Array:
     return jnp.where(drawn, length(y0, y1, 0) * length(x0, x1, 1), 0)
 
 
-def _level(law: Law, scores: jax.Array) -> jax.Array:
+def _level(rule: WeightRule, scores: jax.Array) -> jax.Array:
     """The weight of a score where it counts alone."""
     scores = scores.astype(jnp.float32)
-    if law.bounded:
+    if rule.bounded:
         scores = jnp.clip(scores, -1.0, 1.0)
-    if law.negative != "keep":
-        scores = jnp.maximum(scores, 0.0 if law.negative == "clip" else -law.cap)
-    return (scores + 1.0) / 2.0 if law.range == "unit" else scores
+    if rule.negative != "keep":
+        scores = jnp.maximum(scores, 0.0 if rule.negative == "clip" else -rule.cap)
+    return (scores + 1.0) / 2.0 if rule.range == "unit" else scores
 
 
-def _overlapping(law: Law, values: jax.Array, here: jax.Array, areas: jax.Array) -> jax.Array:
+def _overlapping(
+    rule: WeightRule, values: jax.Array, here: jax.Array, areas: jax.Array
+) -> jax.Array:
     """One of the values [G,P,R] of the regions `here`, [G,P]; where none is, not to be read."""
     most = jnp.where(here, values, -jnp.inf).max(axis=-1, initial=-jnp.inf)
     least = jnp.where(here, values, jnp.inf).min(axis=-1, initial=jnp.inf)
-    if law.overlap == "max":
+    if rule.overlap == "max":
         return most
-    if law.overlap == "min":
+    if rule.overlap == "min":
         return least
-    if law.overlap == "extreme":
-        neutral = 0.5 if law.range == "unit" else 0.0
+    if rule.overlap == "extreme":
+        neutral = 0.5 if rule.range == "unit" else 0.0
         return jnp.where(most - neutral >= neutral - least, most, least)
-    if law.overlap == "smallest":
+    if rule.overlap == "smallest":
         large = np.iinfo(np.int32).max
         here &= areas == jnp.where(here, areas, large).min(axis=-1, keepdims=True, initial=large)
     return jnp.where(here, values, 0.0).sum(axis=-1) / jnp.maximum(here.sum(axis=-1), 1)
 
 
 def token_weights(
-    law: Law,
+    rule: WeightRule,
     rewards: Rewards,
     sizes: jax.Array,
     grids: jax.Array,
@@ -206,30 +208,30 @@ def token_weights(
     images, known = _locate(images, rewards.boxes.shape[0])
     valid = rewards.valid
     if rewards.coverage is None:
-        inside, weights = _READ[law.sampling](rewards.boxes, valid, sizes, grids, images, cells)
+        inside, weights = _READ[rule.sampling](rewards.boxes, valid, sizes, grids, images, cells)
         areas = _areas(rewards.boxes, valid, sizes)
     else:
         inside, weights = rewards.coverage.inside, rewards.coverage.weights
         areas = rewards.coverage.areas
-        if inside.shape[1] != POINTS[law.sampling]:
+        if inside.shape[1] != POINTS[rule.sampling]:
             raise ValueError(
-                f"coverage of {inside.shape[1]} points a token, the law samples by {law.sampling!r}"
+                f"coverage of {inside.shape[1]} points a token, the law samples by {rule.sampling!r}"
             )
         inside = jnp.where(valid[images][:, None], inside, 0)
-    whole = _level(law, rewards.image_score)[images][:, None]
-    constant = {"half": UNCOVERED, "zero": 0.0}.get(law.background)
+    whole = _level(rule, rewards.image_score)[images][:, None]
+    constant = {"half": UNCOVERED, "zero": 0.0}.get(rule.background)
     background = whole if constant is None else jnp.full_like(whole, constant)
-    local = _level(law, jnp.where(valid, rewards.scores, 0.0))[images][:, None]
+    local = _level(rule, jnp.where(valid, rewards.scores, 0.0))[images][:, None]
     share = inside.astype(jnp.float32)
     mixed = share * local + (1.0 - share) * background[..., None]
     here = inside > 0
-    values = _overlapping(law, mixed, here, areas[images][:, None])
-    if law.image == "blend":
-        values = (1.0 - law.region_share) * whole + law.region_share * values
+    values = _overlapping(rule, mixed, here, areas[images][:, None])
+    if rule.image == "blend":
+        values = (1.0 - rule.region_share) * whole + rule.region_share * values
     values = jnp.where(here.any(axis=-1), values, background)
-    if law.image == "factor":
+    if rule.image == "factor":
         g = rewards.image_score.astype(jnp.float32)
-        g = jnp.clip(g, -1.0, 1.0) if law.bounded else g
+        g = jnp.clip(g, -1.0, 1.0) if rule.bounded else g
         values = values * ((g + 1.0) / 2.0)[images][:, None]
     summed = jnp.where(known, jnp.sum(values * weights, axis=-1), 0.0)
     return jax.lax.stop_gradient(summed)

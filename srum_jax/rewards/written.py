@@ -21,18 +21,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Text
-from srum_jax.inference import context, text
-from srum_jax.inference.image import candidate_seed
-from srum_jax.inference.prompts import THINK_UNDERSTANDING
-from srum_jax.models.config import BagelConfig
-from srum_jax.rewards import reading, regions
+from srum_jax.generation import context, text_generator
+from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.rewards import parsing
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
 from srum_jax.rewards.judge import OK, UNKNOWN_WORDS, Judgement, RegionJudgement, View
-from srum_jax.rewards.reading import MISSING, WHOLE
-from srum_jax.rewards.regions import Box, Proposer, Seen
+from srum_jax.rewards.parsing import MISSING, WHOLE
 
 TOO_LONG = "too long"  # the question does not fit the model's context window
-STATUSES = (*reading.STATUSES, UNKNOWN_WORDS, TOO_LONG)
-AGAIN = tuple(status for status in reading.STATUSES if status != OK)  # another answer may do
+STATUSES = (*parsing.STATUSES, UNKNOWN_WORDS, TOO_LONG)
+AGAIN = tuple(status for status in parsing.STATUSES if status != OK)  # another answer may do
 
 VERSION = "1"
 # {prompt} is what the image was drawn for, on one line; {regions} one REGION line per region.
@@ -91,7 +92,7 @@ LEAST_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be
 
 def protocol_hash() -> str:
     """Twelve hex digits that change when any wording or a version does."""
-    parts = [VERSION, reading.VERSION, TEMPLATES, SHOWN, REGION, COLORS, LEAST_SIDE]
+    parts = [VERSION, parsing.VERSION, TEMPLATES, SHOWN, REGION, COLORS, LEAST_SIDE]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
@@ -120,7 +121,7 @@ Write = Callable[..., list[Answer]]
 
 
 def speaker(
-    write: text.Write,
+    write: text_generator.Write,
     cfg: BagelConfig,
     tokenizer,
     *,
@@ -178,8 +179,8 @@ def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     image = regions.check_image(image)
     factor = -(-LEAST_SIDE // min(image.shape[:2]))
     height, width = image.shape[0] * factor, image.shape[1] * factor
-    canvas = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(canvas)
+    latent_grid = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(latent_grid)
     line = max(2, min(width, height) // 192)
     font = ImageFont.load_default(size=max(14, min(width, height) // 24))
     for number, box in boxes.items():
@@ -192,7 +193,7 @@ def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
         x, y = min(max(x0, 0), width - wide), min(max(y0, 0), height - high)
         draw.rectangle((x, y, x + wide, y + high), fill=color)
         draw.text((x + line - left, y + line - top), str(number), fill="white", font=font)
-    return np.asarray(canvas)
+    return np.asarray(latent_grid)
 
 
 def whole_request(image: np.ndarray, prompt: str) -> Request:
@@ -260,7 +261,7 @@ class Readout:
 
 def judge_images(
     write: Write,
-    seen: Sequence[Seen],
+    seen: Sequence[PromptedImage],
     proposer: Proposer,
     how: Readout,
     *,
@@ -279,7 +280,7 @@ def judge_images(
 
 def judge_regions(
     write: Write,
-    seen: Sequence[Seen],
+    seen: Sequence[PromptedImage],
     proposer: Proposer,
     how: Readout,
     *,
@@ -292,7 +293,7 @@ def judge_regions(
 
 def _judge(
     write: Write,
-    seen: Sequence[Seen],
+    seen: Sequence[PromptedImage],
     proposer: Proposer,
     how: Readout,
     counts: collections.Counter | None,
@@ -357,7 +358,7 @@ def _ask(
                 if answer.failure:
                     found |= {(n, i): (float("nan"), answer.failure) for i in group}
                     continue
-                read = reading.read(answer.text, group, finished=answer.finished)
+                read = parsing.read(answer.text, group, finished=answer.finished)
                 counts["strangers"] += read.strangers
                 found |= {(n, i): result for i, result in read.found.items()}
         counts["questions"] += len(left)

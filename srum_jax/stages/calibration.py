@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from srum_jax.rewards import ensemble, judge
-from srum_jax.rewards.table import PADDING, Asked, table
+from srum_jax.rewards.answer_table import PADDING, Asked, table
 
 BINS = 20  # of [-1, 1]
 

@@ -3,7 +3,7 @@
 Drawing (strict, by category, both models from the same noise), choosing the best of K by the
 model's own score, answering questions, and how well its scores tell right from wrong. All of it
 needs the shapes world: what has no verifier is left out, with a sentence in the log. Every part is
-kept in the stage's folder and not made twice: pictures and scores in work units, answers in JSON.
+kept in the stage's folder and not made twice: pictures and scores in shards, answers in JSON.
 """
 
 import collections
@@ -23,15 +23,14 @@ from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import shapes_changes, shapes_questions, units
+from srum_jax.data import shards
 from srum_jax.data.prompts import Prompt
-from srum_jax.data.shapes_changes import Edit
-from srum_jax.data.shapes_render import Scene, draw
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.evals import shapes, suite
-from srum_jax.rewards import protocol
-from srum_jax.stages import calibration, generate, judges, model, probe, score, skills
+from srum_jax.evals import sections as result_sections
+from srum_jax.rewards import question_templates
+from srum_jax.stages import calibration, generate, judges, loading, monitor, score
 from srum_jax.stages.generate import Job
+from srum_jax.stages.loading import LoadedModel
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -41,7 +40,11 @@ from srum_jax.stages.manifest import (
     update_results,
     update_round,
 )
-from srum_jax.stages.model import Opened
+from srum_jax.worlds.shapes import changes as shapes_changes
+from srum_jax.worlds.shapes import questions as shapes_questions
+from srum_jax.worlds.shapes import skills, verifier
+from srum_jax.worlds.shapes.changes import Edit
+from srum_jax.worlds.shapes.rendering import Scene, draw
 
 PAIRS = 24  # prompts whose two pictures are kept for the report
 SHOWN = 6  # edits and captions kept for it: the first ones
@@ -57,12 +60,12 @@ class Tasks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class ModelOutputs:
     """What one model did: candidate records and their verdicts; answers, captions and edits as
-    `stages/skills.py` gives them."""
+    `worlds/shapes/skills.py` gives them."""
 
     records: Sequence[dict[str, Any]]
-    verdicts: Sequence[shapes.Verdict]
+    verdicts: Sequence[verifier.Verdict]
     qa: Sequence[dict[str, Any]]
     captions: Sequence[dict[str, Any]]
     edits: Sequence[dict[str, Any]]
@@ -72,7 +75,7 @@ class Arm:
         """bool [records]."""
         return np.array([verdict.right for verdict in self.verdicts], bool)
 
-    def firsts(self) -> "Arm":
+    def firsts(self) -> "ModelOutputs":
         """Candidate 0 of every prompt alone: what both models are compared by."""
         keep = [i for i, record in enumerate(self.records) if record["k"] == 0]
         return dataclasses.replace(
@@ -88,25 +91,25 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     Raises FileNotFoundError or ValueError where weights, prompts or a stage before are missing.
     """
     wanted = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count)
-    weights = model.source(cfg, work)
+    weights = loading.source(cfg, work)
     prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
     inputs = {
-        "model": model.fingerprint(*weights.folders),
+        "model": loading.fingerprint(*weights.folders),
         "prompts": prompt_lists.digest(wanted),
-        "protocol": protocol.protocol_hash(),
+        "protocol": question_templates.protocol_hash(),
     }
     for name in ("train", "score"):
         if name in cfg.stages:
             inputs[name] = Manifest.read(work.stage(name)).hash
 
     def body(folder: epath.Path) -> Outcome:
-        with model.compile_clock() as compiling:
+        with loading.compile_clock() as compiling:
             here = sharding.host_mesh(mesh)
             with jax.set_mesh(here):
                 outcome = evaluate(cfg, here, work, folder, wanted)
         return dataclasses.replace(outcome, compile_seconds=sum(compiling))
 
-    sections = ("model", "sample", "score", "evaluate", "generate.unit", "compute.dtype")
+    sections = ("model", "sample", "score", "evaluate", "generate.shard_size", "compute.dtype")
     return run_stage("evaluate", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
@@ -123,12 +126,12 @@ def evaluate(
     jobs = [(prompt, k) for prompt in several for k in range(cfg.evaluate.best_of)]
     judged = len(jobs)
     jobs += [(prompt, 0) for prompt in known[len(several) :]]
-    opened = model.base(cfg, work, mesh)
+    opened = loading.base(cfg, work, mesh)
     arms = {"base": _arm("base", opened, jobs, given, folder, cfg, mesh)}
     shown = arms["base"].records[:judged]
     scored = _judge(opened, shown, folder / "scores", cfg, mesh)
     if "train" in cfg.stages:
-        opened = model.trained(opened, cfg, work, mesh)  # lets go of what training replaced
+        opened = loading.trained(opened, cfg, work, mesh)  # lets go of what training replaced
         jobs = [(prompt, 0) for prompt in known]
         arms["trained"] = _arm("trained", opened, jobs, given, folder, cfg, mesh)
     parts = {
@@ -138,12 +141,12 @@ def evaluate(
         **{name: skill_section(arms, name) for name in ("qa", "captions", "edits")},
     }
     if "score" in cfg.stages:
-        shown, scored = map(units.read, (candidates_of(cfg, work), work.stage("score")))
+        shown, scored = map(shards.read, (candidates_of(cfg, work), work.stage("score")))
     parts["scores"] = scores_section(shown, scored, cfg.score.proposers)
     parts = {name: part for name, part in parts.items() if part}
     outputs = _write(work, folder, arms, parts, given) if jax.process_index() == 0 else {}
     if "train" in cfg.stages and jax.process_index() == 0:
-        verify_probes(work)
+        verify_monitor(work)
     counts = {
         "prompts": len(known),
         "images": sum(len(arm.records) for arm in arms.values()),
@@ -159,7 +162,7 @@ def evaluate(
 
 def verifiable(cfg: Config, wanted: Sequence[Prompt]) -> list[Prompt]:
     """The prompts whose pictures the verifier can judge; the others are named in the log."""
-    size = (shapes.SIDE, shapes.SIDE)
+    size = (verifier.SIDE, verifier.SIDE)
     known = [p for p in wanted if cfg.sample.size == size and _readable(p.text)]
     if len(known) < len(wanted):
         logging.info(
@@ -178,7 +181,7 @@ def tasks(cfg: Config) -> Tasks:
         logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
         return Tasks()
     c = cfg.evaluate
-    several = shapes_changes.several_set("test", c.several)
+    several = shapes_changes.several_set("test", c.multi_image_questions)
     return Tasks(
         asked=shapes_questions.qa_set("test", c.questions) + several,
         scenes=shapes_questions.caption_set("test", c.captions),
@@ -188,7 +191,7 @@ def tasks(cfg: Config) -> Tasks:
 
 def _readable(prompt: str) -> bool:
     try:
-        return bool(shapes.demanded(prompt))
+        return bool(verifier.demanded(prompt))
     except ValueError:
         return False
 
@@ -198,13 +201,13 @@ def _readable(prompt: str) -> bool:
 
 def _arm(
     name: str,
-    opened: Opened,
+    opened: LoadedModel,
     jobs: Sequence[Job],
     given: Tasks,
     folder: epath.Path,
     cfg: Config,
     mesh: jax.sharding.Mesh,
-) -> Arm:
+) -> ModelOutputs:
     """Draws `jobs`, has them verified, and does the tasks; what is found in `folder` is kept."""
     able = skills.of(opened.params, opened.vae_params, opened.cfg, opened.tokenizer, cfg, mesh)
     records: list[dict[str, Any]] = []
@@ -214,12 +217,12 @@ def _arm(
             folder / name,
             able.paint,
             features=generate.features(opened.cfg, cfg.sample.size),
-            unit=cfg.generate.unit,
+            shard_size=cfg.generate.shard_size,
             seed=cfg.evaluate.seed,
             title=f"evaluate, {name} draws",
         )
-        records = list(units.read(folder / name))
-    verdicts = [shapes.verify(record["image"], record["prompt"]) for record in records]
+        records = list(shards.read(folder / name))
+    verdicts = [verifier.verify(record["image"], record["prompt"]) for record in records]
     does = {
         "answers": (skills.answered, given.asked),
         "captions": (skills.described, given.scenes),
@@ -229,11 +232,11 @@ def _arm(
         _kept(folder / f"{what}-{name}.json", do, able, some, f"evaluate, {name} {what}")
         for what, (do, some) in does.items()
     ]
-    return Arm(records, verdicts, *done)
+    return ModelOutputs(records, verdicts, *done)
 
 
 def _kept(
-    path: epath.Path, do: Callable, able: skills.Able, given: Sequence, title: str
+    path: epath.Path, do: Callable, able: skills.ShapesSkills, given: Sequence, title: str
 ) -> list[dict[str, Any]]:
     """The records at `path`; if they are not there, made of the tasks and written.
 
@@ -259,7 +262,7 @@ def _kept(
 
 
 def _judge(
-    opened: Opened,
+    opened: LoadedModel,
     records: Sequence[dict[str, Any]],
     folder: epath.Path,
     cfg: Config,
@@ -273,13 +276,13 @@ def _judge(
     how = dataclasses.replace(cfg.score, proposers=proposers, judge="self", compare=0)
     bench = judges.bench(opened, dataclasses.replace(cfg, score=how), mesh)
     score.score(records, folder, how, bench)
-    return units.read(folder)
+    return shards.read(folder)
 
 
 # ---------------------------------------------------------------------------------- the measuring
 
 
-def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> dict:
+def t2i_section(arms: dict[str, ModelOutputs], own: Sequence[float], candidates: int) -> dict:
     """ "t2i" of results.json; empty without pictures.
 
     The arms have the same prompts in the same order. The base's first records are `candidates` of
@@ -289,23 +292,28 @@ def t2i_section(arms: dict[str, Arm], own: Sequence[float], candidates: int) -> 
     if not len(firsts["base"].records):
         return {}
     categories = [record["category"] for record in firsts["base"].records]
-    section = {name: suite.accuracy_section(arm.right, categories) for name, arm in firsts.items()}
+    section = {
+        name: result_sections.accuracy_section(arm.right, categories)
+        for name, arm in firsts.items()
+    }
     if "trained" in arms:
-        section["paired"] = suite.paired_section(firsts["base"].right, firsts["trained"].right)
+        section["paired"] = result_sections.paired_section(
+            firsts["base"].right, firsts["trained"].right
+        )
     right, own = (
         rearrange(np.asarray(x[: len(own)]), "(p k) -> p k", k=candidates)
         for x in (arms["base"].right, own)
     )
-    best = suite.best_of_k_section(right, own, categories=categories[: len(right)])
+    best = result_sections.best_of_k_section(right, own, categories=categories[: len(right)])
     return section | {"best_of_k": best}
 
 
-def skill_section(arms: dict[str, Arm], name: str) -> dict:
+def skill_section(arms: dict[str, ModelOutputs], name: str) -> dict:
     """ "qa", "captions" or "edits" of results.json; empty if nothing was asked."""
     done = {arm: getattr(found, name) for arm, found in arms.items()}
     if not done["base"]:
         return {}
-    return suite.qa_section(
+    return result_sections.qa_section(
         [record["kind"] for record in done["base"]],
         **{arm: np.array([r["right"] for r in records], bool) for arm, records in done.items()},
     )
@@ -334,20 +342,20 @@ def scores_section(
     )
     for record, result in bar:
         image, prompt = record["image"], record["prompt"]
-        if image.shape[:2] != (shapes.SIDE, shapes.SIDE) or not _readable(prompt):
+        if image.shape[:2] != (verifier.SIDE, verifier.SIDE) or not _readable(prompt):
             continue
         prompts.append(record["prompt_id"])
-        right = shapes.verify(image, prompt).right
+        right = verifier.verify(image, prompt).right
         images.append((result["image_score"], right, result["image_status"]))
         for region in result["regions"]:
             if region["proposer"] not in regions:
                 continue  # scored when the config named other proposers
-            right = shapes.verify_region(image, region["bbox"], prompt)
+            right = verifier.verify_region(image, region["bbox"], prompt)
             regions[region["proposer"]].append((region["score"], right, region["status"]))
     if not images:
         return {}
     found = {name: _judged(rows) for name, rows in regions.items()}
-    section = suite.scores_section(found, proposers[0], _judged(images), prompts)
+    section = result_sections.scores_section(found, proposers[0], _judged(images), prompts)
     for what, rows in (("image", images), ("region", regions[proposers[0]])):
         section[f"{what}_histogram"] = {
             name: calibration.histogram([score for score, right, _ in rows if right == wanted])
@@ -356,19 +364,19 @@ def scores_section(
     return section
 
 
-def verify_probes(work: Workdir) -> None:
-    """Puts the verifier's accuracy beside the own score of every probe of this round's training.
+def verify_monitor(work: Workdir) -> None:
+    """Puts the verifier's accuracy beside the own score of every check of the monitor of this round's training.
 
     "verified" is the share of right pictures among those of prompts that the verifier reads; absent
     where there are none.
     """
     train = work.stage("train")
-    found = {row["step"]: row for row in probe.curve(probe.read(train))}
+    found = {row["step"]: row for row in monitor.curve(monitor.read(train))}
     for step, row in found.items():
         right = [
-            shapes.verify(record["image"], record["prompt"]).right
-            for record in probe.seen_pictures(train, step)
-            if record["image"].shape[:2] == (shapes.SIDE, shapes.SIDE)
+            verifier.verify(record["image"], record["prompt"]).right
+            for record in monitor.seen_pictures(train, step)
+            if record["image"].shape[:2] == (verifier.SIDE, verifier.SIDE)
             and _readable(record["prompt"])
         ]
         if right:
@@ -377,22 +385,26 @@ def verify_probes(work: Workdir) -> None:
     def change(results: dict[str, Any]) -> None:
         for part in results["rounds"]:
             if part["round"] == work.round and "train" in part:
-                part["train"]["probe"] = list(found.values())
+                part["train"]["monitor"] = list(found.values())
 
     if found:
         update_results(work, change)
 
 
-def _judged(rows: Sequence[tuple[float, bool, str]]) -> suite.Judged:
+def _judged(rows: Sequence[tuple[float, bool, str]]) -> result_sections.Judged:
     scores, labels, status = zip(*rows, strict=True) if rows else ((), (), ())
-    return suite.Judged(np.array(scores, np.float64), np.array(labels, bool), status)
+    return result_sections.Judged(np.array(scores, np.float64), np.array(labels, bool), status)
 
 
 # ------------------------------------------------------------------------------------ the writing
 
 
 def _write(
-    work: Workdir, folder: epath.Path, arms: dict[str, Arm], parts: dict[str, Any], given: Tasks
+    work: Workdir,
+    folder: epath.Path,
+    arms: dict[str, ModelOutputs],
+    parts: dict[str, Any],
+    given: Tasks,
 ) -> dict[str, str]:
     """Writes what was measured; returns the stage's outputs."""
     firsts = {name: arm.firsts() for name, arm in arms.items()}
@@ -409,7 +421,7 @@ def _write(
     return outputs
 
 
-def outcomes(firsts: dict[str, Arm]) -> list[dict[str, Any]]:
+def outcomes(firsts: dict[str, ModelOutputs]) -> list[dict[str, Any]]:
     """Per prompt what the verifier said of each model's picture."""
     rows = []
     for i, record in enumerate(firsts["base"].records):
@@ -433,7 +445,9 @@ def choose_pairs(
     return sorted(i for _, i in sorted(ordered)[:count])
 
 
-def write_pairs(folder: epath.Path, base: Arm, trained: Arm) -> list[dict[str, Any]]:
+def write_pairs(
+    folder: epath.Path, base: ModelOutputs, trained: ModelOutputs
+) -> list[dict[str, Any]]:
     """Writes chosen pictures of both models as PNG and returns what pairs.json says of them."""
     categories = [record["category"] for record in base.records]
     kept = []
@@ -448,7 +462,9 @@ def write_pairs(folder: epath.Path, base: Arm, trained: Arm) -> list[dict[str, A
     return kept
 
 
-def examples(folder: epath.Path, arms: dict[str, Arm], given: Tasks) -> dict[str, list[dict]]:
+def examples(
+    folder: epath.Path, arms: dict[str, ModelOutputs], given: Tasks
+) -> dict[str, list[dict]]:
     """What the models made of the first scenes and edits; writes what they saw as PNG.
 
     captions: {"kind", "image", "base_caption", "base_correct", …} each, edits: {"kind",

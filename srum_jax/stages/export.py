@@ -7,9 +7,10 @@ import jax
 from etils import epath
 
 from srum_jax.config import Config, section_hash
-from srum_jax.core import params as P
-from srum_jax.models import bagel, hf, vae
-from srum_jax.stages import model
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import hf, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.stages import loading
 from srum_jax.stages.manifest import (
     ALL_SECTIONS,
     Manifest,
@@ -27,15 +28,15 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     Raises FileNotFoundError or ValueError where the weights or the train stage are missing.
     """
-    weights = model.source(cfg, work)
-    inputs = {"model": model.fingerprint(*weights.folders)}
+    weights = loading.source(cfg, work)
+    inputs = {"model": loading.fingerprint(*weights.folders)}
     if "train" in cfg.stages:
         inputs["train"] = Manifest.read(work.stage("train")).hash
 
     def body(folder: epath.Path) -> Outcome:
-        opened = model.base(cfg, work, mesh, dtype=cfg.export.dtype)
+        opened = loading.base(cfg, work, mesh, dtype=cfg.export.dtype)
         if "train" in cfg.stages:
-            opened = model.trained(opened, cfg, work, mesh)
+            opened = loading.trained(opened, cfg, work, mesh)
         hf.save(
             folder / FOLDER,
             opened.cfg,
@@ -46,7 +47,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             source=opened.source,
             notes=_notes(cfg, work, inputs["model"]),
         )
-        parameters = P.count(bagel.specs(opened.cfg)) + P.count(vae.specs(opened.cfg.vae))
+        parameters = param_tree.count(bagel.specs(opened.cfg)) + param_tree.count(
+            vae.specs(opened.cfg.vae)
+        )
         return Outcome({"model": FOLDER}, {"parameters": parameters}, items=1)
 
     sections = ("model", "export", "train.trainable")

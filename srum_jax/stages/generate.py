@@ -1,6 +1,6 @@
-"""Stage `generate`: the model draws K candidates of every prompt, work unit by work unit.
+"""Stage `generate`: the model draws K candidates of every prompt, shard by shard.
 
-Leaves units "candidates" beside TFDS metadata: pictures as PNG and the latents they were decoded
+Leaves shards "candidates" beside TFDS metadata: pictures as PNG and the latents they were decoded
 from. A candidate is a function of the weights, the prompt, the run's seed, the round and its
 number k. A round takes the prompts that follow those of the round before; a list that ends begins
 again, with other noise. Beside them held_back.json, prompts that no round draws, and where there
@@ -21,13 +21,13 @@ from srum_jax.core import sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import records, units
+from srum_jax.data import records, shards
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.inference.image import Paint, candidate_seed
-from srum_jax.models.config import BagelConfig
-from srum_jax.stages import model, working
+from srum_jax.generation.image_sampler import Paint, candidate_seed
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.stages import loading, shard_worker
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 NAME = "candidates"
@@ -36,18 +36,21 @@ Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
-    """Draws every candidate of this round; finished units are kept.
+    """Draws every candidate of this round; finished shards are kept.
 
     Raises FileNotFoundError or ValueError where the weights or the prompts cannot be used.
     """
     c, count = cfg.generate, cfg.generate.count
     loaded = prompt_lists.read(c.prompts, count, first=work.round * count, limit=c.rejects)
     wanted = loaded.prompts
-    weights = model.source(cfg, work)
+    weights = loading.source(cfg, work)
     # Before anything is written: prompts put right afterwards would look like a changed run.
     tokenizer = Tokenizer.from_folder(weights.words)
     prompt_lists.check(wanted, tokenizer)
-    inputs = {"model": model.fingerprint(*weights.folders), "prompts": prompt_lists.digest(wanted)}
+    inputs = {
+        "model": loading.fingerprint(*weights.folders),
+        "prompts": prompt_lists.digest(wanted),
+    }
     shared = leaks(cfg, wanted)
 
     def body(folder: epath.Path) -> Outcome:
@@ -56,14 +59,14 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             write_json(folder / "held_back.json", held_back(cfg, tokenizer))
             write_findings(folder, loaded.rejects, shared)
         here = sharding.host_mesh(mesh)
-        with jax.set_mesh(here), model.compile_clock() as compiling:
-            opened = model.base(cfg, work, here)
+        with jax.set_mesh(here), loading.compile_clock() as compiling:
+            opened = loading.base(cfg, work, here)
             draw(
                 jobs,
                 folder,
-                model.painter(opened, guided(cfg, work.round), here),
+                loading.painter(opened, guided(cfg, work.round), here),
                 features=features(opened.cfg, cfg.sample.size),
-                unit=cfg.generate.unit,
+                shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
                 title="generate",
             )
@@ -92,7 +95,7 @@ def held_back(cfg: Config, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects)
     if len(found) < drawn + HELD_BACK:
         logging.info(
-            "generate: %s has %d prompts; of the %d held back for probes %d are drawn too",
+            "generate: %s has %d prompts; of the %d held back for monitor checks %d are drawn too",
             *(cfg.generate.prompts, len(found), min(HELD_BACK, len(found))),
             min(HELD_BACK, len(found), drawn + HELD_BACK - len(found)),
         )
@@ -161,7 +164,7 @@ def guided(cfg: Config, round: int) -> Config:
 def features(cfg: BagelConfig, size: tuple[int, int]) -> Any:
     """TFDS features of a candidate of `size` (height, width in pixels) by a model of `cfg`."""
     height, width = (side // cfg.token_pixels for side in size)
-    return units.candidate_features((height, width, cfg.token_dim))
+    return shards.candidate_features((height, width, cfg.token_dim))
 
 
 def draw(
@@ -170,23 +173,25 @@ def draw(
     paint: Paint,
     *,
     features: Any,
-    unit: int,
+    shard_size: int,
     seed: int,
     title: str,
 ) -> None:
-    """Draws `jobs` into units of `folder`, going on where it stopped.
+    """Draws `jobs` into shards of `folder`, going on where it stopped.
 
-    unit: images a work unit · seed: of the run · title: of the progress bar. A unit is painted by
+    unit: images a shard · seed: of the run · title: of the progress bar. A shard is painted by
     one call, so its bits do not depend on where a run was interrupted.
     """
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
-        return draw_unit(jobs[first : first + count], paint, seed)
+        return generate_shard(jobs[first : first + count], paint, seed)
 
-    working.make_all(folder, NAME, features, units.unit_sizes(len(jobs), unit), make, title=title)
+    shard_worker.make_all(
+        folder, NAME, features, shards.shard_sizes(len(jobs), shard_size), make, title=title
+    )
 
 
-def draw_unit(jobs: Sequence[Job], paint: Paint, seed: int) -> list[dict[str, Any]]:
+def generate_shard(jobs: Sequence[Job], paint: Paint, seed: int) -> list[dict[str, Any]]:
     """One candidate record per job, by one call of `paint`."""
     seeds = [candidate_seed(seed, prompt.id, k) for prompt, k in jobs]
     images, latents = paint([prompt.text for prompt, _ in jobs], seeds)

@@ -1,12 +1,12 @@
-"""Stage `ingest`: given pictures become what `generate` and `score` leave, work unit by work unit.
+"""Stage `ingest`: given pictures become what `generate` and `score` leave, shard by shard.
 
 Reads the released SRUM data set or Parquet files of pictures with captions, and encodes each
-picture once by the model's autoencoder. Leaves units "candidates" and, where the data has scores,
-units "scores" under scores/, which `train` finds in the place of those stages' own. The pictures
+picture once by the model's autoencoder. Leaves shards "candidates" and, where the data has scores,
+shards "scores" under scores/, which `train` finds in the place of those stages' own. The pictures
 that are stored are those that were encoded, and boxes are moved as their picture was resized.
 
 First everything is read and checked, and what cannot be used is set aside in rejects.jsonl; which
-samples are left, and in which units, is kept in plan.json. A unit holds pictures of one size, so
+samples are left, and in which shards, is kept in plan.json. A shard holds pictures of one size, so
 that every call of the autoencoder has a fixed shape. prompt_id numbers the different prompts, k the
 pictures of a prompt.
 """
@@ -27,22 +27,21 @@ from tqdm import tqdm
 
 from srum_jax.config import Config, hash_json
 from srum_jax.core import sharding
-from srum_jax.core.distributed import wait_for_all
+from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
 from srum_jax.core.patches import patchify
 from srum_jax.data import images as pictures
-from srum_jax.data import masks, records, units
+from srum_jax.data import masks, records, shards
 from srum_jax.data.parquet import Parquet
 from srum_jax.data.prompts import Prompt
-from srum_jax.data.published import Published, Region, Sample
 from srum_jax.data.records import Reject
+from srum_jax.data.srum_dataset import Published, Region, Sample
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.inference.image import candidate_seed
-from srum_jax.models import config as model_config
-from srum_jax.models import vae
-from srum_jax.models.config import BagelConfig
+from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.models.bagel import model_config, vae
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import judge
-from srum_jax.stages import generate, model, score, working
+from srum_jax.stages import generate, loading, score, shard_worker
 from srum_jax.stages.manifest import (
     PUBLISHED,
     Manifest,
@@ -74,7 +73,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The samples of every unit. `targets`: some sample has a good picture beside its own."""
+    """The samples of every shard. `targets`: some sample has a good picture beside its own."""
 
     units: tuple[tuple[Entry, ...], ...]
     prompts: tuple[str, ...]  # by prompt_id
@@ -83,24 +82,24 @@ class Plan:
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
-    """Encodes every usable sample of the source; finished units are kept.
+    """Encodes every usable sample of the source; finished shards are kept.
 
     Raises FileNotFoundError or ValueError where the source or the weights cannot be used, and where
     more samples are faulty than `ingest.rejects` allows.
     """
     source = open_source(cfg)
-    weights = model.source(cfg, work)
-    inputs = {"source": source.digest(), "model": model.fingerprint(*weights.folders)}
+    weights = loading.source(cfg, work)
+    inputs = {"source": source.digest(), "model": loading.fingerprint(*weights.folders)}
 
     def body(folder: epath.Path) -> Outcome:
         tokenizer = Tokenizer.from_folder(weights.words)
         sizes = model_config.from_folder(weights.sizes)
-        key = hash_json([inputs, cfg.ingest.unit, cfg.ingest.latents, cfg.seed])
+        key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
         plan = planned(source, folder, key, cfg, sizes, tokenizer)
-        wait_for_all("ingest is planned")  # before a unit is made, those of another plan are gone
+        barrier("ingest is planned")  # before a shard is made, those of another plan are gone
         here = sharding.host_mesh(mesh)
-        with jax.set_mesh(here), model.compile_clock() as compiling:
-            opened = model.base(cfg, work, here, want=("vae",))
+        with jax.set_mesh(here), loading.compile_clock() as compiling:
+            opened = loading.base(cfg, work, here, want=("vae",))
             outcome = ingest(source, plan, folder, cfg, opened, here)
         return dataclasses.replace(outcome, compile_seconds=sum(compiling))
 
@@ -154,7 +153,7 @@ def _restored(values: Any, path: epath.Path) -> Plan:
 
 
 def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: Tokenizer) -> Plan:
-    """Reads every sample once; those of one size, in the source's order, share units.
+    """Reads every sample once; those of one size, in the source's order, share shards.
 
     Raises ValueError for more faulty samples than `ingest.rejects` allows, or no usable one.
     """
@@ -178,10 +177,10 @@ def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: To
         raise ValueError(f"{name}: no samples in it")
     if rejects:
         logging.warning("%s: %d of %d samples set aside", name, len(rejects), len(source))
-    return Plan(in_units(entries, cfg.ingest.unit), tuple(prompts), targets, tuple(rejects))
+    return Plan(in_shards(entries, cfg.ingest.shard_size), tuple(prompts), targets, tuple(rejects))
 
 
-def in_units(entries: Sequence[Entry], unit: int) -> tuple[tuple[Entry, ...], ...]:
+def in_shards(entries: Sequence[Entry], unit: int) -> tuple[tuple[Entry, ...], ...]:
     """Groups of at most `unit` entries of one size, sizes in the order they first appear in."""
     by_size: dict[tuple[int, int], list[Entry]] = {}
     for entry in entries:
@@ -228,10 +227,10 @@ def ingest(
     plan: Plan,
     folder: epath.Path,
     cfg: Config,
-    opened: model.Opened,
+    opened: loading.LoadedModel,
     mesh: jax.sharding.Mesh,
 ) -> Outcome:
-    """Writes the units of `plan` that are not there yet, and what lies beside them."""
+    """Writes the shards of `plan` that are not there yet, and what lies beside them."""
     c, shared = cfg.ingest, []
     if jax.process_index() == 0:
         shared = write_beside(plan, folder, cfg, opened.tokenizer)
@@ -253,12 +252,12 @@ def ingest(
     def judged(first: int, count: int) -> list[dict[str, Any]]:
         return [score_record(*pair) for pair in samples(first, count)]
 
-    features = units.candidate_features((None, None, opened.cfg.token_dim), also=also)
-    working.make_all(folder, generate.NAME, features, sizes, drawn, title="ingest")
+    features = shards.candidate_features((None, None, opened.cfg.token_dim), also=also)
+    shard_worker.make_all(folder, generate.NAME, features, sizes, drawn, title="ingest")
     outputs, counts = {"candidates": ".", "held_back": "held_back.json"}, {}
     if source.judged:
-        scores, features = folder / SCORES, units.score_features()
-        working.make_all(scores, score.NAME, features, sizes, judged, title="ingest: scores")
+        scores, features = folder / SCORES, shards.score_features()
+        shard_worker.make_all(scores, score.NAME, features, sizes, judged, title="ingest: scores")
         outputs["scores"], counts = SCORES, statuses(scores)
     return Outcome(
         outputs,
@@ -274,7 +273,7 @@ def ingest(
 
 
 def write_beside(plan: Plan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer) -> list:
-    """Writes what lies beside the units, and returns the prompts that are also evaluated on.
+    """Writes what lies beside the shards, and returns the prompts that are also evaluated on.
 
     The prompts held back for looking at the model in training are the last ones: given data has
     no others, so they are trained on too.
@@ -292,14 +291,14 @@ def write_beside(plan: Plan, folder: epath.Path, cfg: Config, tokenizer: Tokeniz
 
 def statuses(scores: epath.Path) -> dict[str, int]:
     """{"regions", "regions <status>"} of the finished scores."""
-    found = score.count_statuses(units.read(scores), PUBLISHED)
+    found = score.count_statuses(shards.read(scores), PUBLISHED)
     return {name: count for name, count in found.items() if name.startswith("regions")}
 
 
 Encode = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]]
 
 
-def encoder(opened: model.Opened, cfg: Config, mesh: jax.sharding.Mesh) -> Encode:
+def encoder(opened: loading.LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> Encode:
     """`encode(images)`: uint8 [H,W,3] of one size -> mean and deviation of their latent tokens.
 
     Both float32 [N, h, w, p·p·Z], of the scaled latents, by calls of `ingest.batch` rows.
@@ -341,7 +340,7 @@ def candidates(
     seed: int,
     targets: bool,
 ) -> list[dict[str, Any]]:
-    """A unit's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
+    """A shard's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
     samples = [sample for _, sample in unit]
     mean, std = encode([s.image for s in samples])
     seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in unit]

@@ -1,6 +1,6 @@
 """Who scores, as a run's `score` section says: proposers, read-outs and judges put together.
 
-Owns that wiring alone. A `Bench` looks at candidates and gives their judgements; the stages `score`
+Owns that wiring alone. A `JudgePanel` looks at candidates and gives their judgements; the stages `score`
 and `evaluate` share it, so that both judge alike.
 """
 
@@ -20,24 +20,16 @@ from srum_jax.config import Config, ScoreConfig
 from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data.schema import Text
-from srum_jax.inference import context, text
-from srum_jax.models import sam_weights
-from srum_jax.rewards import (
-    decompose,
-    ensemble,
-    external,
-    judge,
-    masks,
-    proposers,
-    protocol,
-    regions,
-    written,
-)
+from srum_jax.generation import context, text_generator
+from srum_jax.rewards import decompose, ensemble, external, judge, question_templates, written
+from srum_jax.rewards.boxes import proposers, regions
+from srum_jax.rewards.boxes.regions import Limits, PromptedImage, Proposer
+from srum_jax.rewards.boxes.sam import automatic as sam_automatic
+from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.judge import Judgement, RegionJudgement
-from srum_jax.rewards.protocol import Decomposition
-from srum_jax.rewards.regions import Limits, Proposer, Seen
-from srum_jax.stages import model
-from srum_jax.stages.model import Opened
+from srum_jax.rewards.question_templates import Decomposition
+from srum_jax.stages import loading
+from srum_jax.stages.loading import LoadedModel
 
 WINDOW = 8192  # tokens of a context that is written about
 TOLD = 192  # tokens of a prompt taken apart
@@ -49,7 +41,7 @@ Scenes = Mapping[str, Decomposition]
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class JudgePanel:
     """A judge, `proposers`, the first of which makes the image's score, `other`, name and judge
     that some candidates are compared by, or None, and `counts` of what was met on the way."""
 
@@ -60,13 +52,13 @@ class Bench:
 
 
 def bench(
-    opened: Opened,
+    opened: LoadedModel,
     cfg: Config,
     mesh: jax.sharding.Mesh,
     *,
     scenes: Scenes | None = None,
     seed: int = 0,
-) -> Bench:
+) -> JudgePanel:
     """Judges and proposers of a run. `opened` needs no autoencoder; scenes: prompts taken apart.
 
     Raises FileNotFoundError or ValueError for weights, boxes or an endpoint that cannot be used.
@@ -81,16 +73,18 @@ def bench(
         temperature=c.written.temperature,
         seed=seed,
     )
-    ask = model.asker(opened, cfg, mesh, rows=c.batch)
+    ask = loading.asker(opened, cfg, mesh, rows=c.batch)
 
-    def reads(seen: Sequence[Seen], proposer: Proposer, whole: bool = True) -> list[Judgement]:
+    def reads(
+        seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True
+    ) -> list[Judgement]:
         known = dict(margin=c.margin, side=c.crop, view=c.view, verify=c.verify, scenes=scenes)
         if whole:
             return judge.judge_images(ask, opened.tokenizer, seen, proposer, **known)
         return _regions(judge.judge_regions(ask, opened.tokenizer, seen, proposer, **known))
 
     def writing(write: written.Write) -> Judge:
-        def writes(seen: Sequence[Seen], proposer: Proposer, whole: bool = True):
+        def writes(seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True):
             if whole:
                 return written.judge_images(write, seen, proposer, how, counts=counts)
             return _regions(written.judge_regions(write, seen, proposer, how, counts=counts))
@@ -115,11 +109,11 @@ def bench(
         )
     if c.judge == "ensemble":
 
-        def chosen(seen: Sequence[Seen], proposer: Proposer, whole: bool = True):
+        def chosen(seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True):
             views = [one(seen, proposer, whole) for one in (own, outside)]
-            return [one.judgement for one in ensemble.combine(views, least=c.least_judges)]
+            return [one.judgement for one in ensemble.combine(views, least=c.min_judges)]
 
-    return Bench(
+    return JudgePanel(
         judge=chosen,
         proposers=tuple(proposer(name, c, write, scenes) for name in c.proposers),
         other=other,
@@ -132,7 +126,7 @@ def _regions(found: Sequence[tuple[RegionJudgement, ...]]) -> list[Judgement]:
     return [Judgement(one, float("nan"), judge.NOT_ASKED, {}) for one in found]
 
 
-def _speaker(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh) -> written.Write:
+def _speaker(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> written.Write:
     c = cfg.score.written
     return written.speaker(
         _writer(opened, cfg, mesh, c.batch),
@@ -144,9 +138,11 @@ def _speaker(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh) -> written.Wr
     )
 
 
-def _writer(opened: Opened, cfg: Config, mesh: jax.sharding.Mesh, batch: int) -> text.Write:
+def _writer(
+    opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, batch: int
+) -> text_generator.Write:
     rows = sharding.batch_sharding(mesh)
-    return text.writer(
+    return text_generator.writer(
         opened.params,
         opened.cfg,
         opened.tokenizer,
@@ -198,14 +194,14 @@ def simple(c: ScoreConfig) -> Proposer:
     return regions.components(kept) if components else regions.grid(c.grid, kept)
 
 
-def _sam(c: ScoreConfig) -> masks.Automatic:
-    settings = masks.Settings(
+def _sam(c: ScoreConfig) -> sam_automatic.Automatic:
+    settings = sam_automatic.Settings(
         points_per_side=c.sam.points,
         points_per_batch=c.sam.batch,
         pred_iou=c.sam.min_iou,
         stability=c.sam.min_stability,
     )
-    return masks.automatic(*sam_weights.load(c.sam.weights), settings)
+    return sam_automatic.automatic(*sam_weights.load(c.sam.weights), settings)
 
 
 def fingerprints(cfg: Config) -> dict[str, str]:
@@ -214,12 +210,12 @@ def fingerprints(cfg: Config) -> dict[str, str]:
     c, found = cfg.score, {}
     logits = c.judge != "external" and c.readout == "logits"
     if logits or c.compare:
-        found["protocol"] = protocol.protocol_hash()
+        found["protocol"] = question_templates.protocol_hash()
         found["decompose"] = decompose.decompose_hash()
     if not logits or c.compare or c.judge == "ensemble":
         found["written"] = written.protocol_hash()
     if "sam" in c.proposers:
-        found["sam"] = model.fingerprint(epath.Path(c.sam.weights))
+        found["sam"] = loading.fingerprint(epath.Path(c.sam.weights))
     if "file" in c.proposers:
         found["boxes"] = proposers.digest(c.boxes)
     if "self" in c.proposers:
@@ -232,7 +228,7 @@ def fingerprints(cfg: Config) -> dict[str, str]:
 
 def scenes(
     prompts: Sequence[str],
-    opened: Opened,
+    opened: LoadedModel,
     cfg: Config,
     mesh: jax.sharding.Mesh,
     path: epath.PathLike,
@@ -260,7 +256,7 @@ def scenes(
     return found
 
 
-def teller(write: text.Write, opened: Opened) -> decompose.Tell:
+def teller(write: text_generator.Write, opened: LoadedModel) -> decompose.Tell:
     """The model continuing texts, without a picture; nothing where one is too long for it."""
 
     def fits(one: context.Context) -> bool:
@@ -270,11 +266,11 @@ def teller(write: text.Write, opened: Opened) -> decompose.Tell:
             return False
         return True
 
-    def tell(texts: Sequence[str]) -> list[text.Written]:
+    def tell(texts: Sequence[str]) -> list[text_generator.GeneratedText]:
         encode = opened.tokenizer.encode
         contexts = [(Text(np.array(encode(one), np.int32)),) for one in texts]
         able = [place for place, one in enumerate(contexts) if fits(one)]
-        said = [text.Written("", (), False)] * len(texts)
+        said = [text_generator.GeneratedText("", (), False)] * len(texts)
         if able:
             told = write([contexts[i] for i in able], max_tokens=TOLD)
             for place, one in zip(able, told, strict=True):
@@ -288,14 +284,14 @@ def _from_json(value: Mapping[str, Any]) -> Decomposition:
     relation = value["relation"]
     return Decomposition(
         caption=value["caption"],
-        objects=tuple(protocol.ObjectSpec(**one) for one in value["objects"]),
-        relation=protocol.Relation(**relation) if relation else None,
+        objects=tuple(question_templates.ObjectSpec(**one) for one in value["objects"]),
+        relation=question_templates.Relation(**relation) if relation else None,
         open=value["open"],
         source=value["source"],
     )
 
 
-def look(made: Bench, seen: Sequence[Seen]) -> list[Judgement]:
+def look(made: JudgePanel, seen: Sequence[PromptedImage]) -> list[Judgement]:
     """Judgements by the first proposer, with the regions of the others behind its own."""
     main, *others = made.proposers
     judged = made.judge(seen, main, True)

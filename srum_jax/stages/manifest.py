@@ -19,7 +19,7 @@ from etils import epath
 
 import srum_jax
 from srum_jax.config import Config, hash_json, section_hash, section_values
-from srum_jax.core.distributed import wait_for_all
+from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 
@@ -111,7 +111,7 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """Where a round's candidates and their scores lie, as units, and what names their content.
+    """Where a round's candidates and their scores lie, as shards, and what names their content.
 
     `scores` None: nobody judged them. `proposer` names the regions that count; `inputs` are the
     hashes of the stages that made them.
@@ -175,14 +175,14 @@ def run_stage(
         logging.info("%s: skipped, finished", name)
         return manifest
     allowed += tuple(changes)
-    wait_for_all(f"{name}: looked at")  # before the first process changes what the others read
+    barrier(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
         write_json(folder / "started.json", {**wanted, "allowed_changes": allowed})
         (folder / "manifest.json").unlink(missing_ok=True)
-    wait_for_all(f"{name}: starts")
+    barrier(f"{name}: starts")
     start = time.monotonic()
     outcome = body(folder)
-    wait_for_all(f"{name}: ends")
+    barrier(f"{name}: ends")
     timing = _timing(time.monotonic() - start, outcome)
     manifest = Manifest(
         stage=name,
@@ -198,7 +198,7 @@ def run_stage(
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
         run = _run_info(cfg, work)
         update_results(work, lambda r: (r.update(run=run), r["stages"].update({name: timing})))
-    wait_for_all(f"{name}: recorded")
+    barrier(f"{name}: recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
 

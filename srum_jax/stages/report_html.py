@@ -33,7 +33,8 @@ def h(tag: str, *children, **attributes) -> Html:
     """
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
-        for name, value in attributes.items() if value is not None
+        for name, value in attributes.items()
+        if value is not None
     )
     if tag in _VOID:
         return Html(f"<{tag}{written}>")
@@ -41,9 +42,11 @@ def h(tag: str, *children, **attributes) -> Html:
 
 
 def join(*children) -> Html:
-    return Html("".join(
-        c if isinstance(c, Html) else html.escape(str(c)) for c in children if c is not None
-    ))
+    return Html(
+        "".join(
+            c if isinstance(c, Html) else html.escape(str(c)) for c in children if c is not None
+        )
+    )
 
 
 # -- numbers ------------------------------------------------------------------------------------
@@ -85,15 +88,20 @@ def short(x: float) -> str:
 
 def table(head: Sequence, rows: Sequence[Sequence], class_: str | None = None) -> Html:
     """Cells are contents, or a ready <td>; the first column is the row's header."""
+
     def cell(content, first: bool) -> Html:
         if isinstance(content, Html) and content.startswith("<td"):
             return content
         return h("th", content, scope="row") if first else h("td", content)
 
     body = [h("tr", *[cell(c, i == 0) for i, c in enumerate(row)]) for row in rows]
-    top = h("tr", *[
-        c if isinstance(c, Html) and c.startswith("<th") else h("th", c, scope="col") for c in head
-    ])
+    top = h(
+        "tr",
+        *[
+            c if isinstance(c, Html) and c.startswith("<th") else h("th", c, scope="col")
+            for c in head
+        ],
+    )
     whole = h("table", h("thead", top), h("tbody", *body), class_=class_)
     return h("div", whole, class_="scroll", tabindex=0)
 
@@ -109,6 +117,7 @@ class Arm:
 
 def strip(arms: Sequence[Arm], lo: float = 0.0, hi: float = 1.0, zero: float | None = None) -> Html:
     """Dots with interval whiskers on one scale from `lo` to `hi`, one line an arm."""
+
     def at(x: float) -> float:
         return 100 * min(max((x - lo) / (hi - lo), 0.0), 1.0)
 
@@ -118,8 +127,13 @@ def strip(arms: Sequence[Arm], lo: float = 0.0, hi: float = 1.0, zero: float | N
     for i, arm in enumerate(arms):
         top = f"top:{100 * (i + 1) / (len(arms) + 1):.1f}%"
         left, right = at(arm.ci[0]), at(arm.ci[1])
-        marks.append(h("i", class_=f"whisker {arm.kind}",
-                       style=f"{top};left:{left:.2f}%;width:{right - left:.2f}%"))
+        marks.append(
+            h(
+                "i",
+                class_=f"whisker {arm.kind}",
+                style=f"{top};left:{left:.2f}%;width:{right - left:.2f}%",
+            )
+        )
         marks.append(h("i", class_=f"dot {arm.kind}", style=f"{top};left:{at(arm.value):.2f}%"))
     return h("div", *marks, class_="strip", aria_hidden="true")
 
@@ -127,29 +141,43 @@ def strip(arms: Sequence[Arm], lo: float = 0.0, hi: float = 1.0, zero: float | N
 def bar(name: str, arm: Arm, text: str) -> Html:
     """A horizontal bar from 0 to 100 % with its interval."""
     left, right = 100 * arm.ci[0], 100 * arm.ci[1]
-    drawn = h("div",
-              h("i", class_=f"fill {arm.kind}", style=f"width:{100 * arm.value:.2f}%"),
-              h("i", class_="error", style=f"left:{left:.2f}%;width:{right - left:.2f}%"),
-              class_="track", aria_hidden="true")
-    return h("div", h("span", name, class_="bar-name"), drawn,
-             h("span", h("b", percent(arm.value)), " ", h("small", text), class_="bar-value"),
-             class_="bar")
+    drawn = h(
+        "div",
+        h("i", class_=f"fill {arm.kind}", style=f"width:{100 * arm.value:.2f}%"),
+        h("i", class_="error", style=f"left:{left:.2f}%;width:{right - left:.2f}%"),
+        class_="track",
+        aria_hidden="true",
+    )
+    return h(
+        "div",
+        h("span", name, class_="bar-name"),
+        drawn,
+        h("span", h("b", percent(arm.value)), " ", h("small", text), class_="bar-value"),
+        class_="bar",
+    )
 
 
 def split_bar(parts: Sequence[tuple[str, str, int]]) -> Html:
     """(kind, name, count) side by side in proportion, with a legend below."""
     total = max(sum(n for _, _, n in parts), 1)
     pieces = [h("i", class_=kind, style=f"width:{100 * n / total:.3f}%") for kind, _, n in parts]
-    legend = [h("li", h("i", class_=f"key {kind}"), f"{name} ", h("b", count(n)))
-              for kind, name, n in parts]
-    return join(h("div", *pieces, class_="split", aria_hidden="true"),
-                h("ul", *legend, class_="legend"))
+    legend = [
+        h("li", h("i", class_=f"key {kind}"), f"{name} ", h("b", count(n)))
+        for kind, name, n in parts
+    ]
+    return join(
+        h("div", *pieces, class_="split", aria_hidden="true"), h("ul", *legend, class_="legend")
+    )
 
 
 def legend(*names: tuple[str, str], scale: str) -> Html:
     """Marks and names; `scale` stands in for the table's head where a narrow window hides it."""
-    return h("ul", *[h("li", h("i", class_=f"dot {kind}"), name) for kind, name in names],
-             h("li", scale, class_="narrow"), class_="legend")
+    return h(
+        "ul",
+        *[h("li", h("i", class_=f"dot {kind}"), name) for kind, name in names],
+        h("li", scale, class_="narrow"),
+        class_="legend",
+    )
 
 
 # -- pictures -----------------------------------------------------------------------------------
@@ -194,8 +222,10 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 # Cividis: even in lightness, and the same to all common kinds of colour vision.
-_CIVIDIS = np.array([[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119],
-                     [200, 184, 102], [254, 232, 56]], np.float64)
+_CIVIDIS = np.array(
+    [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]],
+    np.float64,
+)
 
 
 def heat(values: np.ndarray, lo: float, hi: float) -> Picture:
@@ -236,11 +266,15 @@ def page(title: str, header: Html, sections: Sequence[Section]) -> str:
         h("section", h("h2", s.title), h("p", s.how, class_="how"), s.body, id=s.id) for s in shown
     ]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = h("head", h("meta", charset="utf-8"),
-             h("meta", http_equiv="Content-Security-Policy", content=policy),
-             h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-             h("meta", name="color-scheme", content="light dark"),
-             h("title", title), h("style", Html(STYLE)))
+    head = h(
+        "head",
+        h("meta", charset="utf-8"),
+        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        h("meta", name="color-scheme", content="light dark"),
+        h("title", title),
+        h("style", Html(STYLE)),
+    )
     body = h("body", h("main", header, links if shown else None, *parts))
     return f"<!doctype html>\n{h('html', head, body, lang='en')}\n"
 

@@ -60,27 +60,40 @@ def pairs(path: epath.Path | None) -> Html:
     Raises:
       ValueError: the file or a picture is there but broken; the message names it.
     """
-    kept = _records(path, ("prompt", "base_image", "trained_image", "base_correct",
-                            "trained_correct"))
+    kept = _records(
+        path, ("prompt", "base_image", "trained_image", "base_correct", "trained_correct")
+    )
     parts = []
-    for title, was, now in (("Right only when trained", False, True),
-                            ("Right only in the base", True, False),
-                            ("Right both times", True, True), ("Wrong both times", False, False)):
-        found = [p for p in kept if (bool(p["base_correct"]), bool(p["trained_correct"]))
-                 == (was, now)]
+    for title, was, now in (
+        ("Right only when trained", False, True),
+        ("Right only in the base", True, False),
+        ("Right both times", True, True),
+        ("Wrong both times", False, False),
+    ):
+        found = [
+            p for p in kept if (bool(p["base_correct"]), bool(p["trained_correct"])) == (was, now)
+        ]
         if found:
             shown = found[:MAX_PAIRS]
             note = f"{len(found)} of the {len(kept)} kept" + (
-                f", the first {len(shown)} shown" if len(shown) < len(found) else "")
-            parts += [h("h3", title, " ", h("small", note)),
-                      h("div", *[_pair_card(path.parent, p) for p in shown], class_="cards")]
+                f", the first {len(shown)} shown" if len(shown) < len(found) else ""
+            )
+            parts += [
+                h("h3", title, " ", h("small", note)),
+                h("div", *[_pair_card(path.parent, p) for p in shown], class_="cards"),
+            ]
     return join(*parts)
 
 
 def _figure(path: epath.Path, alt: str, *caption) -> Html:
     shown = _picture(path)
-    image = h("div", "picture missing", class_="lost-picture") if shown is None else h(
-        "img", src=shown.uri, style=shown.style, alt=alt, width=shown.width, height=shown.height)
+    image = (
+        h("div", "picture missing", class_="lost-picture")
+        if shown is None
+        else h(
+            "img", src=shown.uri, style=shown.style, alt=alt, width=shown.width, height=shown.height
+        )
+    )
     return h("figure", image, h("figcaption", *caption) if caption else None)
 
 
@@ -94,11 +107,17 @@ def _first(cards: Sequence[Html], size: str) -> Html:
 def _pair_card(folder: epath.Path, pair: Mapping[str, Any]) -> Html:
     kind = h("small", f" {pair['category']}") if "category" in pair else None
     sides = [
-        _figure(folder / pair[f"{name}_image"], f"{name}: {pair['prompt']}",
-                f"{name} ", _mark(pair[f"{name}_correct"])) for name in ("base", "trained")
+        _figure(
+            folder / pair[f"{name}_image"],
+            f"{name}: {pair['prompt']}",
+            f"{name} ",
+            _mark(pair[f"{name}_correct"]),
+        )
+        for name in ("base", "trained")
     ]
-    return h("article", h("p", pair["prompt"], kind), h("div", *sides, class_="pair"),
-             class_="card")
+    return h(
+        "article", h("p", pair["prompt"], kind), h("div", *sides, class_="pair"), class_="card"
+    )
 
 
 def _arms(record: Mapping[str, Any]) -> list[str]:
@@ -120,8 +139,13 @@ def edits(path: epath.Path | None) -> Html:
         said = record["instruction"]
         figures = [_figure(path.parent / record["image"], f"before: {said}", "before")]
         figures += [
-            _figure(path.parent / record[f"{name}_image"], f"{name}: {said}",
-                    f"{name} ", _mark(record[f"{name}_correct"])) for name in _arms(record)
+            _figure(
+                path.parent / record[f"{name}_image"],
+                f"{name}: {said}",
+                f"{name} ",
+                _mark(record[f"{name}_correct"]),
+            )
+            for name in _arms(record)
         ]
         cards.append(h("article", h("p", said), h("div", *figures, class_="pair"), class_="card"))
     return _first(cards, "cards big")
@@ -140,8 +164,14 @@ def captions(path: epath.Path | None) -> Html:
     cards = []
     for record in kept:
         said = [
-            h("p", h("small", f"{name} "), _mark(record[f"{name}_correct"]), h("br"),
-              record[f"{name}_caption"]) for name in _arms(record)
+            h(
+                "p",
+                h("small", f"{name} "),
+                _mark(record[f"{name}_correct"]),
+                h("br"),
+                record[f"{name}_caption"],
+            )
+            for name in _arms(record)
         ]
         seen = _figure(path.parent / record["image"], "to be described")
         cards.append(h("article", h("div", seen, h("div", *said), class_="pair"), class_="card"))
@@ -166,9 +196,15 @@ def examples(path: epath.Path | None) -> Html:
     scale = (min(m.min() for m in finite), max(m.max() for m in finite)) if finite else (0.0, 1.0)
     ramp = None
     if finite:
-        ramp = join(h("div", class_="ramp", aria_hidden="true"),
-                    h("div", h("span", f"weight {page.short(scale[0])}"),
-                      h("span", page.short(scale[1])), class_="axis-text"))
+        ramp = join(
+            h("div", class_="ramp", aria_hidden="true"),
+            h(
+                "div",
+                h("span", f"weight {page.short(scale[0])}"),
+                h("span", page.short(scale[1])),
+                class_="axis-text",
+            ),
+        )
     parts = []
     numbered = zip(records, maps, strict=True)
     for _, group in itertools.groupby(numbered, lambda pair: _prompt_id(pair[0])):
@@ -176,8 +212,10 @@ def examples(path: epath.Path | None) -> Html:
         scores = [_number(record.get("image_score")) for record, _ in group]
         known = [s for s in scores if s is not None]
         top = max(known) if len(group) > 1 and known else None
-        cards = [_example_card(path, record, weights, scale, score is not None and score == top)
-                 for (record, weights), score in zip(group, scores, strict=True)]
+        cards = [
+            _example_card(path, record, weights, scale, score is not None and score == top)
+            for (record, weights), score in zip(group, scores, strict=True)
+        ]
         parts += [h("h3", group[0][0]["prompt"]), h("div", *cards, class_="cards big")]
     if len(records) < len(kept):
         parts.append(h("p", h("small", f"The first {len(records)} of the {len(kept)} kept.")))
@@ -206,8 +244,11 @@ def _weights(record: Mapping[str, Any], path: epath.Path) -> np.ndarray | None:
 
 
 def _example_card(
-    path: epath.Path, record: Mapping[str, Any], weights: np.ndarray | None,
-    scale: tuple[float, float], picked: bool,
+    path: epath.Path,
+    record: Mapping[str, Any],
+    weights: np.ndarray | None,
+    scale: tuple[float, float],
+    picked: bool,
 ) -> Html:
     where = f"{path}: {record['id']}"
     shown = _picture(path.parent / record["image"])
@@ -217,31 +258,54 @@ def _example_card(
         panels = [h("div", "picture missing", class_="lost-picture")]
     else:
         panels = [
-            h("figure", _drawn_boxes(shown, [(i, b) for i, b in boxes
-                                             if b.get("proposer", "") == name]),
-              h("figcaption", name or "regions")) for name in proposers
+            h(
+                "figure",
+                _drawn_boxes(shown, [(i, b) for i, b in boxes if b.get("proposer", "") == name]),
+                h("figcaption", name or "regions"),
+            )
+            for name in proposers
         ]
         if weights is not None:
-            panels.append(h("figure", _drawn_weights(shown, weights, scale),
-                            h("figcaption", "token weights")))
+            panels.append(
+                h("figure", _drawn_weights(shown, weights, scale), h("figcaption", "token weights"))
+            )
     lines = [
-        h("li", f"{b.get('label') or 'region'}: ",
-          h("b", page.signed(b["score"])) if b["score"] is not None else
-          f"no score ({b.get('status', 'unknown')})") for _, b in boxes
+        h(
+            "li",
+            f"{b.get('label') or 'region'}: ",
+            h("b", page.signed(b["score"]))
+            if b["score"] is not None
+            else f"no score ({b.get('status', 'unknown')})",
+        )
+        for _, b in boxes
     ]
     score = _number(record.get("image_score"))
-    whole = h("b", page.signed(score)) if score is not None else (
-        f"no score ({record.get('image_status', 'unknown')})")
-    return h("article", h("p", f"Candidate {str(record['id']).rpartition('-')[2]}. Whole picture: ",
-                          whole, h("small", " \u00b7 highest here") if picked else None),
-             h("div", *panels, class_="pair"), h("ol", *lines, class_="regions") if lines else None,
-             class_="card picked" if picked else "card")
+    whole = (
+        h("b", page.signed(score))
+        if score is not None
+        else (f"no score ({record.get('image_status', 'unknown')})")
+    )
+    return h(
+        "article",
+        h(
+            "p",
+            f"Candidate {str(record['id']).rpartition('-')[2]}. Whole picture: ",
+            whole,
+            h("small", " \u00b7 highest here") if picked else None,
+        ),
+        h("div", *panels, class_="pair"),
+        h("ol", *lines, class_="regions") if lines else None,
+        class_="card picked" if picked else "card",
+    )
 
 
 def _box(box: Mapping[str, Any], where: str) -> dict:
     corners = box.get("bbox") if isinstance(box, Mapping) else None
-    if not isinstance(corners, list) or len(corners) != 4 or any(
-            _number(c) is None for c in corners):
+    if (
+        not isinstance(corners, list)
+        or len(corners) != 4
+        or any(_number(c) is None for c in corners)
+    ):
         raise ValueError(f"{where}: a box needs 'bbox' with the 4 numbers x0, y0, x1, y1")
     return {**box, "score": _number(box.get("score"))}
 
@@ -249,10 +313,23 @@ def _box(box: Mapping[str, Any], where: str) -> dict:
 def _canvas(shown: page.Picture, name: str, *marks, grey: bool = False) -> Html:
     height = f"{VIEW * shown.height / shown.width:.1f}"
     style = ";".join(filter(None, (shown.style, "filter:grayscale(1)" if grey else None)))
-    image = h("image", href=shown.uri, width=VIEW, height=height, style=style or None,
-              preserveAspectRatio="none")
-    return h("svg", image, *marks, viewBox=f"0 0 {VIEW} {height}", class_="drawn", role="img",
-             aria_label=name)
+    image = h(
+        "image",
+        href=shown.uri,
+        width=VIEW,
+        height=height,
+        style=style or None,
+        preserveAspectRatio="none",
+    )
+    return h(
+        "svg",
+        image,
+        *marks,
+        viewBox=f"0 0 {VIEW} {height}",
+        class_="drawn",
+        role="img",
+        aria_label=name,
+    )
 
 
 def _drawn_boxes(shown: page.Picture, boxes: Sequence[tuple[int, dict]]) -> Html:
@@ -262,8 +339,12 @@ def _drawn_boxes(shown: page.Picture, boxes: Sequence[tuple[int, dict]]) -> Html
         x0, y0, x1, y1 = (scale * c for c in box["bbox"])
         score = box["score"]
         kind = "mute" if score is None else "plus" if score >= 0 else "minus"
-        place = {"x": f"{x0 + 1:.1f}", "y": f"{y0 + 1:.1f}",
-                 "width": f"{max(x1 - x0 - 2, 1):.1f}", "height": f"{max(y1 - y0 - 2, 1):.1f}"}
+        place = {
+            "x": f"{x0 + 1:.1f}",
+            "y": f"{y0 + 1:.1f}",
+            "width": f"{max(x1 - x0 - 2, 1):.1f}",
+            "height": f"{max(y1 - y0 - 2, 1):.1f}",
+        }
         frames += [h("rect", **place, class_="halo"), h("rect", **place, class_=kind)]
         text = str(i) if score is None else f"{i}: {page.signed(score)}"
         x = max(min(x0 + 4, VIEW - 7 * len(text)), 2)
@@ -275,13 +356,28 @@ def _drawn_weights(shown: page.Picture, weights: np.ndarray, scale: tuple[float,
     over = page.heat(weights, *scale)
     rows, columns = weights.shape
     height = VIEW * shown.height / shown.width
-    marks = [h("image", href=over.uri, width=VIEW, height=f"{height:.1f}",
-               style="image-rendering:pixelated", preserveAspectRatio="none")]
+    marks = [
+        h(
+            "image",
+            href=over.uri,
+            width=VIEW,
+            height=f"{height:.1f}",
+            style="image-rendering:pixelated",
+            preserveAspectRatio="none",
+        )
+    ]
     if weights.size <= 36:  # more numbers than that could not be read
         marks += [
-            h("text", page.two_digits(weights[i, j]),
-              x=f"{VIEW * (j + 0.5) / columns:.1f}", y=f"{height * (i + 0.5) / rows:.1f}",
-              dy="0.35em", text_anchor="middle", class_="cell")
-            for i in range(rows) for j in range(columns)
+            h(
+                "text",
+                page.two_digits(weights[i, j]),
+                x=f"{VIEW * (j + 0.5) / columns:.1f}",
+                y=f"{height * (i + 0.5) / rows:.1f}",
+                dy="0.35em",
+                text_anchor="middle",
+                class_="cell",
+            )
+            for i in range(rows)
+            for j in range(columns)
         ]
     return _canvas(shown, "weight of each token in training", *marks, grey=True)

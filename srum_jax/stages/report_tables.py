@@ -1,6 +1,6 @@
 """Tables of the report: what base and trained model got right, with intervals, on one scale.
 
-Owns how a section of results.json in the form of `evals/suite.py` is laid out.
+Owns how a section of results.json in the form of `evals/sections.py` is laid out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stage `score`: the model judges the candidates that `generate` left, work unit by work unit.
+"""Stage `score`: the model judges the candidates that `generate` left, shard by shard.
 
-Leaves units "scores" beside TFDS metadata, and `examples.json` with pictures for the report. The
+Leaves shards "scores" beside TFDS metadata, and `examples.json` with pictures for the report. The
 regions of the config's first proposer make the image's score; those of the others are scored and
 stored beside them, under their own name, to be measured.
 """
@@ -20,11 +20,11 @@ from srum_jax.config import Config, ScoreConfig
 from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
-from srum_jax.data import masks, units
+from srum_jax.data import masks, shards
 from srum_jax.rewards import judge, maps
-from srum_jax.rewards.regions import Seen
-from srum_jax.stages import calibration, judges, model, working
-from srum_jax.stages.judges import Bench
+from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.stages import calibration, judges, loading, shard_worker
+from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
 
 NAME = "scores"
@@ -33,7 +33,7 @@ EXAMPLES = 8  # candidates shown in the report: half of them the best, half the 
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
-    """Scores every candidate of this round; finished units are kept.
+    """Scores every candidate of this round; finished shards are kept.
 
     Raises FileNotFoundError or ValueError where the candidates are missing or damaged.
     """
@@ -41,16 +41,16 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     inputs = {"candidates": Manifest.read(candidates).hash, **judges.fingerprints(cfg)}
 
     def body(folder: epath.Path) -> Outcome:
-        records, here = units.read(candidates), sharding.host_mesh(mesh)
-        with jax.set_mesh(here), model.compile_clock() as compiling:
-            opened = model.base(cfg, work, here, want=("model",))
+        records, here = shards.read(candidates), sharding.host_mesh(mesh)
+        with jax.set_mesh(here), loading.compile_clock() as compiling:
+            opened = loading.base(cfg, work, here, want=("model",))
             prompts = [record["prompt"] for record in records]
             scenes = judges.scenes(prompts, opened, cfg, here, folder / SCENES)
             bench = judges.bench(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
             outcome = score(records, folder, cfg.score, bench)
             compared = compare(records, folder, cfg.score, bench)
         if jax.process_index() == 0:
-            found = calibration.calibration(units.read(folder), compared)
+            found = calibration.calibration(shards.read(folder), compared)
             write_json(folder / "calibration.json", found)
         counts = {**outcome.counts, **counted_scenes(scenes), **bench.counts}
         return dataclasses.replace(outcome, counts=counts, compile_seconds=sum(compiling))
@@ -70,40 +70,40 @@ def score(
     records: Sequence[dict[str, Any]],
     folder: epath.PathLike,
     cfg: ScoreConfig,
-    bench: Bench,
+    bench: JudgePanel,
 ) -> Outcome:
     """Scores the candidates `records` into `folder`, going on where it stopped.
 
-    records: as `generate` writes them, images uint8 [H,W,3]. Every host scores its own units, and
+    records: as `generate` writes them, images uint8 [H,W,3]. Every host scores its own shards, and
     the first one finishes. Counts: candidates, regions, and "images <status>", "regions <status>"
     of the first proposer.
     """
     folder = epath.Path(folder)
     masked = "sam" in cfg.proposers
-    features = units.score_features(masks=masked, answers=True)
-    sizes = units.unit_sizes(len(records), cfg.unit)
+    features = shards.score_features(masks=masked, answers=True)
+    sizes = shards.shard_sizes(len(records), cfg.shard_size)
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
         part = [records[i] for i in range(first, first + count)]
-        return score_unit(part, bench, masked=masked)
+        return score_shard(part, bench, masked=masked)
 
-    working.make_all(folder, NAME, features, sizes, make, title="score")
+    shard_worker.make_all(folder, NAME, features, sizes, make, title="score")
     outputs = {"scores": ".", "examples": "examples.json", "calibration": "calibration.json"}
     if jax.process_index():  # the first process's manifest is the stage's
         return Outcome(outputs, {}, len(records))
-    scored = units.read(folder)
+    scored = shards.read(folder)
     counts = count_statuses(scored, cfg.proposers[0])
     write_examples(folder, records, scored, cfg.proposers[0])
     return Outcome(outputs, counts, len(records))
 
 
-def seen(records: Sequence[dict[str, Any]]) -> list[Seen]:
+def seen(records: Sequence[dict[str, Any]]) -> list[PromptedImage]:
     """Candidate records as judges and proposers look at them."""
-    return [Seen(record["image"], record["prompt"], record["id"]) for record in records]
+    return [PromptedImage(record["image"], record["prompt"], record["id"]) for record in records]
 
 
-def score_unit(
-    records: Sequence[dict[str, Any]], bench: Bench, *, masked: bool = False
+def score_shard(
+    records: Sequence[dict[str, Any]], bench: JudgePanel, *, masked: bool = False
 ) -> list[dict[str, Any]]:
     """One score record per candidate, with the regions of all proposers, with `masked` also their
     masks."""
@@ -145,7 +145,7 @@ def stored_answers(judgement: judge.Judgement) -> str:
 
 
 def compare(
-    records: Sequence[dict[str, Any]], folder: epath.Path, cfg: ScoreConfig, bench: Bench
+    records: Sequence[dict[str, Any]], folder: epath.Path, cfg: ScoreConfig, bench: JudgePanel
 ) -> dict[str, Any] | None:
     """The image scores of the first `cfg.compare` candidates by the bench's other judge.
 
@@ -224,7 +224,7 @@ def write_examples(
 ) -> None:
     """`examples.json` and its pictures: chosen candidates, boxes, and token weights.
 
-    The weights are those of the released law, from the regions of `proposer` and the image's score.
+    The weights are those of the released weight rule, from the regions of `proposer` and the image's score.
     """
     examples = []
     for place in choose_examples(scored, lambda place: records[place]["category"]):
@@ -265,7 +265,7 @@ def _weights(
     size: tuple[int, int],
     grid: tuple[int, int],
 ) -> list[list[float]]:
-    """Rows of token weights by the released law; regions without a score are not drawn."""
+    """Rows of token weights by the released weight rule; regions without a score are not drawn."""
     dense = maps.release_map(
         np.array([region["bbox"] for region in found], np.float32).reshape(-1, 4),
         np.array([region["score"] for region in found]),

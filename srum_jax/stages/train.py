@@ -1,8 +1,8 @@
 """Stage `train`: the model learns from its own scored candidates.
 
-Reads the units of `generate` and `score`, picks candidates, turns scores into what the objective
+Reads the shards of `generate` and `score`, picks candidates, turns scores into what the objective
 needs, and runs the one loop. Leaves the averaged trained leaves under `params/`, the metrics, and
-the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and probes on
+the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and monitor checks on
 the way say whether they still mean something.
 """
 
@@ -21,16 +21,15 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config, TrainConfig, hash_json
-from srum_jax.core import params as P
-from srum_jax.core import preemption, sharding
-from srum_jax.data import masks, packing, pipeline, sources, units
+from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.data import masks, packing, pipeline, shards, sources
 from srum_jax.data.schema import Example, Regions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models import cost
-from srum_jax.models.config import BagelConfig
+from srum_jax.models.bagel import cost
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.rewards import judge, maps
-from srum_jax.stages import model, probe
+from srum_jax.stages import loading, monitor
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -41,7 +40,7 @@ from srum_jax.stages.manifest import (
 )
 from srum_jax.training import loop, metrics
 from srum_jax.training.checkpoint import Checkpoints, save_params
-from srum_jax.training.state import Fixed, create
+from srum_jax.training.state import FrozenParams, create
 
 # What records of `ingest` may hold beyond those of `generate`.
 EXTRA = ("target", "latent_std", "target_std")
@@ -74,15 +73,15 @@ class Candidate:
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """Trains on this round's candidates; goes on from the newest checkpoint."""
     data = training_data(cfg, work)
-    inputs = {**data.inputs, "model": model.fingerprint(*model.source(cfg, work).folders)}
-    watched = probe.prompts(data.candidates, cfg.train.probe.prompts)
-    inputs["probe"] = hash_json(watched)
+    inputs = {**data.inputs, "model": loading.fingerprint(*loading.source(cfg, work).folders)}
+    watched = monitor.prompts(data.candidates, cfg.train.monitor.prompts)
+    inputs["monitor"] = hash_json(watched)
 
     def body(folder: epath.Path) -> Outcome:
         c = cfg.train
-        scored = units.read(data.scores) if data.scores else None
+        scored = shards.read(data.scores) if data.scores else None
         everything, unscored = candidates(
-            units.read(data.candidates), scored, data.proposer, first=c.candidates
+            shards.read(data.candidates), scored, data.proposer, first=c.candidates
         )
         chosen, counts = choose(everything, c)
         counts = {"unscored": unscored, **counts}
@@ -177,22 +176,22 @@ def advantages(found: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[
 def choose(found: Sequence[Candidate], c: TrainConfig) -> tuple[list[Candidate], dict[str, int]]:
     """(the candidates trained on, counts of what was left out), as the train section says.
 
-    Prompts first, by what choosing among their candidates gains (train.least_gain); then
+    Prompts first, by what choosing among their candidates gains (train.min_gain); then
     `select`; then the least score. Raises ValueError if nothing is left.
     """
     gains = {p: gain(group) for p, group in by_prompt(found).items()}
-    gaining = [x for x in found if gains[x.prompt_id] >= c.least_gain]
+    gaining = [x for x in found if gains[x.prompt_id] >= c.min_gain]
     selected = select(gaining, c.select)
-    chosen = [x for x in selected if x.image_score >= c.least_score]
+    chosen = [x for x in selected if x.image_score >= c.min_score]
     if not chosen:
         raise ValueError(
-            f"train.least_gain = {c.least_gain} and train.least_score = {c.least_score} leave none "
+            f"train.min_gain = {c.min_gain} and train.min_score = {c.min_score} leave none "
             f"of {len(found)} candidates: the largest gain of a prompt is "
             f"{max(gains.values()):.3f}, the best score {max(x.image_score for x in found):.3f}; "
             "lower them"
         )
     return chosen, {
-        "prompts of too little gain": sum(value < c.least_gain for value in gains.values()),
+        "prompts of too little gain": sum(value < c.min_gain for value in gains.values()),
         "best scored too low": len(selected) - len(chosen),
     }
 
@@ -203,9 +202,9 @@ def gain(group: Sequence[Candidate]) -> float:
     return max(0.0, max(scores) - math.fsum(scores) / len(scores))
 
 
-def select(found: Sequence[Candidate], law: str) -> list[Candidate]:
+def select(found: Sequence[Candidate], rule: str) -> list[Candidate]:
     """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k")."""
-    if law == "all":
+    if rule == "all":
         return list(found)
     return [max(group, key=lambda c: c.image_score) for group in by_prompt(found).values()]
 
@@ -237,7 +236,7 @@ def example(
 def redrawn(c: Candidate, seed: int, place: int) -> Candidate:
     """`c` with latents drawn from their posteriors for use `place` of the endless sequence.
 
-    Unchanged where the units hold no deviations.
+    Unchanged where the shards hold no deviations.
     """
     if c.latent_std is None:
         return c
@@ -269,16 +268,16 @@ def train(
     want = ("model", "vae") if watched else ("model",)
     dtype, adapting = jnp.dtype(cfg.compute.dtype), c.trainable == "lora"
     # Trained leaves are float32 masters; beside adapters nothing of the model is trained.
-    opened = model.base(cfg, work, mesh, want=want, dtype=dtype if adapting else jnp.float32)
+    opened = loading.base(cfg, work, mesh, want=want, dtype=dtype if adapting else jnp.float32)
     program = programs.training(cfg, programs.attending(cfg, opened.cfg, mesh))
     if adapting:
-        trained, frozen = P.init(program.trained, jax.random.key(cfg.seed)), opened.params
+        trained, frozen = param_tree.init(program.trained, jax.random.key(cfg.seed)), opened.params
     else:
-        trained, frozen = P.split(opened.params, model.trainable(c.trainable))
+        trained, frozen = param_tree.split(opened.params, loading.trainable(c.trainable))
     frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     reference = None
-    limits: tuple[loop.Limit, ...] = ()
+    limits: tuple[loop.MetricLimit, ...] = ()
     if program.reference is not None:
         start = trained if program.reference else {}
         reference = jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), start)
@@ -326,19 +325,19 @@ def train(
             rows, lanes, opened.cfg, rewards=True, coverage=coverage, targets=targets
         )
 
-    watch = probe.Probe(cfg, mesh, folder, opened, frozen, watched) if watched else None
+    watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched) if watched else None
     hooks = {}
     if watch:
         watch.start(state.ema)
         hooks = {
             "evaluate": lambda step, state: watch.look(step, state.ema),
-            "evaluate_every": c.probe.every,
+            "evaluate_every": c.monitor.every,
             "enough": lambda step: watch.stopped(step) is not None,
         }
 
     state, summary = loop.run(
         state,
-        Fixed(frozen, reference),
+        FrozenParams(frozen, reference),
         loss_fn=program.loss_fn,
         tx=program.tx,
         batches=lambda start: pipeline.batches(make, at, start=start, stop=c.steps),
@@ -380,12 +379,12 @@ def train(
 
 def work_of_a_step(
     cfg: Config, sizes: BagelConfig, program: programs.Training, needs: np.ndarray, *, rows: int
-) -> loop.Work:
+) -> loop.StepCost:
     """Tokens and operations of a step on average: of `rows` packed rows with examples [E, 6] of
     `packing.size`, without padding; tokens see the tokens of their own example."""
     need = dict(zip(packing.LANES, needs.T, strict=True))
     tokens = need["und"] + need["gen"]
-    row = cost.Work(
+    row = cost.StepCost(
         und=need["und"].sum() / rows,
         gen=need["gen"].sum() / rows,
         keys=np.square(tokens).sum() / tokens.sum(),
@@ -400,28 +399,28 @@ def work_of_a_step(
         reference=program.reference is not None,
     )
     count = cfg.train.rows
-    return loop.Work(tokens=count * (row.und + row.gen), flops=float(count * needed))
+    return loop.StepCost(tokens=count * (row.und + row.gen), flops=float(count * needed))
 
 
-def drift_limits(largest: float) -> tuple[loop.Limit, ...]:
+def drift_limits(largest: float) -> tuple[loop.MetricLimit, ...]:
     """What the loop stops at: a drift beyond `largest`; 0.0: none."""
     advice = (
         "The model runs away from where it started: lower train.optim.learning_rate, raise "
         "train.anchor, or choose another train.objective; `drift` in the metrics shows since when."
     )
-    limit = loop.Limit("relative_drift", largest, "train.max_drift", advice)
+    limit = loop.MetricLimit("relative_drift", largest, "train.max_drift", advice)
     return (limit,) if largest else ()
 
 
 def record(
-    work: Workdir, cfg: Config, folder: epath.Path, summary: dict, ended: probe.Stopped | None
+    work: Workdir, cfg: Config, folder: epath.Path, summary: dict, ended: monitor.EarlyStop | None
 ) -> None:
     """The round's "train" part of results.json: first and last tenth of the logged losses."""
     rows = metrics.read(folder / "metrics.jsonl")
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
     part = math.ceil(len(losses) / 10)
     ends = {"loss_first": losses[:part], "loss_last": losses[-part:]}
-    looks, why = probe.curve(probe.read(folder)), {}
+    looks, why = monitor.curve(monitor.read(folder)), {}
     if ended:
         why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
     update_round(
@@ -432,7 +431,7 @@ def record(
             "steps": summary["steps"],
             **{name: float(np.mean(values)) for name, values in ends.items() if values},
             "skipped_steps": summary["skipped_steps"],
-            **({"probe": looks} if looks else {}),
+            **({"monitor": looks} if looks else {}),
             **why,
         },
     )

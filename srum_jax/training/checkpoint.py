@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from srum_jax.core.distributed import wait_for_all
+from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 
@@ -105,7 +105,7 @@ def save_params(folder, params) -> None:
         checkpointer.save(epath.Path(folder).resolve(), params, force=True)
     if jax.process_index() == 0:
         write_json(epath.Path(folder).parent / DIGESTS, digests(params))
-    wait_for_all("parameters: saved")
+    barrier("parameters: saved")
 
 
 def saved_shapes(folder):

@@ -20,12 +20,12 @@ from srum_jax.training import metrics as measures
 from srum_jax.training import optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.metrics import Writer
-from srum_jax.training.state import Fixed, TrainState
+from srum_jax.training.state import FrozenParams, TrainState
 from srum_jax.training.step import program
 
 
 @dataclasses.dataclass(frozen=True)
-class Limit:
+class MetricLimit:
     """The largest value a logged metric may have; `key` is its name in the config.
 
     `advice` is the sentence that tells what to change.
@@ -38,7 +38,7 @@ class Limit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class StepCost:
     """What a step does on average: tokens it reads, operations that its mathematics needs."""
 
     tokens: float
@@ -53,8 +53,8 @@ class _Log:
         writer: Writer,
         cfg,
         title: str,
-        limits: Sequence[Limit],
-        work: Work | None,
+        limits: Sequence[MetricLimit],
+        work: StepCost | None,
         start: int,
     ):
         self.writer, self.cfg, self.title, self.limits = writer, cfg, title, limits
@@ -150,7 +150,7 @@ class _Trace:
 
 def run(
     state: TrainState,
-    fixed: Fixed,
+    fixed: FrozenParams,
     *,
     loss_fn: Callable,
     tx,
@@ -165,8 +165,8 @@ def run(
     evaluate: Callable[[int, TrainState], Mapping[str, float]] | None = None,
     evaluate_every: int = 0,
     enough: Callable[[int], bool] = lambda step: False,
-    limits: Sequence[Limit] = (),
-    work: Work | None = None,
+    limits: Sequence[MetricLimit] = (),
+    work: StepCost | None = None,
     reports=None,
 ) -> tuple[TrainState, dict]:
     """Trains from the newest checkpoint (or `state`, which is used up) to `cfg.steps`.

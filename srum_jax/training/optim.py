@@ -7,7 +7,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from srum_jax.core import sharding
-from srum_jax.core.params import Specs, flatten, unflatten
+from srum_jax.core.param_tree import Specs, flatten, unflatten
 
 
 def schedule(kind: str, *, learning_rate: float, warmup: int, steps: int) -> optax.Schedule:

@@ -6,7 +6,7 @@ import optax
 from flax import struct
 
 from srum_jax.core import sharding
-from srum_jax.core.params import Params, Specs, abstract
+from srum_jax.core.param_tree import Params, Specs, abstract
 
 
 @struct.dataclass
@@ -70,7 +70,7 @@ def places(tx: optax.GradientTransformation, specs: Specs, mesh) -> TrainState:
 
 
 @struct.dataclass
-class Fixed:
+class FrozenParams:
     """What a step reads and never changes: frozen leaves, and the trained leaves at the start.
 
     `reference` is None for objectives that compare with nothing.

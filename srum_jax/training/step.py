@@ -12,8 +12,8 @@ import optax
 from einops import rearrange
 
 from srum_jax.core import loss as losses
-from srum_jax.core.params import merge
-from srum_jax.training.state import Fixed, TrainState
+from srum_jax.core.param_tree import merge
+from srum_jax.training.state import FrozenParams, TrainState
 
 
 def _split_rows(batch, parts: int):
@@ -30,7 +30,7 @@ def _weights(loss_fn, params, reference, batches, key):
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(one, batches))
 
 
-def gradients(loss_fn: Callable, trained, fixed: Fixed, batch, key, micro_batches: int):
+def gradients(loss_fn: Callable, trained, fixed: FrozenParams, batch, key, micro_batches: int):
     """(loss, means of terms and metrics, gradients of `trained`) of a batch in micro-batches.
 
     The loss is sum over terms of coefficient · (Σ sums / Σ weights): a mean over everything, not a
@@ -90,7 +90,7 @@ def program(
 
 def step(
     state: TrainState,
-    fixed: Fixed,
+    fixed: FrozenParams,
     batch,
     key: jax.Array,
     *,

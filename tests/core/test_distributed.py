@@ -71,7 +71,7 @@ def test_one_process_agrees_with_itself():
     assert told() is True
     assert distributed.gathered(5, "here") == [5]
     assert distributed.any_process(True, "here") and not distributed.any_process(False, "here")
-    distributed.wait_for_all("here")
+    distributed.barrier("here")
     distributed.check_same("text", "configs")
 
 
@@ -79,7 +79,7 @@ def test_what_others_say_counts(monkeypatch):
     monkeypatch.setattr(distributed, "gathered", lambda number, label: [0, number])
     assert distributed.any_process(True, "here")
     with pytest.raises(Stopped, match="here: another process of this run is elsewhere"):
-        distributed.wait_for_all("here")
+        distributed.barrier("here")
     with pytest.raises(BadInput, match="different configs: start all of them alike"):
         distributed.check_same("text", "configs")
 

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from srum_jax.core import params, sharding
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput
 
 
@@ -24,12 +24,12 @@ def mesh_of(data=1, fsdp=1, tensor=1, context=1, devices=None):
 
 def small_specs():
     return {
-        "embed": params.ParamSpec((16, 8), ("vocab", "embed"), scale=0.1),
-        "time": params.linear({"embed": 8}, {"embed": 8}, bias=True),
+        "embed": param_tree.ParamSpec((16, 8), ("vocab", "embed"), scale=0.1),
+        "time": param_tree.linear({"embed": 8}, {"embed": 8}, bias=True),
         "blocks": {
-            "q": params.linear({"embed": 8}, {"heads": 4, "head_dim": 2}, bias=True, stack=2),
-            "o": params.linear({"heads": 4, "head_dim": 2}, {"embed": 8}, bias=False, stack=2),
-            "ln": params.norm(8, None, bias=False, stack=2),
+            "q": param_tree.linear({"embed": 8}, {"heads": 4, "head_dim": 2}, bias=True, stack=2),
+            "o": param_tree.linear({"heads": 4, "head_dim": 2}, {"embed": 8}, bias=False, stack=2),
+            "ln": param_tree.norm(8, None, bias=False, stack=2),
         },
     }
 
@@ -131,9 +131,9 @@ def test_moments_lie_where_their_parameters_lie(name):
             ),
         )
     tx = optax.chain(optax.clip_by_global_norm(1.0), inner)
-    abstract = params.abstract(specs)
+    abstract = param_tree.abstract(specs)
     placed = sharding.optimizer_shardings(tx, abstract, where, mesh)
-    values = jax.jit(lambda: params.init(specs, jax.random.key(0)), out_shardings=where)()
+    values = jax.jit(lambda: param_tree.init(specs, jax.random.key(0)), out_shardings=where)()
     state = jax.jit(tx.init, out_shardings=placed)(values)
     cut = [x for x in jax.tree.leaves(state) if x.ndim == 2 and x.shape == (16, 8)]
     assert cut and all(x.sharding.spec == P("tensor", "fsdp") for x in cut)
@@ -142,7 +142,7 @@ def test_moments_lie_where_their_parameters_lie(name):
 
 def test_loss_and_gradients_are_equal_on_every_mesh():
     specs = small_specs()
-    values = params.init(specs, jax.random.key(1))
+    values = param_tree.init(specs, jax.random.key(1))
     tokens = np.arange(8 * 3, dtype=np.int32).reshape(8, 3) % 16
 
     def loss(p, ids):

@@ -15,7 +15,7 @@ from samples import CFG
 
 from srum_jax.core.patches import unpatchify
 from srum_jax.data import images
-from srum_jax.models.config import BAGEL_7B_MOT, SHAPES
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
 CASES = json.loads((COMMON / "common.json").read_text())

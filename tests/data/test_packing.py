@@ -128,11 +128,11 @@ def test_text():
 
 def test_labels_may_weigh_less_in_long_texts():
     common = pathlib.Path(__file__).parents[1] / "goldens" / "common" / "common.json"
-    for law, official in json.loads(common.read_text())["len2weight"].items():
+    for rule, official in json.loads(common.read_text())["len2weight"].items():
         for count, weight in official.items():
             if int(count):  # a text always has its end as a label
                 text = Text(ids(*[7] * (int(count) - 1)), loss=True, closing_label=START)
-                batch = pack([[Example((text,))]], label_weights=law)
+                batch = pack([[Example((text,))]], label_weights=rule)
                 np.testing.assert_allclose(batch.label_weights[0, :-1], weight, rtol=1e-6)
                 assert batch.label_weights.shape == (1, int(count) + 1)
                 assert batch.label_weights[0, -1] == 1

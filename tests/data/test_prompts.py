@@ -5,8 +5,10 @@ import pathlib
 
 import pytest
 
-from srum_jax.data import prompts, records, shapes, shapes_tfds, tfds_texts
+from srum_jax.data import prompts, records, tfds_texts
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import tfds_builder
 
 
 def write(tmp_path, name, content):
@@ -285,14 +287,14 @@ def built(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("tfds")
-    builder = shapes_tfds.build(folder, train=5, validation=1, test=1)
+    builder = tfds_builder.build(folder, train=5, validation=1, test=1)
     tfds.core.add_data_dir(folder)
     return f"tfds:shapes_world/{builder.builder_config.name}", builder
 
 
 def test_the_texts_of_a_tfds_data_set(built, monkeypatch):
     name, builder = built
-    made = [shapes_tfds.record("train", 0, i) for i in range(5)]
+    made = [tfds_builder.record("train", 0, i) for i in range(5)]
     order = [r["id"].decode() for r in builder.as_data_source("train")]
     made = sorted(made, key=lambda r: order.index(r["id"]))
     found = prompts.load(f"{name}?split=train&text=caption")

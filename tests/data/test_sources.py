@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tiny
 
-from srum_jax.data import packing, shapes, sources
+from srum_jax.data import packing, sources
 from srum_jax.data.schema import Branch, Latent, Picture, Regions, Text
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.worlds.shapes import examples as shapes
 
 
 @pytest.fixture(scope="module")

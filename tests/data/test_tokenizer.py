@@ -11,9 +11,9 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 import srum_jax
-from srum_jax.data import shapes
 from srum_jax.data.tokenizer import MARKS, Tokenizer
-from srum_jax.models.config import BAGEL_7B_MOT, SHAPES
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
+from srum_jax.worlds.shapes import examples as shapes
 
 SHIPPED = pathlib.Path(srum_jax.__file__).parent / "bases" / "shapes"
 

@@ -1,4 +1,4 @@
-"""The mask law against one written out by hand, and attention against plain softmax."""
+"""The mask rule against one written out by hand, and attention against plain softmax."""
 
 import functools
 import json
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import jit, law
+from samples import jit, rule
 
 from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
 from srum_jax.models import attention
@@ -27,7 +27,7 @@ def test_mask_is_the_law_for_every_pair():
     found = np.asarray(attention.mask(queries, keys))
     assert found.shape == (3, 40, 50) and found.dtype == bool
 
-    np.testing.assert_array_equal(found, law(queries, keys))
+    np.testing.assert_array_equal(found, rule(queries, keys))
     assert 0.02 < found.mean() < 0.5
 
 

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import CFG, edit, jit, latent, law, pack, picture, questions, talk, text, weights
+from samples import CFG, edit, jit, latent, pack, picture, questions, rule, talk, text, weights
 from samples import text_to_image as small
 
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Tokens
-from srum_jax.models import attention, bagel
+from srum_jax.models import attention
 from srum_jax.models.attention import choice, chunked, cudnn, intervals, pallas, splash
+from srum_jax.models.bagel import model as bagel
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
 
@@ -120,7 +121,7 @@ def test_a_back_end_is_softmax_attention_under_the_law(backends, name, rows):
     batch = rows()
     given = arrays(batch)
     tokens = joined((batch.und, batch.gen))
-    allowed = law(tokens, tokens) & (tokens.segment > 0)[:, :, None]
+    allowed = rule(tokens, tokens) & (tokens.segment > 0)[:, :, None]
     if name in ("splash", "pallas"):
         assert tokens.segment.shape[1] > 2 * splash._LANES >= 4 * pallas._BLOCK
     got = found(name, batch, *given)

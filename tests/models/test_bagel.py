@@ -7,9 +7,10 @@ import pytest
 from samples import CFG, edit, jit, pack, questions, talk, text_to_image, weights
 
 from srum_jax import flow
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.data.schema import Latent, Picture, Text
-from srum_jax.models import bagel, config
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +190,11 @@ def test_text_owes_nothing_to_the_gen_expert(params):
     """Row 0 is words and a picture, row 1 draws first: the gen expert reaches that row alone."""
     batch = pack([[talk(0), questions(1)], [edit(2)]])
     gen_only = ("blocks/gen", "norm/gen", "time", "vae2llm", "llm2vae")
-    other = P.flatten(weights(seed=1))
-    changed = {p: other[p] if p.startswith(gen_only) else x for p, x in P.flatten(params).items()}
-    before, after = (np.asarray(run(p, batch)[0]) for p in (params, P.unflatten(changed)))
+    other = param_tree.flatten(weights(seed=1))
+    changed = {
+        p: other[p] if p.startswith(gen_only) else x for p, x in param_tree.flatten(params).items()
+    }
+    before, after = (np.asarray(run(p, batch)[0]) for p in (params, param_tree.unflatten(changed)))
     np.testing.assert_array_equal(before[0], after[0])
     assert np.abs(before[1] - after[1]).max() > 1e-2
 
@@ -223,8 +226,8 @@ def test_bfloat16_runs_and_stays_close(params):
 
 def test_the_big_preset_has_the_official_size():
     """BAGEL-7B-MoT: 7 B in the und path, the gen expert again 6.5 B, ViT 0.4 B."""
-    specs = bagel.specs(config.BAGEL_7B_MOT)
-    billions = {k: P.count(v) / 1e9 for k, v in (*specs.items(), *specs["blocks"].items())}
+    specs = bagel.specs(model_config.BAGEL_7B_MOT)
+    billions = {k: param_tree.count(v) / 1e9 for k, v in (*specs.items(), *specs["blocks"].items())}
     assert billions["und"] == billions["gen"] == pytest.approx(6.526, abs=0.01)
     assert billions["vit"] == pytest.approx(0.41, abs=0.02)
-    assert P.count(specs) / 1e9 == pytest.approx(14.6, abs=0.2)
+    assert param_tree.count(specs) / 1e9 == pytest.approx(14.6, abs=0.2)

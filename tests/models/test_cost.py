@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tiny
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.models import bagel, cost
-from srum_jax.models.config import BAGEL_7B_MOT
+from srum_jax.models.bagel import cost
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 
 # Wide enough for products to dominate; one layer each, as the compiler counts a loop once.
 WIDE = dataclasses.replace(
@@ -23,7 +24,7 @@ WIDE = dataclasses.replace(
 
 def test_a_forward_pass_as_the_compiler_counts_it():
     lanes = Lanes(und=96, gen=64, vit=32, labels=8, images=4, regions=0)
-    params = P.abstract(bagel.specs(WIDE))
+    params = param_tree.abstract(bagel.specs(WIDE))
     batch = packing.pack([[], []], lanes, WIDE)
 
     def run(params, batch, t):
@@ -39,7 +40,7 @@ def test_a_forward_pass_as_the_compiler_counts_it():
 def test_the_share_of_a_step():
     work = cost.Work(und=256, gen=8192, times=2)
     specs = bagel.specs(BAGEL_7B_MOT)
-    gen, _ = P.split(specs, lambda path: path.startswith("blocks/gen/"))
+    gen, _ = param_tree.split(specs, lambda path: path.startswith("blocks/gen/"))
     ahead = cost.forward(BAGEL_7B_MOT, work)
     products, pairs = cost.products(specs, work), cost.attention(BAGEL_7B_MOT, work)
     assert ahead == products + pairs

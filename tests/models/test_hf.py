@@ -18,9 +18,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from srum_jax.core import params as P
-from srum_jax.core import sharding
-from srum_jax.models import bagel, config, hf, hf_folder, model_card, safetensors, vae
+from srum_jax.core import param_tree, sharding
+from srum_jax.models import safetensors_io
+from srum_jax.models.bagel import hf, hf_folder, model_card, model_config, vae
+from srum_jax.models.bagel import model as bagel
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 SPECS = (bagel.specs(samples.CFG), vae.specs(samples.CFG.vae))
@@ -28,12 +29,12 @@ SPECS = (bagel.specs(samples.CFG), vae.specs(samples.CFG.vae))
 
 @pytest.mark.parametrize("name", ["caseA", "caseB"])
 def test_load_then_save_gives_back_the_official_file(name, tmp_path):
-    cfg = config.from_folder(GOLDENS / name)
+    cfg = model_config.from_folder(GOLDENS / name)
     params, vae_params = hf.load(GOLDENS / name, cfg)
-    P.check(params, bagel.specs(cfg), where="test")
-    P.check(vae_params, vae.specs(cfg.vae), where="test")
+    param_tree.check(params, bagel.specs(cfg), where="test")
+    param_tree.check(vae_params, vae.specs(cfg.vae), where="test")
     hf.save(tmp_path / "out", cfg, params, vae_params, notes="Made by a test.")
-    assert config.from_folder(tmp_path / "out") == cfg
+    assert model_config.from_folder(tmp_path / "out") == cfg
     for file in (hf.MODEL_FILE, hf.VAE_FILE):
         want, have = load_file(GOLDENS / name / file), load_file(tmp_path / "out" / file)
         assert set(want) == set(have)
@@ -46,7 +47,7 @@ def test_load_then_save_gives_back_the_official_file(name, tmp_path):
 
 
 def test_save_takes_device_arrays_and_stores_the_dtype_asked_for(tmp_path):
-    cfg = config.from_folder(GOLDENS / "caseA")
+    cfg = model_config.from_folder(GOLDENS / "caseA")
     params, vae_params = jax.device_put(hf.load(GOLDENS / "caseA", cfg))
     words = tmp_path / "tokenizer.json"
     words.write_text("{}")
@@ -54,8 +55,8 @@ def test_save_takes_device_arrays_and_stores_the_dtype_asked_for(tmp_path):
     assert (tmp_path / "m" / "tokenizer.json").read_text() == "{}"
     back, none = hf.load(tmp_path / "m", cfg, want=("model",))
     assert none is None
-    for path, leaf in P.flatten(back).items():
-        np.testing.assert_array_equal(leaf, np.asarray(P.flatten(params)[path]), path)
+    for path, leaf in param_tree.flatten(back).items():
+        np.testing.assert_array_equal(leaf, np.asarray(param_tree.flatten(params)[path]), path)
     half, _ = hf.load(tmp_path / "m", cfg, dtype=ml_dtypes.bfloat16, want=("model",))
     assert half["embed"].dtype == ml_dtypes.bfloat16
     hf.save(tmp_path / "m", cfg, half, vae_params)  # over the old one
@@ -71,7 +72,7 @@ def weights():
 
     def draw(specs):
         return jax.tree.map(
-            lambda s: rng.normal(size=s.shape).astype(np.float32), specs, is_leaf=P.is_spec
+            lambda s: rng.normal(size=s.shape).astype(np.float32), specs, is_leaf=param_tree.is_spec
         )
 
     return tuple(draw(specs) for specs in SPECS)
@@ -87,14 +88,14 @@ def folder(weights, tmp_path_factory):
 @pytest.fixture
 def reads(monkeypatch):
     """[bytes] of every block that is read from a file."""
-    seen, rows = [], safetensors.rows
+    seen, rows = [], safetensors_io.rows
 
     def spy(*args, **kwargs):
         for first, block in rows(*args, **kwargs):
             seen.append(block.nbytes)
             yield first, block
 
-    monkeypatch.setattr(safetensors, "rows", spy)
+    monkeypatch.setattr(safetensors_io, "rows", spy)
     return seen
 
 
@@ -106,13 +107,13 @@ def mesh(**sizes):
 
 def equal(tree, other):
     assert jax.tree.structure(tree) == jax.tree.structure(other)
-    for path, leaf in P.flatten(tree).items():
-        np.testing.assert_array_equal(leaf, P.flatten(other)[path], err_msg=path)
+    for path, leaf in param_tree.flatten(tree).items():
+        np.testing.assert_array_equal(leaf, param_tree.flatten(other)[path], err_msg=path)
 
 
 @pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_shards_are_the_parts_of_the_whole(sizes, folder, weights, monkeypatch):
-    monkeypatch.setattr(safetensors, "_BLOCK", 200)  # many blocks a tensor
+    monkeypatch.setattr(safetensors_io, "_BLOCK", 200)  # many blocks a tensor
     at = tuple(sharding.shardings(specs, mesh(**sizes)) for specs in SPECS)
     trees = hf.load(folder, samples.CFG, shardings=at)
     for tree, where, want in zip(trees, at, weights, strict=True):
@@ -124,11 +125,11 @@ def test_any_cut_of_any_leaf_is_read_right(folder, weights):
     """Cuts that no table of axes asks for: head dimensions, layers, uneven ends."""
     rng = np.random.default_rng(0)
     for file, tree in zip(hf.table(samples.CFG), weights, strict=True):
-        header = safetensors.read_header(hf.locate(folder).folder / file, [])
+        header = safetensors_io.read_header(hf.locate(folder).folder / file, [])
         leaves = {}
         for entry in hf.table(samples.CFG)[file]:
             leaves.setdefault(entry.path, []).append(entry)
-        for path, leaf in P.flatten(tree).items():
+        for path, leaf in param_tree.flatten(tree).items():
             starts = [int(rng.integers(n)) for n in leaf.shape]
             ends = [int(rng.integers(a, n)) + 1 for a, n in zip(starts, leaf.shape, strict=True)]
             bounds = tuple(zip(starts, ends, strict=True))
@@ -139,17 +140,17 @@ def test_any_cut_of_any_leaf_is_read_right(folder, weights):
 
 def test_a_replicated_leaf_is_read_once_and_a_cut_one_in_parts(folder, reads):
     everywhere = sharding.replicated(mesh(data=8))
-    at = tuple(jax.tree.map(lambda _: everywhere, s, is_leaf=P.is_spec) for s in SPECS)
+    at = tuple(jax.tree.map(lambda _: everywhere, s, is_leaf=param_tree.is_spec) for s in SPECS)
     hf.load(folder, samples.CFG, shardings=at)
-    whole = 4 * sum(P.count(specs) for specs in SPECS)
+    whole = 4 * sum(param_tree.count(specs) for specs in SPECS)
     assert sum(reads) == whole
     reads.clear()
     # Rows of official tensors: every byte is some device's alone.
     rows = NamedSharding(mesh(tensor=8), PartitionSpec("tensor"))
-    at = jax.tree.map(lambda _: everywhere, SPECS[0], is_leaf=P.is_spec) | {"embed": rows}
+    at = jax.tree.map(lambda _: everywhere, SPECS[0], is_leaf=param_tree.is_spec) | {"embed": rows}
     params, none = hf.load(folder, samples.CFG, shardings=(at, None), want=("model",))
     assert none is None and params["embed"].sharding == rows
-    assert sum(reads) == 4 * P.count(SPECS[0])
+    assert sum(reads) == 4 * param_tree.count(SPECS[0])
     assert 4 * samples.CFG.llm.vocab * samples.CFG.llm.hidden // 8 in reads
 
 
@@ -162,7 +163,7 @@ def test_leaves_are_converted_as_they_come(folder, weights):
         return small if path == "embed" else {path: leaf}
 
     params, coder = hf.load(folder, samples.CFG, convert=convert)
-    assert seen == list(P.flatten(SPECS[0]))
+    assert seen == list(param_tree.flatten(SPECS[0]))
     assert params["embed"]["half"].dtype == ml_dtypes.bfloat16
     assert params["embed"]["size"] == weights[0]["embed"].size
     equal(coder, weights[1])
@@ -173,7 +174,7 @@ def test_an_error_while_reading_ends_the_load(folder, monkeypatch):
     def fails(*args, **kwargs):
         raise ValueError("ended while it was read")
 
-    monkeypatch.setattr(safetensors, "rows", fails)
+    monkeypatch.setattr(safetensors_io, "rows", fails)
     with pytest.raises(ValueError, match="ended while it was read"):
         hf.load(folder, samples.CFG)
 
@@ -183,7 +184,7 @@ def test_an_error_while_reading_ends_the_load(folder, monkeypatch):
 def test_export_import_export_gives_the_same_bytes(layout, dtype, folder, weights, tmp_path):
     """From host arrays and back from sharded ones, with the files that go along."""
     (tmp_path / "from").mkdir()
-    for name, content in config.to_json(samples.CFG).items():
+    for name, content in model_config.to_json(samples.CFG).items():
         (tmp_path / "from" / name).write_text(json.dumps(content | {"of": "another exporter"}))
     for name in ("vocab.json", "merges.txt", "usage.json", hf.MODEL_FILE, hf.VAE_FILE):
         (tmp_path / "from" / name).write_text(f"{name}, to the byte")
@@ -198,7 +199,7 @@ def test_export_import_export_gives_the_same_bytes(layout, dtype, folder, weight
     assert names == sorted(p.name for p in second.iterdir())
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    for name in ("vocab.json", "merges.txt", "usage.json", *config.to_json(samples.CFG)):
+    for name in ("vocab.json", "merges.txt", "usage.json", *model_config.to_json(samples.CFG)):
         assert (first / name).read_bytes() == (tmp_path / "from" / name).read_bytes(), name
     files = [p for p in first.glob("model-*.safetensors")]
     if layout == "official":
@@ -230,7 +231,7 @@ def test_layouts_do_not_mix(folder, weights, tmp_path):
 
 def test_the_card_says_how_to_load_it(weights, tmp_path):
     how = {"vae_file": hf.VAE_FILE, "dtype": "bfloat16", "notes": "n"}
-    big = model_card.text(config.BAGEL_7B_MOT, model_file=hf.MODEL_FILE, **how)
+    big = model_card.text(model_config.BAGEL_7B_MOT, model_file=hf.MODEL_FILE, **how)
     small = model_card.text(samples.CFG, model_file=hf.MODEL_FILE, **how)
     for card in (big, small):
         assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: srum_jax\n")
@@ -285,7 +286,7 @@ def test_two_processes_load_their_shards_and_save_the_same_bytes(folder, tmp_pat
 
 
 def test_a_refused_save_writes_nothing(tmp_path):
-    cfg = config.from_folder(GOLDENS / "caseA")
+    cfg = model_config.from_folder(GOLDENS / "caseA")
     params, vae_params = hf.load(GOLDENS / "caseA", cfg)
     out = tmp_path / "out"
     broken = {k: v for k, v in params.items() if k != "embed"}

@@ -9,8 +9,8 @@ import tiny
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
-from srum_jax.core import params as P
-from srum_jax.models import hf, hf_folder
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import hf, hf_folder
 
 MODEL = hf.MODEL_FILE
 LACKING = ("vit_model.", "connector.", "vit_pos_embed.", "latent_pos_embed.")
@@ -51,8 +51,8 @@ def write_index(folder, places):
 
 
 def equal(tree, other):
-    for path, leaf in P.flatten(tree).items():
-        np.testing.assert_array_equal(leaf, P.flatten(other)[path], err_msg=path)
+    for path, leaf in param_tree.flatten(tree).items():
+        np.testing.assert_array_equal(leaf, param_tree.flatten(other)[path], err_msg=path)
 
 
 def test_all_problems_of_both_files_are_told_at_once(folder):
@@ -116,7 +116,7 @@ def test_towers_that_training_left_out_come_from_the_base(folder, tmp_path):
 
 
 def mapped(f, tree):
-    return P.unflatten({path: f(leaf) for path, leaf in P.flatten(tree).items()})
+    return param_tree.unflatten({path: f(leaf) for path, leaf in param_tree.flatten(tree).items()})
 
 
 def test_the_base_is_checked_too_and_never_gives_the_model(folder, tmp_path):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from samples import CFG, edit, jit, pack, questions, talk, weights
 
-from srum_jax.core import params as P
-from srum_jax.core import sharding
-from srum_jax.models import bagel, config, int8, layers
+from srum_jax.core import param_tree, sharding
+from srum_jax.models import int8, layers
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config
 
 SPECS = bagel.specs(CFG)
 
@@ -38,9 +39,9 @@ def back(values, scale, spec):
     return np.float32(values) * np.expand_dims(scale, spec.fan_in)
 
 
-SPLIT = P.linear({"embed": 24}, {"heads": 2, "head_dim": 8}, bias=False)["w"]
-MERGE = P.linear({"heads": 2, "head_dim": 8}, {"embed": 24}, bias=False)["w"]
-STACKED = P.linear({"embed": 24}, {"mlp": 16}, bias=False, stack=3)["w"]
+SPLIT = param_tree.linear({"embed": 24}, {"heads": 2, "head_dim": 8}, bias=False)["w"]
+MERGE = param_tree.linear({"heads": 2, "head_dim": 8}, {"embed": 24}, bias=False)["w"]
+STACKED = param_tree.linear({"embed": 24}, {"mlp": 16}, bias=False, stack=3)["w"]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -63,7 +64,7 @@ def test_the_error_is_half_a_step_of_each_channel(spec, dtype):
 def test_a_layer_is_rounded_for_itself():
     w = matrix(*STACKED.shape) * np.float32([[[1]], [[100]], [[0.01]]])
     together = int8.quantise_leaf("lm_head/w", STACKED, w)
-    one = P.linear({"embed": 24}, {"mlp": 16}, bias=False)["w"]
+    one = param_tree.linear({"embed": 24}, {"mlp": 16}, bias=False)["w"]
     for layer in range(3):
         alone = int8.quantise_leaf("lm_head/w", one, w[layer])
         for path in alone:
@@ -90,7 +91,7 @@ def test_maps_stay_within_the_bound(spec, apply):
 
 def test_chosen_are_the_large_matrices_alone():
     left, sizes = set(), {}
-    for path, spec in P.flatten(bagel.specs(config.BAGEL_7B_MOT)).items():
+    for path, spec in param_tree.flatten(bagel.specs(model_config.BAGEL_7B_MOT)).items():
         sizes[int8.chosen(path)] = sizes.get(int8.chosen(path), 0) + math.prod(spec.shape)
         if len(spec.shape) - ("layers" in spec.axes) > 1 and not int8.chosen(path):
             left.add(path)
@@ -112,13 +113,13 @@ def test_the_forward_stays_close(params, small):
         und, gen, _ = bagel.forward(params, CFG, batch, batch.latents, t)
         return gen, bagel.logits(params, und, batch.label_slots)
 
-    flat = P.flatten(small)
-    rounded = P.unflatten(
+    flat = param_tree.flatten(small)
+    rounded = param_tree.unflatten(
         {
             path: back(flat[path], flat[path[:-1] + "scale"], spec)
             if int8.chosen(path)
             else flat[path]
-            for path, spec in P.flatten(SPECS).items()
+            for path, spec in param_tree.flatten(SPECS).items()
         }
     )
     for whole, found, same in zip(run(params), run(small), run(rounded), strict=True):
@@ -129,12 +130,12 @@ def test_the_forward_stays_close(params, small):
 
 def test_leaf_by_leaf_as_a_loader_does(params, small):
     flat, convert = {}, int8.converter(SPECS)
-    for path, leaf in P.flatten(params).items():
+    for path, leaf in param_tree.flatten(params).items():
         flat.update(convert(path, leaf))
-    found = P.unflatten(flat)
+    found = param_tree.unflatten(flat)
     jax.tree.map(np.testing.assert_array_equal, found, small)
-    P.check(found, int8.specs(SPECS), where="test")
-    dtypes = jax.tree.map(lambda x: x.dtype, P.abstract(int8.specs(SPECS)))
+    param_tree.check(found, int8.specs(SPECS), where="test")
+    dtypes = jax.tree.map(lambda x: x.dtype, param_tree.abstract(int8.specs(SPECS)))
     assert jax.tree.map(lambda x: x.dtype, found) == dtypes
 
 
@@ -178,14 +179,16 @@ def test_shards_stay_shards(params, small):
 
 def test_bytes_of_the_big_preset():
     """14.58e9 parameters: 29.15 GB in bfloat16, 15.15 GB so. Nothing is allocated."""
-    specs = bagel.specs(config.BAGEL_7B_MOT)
+    specs = bagel.specs(model_config.BAGEL_7B_MOT)
 
     def gigabytes(tree):
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 1e9
 
-    planned = P.abstract(int8.specs(specs, jnp.bfloat16))
-    made = jax.eval_shape(lambda p: int8.quantise(p, specs), P.abstract(specs, jnp.bfloat16))
+    planned = param_tree.abstract(int8.specs(specs, jnp.bfloat16))
+    made = jax.eval_shape(
+        lambda p: int8.quantise(p, specs), param_tree.abstract(specs, jnp.bfloat16)
+    )
     assert planned == made
-    assert gigabytes(P.abstract(specs, jnp.bfloat16)) == pytest.approx(29.15, abs=0.01)
+    assert gigabytes(param_tree.abstract(specs, jnp.bfloat16)) == pytest.approx(29.15, abs=0.01)
     assert gigabytes(made) == pytest.approx(15.15, abs=0.01)
-    assert gigabytes(made) < 1.05 * P.count(specs) / 1e9
+    assert gigabytes(made) < 1.05 * param_tree.count(specs) / 1e9

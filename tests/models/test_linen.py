@@ -11,9 +11,10 @@ from flax import linen as nn
 from flax.errors import ScopeParamShapeError
 from samples import CFG, edit, jit, pack, questions, weights
 
-from srum_jax.core import params as P
-from srum_jax.models import bagel, config
-from srum_jax.models.linen import Bagel
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.linen import Bagel
 
 MODEL = Bagel(CFG)
 KEY = functools.partial(jax.random.key, impl="unsafe_rbg")  # compiles in a tenth of the time
@@ -72,15 +73,15 @@ def test_init_is_the_trees_own(inputs):
     specs = bagel.specs(CFG)
     found = jax.eval_shape(MODEL.init, KEY(4), *inputs)
     assert set(found) == {"params"} and type(found["params"]) is dict
-    assert found["params"] == P.abstract(specs)
+    assert found["params"] == param_tree.abstract(specs)
 
     def some(params):
-        flat = P.flatten(params)
+        flat = param_tree.flatten(params)
         return {path.split("/")[0]: leaf for path, leaf in flat.items() if leaf.ndim > 1}
 
     drawn = jit(lambda key: some(MODEL.init(key, *inputs)["params"]))(KEY(4))
     assert set(drawn) == set(specs) - {"norm"}
-    same(drawn, jit(lambda key: some(P.init(specs, key)))(KEY(4)))
+    same(drawn, jit(lambda key: some(param_tree.init(specs, key)))(KEY(4)))
 
 
 def test_two_in_one_module_differ(params):
@@ -106,7 +107,7 @@ def test_parameters_of_another_model_are_refused(params, inputs):
 
 def test_the_big_preset_initialises_as_shapes():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cfg = config.BAGEL_7B_MOT
+    cfg = model_config.BAGEL_7B_MOT
     batch = pack([[questions(0)]])
     batch = batch.replace(
         vit_patches=np.zeros((*batch.vit_positions.shape, cfg.vit.patch**2 * 3), np.float32)
@@ -114,5 +115,5 @@ def test_the_big_preset_initialises_as_shapes():
     x_t = np.zeros((*batch.latent_positions.shape, cfg.token_dim), np.float32)
     model = Bagel(cfg, param_dtype=jnp.bfloat16)
     made = jax.eval_shape(model.init, jax.random.key(0), batch, x_t, np.zeros(batch.noisy.shape))
-    assert made["params"] == P.abstract(bagel.specs(cfg), jnp.bfloat16)
+    assert made["params"] == param_tree.abstract(bagel.specs(cfg), jnp.bfloat16)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from samples import CFG, PLAIN, edit, jit, pack, text_to_image, weights
 
-from srum_jax.core import params as P
-from srum_jax.core import sharding
-from srum_jax.models import bagel, config, lora, mot
+from srum_jax.core import param_tree, sharding
+from srum_jax.models import lora
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config, mot
 from srum_jax.objectives import srum
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
-from srum_jax.training.state import Fixed, create
+from srum_jax.training.state import FrozenParams, create
 
 SPECS = bagel.specs(CFG)
 RANK, SCALE = 3, 2.0
@@ -26,7 +27,9 @@ NAMES = ("q", "k", "v", "o", "gate", "up", "down")
 def factors(seed=0, specs=ADAPTERS):
     """Adapters that change something: b is drawn too."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: np.float32(rng.normal(0, 0.3, s.shape)), specs, is_leaf=P.is_spec)
+    return jax.tree.map(
+        lambda s: np.float32(rng.normal(0, 0.3, s.shape)), specs, is_leaf=param_tree.is_spec
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +50,14 @@ def forward(params, batch, dtype=jnp.float32, keep="hidden"):
 
 
 def test_what_is_adapted():
-    found = P.flatten(lora.specs(SPECS, RANK, lora.projections("gen")))
+    found = param_tree.flatten(lora.specs(SPECS, RANK, lora.projections("gen")))
     want = {f"blocks/gen/{name}/lora/{which}" for name in NAMES for which in "ab"}
     assert set(found) == want
-    assert set(P.flatten(ADAPTERS)) == want | {p.replace("gen", "und") for p in want}
+    assert set(param_tree.flatten(ADAPTERS)) == want | {p.replace("gen", "und") for p in want}
     a, b = found["blocks/gen/o/lora/a"], found["blocks/gen/o/lora/b"]
     assert (a.shape, b.shape) == ((2, 4, 4, RANK), (2, RANK, 16))
     assert (a.axes, b.axes) == (("layers", "heads", "head_dim", None), ("layers", None, "embed"))
-    made = P.init(ADAPTERS, jax.random.key(0))["blocks"]["gen"]["down"]["lora"]
+    made = param_tree.init(ADAPTERS, jax.random.key(0))["blocks"]["gen"]["down"]["lora"]
     assert not made["b"].any() and made["a"].dtype == made["b"].dtype == jnp.float32
     assert float(jnp.std(made["a"])) == pytest.approx(24**-0.5, rel=0.2)
     with pytest.raises(ValueError, match="blocks/gen/k/w: adapters of rank 8 for a matrix of rank"):
@@ -62,55 +65,55 @@ def test_what_is_adapted():
 
 
 def test_one_percent_of_the_big_experts_and_cut_as_it_is():
-    specs = bagel.specs(config.BAGEL_7B_MOT)
+    specs = bagel.specs(model_config.BAGEL_7B_MOT)
     small = lora.specs(specs, 16, lora.projections("gen"))
-    expert = P.count(specs["blocks"]["gen"])
-    assert 0.003 < P.count(small) / expert < 0.01
+    expert = param_tree.count(specs["blocks"]["gen"])
+    assert 0.003 < param_tree.count(small) / expert < 0.01
     mesh = jax.sharding.AbstractMesh((1, 4, 4, 1), sharding.MESH_AXES)
-    where = P.flatten(sharding.shardings(small, mesh))
-    for path, spec in P.flatten(small).items():
+    where = param_tree.flatten(sharding.shardings(small, mesh))
+    for path, spec in param_tree.flatten(small).items():
         assert "fsdp" in where[path].spec or "tensor" in where[path].spec, (path, spec.axes)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_fresh_adapters_change_no_bit(batch, dtype):
-    fresh = P.init(ADAPTERS, jax.random.key(1))
+    fresh = param_tree.init(ADAPTERS, jax.random.key(1))
     base = forward(weights(), batch, dtype=dtype)
-    found = forward(P.merge(lora.scaled(fresh, SCALE), weights()), batch, dtype=dtype)
+    found = forward(param_tree.merge(lora.scaled(fresh, SCALE), weights()), batch, dtype=dtype)
     jax.tree.map(np.testing.assert_array_equal, found, base)
-    merged = P.flatten(lora.merge(weights(), fresh, SCALE))
-    for path, leaf in P.flatten(weights()).items():
+    merged = param_tree.flatten(lora.merge(weights(), fresh, SCALE))
+    for path, leaf in param_tree.flatten(weights()).items():
         np.testing.assert_array_equal(merged[path], leaf, err_msg=path)
 
 
 def dense(adapters, scale):
     """w + scale · a·b of every adapted matrix, by NumPy in float64."""
-    flat = P.flatten(weights())
+    flat = param_tree.flatten(weights())
     for path in [p for p in flat if lora.projections("all")(p)]:
-        w, made = flat[path], P.flatten(adapters)
+        w, made = flat[path], param_tree.flatten(adapters)
         a, b = (np.float64(made[f"{path[:-1]}lora/{which}"]) for which in "ab")
         layers = [
             np.tensordot(x, y, axes=1).reshape(w.shape[1:]) for x, y in zip(a, b, strict=True)
         ]
         flat[path] = np.float32(w + scale * np.stack(layers))
-    return P.unflatten(flat)
+    return param_tree.unflatten(flat)
 
 
 def test_applied_and_merged_are_one_model(batch):
     made = factors()
     merged = lora.merge(weights(), made, SCALE)
-    for path, leaf in P.flatten(dense(made, SCALE)).items():
-        np.testing.assert_allclose(P.flatten(merged)[path], leaf, rtol=1e-5, atol=1e-6)
+    for path, leaf in param_tree.flatten(dense(made, SCALE)).items():
+        np.testing.assert_allclose(param_tree.flatten(merged)[path], leaf, rtol=1e-5, atol=1e-6)
     want = forward(merged, batch)
-    found = forward(P.merge(lora.scaled(made, SCALE), weights()), batch)
+    found = forward(param_tree.merge(lora.scaled(made, SCALE), weights()), batch)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, want)
     moved = np.abs(want[1] - forward(weights(), batch)[1]).max()
     assert moved > 0.1  # adapters do something
-    apart = mot.unstacked(P.merge(lora.scaled(made, SCALE), weights()), CFG.llm)
+    apart = mot.unstacked(param_tree.merge(lora.scaled(made, SCALE), weights()), CFG.llm)
     _, velocity = forward(apart, batch, keep="none")
     np.testing.assert_allclose(velocity, want[1], rtol=1e-5, atol=1e-5)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights())
-    merged = P.flatten(lora.merge(half, made, SCALE))
+    merged = param_tree.flatten(lora.merge(half, made, SCALE))
     assert {x.dtype for x in merged.values()} == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -144,16 +147,22 @@ def test_gradients_are_those_of_the_low_rank_matrix(batch):
     """By the chain rule from the gradient of the whole matrix; the reference is the bare base."""
     made, base = factors(), weights()
     adapted = lora.adapted(objective(), SCALE)
-    loss, means, grads = gradients(adapted, made, Fixed(base, {}), batch)
+    loss, means, grads = gradients(adapted, made, FrozenParams(base, {}), batch)
 
     accepts = lora.projections("all")
-    whole, frozen = P.split(dense(made, SCALE), accepts)
-    reference, _ = P.split(base, accepts)
-    want_loss, want_means, want = gradients(objective(), whole, Fixed(frozen, reference), batch)
+    whole, frozen = param_tree.split(dense(made, SCALE), accepts)
+    reference, _ = param_tree.split(base, accepts)
+    want_loss, want_means, want = gradients(
+        objective(), whole, FrozenParams(frozen, reference), batch
+    )
     assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
     assert float(means["drift"]) == pytest.approx(float(want_means["drift"]), rel=1e-4)
     assert float(means["drift"]) > 0.01
-    want, made, grads = P.flatten(want), P.flatten(made), P.flatten(grads)
+    want, made, grads = (
+        param_tree.flatten(want),
+        param_tree.flatten(made),
+        param_tree.flatten(grads),
+    )
     largest = 0
     for path, g in want.items():
         where = path.removesuffix("w") + "lora"
@@ -171,12 +180,12 @@ def test_gradients_are_those_of_the_low_rank_matrix(batch):
 
 
 def test_at_the_start_nothing_has_drifted(batch):
-    fresh = P.init(ADAPTERS, jax.random.key(1))
+    fresh = param_tree.init(ADAPTERS, jax.random.key(1))
     _, means, grads = gradients(
-        lora.adapted(objective(), SCALE), fresh, Fixed(weights(), {}), batch
+        lora.adapted(objective(), SCALE), fresh, FrozenParams(weights(), {}), batch
     )
     assert float(means["drift"]) == 0
-    flat = P.flatten(grads)
+    flat = param_tree.flatten(grads)
     assert not any(np.any(g) for path, g in flat.items() if path.endswith("/a"))  # b is zero
     assert all(np.any(g) for path, g in flat.items() if path.endswith("gate/lora/b"))
 
@@ -206,19 +215,19 @@ def test_a_step_on_many_devices_is_that_of_one(batch):
         )
     )
     one = create(factors(), tx)
-    one, want = run(one, Fixed(weights(), {}), batch, jax.random.key(1))
+    one, want = run(one, FrozenParams(weights(), {}), batch, jax.random.key(1))
     state = create(factors(), tx, ADAPTERS, mesh)
     base = jax.device_put(weights(), sharding.shardings(SPECS, mesh))
     rows = jax.device_put(batch, sharding.batch_sharding(mesh))
     with jax.set_mesh(mesh):
-        state, found = run(state, Fixed(base, {}), rows, jax.random.key(1))
+        state, found = run(state, FrozenParams(base, {}), rows, jax.random.key(1))
     for name, value in want.items():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-4), name
     cut = state.params["blocks"]["gen"]["q"]["lora"]
     assert not cut["a"].is_fully_replicated and not cut["b"].is_fully_replicated
     assert state.opt_state[1][0].mu["blocks"]["gen"]["q"]["lora"]["a"].sharding == cut["a"].sharding
-    for path, leaf in P.flatten(state.params).items():
-        np.testing.assert_allclose(leaf, P.flatten(one.params)[path], rtol=1e-4, atol=2e-5)
+    for path, leaf in param_tree.flatten(state.params).items():
+        np.testing.assert_allclose(leaf, param_tree.flatten(one.params)[path], rtol=1e-4, atol=2e-5)
     merged = lora.merge(base, state.params, SCALE)["blocks"]["gen"]["q"]["w"]
     want = lora.merge(weights(), jax.device_get(one.params), SCALE)["blocks"]["gen"]["q"]["w"]
     np.testing.assert_allclose(merged, want, rtol=1e-4, atol=1e-4)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import CFG, jit, law, weights
+from samples import CFG, jit, rule, weights
 
 from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
-from srum_jax.models import mot
+from srum_jax.models.bagel import mot
 
 U, G = 10, 8
 
@@ -57,7 +57,7 @@ def at(tree, slots):
 
 
 def test_outputs_depend_on_exactly_what_the_mask_allows(params):
-    """Through two layers: the law is transitive, so depth opens no way around it."""
+    """Through two layers: the rule is transitive, so depth opens no way around it."""
     tokens = lanes(0)
     probe = np.random.default_rng(5).normal(size=CFG.llm.hidden).astype(np.float32)
 
@@ -78,7 +78,7 @@ def test_outputs_depend_on_exactly_what_the_mask_allows(params):
 
     found = np.asarray(influence(*embeddings(1))).transpose(1, 0, 2)
     tokens = both(*tokens)
-    np.testing.assert_array_equal(found, law(tokens, tokens))
+    np.testing.assert_array_equal(found, rule(tokens, tokens))
     assert 0.1 < found.mean() < 0.6
 
 

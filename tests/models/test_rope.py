@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from samples import CFG, jit, pack, text_to_image, weights
 
-from srum_jax.models import bagel, config
-from srum_jax.models.config import RopeScaling
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.model_config import RopeScaling
 from srum_jax.models.layers import rope_angles
 
 POSITIONS = np.array([[0, 1, 7, 511, 513, 40_000, 130_000]], np.int32)
@@ -81,11 +82,11 @@ def test_without_scaling_positions_are_plain():
     found = rope_angles(POSITIONS, 8, 1e4)
     close(found, expected([1e4 ** (-i / 4) for i in range(4)], 1.0))
     assert CFG.llm.rope_scaling is None
-    assert "rope_scaling" not in config.to_json(CFG)["llm_config.json"]
+    assert "rope_scaling" not in model_config.to_json(CFG)["llm_config.json"]
 
 
 def folder(path, **llm):
-    for name, values in config.to_json(CFG).items():
+    for name, values in model_config.to_json(CFG).items():
         values = values | llm if name == "llm_config.json" else values
         (path / name).write_text(json.dumps(values))
     return path
@@ -110,16 +111,16 @@ def folder(path, **llm):
     ],
 )
 def test_the_field_of_the_folder(tmp_path, field, want, window):
-    found = config.from_folder(folder(tmp_path, rope_scaling=field))
+    found = model_config.from_folder(folder(tmp_path, rope_scaling=field))
     assert found.llm.rope_scaling == want and found.max_text == window
-    for name, values in config.to_json(found).items():
+    for name, values in model_config.to_json(found).items():
         (tmp_path / name).write_text(json.dumps(values))
-    assert config.from_folder(tmp_path) == found
+    assert model_config.from_folder(tmp_path) == found
 
 
 def test_the_field_has_another_name_in_newer_folders(tmp_path):
     field = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    found = config.from_folder(folder(tmp_path, rope_parameters=field))
+    found = model_config.from_folder(folder(tmp_path, rope_parameters=field))
     assert found.llm.rope_scaling == RopeScaling("linear", 2.0)
 
 
@@ -139,7 +140,7 @@ def test_the_field_has_another_name_in_newer_folders(tmp_path):
 )
 def test_what_is_not_understood_is_refused_by_name(tmp_path, field, message):
     with pytest.raises(ValueError, match=f"llm_config.json: .*{message}"):
-        config.from_folder(folder(tmp_path, rope_scaling=field))
+        model_config.from_folder(folder(tmp_path, rope_scaling=field))
 
 
 def test_the_model_reads_it():

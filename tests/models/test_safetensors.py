@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
-from srum_jax.models import safetensors as format
+from srum_jax.models import safetensors_io as format
 
 KINDS = [("a", (5, 3), "F32"), ("b.w", (4, 2, 3), "BF16"), ("c", (7,), "F16")]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from srum_jax.core import params as P
-from srum_jax.models import config, hf, vae
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import hf, model_config, vae
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 CLOSE = dict(atol=1e-4, rtol=1e-4)
@@ -22,7 +22,7 @@ def _nhwc(x):
 @pytest.fixture(scope="module", params=["caseA", "caseB"])
 def case(request):
     folder = GOLDENS / request.param
-    cfg = config.from_folder(folder)
+    cfg = model_config.from_folder(folder)
     _, params = hf.load(folder, cfg, want=("vae",))
     return cfg.vae, params, np.load(folder / "inputs.npz"), np.load(folder / "outputs.npz")
 
@@ -54,15 +54,17 @@ def test_bytes_are_truncated_as_officially():
 
 
 def test_specs_scale_with_the_preset():
-    assert P.count(vae.specs(config.BAGEL_7B_MOT.vae)) == 83_819_683
-    assert P.count(vae.specs(config.SHAPES.vae)) == 296_531
+    assert param_tree.count(vae.specs(model_config.BAGEL_7B_MOT.vae)) == 83_819_683
+    assert param_tree.count(vae.specs(model_config.SHAPES.vae)) == 296_531
 
 
 def test_wrong_sizes_are_refused():
-    cfg = config.SHAPES.vae
-    params = P.abstract(vae.specs(cfg))
+    cfg = model_config.SHAPES.vae
+    params = param_tree.abstract(vae.specs(cfg))
     images = jax.ShapeDtypeStruct((1, 30, 32, 3), jnp.float32)
     with pytest.raises(ValueError, match="30x32 cannot be encoded: sides must be multiples of 4"):
         jax.eval_shape(lambda p, x: vae.encode(p, cfg, x), params, images)
     with pytest.raises(ValueError, match="multiples of 32"):
-        vae.specs(config.VAEConfig(ch=48, ch_mult=(1,), res_blocks=1, z=4, scale=1.0, shift=0.0))
+        vae.specs(
+            model_config.VAEConfig(ch=48, ch_mult=(1,), res_blocks=1, z=4, scale=1.0, shift=0.0)
+        )

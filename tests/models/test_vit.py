@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.core.patches import patchify, position_ids, unpatchify
-from srum_jax.models import config, hf, vit
+from srum_jax.models.bagel import hf, model_config, vit
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 
 
 def _read(name):
     folder = GOLDENS / name
-    cfg = config.from_folder(folder)
+    cfg = model_config.from_folder(folder)
     params, _ = hf.load(folder, cfg, want=("model",))
     return cfg, params, np.load(folder / "inputs.npz"), np.load(folder / "outputs.npz")
 
@@ -63,9 +63,9 @@ def test_gradients_pass_through_remat_and_miss_unused_positions():
         return jax.grad(loss)(p, "none"), jax.grad(loss)(p, "dots")
 
     kept, again = both(params["vit"])
-    for path, g in P.flatten(kept).items():
+    for path, g in param_tree.flatten(kept).items():
         assert np.isfinite(g).all(), path
-        np.testing.assert_allclose(g, P.flatten(again)[path], atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(g, param_tree.flatten(again)[path], atol=1e-5, err_msg=path)
     unused = np.setdiff1d(np.arange(cfg.vit.positions**2), ids[0])
     assert np.abs(kept["positions"][unused]).max() == 0
 

@@ -11,7 +11,7 @@ from samples import CFG, edit, jit, pack, questions, text_to_image, weights
 
 from srum_jax import flow
 from srum_jax.core import loss as losses
-from srum_jax.models import bagel
+from srum_jax.models.bagel import model as bagel
 from srum_jax.objectives import joint, terms
 
 LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0)

@@ -12,9 +12,9 @@ from samples import CFG, edit, jit, pack, talk, text_to_image, weights
 from srum_jax import flow
 from srum_jax.config import TrainConfig
 from srum_jax.core import loss as losses
-from srum_jax.core.params import flatten
+from srum_jax.core.param_tree import flatten
 from srum_jax.objectives import srum, terms
-from srum_jax.objectives.preference import nft
+from srum_jax.objectives.nft import nft
 
 SCALE, ANCHOR, CAP = 2.0, 0.5, 0.75
 
@@ -232,14 +232,14 @@ def test_advantage_is_bounded_below_and_reaches_its_minimum(batch, case):
 @pytest.mark.parametrize("name", ["paper", "advantage", "nft"])
 def test_the_start_and_the_weights_get_no_gradient(batch, case, name):
     draws, mask, v, _, _ = case
-    laws = {
+    rules = {
         "paper": lambda *args: srum.paper(*args, cap=CAP)[0],
         "advantage": lambda *args: srum.advantage(*args, scale=SCALE),
         "nft": lambda *args: nft(*args, beta=0.5),
     }
 
     def value(start, a):
-        return laws[name](v, start, batch, draws, mask, a)[0]
+        return rules[name](v, start, batch, draws, mask, a)[0]
 
     gradients = jax.grad(value, argnums=(0, 1))(case[3], some_advantages(batch))
     assert all(np.abs(g).max() == 0 for g in gradients)
@@ -297,7 +297,7 @@ def whole(objective, **values):
 
 
 def with_score(batch, score):
-    """No regions and one score everywhere: every token of the released law weighs (score+1)/4."""
+    """No regions and one score everywhere: every token of the released weight rule weighs (score+1)/4."""
     r = batch.rewards
     return batch.replace(
         rewards=r.replace(
@@ -429,12 +429,12 @@ def test_masks_stand_in_for_boxes(batch, case, sampling):
     mask, emptied = case[1], covered.rewards.coverage
     emptied = emptied.replace(inside=np.zeros_like(emptied.inside))
     emptied = covered.replace(rewards=covered.rewards.replace(coverage=emptied))
-    for law in (srum.release_weights, srum.paper_weights, srum.advantage_weights):
-        want = np.asarray(law(batch, sampling=sampling))
-        np.testing.assert_allclose(law(covered, sampling=sampling)[mask], want[mask], atol=1e-6)
-        bare = np.asarray(law(emptied, sampling=sampling))
+    for rule in (srum.release_weights, srum.paper_weights, srum.advantage_weights):
+        want = np.asarray(rule(batch, sampling=sampling))
+        np.testing.assert_allclose(rule(covered, sampling=sampling)[mask], want[mask], atol=1e-6)
+        bare = np.asarray(rule(emptied, sampling=sampling))
         none = batch.rewards.replace(valid=np.zeros_like(batch.rewards.valid))
-        alone = np.asarray(law(batch.replace(rewards=none), sampling=sampling))
+        alone = np.asarray(rule(batch.replace(rewards=none), sampling=sampling))
         np.testing.assert_allclose(bare[mask], alone[mask], atol=1e-6)
         assert np.abs(bare - want)[mask].max() > 0.05
 

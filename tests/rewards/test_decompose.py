@@ -2,9 +2,9 @@
 
 import pytest
 
-from srum_jax.inference.text import Written
-from srum_jax.rewards import decompose, protocol
-from srum_jax.rewards.protocol import ObjectSpec, Relation
+from srum_jax.generation.text_generator import GeneratedText
+from srum_jax.rewards import decompose, question_templates
+from srum_jax.rewards.question_templates import ObjectSpec, Relation
 
 PROMPT = "Three fluffy cats sit on the left of a green wooden bench."
 GOOD = (
@@ -58,7 +58,8 @@ def test_grammar_first_then_the_model_then_the_whole():
     def tell(texts):
         asked.extend(texts)
         return [
-            Written(GOOD if "fluffy" in t.rsplit(":", 1)[1] else "no idea", (), True) for t in texts
+            GeneratedText(GOOD if "fluffy" in t.rsplit(":", 1)[1] else "no idea", (), True)
+            for t in texts
         ]
 
     prompts = ["a green bench and a blue bowl", PROMPT, "A dream.", PROMPT]
@@ -70,13 +71,18 @@ def test_grammar_first_then_the_model_then_the_whole():
 
 
 def test_an_answer_that_never_ended_is_not_read():
-    found = decompose.take_apart([PROMPT], lambda texts: [Written(GOOD, (), False)] * len(texts))
+    found = decompose.take_apart(
+        [PROMPT], lambda texts: [GeneratedText(GOOD, (), False)] * len(texts)
+    )
     assert found[PROMPT].source == "caption"
 
 
 def test_questions_about_free_scenes_need_yes_no_and_numbers_alone():
     scene = decompose.read(PROMPT, GOOD)
-    crop, image = protocol.crop_questions(scene), protocol.image_questions(scene)
+    crop, image = (
+        question_templates.crop_questions(scene),
+        question_templates.image_questions(scene),
+    )
     assert [q.text for q in crop] == [
         "is this a fluffy cat ?",
         "is this a green wooden bench ?",
@@ -91,7 +97,7 @@ def test_questions_about_free_scenes_need_yes_no_and_numbers_alone():
     assert "is the green wooden bench right of the fluffy cat ?" in texts
     answers = {word for q in image for word in (q.answer, *q.choices)}
     assert answers == {"yes", "no", "three", "one"}
-    assert [q.kind for q in protocol.image_questions(protocol.whole("A dream."))] == [
-        "caption_right"
-    ]
-    assert protocol.natural(texts[0]) == "Is there a fluffy cat?"
+    assert [
+        q.kind for q in question_templates.image_questions(question_templates.whole("A dream."))
+    ] == ["caption_right"]
+    assert question_templates.natural(texts[0]) == "Is there a fluffy cat?"

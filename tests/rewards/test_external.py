@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from srum_jax.core.errors import BadInput
-from srum_jax.rewards import external, regions, written
+from srum_jax.rewards import external, written
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import PromptedImage
 from srum_jax.rewards.external import Endpoint
-from srum_jax.rewards.regions import Seen
 from srum_jax.rewards.written import Answer, Readout, Request
 
 IMAGE = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
@@ -336,7 +337,11 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
         Endpoint(server.url, "m", attempts=2), sleep=server.waits.append, counts=server.counts
     )
     (judged,) = written.judge_images(
-        write, [Seen(image, "a horse", "x")], regions.components(), Readout(), counts=counts
+        write,
+        [PromptedImage(image, "a horse", "x")],
+        regions.components(),
+        Readout(),
+        counts=counts,
     )
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)

@@ -5,18 +5,19 @@ import itertools
 import numpy as np
 import pytest
 
-from srum_jax.rewards import judge, protocol, regions
+from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards.boxes import regions
 
 WORDS = sorted(
     {
         word
         for part in (
-            protocol.COLORS,
-            protocol.NUMBERS,
-            protocol.SIZES,
-            protocol.YES_NO,
-            protocol.HORIZONTAL,
-            protocol.VERTICAL,
+            question_templates.COLORS,
+            question_templates.NUMBERS,
+            question_templates.SIZES,
+            question_templates.YES_NO,
+            question_templates.HORIZONTAL,
+            question_templates.VERTICAL,
             (
                 "circle",
                 "square",
@@ -33,7 +34,7 @@ WORDS = sorted(
                 "of",
                 "or",
             ),
-            *(template.split() for template in protocol.TEMPLATES.values()),
+            *(template.split() for template in question_templates.TEMPLATES.values()),
         )
         for word in part
         if "{" not in word
@@ -92,9 +93,9 @@ def truth(image, text):
     if text == "what shape is this ?":
         return SHAPE_OF[colors[0]]
     if text.startswith("how many"):
-        return protocol.NUMBERS[count]
+        return question_templates.NUMBERS[count]
     if text.startswith("does the image show"):
-        scene = protocol.decompose(" ".join(words[4:-1]))
+        scene = question_templates.decompose(" ".join(words[4:-1]))
         wanted = sorted(s.name for s in scene.objects for _ in range(s.count))
         right = wanted == sorted(f"{c} {SHAPE_OF[c]}" for c in colors)
         if right:
@@ -111,10 +112,10 @@ def truth(image, text):
         return "neither" if " or " in text else "no"
     place = dict(things)
     boxes = [place[color] for color in named]
-    true = [kind for kind in protocol.RELATIONS if judge.holds(kind, *boxes)]
+    true = [kind for kind in question_templates.RELATIONS if judge.holds(kind, *boxes)]
     if " or " in text:
         return next((word for word in words if word in true), "neither")
-    return "yes" if any(protocol.RELATIONS[kind] in text for kind in true) else "no"
+    return "yes" if any(question_templates.RELATIONS[kind] in text for kind in true) else "no"
 
 
 def knowing(sureness=0.96, calls=None):
@@ -135,7 +136,9 @@ def knowing(sureness=0.96, calls=None):
 
 
 def looked_at(images, prompts):
-    return [regions.Seen(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+    return [
+        regions.PromptedImage(image, prompt) for image, prompt in zip(images, prompts, strict=True)
+    ]
 
 
 def judged(prompt, *things, ask=None, proposer=COMPONENTS):
@@ -269,7 +272,7 @@ def test_raising_a_supporting_probability_never_lowers_a_score(seed):
 @pytest.mark.parametrize("counts", list(itertools.product((1, 2, 3), repeat=2)))
 def test_assemble_counts_missing_and_extra(counts):
     red, blue = counts
-    scene = protocol.decompose("two red circles and two blue squares")
+    scene = question_templates.decompose("two red circles and two blue squares")
     boxes = [(0.0, 0.0, 1.0, 1.0)] * (red + blue)
     p = np.array([(0.9, 0.05)] * red + [(0.05, 0.9)] * blue)
     whole = judge.assemble(scene, boxes, p)
@@ -282,7 +285,7 @@ def test_assemble_counts_missing_and_extra(counts):
 
 
 def test_assemble_finds_the_best_assignment_and_the_relation():
-    scene = protocol.decompose("a red circle above a blue square")
+    scene = question_templates.decompose("a red circle above a blue square")
     high, low = (0.0, 0.0, 9.0, 9.0), (2.0, 16.0, 11.0, 25.0)
     p = np.array([(0.2, 0.9), (0.8, 0.3)])
     assert judge.assemble(scene, [low, high], p, 0.9) == pytest.approx(0.9 * 0.8 * 0.95)
@@ -430,10 +433,10 @@ def answering(vocabulary, truth, asked=None):
     return ask
 
 
-FREE = protocol.Decomposition(
+FREE = question_templates.Decomposition(
     "a green bench hidden by a dog",
-    (protocol.ObjectSpec("green", "bench"), protocol.ObjectSpec("", "dog")),
-    protocol.Relation("hidden by", 0, 1),
+    (question_templates.ObjectSpec("green", "bench"), question_templates.ObjectSpec("", "dog")),
+    question_templates.Relation("hidden by", 0, 1),
     open=False,
     source="model",
 )

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import shapes_truth
 
-from srum_jax.data import shapes
-from srum_jax.evals import shapes as verifier
-from srum_jax.rewards import judge, protocol, regions
+from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards.boxes import regions
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import verifier
 
 COMPONENTS = regions.components()
 VOCABULARY = list(shapes.vocabulary())
@@ -54,7 +55,9 @@ class World:
             for row, text in zip(rows, texts, strict=True):
                 word = self.answer(self.shown[image.tobytes()], text)
                 # Of what is not there a size is a guess.
-                guess = protocol.SIZES if "big or small" in text and word == "no" else (word,)
+                guess = (
+                    question_templates.SIZES if "big or small" in text and word == "no" else (word,)
+                )
                 for one in guess:
                     row[list(self.answers(one))] += self.sureness / len(guess)
             answers.append(rows.astype(np.float32))
@@ -106,7 +109,9 @@ def test_a_judge_that_sees_well_tells_right_from_wrong(category):
         cases += [(prompt, shapes.draw(s), fault) for fault, s in faults(rng, scene, content)]
     prompts, images, kinds = zip(*cases, strict=True)
     world = World(images)
-    results = judge.judge_images(world, world, list(map(regions.Seen, images, prompts)), COMPONENTS)
+    results = judge.judge_images(
+        world, world, list(map(regions.PromptedImage, images, prompts)), COMPONENTS
+    )
     for result, prompt, image, fault in zip(results, prompts, images, kinds, strict=True):
         assert verifier.verify(image, prompt).right == (not fault), (prompt, fault)
         assert result.image_status == judge.OK

@@ -13,7 +13,7 @@ from samples import jit
 from srum_jax.data import masks
 from srum_jax.data.schema import Coverage, Rewards
 from srum_jax.rewards import maps
-from srum_jax.rewards.maps import ADVANTAGE, PAPER, RELEASED, Law
+from srum_jax.rewards.maps import ADVANTAGE, PAPER, RELEASED, WeightRule
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
 CASES = json.loads((COMMON / "common.json").read_text())
@@ -23,9 +23,9 @@ NAMED = (RELEASED, PAPER, ADVANTAGE)
 sample = jit(maps.sample_map, static_argnums=(1, 2))
 
 
-def by_each(laws, *arguments):
+def by_each(rules, *arguments):
     """[laws, G] in one program."""
-    return jnp.stack([maps.token_weights(law, *arguments) for law in laws])
+    return jnp.stack([maps.token_weights(rule, *arguments) for rule in rules])
 
 
 weigh_by_each = jit(by_each, static_argnums=0)
@@ -168,11 +168,11 @@ def test_images_of_different_sizes_padding_and_no_regions():
 @pytest.mark.parametrize("sampling", ["centre", "area"])
 def test_no_gradient_flows(sampling):
     boxes, scores, valid, image_scores = random_regions(2, 2, 3, (32, 32))
-    laws = tuple(dataclasses.replace(law, sampling=sampling) for law in NAMED)
+    rules = tuple(dataclasses.replace(rule, sampling=sampling) for rule in NAMED)
     rest = jax.tree.map(jnp.asarray, token_arguments((32, 32), (4, 4), 2))
 
     def total(boxes, scores, image_scores):
-        return by_each(laws, Rewards(boxes, scores, valid, image_scores), *rest).sum()
+        return by_each(rules, Rewards(boxes, scores, valid, image_scores), *rest).sum()
 
     gradients = jit(jax.grad(total, (0, 1, 2)))(boxes, scores, image_scores)
     assert not any(np.any(leaf) for leaf in gradients)
@@ -190,8 +190,8 @@ def test_advantages_background_boxes_and_overlap():
     np.testing.assert_allclose(made[:2, 1], -0.125)  # (-.5 + (1 - .5) / 2) / 2
     np.testing.assert_allclose(made[2:], -0.5)
     np.testing.assert_allclose(made[:, 2:], -0.5)
-    law = dataclasses.replace(ADVANTAGE, region_share=0.0)
-    whole = weigh(law, Rewards(boxes, region, valid, image), *rest)
+    rule = dataclasses.replace(ADVANTAGE, region_share=0.0)
+    whole = weigh(rule, Rewards(boxes, region, valid, image), *rest)
     np.testing.assert_allclose(whole, -0.5)
     swapped = Rewards(boxes[:, ::-1], region[:, ::-1], valid[:, ::-1], image)
     np.testing.assert_array_equal(np.asarray(weigh(ADVANTAGE, swapped, *rest)).reshape(4, 4), made)
@@ -210,23 +210,23 @@ def test_advantages_stay_bounded():
 # ------------------------------------------------------------------------- the choices of a law
 
 
-def one_row(laws, boxes, scores, image_score=0.0, valid=None):
+def one_row(rules, boxes, scores, image_score=0.0, valid=None):
     """Weights [laws, 4] of an image of one row of 4 tokens, of 8 x 8 pixels each."""
     n = len(boxes)
     boxes = np.array([(x0, 0, x1, 8) for x0, x1 in boxes], np.float32).reshape(1, n, 4)
     valid = np.ones((1, n), bool) if valid is None else np.array([valid])
     scores = np.array([scores], np.float32)
     rewards = Rewards(boxes, scores, valid, np.array([image_score], np.float32))
-    return np.asarray(weigh_by_each(tuple(laws), rewards, *token_arguments((8, 32), (1, 4))))
+    return np.asarray(weigh_by_each(tuple(rules), rewards, *token_arguments((8, 32), (1, 4))))
 
 
-def by_area(law):
-    return dataclasses.replace(law, sampling="area")
+def by_area(rule):
+    return dataclasses.replace(rule, sampling="area")
 
 
 # 4 tokens of 8 pixels: the first region alone, the overlap of three, the third alone, none.
 THREE = [(0, 16), (8, 16), (8, 24)]
-SIGNED = Law("signed", "zero", "mean", "ignore")
+SIGNED = WeightRule("signed", "zero", "mean", "ignore")
 
 
 CHOICES = [
@@ -255,8 +255,8 @@ CHOICES = [
 @pytest.mark.parametrize("sampling", ["centre", "area"])
 def test_each_choice(sampling):
     """Scores .5, -.6, -.2 of the regions and .4 of the image; whole tokens, so both samplings."""
-    laws = [dataclasses.replace(SIGNED, sampling=sampling, **choice) for choice, _ in CHOICES]
-    made = one_row(laws, THREE, [0.5, -0.6, -0.2], image_score=0.4)
+    rules = [dataclasses.replace(SIGNED, sampling=sampling, **choice) for choice, _ in CHOICES]
+    made = one_row(rules, THREE, [0.5, -0.6, -0.2], image_score=0.4)
     for (choice, want), found in zip(CHOICES, made, strict=True):
         np.testing.assert_allclose(found, want, atol=1e-6, err_msg=str(choice))
 
@@ -293,8 +293,8 @@ def test_a_law_of_other_values_is_refused(choice, message):
         dataclasses.replace(SIGNED, **choice)
 
 
-LAWS = tuple(
-    Law(range_, background, overlap, image, negative, cap=0.5, sampling=sampling)
+RULES = tuple(
+    WeightRule(range_, background, overlap, image, negative, cap=0.5, sampling=sampling)
     for range_, background, overlap, image, negative, sampling in [
         ("unit", "half", "max", "factor", "clip", "area"),
         ("unit", "image", "smallest", "blend", "keep", "area"),
@@ -313,25 +313,25 @@ def test_weights_keep_their_range_and_no_order_matters():
     boxes, scores, valid, image_scores = random_regions(4, 4, 7, size)
     boxes[:, 3] = boxes[:, 2]  # two of the same area, of different scores
     rest = token_arguments(size, grid, 4)
-    made = weigh_by_each(LAWS, Rewards(boxes, 3 * scores, valid, 3 * image_scores), *rest)
-    for law, found in zip(LAWS, made, strict=True):
-        low = 0 if law.range == "unit" else -1
-        assert low - 1e-6 <= found.min() and found.max() <= 1 + 1e-6, law
-        assert np.ptp(found) > 0.4, law
+    made = weigh_by_each(RULES, Rewards(boxes, 3 * scores, valid, 3 * image_scores), *rest)
+    for rule, found in zip(RULES, made, strict=True):
+        low = 0 if rule.range == "unit" else -1
+        assert low - 1e-6 <= found.min() and found.max() <= 1 + 1e-6, rule
+        assert np.ptp(found) > 0.4, rule
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(7)
         moved = Rewards(boxes[:, order], 3 * scores[:, order], valid[:, order], 3 * image_scores)
-        np.testing.assert_allclose(weigh_by_each(LAWS, moved, *rest), made, atol=1e-6)
+        np.testing.assert_allclose(weigh_by_each(RULES, moved, *rest), made, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampling", ["centre", "area"])
 def test_nan_of_a_region_reaches_only_its_tokens_and_of_an_image_all(sampling):
-    laws = [dataclasses.replace(law, sampling=sampling) for law in NAMED]
+    rules = [dataclasses.replace(rule, sampling=sampling) for rule in NAMED]
     boxes = [(0, 8), (16, 24)]
-    made = one_row(laws, boxes, [np.nan, 0.5])
+    made = one_row(rules, boxes, [np.nan, 0.5])
     assert np.isnan(made).tolist() == [[True, False, False, False]] * 3
-    assert np.isfinite(one_row(laws, boxes, [np.nan, 0.5], valid=[False, True])).all()
-    assert np.isnan(one_row(laws, boxes, [0.5, 0.5], image_score=np.nan)).all()
+    assert np.isfinite(one_row(rules, boxes, [np.nan, 0.5], valid=[False, True])).all()
+    assert np.isnan(one_row(rules, boxes, [0.5, 0.5], image_score=np.nan)).all()
 
 
 # ------------------------------------------------------------------------------ whole cells, masks
@@ -356,8 +356,10 @@ def test_area_is_the_part_of_the_cell_that_a_box_covers(size, grid):
     """One region an image, so the weight is coverage times score."""
     boxes, scores, valid, _ = random_regions(5, 12, 1, size)
     boxes[0], valid[0], scores[0] = [-9, -9, 99, 99], True, 1.0  # all of the image: exactly 1
-    law = by_area(SIGNED)
-    made = weigh(law, Rewards(boxes, scores, valid, np.zeros(12)), *token_arguments(size, grid, 12))
+    rule = by_area(SIGNED)
+    made = weigh(
+        rule, Rewards(boxes, scores, valid, np.zeros(12)), *token_arguments(size, grid, 12)
+    )
     want = dense_area(boxes, valid, size, grid)[..., 0] * scores
     made = np.asarray(made).reshape(12, -1)
     np.testing.assert_allclose(made, want, atol=1e-6)
@@ -373,9 +375,9 @@ def test_a_part_of_a_cell_mixes_with_the_background():
 
 
 def test_of_two_parts_each_mixes_before_the_rule():
-    law = by_area(PAPER)
-    most = dataclasses.replace(law, background="half", overlap="max")
-    made = one_row((law, most), [(0, 2), (4, 8)], [1.0, -1.0], image_score=1.0)
+    rule = by_area(PAPER)
+    most = dataclasses.replace(rule, background="half", overlap="max")
+    made = one_row((rule, most), [(0, 2), (4, 8)], [1.0, -1.0], image_score=1.0)
     np.testing.assert_allclose(made[0], [(0.25 - 0.5) / 2, 0, 0, 0])
     np.testing.assert_allclose(made[1], [0.25 + 0.75 / 2, 0.5, 0.5, 0.5])
 
@@ -410,12 +412,12 @@ def test_boxes_as_masks_weigh_what_the_boxes_do(size, grid, sampling):
     rest = token_arguments(size, grid, 5)
     painted = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling))
     plain = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling, shapes=[None] * 5))
-    laws = (*NAMED, dataclasses.replace(PAPER, overlap="smallest"))
-    laws = tuple(dataclasses.replace(law, sampling=sampling) for law in laws)
-    want = weigh_by_each(laws, rewards, *rest)
+    rules = (*NAMED, dataclasses.replace(PAPER, overlap="smallest"))
+    rules = tuple(dataclasses.replace(rule, sampling=sampling) for rule in rules)
+    want = weigh_by_each(rules, rewards, *rest)
     assert (np.ptp(want, axis=1) > 0.1).all()
     for given in (painted, plain):
-        np.testing.assert_allclose(weigh_by_each(laws, given, *rest), want, atol=1e-6)
+        np.testing.assert_allclose(weigh_by_each(rules, given, *rest), want, atol=1e-6)
 
 
 def test_a_mask_counts_where_its_box_does_not():
@@ -424,12 +426,12 @@ def test_a_mask_counts_where_its_box_does_not():
     boxes = np.array([[[0, 0, 16, 16.0]]])
     rewards = Rewards(boxes, np.ones((1, 1)), np.ones((1, 1), bool), np.zeros(1))
     cover = covered(boxes, None, size, grid, "area", shapes=[[corner]])
-    law = by_area(SIGNED)
-    made = weigh(law, rewards.replace(coverage=cover), *token_arguments(size, grid))
+    rule = by_area(SIGNED)
+    made = weigh(rule, rewards.replace(coverage=cover), *token_arguments(size, grid))
     diagonal = 36 / 64
     np.testing.assert_allclose(made, [diagonal, 0, 1, diagonal])
     invalid = rewards.replace(coverage=cover, valid=np.zeros((1, 1), bool))
-    assert not np.any(weigh(law, invalid, *token_arguments(size, grid)))
+    assert not np.any(weigh(rule, invalid, *token_arguments(size, grid)))
     with pytest.raises(ValueError, match="coverage of 1 points a token, the law samples by 'cent"):
         weigh(SIGNED, rewards.replace(coverage=cover), *token_arguments(size, grid))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from srum_jax.inference.text import Written
-from srum_jax.rewards import judge, reading, regions, written
+from srum_jax.generation.text_generator import GeneratedText
+from srum_jax.rewards import judge, parsing, written
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import PromptedImage
 from srum_jax.rewards.judge import OK
-from srum_jax.rewards.regions import Seen
 from srum_jax.rewards.written import Answer, Readout, Request
 
 COMPONENTS = regions.components()
@@ -52,7 +53,7 @@ def good(request, attempt=0):
 def judged(reply, images=None, *, counts=None, **how):
     images = [picture()] if images is None else images
     script = Script(reply)
-    seen = [Seen(image, "a  red\nhorse", f"p{n}") for n, image in enumerate(images)]
+    seen = [PromptedImage(image, "a  red\nhorse", f"p{n}") for n, image in enumerate(images)]
     result = written.judge_images(script, seen, COMPONENTS, Readout(**how), counts=counts)
     return result, script
 
@@ -62,7 +63,7 @@ def judged(reply, images=None, *, counts=None, **how):
 
 def test_the_words_are_pinned():
     """Scores made with other words are not comparable: a change needs a new VERSION."""
-    assert (written.VERSION, reading.VERSION, written.protocol_hash()) == (
+    assert (written.VERSION, parsing.VERSION, written.protocol_hash()) == (
         "1",
         "1",
         "e83c34f11d67",
@@ -191,12 +192,12 @@ def test_seeds_are_a_function_of_run_image_question_and_attempt():
 @pytest.mark.parametrize(
     "answer,status",
     [
-        ("", reading.MISSING),
+        ("", parsing.MISSING),
         ("Region 1\nRegion 2\nRegion 3", judge.UNPARSED),
-        ("Region 1: 7\nRegion 2: 7\nRegion 3: 7", reading.OUT_OF_RANGE),
-        ("\n".join(f"Region {n}: 0.1\nRegion {n}: 0.2" for n in (1, 2, 3)), reading.CONTRADICTORY),
-        ("<think>Region 1: 0.1", reading.UNFINISHED),
-        (Answer("Region 1: 0.1\nRegion 2: 0.1", finished=False), reading.UNFINISHED),
+        ("Region 1: 7\nRegion 2: 7\nRegion 3: 7", parsing.OUT_OF_RANGE),
+        ("\n".join(f"Region {n}: 0.1\nRegion {n}: 0.2" for n in (1, 2, 3)), parsing.CONTRADICTORY),
+        ("<think>Region 1: 0.1", parsing.UNFINISHED),
+        (Answer("Region 1: 0.1\nRegion 2: 0.1", finished=False), parsing.UNFINISHED),
     ],
 )
 def test_no_score_is_never_a_number(answer, status):
@@ -226,7 +227,7 @@ def test_many_questions_go_out_in_parts(monkeypatch):
 
 def test_regions_alone():
     script = Script(good)
-    seen = [Seen(picture(2), "a horse", "a"), Seen(picture(0), "a horse", "b")]
+    seen = [PromptedImage(picture(2), "a horse", "a"), PromptedImage(picture(0), "a horse", "b")]
     found = written.judge_regions(script, seen, COMPONENTS, Readout())
     assert [[r.score for r in mine] for mine in found] == [[0.1, 0.2], []]
     assert [asked(r) for requests, *_ in script.calls for r in requests] == [[1, 2]]
@@ -234,9 +235,9 @@ def test_regions_alone():
 
 def test_wrong_calls_are_named():
     with pytest.raises(ValueError, match="0 answers to 2 questions"):
-        written.judge_images(lambda *_, **__: [], [Seen(picture())], COMPONENTS, Readout())
+        written.judge_images(lambda *_, **__: [], [PromptedImage(picture())], COMPONENTS, Readout())
     with pytest.raises(ValueError, match="expected uint8"):
-        written.judge_images(Script(good), [Seen(np.zeros((4, 4)))], COMPONENTS, Readout())
+        written.judge_images(Script(good), [PromptedImage(np.zeros((4, 4)))], COMPONENTS, Readout())
     for wrong in (dict(view="crops"), dict(attempts=0), dict(temperature=0.0)):
         with pytest.raises(ValueError, match="none of|at least 1"):
             Readout(**wrong)
@@ -260,7 +261,7 @@ def speaking(texts, **how):
 
     def write(contexts, **given):
         calls.append((contexts, given))
-        return [Written(text, (), finished) for text, finished in texts[: len(contexts)]]
+        return [GeneratedText(text, (), finished) for text, finished in texts[: len(contexts)]]
 
     values = dict(window=4000, max_tokens=50, think=True) | how
     cfg = dataclasses.replace(tiny.MODEL, max_text=4096)

@@ -12,14 +12,15 @@ import pytest
 import tiny
 from etils import epath
 
-from srum_jax.core import params
-from srum_jax.data import shapes, units
+from srum_jax.core import param_tree
+from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
-from srum_jax.evals import shapes as verifier
-from srum_jax.inference import image, text
-from srum_jax.stages import evaluate, generate, model, report_pictures, score, skills
+from srum_jax.generation import image_sampler, text_generator
+from srum_jax.stages import evaluate, generate, loading, report_pictures, score
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import skills, verifier
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
 
@@ -28,7 +29,11 @@ SEVERAL, CAPTIONS, EDITS = 7, 9, 8
 
 
 def load_config(weights, **values):
-    few = {"evaluate__several": SEVERAL, "evaluate__captions": CAPTIONS, "evaluate__edits": EDITS}
+    few = {
+        "evaluate__multi_image_questions": SEVERAL,
+        "evaluate__captions": CAPTIONS,
+        "evaluate__edits": EDITS,
+    }
     return tiny.load_config(weights, **(few | values))
 
 
@@ -47,7 +52,7 @@ def train(cfg, work, seed=1):
     """A train stage that leaves other random numbers."""
 
     def body(folder):
-        made, _ = params.split(tiny.weights(seed)[0], model.trainable(cfg.train.trainable))
+        made, _ = param_tree.split(tiny.weights(seed)[0], loading.trainable(cfg.train.trainable))
         checkpoint.save_params(folder / "params", made)
         return Outcome({"params": "params"}, {}, 1)
 
@@ -98,10 +103,10 @@ def able_of(params, vae_params, cfg, tokenizer, *rest):
         known[seen((picture(shapes.draw(e.source), cfg), words(e.instruction)))] = made
 
     def write(contexts, *, max_tokens):
-        return [text.Written(known[seen(c)], (), True) for c in contexts]
+        return [text_generator.GeneratedText(known[seen(c)], (), True) for c in contexts]
 
     def draw(requests):
-        return [image.Drawn(known[seen(r.context[1:])], None) for r in requests]
+        return [image_sampler.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
 
     return dataclasses.replace(able, paint=able_painter(base), write=write, draw=draw)
 
@@ -115,7 +120,7 @@ def done(weights, tmp_path_factory):
     work = Workdir(tmp_path_factory.mktemp("work"), config_file="configs/tiny.py")
     cfg = load_config(weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "painter", lambda opened, *_: able_painter(is_base(opened.params)))
+        patch.setattr(loading, "painter", lambda opened, *_: able_painter(is_base(opened.params)))
         patch.setattr(skills, "of", able_of)
         run(cfg, work, generate)
         run(cfg, work, score)
@@ -152,7 +157,7 @@ def test_results_are_as_the_contract_says(done):
 def test_verdicts_follow_the_pictures(done):
     cfg, work, _ = done
     found = json.loads((work.stage("evaluate") / "evaluation.json").read_text())
-    records = [r for r in units.read(work.stage("evaluate") / "base") if r["k"] == 0]
+    records = [r for r in shards.read(work.stage("evaluate") / "base") if r["k"] == 0]
     assert [p["prompt_id"] for p in found["prompts"]] == list(range(7))
     for row, record in zip(found["prompts"], records, strict=True):
         assert row["base_correct"] == (record["seed"] % 2 == 0) == (not row["base_reason"])
@@ -162,7 +167,7 @@ def test_verdicts_follow_the_pictures(done):
     assert t2i["trained"]["accuracy"] == 1
     assert t2i["base"]["correct"] == sum(r["seed"] % 2 == 0 for r in records) < 7
     assert t2i["paired"]["trained_only"] == 7 - t2i["base"]["correct"]
-    every = list(units.read(work.stage("evaluate") / "base"))[:6]
+    every = list(shards.read(work.stage("evaluate") / "base"))[:6]
     oracle = sum(any(r["seed"] % 2 == 0 for r in every[i : i + 2]) for i in (0, 2, 4))
     assert t2i["best_of_k"]["oracle"]["correct"] == oracle
 
@@ -235,7 +240,9 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
 
 def test_tasks_are_done_in_parts_and_the_first_pictures_kept(tmp_path):
     """Parts of 4·batch; a part that was interrupted leaves nothing that would pass for all."""
-    able = skills.Able(**dict.fromkeys(f.name for f in dataclasses.fields(skills.Able)))
+    able = skills.ShapesSkills(
+        **dict.fromkeys(f.name for f in dataclasses.fields(skills.ShapesSkills))
+    )
     able = dataclasses.replace(able, batch=1)
     parts = []
 
@@ -265,7 +272,7 @@ def test_a_model_of_another_kind_has_no_tasks(weights, caplog):
     with caplog.at_level("INFO", logger="absl"):
         none = evaluate.tasks(dataclasses.replace(cfg, model="bagel_7b_mot"))
     assert none == evaluate.Tasks() and "no questions are asked" in caplog.text
-    idle = evaluate.Arm([], [], [], [], [])
+    idle = evaluate.ModelOutputs([], [], [], [], [])
     assert all(
         evaluate.skill_section({"base": idle}, name) == {} for name in ("qa", "captions", "edits")
     )
@@ -346,7 +353,7 @@ def test_the_judge_is_held_against_the_verifier():
             "proposer": name,
         }
 
-    shown = [{"image": image, "prompt": prompt, "prompt_id": 0} for image in (good, bad)]
+    shown = [{"image": image_sampler, "prompt": prompt, "prompt_id": 0} for image in (good, bad)]
     shown.append({"image": good, "prompt": "a dog", "prompt_id": 1})
     scored = [
         {

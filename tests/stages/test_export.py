@@ -8,10 +8,9 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from srum_jax.config import section_hash
-from srum_jax.core import params
-from srum_jax.models import config as model_config
-from srum_jax.models import hf
-from srum_jax.stages import export, model
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import hf, model_config
+from srum_jax.stages import export, loading
 from srum_jax.stages.manifest import ALL_SECTIONS, Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
 
@@ -28,17 +27,17 @@ def run(cfg, work):
 
 
 def same(tree, other):
-    for path, leaf in params.flatten(tree).items():
-        np.testing.assert_array_equal(leaf, params.flatten(other)[path], err_msg=path)
+    for path, leaf in param_tree.flatten(tree).items():
+        np.testing.assert_array_equal(leaf, param_tree.flatten(other)[path], err_msg=path)
 
 
 def test_the_trained_model_comes_back(weights, tmp_path):
     cfg = tiny.load_config(weights, stages=("train", "export"), export__dtype="float32")
-    work, accepts = Workdir(tmp_path), model.trainable("gen")
+    work, accepts = Workdir(tmp_path), loading.trainable("gen")
     with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
         run(cfg, work)
     assert not list(tmp_path.iterdir())
-    new, _ = params.split(tiny.weights(1)[0], accepts)
+    new, _ = param_tree.split(tiny.weights(1)[0], accepts)
 
     def train(folder):
         checkpoint.save_params(folder / "params", new)
@@ -50,7 +49,7 @@ def test_the_trained_model_comes_back(weights, tmp_path):
     assert folder.name == "model" and model_config.from_folder(folder) == tiny.MODEL
     old, coder = tiny.weights()
     found, found_coder = hf.load(folder, tiny.MODEL)
-    same(found, params.merge(new, params.split(old, accepts)[1]))
+    same(found, param_tree.merge(new, param_tree.split(old, accepts)[1]))
     same(found_coder, coder)
     card = (folder / "README.md").read_text()
     made = f"{cfg.train.steps} steps of `{cfg.train.objective}`"
@@ -58,7 +57,7 @@ def test_the_trained_model_comes_back(weights, tmp_path):
     words = "tokenizer.json"
     assert (folder / words).read_bytes() == (weights / words).read_bytes()
     mesh = tiny.mesh(cfg)
-    following = model.base(cfg, Workdir(tmp_path, round=1), mesh)
+    following = loading.base(cfg, Workdir(tmp_path, round=1), mesh)
     same(following.params, found)
     assert following.tokenizer.encode("a red circle")
     assert run(cfg, work) == manifest
@@ -102,5 +101,5 @@ def test_the_sharded_layout_and_a_base(weights, tmp_path):
     found, old = hf.load(made, tiny.MODEL)[0], tiny.weights()[0]
     same({"vit": found["vit"]}, {"vit": old["vit"]})
     same({"blocks": found["blocks"]}, {"blocks": jax.tree.map(lambda x: x + 1, old["blocks"])})
-    following = model.base(cfg, Workdir(tmp_path, round=1), tiny.mesh(cfg))
+    following = loading.base(cfg, Workdir(tmp_path, round=1), tiny.mesh(cfg))
     assert following.source.folders == (made,) and following.tokenizer.encode("a red circle")

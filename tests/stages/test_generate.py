@@ -10,9 +10,9 @@ import pytest
 import tiny
 from PIL import Image
 
-from srum_jax.data import units
-from srum_jax.inference import context, image
-from srum_jax.stages import generate, model
+from srum_jax.data import shards
+from srum_jax.generation import context, image_sampler
+from srum_jax.stages import generate, loading
 from srum_jax.stages.manifest import Workdir
 
 
@@ -21,7 +21,7 @@ def weights(tmp_path_factory):
     return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
 
 
-UNIT = generate.draw_unit
+UNIT = generate.generate_shard
 
 
 def run(cfg, work):
@@ -34,7 +34,7 @@ def run(cfg, work):
 def done(weights, tmp_path_factory):
     work = Workdir(tmp_path_factory.mktemp("work"))
     manifest = run(tiny.load_config(weights), work)
-    return work, manifest, units.read(work.stage("generate"))
+    return work, manifest, shards.read(work.stage("generate"))
 
 
 def test_one_record_a_candidate(done, weights):
@@ -46,7 +46,7 @@ def test_one_record_a_candidate(done, weights):
     for record in records:
         assert record["image"].shape == (32, 32, 3) and record["image"].dtype == np.uint8
         assert record["latent"].shape == tiny.GRID and record["latent"].dtype == np.float32
-        assert record["seed"] == image.candidate_seed(0, record["prompt_id"], record["k"])
+        assert record["seed"] == image_sampler.candidate_seed(0, record["prompt_id"], record["k"])
         assert record["prompt"] and record["category"]
     assert len({r["latent"].tobytes() for r in records}) == 10
     held = json.loads((work.stage("generate") / manifest.outputs["held_back"]).read_text())
@@ -58,7 +58,7 @@ def test_one_record_a_candidate(done, weights):
 def test_the_picture_is_the_latents_decoded(done):
     _, _, records = done
     _, coder = tiny.weights()
-    show = image.decoder(coder, tiny.MODEL, programs=context.Programs())
+    show = image_sampler.decoder(coder, tiny.MODEL, programs=context.Programs())
     shown = show([record["latent"] for record in records[:2]])
     for record, picture in zip(records, shown, strict=False):
         assert np.abs(picture.astype(int) - record["image"]).max() <= 1
@@ -67,7 +67,7 @@ def test_the_picture_is_the_latents_decoded(done):
 def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, monkeypatch):
     _, _, whole = done
     cfg, work = tiny.load_config(weights), Workdir(tmp_path)
-    write, calls = units.write_unit, []
+    write, calls = shards.write_shard, []
 
     def killed(*args):
         calls.append(args)
@@ -75,15 +75,15 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
             raise KeyboardInterrupt
         return write(*args)
 
-    monkeypatch.setattr(units, "write_unit", killed)
+    monkeypatch.setattr(shards, "write_unit", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg, work)
-    monkeypatch.setattr(units, "write_unit", write)
+    monkeypatch.setattr(shards, "write_unit", write)
     drawn = []
     monkeypatch.setattr(generate, "draw_unit", lambda *args: drawn.append(args) or UNIT(*args))
     assert run(cfg, work).counts["candidates"] == 10
     assert len(drawn) == 2
-    for a, b in zip(units.read(work.stage("generate")), whole, strict=True):
+    for a, b in zip(shards.read(work.stage("generate")), whole, strict=True):
         assert a["id"] == b["id"] and a["seed"] == b["seed"]
         np.testing.assert_array_equal(a["image"], b["image"])
         np.testing.assert_array_equal(a["latent"], b["latent"])
@@ -91,7 +91,7 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
 
 def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_path, monkeypatch):
     _, _, whole = done
-    monkeypatch.setattr(model, "source", lambda cfg, work: model.hf.locate(weights))
+    monkeypatch.setattr(loading, "source", lambda cfg, work: loading.hf.locate(weights))
     work = Workdir(tmp_path, round=1)
     path = tmp_path / "mine.txt"
     path.write_text("a red circle\na blue circle\na green circle\n")
@@ -107,12 +107,12 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
             np.zeros((len(texts), *tiny.GRID), np.float32),
         )
 
-    monkeypatch.setattr(model, "painter", painter)
+    monkeypatch.setattr(loading, "painter", painter)
     run(cfg, work)
-    drawn = units.read(work.stage("generate"))
+    drawn = shards.read(work.stage("generate"))
     # The prompts that follow those of the round before, and around the end the first ones again.
     assert [r["id"] for r in drawn] == ["2-0", "2-1", "0-0", "0-1"]
-    assert drawn[2]["seed"] == image.candidate_seed(1, 0, 0) != whole[0]["seed"]
+    assert drawn[2]["seed"] == image_sampler.candidate_seed(1, 0, 0) != whole[0]["seed"]
     assert seen["sample"] == dataclasses.replace(cfg.sample, guidance=1.0)
 
 

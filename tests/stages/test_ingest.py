@@ -9,10 +9,10 @@ import pytest
 import tiny
 
 from srum_jax.core.errors import BadInput
-from srum_jax.data import images, masks, published, units
-from srum_jax.data.published import Sample
-from srum_jax.inference.image import candidate_seed
-from srum_jax.models import vae
+from srum_jax.data import images, masks, shards, srum_dataset
+from srum_jax.data.srum_dataset import Sample
+from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.models.bagel import vae
 from srum_jax.stages import generate, ingest, train
 from srum_jax.stages.manifest import (
     PUBLISHED,
@@ -78,7 +78,7 @@ def config(weights, source, **values):
         "ingest__images": str(source / "pictures"),
         "ingest__rejects": 2.0,
         "ingest__batch": 2,
-        "ingest__unit": 2,
+        "ingest__shard_size": 2,
         "train__steps": 2,
         "train__rows": 2,
         "train__log_every": 1,
@@ -124,7 +124,7 @@ def posterior(image):
 def test_records_of_the_kinds_that_generate_and_score_write(done):
     work, manifest = done
     folder = work.stage("ingest")
-    drawn, scored = units.read(folder), units.read(folder / manifest.outputs["scores"])
+    drawn, scored = shards.read(folder), shards.read(folder / manifest.outputs["scores"])
     # Units of one size, sizes as they first appear; the third picture comes to the first's size.
     assert drawn.counts == scored.counts == (2, 1, 1, 1)
     assert (
@@ -132,9 +132,9 @@ def test_records_of_the_kinds_that_generate_and_score_write(done):
     )
     assert [r["prompt"] for r in drawn][:3] == [PROMPTS[0], PROMPTS[2], PROMPTS[4]]
     assert [r["image"].shape[:2] for r in drawn] == [(32, 32)] * 3 + [(64, 32), (32, 64)]
-    ordinary = set(units.candidate_features(tiny.GRID))
+    ordinary = set(shards.candidate_features(tiny.GRID))
     assert set(drawn.features) == ordinary | {"target"}
-    assert set(scored.features) == set(units.score_features())
+    assert set(scored.features) == set(shards.score_features())
     for record in drawn:
         assert record["seed"] == candidate_seed(0, record["prompt_id"], record["k"])
         mean, _ = posterior(record["image"])
@@ -148,7 +148,7 @@ def test_records_of_the_kinds_that_generate_and_score_write(done):
 
 def test_scores_go_with_their_pictures(done):
     work, _ = done
-    scored = {r["id"]: r for r in units.read(work.stage("ingest") / "scores")}
+    scored = {r["id"]: r for r in shards.read(work.stage("ingest") / "scores")}
     third = scored["0-1"]  # its picture was doubled, and its box with it
     box, lost = third["regions"]
     assert box["bbox"].tolist() == [0, 0, 16, 32] and box["label"] == "circle"
@@ -181,7 +181,7 @@ def test_boxes_and_pictures_are_moved_alike():
     rng = np.random.default_rng(0)
     sample = Sample("x", "y", picture(0, (64, 128)), picture(1, (64, 128)))
     regions = tuple(
-        published.Region((int(x), 3, int(x) + 9, 20), 0.0, "") for x in rng.integers(0, 100, 5)
+        srum_dataset.Region((int(x), 3, int(x) + 9, 20), 0.0, "") for x in rng.integers(0, 100, 5)
     )
     fitted = ingest.fitted(dataclasses.replace(sample, regions=regions), tiny.MODEL)
     assert fitted.image.shape == fitted.target.shape == (32, 64, 3)
@@ -198,7 +198,7 @@ def test_boxes_and_pictures_are_moved_alike():
 def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_path, monkeypatch):
     whole, _ = done
     cfg, work = config(weights, source), Workdir(tmp_path)
-    write, calls = units.write_unit, []
+    write, calls = shards.write_shard, []
 
     def killed(*args):
         calls.append(args)
@@ -206,10 +206,10 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_p
             raise KeyboardInterrupt
         return write(*args)
 
-    monkeypatch.setattr(units, "write_unit", killed)
+    monkeypatch.setattr(shards, "write_unit", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg, work)
-    monkeypatch.setattr(units, "write_unit", write)
+    monkeypatch.setattr(shards, "write_unit", write)
     monkeypatch.setattr(ingest, "make_plan", None)  # what was read and checked is not read again
     made = []
     encode = ingest.candidates
@@ -219,7 +219,7 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_p
     assert run(cfg, work).counts["candidates"] == 5
     assert len(made) == 2
     for part in ("ingest", "ingest/scores"):
-        pairs = zip(units.read(work.stage(part)), units.read(whole.stage(part)), strict=True)
+        pairs = zip(shards.read(work.stage(part)), shards.read(whole.stage(part)), strict=True)
         for a, b in pairs:
             np.testing.assert_equal(a, b)
     assert run(cfg, work) == Manifest.read(work.stage("ingest"))  # finished: skipped
@@ -232,10 +232,10 @@ def test_a_source_that_changed_is_another_run(weights, tmp_path):
     (source / "pictures" / "0.png").write_bytes(images.encode_png(picture(77, (64, 32))))
     with pytest.raises(BadInput, match="input source: its content changed"):
         run(cfg, work)
-    # Going on regardless makes a new plan, and leaves no unit of the old one.
+    # Going on regardless makes a new plan, and leaves no shard of the old one.
     allowed = dataclasses.replace(work, allow_config_change=True)
     assert run(cfg, allowed).counts["sizes"] == 3
-    drawn = units.read(work.stage("ingest"))
+    drawn = shards.read(work.stage("ingest"))
     assert drawn.counts == (2, 2, 1)
     changed = next(r for r in drawn if r["id"] == "0-0")
     np.testing.assert_array_equal(changed["image"], picture(77, (64, 32)))
@@ -285,13 +285,13 @@ def test_kinds_of_prompt_lists_that_a_config_may_name(weights):
 
 
 def test_sampled_latents_are_one_draw_each_by_the_seed(done, weights, source, tmp_path):
-    plain = {r["id"]: r for r in units.read(done[0].stage("ingest"))}
+    plain = {r["id"]: r for r in shards.read(done[0].stage("ingest"))}
     made = {}
     for unit in (2, 3):
-        cfg = config(weights, source, ingest__latents="sampled", ingest__unit=unit)
+        cfg = config(weights, source, ingest__latents="sampled", ingest__shard_size=unit)
         work = Workdir(tmp_path / str(unit))
         run(cfg, work)
-        made[unit] = {r["id"]: r for r in units.read(work.stage("ingest"))}
+        made[unit] = {r["id"]: r for r in shards.read(work.stage("ingest"))}
     for name, record in made[2].items():
         np.testing.assert_allclose(record["latent"], made[3][name]["latent"], atol=1e-4)
         _, std = posterior(record["image"])
@@ -308,7 +308,7 @@ def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path,
     cfg, work = config(weights, source, ingest__latents="resample"), Workdir(tmp_path)
     run(cfg, work)
     data = training_data(cfg, work)
-    found, _ = train.candidates(units.read(data.candidates), units.read(data.scores), PUBLISHED)
+    found, _ = train.candidates(shards.read(data.candidates), shards.read(data.scores), PUBLISHED)
     c = next(c for c in found if c.id == "2-0")
     mean, std = posterior(images.latent_image(picture(3, SIZES[3]), tiny.MODEL))
     np.testing.assert_allclose(c.latent, mean, atol=1e-4)
@@ -337,7 +337,7 @@ def test_train_reads_what_it_left(done, weights, source):
     data = training_data(cfg, work)
     assert data.candidates == work.stage("ingest") and data.inputs == {"candidates": manifest.hash}
     found, left_out = train.candidates(
-        units.read(data.candidates), units.read(data.scores), data.proposer
+        shards.read(data.candidates), shards.read(data.scores), data.proposer
     )
     assert left_out == 0 and len(found) == 5
     assert {len(c.scores) for c in found} == {1}  # the reward without a box is no region
@@ -391,25 +391,25 @@ def test_captions_alone_train_without_scores(weights, tmp_path, monkeypatch):
 
 def test_what_is_written_as_published_comes_back(done, weights, tmp_path):
     work, _ = done
-    drawn, scored = units.read(work.stage("ingest")), units.read(work.stage("ingest") / "scores")
-    published.write(tmp_path / "out", drawn, scored, PUBLISHED)
+    drawn, scored = shards.read(work.stage("ingest")), shards.read(work.stage("ingest") / "scores")
+    srum_dataset.write(tmp_path / "out", drawn, scored, PUBLISHED)
     cfg = config(
         weights,
         tmp_path,
-        ingest__source=f"published:{tmp_path / 'out' / published.LINES}",
-        ingest__images=str(tmp_path / "out" / published.PICTURES),
+        ingest__source=f"published:{tmp_path / 'out' / srum_dataset.LINES}",
+        ingest__images=str(tmp_path / "out" / srum_dataset.PICTURES),
         ingest__rejects=0.0,
     )
     again = Workdir(tmp_path / "work")
     run(cfg, again)
     prompts = {r["id"]: r["prompt"] for r in drawn}
-    pairs = zip(scored, units.read(again.stage("ingest") / "scores"), strict=True)
-    for (old, new), image in zip(pairs, units.read(again.stage("ingest")), strict=True):
+    pairs = zip(scored, shards.read(again.stage("ingest") / "scores"), strict=True)
+    for (old, new), image in zip(pairs, shards.read(again.stage("ingest")), strict=True):
         assert prompts[old["id"]] == image["prompt"]
         assert old["image_score"] == new["image_score"]
         kept = [r for r in old["regions"] if r["status"] == "ok"]
         np.testing.assert_equal(kept, new["regions"])
-    np.testing.assert_array_equal(drawn[1]["image"], units.read(again.stage("ingest"))[1]["image"])
+    np.testing.assert_array_equal(drawn[1]["image"], shards.read(again.stage("ingest"))[1]["image"])
 
 
 # ------------------------------------------------------------------- what generate says of prompts

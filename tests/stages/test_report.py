@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs import base
 from srum_jax import config
-from srum_jax.evals import suite
+from srum_jax.evals import sections as result_sections
 from srum_jax.stages import report, report_html
 from srum_jax.stages.manifest import Manifest, Workdir
 
@@ -65,9 +65,9 @@ def png(folder, name, size=32, color=(200, 30, 30)):
 def t2i(base, trained):
     categories = ["attr", "spatial"] * (len(base) // 2)
     return {
-        "base": suite.accuracy_section(base, categories),
-        "trained": suite.accuracy_section(trained, categories),
-        "paired": suite.paired_section(base, trained),
+        "base": result_sections.accuracy_section(base, categories),
+        "trained": result_sections.accuracy_section(trained, categories),
+        "paired": result_sections.paired_section(base, trained),
     }
 
 
@@ -77,8 +77,10 @@ def full(tmp_path):
     rng = np.random.default_rng(0)
     base, trained = np.arange(200) % 5 < 2, np.arange(200) % 5 < 3
     right = rng.random((50, 4)) < 0.5
-    judged = suite.Judged(right.ravel() + rng.normal(0, 0.3, 200), right.ravel(), ["ok"] * 200)
-    grid = suite.Judged(
+    judged = result_sections.Judged(
+        right.ravel() + rng.normal(0, 0.3, 200), right.ravel(), ["ok"] * 200
+    )
+    grid = result_sections.Judged(
         np.r_[np.nan, np.arange(7.0)], np.arange(8) % 2 == 0, ["unparsed"] + ["ok"] * 7
     )
     results = {
@@ -97,14 +99,14 @@ def full(tmp_path):
                 "round": 0,
                 "t2i": {
                     **t2i(base, trained),
-                    "best_of_k": suite.best_of_k_section(
+                    "best_of_k": result_sections.best_of_k_section(
                         right, right + rng.normal(0, 0.1, right.shape), categories=["attr"] * 50
                     ),
                 },
-                "qa": suite.qa_section(["color", "count"] * 100, trained, trained),
-                "captions": suite.qa_section(["attr", "triple"] * 100, base, trained),
-                "edits": suite.qa_section(["add", "move"] * 100, base, trained),
-                "scores": suite.scores_section(
+                "qa": result_sections.qa_section(["color", "count"] * 100, trained, trained),
+                "captions": result_sections.qa_section(["attr", "triple"] * 100, base, trained),
+                "edits": result_sections.qa_section(["add", "move"] * 100, base, trained),
+                "scores": result_sections.scores_section(
                     {"components": judged, "grid": grid}, "components", judged, np.arange(200) // 4
                 ),
                 "train": {
@@ -268,7 +270,7 @@ def test_minimal_page_says_that_nothing_was_measured(tmp_path):
 
 
 def test_base_alone():
-    section = {"base": suite.accuracy_section(np.arange(10) < 3)}
+    section = {"base": result_sections.accuracy_section(np.arange(10) < 3)}
     page = read(report.build({"rounds": [{"round": 0, "t2i": section}]}, []))
     assert page.ids == ["drawing"]
     assert "base model draws 30.0\u00a0% of the test pictures right" in page.text
@@ -362,7 +364,7 @@ def test_stage_writes_the_page_and_makes_it_anew(full):
     assert Manifest.read(work.stage("report")).stage == "report"
 
 
-PROBES = [
+MONITOR_ROWS = [
     {"step": 0, "own_score": 0.0, "verified": 0.25, "diversity": 1.0, "agreement": 1.0},
     {"step": 50, "own_score": 0.5, "verified": 0.125, "diversity": 0.5, "agreement": 1.0},
     {"step": 100, "own_score": 1.0, "diversity": 0.125, "agreement": 1.0},
@@ -371,7 +373,7 @@ PROBES = [
 
 def test_probes_are_drawn_and_an_early_stop_is_said(full):
     results, folder = full
-    train = results["rounds"][0]["train"] | {"probe": PROBES}
+    train = results["rounds"][0]["train"] | {"monitor": MONITOR_ROWS}
     results["rounds"][0]["train"] = train
     text = report.build(results, [folder])
     page = read(text)
@@ -389,12 +391,12 @@ def test_probes_are_drawn_and_an_early_stop_is_said(full):
     train |= {"stopped_at": 100, "weights_of": 50, "stopped_why": EVIL}
     page = read(report.build(results, [folder]))
     assert f"Stopped early at step 100, with the weights of step 50: {EVIL}." in page.text
-    assert "Probes on the way stopped it early." in page.text
+    assert "The training monitor stopped it early." in page.text
 
 
 def test_a_probes_row_among_the_metrics_hides_no_loss(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0}\n{"step": 1, "probe_diversity": 1.0}\n{"step": 1, "loss": 3.0}'
+        '{"step": 1, "loss": 2.0}\n{"step": 1, "monitor_diversity": 1.0}\n{"step": 1, "loss": 3.0}'
     )
     found = report._metrics(tmp_path / "metrics.jsonl")
-    assert found["loss"][1].tolist() == [3.0] and found["probe_diversity"][1].tolist() == [1.0]
+    assert found["loss"][1].tolist() == [3.0] and found["monitor_diversity"][1].tolist() == [1.0]

@@ -11,14 +11,15 @@ import pytest
 import srum_jax
 from configs import base
 from srum_jax import config
-from srum_jax.core import params, sharding
-from srum_jax.data import units
+from srum_jax.core import param_tree, sharding
+from srum_jax.data import shards
 from srum_jax.data.images import decode, encode_png
-from srum_jax.models import bagel, hf, vae
-from srum_jax.models import config as model_config
-from srum_jax.rewards import judge, maps, regions
+from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.rewards import judge, maps
+from srum_jax.rewards.boxes import regions
 from srum_jax.stages import judges, report_pictures, score
-from srum_jax.stages import model as stage_model
+from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
 CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, unit=3)
@@ -47,7 +48,7 @@ def bench(ask):
         found = judge.judge_regions(ask, Words(), seen, proposer)
         return [judge.Judgement(one, np.nan, judge.NOT_ASKED, {}) for one in found]
 
-    return judges.Bench(judged, (regions.components(), regions.grid()), None, {})
+    return judges.JudgePanel(judged, (regions.components(), regions.grid()), None, {})
 
 
 def candidates():
@@ -97,7 +98,7 @@ class Asked:
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "score"
     outcome = score.score(candidates(), folder, CFG, bench(Asked()))
-    return folder, outcome, units.read(folder)
+    return folder, outcome, shards.read(folder)
 
 
 def test_one_record_a_candidate_in_order(done):
@@ -168,14 +169,14 @@ def test_goes_on_where_it_stopped(done, tmp_path):
     folder, outcome, scored = done
     records = candidates()
     ask = Asked()
-    made = score.score_unit(records[3:6], bench(ask))
-    units.write_unit(tmp_path, score.NAME, units.score_features(answers=True), made, 1, 4)
+    made = score.score_shard(records[3:6], bench(ask))
+    shards.write_shard(tmp_path, score.NAME, shards.score_features(answers=True), made, 1, 4)
     again = score.score(records, tmp_path, CFG, bench(second := Asked()))
     whole = Asked()
     score.score(records, tmp_path / "whole", CFG, bench(whole))
     assert ask.images and second.images == whole.images - ask.images
     assert again.counts == outcome.counts
-    for a, b in zip(units.read(tmp_path), scored, strict=True):
+    for a, b in zip(shards.read(tmp_path), scored, strict=True):
         assert a["id"] == b["id"]
         np.testing.assert_array_equal(a["image_score"], b["image_score"])
 
@@ -202,21 +203,24 @@ def test_a_whole_stage_with_a_tiny_untrained_model(tmp_path):
     rng = np.random.default_rng(0)  # no jitted initialisers: compiling them takes the longest
     model, coder = (
         jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), tree)
-        for tree in (params.abstract(bagel.specs(tiny)), params.abstract(vae.specs(tiny.vae)))
+        for tree in (
+            param_tree.abstract(bagel.specs(tiny)),
+            param_tree.abstract(vae.specs(tiny.vae)),
+        )
     )
     hf.save(tmp_path / "model", tiny, model, coder, tokenizer_files=[tokenizer])
     values = base.get_config()
     values.weights = str(tmp_path / "model")
-    values.score.unit = 8
+    values.score.shard_size = 8
     values.score.batch = 8
     cfg = config.load(values)
     work = Workdir(tmp_path / "work")
 
     def generated(folder):
-        features = units.candidate_features((4, 4, 32))
+        features = shards.candidate_features((4, 4, 32))
         rows = [{**c, "seed": 0, "image": encode_png(c["image"])} for c in candidates()]
-        units.write_unit(folder, "candidates", features, rows, 0, 1)
-        units.finish(folder, "candidates", features, [12])
+        shards.write_shard(folder, "candidates", features, rows, 0, 1)
+        shards.finish(folder, "candidates", features, [12])
         return Outcome({}, {}, 12)
 
     run_stage("generate", cfg, work, sections=(), inputs={}, body=generated)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tiny
 
-from srum_jax.core import params, preemption
+from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import Diverged, Preempted
-from srum_jax.data import masks, pipeline, units
+from srum_jax.data import masks, pipeline, shards
 from srum_jax.data.images import encode_png
 from srum_jax.rewards import judge
-from srum_jax.stages import model, train
+from srum_jax.stages import loading, train
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
 
@@ -78,12 +78,12 @@ def records():
 def write(work, cfg):
     """What the stages before leave."""
     drawn, scored = records()
-    features = {"generate": units.candidate_features(tiny.GRID), "score": units.score_features()}
+    features = {"generate": shards.candidate_features(tiny.GRID), "score": shards.score_features()}
     for stage, name, rows in (("generate", "candidates", drawn), ("score", "scores", scored)):
 
         def body(folder, stage=stage, name=name, rows=rows):
-            units.write_unit(folder, name, features[stage], rows, 0, 1)
-            units.finish(folder, name, features[stage], [len(rows)])
+            shards.write_shard(folder, name, features[stage], rows, 0, 1)
+            shards.finish(folder, name, features[stage], [len(rows)])
             return Outcome({}, {}, 1)
 
         run_stage(stage, cfg, work, sections=(), inputs={}, body=body)
@@ -127,9 +127,9 @@ def plain(folder):
 def trained(cfg, work):
     """{path: leaf} of the model before and after."""
     mesh = tiny.mesh(cfg)
-    opened = model.base(cfg, work, mesh, want=("model",), dtype=jnp.float32)
-    new = model.trained(opened, cfg, work, mesh)
-    return params.flatten(opened.params), params.flatten(new.params)
+    opened = loading.base(cfg, work, mesh, want=("model",), dtype=jnp.float32)
+    new = loading.trained(opened, cfg, work, mesh)
+    return param_tree.flatten(opened.params), param_tree.flatten(new.params)
 
 
 # -------------------------------------------------------------------------- whom it trains on
@@ -256,17 +256,17 @@ def test_prompts_and_candidates_that_teach_too_little_are_left_out(weights):
         return [c.id for c in picked], tuple(counts.values())
 
     assert chosen(GROUPS + flat) == (["0-1", "1-1", "5-0"], (0, 0))
-    assert chosen(GROUPS + flat, least_gain=0.01) == (["0-1", "1-1"], (1, 0))
-    assert chosen(least_gain=0.5) == (["0-1"], (1, 0))
-    assert chosen(least_gain=0.5, select="all") == ([f"0-{k}" for k in range(5)], (1, 0))
-    assert chosen(least_score=-0.3) == (["0-1", "1-1"], (0, 0))
-    assert chosen(least_score=0.0) == (["0-1"], (0, 1))
+    assert chosen(GROUPS + flat, min_gain=0.01) == (["0-1", "1-1"], (1, 0))
+    assert chosen(min_gain=0.5) == (["0-1"], (1, 0))
+    assert chosen(min_gain=0.5, select="all") == ([f"0-{k}" for k in range(5)], (1, 0))
+    assert chosen(min_score=-0.3) == (["0-1", "1-1"], (0, 0))
+    assert chosen(min_score=0.0) == (["0-1"], (0, 1))
     with pytest.raises(
-        ValueError, match="least_gain = 1.5 .* none of 7 .* gain of a prompt is 0.900"
+        ValueError, match="min_gain = 1.5 .* none of 7 .* gain of a prompt is 0.900"
     ):
-        chosen(least_gain=1.5)
-    with pytest.raises(ValueError, match="least_score = 0.99 .* best score 0.950; lower them"):
-        chosen(least_score=0.99)
+        chosen(min_gain=1.5)
+    with pytest.raises(ValueError, match="min_score = 0.99 .* best score 0.950; lower them"):
+        chosen(min_score=0.99)
 
 
 def test_advantages_are_centred_in_the_prompts_whole_group():
@@ -354,7 +354,7 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
     work = write(Workdir(tmp_path), cfg)
     seen = handed(cfg, work, monkeypatch, 2)
     found, _ = train.candidates(
-        units.read(work.stage("generate")), units.read(work.stage("score")), "components"
+        shards.read(work.stage("generate")), shards.read(work.stage("score")), "components"
     )
     chosen = train.select(found, "best_of_k")
     assert [c.id for c in chosen] == ["0-2", "1-2", "2-2", "3-2", "4-0"]
@@ -417,7 +417,7 @@ def check(cfg, work, manifest):
 
 
 def may_move(path):
-    return path.startswith(model.TRAINABLE["gen"])
+    return path.startswith(loading.TRAINABLE["gen"])
 
 
 def test_only_the_generation_side_is_trained(done):

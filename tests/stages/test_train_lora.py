@@ -1,4 +1,4 @@
-"""Adapters on the road: trained beside a base that stays, probed, resumed, merged afterwards."""
+"""Adapters on the road: trained beside a base that stays, monitored, resumed, merged afterwards."""
 
 import types
 
@@ -8,12 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny
-from stages import test_probe, test_train
+from stages import test_monitor, test_train
 
-from srum_jax.core import params as P
+from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
-from srum_jax.models import hf, lora
-from srum_jax.stages import evaluate, export, model, probe
+from srum_jax.models import lora
+from srum_jax.models.bagel import hf
+from srum_jax.stages import evaluate, export, loading, monitor
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, loop, metrics
 
@@ -35,11 +36,11 @@ def config(weights, **values):
         "export__dtype": "float32",
         "stages": ("generate", "score", "train", "evaluate", "export"),
     }
-    return test_probe.config(weights, **(lora | test_probe.LENIENT | values))
+    return test_monitor.config(weights, **(lora | test_monitor.LENIENT | values))
 
 
 def write(folder, cfg):
-    return test_probe.write(Workdir(folder, config_file="c"), cfg)
+    return test_monitor.write(Workdir(folder, config_file="c"), cfg)
 
 
 def run(stage, cfg, work):
@@ -50,7 +51,7 @@ def run(stage, cfg, work):
 
 @pytest.fixture(scope="module")
 def done(weights, tmp_path_factory):
-    """A run with probes that nobody disturbs: (config, workdir, summary of the loop)."""
+    """A run with monitor checks that nobody disturbs: (config, workdir, summary of the loop)."""
     cfg = config(weights)
     work, summaries, true = write(tmp_path_factory.mktemp("done"), cfg), [], loop.run
 
@@ -68,7 +69,7 @@ def done(weights, tmp_path_factory):
 def adapters(work):
     """What the stage leaves, by path."""
     folder = work.stage("train") / "params"
-    return P.flatten(checkpoint.load_params(folder, checkpoint.saved_shapes(folder)))
+    return param_tree.flatten(checkpoint.load_params(folder, checkpoint.saved_shapes(folder)))
 
 
 def test_adapters_alone_are_made_and_kept(done):
@@ -91,10 +92,10 @@ def test_it_starts_at_the_base_and_moves(done):
     cfg, work, _ = done
     rows = [r for r in metrics.read(work.stage("train") / "metrics.jsonl") if "loss" in r]
     assert rows[0]["drift"] < 1e-8 < rows[-1]["drift"]
-    looks = probe.read(work.stage("train"))
+    looks = monitor.read(work.stage("train"))
     assert [r["step"] for r in looks] == [0, 1, 2, 3]
     assert {r["agreement"] for r in looks} == {1.0}  # nobody was asked: no answer can change
-    first, last = (probe.seen_pictures(work.stage("train"), n) for n in (0, 3))
+    first, last = (monitor.seen_pictures(work.stage("train"), n) for n in (0, 3))
     assert not np.array_equal(first[0]["latent"], last[0]["latent"])
 
 
@@ -102,12 +103,12 @@ def test_the_first_look_is_at_the_base(done):
     """The last one is at the merged weights."""
     cfg, work, _ = done
     mesh = tiny.mesh(cfg)
-    base = model.base(cfg, work, mesh)
-    new = model.trained(base, cfg, work, mesh)
+    base = loading.base(cfg, work, mesh)
+    new = loading.trained(base, cfg, work, mesh)
     for step, opened in ((0, base), (3, new)):
-        seen = list(probe.seen_pictures(work.stage("train"), step))
+        seen = list(monitor.seen_pictures(work.stage("train"), step))
         with jax.set_mesh(mesh):
-            paint = model.painter(opened, cfg, mesh)
+            paint = loading.painter(opened, cfg, mesh)
             _, latents = paint([r["prompt"] for r in seen], [r["seed"] for r in seen])
         for record, latent in zip(seen, latents, strict=True):
             np.testing.assert_allclose(record["latent"], latent, rtol=1e-4, atol=1e-4)
@@ -132,19 +133,19 @@ def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
     run(export, cfg, work)
     folder = work.stage("export") / Manifest.read(work.stage("export")).outputs["model"]
     assert "averaged adapters of rank 2, merged" in (folder / "README.md").read_text()
-    written = P.flatten(hf.load(folder, tiny.MODEL)[0])
+    written = param_tree.flatten(hf.load(folder, tiny.MODEL)[0])
     base = tiny.weights()[0]
-    merged = P.flatten(lora.merge(base, P.unflatten(adapters(work)), 4.0 / 2))
+    merged = param_tree.flatten(lora.merge(base, param_tree.unflatten(adapters(work)), 4.0 / 2))
     assert set(written) == set(merged)
     for path, leaf in merged.items():
         np.testing.assert_allclose(written[path], leaf, rtol=1e-6, atol=1e-7, err_msg=path)
-    following = model.base(cfg, Workdir(work.root, round=1), tiny.mesh(cfg))
+    following = loading.base(cfg, Workdir(work.root, round=1), tiny.mesh(cfg))
     np.testing.assert_array_equal(following.params["embed"], base["embed"])
 
     arms = {}
 
     def arm(name, opened, *rest):
-        arms[name] = P.flatten(opened.params)
+        arms[name] = param_tree.flatten(opened.params)
         if name == "trained":
             raise Caught
         return types.SimpleNamespace(records=[])
@@ -154,20 +155,20 @@ def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
     with pytest.raises(Caught):
         run(evaluate, cfg, work)
     for path, leaf in merged.items():
-        np.testing.assert_array_equal(arms["base"][path], P.flatten(base)[path])
+        np.testing.assert_array_equal(arms["base"][path], param_tree.flatten(base)[path])
         np.testing.assert_allclose(arms["trained"][path], leaf, rtol=1e-6, atol=1e-7)
 
 
 def test_what_the_loop_is_handed(weights, tmp_path, monkeypatch):
     """The base once, in the dtype of the products; of the start no copy beside it."""
-    values = {"compute__dtype": "bfloat16", "train__probe__prompts": 0}
+    values = {"compute__dtype": "bfloat16", "train__monitor__prompts": 0}
     cfg = config(weights, train__lora__experts="all", **values)
     seen = test_train.handed(cfg, write(tmp_path, cfg), monkeypatch, 0)
     state, fixed = seen["state"], seen["fixed"]
     assert set(state.params["blocks"]) == {"und", "gen"}
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     assert {x.dtype for x in jax.tree.leaves(fixed.frozen)} == {np.dtype(ml_dtypes.bfloat16)}
-    assert P.flatten(fixed.frozen).keys() == P.flatten(tiny.weights()[0]).keys()
+    assert param_tree.flatten(fixed.frozen).keys() == param_tree.flatten(tiny.weights()[0]).keys()
     assert fixed.reference == {}
     assert seen["work"].tokens > 0 and seen["work"].flops > 0
 
@@ -175,9 +176,9 @@ def test_what_the_loop_is_handed(weights, tmp_path, monkeypatch):
 def test_adapters_of_another_rank_are_refused(done):
     cfg, work, _ = done
     other = config(cfg.weights, train__lora__rank=3)
-    opened = model.base(other, work, tiny.mesh(other))
+    opened = loading.base(other, work, tiny.mesh(other))
     with pytest.raises(BadInput, match="not the parameters of this model"):
-        model.trained(opened, other, work, tiny.mesh(other))
+        loading.trained(opened, other, work, tiny.mesh(other))
 
 
 @pytest.mark.parametrize(
@@ -186,12 +187,12 @@ def test_adapters_of_another_rank_are_refused(done):
 )
 def test_whether_answers_may_change(weights, trainable, experts, stay):
     cfg = config(weights, train__trainable=trainable, train__lora__experts=experts)
-    assert model.answers_stay(cfg.train) == stay
+    assert loading.answers_stay(cfg.train) == stay
 
 
 def test_the_model_in_training(weights):
     cfg, base = config(weights).train, tiny.weights()[0]
-    whole = model.in_training(
+    whole = loading.in_training(
         {"x": {"lora": {"a": jnp.ones(2), "b": jnp.ones(2)}}}, base, cfg, jnp.bfloat16
     )
     assert whole["x"]["lora"]["a"][0] == 2.0 and whole["x"]["lora"]["b"][0] == 1.0

@@ -8,14 +8,14 @@ import pytest
 import toy
 
 from srum_jax.config import MeshConfig
-from srum_jax.core import params, sharding
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.training.checkpoint import Checkpoints, load_params, save_params
 from srum_jax.training.state import create
 
 SPECS = {
-    "w": params.ParamSpec((64, 64), ("embed", "mlp")),
-    "b": params.ParamSpec((5,), (None,)),
+    "w": param_tree.ParamSpec((64, 64), ("embed", "mlp")),
+    "b": param_tree.ParamSpec((5,), (None,)),
 }
 TX = optax.adam(1e-3)
 # What Orbax leaves running when a read fails.
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 def state(seed=0, specs=SPECS, tx=TX):
-    made = create(params.init(specs, jax.random.key(seed)), tx)
+    made = create(param_tree.init(specs, jax.random.key(seed)), tx)
     return made.replace(step=jnp.int32(17), ema=jax.tree.map(lambda x: 2 * x, made.params))
 
 
@@ -74,7 +74,7 @@ def test_round_trip_and_what_is_kept(folder):
 
 def test_a_state_lies_where_it_is_wanted(folder):
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=4, tensor=2, context=1), jax.devices())
-    like = create(params.init(SPECS, jax.random.key(1)), TX, SPECS, mesh)
+    like = create(param_tree.init(SPECS, jax.random.key(1)), TX, SPECS, mesh)
     back = restore(folder, like)
     toy.assert_same(back, state(9))
     assert jax.tree.map(lambda x: x.sharding, back) == jax.tree.map(lambda x: x.sharding, like)
@@ -84,8 +84,8 @@ def test_a_state_lies_where_it_is_wanted(folder):
 @pytest.mark.parametrize(
     "like",
     [
-        state(specs={**SPECS, "b": params.ParamSpec((6,), (None,))}),
-        state(specs={**SPECS, "c": params.ParamSpec((6,), (None,))}),
+        state(specs={**SPECS, "b": param_tree.ParamSpec((6,), (None,))}),
+        state(specs={**SPECS, "c": param_tree.ParamSpec((6,), (None,))}),
         state(specs={"b": SPECS["b"]}),
         state(tx=optax.sgd(1e-3)),
     ],
@@ -127,7 +127,7 @@ def test_parameters_alone(tmp_path):
     made = state(4).params
     save_params(tmp_path / "params", state(1).params)
     save_params(tmp_path / "params", made)  # an older one is replaced
-    like = params.abstract(SPECS)
+    like = param_tree.abstract(SPECS)
     toy.assert_same(load_params(tmp_path / "params", like), made)
     mesh = sharding.make_mesh(MeshConfig(data=1, fsdp=8, tensor=1, context=1), jax.devices())
     where = sharding.shardings({"w": SPECS["w"]}, mesh)["w"]

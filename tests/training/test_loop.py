@@ -163,7 +163,7 @@ def test_a_metric_over_its_limit_ends_the_run(whole, tmp_path):
     """At the first logged step above it, which is written before; at the limit a run goes on."""
     found = [row["size"] for row in rows(whole[0])]
     at = max(i for i in range(2, len(found)) if found[i] > max(found[:i]))  # a new record
-    limit = loop.Limit("size", max(found[:at]), "toy.largest", "Take smaller steps.")
+    limit = loop.MetricLimit("size", max(found[:at]), "toy.largest", "Take smaller steps.")
     said = f"toy: size = {found[at]:.3g} at step {at + 1} is above toy.largest = {limit.largest:g}."
     with pytest.raises(Diverged, match=re.escape(said + " Take smaller steps.")):
         toy.run(tmp_path, threading.Event(), limits=(limit,))
@@ -288,7 +288,7 @@ def test_speeds_are_told(tmp_path, monkeypatch):
         return {}
 
     monkeypatch.setattr(metrics, "peak_flops", lambda kind: 1e9)
-    work = loop.Work(tokens=100.0, flops=4e6)
+    work = loop.StepCost(tokens=100.0, flops=4e6)
     cfg = toy.loop_config(log_every=2, checkpoint_every=9)
     how = dict(work=work, batches=slow, evaluate=evaluate, evaluate_every=5)
     toy.run(tmp_path, threading.Event(), cfg=cfg, **how)

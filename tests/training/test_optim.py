@@ -11,10 +11,9 @@ import pytest
 
 from configs import base
 from srum_jax import config
-from srum_jax.core import params as P
-from srum_jax.core import sharding
-from srum_jax.models import mot
-from srum_jax.models.config import LLMConfig
+from srum_jax.core import param_tree, sharding
+from srum_jax.models.bagel import mot
+from srum_jax.models.bagel.model_config import LLMConfig
 from srum_jax.training import optim
 
 CFG = dataclasses.replace(
@@ -24,8 +23,8 @@ LLM = LLMConfig(hidden=8, layers=3, heads=4, kv_heads=2, ffn=12, vocab=5)
 # The blocks of the real model: q [L,D,H,C], o [L,H,C,D], gate [L,D,F], down [L,F,D].
 SPECS = {
     **mot.specs(LLM),
-    "embed": P.ParamSpec((5, 8), ("vocab", "embed")),
-    "lm_head": P.linear({"embed": 8}, {"vocab": 5}, bias=False),
+    "embed": param_tree.ParamSpec((5, 8), ("vocab", "embed")),
+    "lm_head": param_tree.linear({"embed": 8}, {"vocab": 5}, bias=False),
 }
 
 
@@ -55,7 +54,7 @@ def test_warm_up_of_nothing_and_of_everything():
 
 def test_the_rate_that_is_reported_is_the_one_used():
     cfg = dataclasses.replace(CFG, learning_rate=0.1, warmup=2, schedule="linear", clip_norm=0.0)
-    specs = {"w": P.ParamSpec((3,), (None,))}
+    specs = {"w": param_tree.ParamSpec((3,), (None,))}
     tx = optim.make(cfg, specs, steps=6)
     params = {"w": jnp.zeros(3)}
     state = tx.init(params)
@@ -68,7 +67,7 @@ def test_the_rate_that_is_reported_is_the_one_used():
 
 
 def test_what_muon_takes_for_a_matrix():
-    found = optim.muon_dimensions(SPECS, P.abstract(SPECS))
+    found = optim.muon_dimensions(SPECS, param_tree.abstract(SPECS))
     und = found["blocks"]["und"]
     want = {
         "q": ((1,), (2, 3)),
@@ -83,8 +82,10 @@ def test_what_muon_takes_for_a_matrix():
         dims = und[name]["w"]
         assert (dims.reduction_axis, dims.output_axis) == (inputs, outputs), name
     assert found["blocks"]["gen"] == und
-    rest = {p for p, x in P.flatten(found).items() if x is None}
-    assert rest == {p for p in P.flatten(SPECS) if not (p.startswith("blocks/") and "/w" in p)}
+    rest = {p for p, x in param_tree.flatten(found).items() if x is None}
+    assert rest == {
+        p for p in param_tree.flatten(SPECS) if not (p.startswith("blocks/") and "/w" in p)
+    }
     assert {"embed", "lm_head/w", "norm/und/scale", "blocks/und/q/b"} <= rest
 
 
@@ -101,11 +102,11 @@ def stepped():
         clip_norm=0.0,
     )
     tx = optim.make(cfg, SPECS, steps=10)
-    params = P.init(SPECS, jax.random.key(0))
+    params = param_tree.init(SPECS, jax.random.key(0))
     # Of very different sizes, which orthogonalised updates forget.
-    grads = jax.tree.map(lambda x: 100 * x, P.init(SPECS, jax.random.key(1)))
+    grads = jax.tree.map(lambda x: 100 * x, param_tree.init(SPECS, jax.random.key(1)))
     updates, _ = jax.jit(tx.update)(grads, jax.jit(tx.init)(params), params)
-    return P.flatten(grads), P.flatten(updates)
+    return param_tree.flatten(grads), param_tree.flatten(updates)
 
 
 def matrices(leaf, inputs):
@@ -132,7 +133,7 @@ def test_layers_do_not_mix():
     cfg = dataclasses.replace(CFG, optimizer="muon", warmup=0, clip_norm=0.0)
     specs = {"blocks": {"o": SPECS["blocks"]["gen"]["o"]}}
     tx = optim.make(cfg, specs, steps=10)
-    params = P.init(specs, jax.random.key(0))
+    params = param_tree.init(specs, jax.random.key(0))
     update = jax.jit(lambda g: tx.update(g, tx.init(params), params)[0]["blocks"]["o"]["w"])
     one = update(params)
     other = update(jax.tree.map(lambda x: x.at[1].set(x[1, ::-1] ** 3), params))
@@ -148,7 +149,7 @@ def test_devices_with_the_same_parameters_share_the_layers(data, context, shared
     sizes = types.SimpleNamespace(data=data, fsdp=1, tensor=1, context=context)
     mesh = sharding.make_mesh(sizes, jax.devices()[: data * context])
     tx = optim.make(dataclasses.replace(CFG, optimizer="muon"), specs, steps=4)
-    params = P.init(specs, jax.random.key(0))
+    params = param_tree.init(specs, jax.random.key(0))
     alone, _ = jax.jit(tx.update)(params, tx.init(params), params)
     with jax.set_mesh(mesh):
         whole = sharding.replicated(mesh)
@@ -172,7 +173,7 @@ def test_the_rest_goes_to_adam(stepped):
 
 
 def test_clipping_is_of_the_whole_gradient():
-    specs = {name: P.ParamSpec((2,), (None,)) for name in "ab"}
+    specs = {name: param_tree.ParamSpec((2,), (None,)) for name in "ab"}
     cfg = dataclasses.replace(CFG, clip_norm=1.0, warmup=0, b1=0.0, b2=0.0, eps=1.0)
     params = {name: jnp.zeros(2) for name in "ab"}
     grads = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([0.0, 4.0])}
@@ -184,7 +185,7 @@ def test_clipping_is_of_the_whole_gradient():
 
 
 def test_weight_decay_shrinks(tmp_path):
-    specs = {"w": P.ParamSpec((2,), (None,))}
+    specs = {"w": param_tree.ParamSpec((2,), (None,))}
     cfg = dataclasses.replace(CFG, weight_decay=0.5, warmup=0, schedule="constant")
     tx = optim.make(cfg, specs, steps=10)
     params = {"w": jnp.full(2, 3.0)}

@@ -1,7 +1,7 @@
-"""Attention: the mask law, and back-ends that compute attention under it behind one interface.
+"""Attention: the mask rule, and back-ends that compute attention under it behind one interface.
 
 `over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
-and values. `law` owns the mask, `dense` the reference and inference behind a cache, `chunked`,
+and values. `mask_rule` owns the mask, `dense` the reference and inference behind a cache, `chunked`,
 `splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes` what a mesh
 cuts, `choice` which back-end a run takes.
 """
@@ -10,7 +10,7 @@ from srum_jax.models.attention.choice import choose
 from srum_jax.models.attention.dense import attend, attend_behind
 from srum_jax.models.attention.intervals import first_gap, gap
 from srum_jax.models.attention.lanes import cut_tokens, over
-from srum_jax.models.attention.law import mask, seen
+from srum_jax.models.attention.mask_rule import mask, seen
 
 __all__ = [
     "attend",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention.law import seen
+from srum_jax.models.attention.mask_rule import seen
 
 _IMPLEMENTATION = "cudnn"  # tests put the plain one of the same function in its place
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from srum_jax.data.schema import Branch, Example, Latent, Tokens
-from srum_jax.models.attention.law import seen
+from srum_jax.models.attention.mask_rule import seen
 
 
 def order(tokens: Tokens) -> jax.Array:
@@ -61,7 +61,7 @@ def seen_by(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array]:
 def gap(example: Example) -> str:
     """Why some token of an example sees no single interval, or "" where all do.
 
-    The law on items: nothing may follow a hidden item that has a visible one before it.
+    The rule on items: nothing may follow a hidden item that has a visible one before it.
     """
     visible = hidden = None
     for number, item in enumerate(example.items):

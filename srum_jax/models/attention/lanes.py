@@ -16,11 +16,11 @@ from jax.sharding import PartitionSpec
 
 from srum_jax.core import sharding
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention import chunked, cudnn, dense, law, pallas, splash
+from srum_jax.models.attention import chunked, cudnn, dense, mask_rule, pallas, splash
 
 _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention in every layer
     "dense": (
-        lambda queries, keys: (law.seen(queries, keys), ()),
+        lambda queries, keys: (mask_rule.seen(queries, keys), ()),
         lambda q, k, v, tables: dense.attend(q, k, v, tables[0]),
     ),
     "chunked": (chunked.prepare, chunked.run),
@@ -74,7 +74,7 @@ def over(lanes: Sequence[Tokens], name: str) -> Callable:
     """attend(q, k, v) of a pass over rows whose tokens lie in `lanes`, one after the other.
 
     q, k and v are sequences of arrays, one a lane: [B,S,H,C], [B,S,K,C], [B,S,K,C]; the result is
-    a tuple of [B,S,H,C]. Every query sees what `law.seen` says of all lanes; what sees nothing has
+    a tuple of [B,S,H,C]. Every query sees what `mask_rule.seen` says of all lanes; what sees nothing has
     output 0. `name` is a back-end: "dense", "chunked", "splash", "cudnn" or "pallas". Raises
     ValueError for another name and for what the back-end cannot do.
     """

@@ -71,7 +71,7 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, tuple[jax.Array, ja
 
 
 def run(q: jax.Array, k: jax.Array, v: jax.Array, tables) -> jax.Array:
-    """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `law.seen`; returns [B,S,H,C].
+    """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `mask_rule.seen`; returns [B,S,H,C].
 
     Raises ValueError for float32, for which the kernels' blocks are too large for a card.
     """

@@ -133,7 +133,7 @@ def _kernel(row: Queries, queries: int, keys: int) -> Any:
 
 
 def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, jax.Array]) -> jax.Array:
-    """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `law.seen`; returns [B,S,H,C]."""
+    """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `mask_rule.seen`; returns [B,S,H,C]."""
     of, order_keys = tables
     count, size = q.shape[1], q.shape[-1]
     block_q, block_k = _block(count), _block(k.shape[1])

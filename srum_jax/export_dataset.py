@@ -1,0 +1,67 @@
+"""One command that writes a run's scored candidates as the released SRUM data set is written.
+
+A JSON line an image, with its prompt, boxes and scores, beside a folder of pictures
+(`data/srum_dataset.py`): what the original code trains on, and what the stage `ingest` reads.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.data import shards, srum_dataset
+from srum_jax.stages.manifest import Manifest
+
+EXAMPLES = """\
+example
+  python -m srum_jax.export_dataset runs/shapes/round0 my-data
+  python -m srum_jax.main --config configs/shapes.py --workdir runs/again \\
+      --config.stages="('ingest','train','evaluate','report')" \\
+      --config.ingest.source=published:my-data/data.jsonl --config.ingest.images=my-data/images
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        "python -m srum_jax.export_dataset",
+        description="Writes a round's candidates and scores as the released SRUM data set.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("round", metavar="ROUND", help="a run's folder round<R>")
+    made.add_argument("target", metavar="TARGET", help="folder to write: new or empty")
+    made.add_argument("--proposer", help="whose regions; default: the first of the run")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line (without the program's name) and returns its exit code."""
+    options = parser().parse_args(argv)
+    try:
+        print(publish(options.round, options.target, options.proposer))
+    except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code if isinstance(e, Stopped) else BadInput.exit_code
+    return 0
+
+
+def publish(round_folder: str, target: str, proposer: str | None = None) -> str:
+    """Does it; what was written and left out in a sentence. Raises as `published.write` does, and
+    BadInput for a target that holds something or a proposer that the run did not have."""
+    folder, out = epath.Path(round_folder), epath.Path(target)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} is there and not an empty folder: name another")
+    manifest = Manifest.read(folder / "score")
+    known = manifest.sections["score"]["proposers"]
+    if (proposer or known[0]) not in known:
+        raise BadInput(f"the run has regions of {', '.join(known)}, none of {proposer!r}")
+    drawn, scored = shards.read(folder / "generate"), shards.read(folder / "score")
+    counts = srum_dataset.write(out, drawn, scored, proposer or known[0])
+    return f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,207 @@
+"""What a request has read before it writes or draws: contexts, and their caches.
+
+A context is a tuple of items (texts, pictures, clean latents). It is read by the training forward
+in one pass; its keys and values then lie in packed order in caches of fixed size. A context that
+only lacks the last items of another is the same cache with a shorter length.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from srum_jax.core.param_tree import Params
+from srum_jax.data import packing
+from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text, Tokens
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import mot
+from srum_jax.models.bagel.model_config import BagelConfig
+
+Context = tuple[Text | Picture | Latent, ...]
+
+
+def bucket(count: int, least: int = 16) -> int:
+    """The smallest of least·(1, 1.5, 2, 3, 4, 6, 8, …) that is not below `count`; 0 for 0.
+
+    Lengths are padded to buckets so that few programs are compiled: two for every doubling.
+    """
+    if count <= 0:
+        return 0
+    size = least
+    while size < count:
+        if size * 3 // 2 >= count:
+            return size * 3 // 2
+        size *= 2
+    return size
+
+
+def rows_for(count: int, batch: int, least: int = 1) -> int:
+    """Rows of a call for `count` requests: least·2ⁿ, at most `batch` in whole multiples of least.
+
+    `batch` itself may be no such multiple: it is rounded up.
+    """
+    most = -(-batch // least) * least
+    rows = least
+    while rows < min(count, most):
+        rows *= 2
+    return min(rows, most)
+
+
+def extent(context: Context) -> tuple[int, int]:
+    """(cache slots that a context takes, RoPE position that follows it)."""
+    slots = position = 0
+    for item in context:
+        if isinstance(item, Text):
+            slots, position = slots + len(item.ids) + 2, position + len(item.ids) + 2
+        elif isinstance(item, Picture):
+            slots, position = slots + len(item.positions) + 2, position + 1
+        else:
+            h, w = item.tokens.shape[:2]
+            slots, position = slots + h * w + 2, position + 1
+    return slots, position
+
+
+def check_window(context: Context, more: int, cfg: BagelConfig, window: int) -> None:
+    """Raises ValueError if a context and `more` tokens after it exceed the window or RoPE."""
+    slots, position = extent(context)
+    if slots + more > window:
+        pictures = sum(not isinstance(item, Text) for item in context)
+        raise ValueError(
+            f"the request takes {slots} tokens ({pictures} of its items are images or frames) and "
+            f"up to {more} more are to follow: the context window is {window}; use fewer or "
+            "smaller images, a shorter text, or a larger window"
+        )
+    if position + more > cfg.max_text:
+        raise ValueError(
+            f"the request reaches text position {position + more}; the model knows {cfg.max_text}"
+        )
+
+
+def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
+    """One context a row, then empty rows; lanes are as long as the buckets above the fullest row."""
+    sizes = [packing.size(Example(c)) for c in contexts]
+    _, gen, vit, _, images, _ = np.max(sizes, axis=0).tolist()
+    texts = max(int(u - p) for u, _, p, *_ in sizes)
+    lanes = Lanes(
+        und=bucket(max(texts, 1)) + bucket(vit),  # contexts may be empty, the lanes together not
+        gen=bucket(gen),
+        vit=bucket(vit),
+        labels=0,
+        images=bucket(images, 1),
+        regions=0,
+    )
+    padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
+    return packing.pack(padded, lanes, cfg)
+
+
+def capacity(batch: Batch, more: int = 0) -> int:
+    """Slots of a cache for what a packed batch holds and up to `more` tokens after it."""
+    return max(1, batch.und.segment.shape[1] + batch.gen.segment.shape[1] + bucket(more))
+
+
+def lengths(batch: Batch) -> dict[str, int]:
+    """The lanes of a packed batch, for the log."""
+    lanes = {
+        "und": batch.und.segment,
+        "gen": batch.gen.segment,
+        "vit": batch.vit_positions,
+        "latents": batch.noisy,
+    }
+    return {name: x.shape[1] for name, x in lanes.items()}
+
+
+def prefill(params: Params, batch: Batch, *, cfg: BagelConfig, slots: int, dtype) -> mot.Cache:
+    """Reads one context a row (as `pack` makes them) into a cache of `slots` slots, packed order.
+
+    Nothing in a context may be noisy or a branch: what follows sees all of it.
+    """
+    t = jnp.zeros(batch.noisy.shape)
+    _, _, (k, v) = bagel.forward(
+        params, cfg, batch, batch.latents, t, dtype=dtype, remat="none", keep="kv"
+    )
+    index = jnp.concatenate([batch.und.index, batch.gen.index], axis=1)
+    position = jnp.concatenate([batch.und.position, batch.gen.position], axis=1)
+    real = index >= 0
+    row, slot = jnp.arange(len(index))[:, None], jnp.where(real, index, slots)
+
+    def lay(x):
+        empty = jnp.zeros((*x.shape[:2], slots, *x.shape[3:]), x.dtype)
+        return empty.at[:, row, slot].set(x, mode="drop")
+
+    return mot.Cache(
+        k=lay(k),
+        v=lay(v),
+        length=jnp.sum(real, axis=1),
+        position=jnp.max(jnp.where(real, position + 1, 0), axis=1),
+    )
+
+
+def append(cache: mot.Cache, k: jax.Array, v: jax.Array) -> mot.Cache:
+    """A cache with one token more in every row: k, v [L,B,1,K,C]; a full row stays as it is."""
+    row = jnp.arange(k.shape[1])
+    room = (cache.length < cache.k.shape[2]).astype(jnp.int32)
+
+    def put(old, new):
+        return old.at[:, row, cache.length].set(new[:, :, 0], mode="drop")
+
+    return mot.Cache(put(cache.k, k), put(cache.v, v), cache.length + room, cache.position + room)
+
+
+def shortened(cache: mot.Cache, length: jax.Array, position: jax.Array) -> mot.Cache:
+    """The same rows as they were when they had read `length` [B] tokens."""
+    return mot.Cache(cache.k, cache.v, length, position)
+
+
+def beside(caches: Sequence[mot.Cache]) -> mot.Cache:
+    """Caches of several guidance branches as one, rows after rows, padded to the longest."""
+    slots = max(c.k.shape[2] for c in caches)
+
+    def joined(arrays):
+        none = (0, 0)
+        wide = [jnp.pad(a, (none, none, (0, slots - a.shape[2]), none, none)) for a in arrays]
+        return jnp.concatenate(wide, axis=1)
+
+    return mot.Cache(
+        k=joined([c.k for c in caches]),
+        v=joined([c.v for c in caches]),
+        length=jnp.concatenate([c.length for c in caches]),
+        position=jnp.concatenate([c.position for c in caches]),
+    )
+
+
+def following(cache: mot.Cache, count: int, mode: int, valid: jax.Array | None = None) -> Tokens:
+    """`count` new tokens of one split after each row's cache, all at the row's next position.
+
+    valid [B, count] bool: the others are padding.
+    """
+    rows = cache.length.shape[0]
+    one = jnp.ones((rows, count), jnp.int32)
+    return Tokens(
+        segment=one if valid is None else valid.astype(jnp.int32),
+        split=one,
+        mode=one * mode,
+        position=one * cache.position[:, None],
+        index=one,
+    )
+
+
+class Programs:
+    """The shapes that programs were compiled for; every new one is logged.
+
+    Buckets bound their number: with a window of W tokens there are at most 2·log2(W/16) + 1 buckets
+    (rounded up) of text tokens, as many of ViT tokens and of latent ones, or none of these, and
+    log2(batch) + 1 numbers of rows (rounded up).
+    """
+
+    def __init__(self):
+        self.seen: set[tuple] = set()
+
+    def note(self, what: str, **shape) -> None:
+        """Says that `what` now runs with this shape."""
+        key = (what, *sorted(shape.items()))
+        if key not in self.seen:
+            self.seen.add(key)
+            sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
+            logging.info("compiling %s for %s (program %d)", what, sizes, len(self.seen))

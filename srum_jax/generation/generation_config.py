@@ -1,0 +1,114 @@
+"""How a checkpoint is best used: what `api` and `use` do when not told otherwise.
+
+A folder may say so in `usage.json`; without it the settings of BAGEL-7B-MoT's own demo hold.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from srum_jax import config
+from srum_jax.config import SampleConfig
+from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json
+
+FILE = "usage.json"
+
+_GENERATE = SampleConfig(
+    size=(1024, 1024),
+    steps=50,
+    shift=3.0,
+    guidance=4.0,
+    image_guidance=1.0,
+    image_alone=True,
+    guidance_interval=(0.4, 1.0),
+    renorm="global",
+    renorm_min=0.0,
+    batch=4,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """Defaults of one checkpoint.
+
+    generate, edit: how images are drawn and edited. max_tokens, think_tokens: of an answer and of
+    a thought. batch: texts written in one call. window: tokens of a context with what is written
+    after it. caption: the request for one. frame: what precedes a video's frame, with {seconds}
+    and {number}; "" for nothing. resize_twice, sample_conditions: as the original does, pictures to
+    read first take the size that the autoencoder would give them, and latents of pictures to edit
+    are drawn from the posterior instead of being its mean.
+    """
+
+    generate: SampleConfig = _GENERATE
+    edit: SampleConfig = dataclasses.replace(
+        _GENERATE, image_guidance=2.0, guidance_interval=(0.0, 1.0), renorm="text_channel"
+    )
+    max_tokens: int = 512
+    think_tokens: int = 1000
+    batch: int = 8
+    window: int = 32768
+    caption: str = "Describe this image in one sentence."
+    frame: str = "Frame {number} at {seconds} s:"
+    resize_twice: bool = False
+    sample_conditions: bool = False
+
+    def __post_init__(self):
+        for name in ("max_tokens", "think_tokens", "batch", "window"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if set("{}") & set(self.label(1, 0.0)):
+            raise BadInput(f"frame = {self.frame!r} may hold {{seconds}} and {{number}} alone")
+
+    def label(self, number: int, seconds: float) -> str:
+        """What precedes frame `number` (from 1) of a video, taken at `seconds`."""
+        plain = self.frame.replace("{number}", str(number))
+        return plain.replace("{seconds}", f"{seconds:.1f}")
+
+
+def from_folder(folder: epath.PathLike) -> GenerationConfig:
+    """Reads a checkpoint folder's `usage.json`; keys it leaves out keep their defaults.
+
+    `edit` starts from `generate`. Raises BadInput naming the file and the key.
+    """
+    path = epath.Path(folder) / FILE
+    if not path.exists():
+        return GenerationConfig()
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: must hold an object, got {values!r}")
+    start = GenerationConfig()
+    if "generate" in values:
+        generate = changed(_GENERATE, values["generate"], where=f"{path}, generate")
+        start = dataclasses.replace(start, generate=generate, edit=generate)
+    return updated(start, values, where=str(path))
+
+
+def updated(usage: GenerationConfig, values: Mapping[str, Any], *, where: str) -> GenerationConfig:
+    """`usage` with some of its fields changed and checked; `generate` and `edit` key by key.
+
+    `where` begins a problem's line. Raises BadInput.
+    """
+    kinds = {f.name: f.type for f in dataclasses.fields(GenerationConfig)}
+    found = {}
+    for key, value in values.items():
+        if key not in kinds:
+            raise BadInput(f'{where}: unknown key "{key}": {config.suggest(key, kinds)}')
+        if kinds[key] is SampleConfig:
+            value = changed(getattr(usage, key), value, where=f"{where}, {key}")
+        elif type(value) is not kinds[key]:
+            raise BadInput(f"{where}: {key} must be {kinds[key].__name__}, got {value!r}")
+        found[key] = value
+    try:
+        return dataclasses.replace(usage, **found)
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+
+
+def changed(sample: SampleConfig, values: dict, *, where: str) -> SampleConfig:
+    """`sample` with some of its keys changed and checked; `where` begins a problem's line."""
+    if not isinstance(values, dict):
+        raise BadInput(f"{where}: must hold keys, got {values!r}")
+    return config.section(SampleConfig, {**dataclasses.asdict(sample), **values}, where=where)

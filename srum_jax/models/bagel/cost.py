@@ -1,0 +1,77 @@
+"""Floating-point operations of the model, counted from its matrices and its lanes.
+
+Compilers count the body of a loop once, so nothing is asked of them. A multiply-add is 2; norms,
+activations and softmax, below a percent, are left out. Attention counts every pair of tokens of a
+row, or as many keys as `Work` says; back-ends that leave hidden blocks out compute less.
+"""
+
+import dataclasses
+import math
+
+from srum_jax.core import param_tree
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+
+_LANE = {  # beginning of a matrix's path -> the lane whose tokens it multiplies
+    "blocks/und/": "und",
+    "blocks/gen/": "gen",
+    "vae2llm/": "gen",
+    "llm2vae/": "gen",
+    "time/": "times",
+    "connector/": "vit",
+    "vit/": "vit",
+    "lm_head/": "labels",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Tokens of one row: lanes und and gen, `keys` each of them sees (0: those of both lanes), ViT
+    patches, embedded times, label slots."""
+
+    und: int
+    gen: int
+    keys: int = 0
+    vit: int = 0
+    times: int = 0
+    labels: int = 0
+
+
+def products(specs: param_tree.Specs, work: Work) -> int:
+    """Operations of a row's tokens times those matrices of `specs` that multiply tokens."""
+    total = 0
+    for path, spec in param_tree.flatten(specs).items():
+        lane = next((lane for start, lane in _LANE.items() if path.startswith(start)), None)
+        if lane and spec.fan_in:
+            total += 2 * math.prod(spec.shape) * getattr(work, lane)
+    return total
+
+
+def attention(cfg: BagelConfig, work: Work) -> int:
+    """Operations of a row's scores and sums of values, of the stack and of the vision tower."""
+    new = work.und + work.gen
+    stack = 4 * new * (work.keys or new) * cfg.llm.hidden * cfg.llm.layers
+    return stack + 4 * work.vit**2 * cfg.vit.hidden * cfg.vit.layers
+
+
+def forward(cfg: BagelConfig, work: Work) -> int:
+    """Operations of a forward pass of one row."""
+    return products(bagel.specs(cfg), work) + attention(cfg, work)
+
+
+def step(
+    cfg: BagelConfig, work: Work, *, trained: param_tree.Specs, remat: str, reference: bool
+) -> tuple[int, int]:
+    """(operations of a training step of one row, those of them that are needed by the mathematics).
+
+    trained: specs of what is optimised · remat: a name of `layers.REMAT` · reference: the starting
+    model predicts too. The backward pass of a product is one product for its input and, where the
+    matrix is trained, one for the matrix; of attention it is 2 of its forward pass, and 1/2 to
+    compute the scores again.
+    """
+    ahead = forward(cfg, work)
+    pairs = attention(cfg, work)
+    back = products(bagel.specs(cfg), work) + 2 * pairs + products(trained, work)
+    needed = (1 + reference) * ahead + back
+    again = {"none": 0, "dots": pairs, "full": ahead}[remat]
+    return needed + again + pairs // 2, needed

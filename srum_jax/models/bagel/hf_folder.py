@@ -1,0 +1,223 @@
+"""What a checkpoint folder holds: its parts found, its headers opened and held against the table.
+
+The model is, looked for in this order, `ema.safetensors`, `model.safetensors` (what training wrote,
+often without the vision tower and the connector) or a sharded `model.safetensors.index.json`. What
+a folder lacks may come from a second one, its base. Of weights nothing but headers is read here.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from srum_jax.models import safetensors_io
+from srum_jax.models.bagel import model_config
+from srum_jax.models.bagel.hf_table import MODEL_FILE, VAE_FILE, Entry, computed_tables, table
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.safetensors_io import Tensor
+
+TRAINED_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MODEL_FILES = (MODEL_FILE, TRAINED_FILE, INDEX_FILE)  # in the order they are looked for
+SIZES_FILES = ("llm_config.json", "vit_config.json")
+WORDS_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+USAGE_FILE = "usage.json"  # how the model wants to be sampled
+TOWERS = {"vit_model.": "the vision tower", "connector.": "the connector"}  # may be in the base
+
+Tensors = dict[str, Tensor]
+_BASE = "as the base (base=, weights_base in a config, --base of srum_jax.convert)"
+_HOW = (
+    "a folder in the Hugging Face layout of BAGEL, with llm_config.json, vit_config.json, "
+    f"{VAE_FILE} and one of {', '.join(MODEL_FILES)}; what another folder has may come from there: "
+    f"name it {_BASE}"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Where the parts of a checkpoint lie: in its own folder or, where that lacks one, its base."""
+
+    folder: epath.Path
+    base: epath.Path | None
+    sizes: epath.Path  # the folder with the JSON files
+    model: epath.Path  # one of MODEL_FILES
+    vae: epath.Path
+    words: epath.Path  # the folder with the tokenizer
+
+    @property
+    def folders(self) -> tuple[epath.Path, ...]:
+        """The folder and, if there is one, its base."""
+        return (self.folder, self.base) if self.base else (self.folder,)
+
+    def beside(self) -> list[epath.Path]:
+        """The files that go along with the weights: JSON, tokenizer, usage."""
+        files = [
+            self.sizes / name
+            for name in (*model_config.to_json(model_config.BAGEL_7B_MOT), USAGE_FILE)
+        ]
+        files += [self.words / name for name in WORDS_FILES]
+        return [path for path in files if path.exists()]
+
+
+def locate(folder: epath.PathLike, base: epath.PathLike | None = None) -> Parts:
+    """Looks where each part lies; the model itself is never taken from the base.
+
+    Raises FileNotFoundError naming everything that neither folder has.
+    """
+    folder, base = epath.Path(folder), epath.Path(base) if base else None
+    places = (folder, base) if base else (folder,)
+    sizes = next((p for p in places if (p / SIZES_FILES[0]).exists()), folder)
+    words = (p for p in places if any((p / name).exists() for name in WORDS_FILES))
+    model, autoencoder = _model_file(folder), _vae_file(folder, base)
+    needed = [*(sizes / name for name in SIZES_FILES), model, autoencoder]
+    missing = [f"{path}: missing" for path in needed if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)}; weights must name {_HOW}")
+    return Parts(folder, base, sizes, model, autoencoder, next(words, folder))
+
+
+def _model_file(folder: epath.Path) -> epath.Path:
+    names = (name for name in MODEL_FILES if (folder / name).exists())
+    return folder / next(names, MODEL_FILE)
+
+
+def _vae_file(folder: epath.Path, base: epath.Path | None) -> epath.Path:
+    own = folder / VAE_FILE
+    return base / VAE_FILE if base and not own.exists() else own
+
+
+def stored_dtype(parts: Parts, cfg: BagelConfig) -> str:
+    """The dtype that keeps every value of a folder's model: "bfloat16" or "float32"."""
+    fixed = computed_tables(cfg)
+    tensors = model_tensors(parts.folder, parts.base, cfg, [])
+    kinds = {tensor.dtype for name, tensor in tensors.items() if name not in fixed}
+    return "bfloat16" if kinds == {"BF16"} else "float32"
+
+
+def model_tensors(
+    folder: epath.Path, base: epath.Path | None, cfg: BagelConfig, problems: list[str]
+) -> Tensors:
+    """The model's tensors; towers that the folder lacks as a whole are those of its base.
+
+    Adds a line to `problems` for everything that does not fit `cfg`.
+    """
+    entries = table(cfg)[MODEL_FILE]
+    file = _model_file(folder)
+    tensors = _open(file, problems)
+    if tensors is None:
+        return {}
+    lacking = [t for t in TOWERS if not any(name.startswith(t) for name in tensors)]
+    towers = [e for e in entries if e.name.startswith(tuple(lacking))]
+    own = [e for e in entries if not e.name.startswith(tuple(lacking))]
+    fixed = {name: (side**2, dim) for name, (side, dim) in computed_tables(cfg).items()}
+    _compare(file, tensors, own, fixed, problems)
+    if lacking and base is None:
+        problems += [
+            f"{file}: {TOWERS[tower]} is missing ({tower}*, "
+            f"{sum(e.name.startswith(tower) for e in towers)} tensors): training wrote the model "
+            f"without it; name the folder it was trained from {_BASE}"
+            for tower in lacking
+        ]
+    elif lacking:
+        names, theirs = {e.name for e in towers}, _model_file(base)
+        others = _open(theirs, problems)
+        if others is not None:
+            others = {name: tensor for name, tensor in others.items() if name in names}
+            _compare(theirs, others, towers, {}, problems)
+            tensors = tensors | others
+    return tensors
+
+
+def vae_tensors(
+    folder: epath.Path, base: epath.Path | None, cfg: BagelConfig, problems: list[str]
+) -> Tensors:
+    """The autoencoder's tensors, of the base where the folder has no such file; as above."""
+    file = _vae_file(folder, base)
+    tensors = _open(file, problems)
+    if tensors is None:
+        return {}
+    _compare(file, tensors, table(cfg)[VAE_FILE], {}, problems)
+    return tensors
+
+
+def write_beside(folder: epath.Path, cfg: BagelConfig, copies: Sequence[epath.Path]) -> None:
+    """Copies files into an existing folder; JSON files of the sizes not among them are made."""
+    have = {path.name for path in copies}
+    for name, content in model_config.to_json(cfg).items():
+        if name not in have:
+            write_json(folder / name, content)
+    for path in copies:
+        if path.resolve() != (folder / path.name).resolve():
+            safetensors_io.write_bytes(folder / path.name, [path.read_bytes()])
+
+
+def write_json(path: epath.Path, content: Any) -> None:
+    """A JSON file as the Hugging Face layout has them, whole or absent."""
+    safetensors_io.write_bytes(path, [(json.dumps(content, indent=1) + "\n").encode()])
+
+
+def _open(file: epath.Path, problems: list[str]) -> Tensors | None:
+    """The tensors of a file, or of all files of an index; None where a header can't be read."""
+    if not file.exists():
+        problems.append(f"{file}: the file is missing; weights must name {_HOW}")
+        return None
+    if file.name != INDEX_FILE:
+        return safetensors_io.read_header(file, problems)
+    try:
+        places = dict(json.loads(file.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as e:
+        problems.append(f"{file}: not an index of safetensors files ({e!r})")
+        return None
+    wrong = {str(part) for part in places.values() if not _plain(part)}
+    problems += [f"{file}: {part!r} is not the name of a file beside it" for part in sorted(wrong)]
+    headers: dict[str, Tensors | None] = {}
+    for part in sorted({part for part in places.values() if _plain(part)}):
+        headers[part] = None
+        if (file.parent / part).exists():
+            headers[part] = safetensors_io.read_header(file.parent / part, problems)
+        else:
+            problems.append(f"{file.parent / part}: the file is missing, {INDEX_FILE} lists it")
+    if wrong or None in headers.values():
+        return None
+    for part, tensors in headers.items():
+        here = {name for name, place in places.items() if place == part}
+        problems += [
+            f"{file.parent / part}: {name} is missing, {INDEX_FILE} lists it there"
+            for name in sorted(here - tensors.keys())
+        ]
+        problems += [
+            f"{file.parent / part}: {name} is there, {INDEX_FILE} lists it "
+            f"{'in ' + places[name] if name in places else 'nowhere'}"
+            for name in sorted(tensors.keys() - here)
+        ]
+    return {n: headers[part][n] for n, part in places.items() if n in headers[part]}
+
+
+def _plain(part: object) -> bool:
+    """Whether an index names a file of its own folder."""
+    outside = {"/", "\\", "\0", ":"}
+    return isinstance(part, str) and part.endswith(".safetensors") and not outside & set(part)
+
+
+def _compare(
+    file: epath.Path,
+    tensors: Tensors,
+    entries: Sequence[Entry],
+    optional: Mapping[str, tuple[int, ...]],
+    problems: list[str],
+) -> None:
+    want = {e.name: e.shape for e in entries}
+    problems += [f"{file}: tensor {n} {s} is missing" for n, s in want.items() if n not in tensors]
+    readable = tuple(safetensors_io.DTYPES)
+    for name, tensor in sorted(tensors.items()):
+        expected = want.get(name, optional.get(name))
+        where = f"{tensor.path}: {name}"
+        if expected is None:
+            problems.append(f"{tensor.path}: unknown tensor {name}")
+            continue
+        if tensor.shape != expected:
+            problems.append(f"{where} has shape {tensor.shape}, expected {expected}")
+        if tensor.dtype not in readable:
+            problems.append(f"{where} is {tensor.dtype}, expected one of {readable}")

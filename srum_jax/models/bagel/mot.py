@@ -1,0 +1,172 @@
+"""The Mixture-of-Transformers stack: two experts, joint attention (BAGEL `qwen2_navit.py`).
+
+und rows and gen rows live in separate lanes, so each expert computes only its own tokens; only
+attention sees both, in lane order [und, gen], behind what a row's cache already holds. Layers are
+stacked `[L, ...]` and scanned.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from srum_jax.core import param_tree
+from srum_jax.data.schema import Tokens
+from srum_jax.models import attention
+from srum_jax.models.bagel.model_config import LLMConfig
+from srum_jax.models.layers import linear, merge_heads, rematerialised, rms_norm, rope, rope_angles
+
+
+@struct.dataclass
+class Cache:
+    """What each row has read: keys (after k_norm and RoPE) and values, k, v [L,B,T,K,C].
+
+    length [B] int32: slots in use; later tokens see all of them. position [B] int32: the RoPE
+    position that comes next (an image of any size takes one).
+    """
+
+    k: jax.Array
+    v: jax.Array
+    length: jax.Array
+    position: jax.Array
+
+
+def expert_specs(cfg: LLMConfig) -> param_tree.Specs:
+    """One expert's stacked layers."""
+    d, n = {"embed": cfg.hidden}, cfg.layers
+    q = {"heads": cfg.heads, "head_dim": cfg.head_dim}
+    kv = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
+    f = {"mlp": cfg.ffn}
+    return {
+        "ln1": param_tree.norm(cfg.hidden, "embed", bias=False, stack=n),
+        "ln2": param_tree.norm(cfg.hidden, "embed", bias=False, stack=n),
+        "q": param_tree.linear(d, q, bias=True, stack=n),
+        "k": param_tree.linear(d, kv, bias=True, stack=n),
+        "v": param_tree.linear(d, kv, bias=True, stack=n),
+        "o": param_tree.linear(q, d, bias=False, stack=n),
+        "q_norm": param_tree.norm(cfg.head_dim, None, bias=False, stack=n),
+        "k_norm": param_tree.norm(cfg.head_dim, None, bias=False, stack=n),
+        "gate": param_tree.linear(d, f, bias=False, stack=n),
+        "up": param_tree.linear(d, f, bias=False, stack=n),
+        "down": param_tree.linear(f, d, bias=False, stack=n),
+    }
+
+
+_UNROLLED = 8  # layers of a model small enough for one long program
+
+
+def specs(cfg: LLMConfig) -> param_tree.Specs:
+    """Both experts' layers and final norms."""
+    return {
+        "blocks": {"und": expert_specs(cfg), "gen": expert_specs(cfg)},
+        "norm": {
+            "und": param_tree.norm(cfg.hidden, "embed", bias=False),
+            "gen": param_tree.norm(cfg.hidden, "embed", bias=False),
+        },
+    }
+
+
+def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:
+    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if there are few.
+
+    For programs that run the stack many times: cutting a layer out of stacked weights would copy it
+    each time. Many layers stay as they are, for the length of the program; so do layers apart.
+    """
+    if cfg.layers > _UNROLLED or isinstance(params["blocks"], tuple):
+        return params
+    blocks = (jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(cfg.layers))
+    return {**params, "blocks": tuple(blocks)}
+
+
+def _project(p, x, cos, sin, cfg):
+    y = rms_norm(x, p["ln1"], cfg.rms_eps)
+    q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps), cos, sin)
+    k = rope(rms_norm(linear(y, p["k"]), p["k_norm"], cfg.rms_eps), cos, sin)
+    return q, k, linear(y, p["v"])
+
+
+def _finish(p, x, attended, cfg):
+    x = x + merge_heads(attended, p["o"])
+    y = rms_norm(x, p["ln2"], cfg.rms_eps)
+    return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
+
+
+def stack(
+    params: param_tree.Params,
+    cfg: LLMConfig,
+    und: jax.Array,
+    gen: jax.Array,
+    und_tokens: Tokens,
+    gen_tokens: Tokens,
+    *,
+    cache: Cache | None = None,
+    keep: str = "none",
+    remat: str = "full",
+    backend: str = "dense",
+):
+    """Runs every layer and the final norms.
+
+    und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally the cache
+    of what their rows have read before: every query sees all of it. `keep` is "none", "kv" (returns
+    k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every layer's
+    (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none". Layers may be
+    stacked or, from `unstacked`, apart. `remat`: a name of `layers.REMAT`. `backend`: of attention
+    among these tokens, as `attention.over` names them; behind a cache there is one alone.
+    """
+    u = und.shape[1]
+    tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
+    if cache is None:
+        attend = attention.over((und_tokens, gen_tokens), backend)
+        cut = attention.cut_tokens
+    else:
+        allowed = attention.mask(tokens, tokens)
+
+        def cut(*lanes):
+            # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
+            long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
+            return [
+                attention.cut_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)
+            ]
+
+    und, gen = cut(und, gen)
+    angles_u, angles_g = (
+        rope_angles(lane.position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
+        for lane in (und_tokens, gen_tokens)
+    )
+
+    def block(x, layer):
+        und, gen = x
+        p, prefix = layer
+        q_u, k_u, v_u = _project(p["und"], und, *angles_u, cfg)
+        q_g, k_g, v_g = _project(p["gen"], gen, *angles_g, cfg)
+        k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
+        if prefix is None:
+            o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
+        else:
+            q = jnp.concatenate([q_u, q_g], axis=1)
+            o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
+            o_u, o_g = o[:, :u], o[:, u:]
+        und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
+        und, gen = cut(und, gen)
+        kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
+        return (und, gen), kept
+
+    body = rematerialised(block, remat)
+    prefix = None if cache is None else (cache.k, cache.v)
+    if isinstance(params["blocks"], tuple):
+        every = []
+        for i, p in enumerate(params["blocks"]):
+            past = None if prefix is None else (cache.k[i], cache.v[i])
+            (und, gen), kept = body((und, gen), (p, past))
+            every.append(kept)
+        kept = jax.tree.map(lambda *x: jnp.stack(x), *every)
+        return *_normed(params, und, gen, cfg), kept
+    # Activations are kept only where they are small; copying them into stacked arrays costs more
+    # there than the longer program.
+    unroll = cfg.layers if remat == "none" and cfg.layers <= _UNROLLED else 1
+    (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix), unroll=unroll)
+    return *_normed(params, und, gen, cfg), kept
+
+
+def _normed(params, und, gen, cfg):
+    und = rms_norm(und, params["norm"]["und"], cfg.rms_eps)
+    return und, rms_norm(gen, params["norm"]["gen"], cfg.rms_eps)

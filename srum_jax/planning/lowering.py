@@ -1,0 +1,271 @@
+"""The programs of a run from shapes alone: the train step, the sampler, the decoder, the scorer.
+
+Each is the one that the stages run (`programs.py`, `inference/`), with arguments that have a shape,
+a type and a place on a mesh and no content: ready to be lowered for any machine and counted.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from srum_jax import programs
+from srum_jax.config import Config
+from srum_jax.core import param_tree, sharding
+from srum_jax.data import packing
+from srum_jax.data.images import picture
+from srum_jax.data.schema import Branch, Example, Lanes, Picture, Text
+from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.generation.context import bucket
+from srum_jax.models import int8
+from srum_jax.models.bagel import cost, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.training import state as states
+from srum_jax.training import step
+from srum_jax.training.state import FrozenParams
+
+PROMPT = 64  # tokens of a prompt that is drawn
+QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program to compile: `lower()`, what its arguments are, and what else lies on a chip.
+
+    parts: {name: arguments, as shapes with their places} · resident: the same of arrays that are
+    there and are no arguments · flops: of one call on all chips, None where they are not counted ·
+    more: further figures for the plan.
+    """
+
+    lower: Callable[[], Any]
+    parts: Mapping[str, Any]
+    resident: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    flops: int | None = None
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def sizes_of(cfg: Config) -> BagelConfig:
+    """Sizes of the config's model: of its folder if that is here, otherwise of its preset."""
+    for folder in filter(None, (cfg.weights, cfg.weights_base)):
+        if (epath.Path(folder) / "llm_config.json").exists():
+            return model_config.from_folder(folder)
+    return model_config.PRESETS[cfg.model]
+
+
+def place(tree: Any, where: Any) -> Any:
+    """Shapes of `tree` with a sharding each; `where` is one for all or a tree of them."""
+
+    def one(x, at):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
+
+    if isinstance(where, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: one(x, where), tree)
+    return jax.tree.map(one, tree, where)
+
+
+def on_chip(tree: Any) -> int:
+    """Bytes that the placed shapes of `tree` take on one chip."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+    """The step of the stage `train`, on the packed batch it makes."""
+    c, dtype = cfg.train, jnp.dtype(cfg.compute.dtype)
+    sizes = programs.attending(cfg, sizes, mesh)
+    made = programs.training(cfg, sizes)
+    masters = param_tree.abstract(made.trained, jnp.float32)
+    fresh = jax.eval_shape(functools.partial(states.fresh, tx=made.tx), masters)
+    places = states.places(made.tx, made.trained, mesh)
+    state = place(fresh, places)
+
+    def kept(specs):
+        return place(param_tree.abstract(specs, dtype), sharding.shardings(specs, mesh))
+
+    reference = None if made.reference is None else kept(made.reference)
+    fixed = FrozenParams(kept(made.frozen), reference)
+    lanes = programs.lanes(c)
+    row = packing.pack(
+        [[]],
+        lanes,
+        sizes,
+        rewards=True,
+        coverage=c.map_sampling if cfg.score.proposers[0] == "sam" else None,
+        targets="ingest" in cfg.stages,
+    )
+    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((c.rows, *x.shape[1:]), x.dtype), row)
+    batch = place(wide, sharding.batch_sharding(mesh))
+    run = step.program(
+        made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, places=places
+    )
+    work = cost.Work(
+        und=lanes.und, gen=lanes.gen, vit=lanes.vit, times=lanes.images, labels=lanes.labels
+    )
+    flops, needed = cost.step(
+        sizes,
+        work,
+        trained=made.trained,
+        remat=cfg.compute.remat,
+        reference=made.reference is not None,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return Program(
+        lower=lambda: run.lower(state, fixed, batch, key),
+        parts={
+            "params": fixed.frozen,
+            "masters": state.params,
+            "moments": state.opt_state,
+            "ema": state.ema,
+            "ref": fixed.reference,
+            "batch": batch,
+        },
+        flops=flops * c.rows,
+        more={"model_flops": needed * c.rows, "attention": sizes.attention},
+    )
+
+
+def _weights(specs: param_tree.Specs, dtype: Any, mesh: jax.sharding.Mesh) -> Any:
+    return place(param_tree.abstract(specs, dtype), sharding.shardings(specs, mesh))
+
+
+def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
+    """(the model's parameters in compute.dtype, or its matrices as `kept` says; the
+    autoencoder's)."""
+    specs, own = bagel.specs(sizes), vae.specs(sizes.vae)
+    dtype = jnp.dtype(cfg.compute.dtype)
+    if kept == "int8":
+        specs, dtype = int8.specs(specs, dtype), None  # each leaf has its own
+    return _weights(specs, dtype, mesh), _weights(own, jnp.float32, mesh)
+
+
+def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The sampler of the stage `generate`: one call of sample.batch images."""
+    c, rows, dtype = cfg.sample, cfg.sample.batch, jnp.dtype(cfg.compute.dtype)
+    params, autoencoder = _model(cfg, sizes, mesh, kept)
+    at = sharding.batch_sharding(mesh)
+    prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
+    grid = image_sampler.grid_of(c.size, sizes)
+    packed, blank = (
+        context.pack([prompt] * rows, rows, sizes),
+        image_sampler.latent_grid([grid], rows, sizes),
+    )
+    on = image_sampler.guidance(c)
+    given = place((packed, None, np.zeros(rows, np.uint32), blank), at)
+    packed, none, seeds, blank = given
+    run = image_sampler.program(sizes, c, dtype)
+    lengths = np.zeros((2, 2, rows), np.int32)
+    texts, tokens = packed.und.segment.shape[1], blank.valid.shape[1]
+    behind = cost.Work(und=2, gen=tokens, keys=context.capacity(packed) + tokens + 2)
+    branches = 1 + on.text + (on.image and not on.text)
+    calls = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
+    flops = cost.forward(sizes, cost.Work(texts, 0)) + calls * cost.forward(sizes, behind)
+    return Program(
+        lower=lambda: run.lower(
+            params,
+            packed,
+            lengths,
+            none,
+            seeds,
+            blank,
+            image_sampler.sampling_params(c),
+            image_by_cond=on.image,
+        ),
+        parts={"params": params},
+        resident={"autoencoder": autoencoder},
+        flops=rows * flops,
+        more={"images": rows, "steps": c.steps},
+    )
+
+
+def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The autoencoder's decoder on one image, as the sampler's latents go through it."""
+    params, autoencoder = _model(cfg, sizes, mesh, kept)
+    grid = image_sampler.grid_of(cfg.sample.size, sizes)
+    tokens = jax.ShapeDtypeStruct(
+        (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
+    )
+    return Program(
+        lower=lambda: image_sampler.decoding(sizes).lower(autoencoder, tokens),
+        parts={"autoencoder": autoencoder},
+        resident={"params": params},
+        more={"images": 1},
+    )
+
+
+def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The reader of soft answers about score.batch whole images."""
+    rows, dtype = cfg.score.batch, jnp.dtype(cfg.compute.dtype)
+    params, _ = _model(cfg, sizes, mesh, kept)
+    seen, ids = _asked(cfg, sizes)
+    branch = Branch((ids, Text(np.zeros(0, np.int32), loss=True)))
+    example = Example((seen, *(branch,) * QUESTIONS))
+    need = packing.size(example)
+    lanes = Lanes(bucket(need[0], 32), 0, bucket(need[2], 16), bucket(need[3], 8), 0, 0)
+    packed = packing.pack([[example]] * rows, lanes, sizes)
+    batch = place(packed, sharding.batch_sharding(mesh))
+    work = cost.Work(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
+    return Program(
+        lower=lambda: text_generator.reading(sizes, dtype).lower(params, batch),
+        parts={"params": params},
+        flops=rows * cost.forward(sizes, work),
+        more={"images": rows, "questions": QUESTIONS},
+    )
+
+
+def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The writer of score.written.batch answers about whole images."""
+    c, dtype = cfg.score.written, jnp.dtype(cfg.compute.dtype)
+    params, _ = _model(cfg, sizes, mesh, kept)
+    at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
+    rows = context.rows_for(c.batch, c.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    seen, ids = _asked(cfg, sizes)
+    packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
+    per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
+    run = text_generator.writing(sizes, dtype)
+    first = cost.Work(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
+    one = cost.Work(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
+    return Program(
+        lower=lambda: run.lower(params, packed, *per_row, max_tokens=limit, stop="each"),
+        parts={"params": params},
+        flops=rows * (cost.forward(sizes, first) + limit * cost.forward(sizes, one)),
+        more={"answers": rows, "tokens": limit},
+    )
+
+
+def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+    """How the stage `score` asks the model: by soft answers, or in words."""
+    return (write if cfg.score.readout == "written" else read)(cfg, sizes, mesh)
+
+
+def _asked(cfg: Config, sizes: BagelConfig) -> tuple[Picture, Text]:
+    """A drawn picture as the model reads it, and a question."""
+    blank = np.zeros((*cfg.sample.size, 3), np.uint8)
+    return picture(blank, sizes), Text(np.zeros(QUESTION, np.int32))
+
+
+PROGRAMS = {  # name -> (makes it, stages that run it, whether every host runs its own)
+    "train_step": (train_step, ("train",), False),
+    "sample": (sample, ("generate", "evaluate"), True),
+    "decode": (decode, ("generate", "evaluate"), True),
+    "score": (score, ("score",), True),
+    # The same of `api.load(precision="int8")`, for small hardware; no stage runs them.
+    "sample_int8": (functools.partial(sample, kept="int8"), (), True),
+    "decode_int8": (functools.partial(decode, kept="int8"), (), True),
+    "read_int8": (functools.partial(read, kept="int8"), (), True),
+    "write_int8": (functools.partial(write, kept="int8"), (), True),
+}
+
+
+def wanted(cfg: Config) -> list[str]:
+    """Names of the programs that the config's stages run."""
+    names = [name for name, (_, stages, _) in PROGRAMS.items() if set(stages) & set(cfg.stages)]
+    outside = cfg.score.judge == "external"
+    return [name for name in names if not (name == "score" and outside)]

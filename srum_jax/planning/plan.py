@@ -1,0 +1,363 @@
+"""What a config costs and where it fits: its programs compiled for machines that are not here.
+
+    python -m srum_jax.main --config configs/bagel_7b_srum.py --plan v5e:4x4
+
+Nothing is allocated and no device is touched (`planning/lowering.py`, `planning/topology.py`). Where a program
+does not fit, settings that need less are compiled in turn, those first that change nothing about
+the result. Sizes of rows and batches that the machine cannot share evenly are raised beforehand.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+import srum_jax
+from srum_jax import config, programs
+from srum_jax.config import Config, TrainConfig
+from srum_jax.core import param_tree, sharding
+from srum_jax.core.errors import BadInput, DoesNotFit
+from srum_jax.models.bagel import model as bagel
+from srum_jax.planning import hlo, lowering, topology
+from srum_jax.planning.lowering import PROGRAMS, on_chip, sizes_of
+from srum_jax.planning.topology import GIB, Machine, Target
+
+READ = (  # parts of a config that a plan depends on
+    *("model", "stages", "mesh", "compute.dtype", "compute.remat", "compute.attention"),
+    *("sample", "score.judge", "score.readout", "score.proposers", "score.batch"),
+    *("score.written.batch", "score.written.max_tokens", "train"),
+)
+
+
+# --------------------------------------------------------------------- a config on a machine
+
+
+def changed(cfg: Any, key: str, value: Any) -> Any:
+    """`cfg` with another value at a dotted key."""
+    first, _, rest = key.partition(".")
+    inner = changed(getattr(cfg, first), rest, value) if rest else value
+    return dataclasses.replace(cfg, **{first: inner})
+
+
+def mesh_of(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
+    """The mesh of a run on the whole machine. Raises BadInput for one its chips cannot form."""
+    try:
+        return sharding.make_mesh(cfg.mesh, machine.devices)
+    except ValueError as e:
+        raise BadInput(f"{machine.target}: {e}") from e
+
+
+def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
+    """What drawing and scoring run on: of several hosts each on its own chips, parameters cut over
+    them."""
+    if machine.target.host == machine.target:
+        return mesh_of(cfg, machine)
+    sizes = types.SimpleNamespace(data=1, fsdp=-1, tensor=1, context=1)
+    return sharding.make_mesh(sizes, machine.host)
+
+
+def shares(cfg: Config, machine: Machine) -> dict[str, int]:
+    """`config.shares` of a run on the machine."""
+    return config.shares(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
+
+
+def fitted(cfg: Config, machine: Machine) -> tuple[Config, dict[str, int]]:
+    """(the config with rows and batches that the machine's chips can share, what was set).
+
+    Numbers are raised to the next multiple, never lowered. Raises BadInput where the machine cannot
+    run the config whatever its sizes.
+    """
+    made: dict[str, int] = {}
+
+    def even(key: str, by: int):
+        nonlocal cfg
+        section, name = key.split(".")
+        value = getattr(getattr(cfg, section), name)
+        if value % by:
+            made[key] = -(-value // by) * by
+            cfg = changed(cfg, key, made[key])
+
+    for key, by in shares(cfg, machine).items():
+        even(key, by)
+    if "generate" in cfg.stages:
+        even("generate.shard_size", cfg.sample.batch)
+    config.check_mesh(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
+    return cfg, made
+
+
+def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
+    """One entry of a plan's "programs": `name` compiled for the machine."""
+    make, _, apart = PROGRAMS[name]
+    mesh = host_mesh(cfg, machine) if apart else mesh_of(cfg, machine)
+    program = make(cfg, sizes_of(cfg), mesh)
+    logging.info("plan: compiling %s for %s", name, machine.target)
+    with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
+        lowered = program.lower()
+    found = machine.compile(lowered)
+    estimated = topology.KINDS[machine.target.kind].margin > 0
+    parts = {key: on_chip(tree) for key, tree in program.parts.items()}
+    beside = {key: on_chip(tree) for key, tree in program.resident.items()}
+    entry: dict[str, Any] = {"fits": found.fits, "chips": mesh.size}
+    if found.peak is not None:
+        peak = found.peak + sum(beside.values())
+        entry["fits"] = found.fits and peak <= machine.hbm_gib * GIB
+        entry["peak_gib"] = _gib(peak)
+        parts["temporaries"] = max(0, found.peak - sum(parts.values()))
+    entry["parts_gib"] = {key: _gib(size) for key, size in (parts | beside).items() if size}
+    if program.flops is not None:
+        entry["flops"] = program.flops
+    if found.text:
+        entry["collective_gib"] = {k: _gib(n) for k, n in hlo.collectives(found.text).items()}
+    entry |= program.more
+    entry["compile_s"] = round(found.seconds, 1)
+    entry["how"] = "estimated" if estimated else "compiled"
+    return entry
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 3)
+
+
+# ------------------------------------------------------------------------- what would make it fit
+
+Change = tuple[str, Config]  # what is said of it, and the config after it
+Option = Callable[[Config, Mapping[str, int]], Iterator[Change]]  # of a config and its `shares`
+
+
+def _remat(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    if cfg.compute.remat != "full":
+        yield 'compute.remat = "full"', changed(cfg, "compute.remat", "full")
+
+
+def _micro_batches(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    now = cfg.train.micro_batches
+    most = cfg.train.rows * now // by.get("train.rows", cfg.train.rows)
+    if most > now:
+        yield f"train.micro_batches = {most}", changed(cfg, "train.micro_batches", most)
+
+
+def _halved(section: str) -> Option:
+    """Half the batch, and half of that, while the devices can share it."""
+
+    def smaller(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+        key = f"{section}.batch"
+        size, least = getattr(cfg, section).batch, by.get(key, 1)
+        while size % (2 * least) == 0:
+            size //= 2
+            yield f"{key} = {size}", changed(cfg, key, size)
+
+    return smaller
+
+
+def _written(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    least = by.get("score.batch", 1)
+    if cfg.score.readout == "written" and cfg.score.written.batch > least:
+        yield f"score.written.batch = {least}", changed(cfg, "score.written.batch", least)
+
+
+def _trainable(name: str) -> Option:
+    """Training of less: later names of `LESS` train fewer leaves."""
+
+    def less(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+        known = typing.get_args(typing.get_type_hints(TrainConfig)["trainable"])
+        now = cfg.train.trainable
+        if name in known and (now not in LESS or LESS.index(name) > LESS.index(now)):
+            yield f'train.trainable = "{name}"', changed(cfg, "train.trainable", name)
+
+    return less
+
+
+LESS = ("all", "gen", "lora")
+# (program, whether the result stays the same, changes), in the order they are tried. What changes
+# nothing stays for the later ones; what changes the recipe is tried alone on top of it.
+OPTIONS = (
+    ("train_step", True, _remat),
+    ("train_step", True, _micro_batches),
+    ("sample", True, _halved("sample")),
+    ("score", True, _halved("score")),
+    ("score", True, _written),
+    ("train_step", False, _trainable("gen")),
+    ("train_step", False, _trainable("lora")),
+)
+
+
+def attempts(cfg: Config, machine: Machine, name: str) -> Iterator[tuple[str, Config, Target]]:
+    """(what is changed, config, target) in the order they are tried for the program `name`."""
+    said: list[str] = []
+    for program, same, option in OPTIONS:
+        if program != name:
+            continue
+        before, made = list(said), None
+        for made in option(cfg, shares(cfg, machine)):
+            yield " and ".join([*before, made[0]]), made[1], machine.target
+        if same and made:
+            said, cfg = [*before, made[0]], made[1]
+    if -1 not in dataclasses.astuple(cfg.mesh):  # a mesh that says how many chips it has
+        said, cfg = [*said, "mesh.fsdp = -1"], changed(cfg, "mesh.fsdp", -1)
+    for target in topology.larger(machine.target):
+        if PROGRAMS[name][2] and target.host.chips <= machine.target.host.chips:
+            continue  # each host draws and scores by itself: more of them help none
+        yield " and ".join([*said, f"{target}, {target.chips} chips"]), cfg, target
+
+
+def tries(
+    cfg: Config, machine: Machine, name: str, describe: Callable[[Target], Machine]
+) -> Iterator[dict[str, Any]]:
+    """Entries of a plan's "tried" for a program, up to the first that fits."""
+    for what, after, target in attempts(cfg, machine, name):
+        try:
+            on = machine if target == machine.target else describe(target)
+            entry = measured(fitted(after, on)[0], on, name)
+        except ValueError as e:  # such as a rank that is too high for a small model
+            logging.info("plan: %s is not possible: %s", what, e)
+            continue
+        peak = {"peak_gib": entry["peak_gib"]} if "peak_gib" in entry else {}
+        yield {"program": name, "change": what, "fits": entry["fits"], **peak}
+        if entry["fits"]:
+            return
+
+
+# -------------------------------------------------------------------------------------- the plan
+
+
+def plan(
+    cfg: Config,
+    target: Target,
+    *,
+    describe: Callable[[Target], Machine] | None = None,
+    only: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The plan of a config for a target, as the JSON of `--plan_out` holds it.
+
+    `describe` gives the machine of a target (default: `topology.describe`); `only` names programs
+    of `lowering.PROGRAMS` (default: those that the config's stages run). Raises BadInput where the
+    compiler is missing or the config cannot run on so many chips whatever its sizes.
+    """
+    describe = describe or topology.describe
+    given, machine = key(cfg), describe(target)
+    cfg, adjusted = fitted(cfg, machine)
+    sizes = sizes_of(cfg)
+    made = programs.training(cfg, sizes)
+    names = lowering.wanted(cfg) if only is None else only
+    if not names:
+        raise BadInput(f"stages {cfg.stages} run no program that a plan looks at")
+    found = {name: measured(cfg, machine, name) for name in names}
+    failing = [name for name, entry in found.items() if not entry["fits"]]
+    tried = [one for name in failing for one in tries(cfg, machine, name, describe)]
+    mesh, lanes = mesh_of(cfg, machine), cfg.train.lanes
+    return {
+        "schema": 1,
+        "target": str(target),
+        "chips": target.chips,
+        "hbm_gib": machine.hbm_gib,
+        "fits": not failing,
+        "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
+        "row_tokens": lanes.und + lanes.gen,
+        "rows": cfg.train.rows,
+        "set": adjusted,
+        "parameters": {
+            "model": param_tree.count(bagel.specs(sizes)),
+            "trained": param_tree.count(made.trained),
+        },
+        "recipe": {
+            "trainable": cfg.train.trainable,
+            "reference": made.reference is not None,
+            "optimizer": cfg.train.optim.optimizer,
+            "remat": cfg.compute.remat,
+            "micro_batches": cfg.train.micro_batches,
+        },
+        "programs": found,
+        "tried": tried,
+        "config_hash": given,
+        "versions": versions(target),
+    }
+
+
+def key(cfg: Config) -> str:
+    """The hash of what a plan reads of a config."""
+    return config.section_hash(cfg, READ)
+
+
+def versions(target: Target) -> dict[str, str]:
+    """Of what the figures depend on."""
+    compiler = {"tpu": "libtpu", "gpu": "jax-cuda12-plugin"}
+    names = ["jax", "jaxlib", compiler[topology.KINDS[target.kind].platform]]
+    found = {"srum_jax": srum_jax.__version__}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def run(cfg: Config, target: str, out: str | None) -> None:
+    """Plans, prints for people, writes the JSON to `out` if it is given.
+
+    Raises BadInput as `plan` does, DoesNotFit where a program does not fit.
+    """
+    made = plan(cfg, topology.parse(target))
+    if out:
+        epath.Path(out).write_text(json.dumps(made, indent=1) + "\n")
+    print("\n".join(lines(made)))
+    if not made["fits"]:
+        raise DoesNotFit(advice(made))
+
+
+def advice(made: Mapping[str, Any]) -> str:
+    """What does not fit, and what would make it fit, as a sentence."""
+    said = []
+    for name, entry in made["programs"].items():
+        if not entry["fits"]:
+            ways = [one for one in made["tried"] if one["program"] == name and one["fits"]]
+            way = f"fits with {ways[0]['change']}" if ways else "fits with nothing that was tried"
+            said.append(f"{name} needs more than {made['hbm_gib']} GiB a chip, and {way}")
+    return f"{made['target']}: {'; '.join(said)}"
+
+
+def lines(made: Mapping[str, Any]) -> Iterator[str]:
+    """A plan for people."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in made["mesh"].items() if size > 1)
+    count, recipe = made["parameters"], made["recipe"]
+    chips = f"{_chips(made['chips'])} of {made['hbm_gib']} GiB"
+    yield f"{made['target']}: {chips}, mesh {mesh or 'of one'}"
+    yield (
+        f"model of {count['model'] / 1e9:.3g} billion parameters, {count['trained'] / 1e9:.3g} "
+        f"trained (train.trainable = {recipe['trainable']}, {recipe['optimizer']}"
+        f"{', with a copy of the starting model' if recipe['reference'] else ''}); "
+        f"{made['rows']} rows of {made['row_tokens']} tokens a step"
+    )
+    for key, value in made["set"].items():
+        yield f"  set for this machine: --config.{key}={value}"
+    for name, entry in made["programs"].items():
+        peak = f"{entry['peak_gib']:.2f} GiB" if "peak_gib" in entry else "more"
+        verdict = "fits" if entry["fits"] else "DOES NOT FIT"
+        yield f"{name}: {verdict}, {peak} a chip ({entry['how']} for {_chips(entry['chips'])})"
+        parts = ", ".join(f"{key} {size:.2f}" for key, size in entry["parts_gib"].items())
+        yield f"  memory, GiB: {parts}"
+        if "flops" in entry:
+            yield f"  {entry['flops'] / 1e12:.4g} TFLOP a call on all these chips"
+        if entry.get("collective_gib"):
+            sent = ", ".join(f"{key} {size:.2f}" for key, size in entry["collective_gib"].items())
+            yield f"  sent by a chip a call, GiB: {sent}"
+    for one in made["tried"]:
+        peak = f", {one['peak_gib']:.2f} GiB" if "peak_gib" in one else ""
+        verdict = "fits" if one["fits"] else "does not fit"
+        yield f"{one['program']} with {one['change']}: {verdict}{peak}"
+    if any(entry["how"] == "estimated" for entry in made["programs"].values()):
+        margin = topology.KINDS[made["target"].partition(":")[0]].margin
+        yield (
+            f"estimated: the compiler's figures raised by {margin:.0%}, not held against such a "
+            "machine"
+        )
+
+
+def _chips(count: int) -> str:
+    return f"{count} chip" if count == 1 else f"{count} chips"

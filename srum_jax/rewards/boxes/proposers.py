@@ -1,0 +1,189 @@
+"""Proposers that need more than pixels: the model itself, Segment Anything, a file of boxes.
+
+Owns how each comes to the one interface of `regions.py`. The model grounds what the prompt asks
+for, in words read strictly; Segment Anything (`masks.py`) knows masks and no prompt; a file names
+candidates and their boxes, whoever found them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from etils import epath
+
+from srum_jax.rewards import question_templates
+from srum_jax.rewards.boxes.regions import DEFAULT, Box, Limits, PromptedImage, Proposer, Region
+from srum_jax.rewards.boxes.sam import automatic as sam_automatic
+from srum_jax.rewards.question_templates import Decomposition
+from srum_jax.rewards.written import Request, Write
+
+VERSION = "1"
+GROUND = """\
+Find every {noun} in this picture. Write one line for each of them and nothing else: the left, \
+top, right and bottom end of the box around it, in thousandths of the picture's width and height.
+Box: <left>, <top>, <right>, <bottom>
+If there is none, write: none"""
+_BOX = re.compile(
+    r"\s*box\s*:\s*\[?\s*(\d{1,4})\s*,\s*(\d{1,4})\s*,\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\]?\s*"
+)
+_PARTS = 1000  # of a side, in which the model says where things are
+MOST_NOUNS = 8
+
+
+# ------------------------------------------------------------------------------- the model itself
+
+
+def grounding_hash() -> str:
+    """Twelve hex digits that change when the question or the version does."""
+    return hashlib.blake2b(json.dumps([VERSION, GROUND]).encode(), digest_size=6).hexdigest()
+
+
+def grounded(
+    write: Write, scenes: Mapping[str, Decomposition] | None = None, limits: Limits = DEFAULT
+) -> Proposer:
+    """The model finds what the prompt names, one question for every noun.
+
+    scenes: prompts taken apart; others are read by the grammar, and where it does not reach the
+    model is asked for every object. Answers that cannot be read are counted in the log.
+    """
+
+    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
+        owners = [(n, noun) for n, one in enumerate(seen) for noun in _nouns(one.prompt, scenes)]
+        requests = [Request(seen[n].image, GROUND.format(noun=noun)) for n, noun in owners]
+        answers = write(requests, temperature=0.0, seeds=[0] * len(requests)) if requests else []
+        found: list[list[Region]] = [[] for _ in seen]
+        unread = 0
+        for (n, _), answer in zip(owners, answers, strict=True):
+            height, width = seen[n].image.shape[:2]
+            try:
+                boxes = read_boxes(answer.text if answer.finished and not answer.failure else "?")
+            except ValueError:
+                unread += 1
+                continue
+            found[n] += [
+                Region(
+                    (
+                        a * width / _PARTS,
+                        b * height / _PARTS,
+                        c * width / _PARTS,
+                        d * height / _PARTS,
+                    )
+                )
+                for a, b, c, d in boxes
+            ]
+        if unread:
+            logging.warning("score: %d of %d answers name no boxes", unread, len(owners))
+        return found
+
+    return Proposer("self", find, separates=False, limits=limits)
+
+
+def _nouns(prompt: str, scenes: Mapping[str, Decomposition] | None) -> list[str]:
+    scene = (scenes or {}).get(prompt) or question_templates.decompose(prompt)
+    nouns = [spec.shape for spec in scene.objects] if scene is not None else []
+    return list(dict.fromkeys(nouns))[:MOST_NOUNS] or ["object"]
+
+
+def read_boxes(answer: str) -> list[tuple[int, int, int, int]]:
+    """Boxes in thousandths from an answer to GROUND; [] for "none".
+
+    Raises ValueError for anything else: other lines, ends outside [0, 1000], empty boxes.
+    """
+    lines = [line.lower() for line in answer.splitlines() if line.strip()]
+    if [line.strip(" .") for line in lines] == ["none"]:
+        return []
+    found = []
+    for line in lines:
+        match = _BOX.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{line!r} is no box")
+        x0, y0, x1, y1 = map(int, match.groups())
+        if not (x0 < x1 <= _PARTS and y0 < y1 <= _PARTS):
+            raise ValueError(f"{line!r} is an empty box, or lies outside the picture")
+        found.append((x0, y0, x1, y1))
+    if not found:
+        raise ValueError("an empty answer")
+    return found
+
+
+# ------------------------------------------------------------------------------- Segment Anything
+
+
+def segmented(automatic: sam_automatic.Automatic, limits: Limits = DEFAULT) -> Proposer:
+    """Every mask that Segment Anything finds by itself, with its box."""
+
+    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
+        made = automatic([one.image for one in seen])
+        return [
+            [
+                Region(tuple(map(float, box)), mask)
+                for box, mask in zip(one.boxes, one.masks, strict=True)
+            ]
+            for one in made
+        ]
+
+    return Proposer("sam", find, separates=False, limits=limits)
+
+
+# ------------------------------------------------------------------------------------------ a file
+
+
+def listed(path: epath.PathLike, limits: Limits = DEFAULT) -> Proposer:
+    """The boxes of a JSONL file: {"id": "<prompt id>-<k>", "boxes": [[x0, y0, x1, y1], …]} a line,
+    in pixels of the candidate, upper ends excluded.
+
+    A candidate that the file does not name has no regions. Raises FileNotFoundError, or ValueError
+    naming file and line.
+    """
+    boxes = read_file(path)
+
+    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
+        return [[Region(box) for box in boxes.get(one.id, ())] for one in seen]
+
+    return Proposer("file", find, separates=False, limits=limits)
+
+
+def digest(path: epath.PathLike) -> str:
+    """Sixteen hex digits of a file's bytes. Raises FileNotFoundError."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file of boxes (score.boxes)")
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+
+
+def read_file(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
+    """{candidate's id: boxes} of a file as `listed` describes it."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file of boxes (score.boxes)")
+    found: dict[str, tuple[Box, ...]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            name, boxes = _record(json.loads(line))
+            if name in found:
+                raise ValueError(f"the id {name!r} was there before")
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"{path}, line {number}: {e}") from e
+        found[name] = boxes
+    return found
+
+
+def _record(value: object) -> tuple[str, tuple[Box, ...]]:
+    if not isinstance(value, dict) or not isinstance(value.get("id"), str):
+        raise ValueError('expected an object with a text "id"')
+    boxes = value.get("boxes")
+    if not isinstance(boxes, list):
+        raise ValueError('"boxes" must be a list of [x0, y0, x1, y1]')
+    for box in boxes:
+        if (
+            not isinstance(box, list)
+            or len(box) != 4
+            or not all(type(v) in (int, float) and 0 <= v < 2**24 for v in box)
+            or not (box[0] < box[2] and box[1] < box[3])
+        ):
+            raise ValueError(f"box {box!r}: four pixels x0 < x1 and y0 < y1, not below 0")
+    return value["id"], tuple(tuple(map(float, box)) for box in boxes)

@@ -1,0 +1,174 @@
+"""Weights of Segment Anything from a Hugging Face folder: `config.json` and `model.safetensors`.
+
+Owns the table of names (those of transformers' `SamModel.state_dict()`) and the strict reading:
+every tensor of the model must be there in its shape, and no other.
+"""
+
+import numpy as np
+from etils import epath
+
+from srum_jax.core import param_tree
+from srum_jax.models import safetensors_io
+from srum_jax.models.bagel.hf_table import Entry
+from srum_jax.rewards.boxes.sam import config as sam_config
+from srum_jax.rewards.boxes.sam import model as sam_model
+from srum_jax.rewards.boxes.sam.config import SamConfig
+
+WEIGHTS_FILE = "model.safetensors"
+# One matrix under two names: files have both, or one of them for both.
+_IMAGE = "shared_image_embedding.positional_embedding"
+_PROMPT = "prompt_encoder.shared_embedding.positional_embedding"
+_TIED = {_IMAGE: _PROMPT, _PROMPT: _IMAGE}
+_SHOWN = 100  # problems listed; the rest is counted
+
+_LINEAR = "o i -> i o"
+_KERNEL = "o i h w -> h w i o"
+_UP = "i o h w -> i h w o"
+
+Rules = dict[str, tuple[str, str]]  # our path -> (official name, {} for the layer; pattern)
+
+
+def _rule(ours: str, official: str, weight: str = "o -> o", bias: str = "o -> o") -> Rules:
+    """Rules of a linear map, a convolution or a norm, whichever leaves it has."""
+    return {
+        f"{ours}/w": (f"{official}.weight", weight),
+        f"{ours}/b": (f"{official}.bias", bias),
+        f"{ours}/scale": (f"{official}.weight", weight),
+        f"{ours}/bias": (f"{official}.bias", bias),
+    }
+
+
+def _vision_rules(cfg: SamConfig) -> Rules:
+    theirs = "vision_encoder"
+    rules = {"vision/positions": (f"{theirs}.pos_embed", "n h w d -> n h w d")}
+    rules |= _rule("vision/patch", f"{theirs}.patch_embed.projection", _KERNEL)
+    for i in (1, 2):
+        rules |= _rule(f"vision/neck/conv{i}", f"{theirs}.neck.conv{i}", _KERNEL)
+        rules |= _rule(f"vision/neck/ln{i}", f"{theirs}.neck.layer_norm{i}")
+    for run in range(len(cfg.vision.runs)):
+        block, layer = f"vision/blocks/{run}", f"{theirs}.layers.{{}}"
+        heads = ("(t m c) d -> d t m c", "(t m c) -> t m c")
+        rules |= _rule(f"{block}/qkv", f"{layer}.attn.qkv", *heads)
+        rules |= _rule(f"{block}/o", f"{layer}.attn.proj", "d (m c) -> m c d")
+        rules[f"{block}/rows"] = (f"{layer}.attn.rel_pos_h", "l c -> l c")
+        rules[f"{block}/columns"] = (f"{layer}.attn.rel_pos_w", "l c -> l c")
+        for i in (1, 2):
+            rules |= _rule(f"{block}/ln{i}", f"{layer}.layer_norm{i}")
+            rules |= _rule(f"{block}/fc{i}", f"{layer}.mlp.lin{i}", _LINEAR)
+    return rules
+
+
+def _prompt_rules() -> Rules:
+    theirs = "prompt_encoder"
+    rules = {
+        "fourier/image": (_IMAGE, "n f -> n f"),
+        "fourier/prompt": (_PROMPT, "n f -> n f"),
+        "prompt/points": (f"{theirs}.point_embed.{{}}.weight", "n d -> n d"),
+        "prompt/no_point": (f"{theirs}.not_a_point_embed.weight", "n d -> n d"),
+        "prompt/no_mask": (f"{theirs}.no_mask_embed.weight", "n d -> n d"),
+    }
+    for i in (1, 2, 3):
+        rules |= _rule(f"prompt/mask/conv{i}", f"{theirs}.mask_embed.conv{i}", _KERNEL)
+        rules |= _rule(f"prompt/mask/ln{i}", f"{theirs}.mask_embed.layer_norm{i}")
+    return rules
+
+
+def _decoder_rules(cfg: SamConfig) -> Rules:
+    theirs, transformer = "mask_decoder", "mask_decoder.transformer"
+    rules = {
+        "decoder/iou_token": (f"{theirs}.iou_token.weight", "n d -> n d"),
+        "decoder/mask_tokens": (f"{theirs}.mask_tokens.weight", "n d -> n d"),
+        **_rule("decoder/final/ln", f"{transformer}.layer_norm_final_attn"),
+        **_rule("decoder/up1", f"{theirs}.upscale_conv1", _UP),
+        **_rule("decoder/up_norm", f"{theirs}.upscale_layer_norm"),
+        **_rule("decoder/up2", f"{theirs}.upscale_conv2", _UP),
+    }
+    attentions = {"decoder/final/to_image": f"{transformer}.final_attn_token_to_image"}
+    for i in range(cfg.decoder.layers):
+        ours, layer = f"decoder/layers/{i}", f"{transformer}.layers.{i}"
+        attentions[f"{ours}/self"] = f"{layer}.self_attn"
+        attentions[f"{ours}/to_image"] = f"{layer}.cross_attn_token_to_image"
+        attentions[f"{ours}/to_tokens"] = f"{layer}.cross_attn_image_to_token"
+        for j in (1, 2):
+            rules |= _rule(f"{ours}/fc{j}", f"{layer}.mlp.lin{j}", _LINEAR)
+        for j in (1, 2, 3, 4):
+            rules |= _rule(f"{ours}/ln{j}", f"{layer}.layer_norm{j}")
+    for ours, official in attentions.items():
+        for name in ("q", "k", "v"):
+            rules |= _rule(f"{ours}/{name}", f"{official}.{name}_proj", _LINEAR)
+        rules |= _rule(f"{ours}/o", f"{official}.out_proj", _LINEAR)
+    heads = {"mask_heads": ("output_hypernetworks_mlps.{}", 3)}
+    heads["iou_head"] = ("iou_prediction_head", cfg.decoder.iou_depth)
+    for name, (official, depth) in heads.items():
+        middle = [f"layers.{i}" for i in range(depth - 2)]
+        for i, layer in enumerate(["proj_in", *middle, "proj_out"]):
+            rules |= _rule(f"decoder/{name}/{i}", f"{theirs}.{official}.{layer}", _LINEAR)
+    return rules
+
+
+def table(cfg: SamConfig) -> list[Entry]:
+    """An entry per official tensor, those of a stacked leaf behind each other."""
+    rules = _vision_rules(cfg) | _prompt_rules() | _decoder_rules(cfg)
+    starts, first = {}, 0
+    for run, (_, count) in enumerate(cfg.vision.runs):
+        starts[f"vision/blocks/{run}/"], first = first, first + count
+    entries = []
+    for path, spec in param_tree.flatten(sam_model.specs(cfg)).items():
+        name, pattern = rules[path]
+        start = next((n for prefix, n in starts.items() if path.startswith(prefix)), 0)
+        stacked = "{}" in name
+        axes = pattern.split("->")[1].split()
+        sizes = tuple(zip(axes, spec.shape[stacked:], strict=True))
+        for layer in range(spec.shape[0]) if stacked else (None,):
+            number = None if layer is None else start + layer
+            entries.append(Entry(name.format(number), path, layer, pattern, sizes))
+    return entries
+
+
+def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
+    """(sizes, parameters float32 as NumPy arrays) of a folder, local or in a bucket.
+
+    Raises FileNotFoundError or ValueError naming the file and every missing, unknown, misshapen or
+    unreadable tensor.
+    """
+    folder = epath.Path(folder)
+    cfg = sam_config.read(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
+    problems: list[str] = []
+    tensors = safetensors_io.read_header(path, problems) or {}
+    entries = table(cfg)
+    if not problems:
+        tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
+        problems = _misfits(tensors, entries)
+    if problems:
+        shown = problems[:_SHOWN]
+        if len(problems) > len(shown):
+            shown.append(f"… and {len(problems) - len(shown)} more")
+        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:\n  " + "\n  ".join(shown))
+    shapes = {p: spec.shape for p, spec in param_tree.flatten(sam_model.specs(cfg)).items()}
+    leaves = {p: np.empty(shape, np.float32) for p, shape in shapes.items()}
+    with path.open("rb") as file:
+        for entry in entries:
+            tensor, leaf = tensors[entry.name], leaves[entry.path]
+            blocks = safetensors_io.rows(file, tensor, 0, tensor.shape[0])
+            whole = np.concatenate([block for _, block in blocks])
+            target = leaf if entry.layer is None else leaf[entry.layer]
+            safetensors_io.assign(target, entry.to_ours(whole))
+    return cfg, param_tree.unflatten(leaves)
+
+
+def _misfits(tensors: dict[str, safetensors_io.Tensor], entries: list[Entry]) -> list[str]:
+    want = {entry.name: entry.shape for entry in entries}
+    problems = [f"tensor {n} {s} is missing" for n, s in want.items() if n not in tensors]
+    readable = tuple(safetensors_io.DTYPES)
+    for name, tensor in tensors.items():
+        if name not in want:
+            problems.append(f"unknown tensor {name}")
+            continue
+        if tensor.shape != want[name]:
+            problems.append(f"{name} has shape {tensor.shape}, expected {want[name]}")
+        if tensor.dtype not in readable:
+            problems.append(f"{name} is {tensor.dtype}, expected one of {readable}")
+    return problems

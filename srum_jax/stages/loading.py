@@ -1,0 +1,207 @@
+"""Opening the model of a round: which folder it lies in, its parameters on the mesh, its voices.
+
+Every stage that runs the model comes through here, so that all agree which weights a round starts
+from and which of them it trained.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax import monitoring
+
+import srum_jax
+from srum_jax import programs
+from srum_jax.config import Config, TrainConfig
+from srum_jax.core import param_tree, sharding
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import image_sampler, text_generator
+from srum_jax.models import lora
+from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.programs import TRAINABLE, lora_scale, trainable  # noqa: F401 (stages ask here)
+from srum_jax.stages.manifest import Manifest, Workdir
+from srum_jax.training import checkpoint
+
+BASE = "worlds/shapes/base"  # inside the package, for a run that names no weights
+_CHUNK, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
+_COMPILING = (
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its parameters on the mesh; what was not wanted is None."""
+
+    cfg: BagelConfig
+    params: param_tree.Params | None
+    vae_params: param_tree.Params | None
+    tokenizer: Tokenizer
+    source: hf.Parts
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """The fingerprint of what was opened."""
+        return fingerprint(*self.source.folders)
+
+
+def source(cfg: Config, work: Workdir) -> hf.Parts:
+    """Where the weights lie that this round starts from.
+
+    What the round before exported; in the first round what `pretrain` made, if the run has that
+    stage, otherwise the folder the config names, with its base. Raises FileNotFoundError naming
+    what is missing.
+    """
+    if work.round:
+        return _made_by(dataclasses.replace(work, round=work.round - 1).stage("export"))
+    if "pretrain" in cfg.stages:
+        return _made_by(work.stage("pretrain"))
+    if not cfg.weights:
+        return hf.locate(epath.resource_path(srum_jax) / BASE)
+    return hf.locate(cfg.weights, cfg.weights_base)
+
+
+def _made_by(stage: epath.Path) -> hf.Parts:
+    return hf.locate(stage / Manifest.read(stage).outputs["model"])
+
+
+def fingerprint(*folders: epath.PathLike) -> str:
+    """16 hex digits of weights folders: names, sizes and content of their weights and JSON files.
+
+    Of a file over 64 MiB evenly spread samples are read, the header among them: enough to tell
+    two models apart within a second, not to find a flipped bit.
+    """
+    digest = hashlib.sha256()
+    files = (f for folder in folders for f in sorted(epath.Path(folder).iterdir(), key=str))
+    for path in files:
+        if path.suffix not in (".safetensors", ".json"):
+            continue
+        size = path.stat().length
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(_CHUNK, size // _SAMPLES)):
+                file.seek(start)
+                digest.update(file.read(_CHUNK))
+    return digest.hexdigest()[:16]
+
+
+def base(
+    cfg: Config,
+    work: Workdir,
+    mesh: jax.sharding.Mesh,
+    want: Sequence[str] = ("model", "vae"),
+    dtype: Any = None,
+) -> LoadedModel:
+    """The model that this round starts from, in `dtype` (default: the config's compute.dtype).
+
+    `want` is as in `hf.load`. The autoencoder is float32. Raises FileNotFoundError or ValueError
+    naming the file, the tensor or the field.
+    """
+    found = source(cfg, work)
+    model_cfg = model_config.from_folder(found.sizes)
+    specs = (bagel.specs(model_cfg), vae.specs(model_cfg.vae))
+    params, vae_params = hf.load(
+        found.folder,
+        model_cfg,
+        dtype=jnp.dtype(dtype or cfg.compute.dtype),
+        shardings=tuple(sharding.shardings(s, mesh) for s in specs),
+        want=want,
+        base=found.base,
+    )
+    tokenizer = Tokenizer.from_folder(found.words)
+    tokenizer.check(model_cfg, str(found.sizes))
+    return LoadedModel(model_cfg, params, vae_params, tokenizer, found)
+
+
+def trained(
+    opened: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
+) -> LoadedModel:
+    """`opened` with the leaves that this round's `train` stage made in place of its own.
+
+    Adapters are merged. Raises FileNotFoundError if that stage is not finished, BadInput if its
+    files are damaged.
+    """
+    stage = work.stage("train")
+    Manifest.read(stage)
+    specs = programs.training(cfg, opened.cfg).trained
+    like = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+        param_tree.abstract(specs, jnp.float32),
+        sharding.shardings(specs, mesh),
+    )
+    made = checkpoint.load_params(stage / "params", like)
+    if cfg.train.trainable == "lora":
+        merged = lora.merge(opened.params, made, lora_scale(cfg.train))
+        places = jax.tree.map(lambda leaf: leaf.sharding, opened.params)
+        return dataclasses.replace(opened, params=jax.device_put(merged, places))
+    old, frozen = param_tree.split(opened.params, trainable(cfg.train.trainable))
+    made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
+    return dataclasses.replace(opened, params=param_tree.merge(made, frozen))
+
+
+def in_training(
+    made: param_tree.Params, frozen: param_tree.Params, c: TrainConfig, dtype: Any
+) -> param_tree.Params:
+    """The model in training: trained leaves `made` in `dtype`, adapters scaled, `frozen` ones."""
+    if c.trainable == "lora":
+        return lora.scaled(param_tree.merge(made, frozen), lora_scale(c))
+    return param_tree.merge(jax.tree.map(lambda x: x.astype(dtype), made), frozen)
+
+
+def answers_stay(c: TrainConfig) -> bool:
+    """Whether no trained leaf is read where the model answers: the generation side alone learns."""
+    return c.trainable == "gen" or (c.trainable == "lora" and c.lora.experts == "gen")
+
+
+def painter(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> image_sampler.Paint:
+    """The model drawing, as the config's `sample` says."""
+    rows = sharding.batch_sharding(mesh)
+    return image_sampler.painter(
+        opened.params,
+        opened.vae_params,
+        opened.cfg,
+        opened.tokenizer,
+        cfg.sample,
+        place=functools.partial(sharding.put, at=rows),
+        dtype=jnp.dtype(cfg.compute.dtype),
+    )
+
+
+def asker(
+    opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, *, rows: int
+) -> text_generator.Ask:
+    """The model answering questions, `rows` pictures a compiled call."""
+    at = sharding.batch_sharding(mesh)
+    return text_generator.asker(
+        opened.params,
+        opened.cfg,
+        opened.tokenizer,
+        rows=rows,
+        place=functools.partial(sharding.put, at=at),
+        dtype=jnp.dtype(cfg.compute.dtype),
+    )
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[list[float]]:
+    """Yields a list that gets the seconds of every compilation inside the block."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event in _COMPILING:
+            seconds.append(duration)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        monitoring.unregister_event_duration_listener(listen)

@@ -1,0 +1,342 @@
+"""The training monitor: does its own score still mean something?
+
+A model that is trained on its own scores may learn to please them. So the averaged weights are
+looked at before the first step, every so many steps and after the last, always with the same
+prompts and the same noise; no truth is needed for any of it:
+
+ · own score: mean image score by the model's own understanding;
+ · counts right: share of pictures with as many regions as the prompt demands objects;
+ · diversity: mean distance of the latents of one prompt's pictures, relative to the first look;
+ · agreement: share of the first look's answers that are still given. The pictures asked about are
+   those of the first look, the questions the judge's own about whole pictures.
+
+The current weights judge. Where only the generation side is trained that is the judge of the start:
+no answer reads a trained leaf, so agreement is 1 without asking. Where everything is trained the
+starting judge is not kept, and agreement guards against a judge that grows lenient.
+
+Training ends where a bound stays broken, and leaves the weights of the last good look. Rows lie in
+`monitor.jsonl` of the stage's folder; pictures, answers and weights under `monitor/`.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+
+from srum_jax.config import Config, MonitorConfig
+from srum_jax.core import param_tree
+from srum_jax.core.files import read_json, write_json
+from srum_jax.data import images as pictures
+from srum_jax.data import shards
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.stages import judges, loading
+from srum_jax.stages.loading import LoadedModel
+from srum_jax.training import metrics
+from srum_jax.training.checkpoint import load_params, save_params
+
+FOLDER, FILE = "monitor", "monitor.jsonl"  # inside the stage's folder
+NAME = "monitor"  # of the shards of pictures
+CURVE = ("own_score", "counts_right", "diversity", "agreement")  # what results.json repeats
+
+Row = Mapping[str, Any]
+
+
+def prompts(drawn: epath.PathLike, count: int) -> list[dict[str, Any]]:
+    """The last `count` prompts that the stage `generate` in folder `drawn` held back.
+
+    Records {id, prompt, category}; none is trained on where the list of prompts is long enough.
+    Raises FileNotFoundError or ValueError where its file is missing or damaged.
+    """
+    if not count:
+        return []
+    path = epath.Path(drawn) / "held_back.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: missing; run the generate stage again, or switch monitor checks off by "
+            "train.monitor.prompts = 0"
+        )
+    found = read_json(path)
+    fields = {"id", "prompt", "category"}
+    if not isinstance(found, list) or not all(
+        isinstance(r, dict) and fields <= set(r) for r in found
+    ):
+        raise ValueError(f"{path}: must be a list of records with {sorted(fields)}")
+    if len(found) < count:
+        logging.warning("train: %s has %d prompts, %d were asked for", path, len(found), count)
+    return found[-count:]
+
+
+# ------------------------------------------------------------------------------ what is measured
+
+
+def measure(
+    judged: Sequence[judge.Judgement],
+    texts: Sequence[str],
+    latents: np.ndarray,
+    separates: bool,
+) -> dict[str, Any]:
+    """What one look found; a number that cannot be had is left out.
+
+    judged and texts: one an image, the K images of a prompt together · latents float [P,K,...] ·
+    separates: whether a region is an object, so that regions can be counted. `status` counts the
+    statuses of all images, `counted` the images whose prompt the grammar reads.
+    """
+    status = collections.Counter(one.image_status for one in judged)
+    scores = [one.image_score for one in judged if one.image_status == judge.OK]
+    scenes = [question_templates.decompose(text) for text in texts]
+    right = [
+        len(one.regions) == scene.total
+        for one, scene in zip(judged, scenes, strict=True)
+        if scene is not None and separates
+    ]
+    found = {
+        "own_score": float(np.mean(scores)) if scores else np.nan,
+        "counts_right": float(np.mean(right)) if right else np.nan,
+        "distance": distance(latents),
+    }
+    found = {name: value for name, value in found.items() if np.isfinite(value)}
+    return {**found, "counted": len(right), "status": dict(status)}
+
+
+def distance(latents: np.ndarray) -> float:
+    """Mean Euclidean distance of two latents of one prompt: float [P,K,...], K at least 2."""
+    flat = np.asarray(latents, np.float64).reshape(*latents.shape[:2], -1)
+    pairs = itertools.combinations(range(flat.shape[1]), 2)
+    return float(np.mean([np.linalg.norm(flat[:, a] - flat[:, b], axis=-1) for a, b in pairs]))
+
+
+def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tuple[int, str]]:
+    """At most `count` pairs (image, question), evenly from all the judge would ask of the images.
+
+    texts: the prompt of every image. Questions with a word that the model lacks are left out.
+    """
+
+    def readable(question: str) -> bool:
+        try:
+            tokenizer.encode(question)
+        except ValueError:
+            return False
+        return True
+
+    scenes = [question_templates.decompose(text) for text in texts]
+    pairs = [
+        (i, question.text)
+        for i, scene in enumerate(scenes)
+        if scene is not None
+        for question in question_templates.image_questions(scene)
+        if readable(question.text)
+    ]
+    return [pairs[i * len(pairs) // count] for i in range(count)] if len(pairs) > count else pairs
+
+
+# ------------------------------------------------------------------------------------- the bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStop:
+    """Training ended at `step`; `kept` is the last look that broke no bound, `why` a sentence."""
+
+    step: int
+    kept: int
+    why: str
+
+
+def broken(row: Row, first: Row, bounds: MonitorConfig) -> list[str]:
+    """What of a row is out of bounds, as clauses. What the first row has and this one lacks is."""
+    least = {
+        "own_score": first.get("own_score", np.nan) - bounds.min_score,
+        "diversity": bounds.min_diversity,
+        "agreement": bounds.min_agreement,
+    }
+    clauses = []
+    for name, limit in least.items():
+        if name in first and not row.get(name, np.nan) >= limit:
+            value = f"{row[name]:.3f}" if name in row else "unknown"
+            clauses.append(f"{name.replace('_', ' ')} is {value}, at least {limit:.3f} is wanted")
+    return clauses
+
+
+def stopped(rows: Sequence[Row], bounds: MonitorConfig) -> EarlyStop | None:
+    """Whether the last `bounds.patience` rows all break a bound; the first row breaks none."""
+    faults = [broken(row, rows[0], bounds) for row in rows]
+    in_row = len(list(itertools.takewhile(bool, reversed(faults))))
+    if in_row < bounds.patience:
+        return None
+    why = f"{'; '.join(faults[-1])} (out of bounds in {in_row} monitor checks in a row)"
+    return EarlyStop(rows[-1]["step"], rows[-1 - in_row]["step"], why)
+
+
+# -------------------------------------------------------------------------------------- the files
+
+
+def read(folder: epath.PathLike) -> list[dict[str, Any]]:
+    """The rows in the folder of a train stage, by step; [] where there was no monitor."""
+    path = epath.Path(folder) / FILE
+    return metrics.read(path) if path.exists() else []
+
+
+def seen_pictures(folder: epath.PathLike, step: int) -> shards.Records:
+    """Records in the form of the stage `generate`, of what the look at `step` drew."""
+    return shards.read(_look(epath.Path(folder), step) / "pictures")
+
+
+def curve(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows as results.json repeats them: the step and what of `CURVE` was measured."""
+    return [{name: row[name] for name in ("step", *CURVE) if name in row} for row in rows]
+
+
+def _look(folder: epath.Path, step: int) -> epath.Path:
+    return folder / FOLDER / str(step)
+
+
+# -------------------------------------------------------------------------------------- the monitor
+
+
+class TrainingMonitor:
+    """Looks at the averaged weights of one train stage, and says when that is enough.
+
+    opened: the model, of which the autoencoder and the words are used · frozen: its leaves that are
+    not trained, in compute.dtype · folder: of the stage; rows found there are gone on from.
+    Everything runs on every process; the first one writes.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        mesh: jax.sharding.Mesh,
+        folder: epath.Path,
+        opened: LoadedModel,
+        frozen: param_tree.Params,
+        wanted: Sequence[Mapping[str, Any]],
+    ):
+        opened = dataclasses.replace(opened, params=None)  # every call brings those of its step
+        self.cfg, self.bounds = cfg, cfg.train.monitor
+        self.folder, self.frozen, self.words = folder, frozen, opened.tokenizer
+        self.jobs = [
+            {
+                "id": f"{prompt['id']}-{k}",
+                "prompt_id": prompt["id"],
+                "prompt": prompt["prompt"],
+                "category": prompt["category"],
+                "k": k,
+                "seed": candidate_seed(cfg.seed, prompt["id"], k),
+            }
+            for prompt in wanted
+            for k in range(self.bounds.candidates)
+        ]
+        self.texts = [job["prompt"] for job in self.jobs]
+        # All devices look together: a batch that is each host's own may be too small for them.
+        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        drawn, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
+        sample = dataclasses.replace(cfg.sample, batch=drawn)
+        self.paint = loading.painter(opened, dataclasses.replace(cfg, sample=sample), mesh)
+        self.ask = loading.asker(opened, cfg, mesh, rows=asked)
+        self.proposer = judges.simple(cfg.score)
+        self.rows = read(folder)
+
+    def start(self, ema: param_tree.Params) -> None:
+        """The look before the first step, unless it was taken."""
+        if not self.rows:
+            self.look(0, ema)
+
+    def look(self, step: int, ema: param_tree.Params) -> dict[str, float]:
+        """Takes the look at `step` and returns its numbers for the metrics; later ones are void."""
+        dtype = jnp.dtype(self.cfg.compute.dtype)
+        params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
+        ask = functools.partial(self.ask, params=params)
+        images, latents = self.paint(self.texts, [job["seed"] for job in self.jobs], params=params)
+        seen = [PromptedImage(image, text) for image, text in zip(images, self.texts, strict=True)]
+        margin = self.cfg.score.margin
+        judged = judge.judge_images(ask, self.words, seen, self.proposer, margin=margin)
+        groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
+        row = {"step": step, **measure(judged, self.texts, groups, self.proposer.separates)}
+        first = self.rows[0] if step else row
+        if first.get("distance") and "distance" in row:
+            row["diversity"] = row["distance"] / first["distance"]
+        self._keep_pictures(step, images, latents)
+        agreement = self._agreement(step, ask, images)
+        if agreement is not None:
+            row["agreement"] = agreement
+        faults = broken(row, first, self.bounds)
+        if not faults:
+            save_params(_look(self.folder, step) / "params", ema)
+        self._add(row)
+        shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.3f}" for k in CURVE if k in row)
+        logging.info("train: monitor at step %d: %s; %s", step, shown, row["status"])
+        for fault in faults:
+            logging.warning("train: monitor at step %d: %s", step, fault)
+        return {f"monitor_{name}": row[name] for name in CURVE if name in row}
+
+    def stopped(self, step: int) -> EarlyStop | None:
+        """Whether the looks up to `step` end the training there."""
+        return stopped([row for row in self.rows if row["step"] <= step], self.bounds)
+
+    def weights(self, step: int, like: param_tree.Params) -> param_tree.Params:
+        """The averaged weights of the good look at `step`, laid out as `like`."""
+        return load_params(_look(self.folder, step) / "params", like)
+
+    def _agreement(self, step: int, ask, images: Sequence[np.ndarray]) -> float | None:
+        """Share of the first look's answers that are given now; None where nothing can be asked."""
+        asked = questions(self.texts, self.words, self.bounds.questions)
+        if not asked:
+            return None
+        if loading.answers_stay(self.cfg.train):
+            return 1.0
+        path = self.folder / FOLDER / "answers.json"
+        if step:
+            records = seen_pictures(self.folder, 0)
+            images = [record["image"] for record in records]
+        by_image: dict[int, list[str]] = {}
+        for i, question in asked:
+            by_image.setdefault(i, []).append(question)
+        given = ask([images[i] for i in by_image], list(by_image.values()))
+        answers = [
+            {"image": i, "question": question, "answer": self.words.decode([int(p.argmax())])}
+            for (i, texts), found in zip(by_image.items(), given, strict=True)
+            for question, p in zip(texts, found, strict=True)
+        ]
+        if not step:
+            if jax.process_index() == 0:
+                write_json(path, answers)
+            return 1.0
+        same = [now == before for now, before in zip(answers, read_json(path), strict=True)]
+        return float(np.mean(same))
+
+    def _keep_pictures(self, step: int, images: np.ndarray, latents: np.ndarray) -> None:
+        records = [
+            {**job, "image": pictures.encode_png(image), "latent": latent}
+            for job, image, latent in zip(self.jobs, images, latents, strict=True)
+        ]
+        if jax.process_index() == 0:
+            folder = _look(self.folder, step)
+            if folder.exists():
+                folder.rmtree()
+            folder /= "pictures"
+            features = shards.candidate_features(latents.shape[1:])
+            shards.write_shard(folder, NAME, features, records, 0, 1)
+            shards.finish(folder, NAME, features, [len(records)])
+
+    def _add(self, row: Row) -> None:
+        """Writes the row in place of those from its step on; lets go of weights long passed."""
+        self.rows = [old for old in self.rows if old["step"] < row["step"]] + [row]
+        if jax.process_index() == 0:
+            path = self.folder / FILE
+            temporary = path.parent / f".{FILE}.tmp"
+            temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
+            temporary.replace(path)
+            # A run that goes on from its newest checkpoint may take the last looks again.
+            kept = [_look(self.folder, r["step"]) / "params" for r in self.rows]
+            for weights in [w for w in kept if w.exists()][: -self.cfg.train.keep]:
+                weights.rmtree()

@@ -1,0 +1,155 @@
+"""Stage `autoencoder`: the shapes world's pictures to latents and back, from random weights.
+
+Leaves the averaged parameters under `model/` as `ae.safetensors` and `ae_config.json`, which the
+stage `pretrain` reads; the latents' scale and shift are measured. Nothing is left there unless the
+exact verifier still reads clean pictures after encode and decode.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from safetensors import numpy as safetensors
+
+from srum_jax.config import Config
+from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.core.errors import Diverged
+from srum_jax.core.files import write_json
+from srum_jax.core.loss import LossOut
+from srum_jax.data import pipeline
+from srum_jax.data.images import to_float
+from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel.model_config import BagelConfig, VAEConfig
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.training import loop, optim
+from srum_jax.training.checkpoint import Checkpoints
+from srum_jax.training.state import FrozenParams, create
+from srum_jax.worlds.shapes import autoencoder_objective as objective
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import verifier
+
+CLEAN_IMAGES = 1536  # never trained on: the gate's, and what scale and shift are measured on
+GATE = 0.99  # share of them that the verifier must still call right
+CLEAN_BATCH = 128
+
+
+def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
+    """Trains the autoencoder of this run; goes on from the newest checkpoint.
+
+    Raises Diverged if the trained one spoils more clean pictures than `GATE` allows.
+    """
+
+    def body(folder: epath.Path) -> Outcome:
+        return train(cfg, mesh, folder)
+
+    sections = ("model", "seed", "autoencoder")
+    return run_stage("autoencoder", cfg, work, sections=sections, inputs={}, body=body)
+
+
+def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
+    """The stage's work: see the module."""
+    c, model = cfg.autoencoder, model_config.PRESETS[cfg.model]
+    sizes = dataclasses.replace(model.vae, scale=1.0, shift=0.0)  # known only afterwards
+    specs = vae.specs(sizes)
+    tx = optim.make(c.optim, specs, steps=c.steps)
+    at = sharding.batch_sharding(mesh)
+
+    def make(step: int):
+        return batch(pipeline.local_rows(step, c.batch, at), seed=cfg.seed)
+
+    state, summary = loop.run(
+        create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh),
+        FrozenParams({}, None),
+        loss_fn=make_loss(sizes, c.kl_weight),
+        tx=tx,
+        batches=lambda start: pipeline.batches(make, at, start=start, stop=c.steps),
+        key=jax.random.key(cfg.seed),
+        cfg=c,
+        checkpoints=Checkpoints(folder / "checkpoints", keep=c.keep),
+        meta={"stage": "autoencoder"},
+        metrics_path=folder / "metrics.jsonl",
+        title="autoencoder",
+        stop=preemption.stop,
+        reports=cfg.log,
+    )
+    share = verified(state.ema, sizes, seed=cfg.seed)
+    logging.info("autoencoder: %.2f %% of clean pictures pass the verifier", 100 * share)
+    if share < GATE:
+        raise Diverged(
+            f"autoencoder: {share:.2%} of {CLEAN_IMAGES} clean pictures are still right after "
+            f"encode and decode, at least {GATE:.0%} must be. Train it longer "
+            "(autoencoder.steps), in another workdir"
+        )
+    images = (to_float(pictures) for pictures, _ in clean(cfg.seed))
+    scale, shift = (round(x, 4) for x in objective.latent_statistics(state.ema, sizes, images))
+    logging.info("autoencoder: scale %.4f, shift %.4f", scale, shift)
+    measured = dataclasses.replace(sizes, scale=scale, shift=shift)
+    if jax.process_index() == 0:
+        write(folder / "model", dataclasses.replace(model, vae=measured), state.ema)
+    return Outcome(
+        outputs={"model": "model", "metrics": "metrics.jsonl"},
+        counts={"steps": c.steps, "skipped_steps": summary["skipped_steps"]},
+        items=c.steps,
+        compile_seconds=summary["compile_seconds"],
+    )
+
+
+def make_loss(sizes: VAEConfig, kl_weight: float) -> Callable[..., LossOut]:
+    """The objective as the loop calls it; there is no reference to compare with."""
+
+    def loss(params, reference, batch, key):
+        return objective.loss(params, batch, key, cfg=sizes, kl_weight=kl_weight)
+
+    return loss
+
+
+def batch(numbers: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
+    """The pictures with these numbers in the endless stream, and the numbers."""
+    pictures = np.stack([shapes.autoencoder_image(seed, i) for i in numbers])
+    return {"images": to_float(pictures), "numbers": np.array(numbers, np.uint32)}
+
+
+def clean(seed: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Batches of clean pictures uint8 [N, 32, 32, 3] with the captions they must still fit."""
+    for first in range(0, CLEAN_IMAGES, CLEAN_BATCH):
+        numbers = range(first, min(first + CLEAN_BATCH, CLEAN_IMAGES))
+        captions, pictures = zip(*(shapes.clean_image(seed, i) for i in numbers), strict=True)
+        yield np.stack(pictures), list(captions)
+
+
+def verified(params: param_tree.Params, cfg: VAEConfig, *, seed: int) -> float:
+    """Share of clean pictures that the verifier calls right after encode and decode, in [0, 1]."""
+
+    @jax.jit
+    def there_and_back(params, images):
+        return vae.to_uint8(vae.decode(params, cfg, vae.encode(params, cfg, images)))
+
+    right = [
+        verifier.verify(picture, caption).right
+        for pictures, captions in clean(seed)
+        for picture, caption in zip(
+            np.asarray(there_and_back(params, jnp.asarray(to_float(pictures)))),
+            captions,
+            strict=True,
+        )
+    ]
+    return float(np.mean(right))
+
+
+def write(folder: epath.Path, model: BagelConfig, params: param_tree.Params) -> None:
+    """`ae_config.json` and `ae.safetensors` as `hf.load(…, want=("vae",))` reads them, the latter
+    last and whole."""
+    leaves = param_tree.flatten(jax.device_get(params))
+    tensors = {
+        entry.name: np.ascontiguousarray(entry.to_official(leaves[entry.path]))
+        for entry in hf.table(model)[hf.VAE_FILE]
+    }
+    name = "ae_config.json"
+    write_json(folder / name, model_config.to_json(model)[name])
+    temporary = folder / f"{hf.VAE_FILE}.partial"
+    temporary.write_bytes(safetensors.save(tensors, {"format": "pt"}))
+    temporary.replace(folder / hf.VAE_FILE)

@@ -1,0 +1,335 @@
+"""The shapes world: small pictures of coloured shapes, what can be said and asked of them.
+
+Owns the streams of training examples, each a pure function of (seed, index), and the world's
+tokenizer file, and gathers the names of its parts: drawing (`shapes_render`), prompts and their
+splits (`shapes_language`), questions (`shapes_forms`, `shapes_questions`), edits, comparisons and
+clips (`shapes_changes`).  The TFDS builder is `shapes_tfds`.
+32x32 RGB, 2x2 cells, one to four objects of 8 colours, 4 shapes, 2 sizes; see `HELD_OUT` for the
+pairs that captions of the generation stream never name, though understanding sees them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+
+from srum_jax.worlds.shapes.changes import (
+    CLIP_KINDS,
+    EDITS,
+    PAIR_KINDS,
+    Edit,
+    edit_example,
+    edit_of,
+    edit_set,
+    several_example,
+    several_question,
+    several_set,
+)
+from srum_jax.worlds.shapes.language import (
+    CATEGORIES,
+    HELD_OUT,
+    NUMBERS,
+    PAIRS,
+    RELATIONS,
+    SPLITS,
+    Content,
+    Prompt,
+    balanced_prompts,
+    content_of,
+    contents,
+    holds,
+    parse,
+    plural,
+    prompts,
+    same_things,
+    say,
+    scene_contents,
+    split_of,
+    wordings,
+)
+from srum_jax.worlds.shapes.question_forms import CROP_KINDS, DESCRIBE, KINDS, SCENE_KINDS, Question
+from srum_jax.worlds.shapes.questions import (
+    Mix,
+    caption_set,
+    qa_set,
+    stream_rng,
+    understanding_example,
+)
+from srum_jax.worlds.shapes.rendering import (
+    CELLS,
+    COLORS,
+    FLAWS,
+    PALETTE,
+    SHAPES,
+    SIDE,
+    SIZES,
+    Box,
+    Pair,
+    Scene,
+    Thing,
+    crop,
+    draw,
+    draw_flawed,
+    ground,
+    pick,
+    place,
+    scatter,
+    shuffled,
+    soften,
+    template,
+    weighted,
+)
+
+__all__ = [
+    "AUTOENCODER_SHARES",
+    "CATEGORIES",
+    "CELLS",
+    "CLIP_KINDS",
+    "COLORS",
+    "CROP_KINDS",
+    "DESCRIBE",
+    "EDITS",
+    "GENERATION_SHARES",
+    "HELD_OUT",
+    "KINDS",
+    "NUMBERS",
+    "PAIRS",
+    "PAIR_KINDS",
+    "PALETTE",
+    "RELATIONS",
+    "SCENE_KINDS",
+    "SHAPES",
+    "SIDE",
+    "SIZES",
+    "SPLITS",
+    "VOCAB_SIZE",
+    "Box",
+    "Content",
+    "Edit",
+    "Mix",
+    "Pair",
+    "Prompt",
+    "Question",
+    "Scene",
+    "Thing",
+    "autoencoder_image",
+    "balanced_prompts",
+    "caption_set",
+    "clean_image",
+    "content_of",
+    "contents",
+    "crop",
+    "draw",
+    "draw_flawed",
+    "edit_example",
+    "edit_of",
+    "edit_set",
+    "generation_example",
+    "holds",
+    "parse",
+    "pick",
+    "place",
+    "prompts",
+    "qa_set",
+    "same_things",
+    "say",
+    "scatter",
+    "scene_contents",
+    "scene_for",
+    "several_example",
+    "several_question",
+    "several_set",
+    "soften",
+    "split_of",
+    "stream_rng",
+    "template",
+    "understanding_example",
+    "vocabulary",
+    "wordings",
+    "write_tokenizer",
+]
+
+# Relations are read in many questions but hardly ever drawn from a caption, as captions of pictures
+# on the web seldom state them: what the model then understands and cannot draw.
+GENERATION_SHARES = {
+    "single": 0.1,
+    "attr": 0.3,
+    "size": 0.14,
+    "spatial": 0.02,
+    "count": 0.14,
+    "triple": 0.2,
+    "quad": 0.1,
+}
+# Not clean alone: drawn and judged pictures are flawed, soft, or crops, and must survive as such.
+AUTOENCODER_SHARES = {"clean": 0.76, "flawed": 0.14, "softened": 0.07, "crop": 0.03}
+VOCAB_SIZE = 96
+SPECIALS = ("<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+WORDS = (
+    ",",
+    ".",
+    "?",
+    "a",
+    "and",
+    "left",
+    "right",
+    "above",
+    "below",
+    "of",
+    *NUMBERS,
+    *COLORS,
+    *SHAPES,
+    *(plural(s) for s in SHAPES),
+    "what",
+    "color",
+    "is",
+    "the",
+    "shape",
+    "object",
+    "objects",
+    "there",
+    "how",
+    "many",
+    "are",
+    "or",
+    "neither",
+    "does",
+    "image",
+    "show",
+    "this",
+    "none",
+    "yes",
+    "no",
+    "describe",
+    *SIZES,
+    "which",
+    "has",
+    "more",
+    "first",
+    "second",
+    "changed",
+    "nothing",
+    "added",
+    "removed",
+    "place",
+    "moved",
+    "that",
+    "did",
+    "move",
+    "way",
+    "up",
+    "down",
+    "add",
+    "remove",
+    "make",
+)
+
+
+def scene_for(rng: random.Random, content: Content) -> Scene:
+    """A scene that shows the content exactly, its objects in drawn cells."""
+    if content.category != "spatial":
+        return scatter(rng, content.pairs, content.sizes)
+    along, across = int(rng.random() * 2), int(rng.random() * 2)
+    cells = ((along, 0), (across, 1)) if content.relation == "left" else ((0, along), (1, across))
+    things = tuple(place(rng, pair, cell) for pair, cell in zip(content.pairs, cells, strict=True))
+    return Scene(things, ground(rng))
+
+
+def generation_example(
+    seed: int, index: int, shares: dict[str, float] | None = None
+) -> tuple[str, np.ndarray]:
+    """A caption of the train split without held-out pairs, and a picture uint8 [32, 32, 3] of it.
+
+    Categories come by `shares` (relative weights, `GENERATION_SHARES` by default), contents
+    evenly within a category, wordings evenly within a content.
+    """
+    rng = stream_rng(seed, index, 0)
+    shares = GENERATION_SHARES if shares is None else shares
+    category = weighted(rng, shares.items())
+    content = pick(rng, contents("train", category, held_out=False))
+    return say(rng, content), draw(scene_for(rng, content))
+
+
+def clean_image(seed: int, index: int) -> tuple[str, np.ndarray]:
+    """A caption and a clean picture uint8 [32, 32, 3]: all pairs evenly, held-out ones included.
+
+    One to four objects, for checking the autoencoder.
+    """
+    rng = stream_rng(seed, index, 3)
+    number = 1 + int(rng.random() * 4)
+    scene = scatter(rng, [pick(rng, PAIRS) for _ in range(number)])
+    content = content_of([t.pair for t in scene.things])
+    if content.category == "mixed":
+        scene = scatter(rng, shuffled(rng, PAIRS)[:number])
+        content = content_of([t.pair for t in scene.things])
+    return say(rng, content), draw(scene)
+
+
+def autoencoder_image(seed: int, index: int) -> np.ndarray:
+    """A picture uint8 [32, 32, 3] for training the autoencoder: kinds by `AUTOENCODER_SHARES`.
+
+    One to four objects, more of them more often, of all pairs evenly; at times all alike.
+    """
+    rng = stream_rng(seed, index, 7)
+    number = pick(rng, (1, 2, 2, 3, 3, 4, 4))
+    pairs = [pick(rng, PAIRS) for _ in range(number)]
+    if rng.random() < 0.12:
+        pairs = pairs[:1] * number
+    scene = scatter(rng, pairs)
+    kind = weighted(rng, AUTOENCODER_SHARES.items())
+    if kind == "flawed":
+        return draw_flawed(rng, scene, int(rng.random() * number), pick(rng, FLAWS))
+    if kind == "softened":
+        return soften(rng, draw(scene))
+    if kind == "crop":
+        return crop(draw(scene), pick(rng, scene.things).box)
+    return draw(scene)
+
+
+def vocabulary() -> dict[str, int]:
+    """Word -> id, in a fixed order: the specials, punctuation, words; below VOCAB_SIZE."""
+    return {word: i for i, word in enumerate((*SPECIALS, *WORDS))}
+
+
+def write_tokenizer(folder: str | Path) -> Path:
+    """Writes `tokenizer.json` (word level, lower-case, `, . ?` apart) and gives its path back."""
+    special = [
+        {
+            "id": i,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for i, word in enumerate(SPECIALS)
+    ]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": special,
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": "[,.?]"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                {"type": "WhitespaceSplit"},
+            ],
+        },
+        "post_processor": None,
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary(), "unk_token": "<unk>"},
+    }
+    path = Path(folder) / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,332 @@
+"""Stage `pretrain`: a base for the shapes world, from random weights, by the joint objective.
+
+Cross-entropy on answers and captions, flow matching on pictures encoded once. Leaves the averaged
+model in the Hugging Face layout under `model/`, rewritten at every evaluation, so that a run that
+was stopped is usable.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from einops import rearrange
+from etils import epath
+from tqdm import tqdm
+
+import srum_jax
+from srum_jax.config import Config
+from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.core.patches import patchify
+from srum_jax.data import packing, pipeline, sources
+from srum_jax.data.images import to_float
+from srum_jax.data.schema import Branch, Example, Lanes, Picture
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.objectives import joint
+from srum_jax.stages import loading as stage_model
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.training import loop, optim
+from srum_jax.training.checkpoint import Checkpoints
+from srum_jax.training.state import FrozenParams, create
+from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import skills, verifier
+
+QUICK_QUESTIONS = 400  # of the validation split, at every evaluation
+QUICK_SEVERAL = 240
+QUICK_IMAGES = 192
+QUICK_CAPTIONS = 100
+QUICK_EDITS = 100
+ENCODE_BATCH = 256
+
+
+def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
+    """Trains the base of this run; goes on from the newest checkpoint."""
+    if "autoencoder" in cfg.stages:
+        made = work.stage("autoencoder")
+        towers = made / Manifest.read(made).outputs["model"]
+    else:
+        shipped = epath.resource_path(srum_jax) / "worlds/shapes/base"
+        towers = epath.Path(cfg.weights) if cfg.weights else shipped
+    inputs = {"autoencoder": stage_model.fingerprint(towers)}
+
+    def body(folder: epath.Path) -> Outcome:
+        return pretrain(cfg, mesh, folder, towers)
+
+    sections = ("model", "seed", "pretrain", "compute.dtype")
+    return run_stage("pretrain", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Pictures encoded once: captions and latents float32 [N, h, w, p·p·Z] of scenes to draw; of
+    edits the instructions, the pictures before uint8 [M,H,W,3] and the latents before and after."""
+
+    captions: list[str]
+    latents: np.ndarray
+    instructions: list[str]
+    sources: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def encode(
+    folder: epath.Path, vae_params, cfg: BagelConfig, *, seed: int, scenes: int, edits: int
+) -> Pool:
+    """The Pool of the generation streams' first scenes and edits.
+
+    Encoded once: kept in `folder` as latents.npz for the next start of as many.
+    """
+    path = folder / "latents.npz"
+    if path.exists():
+        with path.open("rb") as file:
+            arrays = dict(np.load(file))
+        if (len(arrays["captions"]), len(arrays["instructions"])) == (scenes, edits):
+            return _pool(arrays)
+    arrays = _encoded(vae_params, cfg, seed, scenes, edits)
+    temporary = folder / "latents.partial"
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(path)
+    return _pool(arrays)
+
+
+def _pool(arrays: dict[str, np.ndarray]) -> Pool:
+    words = {name: arrays[name].tolist() for name in ("captions", "instructions")}
+    return Pool(**(arrays | words))
+
+
+def _encoded(vae_params, cfg: BagelConfig, seed: int, scenes: int, edits: int) -> dict:
+    """The fields of a Pool as arrays."""
+    run = jax.jit(lambda p, images: vae.encode(p, cfg.vae, images))
+
+    def tokens(images: np.ndarray) -> np.ndarray:
+        count = len(images)
+        padded = np.concatenate([images, np.repeat(images[-1:], -count % ENCODE_BATCH, axis=0)])
+        z = np.asarray(run(vae_params, to_float(padded)))[:count]
+        return rearrange(
+            patchify(z, cfg.latent_patch),
+            "n (h w) d -> n h w d",
+            h=z.shape[1] // cfg.latent_patch,
+        )
+
+    captions, latents = [], []
+    for first in tqdm(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
+        numbers = range(first, min(first + ENCODE_BATCH, scenes))
+        words, images = zip(*(shapes.generation_example(seed, i) for i in numbers), strict=True)
+        captions += words
+        latents.append(tokens(np.stack(images)))
+    instructions, sources, before, after = [], [], [], []
+    for first in tqdm(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
+        numbers = range(first, min(first + ENCODE_BATCH, edits))
+        made = [shapes.edit_example(seed, i) for i in numbers]
+        instructions += [e.instruction for e in made]
+        sources.append(np.stack([shapes.draw(e.source) for e in made]))
+        before.append(tokens(sources[-1]))
+        after.append(tokens(np.stack([shapes.draw(e.target) for e in made])))
+    return {
+        "captions": np.array(captions),
+        "latents": np.concatenate(latents),
+        "instructions": np.array(instructions),
+        "sources": np.concatenate(sources),
+        "before": np.concatenate(before),
+        "after": np.concatenate(after),
+    }
+
+
+def reads_several(step: int, every: int) -> bool:
+    """Whether the pictures of a step are pairs and clips: every so many steps."""
+    return step % every == every - 1
+
+
+def row(
+    number: int, *, several: bool, cfg: Config, model: BagelConfig, tokenizer: Tokenizer, pool: Pool
+) -> list[Example]:
+    """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
+
+    A row reads one picture, or (`several`) a clip or two pairs of pictures; the captions to draw
+    follow, and, beside one picture, the edits.
+    """
+    c = cfg.pretrain
+    if several:
+        examples = [_several(cfg.seed, 2 * number, tokenizer, model)]
+        if _pictures(examples[0]) == 2:
+            examples.append(_several(cfg.seed, 2 * number + 1, tokenizer, model, pairs=True))
+    else:
+        mix = shapes.Mix(questions=c.questions)
+        image, asked = shapes.understanding_example(cfg.seed, number, mix)
+        examples = [
+            sources.questions(tokenizer, model, (image,), [(q.text, q.answer) for q in asked])
+        ]
+    size = tuple(s * model.token_pixels for s in pool.latents.shape[1:3])
+    images, edits = c.generation_images // c.rows, 0 if several else c.edit_images // c.rows
+    for i in range(number * images, (number + 1) * images):
+        which = _place(cfg.seed, 2, i, len(pool.captions))
+        prompt = pool.captions[which]
+        if sources.dropped(cfg.seed, i, c.text_dropout):
+            prompt = None
+        latent = pool.latents[which]
+        examples.append(sources.text_to_image(tokenizer, prompt, latent, size=size, noise_id=which))
+    for i in range(number * edits, (number + 1) * edits):
+        which = _place(cfg.seed, 3, i, len(pool.instructions))
+        words = pool.instructions[which]
+        if sources.dropped(cfg.seed, (1 << 40) + i, c.text_dropout):
+            words = None
+        examples.append(
+            sources.edit(
+                tokenizer,
+                model,
+                pool.sources[which],
+                pool.before[which],
+                words,
+                pool.after[which],
+                size=size,
+                noise_id=len(pool.captions) + which,
+            )
+        )
+    return examples
+
+
+def _several(
+    seed: int, index: int, tokenizer: Tokenizer, model: BagelConfig, pairs: bool = False
+) -> Example:
+    """Pictures of the stream of several with their questions, if `pairs` two pictures."""
+    images, asked = shapes.several_example(seed, index, clips=not pairs)
+    return sources.questions(tokenizer, model, images, [(q.text, q.answer) for q in asked])
+
+
+def fitted(examples: list[Example], lanes: Lanes) -> list[Example]:
+    """A row's samples, without last questions, then without last samples, that overflow its lanes.
+
+    The und lane is sized for what is usual: at times all texts of a row are long together. No
+    sample goes for want of another lane: packing says which one is too short.
+    """
+    examples, limit = list(examples), np.array(dataclasses.astuple(lanes))
+    while (over := packing.total([packing.size(e) for e in examples]) > limit).any():
+        longest = max(range(len(examples)), key=lambda i: _questions(examples[i]))
+        if _questions(examples[longest]) > 1:
+            examples[longest] = Example(examples[longest].items[:-1])
+        elif over[packing.LANES.index("und")] and len(examples) > 1:
+            examples.pop()
+        else:
+            break
+    return examples
+
+
+def _pictures(example: Example) -> int:
+    return sum(isinstance(item, Picture) for item in example.items)
+
+
+def _questions(example: Example) -> int:
+    return sum(isinstance(item, Branch) for item in example.items)
+
+
+def _place(seed: int, stream: int, i: int, count: int) -> int:
+    """Which of `count` things is number i of an endless sequence, epoch after epoch."""
+    epoch, place = divmod(i, count)
+    return int(_order(seed, stream, epoch, count)[place])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, stream)).permutation(count)
+
+
+def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outcome:
+    """The stage's work: see the module."""
+    c = cfg.pretrain
+    model = dataclasses.replace(
+        model_config.PRESETS[cfg.model], vae=model_config.autoencoder_from_folder(towers)
+    )
+    _, vae_params = hf.load(towers, model, want=("vae",))
+    tokenizer_file = epath.resource_path(srum_jax) / "worlds/shapes/base/tokenizer.json"
+    tokenizer = Tokenizer.from_folder(tokenizer_file.parent)
+    pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=c.latents, edits=c.edits)
+    logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
+
+    dtype = jnp.dtype(cfg.compute.dtype)
+    specs = bagel.specs(model)
+    tx = optim.make(c.optim, specs, steps=c.steps)
+    params = param_tree.init(specs, jax.random.key(cfg.seed))
+    state = create(params, tx, specs, mesh)
+    rows_sharding = sharding.batch_sharding(mesh)
+    make_row = functools.partial(row, cfg=cfg, model=model, tokenizer=tokenizer, pool=pool)
+
+    def make(step: int):
+        several = reads_several(step, c.multi_image_every)
+        sizes = c.multi_image_lanes if several else c.lanes
+        lanes = Lanes(**{k: getattr(sizes, k) for k in packing.LANES})
+        numbers = pipeline.local_rows(step, c.rows, rows_sharding)
+        rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
+        return packing.pack(rows, lanes, model, label_weights=c.label_weights)
+
+    def evaluate(step: int, state) -> dict[str, float]:
+        found = quick_look(cfg, mesh, model, state.ema, vae_params, tokenizer)
+        hf.save(
+            folder / "model",
+            model,
+            jax.device_get(state.ema),
+            vae_params,
+            "bfloat16",
+            tokenizer_files=[tokenizer_file],
+        )
+        logging.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
+        return found
+
+    _, summary = loop.run(
+        state,
+        FrozenParams({}, None),
+        loss_fn=joint.make(c, model, dtype=dtype, remat=cfg.compute.remat),
+        tx=tx,
+        batches=lambda start: pipeline.batches(make, rows_sharding, start=start, stop=c.steps),
+        key=jax.random.key(cfg.seed),
+        cfg=c,
+        checkpoints=Checkpoints(folder / "checkpoints", keep=c.keep),
+        meta={"stage": "pretrain"},
+        metrics_path=folder / "metrics.jsonl",
+        title="pretrain",
+        stop=preemption.stop,
+        reports=cfg.log,
+        evaluate=evaluate,
+        evaluate_every=c.evaluate_every,
+    )
+    return Outcome(
+        outputs={"model": "model", "metrics": "metrics.jsonl"},
+        counts={"steps": c.steps, "skipped_steps": summary["skipped_steps"]},
+        items=c.steps,
+        compile_seconds=summary["compile_seconds"],
+    )
+
+
+def quick_look(
+    cfg: Config, mesh, model: BagelConfig, params, vae_params, tokenizer: Tokenizer
+) -> dict[str, float]:
+    """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
+    and edits."""
+    able = skills.of(params, vae_params, model, tokenizer, cfg, mesh)
+    asked = shapes.qa_set("validation", QUICK_QUESTIONS) + shapes.several_set(
+        "validation", QUICK_SEVERAL
+    )
+    prompts = shapes.balanced_prompts("validation", QUICK_IMAGES, seed=0)
+    images, _ = able.paint([p.text for p in prompts], range(len(prompts)))
+    drawn = [verifier.verify(i, p.text).right for i, p in zip(images, prompts, strict=True)]
+    captions = shapes.caption_set("validation", QUICK_CAPTIONS)
+    edits = shapes.edit_set("validation", QUICK_EDITS)
+    found = {
+        "t2i": [
+            {"kind": p.category, "right": good} for p, good in zip(prompts, drawn, strict=True)
+        ],
+        "qa": skills.answered(able, asked),
+        "captions": skills.described(able, captions),
+        "edits": skills.edited(able, edits),
+    }
+    parts: dict[str, list[bool]] = {}
+    for name, records in found.items():
+        for record in records:
+            parts.setdefault(name, []).append(record["right"])
+            parts.setdefault(f"{name}_{record['kind']}", []).append(record["right"])
+    return {name: float(np.mean(good)) for name, good in sorted(parts.items())}

@@ -1,0 +1,338 @@
+"""The exact verifier of the shapes world: does this picture show what this prompt says?
+
+Owns finding objects in pixels and judging them.  It reads pixels only: connected components on the
+dark ground, distance to the palette, overlap with the shape templates.  Right means exactly the
+demanded objects, each well made, nothing else, and the relation between their cells.  Strict on
+smeared, half-made and two-coloured objects; lenient on what an autoencoder does to clean ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from einops import reduce
+from scipy import ndimage
+
+from srum_jax.worlds.shapes.changes import Edit
+from srum_jax.worlds.shapes.language import Content, name, parse, scene_contents
+from srum_jax.worlds.shapes.rendering import (
+    CELL,
+    COLORS,
+    PALETTE,
+    SHAPES,
+    SIDE,
+    Box,
+    Pair,
+    Scene,
+    template,
+)
+
+GROUND_DISTANCE = 60.0  # RGB distance from the ground at which a pixel belongs to an object
+SPECK = 8  # components of fewer pixels are noise, not objects
+COLOR_DISTANCE = 55.0  # from an object's tone to its palette colour (drawn tones: within 18)
+COLOR_MARGIN = 20.0  # how much nearer the best palette colour must be than the second
+TONE_SPREAD = 36.0  # how far an inner pixel may be off the line from the ground to the tone
+# (decoded ones: within 18; halves of pink and white, taken for one tone between them: 40),
+MIN_TONE = 0.45  # how weak it may be on that line (softness darkens corners),
+TONE_WRONG = 0.12  # and the share of inner pixels that may break these
+OVERLAP = 0.91  # least overlap (Tanimoto, sharpened cover) with the template: half-made reach .905
+OVERLAP_MARGIN = 0.05  # over the best template of another shape
+WRONG_PIXELS = 2  # pixels whose cover is off by more than .6: half-made shapes have more
+EDGE_ERROR = 0.66  # px: cover error per length of outline; a Gaussian blur gives about .8 sigma
+_SIZES = tuple(8 + i / 2 for i in range(13))  # 8 .. 14 px; drawn ones are 9 .. 13
+SMALL, BIG = 10.0, 11.0  # at most, at least so many px: between them a size is neither
+_WINDOW, _PAD = 20, 3
+_CORNERS = tuple(2 + i / 2 for i in range(6))  # an object's corner in its window
+_AXIS = np.arange(_WINDOW, dtype=np.float32) + 0.5
+_GRID = (len(_SIZES), len(_CORNERS), len(_CORNERS))
+_STRIDES = np.array([_GRID[1] * _GRID[2], _GRID[2], 1])
+_AROUND = np.array(list(itertools.product((-1, 0, 1), repeat=3))) @ _STRIDES
+# Of each shape in a unit box: its area, how far down its centroid is, and its outline's length.
+_AREA = np.array([np.pi / 4, 1.0, 0.5, 0.5904])
+_CENTROID = np.array([0.5, 0.5, 2 / 3, 0.5])
+_OUTLINE = dict(zip(SHAPES, (np.pi, 4.0, 1 + 5**0.5, 4.0), strict=True))
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One object found: its box in px; `flaw` is "" or why it is not a well-made object.
+
+    `scale` is "small", "big", or "" where its size lies between.
+    """
+
+    color: str
+    shape: str
+    box: Box
+    flaw: str = ""
+    scale: str = ""
+
+    @property
+    def pair(self) -> Pair:
+        return self.color, self.shape
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`objects`: per demanded object, in the prompt's order, whether a well-made one is there;
+    `found`: the well-made objects as (color, shape, box); `reason`: "" if right."""
+
+    right: bool
+    objects: tuple[bool, ...]
+    found: tuple[tuple[str, str, Box], ...]
+    reason: str
+
+
+def verify(image: np.ndarray, prompt: str) -> Verdict:
+    """Judges a picture uint8 [32, 32, 3] against a prompt of the shapes world.
+
+    ValueError for another kind of picture or a prompt outside the grammar.
+    """
+    content = parse(prompt)
+    seen = see(image)
+    made = [s for s in seen if not s.flaw]
+    left = Counter(s.pair for s in made)
+    objects = []
+    for pair in demanded(prompt):
+        objects.append(left[pair] > 0)
+        left[pair] -= objects[-1]
+    reason = _reason(content, seen, made, tuple(objects))
+    found = tuple((s.color, s.shape, s.box) for s in made)
+    return Verdict(not reason, tuple(objects), found, reason)
+
+
+def verify_edit(image: np.ndarray, edit: Edit) -> bool:
+    """Whether a picture uint8 [32, 32, 3] shows what the edit demands, and nothing else changed.
+
+    The things it keeps must be where they were (by cell), well made, of their colour and shape;
+    what it makes or moves where it must be; sizes may differ.
+    """
+    seen = see(image)
+    found = Counter((s.pair, (_cell(s, 1), _cell(s, 0))) for s in seen)
+    if any(s.flaw for s in seen):
+        return False
+    kept = Counter((t.pair, (t.row, t.col)) for t in edit.kept)
+    left = list((found - kept).elements())
+    if kept - found or len(left) != (edit.new is not None):
+        return False
+    return all(pair == edit.new and edit.cell in (None, cell) for pair, cell in left)
+
+
+def verify_caption(text: str, scene: Scene) -> bool:
+    """Whether a caption says what the scene shows, all of it and nothing else."""
+    try:
+        return parse(text) in scene_contents(scene)
+    except ValueError:
+        return False
+
+
+def verify_region(image: np.ndarray, box: Sequence[float], prompt: str) -> bool:
+    """Whether the box (x0, y0, x1, y1 in px) holds one object, well made, that the prompt names.
+
+    An object is in the box if its centre is; at least 80 % of it must be.
+    """
+    x0, y0, x1, y1 = (float(v) for v in box)
+    inside = []
+    for seen in see(image):
+        a, b, c, d = seen.box
+        if x0 <= (a + c) / 2 <= x1 and y0 <= (b + d) / 2 <= y1:
+            covered = (min(c, x1) - max(a, x0)) * (min(d, y1) - max(b, y0))
+            inside.append((seen, covered / ((c - a) * (d - b))))
+    if len(inside) != 1:
+        return False
+    seen, covered = inside[0]
+    return not seen.flaw and covered >= 0.8 and seen.pair in parse(prompt).pairs
+
+
+def demanded(prompt: str) -> tuple[Pair, ...]:
+    """The pairs that the prompt demands, in the order of its words."""
+    content = parse(prompt)
+    if content.category == "count":
+        return content.pairs
+    return tuple(sorted(content.pairs, key=lambda pair: prompt.lower().find(name(pair))))
+
+
+def _reason(content: Content, seen, made, objects) -> str:
+    """Why the picture is wrong, or "" if it is right."""
+    for thing in seen:
+        if thing.flaw:
+            return f"object at {thing.box}: {thing.flaw}"
+    if not all(objects):
+        return "a demanded object is missing"
+    if len(made) != len(objects):
+        return "an object too many"
+    if content.category == "spatial":
+        first, second = (next(s for s in made if s.pair == p) for p in content.pairs)
+        axis = 0 if content.relation == "left" else 1
+        if not _cell(first, axis) < _cell(second, axis):
+            return f"{name(content.pairs[0])} and {name(content.pairs[1])} stand otherwise"
+    for pair, size in zip(content.pairs, content.sizes, strict=bool(content.sizes)):
+        if next(s for s in made if s.pair == pair).scale != size:
+            return f"{name(pair)} is not {size}"
+    return ""
+
+
+def _cell(seen: DetectedObject, axis: int) -> int:
+    return int((seen.box[axis] + seen.box[axis + 2]) / 2 // CELL)
+
+
+def see(image: np.ndarray) -> tuple[DetectedObject, ...]:
+    """The objects of a picture uint8 [32, 32, 3], malformed ones with their flaw."""
+    if image.shape != (SIDE, SIDE, 3) or image.dtype != np.uint8:
+        raise ValueError(
+            f"the shapes verifier reads uint8 [{SIDE}, {SIDE}, 3], not "
+            f"{image.dtype} {list(image.shape)}: give it the picture unscaled"
+        )
+    return _see(image.tobytes())
+
+
+@functools.lru_cache(maxsize=256)  # the regions of one picture are asked about one by one
+def _see(data: bytes) -> tuple[DetectedObject, ...]:
+    pixels = np.frombuffer(data, np.uint8).reshape(SIDE, SIDE, 3).astype(np.float32)
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    ground = np.sort(rim, axis=0)[len(rim) // 2]
+    light = np.zeros((_PAD + SIDE + _WINDOW, _PAD + SIDE + _WINDOW, 3), np.float32)
+    light[_PAD : _PAD + SIDE, _PAD : _PAD + SIDE] = pixels - ground
+    labels, _ = ndimage.label((light * light).sum(-1) > GROUND_DISTANCE**2)
+    areas = np.bincount(labels.ravel())
+    boxes = ndimage.find_objects(labels)
+    return tuple(
+        _look(light, labels, ground, i + 1, where)
+        for i, where in enumerate(boxes)
+        if areas[i + 1] >= SPECK
+    )
+
+
+def _look(light, labels, ground, label: int, where: tuple[slice, slice]) -> DetectedObject:
+    """Judges one component; `light` (picture minus ground) and `labels` are padded."""
+    y, x = where[0].start - _PAD, where[1].start - _PAD
+    height, width = where[0].stop - _PAD - y, where[1].stop - _PAD - x
+    box = (x, y, x + width, y + height)
+    if abs(height - width) > 2 or not _SIZES[0] - 1 <= max(height, width) <= _SIZES[-1] + 1.5:
+        return DetectedObject("none", "none", box, f"{width}x{height} px is no object's size")
+    window = (slice(y, y + _WINDOW), slice(x, x + _WINDOW))
+    part, label_part = light[window], labels[window]
+    own = part[label_part == label]
+    strength = (own * own).sum(-1)
+    core = own[strength >= 0.6 * strength.max()]
+    tone = np.sort(core, axis=0)[len(core) // 2]
+    color = _color(tone + ground)
+    if color is None:
+        return DetectedObject("none", "none", box, "its colour is none of the palette")
+    cover = np.clip(part @ (tone / (tone @ tone)), 0, 1)
+    cover[(label_part != label) & (label_part != 0)] = 0
+    fit, flaw = _shape(cover)
+    if not flaw and _two_toned(part, tone, fit):
+        flaw = "not of one colour"
+    if flaw:
+        return DetectedObject("none", "none", box, flaw)
+    scale = "small" if fit.size <= SMALL else "big" if fit.size >= BIG else ""
+    return DetectedObject(color, fit.shape, box, scale=scale)
+
+
+def _color(tone: np.ndarray) -> str | None:
+    """The palette colour of an RGB tone; None where none is near or two are."""
+    distance = np.sqrt(((PALETTE - tone) ** 2).sum(-1))
+    best = int(distance.argmin())
+    second = np.partition(distance, 1)[1]
+    near = distance[best] <= COLOR_DISTANCE and second - distance[best] >= COLOR_MARGIN
+    return COLORS[best] if near else None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A template in the window: shape, size (px), cover [20, 20], its corner (y, x)."""
+
+    shape: str
+    size: float
+    cover: np.ndarray
+    corner: tuple[float, float]
+
+
+def _overlaps(cover: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per shape, the 27 templates near where area and centroid put it: rows of the bank and
+    their Tanimoto overlaps with the cover, both [shapes, 27]."""
+    bank = _bank()
+    solid = np.where(cover > 0.15, cover, 0)
+    down, across = solid.sum(1), solid.sum(0)
+    area = float(down.sum())
+    size = np.sqrt(area / _AREA)
+    pose = np.stack(
+        [
+            size - _SIZES[0],
+            _AXIS @ down / area - _CENTROID * size - _CORNERS[0],
+            _AXIS @ across / area - 0.5 * size - _CORNERS[0],
+        ],
+        axis=-1,
+    )
+    # A neighbour on both sides, in half-pixel steps.
+    step = np.clip(np.rint(2 * pose).astype(int), 1, np.array(_GRID) - 2)
+    rows = (np.arange(len(SHAPES)) * np.prod(_GRID) + step @ _STRIDES)[:, None] + _AROUND
+    sharpened = _sharpen(cover).ravel()
+    both = bank.sharp[rows.ravel()] @ sharpened
+    overlap = both / (bank.squares[rows.ravel()] + sharpened @ sharpened - both)
+    return rows, overlap.reshape(rows.shape)
+
+
+def _shape(cover: np.ndarray) -> tuple[_Fit, str]:
+    """The template that fits the window best, and a flaw or ""."""
+    rows, overlap = _overlaps(cover)
+    best = overlap.max(1)
+    index = int(best.argmax())
+    row = int(rows[index, overlap[index].argmax()])
+    _, i, j, k = np.unravel_index(row, (len(SHAPES), *_GRID))
+    corner = (_CORNERS[j], _CORNERS[k])
+    fit = _Fit(SHAPES[index], _SIZES[i], _bank().soft[row].reshape(cover.shape), corner)
+    if best[index] < OVERLAP or best[index] - np.partition(best, -2)[-2] < OVERLAP_MARGIN:
+        return fit, "its outline is no shape's"
+    error = np.abs(fit.cover - cover)
+    if np.count_nonzero(error > 0.6) > WRONG_PIXELS:
+        return fit, "a part of its outline is wrong"
+    if error.sum() > EDGE_ERROR * _OUTLINE[fit.shape] * fit.size:
+        return fit, "its edge is smeared"
+    return fit, ""
+
+
+def _two_toned(part: np.ndarray, tone: np.ndarray, fit: _Fit) -> bool:
+    """Whether too many pixels inside the object have another colour than the whole."""
+    inside = part[fit.cover > 0.95]
+    strength = inside @ (tone / (tone @ tone))
+    off = inside - strength[:, None] * tone
+    wrong = (strength < MIN_TONE) | ((off * off).sum(1) > TONE_SPREAD**2)
+    return np.count_nonzero(wrong) > TONE_WRONG * len(inside)
+
+
+def _sharpen(cover: np.ndarray) -> np.ndarray:
+    """Cover pushed towards 0 and 1, so that a soft edge in the right place costs little."""
+    return np.clip((cover - 0.5) * 2.5 + 0.5, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """Covers [n, 400] of all shapes x sizes x corners y x corners x, sharpened covers, and the
+    sums of their squares [n]."""
+
+    soft: np.ndarray
+    sharp: np.ndarray
+    squares: np.ndarray
+
+
+@functools.lru_cache(maxsize=1)
+def _bank() -> _Bank:
+    """All templates in half-pixel sizes and positions, drawn at twice the resolution."""
+    count, window = len(_CORNERS), 2 * _WINDOW
+    fine = np.zeros((len(SHAPES), len(_SIZES), count, count, window, window), np.float32)
+    for i, shape in enumerate(SHAPES):
+        for j, size in enumerate(_SIZES):
+            cover = template(shape, int(2 * size))
+            for k, y in enumerate(_CORNERS):
+                for m, x in enumerate(_CORNERS):
+                    rows, columns = (slice(int(2 * v), int(2 * (v + size))) for v in (y, x))
+                    fine[i, j, k, m, rows, columns] = cover
+    soft = reduce(fine, "s z y x (h a) (w b) -> (s z y x) (h w)", "mean", a=2, b=2)
+    sharp = _sharpen(soft)
+    return _Bank(soft, sharp, (sharp * sharp).sum(-1))

@@ -1,0 +1,282 @@
+"""Contexts and caches: padding, order and company mean nothing, and programs stay few."""
+
+import functools
+import math
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from samples import CFG, jit, latent, picture, text, weights
+
+from srum_jax.config import SampleConfig
+from srum_jax.data.schema import FULL, Text
+from srum_jax.generation import context, image_sampler
+from srum_jax.generation import text_generator as writing
+from srum_jax.models.bagel import mot, vae
+
+
+def items(seed=0):
+    """One of everything: text, picture, clean latent, picture, text."""
+    rng = np.random.default_rng(seed)
+    return (
+        text(rng, 3),
+        picture(rng, 2, 3),
+        latent(rng, 2, 1, noisy=False),
+        picture(rng, 1, 2),
+        text(rng, 5),
+    )
+
+
+LONG = items()
+CONTEXTS = [LONG, LONG[:4], LONG[:3], LONG[:2], LONG[:1], (), items(1)[1:4]]
+
+
+@functools.partial(jit, static_argnames="slots")
+def prefill(params, packed, slots):
+    return context.prefill(params, packed, cfg=CFG, slots=slots, dtype=jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return weights()
+
+
+@pytest.fixture(scope="module")
+def cache(params):
+    """Of CONTEXTS and an empty row; 16 slots more than the lanes."""
+    packed = context.pack(CONTEXTS, len(CONTEXTS) + 1, CFG)
+    return prefill(params, packed, context.capacity(packed, 16))
+
+
+def first(cache, row, count):
+    return cache.k[:, row, :count], cache.v[:, row, :count]
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("least", [1, 16, 32])
+def test_rungs_are_few_and_near(least):
+    counts = range(1, 4097)
+    buckets = [context.bucket(n, least) for n in counts]
+    assert buckets == sorted(buckets) and context.bucket(0, least) == 0
+    assert all(n <= r <= max(least, 1.5 * n) for n, r in zip(counts, buckets, strict=True))
+    assert len(set(buckets)) <= 2 * math.log2(4096 / least) + 1
+    assert all(context.bucket(r, least) == r for r in set(buckets))
+
+
+@pytest.mark.parametrize("least", [1, 2, 4, 8])
+def test_rows_are_enough_and_cut_evenly(least):
+    for batch in range(1, 41):
+        most = math.ceil(batch / least) * least
+        rows = [context.rows_for(count, batch, least) for count in range(1, batch + 1)]
+        assert all(count <= r <= most for count, r in enumerate(rows, start=1))
+        assert all(r % least == 0 for r in rows) and rows == sorted(rows)
+        assert len(set(rows)) <= math.ceil(math.log2(most / least)) + 1
+        assert context.rows_for(1, batch, least) == least
+
+
+def test_capacity_leaves_room_behind_the_fullest_row(cache):
+    packed = context.pack(CONTEXTS, 8, CFG)
+    fullest = max(context.extent(c)[0] for c in CONTEXTS)
+    for more in (0, 1, 16, 40):
+        assert context.capacity(packed, more) >= fullest + more
+    assert context.capacity(context.pack([()], 1, CFG)) >= 1
+    assert cache.k.shape[:3] == (CFG.llm.layers, 8, context.capacity(packed, 16))
+
+
+def test_the_window_is_kept():
+    slots, position = context.extent(LONG)
+    assert (slots, position) == (5 + 8 + 4 + 4 + 7, 5 + 3 + 7)
+    context.check_window(LONG, 4, CFG, slots + 4)
+    with pytest.raises(ValueError, match=r"28 tokens \(3 of its items are images.*window is 31"):
+        context.check_window(LONG, 4, CFG, slots + 3)
+    many = (Text(np.zeros(CFG.max_text - 10, np.int32)),)
+    context.check_window(many, 8, CFG, 10_000)
+    with pytest.raises(ValueError, match="text position 513; the model knows 512"):
+        context.check_window(many, 9, CFG, 10_000)
+
+
+# ------------------------------------------------------------------------------------------ caches
+
+
+def test_length_and_position_are_the_extent(cache):
+    found = list(zip(cache.length.tolist(), cache.position.tolist(), strict=True))
+    assert found == [*map(context.extent, CONTEXTS), (0, 0)]
+
+
+def test_a_context_cut_short_is_a_prefix(cache):
+    """In packed order, so what `shortened` gives is exactly the cache of the shorter context."""
+    for row, shorter in enumerate(CONTEXTS[1:6], start=1):
+        count = context.extent(shorter)[0]
+        for a, b in zip(first(cache, row, count), first(cache, 0, count), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    lengths = np.array([context.extent(CONTEXTS[2])] * 8).T
+    short = context.shortened(cache, *lengths)
+    assert short.k is cache.k and (short.length == lengths[0]).all()
+    assert (short.position == lengths[1]).all()
+
+
+def test_company_order_and_padding_change_nothing(params, cache):
+    rng = np.random.default_rng(5)
+    longer = (text(rng, 30), picture(rng, 4, 4), latent(rng, 5, 4, noisy=False))
+    order = [6, 0, 5, 2]
+    packed = context.pack([longer, *(CONTEXTS[i] for i in order)], 6, CFG)
+    found = prefill(params, packed, context.capacity(packed))
+    assert found.k.shape[2] > cache.k.shape[2]
+    for row, i in enumerate(order, start=1):
+        count = int(cache.length[i])
+        assert (found.length[row], found.position[row]) == (count, cache.position[i])
+        for a, b in zip(first(found, row, count), first(cache, i, count), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        assert not found.k[:, row, count:].any() and not found.v[:, row, count:].any()
+
+
+def test_append_fills_the_next_slot_and_leaves_a_full_row(cache):
+    slots = cache.k.shape[2]
+    cache = cache.replace(length=cache.length.at[3].set(slots))
+    k, v = (
+        np.random.default_rng(i).normal(size=(*cache.k.shape[:2], 1, *cache.k.shape[3:]))
+        for i in range(2)
+    )
+    longer = context.append(cache, k, v)
+    for old, new, given in ((cache.k, longer.k, k), (cache.v, longer.v, v)):
+        for row in range(8):
+            want = np.array(old[:, row])
+            if row != 3:
+                want[:, cache.length[row]] = given[:, row, 0]
+            np.testing.assert_array_equal(new[:, row], want)
+    grown = np.arange(8) != 3
+    np.testing.assert_array_equal(longer.length, cache.length + grown)
+    np.testing.assert_array_equal(longer.position, cache.position + grown)
+
+
+def test_branches_lie_beside_each_other(cache):
+    short = mot.Cache(cache.k[:, :, :4], cache.v[:, :, :4], cache.length * 0 + 4, cache.position)
+    joined = context.beside([short, cache])
+    assert joined.k.shape[1] == 16 and joined.length.tolist() == [4] * 8 + cache.length.tolist()
+    np.testing.assert_array_equal(joined.position, np.tile(cache.position, 2))
+    np.testing.assert_array_equal(joined.v[:, 8:], cache.v)
+    np.testing.assert_array_equal(joined.v[:, :8, :4], short.v)
+    assert not joined.k[:, :8, 4:].any()
+
+
+def test_following_tokens_stand_at_the_next_position(cache):
+    valid = np.arange(3)[None] < np.arange(8)[:, None]
+    tokens = context.following(cache, 3, FULL, valid)
+    np.testing.assert_array_equal(tokens.segment, valid)
+    np.testing.assert_array_equal(tokens.position, np.repeat(cache.position[:, None], 3, axis=1))
+    assert (tokens.mode == FULL).all() and (tokens.split == 1).all()
+
+
+# ---------------------------------------------------------------------------------------- programs
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What is compiled, while the model itself is replaced by nearly nothing."""
+    traces = []
+
+    def empty(params, batch, *, cfg, slots, dtype):
+        zero = jnp.zeros(len(batch.text_ids), jnp.int32)
+        return mot.Cache(*[jnp.zeros((1, len(zero), slots, 1, 1))] * 2, zero, zero)
+
+    def decode(params, cache, seeds, temperature, limit, *, max_tokens, **how):
+        traces.append("writer")
+        return jnp.full((len(seeds), max_tokens), -1), limit * 0
+
+    def sample(params, branches, latent_grid, sampling_params, **how):
+        traces.append("sampler")
+        return latent_grid.noise
+
+    def paint(params, cfg, latents):
+        traces.append("decoder")
+        rows, h, w, _ = latents.shape
+        return jnp.zeros((rows, h * cfg.downsample, w * cfg.downsample, 3))
+
+    monkeypatch.setattr(context, "prefill", empty)
+    monkeypatch.setattr(writing, "decode", decode)
+    monkeypatch.setattr(image_sampler, "sample", sample)
+    monkeypatch.setattr(vae, "decode", paint)
+    return traces
+
+
+NONE = {"blocks": ()}  # the parameters of the model that stands in
+
+
+def buckets(most):
+    return math.ceil(2 * math.log2(most / 16)) + 1
+
+
+def some(rng, window):
+    """A random context of at most `window` tokens."""
+    while True:
+        kinds = [text, picture, functools.partial(latent, noisy=False)]
+        made = []
+        for kind in rng.choice(3, rng.integers(1, 4)):
+            size = (rng.integers(0, window),) if kind == 0 else rng.integers(1, 5, 2)
+            made.append(kinds[kind](rng, *size))
+        if context.extent(tuple(made))[0] <= window:
+            return tuple(made)
+
+
+def test_random_requests_compile_few_programs_and_all_are_noted(traced):
+    rng, window, batch = np.random.default_rng(0), 64, 4
+    programs = context.Programs()
+    rows = math.log2(batch) + 1
+    write = writing.writer(
+        NONE,
+        CFG,
+        types.SimpleNamespace(decode=str),
+        batch=batch,
+        window=window + 9,
+        programs=programs,
+    )
+    for _ in range(100):
+        contexts = [some(rng, window) for _ in range(rng.integers(1, 4))]
+        assert len(write(contexts, max_tokens=8)) == len(contexts)
+    few = len(programs.seen)
+    assert traced == ["writer"] * few
+    assert few <= rows * buckets(window) * (buckets(window) + 1) ** 2 * 3  # 3: latents 0, 1, 2 or 3
+    assert few < 60
+    write([LONG], max_tokens=8)
+    write([LONG], max_tokens=16)  # the same bucket
+    before = len(programs.seen)
+    write([LONG], max_tokens=17)
+    write([LONG], max_tokens=17, stop="first")
+    assert len(programs.seen) == before + 2 == len(traced)
+
+
+def test_random_images_compile_few_programs_and_all_are_noted(traced):
+    rng, window, batch = np.random.default_rng(1), 24, 2
+    programs = context.Programs()
+    settings = SampleConfig(
+        size=(8, 8),
+        steps=2,
+        shift=1.0,
+        guidance=2.0,
+        image_guidance=2.0,
+        image_alone=True,
+        guidance_interval=(0.0, 1.0),
+        renorm="none",
+        renorm_min=0.0,
+        batch=batch,
+    )
+    draw = image_sampler.drawer(NONE, {}, CFG, settings, window=window, programs=programs)
+    for _ in range(60):
+        requests = []
+        for _ in range(rng.integers(1, 4)):
+            thought = text(rng, 3) if rng.random() < 0.5 else None
+            made = image_sampler.guidance_contexts(some(rng, window - 5), thought=thought)
+            size = tuple(4 * rng.integers(1, 4, 2))
+            requests.append(image_sampler.Request(**made, size=size, seed=int(rng.integers(2**32))))
+        for request, drawn in zip(requests, draw(requests), strict=True):
+            assert drawn.image.shape == (*request.size, 3)
+    kinds = [what for what, *_ in programs.seen]
+    for what in ("sampler", "decoder"):
+        assert traced.count(what) == kinds.count(f"the {what}") > 5
+    assert kinds.count("the decoder") <= 2 * 3 * 3
+    # One bucket of canvas; image guidance by texts of their own, by the condition, by a part of it.
+    contexts = buckets(window) * (buckets(window) + 1) ** 2 * 3
+    assert kinds.count("the sampler") <= min(60, 2 * contexts * (buckets(window) + 2))

@@ -1,0 +1,115 @@
+"""How a checkpoint is best used: its own file, read with every fault named; defaults without."""
+
+import dataclasses
+import json
+
+import pytest
+from etils import epath
+
+import srum_jax
+from srum_jax.config import SampleConfig
+from srum_jax.core.errors import BadInput
+from srum_jax.generation import generation_config
+from srum_jax.models.bagel import model_config
+
+
+def folder(tmp_path, values):
+    text = values if isinstance(values, str) else json.dumps(values)
+    (tmp_path / generation_config.FILE).write_text(text)
+    return tmp_path
+
+
+def test_without_a_file_the_demos_settings_hold(tmp_path):
+    found = generation_config.from_folder(tmp_path)
+    assert found == generation_config.GenerationConfig()
+    assert found.generate.size == (1024, 1024) and found.generate.steps == 50
+    assert (found.generate.guidance, found.generate.image_guidance) == (4.0, 1.0)
+    assert found.edit.image_guidance == 2.0 and found.edit.guidance_interval == (0.0, 1.0)
+    assert not found.resize_twice and not found.sample_conditions
+
+
+def test_a_file_changes_what_it_names(tmp_path):
+    values = {"window": 100, "caption": "what is there ?", "resize_twice": True}
+    found = generation_config.from_folder(folder(tmp_path, values))
+    assert found == dataclasses.replace(generation_config.GenerationConfig(), **values)
+    found = generation_config.from_folder(folder(tmp_path, {"edit": {"steps": 7}}))
+    assert found.edit == dataclasses.replace(generation_config.GenerationConfig().edit, steps=7)
+    assert found.generate == generation_config.GenerationConfig().generate
+
+
+def test_editing_starts_from_how_the_model_draws(tmp_path):
+    values = {"generate": {"size": [32, 64], "steps": 4, "shift": 2}, "edit": {"steps": 9}}
+    found = generation_config.from_folder(folder(tmp_path, values))
+    assert found.generate.size == (32, 64) and type(found.generate.shift) is float
+    assert found.edit == dataclasses.replace(found.generate, steps=9)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"windows": 3}, 'unknown key "windows": did you mean "window"?'),
+        ({"batch": 2.0}, "batch must be int, got 2.0"),
+        ({"window": True}, "window must be int, got True"),
+        ({"window": "100"}, "window must be int, got '100'"),
+        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"max_tokens": -1}, "max_tokens must be at least 1, got -1"),
+        ({"caption": None}, "caption must be str, got None"),
+        ({"resize_twice": 1}, "resize_twice must be bool, got 1"),
+        ({"frame": "at {minutes}"}, "frame = 'at {minutes}' may hold {seconds} and {number}"),
+        ({"frame": "at {}"}, "frame = 'at {}'"),
+        ({"frame": "at {seconds"}, "frame = 'at {seconds'"),
+        ({"frame": "at {seconds.start}"}, "frame = 'at {seconds.start}'"),
+        ({"frame": "at {seconds[0]}"}, "frame = 'at {seconds[0]}'"),
+        ({"frame": "at {seconds:d}"}, "frame = 'at {seconds:d}'"),
+        ({"generate": 3}, "generate: must hold keys, got 3"),
+        ({"edit": []}, "edit: must hold keys, got []"),
+        ({"edit": {"step": 3}}, 'edit: unknown key "step": did you mean "steps"?'),
+        ({"edit": {"steps": "3"}}, "edit: steps must be int, got '3'"),
+        ({"edit": {"steps": 0}}, "edit: sample.steps must be above 0, got 0"),
+        ({"generate": {"size": [8]}}, "generate: size must be a tuple of 2 values"),
+        ({"generate": {"guidance": -1}}, "generate: sample.guidance must not be negative"),
+        ({"generate": {"renorm": "gobal"}}, 'did you mean "global"?'),
+        ({"generate": {"guidance_interval": [0.5, 0.2]}}, "must be low <= high in [0, 1]"),
+        ('{"generate": {"shift": NaN}}', "shift must be a finite number"),
+        ([1], "must hold an object, got [1]"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_wrong_files_are_told(tmp_path, values, message):
+    with pytest.raises(ValueError) as e:
+        generation_config.from_folder(folder(tmp_path, values))
+    assert message in str(e.value) and str(tmp_path / generation_config.FILE) in str(e.value)
+
+
+def test_some_settings_can_be_changed():
+    start = generation_config.GenerationConfig()
+    found = generation_config.updated(start, {"window": 9, "edit": {"steps": 3}}, where="options")
+    assert found == dataclasses.replace(
+        start, window=9, edit=dataclasses.replace(start.edit, steps=3)
+    )
+    for values, message in (
+        ({"windwo": 9}, 'options: unknown key "windwo": did you mean "window"'),
+        ({"window": "9"}, "options: window must be int, got '9'"),
+        ({"window": 0}, "options: window must be at least 1"),
+        ({"edit": {"steps": 0}}, "options, edit: sample.steps must be above 0"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            generation_config.updated(start, values, where="options")
+
+
+def test_settings_can_be_changed_for_one_call():
+    generate = generation_config.GenerationConfig().generate
+    found = generation_config.changed(generate, {"size": (64, 32), "steps": 3}, where="generate")
+    assert found == dataclasses.replace(generate, size=(64, 32), steps=3)
+    assert isinstance(found, SampleConfig)
+    with pytest.raises(BadInput, match="generate: sample.batch must be above 0, got 0"):
+        generation_config.changed(generate, {"batch": 0}, where="generate")
+
+
+def test_the_shapes_base_says_how_it_is_used():
+    base = epath.resource_path(srum_jax) / "bases" / "shapes"
+    found, cfg = generation_config.from_folder(base), model_config.from_folder(base)
+    pixels = cfg.token_pixels
+    for settings in (found.generate, found.edit):
+        assert all(s % pixels == 0 and s <= pixels * cfg.max_latent for s in settings.size)
+    assert found.window <= cfg.max_text and found.max_tokens < found.window

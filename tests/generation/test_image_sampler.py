@@ -1,0 +1,473 @@
+"""The sampler: equal to the training forward step by step, whatever shares its batch."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from einops import rearrange
+from samples import CFG, jit, latent, picture, text, weights
+
+from srum_jax import flow
+from srum_jax.config import SampleConfig
+from srum_jax.core.patches import patchify, unpatchify
+from srum_jax.data import packing
+from srum_jax.data.images import to_float
+from srum_jax.data.schema import Example, Lanes, Latent, Text
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import context, image_sampler
+from srum_jax.generation.image_sampler import Request
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import vae
+from srum_jax.worlds.shapes import examples as shapes
+
+SETTINGS = SampleConfig(
+    size=(16, 16),
+    steps=3,
+    shift=3.0,
+    guidance=2.5,
+    image_guidance=1.0,
+    image_alone=True,
+    guidance_interval=(0.0, 1.0),
+    renorm="none",
+    renorm_min=0.0,
+    batch=4,
+)
+WINDOW = 64
+
+
+def requests():
+    """Of every kind and of several sizes."""
+    rng = np.random.default_rng(0)
+    words, look = functools.partial(text, rng), functools.partial(picture, rng)
+    clean = functools.partial(latent, rng, noisy=False)
+    edit = image_sampler.guidance_contexts((clean(2, 2), look(2, 2), words(4)))
+    system, thought = words(2), words(5)
+    return {
+        "draw": Request(**image_sampler.guidance_contexts((words(3),)), size=(8, 12), seed=1),
+        "longer": Request(**image_sampler.guidance_contexts((words(11),)), size=(16, 8), seed=2),
+        "thought": Request(
+            **image_sampler.guidance_contexts((words(3),), system=system, thought=thought),
+            size=(12, 12),
+            seed=3,
+        ),
+        "edit": Request(**edit, size=(8, 8), seed=4),
+        "two": Request(
+            **image_sampler.guidance_contexts(
+                (look(1, 2), words(2), clean(1, 2), look(2, 1), words(3))
+            ),
+            size=(4, 16),
+            seed=5,
+        ),
+        "thought edit": Request(
+            **image_sampler.guidance_contexts(
+                (clean(1, 3), look(1, 3), words(6)), system=system, thought=thought
+            ),
+            size=(4, 12),
+            seed=2**32 - 1,
+        ),
+        "nothing": Request(context=(), size=(8, 8), seed=6),
+        "only seen": Request(**image_sampler.guidance_contexts((look(2, 2),)), size=(8, 8), seed=7),
+    }
+
+
+REQUESTS = requests()
+DRAWN = ("draw", "longer", "thought", "nothing")  # no images to read
+EDITED = ("edit", "two", "thought edit", "only seen")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """(model, autoencoder); velocities large enough for guidance to matter."""
+    params = weights()
+    params["llm2vae"]["w"] *= 3
+    return params, tiny.weights()[1]
+
+
+def plainly(make, *args, **how):
+    """`make(...)`, what it jits compiled fast instead of well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", jit)
+        return make(*args, **how)
+
+
+@pytest.fixture(scope="module")
+def drawer(model):
+    """Rows are a multiple of 4 unless told otherwise."""
+
+    @functools.cache
+    def make(settings, least=4):
+        return plainly(image_sampler.drawer, *model, CFG, settings, window=WINDOW, least=least)
+
+    return make
+
+
+def changed(**values):
+    """SETTINGS with other values."""
+    return dataclasses.replace(SETTINGS, **values)
+
+
+# --------------------------------------------------------------- the same by the training forward
+
+
+@jit
+def forward(params, batch, t):
+    _, gen, _ = bagel.forward(params, CFG, batch, batch.latents, t, remat="none")
+    return bagel.velocity(params, gen)
+
+
+ROWS = 12
+LANES = Lanes(und=64, gen=24, vit=16, labels=0, images=3, regions=0)
+
+
+def velocities(params, contexts, xs, t):
+    """v_theta of x [h,w,·] after each context, each an ordinary training sample."""
+    rows = [[Example((*c, Latent(x, (1, 1))))] for c, x in zip(contexts, xs, strict=True)]
+    rows += [[]] * (ROWS - len(rows))
+    batch = packing.pack(rows, LANES, CFG)
+    v = np.asarray(forward(params, batch, np.where(batch.noisy, t, 0).astype(np.float32)))
+    found = []
+    for row, x in zip(range(ROWS), xs, strict=False):
+        tokens = np.flatnonzero(
+            (batch.gen.segment[row] > 0) & batch.noisy[row][batch.latent_images[row]]
+        )
+        found.append(v[row, tokens].reshape(x.shape))
+    return found
+
+
+def guided(settings, v, v_text, v_image, norms):
+    """Guidance and renorm, written out; `norms` are the lengths renorm compares, (|v|, |u|)."""
+    u = v_text + settings.guidance * (v - v_text)
+    if settings.renorm == "text_channel":
+        size = np.linalg.norm(v, axis=-1, keepdims=True), np.linalg.norm(u, axis=-1, keepdims=True)
+        u = u * np.clip(size[0] / size[1], settings.renorm_min, 1)
+    u = v_image + settings.image_guidance * (u - v_image)
+    if settings.renorm in ("global", "batch"):
+        norms.append((np.linalg.norm(v), np.linalg.norm(u)))
+    return u
+
+
+def reference(params, settings, asked):
+    """Latents of requests that share one call, by the training forward and Euler steps."""
+    shapes_ = [(r.size[0] // 4, r.size[1] // 4, CFG.token_dim) for r in asked]
+    xs = [
+        np.asarray(jax.random.normal(jax.random.key(r.seed), (s[0] * s[1], s[2]))).reshape(s)
+        for r, s in zip(asked, shapes_, strict=True)
+    ]
+    contexts = [
+        *(r.context for r in asked),
+        *(r.context[: r.plain] for r in asked),
+        *(r.texts for r in asked),
+    ]
+    times = flow.sampling_times(settings.steps, settings.shift)
+    low, high = settings.guidance_interval
+    for t, after in zip(times[:-1], times[1:], strict=True):
+        found = velocities(params, contexts, xs * 3, t)
+        branches = [found[i :: len(asked)] for i in range(len(asked))]
+        moves, norms = [found[i] for i in range(len(asked))], []
+        if low < t <= high:
+            moves = [guided(settings, *branch, norms) for branch in branches]
+        if settings.renorm == "batch" and norms:
+            whole = np.sqrt(np.square(norms).sum(axis=0))
+            norms = [whole] * len(norms)
+        for i, (v, u) in enumerate(norms):
+            moves[i] = moves[i] * np.clip(v / u, settings.renorm_min, 1)
+        xs = [x - v * (t - after) for x, v in zip(xs, moves, strict=True)]
+    return xs
+
+
+def check(found, want, atol=3e-5):
+    for i, (drawn, x) in enumerate(zip(found, want, strict=True)):
+        np.testing.assert_allclose(drawn.latent, x, atol=atol, err_msg=str(i))
+
+
+def pick(names):
+    return [REQUESTS[name] for name in names]
+
+
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        (changed(guidance=1.0), DRAWN),
+        (SETTINGS, DRAWN),
+        (changed(renorm="global", guidance_interval=(0.8, 1.0)), DRAWN),
+        (changed(renorm="global", renorm_min=0.9, guidance_interval=(0.3, 0.9)), EDITED),
+        (changed(image_guidance=1.8, renorm="text_channel"), EDITED),
+        (changed(image_guidance=1.8, guidance=1.0, renorm="global"), EDITED),
+        (changed(image_guidance=1.8, renorm="text_channel"), ("draw", "longer")),
+        (changed(image_guidance=1.8, renorm="text_channel"), ("thought", "nothing")),
+    ],
+    ids=["plain", "text", "late", "edit", "edit-image", "image-alone", "condition", "part"],
+)
+def test_an_image_is_the_training_forwards(model, drawer, settings, names):
+    """Every guidance branch is a sample of its own there, every step a forward pass."""
+    asked = pick(names)
+    want = reference(model[0], settings, asked)
+    check(drawer(settings)(asked), want)
+    if image_sampler.guidance(settings).text or image_sampler.guidance(settings).image:
+        plain = reference(model[0], changed(guidance=1.0), asked)
+        for name, a, b in zip(names, want, plain, strict=True):
+            # What read no text has nothing to be guided by.
+            assert np.abs(a - b).max() > 1e-2 or name in ("nothing", "only seen"), name
+
+
+def test_batch_renorm_is_joint_over_real_tokens(model, drawer):
+    """As the original; padding tokens and the empty fourth row count for nothing."""
+    settings, asked = changed(renorm="batch"), pick(("draw", "thought", "longer"))
+    want = reference(model[0], settings, asked)
+    check(drawer(settings)(asked), want)
+    alone = reference(model[0], settings, asked[:1])
+    assert np.abs(alone[0] - want[0]).max() > 1e-3
+
+
+def test_image_guidance_without_text_guidance_is_a_choice():
+    alone = changed(guidance=1.0, image_guidance=2.0)
+    assert image_sampler.guidance(alone) == image_sampler.Guidance(False, True, ((True, 0, 3),))
+    official = dataclasses.replace(alone, image_alone=False)
+    assert image_sampler.guidance(official) == image_sampler.Guidance(
+        False, False, ((False, 0, 3),)
+    )
+    for settings in (changed(image_guidance=2.0), changed(image_guidance=2.0, image_alone=False)):
+        assert image_sampler.guidance(settings) == image_sampler.Guidance(
+            True, True, ((True, 0, 3),)
+        )
+
+
+def test_each_step_can_be_traced(model):
+    """A trace holds x before each step, every branch's velocity and the guided one, a run each."""
+    packed = context.pack([REQUESTS["draw"].context], 1, CFG)
+    settings = changed(guidance_interval=(0.0, 0.9))
+    blank = image_sampler.latent_grid([(2, 3)], 1, CFG)
+    noise = np.random.default_rng(0).normal(size=blank.noise.shape).astype(np.float32)
+    runs = image_sampler.guidance(settings).runs
+
+    @jit
+    def run(params):
+        cond = context.prefill(
+            params, packed, cfg=CFG, slots=context.capacity(packed), dtype=jnp.float32
+        )
+        empty = context.shortened(cond, *jnp.zeros((2, 1), jnp.int32))
+        how = dict(cfg=CFG, runs=runs, renorm="none", dtype=jnp.float32, trace=True)
+        given = blank.replace(noise=noise)
+        return image_sampler.sample(
+            params,
+            image_sampler.GuidanceCaches(cond, empty),
+            given,
+            image_sampler.sampling_params(settings),
+            **how,
+        )
+
+    last, traces = run(model[0])
+    assert [t[1].shape[:2] for t in traces] == [(1, 1), (2, 2)]  # steps, branches
+    x, u = (np.concatenate([t[i] for t in traces]) for i in (0, 2))
+    np.testing.assert_array_equal(x[0], noise)
+    times = flow.sampling_times(3, 3.0)
+    for i, after in enumerate((*x[1:], last)):
+        np.testing.assert_allclose(after, x[i] - u[i] * (times[i] - times[i + 1]), atol=1e-6)
+    v, v_text = traces[1][1][:, :1], traces[1][1][:, 1:]
+    np.testing.assert_allclose(traces[1][2], v_text + 2.5 * (v - v_text), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ company and padding
+
+
+@pytest.mark.parametrize("names", [DRAWN, EDITED], ids=["draw", "edit"])
+def test_alone_in_other_order_and_in_other_batches_the_same(drawer, names):
+    """Images of several sizes share a call; alone, nothing is padded as it was there."""
+    guided = changed(image_guidance=1.8, renorm="text_channel")
+    settings = SETTINGS if names is DRAWN else guided
+    asked = pick(names)
+    together = drawer(settings)(asked)
+    for drawn, request in zip(together, asked, strict=True):
+        assert drawn.image.shape == (*request.size, 3) and drawn.image.dtype == np.uint8
+        assert drawn.latent.shape == (request.size[0] // 4, request.size[1] // 4, CFG.token_dim)
+    check(drawer(settings)(asked[::-1]), [d.latent for d in together[::-1]], atol=1e-5)
+    check(drawer(settings, least=1)(asked[1:2]), [together[1].latent], atol=1e-5)
+
+
+def test_kinds_are_kept_apart_and_results_in_order(drawer):
+    """Requests with and without images to read need different programs."""
+    draw = drawer(changed(image_guidance=1.8, renorm="text_channel"))
+    names = ["edit", "longer", "two", "thought edit", "draw", "only seen"]
+    found = dict(zip(names, draw(pick(names)), strict=True))
+    assert {n: found[n].image.shape[:2] for n in names} == {n: REQUESTS[n].size for n in names}
+    for kind in (EDITED, ("draw", "longer")):
+        check([found[n] for n in kind], [d.latent for d in draw(pick(kind))], atol=1e-5)
+    assert draw([]) == []
+
+
+def test_the_seed_the_context_and_the_size_all_matter(drawer):
+    one = REQUESTS["draw"]
+    asked = [
+        one,
+        dataclasses.replace(one, seed=9),
+        dataclasses.replace(one, context=REQUESTS["longer"].context),
+        dataclasses.replace(one, size=(12, 8)),
+    ]
+    found = [d.latent for d in drawer(SETTINGS)(asked)]
+    assert np.abs(found[1] - found[0]).max() > 0.1
+    assert np.abs(found[2] - found[0]).max() > 1e-3
+    assert np.abs(found[3].reshape(found[0].shape) - found[0]).max() > 1e-3
+    same = [d.latent for d in drawer(SETTINGS)([one] * 4)]
+    for again in same:
+        np.testing.assert_allclose(again, found[0], atol=1e-5)
+
+
+def test_requests_that_do_not_fit_are_refused(drawer):
+    one = REQUESTS["draw"]
+    for size, message in {
+        (8, 10): "an image of 8x10: sides must be multiples of 4",
+        (0, 8): "multiples of 4",
+        (36, 8): "36x8 pixels is 9x2 latent tokens; the model has positions for 8 a side (32 ",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            drawer(SETTINGS)([one, dataclasses.replace(one, size=size)])
+    long = (Text(np.full(WINDOW - 1, 7, np.int32)),)
+    with pytest.raises(ValueError, match="takes 65 tokens.*window is 64"):
+        drawer(SETTINGS)([one, dataclasses.replace(one, context=long)])
+
+
+# ------------------------------------------------------------------------------- plans of a request
+
+
+def test_guided_runs_group_like_steps():
+    times = np.array([1.0, 0.8, 0.5, 0.2, 0.0], np.float32)
+    assert image_sampler.guided_runs(times, (0.0, 1.0)) == ((True, 0, 4),)
+    assert image_sampler.guided_runs(times, (0.0, 1.0), False) == ((False, 0, 4),)
+    assert image_sampler.guided_runs(times, (0.0, 0.0)) == ((False, 0, 4),)
+    assert image_sampler.guided_runs(times, (0.3, 0.9)) == (
+        (False, 0, 1),
+        (True, 1, 3),
+        (False, 3, 4),
+    )
+    assert image_sampler.guided_runs(times, (0.5, 0.8)) == (
+        (False, 0, 1),
+        (True, 1, 2),
+        (False, 2, 4),
+    )
+
+
+def test_what_each_guidance_compares_with():
+    """The contexts that the original's inferencer reads, by hand."""
+    rng = np.random.default_rng(1)
+    a, b, system, thought = (text(rng, 2) for _ in range(4))
+    see, clean = picture(rng, 1, 1), latent(rng, 1, 1, noisy=False)
+
+    def of(*items, **how):
+        made = image_sampler.guidance_contexts(items, **how)
+        return made["context"], made["context"][: made["plain"]], made["texts"]
+
+    assert of(a) == ((a,), (), (a,))
+    assert of(clean, see, a) == ((clean, see, a), (clean, see), (a,))
+    assert of(see, a, b) == ((see, a, b), (see, a), (a, b))
+    assert of(a, see) == ((a, see), (a, see), (a,))
+    assert of(see) == ((see,), (see,), ())
+    assert of(clean, a, system=system, thought=thought) == (
+        (system, clean, a, thought),
+        (system, clean),
+        (system, a),
+    )
+    assert of(a, see, thought=thought) == ((a, see, thought), (a, see), (a,))
+
+
+def test_a_canvas_marks_what_is_real():
+    made = image_sampler.latent_grid([(2, 3), (5, 4)], 3, CFG)
+    assert made.noise.shape == (3, 24, CFG.token_dim) and not made.noise.any()
+    assert made.valid.sum(axis=1).tolist() == [6, 20, 0]
+    assert made.positions[0, :6].tolist() == [0, 1, 2, 8, 9, 10]
+
+
+def test_seeds_are_their_own():
+    seeds = {
+        image_sampler.candidate_seed(s, p, k) for s in range(3) for p in range(40) for k in range(4)
+    }
+    assert len(seeds) == 480 and all(0 <= s < 2**32 for s in seeds)
+    assert image_sampler.candidate_seed(1, 12, 3) != image_sampler.candidate_seed(11, 2, 3)
+
+
+# ---------------------------------------------------------------------------------- the autoencoder
+
+
+def test_latents_are_decoded_at_their_own_size(model):
+    """No padding: a picture's border is its own, whoever comes along."""
+    rng = np.random.default_rng(0)
+    sizes = [(2, 3), (3, 2), (2, 3), (2, 3)]
+    latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in sizes]
+    show = plainly(image_sampler.decoder, model[1], CFG, programs=context.Programs())
+    found = show(latents)
+    decode = jit(functools.partial(vae.decode, cfg=CFG.vae))
+    for (h, w), tokens, shown in zip(sizes, latents, found, strict=True):
+        flat = rearrange(tokens, "h w d -> 1 (h w) d")
+        pixels = decode(model[1], latents=unpatchify(flat, CFG.latent_patch, h, w))[0]
+        want = np.clip(np.asarray(pixels) / 2 + 0.5, 0, 1) * 255
+        assert shown.shape == (4 * h, 4 * w, 3) and shown.dtype == np.uint8
+        assert np.abs(shown - want).max() <= 1.01
+    assert show([]) == []
+
+
+def test_a_picture_is_encoded_to_the_mean_or_a_seeds_sample(model):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    encode = plainly(image_sampler.encoder, model[1], CFG, programs=context.Programs())
+    mean = encode(pixels)
+    assert mean.tokens.shape == (2, 3, CFG.token_dim) and mean.size == (8, 12) and not mean.noisy
+    moments = jit(functools.partial(vae.encode_moments, cfg=CFG.vae))
+    want, logvar = moments(model[1], images=to_float(pixels)[None])
+    flat = rearrange(mean.tokens, "h w d -> (h w) d")
+    np.testing.assert_allclose(flat, patchify(want, CFG.latent_patch)[0], atol=1e-5)
+    drawn = [encode(pixels, seed=i).tokens for i in range(64)]
+    np.testing.assert_array_equal(drawn[3], encode(pixels, seed=3).tokens)
+    spread = patchify(np.exp(0.5 * logvar), CFG.latent_patch)[0].reshape(mean.tokens.shape)
+    errors = (np.array(drawn) - mean.tokens) / spread
+    assert abs(errors.mean()) < 0.1 and abs(errors.std() - 1) < 0.1
+    with pytest.raises(ValueError, match="8x10.*multiples of 4"):
+        encode(np.zeros((8, 10, 3), np.uint8))
+
+
+# ------------------------------------------------------------------------------------ for a trainer
+
+PROMPTS = [
+    "a red circle",
+    "a red circle , a blue square and a green cross",
+    "two blue squares",
+    "a red circle above a blue square",
+    "a green cross",
+    "three red triangles",
+]
+SEEDS = [image_sampler.candidate_seed(0, i, 0) for i in range(len(PROMPTS))]
+
+
+@pytest.fixture(scope="module")
+def painter(model, tmp_path_factory):
+    words = shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent
+    return functools.partial(
+        plainly, image_sampler.painter, *model, CFG, Tokenizer.from_folder(words)
+    )
+
+
+def test_a_painter_works_through_any_number(painter):
+    paint = painter(SETTINGS)
+    images, latents = paint(PROMPTS, SEEDS)
+    assert images.shape == (6, 16, 16, 3) and images.dtype == np.uint8
+    assert latents.shape == (6, 4, 4, CFG.token_dim) and latents.dtype == np.float32
+    assert len({x.tobytes() for x in images}) == 6
+    order = [5, 1, 0]
+    again, kept = paint([PROMPTS[i] for i in order], [SEEDS[i] for i in order])
+    np.testing.assert_allclose(kept, latents[order], atol=1e-5)
+    assert np.abs(again.astype(int) - images[order]).max() <= 1
+    same, _ = paint(PROMPTS, SEEDS)
+    np.testing.assert_array_equal(same, images)
+
+
+def test_a_painter_refuses_what_it_cannot_draw(painter):
+    with pytest.raises(ValueError, match="multiples of 4"):
+        painter(changed(size=(16, 18)))
+    with pytest.raises(ValueError, match="9x4 latent tokens.*positions for 8 a side"):
+        painter(changed(size=(36, 16)))
+    with pytest.raises(ValueError, match="'orange'"):
+        painter(SETTINGS)(["a orange circle"], [0])
+    with pytest.raises(ValueError, match="602 tokens.*window is 512"):
+        painter(SETTINGS)(["a " * 600], [0])

@@ -1,0 +1,467 @@
+"""Plans: targets, what is tried and in which order, the JSON, exit codes; a small one compiled."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import math
+import pathlib
+import sys
+import types
+
+import jax
+import jsonschema
+import pytest
+import tiny
+
+from configs import shapes
+from srum_jax import main
+from srum_jax.core import sharding
+from srum_jax.core.errors import BadInput
+from srum_jax.models.bagel import model_config
+from srum_jax.planning import lowering, plan, topology
+from srum_jax.planning.topology import Compiled, Machine, Target
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+import plan_table  # noqa: E402
+
+SCHEMA = json.loads((pathlib.Path(__file__).parent / "plan.schema.json").read_text())
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (p: f32[256]) -> f32[2048] {
+  %p = f32[256]{0} parameter(0)
+  ROOT %gather = f32[2048]{0} all-gather(%p), replica_groups=[1,8]<=[8], dimensions={0}
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(model_config.PRESETS, "shapes", tiny.MODEL)
+
+
+class Compilers:
+    """Stands in for all compilers: `peaks(target, n)` gives the GiB of the n-th program."""
+
+    def __init__(self, peaks):
+        self.peaks, self.count, self.seen = peaks, 0, []
+
+    def describe(self, target: Target) -> Machine:
+        hbm = topology.KINDS[target.kind].hbm_gib
+
+        def compile(lowered):
+            assert lowered.out_info is not None
+            self.count += 1
+            self.seen.append(str(target))
+            peak = self.peaks(target, self.count)
+            if peak is None or peak > hbm:
+                size = None if peak is None else int(peak * topology.GIB)
+                return Compiled(False, size, "", 0.1, "RESOURCE_EXHAUSTED")
+            return Compiled(True, int(peak * topology.GIB), PROGRAM, 0.1)
+
+        devices = jax.devices()[: target.chips]
+        assert len(devices) == min(target.chips, 8)  # of larger machines some stand for all
+        return Machine(target, devices, devices[:4], compile)
+
+
+def planned(peaks, target="v5e:2x4", only=("train_step",), **values):
+    compilers = Compilers(peaks)
+    cfg = tiny.load_config("", **values)
+    made = plan.plan(cfg, topology.parse(target), describe=compilers.describe, only=only)
+    jsonschema.validate(made, SCHEMA)
+    return made, compilers
+
+
+# ------------------------------------------------------------------------------- the targets
+
+
+@pytest.mark.parametrize(
+    "text, chips",
+    [("v5e:4x4", 16), ("v5p:2x2x4", 16), ("v6e:16x16", 256), ("v4:2x2x1", 4), ("h200:8", 8)],
+)
+def test_targets_are_read(text, chips):
+    target = topology.parse(text)
+    assert str(target) == text and target.chips == chips
+
+
+@pytest.mark.parametrize(
+    "text", ["v5e", "v5e:", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "h200:2x4", "h200:12", "v5e:3x3", ""]
+)
+def test_other_targets_are_refused_with_what_is_known(text):
+    with pytest.raises(BadInput, match="for example|one of"):
+        topology.parse(text)
+    with pytest.raises(BadInput):
+        topology.parse("v5e:0x4")
+
+
+def test_a_host_is_the_machine_itself_where_that_is_smaller():
+    hosts = {"v5e:1x1": "v5e:1x1", "v5e:4x4": "v5e:2x2", "v5p:2x2x4": "v5p:2x2x1"}
+    hosts |= {"h200:4": "h200:4", "h200:16": "h200:8"}
+    for text, host in hosts.items():
+        assert str(topology.parse(text).host) == host
+
+
+def test_larger_machines_come_in_order():
+    after = topology.larger(Target("v5e", "4x4"))
+    assert [str(t) for t in after] == ["v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"]
+    assert topology.larger(Target("h200", "8")) == []
+    for name, kind in topology.KINDS.items():
+        chips = [Target(name, shape).chips for shape in kind.sizes]
+        assert chips == sorted(set(chips)), name
+
+
+@pytest.mark.parametrize(
+    "target, extra", [("v5e:2x2", "plan-tpu"), ("h200:8", "plan-gpu")], ids=["tpu", "gpu"]
+)
+def test_a_missing_compiler_is_named_with_its_extra(monkeypatch, target, extra):
+    monkeypatch.setattr(topology, "_importable", lambda module: False)
+    with pytest.raises(BadInput, match=rf'pip install -e "\.\[{extra}\]"'):
+        topology.describe(topology.parse(target))
+
+
+@pytest.mark.parametrize(
+    "message, gib",
+    [
+        ("Ran out of memory on HBM, the total memory required for HLO temporaries (16.62G) "
+         "exceeds available HBM (15.75G).", 16.62),
+        ("Ran out of memory in memory space hbm. Used 512.5M of 15.75G hbm. Exceeded", 0.5005),
+        ("something else", None),
+    ],
+)  # fmt: skip
+def test_what_a_refusal_says_is_read(message, gib):
+    found = topology.needed(message)
+    assert found is None if gib is None else found / topology.GIB == pytest.approx(gib, rel=1e-3)
+
+
+def test_private_interfaces_of_jax_are_in_one_file_each_and_imported_when_needed():
+    users: dict[str, set[str]] = {}
+    for path in (ROOT / "srum_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:
+                if name.startswith(("jax._src", "jax.lib", "jax.experimental.topologies")):
+                    users.setdefault(name, set()).add(path.name)
+                    assert node.col_offset > 0, f"{path}: {name} is imported with the module"
+    assert "topology.py" in users["jax.experimental.topologies"]
+    assert all(len(files) == 1 for files in users.values()), users
+
+
+# ----------------------------------------------------------------------------- what a plan says
+
+
+def test_a_plan_that_fits():
+    made, compilers = planned(lambda *_: 3.0, only=None)  # what the config's stages run
+    assert made["fits"] and made["tried"] == [] and compilers.count == 4
+    assert made["chips"] == 8 and made["mesh"] == dict(data=1, fsdp=8, tensor=1, context=1)
+    step, sample = made["programs"]["train_step"], made["programs"]["sample"]
+    assert step["peak_gib"] == 3.0 and step["how"] == "compiled" and step["chips"] == 8
+    assert sample["chips"] == 4  # every host draws by itself
+    sent = 2 * 1024 * 7 / 2**30
+    assert step["collective_gib"]["all-gather"] == pytest.approx(sent, abs=1e-3)
+    said = "\n".join(plan.lines(made))
+    assert "train_step: fits, 3.00 GiB a chip (compiled for 8 chips)" in said
+
+
+def test_parts_are_what_lies_on_a_chip():
+    machine = Compilers(lambda *_: 1.0).describe(Target("v5e", "2x4"))
+    cfg = tiny.load_config("", train__trainable="all", train__anchor=0.1)
+    mesh = plan.mesh_of(cfg, machine)
+    program = lowering.train_step(cfg, tiny.MODEL, mesh)
+    on_chip = {name: lowering.on_chip(tree) for name, tree in program.parts.items()}
+    shapes = jax.tree.leaves(program.parts["masters"])
+    whole = sum(4 * math.prod(x.shape) for x in shapes)
+    cut = sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in shapes)
+    assert whole / 8 <= cut < whole and on_chip["masters"] == cut == on_chip["ema"]
+    assert on_chip["moments"] == pytest.approx(2 * cut, rel=0.001)  # and counters
+    assert on_chip["params"] == 0 and on_chip["ref"] == cut  # float32 is this config's type
+    gen = lowering.train_step(tiny.load_config("", train__objective="sft"), tiny.MODEL, mesh)
+    assert lowering.on_chip(gen.parts["params"]) > 0
+    assert lowering.on_chip(gen.parts["ref"]) == 0  # nothing to compare with
+
+
+def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
+    made, _ = planned(lambda *_: 1.0, train__rows=12, train__micro_batches=2)
+    assert made["rows"] == 16 and made["set"]["train.rows"] == 16
+    assert not {"sample.batch", "score.batch", "generate.shard_size"} & set(
+        made["set"]
+    )  # a host's own
+    assert "--config.train.rows=16" in "\n".join(plan.lines(made))
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(BadInput, match="run no program"):
+        planned(lambda *_: 1.0, only=None, stages=("report",))
+
+
+def test_what_hosts_do_alone_is_cut_over_their_own_chips(unlowered):
+    """Of eight chips four are a host's: for its drawing a batch of four is enough."""
+    made, _ = planned(lambda *_: 1.0, only=("sample",))
+    assert "sample.batch" not in made["set"] and made["programs"]["sample"]["images"] == 4
+    made, _ = planned(lambda *_: 1.0, only=("sample",), sample__batch=2, generate__shard_size=2)
+    assert made["set"]["sample.batch"] == made["set"]["generate.shard_size"] == 4
+
+
+def test_int8_weights_take_less(unlowered):
+    """On one chip, as `api.load(precision="int8")` keeps them."""
+    machine = Compilers(lambda *_: 1.0).describe(Target("v5e", "2x4"))
+    cfg = tiny.load_config("")
+    mesh = plan.host_mesh(cfg, machine)
+    wide = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh).parts["params"])
+    narrow = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh, kept="int8").parts["params"])
+    cut = [x.dtype for x in jax.tree.leaves(lowering.read(cfg, tiny.MODEL, mesh, "int8").parts)]
+    assert 0.25 * wide < narrow < wide and cut.count("int8") > 20
+    names = tuple(name for name in lowering.PROGRAMS if name.endswith("_int8"))
+    made, compilers = planned(lambda *_: 1.0, only=names)
+    assert len(names) == 4 == compilers.count and set(made["programs"]) == set(names)
+    assert made["programs"]["write_int8"]["answers"] >= 1
+
+
+def test_a_mesh_of_fixed_sizes_grows_with_the_machine(unlowered):
+    values = {"mesh__data": 2, "mesh__fsdp": 4, "train__rows": 8, "train__lora__rank": 64}
+    made, _ = planned(lambda t, n: 99.0 if t.shape == "2x4" else 9.0, **values)
+    assert made["mesh"] == dict(data=2, fsdp=4, tensor=1, context=1)
+    change = "mesh.fsdp = -1 and v5e:4x4, 16 chips"
+    assert [(one["change"], one["fits"]) for one in made["tried"]] == [(change, True)]
+
+
+def test_a_mesh_that_the_chips_cannot_form_is_bad_input(unlowered, monkeypatch):
+    with pytest.raises(BadInput, match="v5e:2x4: mesh.data = 3.* do not fit 8 devices"):
+        planned(lambda *_: 1.0, mesh__data=3)
+    make = sharding.make_mesh
+
+    def limited(sizes, devices):
+        if sizes.data > 1:
+            raise BadInput("the chips' links form no such mesh")
+        return make(sizes, devices)
+
+    monkeypatch.setattr(sharding, "make_mesh", limited)
+    with pytest.raises(BadInput, match="v5e:2x4: the chips' links"):
+        planned(lambda *_: 1.0, mesh__data=2)
+
+
+def test_larger_machines_that_cannot_run_it_are_passed_over(unlowered, monkeypatch):
+    compilers = Compilers(lambda *_: 99.0)
+
+    def describe(target):
+        if target.chips == 16:
+            raise BadInput("--plan v5e:4x4: INVALID_ARGUMENT")
+        return compilers.describe(target)
+
+    cfg = tiny.load_config("", train__rows=8, train__lora__rank=64)
+    made = plan.plan(cfg, topology.parse("v5e:2x4"), describe=describe, only=("train_step",))
+    tried = [f"v5e:{s}, {n} chips" for s, n in [("4x8", 32), ("8x8", 64), ("8x16", 128)]]
+    assert [one["change"] for one in made["tried"]] == [*tried, "v5e:16x16, 256 chips"]
+
+
+def test_the_hash_is_of_the_config_as_given(unlowered):
+    one, _ = planned(lambda *_: 1.0, train__rows=12)
+    two, _ = planned(lambda *_: 1.0, train__rows=16)
+    assert one["config_hash"] != two["config_hash"]
+    assert one["config_hash"] == plan.key(tiny.load_config("", train__rows=12))
+
+
+def test_what_lies_beside_a_program_counts(unlowered):
+    """The autoencoder stays while the sampler runs, the model while the decoder does."""
+    made, _ = planned(lambda *_: 15.75, only=("decode",))
+    assert not made["fits"] and made["programs"]["decode"]["peak_gib"] >= 15.75
+    assert made["programs"]["decode"]["parts_gib"]["temporaries"] > 15
+    assert made["tried"] == []  # hosts draw by themselves: more of them help none
+
+
+# ------------------------------------------------------------------------- what is tried, in order
+
+
+FULL = {
+    "train__trainable": "all",
+    "train__rows": 32,
+    "compute__remat": "none",
+    "train__lora__rank": 2,
+}
+
+
+@pytest.fixture
+def unlowered(monkeypatch):
+    """Programs that are not lowered, for the fakes that do not read them."""
+    for name, (make, *rest) in lowering.PROGRAMS.items():
+
+        def bare(*args, make=make):
+            stand_in = types.SimpleNamespace(out_info=())
+            return dataclasses.replace(make(*args), lower=lambda: stand_in)
+
+        monkeypatch.setitem(lowering.PROGRAMS, name, (bare, *rest))
+
+
+def test_settings_come_in_order_and_free_ones_stay(unlowered):
+    made, compilers = planned(lambda *_: 99.0, **FULL)
+    assert [one["change"] for one in made["tried"]] == [
+        'compute.remat = "full"',
+        'compute.remat = "full" and train.micro_batches = 4',
+        'compute.remat = "full" and train.micro_batches = 4 and train.trainable = "gen"',
+        'compute.remat = "full" and train.micro_batches = 4 and train.trainable = "lora"',
+        *(
+            f'compute.remat = "full" and train.micro_batches = 4 and v5e:{shape}, {n} chips'
+            for shape, n in [("4x4", 16), ("4x8", 32), ("8x8", 64), ("8x16", 128), ("16x16", 256)]
+        ),
+    ]
+    assert not any(one["fits"] for one in made["tried"]) and not made["fits"]
+    assert {one["peak_gib"] for one in made["tried"]} == {99.0}
+    assert compilers.seen[-1] == "v5e:16x16"
+    assert plan.advice(made).endswith("fits with nothing that was tried")
+
+
+def test_it_ends_with_what_fits(unlowered):
+    made, compilers = planned(lambda _, n: 99.0 if n < 4 else 9.0, **FULL)
+    assert [one["fits"] for one in made["tried"]] == [False, False, True]
+    assert compilers.count == 4 and not made["fits"]
+    assert plan.advice(made).endswith('train.trainable = "gen"')
+
+
+def test_settings_that_are_so_already_are_not_tried(unlowered):
+    values = {"train__rows": 8, "train__lora__rank": 2}
+    made, _ = planned(lambda t, n: 99.0 if t.shape == "2x4" else 9.0, **values)
+    tried = ['train.trainable = "lora"', "v5e:4x4, 16 chips"]
+    assert [one["change"] for one in made["tried"]] == tried
+    # Of what this model cannot have nothing is said.
+    values["train__lora__rank"] = 64
+    made, _ = planned(lambda t, n: 99.0 if t.shape == "2x4" else 9.0, **values)
+    assert [one["change"] for one in made["tried"]] == tried[1:]
+
+
+def test_only_what_does_not_fit_is_compiled_again(unlowered):
+    peaks = {1: 1.0, 2: 99.0}
+    batches = {"sample__batch": 16, "generate__shard_size": 16}
+    names = ("train_step", "sample")
+    made, compilers = planned(lambda _, n: peaks.get(n, 2.0), only=names, **batches)
+    tried = {"program": "sample", "change": "sample.batch = 8", "fits": True, "peak_gib": 2.001}
+    assert made["tried"] == [tried | {"peak_gib": made["tried"][0]["peak_gib"]}]
+    assert compilers.count == 3
+
+
+def test_a_refusal_without_a_number_has_no_peak(unlowered):
+    made, _ = planned(lambda _, n: None if n == 1 else 1.0)
+    assert "peak_gib" not in made["programs"]["train_step"]
+    assert "train_step needs more than 15.75 GiB a chip, and fits with" in plan.advice(made)
+    assert "DOES NOT FIT, more a chip" in "\n".join(plan.lines(made))
+
+
+def test_gpus_are_estimated_and_said_to_be(unlowered):
+    made, _ = planned(lambda *_: 3.0, target="h200:8")
+    assert made["programs"]["train_step"]["how"] == "estimated"
+    assert "raised by 10%, not held against" in "\n".join(plan.lines(made))
+
+
+# ----------------------------------------------------------------------------- the command line
+
+
+def go(monkeypatch, peak, *more, target="v5e:2x4"):
+    monkeypatch.setattr(topology, "describe", Compilers(lambda *_: peak).describe)
+    sizes = [f"--config.{key}=8" for key in ("train.rows", "sample.batch", "score.batch")]
+    more = ("--config.evaluate.batch=8", "--config.train.lora.rank=2", *more)
+    config = ["main", "--config", shapes.__file__, *sizes]
+    return main.main([*config, "--plan", target, *more])
+
+
+def test_exit_codes_and_files(unlowered, monkeypatch, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert go(monkeypatch, 3.0, "--plan_out", str(out)) == 0
+    jsonschema.validate(json.loads(out.read_text()), SCHEMA)
+    assert "v5e:2x4: 8 chips of 15.75 GiB" in capsys.readouterr().out
+    assert go(monkeypatch, 99.0) == 3
+    shown = capsys.readouterr()
+    assert "DOES NOT FIT" in shown.out and "error: v5e:2x4: train_step needs more" in shown.err
+    assert go(monkeypatch, 3.0, target="v5e:9") == 2
+    assert "a shape of v5e is one of 1x1, 2x2, " in capsys.readouterr().err
+
+
+def test_it_makes_no_work_folder(unlowered, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert go(monkeypatch, 3.0) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def test_the_page_is_made_of_the_committed_rows():
+    made = {path.stem for path in plan_table.FOLDER.glob("*.json")}
+    assert made <= set(plan_table.ROWS)
+    for name in made:
+        jsonschema.validate(plan_table.read(name), SCHEMA)
+    shown = plan_table.PAGE.read_text().split(plan_table.BEGIN)[1].split(plan_table.END)[0]
+    assert shown.strip() == plan_table.page(), "python benchmarks/plan_table.py --table"
+
+
+def test_rows_are_made_once_and_missing_ones_marked(monkeypatch, tmp_path, capsys):
+    compilers = Compilers(lambda *_: 9.0)
+    monkeypatch.setattr(topology, "describe", compilers.describe)
+    monkeypatch.setattr(plan_table, "FOLDER", tmp_path)
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(plan_table, "PAGE", page)
+    page.write_text(f"before\n{plan_table.BEGIN}\nold\n{plan_table.END}\nafter\n")
+    step, inference = ("train_step",), ("sample_int8", "write_int8")
+    rows = {
+        "one": plan_table.Row("step", "v5e:2x4", "expert", {}, step),
+        "two": plan_table.Row("step", "v6e:2x4", "both", {"train.trainable": "all"}, step),
+        "single": plan_table.Row("int8", "v5e:1x1", "32x32", {}, inference),
+    }
+    monkeypatch.setattr(plan_table, "ROWS", rows)
+    monkeypatch.setattr(plan_table, "WEAK", ["one", "two"])
+    monkeypatch.setattr(plan_table, "configured", lambda changes: tiny.load_config(""))
+    monkeypatch.setattr("sys.argv", ["plan_table.py", "--rows", "one,single"])
+    plan_table.main()
+    plan_table.main()
+    assert compilers.count == 3
+    text = page.read_text()
+    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
+    assert "| v5e:2x4 | expert | yes | 9.00 |" in text
+    assert "Not made: v6e:2x4 (both)." in text and "Not made: v6e:2x4." in text
+    assert "| v5e:1x1 | 32x32 | sample, 4 images a call | yes | 9.00 |" in text
+    assert "| 8 | fsdp 8 | 16 | 9.00 | 9.00 |" in text  # the first is its own ideal
+    assert "made of another config" not in capsys.readouterr().err
+    changed = tiny.load_config("", train__rows=24)
+    monkeypatch.setattr(plan_table, "configured", lambda changes: changed)
+    assert not plan_table.current("one")
+    monkeypatch.setattr("sys.argv", ["plan_table.py", "--table"])
+    plan_table.main()
+    assert "made of another config or with other versions: one, single" in capsys.readouterr().err
+
+
+def test_every_row_is_a_config_that_holds_together():
+    for name, row in plan_table.ROWS.items():
+        cfg = plan_table.configured(row.changes)
+        target = topology.parse(row.target)
+        assert set(row.programs) <= set(lowering.PROGRAMS), name
+        assert name.rsplit("-")[1] == str(target.chips), name
+        assert row.table != "step" or row.changes["train.anchor"] == 0.1
+        assert cfg.sample.size in ((1024, 1024), (512, 512))
+    assert set(plan_table.WEAK) <= set(plan_table.ROWS)
+
+
+# --------------------------------------------------------------------------- a compiler for real
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='libtpu is not installed: pip install -e ".[plan-tpu]"',
+)
+def test_a_small_step_compiles_for_a_tpu():
+    machine = topology.describe(topology.parse("v5e:2x2"))
+    assert len(machine.devices) == 4 and machine.hbm_gib == 15.75
+    cfg = tiny.load_config("", compute__dtype="bfloat16", train__rows=4)
+    entry = plan.measured(cfg, machine, "train_step")
+    assert entry["fits"] and 0 < entry["peak_gib"] < 1 and entry["how"] == "compiled"
+    big = jax.ShapeDtypeStruct(
+        (4 * 2**20, 2**12),
+        "float32",
+        sharding=sharding.batch_sharding(plan.mesh_of(cfg, machine)),
+    )
+    refused = machine.compile(jax.jit(lambda x: x + 1).lower(big))
+    assert not refused.fits and refused.peak > 30 * topology.GIB
+    with pytest.raises(BadInput, match="3x3"):
+        topology.describe(dataclasses.replace(machine.target, shape="3x3"))

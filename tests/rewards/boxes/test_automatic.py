@@ -1,0 +1,150 @@
+"""Automatic masks against transformers' mask-generation pipeline, and part by part."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from srum_jax.rewards.boxes.sam import automatic as sam_automatic
+from srum_jax.rewards.boxes.sam import weights as sam_weights
+from srum_jax.rewards.boxes.sam.automatic import Settings
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+PIPELINE = np.load(GOLDENS / "sam_masks.npz")  # by make_sam_masks.py beside it
+GIVEN = json.loads(str(PIPELINE["settings"]))
+SETTINGS = Settings(
+    points_per_side=GIVEN["points_per_crop"],
+    points_per_batch=GIVEN["points_per_batch"],
+    pred_iou=GIVEN["pred_iou_thresh"],
+    stability=GIVEN["stability_score_thresh"],
+    stability_offset=GIVEN["stability_score_offset"],
+    mask_threshold=GIVEN["mask_threshold"],
+    box_nms=GIVEN["crops_nms_thresh"],
+)
+IMAGES = [PIPELINE[f"{i}/image"] for i in range(3)]
+
+
+@pytest.fixture(autouse=True)
+def exact_matmuls():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sam_weights.load(GOLDENS / "samA")
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    with jax.default_matmul_precision("highest"):
+        return sam_automatic.automatic(*model, SETTINGS)(IMAGES)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_masks_are_those_of_the_pipeline(found, i):
+    ours, want = found[i], PIPELINE[f"{i}/masks"]
+    assert ours.masks.dtype == bool and ours.masks.shape == want.shape and len(want) >= 5
+    np.testing.assert_allclose(ours.iou, PIPELINE[f"{i}/scores"], atol=1e-4)
+    np.testing.assert_array_equal(ours.boxes[:, :2], PIPELINE[f"{i}/boxes"][:, :2])
+    np.testing.assert_array_equal(ours.boxes[:, 2:], PIPELINE[f"{i}/boxes"][:, 2:] + 1)
+    differ = (ours.masks != want).sum((1, 2))
+    assert (differ <= 0.01 * (ours.masks | want).sum((1, 2))).all(), differ
+    assert (ours.stability > SETTINGS.stability).all() and (ours.stability <= 1).all()
+    for mask, (x0, y0, x1, y1) in zip(ours.masks, ours.boxes.astype(int), strict=True):
+        assert mask[y0:y1, x0:x1].sum() == mask.sum()
+        inside = mask[y0:y1, x0:x1]
+        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_pixels_are_those_of_the_pipeline(i):
+    """Its resize rounds a few values differently: by one level of 255."""
+    off = np.abs(sam_automatic.pixels(IMAGES[i], 64) - PIPELINE[f"{i}/pixels"].transpose(1, 2, 0))
+    assert off.max() <= 1.001 / sam_automatic.STD.min()
+    assert (off > 1e-4).mean() < 0.002
+
+
+def test_the_batches_of_points_do_not_matter(model, found):
+    other = Settings(**{**vars(SETTINGS), "points_per_batch": 20})
+    for a, b in zip(sam_automatic.automatic(*model, other)(IMAGES[:1]), found[:1], strict=True):
+        np.testing.assert_array_equal(a.masks, b.masks)
+        np.testing.assert_allclose(a.iou, b.iou, atol=1e-5)
+        np.testing.assert_allclose(a.stability, b.stability, atol=1e-5)
+
+
+def test_one_compilation_serves_every_image(model, found):
+    jitted = (sam_automatic._encode, sam_automatic._decode)
+    before = [f._cache_size() for f in jitted]
+    other = np.roll(IMAGES[0], 7, axis=1)[:40]
+    sam_automatic.automatic(*model, SETTINGS)([other])
+    assert [f._cache_size() for f in jitted] == before
+
+
+def test_an_image_may_have_no_masks(model):
+    for settings in (
+        Settings(**{**vars(SETTINGS), "pred_iou": 9.0}),
+        Settings(**{**vars(SETTINGS), "mask_threshold": 99.0, "pred_iou": 0, "stability": 0}),
+    ):
+        (none,) = sam_automatic.automatic(*model, settings)(IMAGES[:1])
+        assert none.masks.shape == (0, 48, 80) and none.boxes.shape == (0, 4)
+        assert none.iou.shape == none.stability.shape == (0,)
+    assert sam_automatic.automatic(*model)([]) == []
+
+
+def test_bad_input_is_refused(model):
+    run = sam_automatic.automatic(*model, SETTINGS)
+    with pytest.raises(ValueError, match="float64"):
+        run([np.zeros((4, 4, 3))])
+    cfg, params = model
+    broken = jax.tree.map(lambda x: x * np.nan, params)
+    with pytest.raises(ValueError, match="not finite"):
+        sam_automatic.automatic(cfg, broken, SETTINGS)(IMAGES[:1])
+    for wrong in ({"points_per_side": 0}, {"box_nms": 1.5}, {"stability_offset": -1.0}):
+        with pytest.raises(ValueError):
+            Settings(**wrong)
+
+
+def test_sizes_of_the_input_are_rounded_as_in_the_original():
+    assert sam_automatic.input_size(480, 641, 1024) == (767, 1024)
+    assert sam_automatic.input_size(1024, 1024, 1024) == (1024, 1024)
+    assert sam_automatic.input_size(1, 5000, 1024) == (1, 1024)  # the original's would be no pixel
+
+
+def test_points_lie_in_the_middle_of_a_grids_cells_row_by_row():
+    settings = Settings(points_per_side=2, points_per_batch=3)
+    batches = list(sam_automatic._batches(settings, (40, 64)))
+    assert [count for _, count in batches] == [3, 1]
+    points = np.concatenate([points[:count] for points, count in batches])
+    np.testing.assert_allclose(points, [[16, 10], [48, 10], [16, 30], [48, 30]])
+    assert all(points.shape == (3, 2) for points, _ in batches)
+
+
+@pytest.mark.parametrize("used, original", [(64, 80), (38, 48), (1, 1), (50, 20)])
+def test_the_matrix_is_both_resizes(used, original):
+    x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    up = jax.image.resize(x, (64, 3), "bilinear", antialias=False)[:used]
+    want = jax.image.resize(up, (original, 3), "bilinear", antialias=False)
+    np.testing.assert_allclose(sam_automatic._to_image(32, 64, used, original) @ x, want, atol=1e-5)
+
+
+def test_stability_and_boxes_of_known_logits():
+    logits = np.full((3, 6, 8), -9.0, np.float32)
+    logits[0, 2:4, 3:7] = 5.0
+    logits[0, 2, 3] = 0.5  # inside, but not by the offset
+    logits[1, 5, 7] = -0.5  # outside, but not by the offset
+    logits[1, 0, 0] = 3.0
+    stability, boxes = sam_automatic._measure(
+        logits, np.eye(6, dtype=np.float32), np.eye(8, dtype=np.float32), 0.0, 1.0
+    )
+    np.testing.assert_allclose(stability, [7 / 8, 1 / 2, 0])
+    np.testing.assert_array_equal(boxes, [[3, 2, 6, 3], [0, 0, 0, 0], [-1, -1, -1, -1]])
+
+
+def test_suppression_keeps_the_better_box():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [4, 4, 4, 4], [4, 4, 4, 4]])
+    scores = np.array([0.5, 0.9, 0.7, 0.1, 0.1])
+    assert sam_automatic._suppress(boxes, scores, 0.8).tolist() == [1, 2, 3, 4]
+    assert sam_automatic._suppress(boxes, scores, 0.9).tolist() == [1, 2, 0, 3, 4]

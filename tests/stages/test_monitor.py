@@ -1,0 +1,311 @@
+"""Monitor checks: what they measure, when they end a training, and what a stopped run leaves."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jsonschema
+import numpy as np
+import pytest
+import tiny
+from stages import test_evaluate, test_train
+
+from srum_jax.config import MonitorConfig
+from srum_jax.data import shards
+from srum_jax.rewards import judge
+from srum_jax.stages import evaluate, generate, monitor, train
+from srum_jax.stages.manifest import Workdir
+from srum_jax.training import metrics
+
+BOUNDS = MonitorConfig(
+    prompts=3,
+    candidates=2,
+    every=1,
+    questions=5,
+    min_score=0.2,
+    min_diversity=0.3,
+    min_agreement=0.9,
+    patience=2,
+)
+FIRST = {"step": 0, "own_score": 0.5, "diversity": 1.0, "agreement": 1.0}
+
+
+def row(step, **values):
+    return {**FIRST, "step": step, **values}
+
+
+# -------------------------------------------------------------------------------------- the bounds
+
+
+@pytest.mark.parametrize(
+    "values, fault",
+    [
+        ({"own_score": 0.3}, None),
+        ({"own_score": 0.29}, "own score is 0.290, at least 0.300 is wanted"),
+        ({"diversity": 0.3}, None),
+        ({"diversity": 0.29}, "diversity is 0.290, at least 0.300 is wanted"),
+        ({"agreement": 0.9}, None),
+        ({"agreement": 0.89}, "agreement is 0.890, at least 0.900 is wanted"),
+        ({"own_score": 0.9, "counts_right": 0.0}, None),
+    ],
+)
+def test_each_bound(values, fault):
+    assert monitor.broken(row(2, **values), FIRST, BOUNDS) == ([fault] if fault else [])
+
+
+def test_what_can_no_longer_be_measured_is_out_of_bounds():
+    assert monitor.broken({"step": 2}, FIRST, BOUNDS) == [
+        "own score is unknown, at least 0.300 is wanted",
+        "diversity is unknown, at least 0.300 is wanted",
+        "agreement is unknown, at least 0.900 is wanted",
+    ]
+    assert monitor.broken(row(2, agreement=0.1), {"step": 0}, BOUNDS) == []
+
+
+def test_patience_and_recovery():
+    good, bad, worse = {}, {"own_score": 0.1}, {"diversity": 0.1}
+
+    def after(*looks):
+        rows = [FIRST, *(row(2 * i, **look) for i, look in enumerate(looks, 1))]
+        return monitor.stopped(rows, BOUNDS)
+
+    assert monitor.stopped([], BOUNDS) is None and after() is None
+    assert after(bad) is None and after(bad, good) is None and after(bad, good, worse) is None
+    found = after(good, bad, worse)  # not the same bound, but out of bounds all the time
+    assert (found.step, found.kept) == (6, 2)
+    assert found.why == (
+        "diversity is 0.100, at least 0.300 is wanted (out of bounds in 2 monitor checks in a row)"
+    )
+    assert after(bad, bad).kept == 0
+    once = dataclasses.replace(BOUNDS, patience=1)
+    assert monitor.stopped([FIRST, row(2, **bad)], once).kept == 0
+
+
+# ------------------------------------------------------------------------------ what is measured
+
+
+def judgement(score, count, status=judge.OK):
+    region = judge.RegionJudgement((0, 0, 4, 4), 0.0, judge.OK, "", (), "components")
+    return judge.Judgement((region,) * count, score, status, {})
+
+
+def test_measures():
+    judged = [
+        judgement(0.5, 2),
+        judgement(0.1, 1),
+        judgement(float("nan"), 0, judge.NO_REGIONS),
+        judgement(float("nan"), 3, judge.UNDECOMPOSED),
+    ]
+    texts = ["two red circles"] * 2 + ["a red circle", "a dog that sleeps"]
+    latents = np.zeros((2, 2, 3, 4))
+    latents[0, 1, 0] = [3, 4, 0, 0]
+    found = monitor.measure(judged, texts, latents, True)
+    assert found == {
+        "own_score": pytest.approx(0.3),
+        "counts_right": pytest.approx(1 / 3),
+        "counted": 3,
+        "distance": pytest.approx(2.5),
+        "status": {"ok": 2, "no regions": 1, "undecomposed": 1},
+    }
+    nothing = monitor.measure(judged[3:], texts[3:], latents[:1], False)
+    assert nothing == {"counted": 0, "distance": pytest.approx(5.0), "status": {"undecomposed": 1}}
+    three = np.array([[[0.0], [1.0], [5.0]]])
+    assert monitor.distance(three) == pytest.approx((1 + 5 + 4) / 3)
+
+
+def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
+    class Words:
+        def encode(self, text):
+            if text == "6":
+                raise ValueError
+
+    (tmp_path / "list.txt").write_text("".join(f"{i}\n" for i in range(100)))
+
+    def held(count, rounds=1):
+        cfg = tiny.load_config("", generate__prompts=str(tmp_path / "list.txt"))
+        part = dataclasses.replace(cfg.generate, count=count)
+        cfg = dataclasses.replace(cfg, generate=part, rounds=rounds)
+        found = generate.held_back(cfg, Words())
+        assert all(str(r["id"]) == r["prompt"] and r["category"] for r in found)
+        return [r["id"] for r in found]
+
+    assert held(10) == list(range(10, 74)) and held(10, rounds=2) == list(range(20, 84))
+    assert not [r for r in caplog.records if "held back" in r.message]
+    assert held(4) == [4, 5, *range(7, 68)]  # what the model cannot read is left out
+    with caplog.at_level("INFO", logger="absl"):
+        assert held(60) == list(range(36, 100))
+    assert "100 prompts; of the 64 held back for monitor checks 24 are drawn too" in caplog.text
+
+
+def test_prompts_of_the_stage_before(tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match="held_back.json: missing; run the generate stage"):
+        monitor.prompts(tmp_path, 3)
+    assert monitor.prompts(tmp_path, 0) == []
+    records = [{"id": i, "prompt": "a", "category": "b"} for i in range(5)]
+    (tmp_path / "held_back.json").write_text(json.dumps(records))
+    assert monitor.prompts(tmp_path, 3) == records[2:] and not caplog.records
+    assert monitor.prompts(tmp_path, 6) == records and "5 prompts, 6 were asked for" in caplog.text
+    (tmp_path / "held_back.json").write_text('[{"id": 1}]')
+    with pytest.raises(ValueError, match="held_back.json: must be a list of records with"):
+        monitor.prompts(tmp_path, 3)
+
+
+# ------------------------------------------------------------------------------------ in a training
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
+
+
+MONITORED = (
+    "two blue squares",
+    "a red circle and a green cross",
+    "a red circle left of a blue square",
+)
+
+
+def config(weights, **values):
+    """Three steps, a look after each."""
+    small = {f"train__monitor__{key}": value for key, value in dataclasses.asdict(BOUNDS).items()}
+    return test_train.config(weights, **(small | {"train__objective": "sft"} | values))
+
+
+def write(work, cfg):
+    """What the stages before leave."""
+    records = [{"id": 90 + i, "prompt": p, "category": "none"} for i, p in enumerate(MONITORED)]
+    test_train.write(work, cfg)
+    (work.stage("generate") / "held_back.json").write_text(json.dumps(records))
+    return work
+
+
+LENIENT = {
+    "train__monitor__least_diversity": 0.0,
+    "train__monitor__least_score": 2.0,
+    "train__monitor__least_agreement": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    """A run of everything trained, with bounds that nothing breaks."""
+    cfg = config(weights, train__trainable="all", **LENIENT)
+    work = write(Workdir(tmp_path_factory.mktemp("done"), config_file="c"), cfg)
+    return cfg, work, test_train.run(cfg, work)
+
+
+def test_rows_pictures_and_answers(done):
+    cfg, work, manifest = done
+    folder = work.stage("train")
+    rows = monitor.read(folder)
+    assert [r["step"] for r in rows] == [0, 1, 2, 3]
+    assert rows[0]["diversity"] == rows[0]["agreement"] == 1.0
+    for r in rows:
+        assert sum(r["status"].values()) == 6 and r["counted"] == 6
+        assert r["diversity"] == pytest.approx(r["distance"] / rows[0]["distance"])
+        assert 0 <= r["agreement"] <= 1 and 0 <= r["counts_right"] <= 1
+    looked = [list(monitor.seen_pictures(folder, r["step"])) for r in rows]
+    assert [r["prompt"] for r in looked[0]] == [text for text in MONITORED for _ in range(2)]
+    assert [r["seed"] for r in looked[0]] == [r["seed"] for r in looked[2]]
+    assert not np.array_equal(looked[0][0]["latent"], looked[2][0]["latent"])
+    answers = json.loads((folder / "monitor" / "answers.json").read_text())
+    assert len(answers) == 5 and len({a["image"] for a in answers}) > 1
+    logged = {
+        r["step"]: r for r in metrics.read(folder / "metrics.jsonl") if "monitor_diversity" in r
+    }
+    assert logged.keys() == {1, 2, 3}
+    assert logged[3]["monitor_agreement"] == rows[3]["agreement"]
+    part = json.loads(work.results.read_text())["rounds"][0]["train"]
+    assert part["monitor"] == monitor.curve(rows) and "stopped_at" not in part
+    assert manifest.counts["steps"] == 3
+    kept = [path.parent.name for path in folder.glob("probe/*/params")]
+    assert sorted(kept) == ["2", "3"] and cfg.train.keep == 2
+
+
+def test_agreement_is_with_the_first_answers(done, tmp_path):
+    """Of five answers on file three are made others: two fifths stay."""
+    cfg, work, _ = done
+    other = Workdir(tmp_path, config_file="c")
+    shutil.copytree(work.root, tmp_path, dirs_exist_ok=True)
+    path = other.stage("train") / "monitor" / "answers.json"
+    answers = json.loads(path.read_text())
+    path.write_text(
+        json.dumps([{**a, "answer": "?"} if i < 3 else a for i, a in enumerate(answers)])
+    )
+    mesh, held = tiny.mesh(cfg), monitor.prompts(other.stage("generate"), 3)
+    opened = train.model.base(cfg, other, mesh)
+    with jax.set_mesh(mesh):
+        asked = monitor.TrainingMonitor(cfg, mesh, other.stage("train"), opened, {}, held)
+        asked.look(2, opened.params)  # the weights of the start
+    assert asked.rows[-1]["agreement"] == pytest.approx(0.4)
+    assert asked.rows[-1]["diversity"] == 1.0  # bit for bit the first pictures
+    assert [r["step"] for r in monitor.read(other.stage("train"))] == [0, 1, 2]
+
+
+def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
+    cfg, whole, _ = done
+    work = write(Workdir(tmp_path), cfg)
+    test_train.stopped(monkeypatch, 2, lambda: test_train.run(cfg, work))
+    looks, look = [], monitor.TrainingMonitor.look
+    monkeypatch.setattr(
+        monitor.TrainingMonitor, "look", lambda self, n, ema: looks.append(n) or look(self, n, ema)
+    )
+    test_train.run(cfg, work)
+    assert looks == [3]
+    assert monitor.read(work.stage("train")) == monitor.read(whole.stage("train"))
+
+
+def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatch, caplog):
+    """Diversity is made to look lost from step 1 on."""
+    cfg = config(weights, train__monitor__least_score=2.0)
+    work = write(Workdir(tmp_path, config_file="c"), cfg)
+    true, calls = monitor.distance, []
+
+    def collapsing(latents):
+        calls.append(1)
+        return true(latents) * (1 if len(calls) == 1 else 0.1)
+
+    monkeypatch.setattr(monitor, "distance", collapsing)
+    manifest = test_train.run(cfg, work)
+    assert "stopped early at step 2 of 3, with the weights of step 0: diversity is" in caplog.text
+    assert manifest.counts["stopped_at"] == manifest.counts["steps"] == 2
+    part = json.loads(work.results.read_text())["rounds"][0]["train"]
+    assert (part["stopped_at"], part["weights_of"], part["steps"]) == (2, 0, 2)
+    assert "2 monitor checks in a row" in part["stopped_why"]
+    assert [r["agreement"] for r in part["monitor"]] == [1.0, 1.0, 1.0]
+    assert not (work.stage("train") / "monitor" / "answers.json").exists()  # nobody was asked
+    before, after = test_train.trained(cfg, work)
+    for path, leaf in before.items():
+        np.testing.assert_array_equal(leaf, after[path], err_msg=path)
+    # Killed before its manifest was written: it ends where it had ended, without a further step.
+    (work.stage("train") / "manifest.json").unlink()
+    monkeypatch.setattr(monitor.TrainingMonitor, "look", None)
+    again = test_train.run(cfg, work)
+    assert again.counts == manifest.counts
+
+
+# ------------------------------------------------------------------------- beside the verifier
+
+
+def test_the_verifier_stands_beside_the_own_score(done, tmp_path):
+    _, work, _ = done
+    shutil.copytree(work.root, tmp_path, dirs_exist_ok=True)
+    other = Workdir(tmp_path, config_file="c")
+    folder = other.stage("train") / "monitor" / "2" / "pictures"
+    records = list(shards.read(folder))
+    for i, record in enumerate(records):
+        image = test_evaluate.scene(record["prompt"], i) if i < 3 else record["image"]
+        record["image"] = test_train.encode_png(image)
+    folder.rmtree()
+    features = shards.candidate_features(tiny.GRID)
+    shards.write_shard(folder, monitor.NAME, features, records, 0, 1)
+    shards.finish(folder, monitor.NAME, features, [len(records)])
+    evaluate.verify_monitor(other)
+    results = json.loads(other.results.read_text())
+    jsonschema.validate(results, test_evaluate.SCHEMA)
+    found = results["rounds"][0]["train"]["monitor"]
+    assert [r["verified"] for r in found] == [0.0, 0.0, 0.5, 0.0]
+    assert [{k: v for k, v in r.items() if k != "verified"} for r in found] == monitor.curve(
+        monitor.read(other.stage("train"))
+    )

@@ -1,0 +1,82 @@
+"""Shards: whose they are, going on, and stopping between two of them."""
+
+import jax
+import numpy as np
+import pytest
+
+from srum_jax.core import distributed, preemption
+from srum_jax.core.errors import Preempted
+from srum_jax.data import shards
+from srum_jax.stages import shard_worker
+
+SIZES = [2, 2, 2, 1]
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """A maker of records that notes its calls; `make.then` is called after each."""
+    preemption.stop.clear()
+
+    def make(first, count):
+        make.calls.append(first)
+        made = [
+            {
+                "id": str(i),
+                "prompt_id": i,
+                "k": 0,
+                "regions": [],
+                "image_score": np.float32(i),
+                "image_status": "ok",
+            }
+            for i in range(first, first + count)
+        ]
+        make.then()
+        return made
+
+    make.calls, make.then = [], lambda: None
+    yield make
+    preemption.stop.clear()
+
+
+def run(folder, make):
+    shard_worker.make_all(folder, "scores", shards.score_features(), SIZES, make, title="score")
+
+
+def test_told_to_stop_it_stops_between_units_and_goes_on_later(tmp_path, make):
+    make.then = lambda: len(make.calls) == 2 and preemption.stop.set()
+    with pytest.raises(Preempted, match="score: stopped, finished shards are kept"):
+        run(tmp_path, make)
+    assert make.calls == [0, 2] and len(list(tmp_path.glob("*.array_record*"))) == 2
+    preemption.stop.clear()
+    (tmp_path / ".unit-abc").mkdir()  # of a process that was killed
+    make.calls.clear()
+    run(tmp_path, make)
+    assert make.calls == [4, 6]
+    assert [record["id"] for record in shards.read(tmp_path)] == [str(i) for i in range(7)]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_told_after_the_last_unit_it_finishes(tmp_path, make):
+    make.then = lambda: len(make.calls) == 4 and preemption.stop.set()
+    run(tmp_path, make)
+    assert len(shards.read(tmp_path)) == 7
+
+
+def test_a_host_makes_its_share_and_stops_for_another(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    said = []
+
+    def gathered(number, label):
+        said.append(number)
+        return [number, number]
+
+    monkeypatch.setattr(distributed, "gathered", gathered)
+    make.then = (tmp_path / shard_worker.STOP).touch
+    with pytest.raises(Preempted):
+        run(tmp_path, make)
+    assert make.calls == [2] and said[-1] == 1
+    make.then, told = (lambda: None), tmp_path / shard_worker.STOP
+    told.unlink()  # as the first host does
+    run(tmp_path, make)
+    assert make.calls == [2, 6] and len(list(tmp_path.glob("*.array_record*"))) == 2
