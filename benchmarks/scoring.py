@@ -2,9 +2,9 @@
 
 An image of five regions, drawn for a prompt of two objects and a relation, is scored by the judge
 itself, proposing of regions and cutting of crops included, in both ways:
- · `logits`: soft answers to the questions that `rewards/question_templates.py` makes of the prompt, to each
-   crop and to the whole; one forward pass a picture, all its questions as branches. `batch`
-   pictures go through a call, so no row of it is empty.
+ · `logits`: soft answers to the questions that `rewards/question_templates.py` makes of the
+ prompt, to each crop and to the whole; one forward pass a picture, all its questions as branches.
+ `batch` pictures go through a call, so no row of it is empty.
  · `written`: the paper's question about the whole and its question about all regions (coordinates
    in words), written token by token; both are rows of one batch, which writes until the longer
    answer ends. One attempt. (The original writes them one after the other.)

@@ -9,11 +9,11 @@ timed, three steps of each must give the same losses and norms from the same noi
 Each side is a process of its own. On CPU they take turns, and one waits while another works; on a
 GPU, whose memory does not hold all, one is done before the next starts. A turn is one or more steps
 and at least half a second; compilation comes before; figures are of the median turn. The model's
-FLOPs are those of `srum_jax/models/bagel/cost.py`: products of matrices and attention over all pairs of a
-sample's tokens, forward and backward, nothing that is computed again. The peak is what a large
-product of matrices reaches here in any side's library, before or after. Memory is the most that a
-process took in its turns beyond the libraries and the weights it started from (CPU), or the most
-that its arrays took (GPU). CPU seconds are those of all cores.
+FLOPs are those of `srum_jax/models/bagel/cost.py`: products of matrices and attention over all
+pairs of a sample's tokens, forward and backward, nothing that is computed again. The peak is what
+a large product of matrices reaches here in any side's library, before or after. Memory is the most
+that a process took in its turns beyond the libraries and the weights it started from (CPU), or the
+most that its arrays took (GPU). CPU seconds are those of all cores.
 
 On CPU: float32, hidden size 256, 8 layers, 2048 packed tokens, nothing computed again. On a GPU:
 bfloat16, 4 layers of the 7B model (2.4 B parameters), two images of 1024 pixels, layers computed

@@ -276,8 +276,8 @@ POSITIVE = _keys(
     score.min_judges score.regions score.sam.points score.sam.batch score.written.max_tokens
     score.written.attempts score.written.temperature score.written.batch score.external.timeout
     score.external.attempts score.external.concurrency
-    evaluate.count evaluate.questions evaluate.multi_image_questions evaluate.captions evaluate.edits
-    evaluate.best_of_prompts evaluate.batch autoencoder.batch
+    evaluate.count evaluate.questions evaluate.multi_image_questions evaluate.captions
+    evaluate.edits evaluate.best_of_prompts evaluate.batch autoencoder.batch
     pretrain.generation_images pretrain.edit_images pretrain.questions pretrain.multi_image_every
     pretrain.latents pretrain.edits pretrain.evaluate_every train.nft_beta
     train.monitor.every train.monitor.patience train.lora.rank train.lora.alpha""",
@@ -289,8 +289,8 @@ NOT_NEGATIVE = _keys(
     """seed sample.guidance sample.image_guidance ingest.rejects generate.rejects
     generate.guidance score.margin score.crop score.compare train.candidates
     train.min_gain train.lambda_constraint train.repulsion_cap train.advantage_scale train.anchor
-    train.max_drift train.monitor.prompts train.monitor.questions train.monitor.min_score evaluate.seed
-    autoencoder.kl_weight pretrain.text_weight log.profile""",
+    train.max_drift train.monitor.prompts train.monitor.questions train.monitor.min_score
+    evaluate.seed autoencoder.kl_weight pretrain.text_weight log.profile""",
     loop="optim.warmup optim.weight_decay optim.clip_norm",
     packed="lanes.vit lanes.labels lanes.regions",
 )
@@ -462,8 +462,8 @@ def _train(cfg: Config) -> Iterable[str]:
         )
     if c.monitor.candidates < 2:
         yield (
-            f"train.monitor.candidates = {c.monitor.candidates} must be at least 2: diversity is the "
-            "difference of a prompt's images"
+            f"train.monitor.candidates = {c.monitor.candidates} must be at least 2: diversity is "
+            "the difference of a prompt's images"
         )
 
 

@@ -1,4 +1,5 @@
-"""Rectified flow: the timestep distribution, the path and its target, guidance, renorm and the Euler step.
+"""Rectified flow: the timestep distribution, the path and its target, guidance, renorm and the
+Euler step.
 
 x_t = (1 − t)·x_0 + t·noise, velocity v = noise − x_0, so t = 1 is noise and t = 0 the image.
 Everything is float32 and shaped by its arguments.

@@ -1,7 +1,7 @@
 """The compiled programs of a run, as its config makes them: what is optimised, and how.
 
-The stages run these programs on their arrays; `planning/plan.py` compiles the same ones for chips that are
-not there. So whatever decides what a program computes or holds is decided here, once.
+The stages run these programs on their arrays; `planning/plan.py` compiles the same ones for chips
+that are not there. So whatever decides what a program computes or holds is decided here, once.
 """
 
 import dataclasses

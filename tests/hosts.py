@@ -1,7 +1,7 @@
 """The command line as real processes on fake CPU devices, for tests of several hosts and of kills.
 
 `python tests/hosts.py FOLDER AFTER ARGS…` is `srum_jax.main ARGS…` that stands still, to be killed,
-when AFTER units have their name and the next one lies whole under its temporary one in a folder
+when AFTER shards have their name and the next one lies whole under its temporary one in a folder
 named FOLDER.
 """
 

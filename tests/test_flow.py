@@ -1,4 +1,5 @@
-"""The timestep distribution against the official one, draws that do not know their place, Euler, guidance."""
+"""The timestep distribution against the official one, draws that do not know their place, Euler,
+guidance."""
 
 import pathlib
 

@@ -1,4 +1,5 @@
-"""Killed in the middle of a shard and started again, the records are those of an undisturbed run."""
+"""Killed in the middle of a shard and started again, the records are those of an undisturbed
+run."""
 
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import tiny
 
 STAGES = ["--stage", "generate,score"]
-SMALL = {  # 3 units a stage
+SMALL = {  # 3 shards a stage
     "generate__count": 6,
     "score__proposers": ("grid",),
     "evaluate__batch": 12,  # divides over two
@@ -32,7 +33,7 @@ class Runs:
         return self.root / name
 
     def kill(self, name, stage, after, processes=1):
-        """Kills every process when `after` units of `stage` are there and one is half written."""
+        """Kills every process when `after` shards of `stage` are there and one is half written."""
         program = [hosts.__file__, stage, after, *self.args(name)]
         started = hosts.start(program, processes=processes)
         mark = self.root / name / hosts.HERE
@@ -43,7 +44,7 @@ class Runs:
         mark.unlink()
         folder = self.root / name / "round0" / stage
         assert not (folder / "manifest.json").exists()
-        assert list(folder.glob(".unit-*/*")), "nothing was half written"
+        assert list(folder.glob(".shard-*/*")), "nothing was half written"
         return len(list(folder.glob("*.array_record-*")))
 
 
@@ -59,7 +60,7 @@ def whole(runs):
 
 @pytest.fixture(scope="module")
 def killed(runs):
-    """A work folder with one of three units drawn."""
+    """A work folder with one of three shards drawn."""
     assert runs.kill("killed", "generate", 1) == 1
     return runs.root / "killed"
 

@@ -56,7 +56,7 @@ def load_config(weights, **values):
 
 
 def config_dict(weights, **values):
-    """The base config on `weights` with few steps and small units; dots in keys are "__"."""
+    """The base config on `weights` with few steps and small shards; dots in keys are "__"."""
     cfg = base.get_config()
     small = {
         "sample__steps": 3,

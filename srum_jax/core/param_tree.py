@@ -2,8 +2,8 @@
 
 A model describes itself as a nested dict of `ParamSpec`. Everything else is derived from that tree:
 initial values, abstract shapes, shardings (`core/sharding.py`), the Hugging Face table's check
-(`models/bagel/hf.py`) and the parameter count. Parameters themselves are nested dicts of arrays of the
-same structure; nothing here knows a particular model.
+(`models/bagel/hf.py`) and the parameter count. Parameters themselves are nested dicts of arrays of
+the same structure; nothing here knows a particular model.
 """
 
 import dataclasses

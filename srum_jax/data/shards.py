@@ -1,9 +1,9 @@
 """Shards: a stage's records in fixed groups, one ArrayRecord file each, readable by TFDS.
 
 A shard is written under a temporary name and renamed, so it is whole or absent: a stage that was
-killed goes on with the first shard that is absent. When all are there, `finish` counts their records
-and writes TFDS metadata beside them. ArrayRecord opens local files only: for a bucket a shard is
-written to a local folder and copied, and read from a local copy.
+killed goes on with the first shard that is absent. When all are there, `finish` counts their
+records and writes TFDS metadata beside them. ArrayRecord opens local files only: for a bucket a
+shard is written to a local folder and copied, and read from a local copy.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
-UNFINISHED = ".unit-"  # begins the names of folders that a killed writer leaves behind
+UNFINISHED = ".shard-"  # begins the names of folders that a killed writer leaves behind
 
 
 def candidate_features(
@@ -80,9 +80,10 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     )
 
 
-def shard_sizes(records: int, unit: int) -> list[int]:
-    """Records in each shard when `records` are cut into groups of `unit` (the last may be short)."""
-    return [min(unit, records - start) for start in range(0, records, unit)]
+def shard_sizes(records: int, size: int) -> list[int]:
+    """Records in each shard when `records` are cut into shards of `size` (the last may be
+    short)."""
+    return [min(size, records - start) for start in range(0, records, size)]
 
 
 def unit_path(folder: epath.PathLike, name: str, index: int, total: int) -> epath.Path:

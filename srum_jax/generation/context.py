@@ -80,7 +80,8 @@ def check_window(context: Context, more: int, cfg: BagelConfig, window: int) -> 
 
 
 def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
-    """One context a row, then empty rows; lanes are as long as the buckets above the fullest row."""
+    """One context a row, then empty rows; lanes are as long as the buckets above the fullest
+    row."""
     sizes = [packing.size(Example(c)) for c in contexts]
     _, gen, vit, _, images, _ = np.max(sizes, axis=0).tolist()
     texts = max(int(u - p) for u, _, p, *_ in sizes)

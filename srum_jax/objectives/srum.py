@@ -261,8 +261,8 @@ def needs_reference(objective: str, anchor: float) -> bool:
 def make(cfg, model_cfg: BagelConfig, *, dtype, remat: str) -> terms.LossFn:
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
-    cfg is the train section: objective, rewards, anchor, the timestep distribution and the objectives' own
-    numbers. Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and
+    cfg is the train section: objective, rewards, anchor, the timestep distribution and the
+    objectives' own numbers. Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and
     "relative_drift" (the same in units of ‖u‖²; `train.max_drift` bounds it).
     """
     objective = OBJECTIVES[cfg.objective]

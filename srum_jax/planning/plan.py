@@ -2,9 +2,10 @@
 
     python -m srum_jax.main --config configs/bagel_7b_srum.py --plan v5e:4x4
 
-Nothing is allocated and no device is touched (`planning/lowering.py`, `planning/topology.py`). Where a program
-does not fit, settings that need less are compiled in turn, those first that change nothing about
-the result. Sizes of rows and batches that the machine cannot share evenly are raised beforehand.
+Nothing is allocated and no device is touched (`planning/lowering.py`, `planning/topology.py`).
+Where a program does not fit, settings that need less are compiled in turn, those first that change
+nothing about the result. Sizes of rows and batches that the machine cannot share evenly are raised
+beforehand.
 """
 
 import dataclasses

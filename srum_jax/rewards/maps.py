@@ -1,11 +1,11 @@
 """Regions and scores to one weight a latent token; no map of H×W pixels is made on the device.
 
-Owns the laws by which region and image scores become token weights (`Law`, `token_weights`), the
-released map in NumPy as their reference (SRUM code, `regional_reward_dataset.py` and the bilinear
-sample of `bagel.py`), and the centring of scores into advantages. A bilinear sample without
-antialias reads four known pixels of the map, and a box covers a known part of a token's cell, so
-either is exact at O(tokens × regions). Masks come as their coverage of the tokens
-(`data/masks.py`).
+Owns the weight rules by which region and image scores become token weights (`WeightRule`,
+`token_weights`), the released map in NumPy as their reference (SRUM code,
+`regional_reward_dataset.py` and the bilinear sample of `bagel.py`), and the centring of scores
+into advantages. A bilinear sample without antialias reads four known pixels of the map, and a box
+covers a known part of a token's cell, so either is exact at O(tokens × regions). Masks come as
+their coverage of the tokens (`data/masks.py`).
 
 Boxes are (x0, y0, x1, y1) in pixels of the image that the latent was made from, upper ends
 excluded, fractions cut towards zero. Axes: N images, R regions, G tokens, P points a token reads.
@@ -64,9 +64,11 @@ class WeightRule:
         for name, kind in typing.get_type_hints(type(self)).items():
             value, known = getattr(self, name), typing.get_args(kind)
             if known and value not in known:
-                raise ValueError(f"{name} = {value!r} of a law: known are {', '.join(known)}")
+                raise ValueError(
+                    f"{name} = {value!r} of a weight rule: known are {', '.join(known)}"
+                )
             if kind is float and not 0 <= value <= 1:
-                raise ValueError(f"{name} = {value!r} of a law: give a number in [0, 1]")
+                raise ValueError(f"{name} = {value!r} of a weight rule: give a number in [0, 1]")
 
 
 # The authors' code. Its maximum with a background of 0.5 is that a negative score counts as 0.
@@ -194,14 +196,14 @@ def token_weights(
     images: jax.Array,
     cells: jax.Array,
 ) -> jax.Array:
-    """The weight of each latent token of one row by `law`, float32 [G], without gradient.
+    """The weight of each latent token of one row by `rule`, float32 [G], without gradient.
 
     rewards: boxes [N,R,4] · scores [N,R] · valid [N,R] (False: the region is not read) ·
     image_score [N] · coverage None, or inside [G,P,R], weights [G,P], areas [N,R] in place of the
-    boxes, made for the law's sampling · sizes [N,2] (H, W pixels) · grids [N,2] (h, w tokens) ·
+    boxes, made for the rule's sampling · sizes [N,2] (H, W pixels) · grids [N,2] (h, w tokens) ·
     images [G] (image of each token; outside 0..N-1 is padding and weighs 0) · cells [G,2] (row,
-    column in that image's grid). In [0, 1] or [-1, 1], the law's range, for a bounded law or scores
-    in [-1, 1]. NaN of an image's score or of a valid region's reaches the tokens that read it
+    column in that image's grid). In [0, 1] or [-1, 1], the rule's range, for a bounded rule or
+    scores in [-1, 1]. NaN of an image's score or of a valid region's reaches the tokens that read it
     (leave it out of the batch). For rows of a batch, vmap. Raises ValueError for a coverage of the
     other sampling.
     """
@@ -215,7 +217,8 @@ def token_weights(
         areas = rewards.coverage.areas
         if inside.shape[1] != POINTS[rule.sampling]:
             raise ValueError(
-                f"coverage of {inside.shape[1]} points a token, the law samples by {rule.sampling!r}"
+                f"coverage of {inside.shape[1]} points a token, the rule samples by "
+                f"{rule.sampling!r}"
             )
         inside = jnp.where(valid[images][:, None], inside, 0)
     whole = _level(rule, rewards.image_score)[images][:, None]

@@ -55,7 +55,7 @@ def calibration(
 def judgement(record: Mapping[str, Any]) -> judge.Judgement:
     """A score record as the judge gave it; what is not stored (p, parts, masks) is empty.
 
-    Raises ValueError naming the record for answers that are not as `units.score_features` says.
+    Raises ValueError naming the record for answers that are not as `shards.score_features` says.
     """
     said: dict[int, list[judge.Answer]] = collections.defaultdict(list)
     try:

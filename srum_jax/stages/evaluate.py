@@ -365,7 +365,8 @@ def scores_section(
 
 
 def verify_monitor(work: Workdir) -> None:
-    """Puts the verifier's accuracy beside the own score of every check of the monitor of this round's training.
+    """Puts the verifier's accuracy beside the own score of every check of the monitor of this
+    round's training.
 
     "verified" is the share of right pictures among those of prompts that the verifier reads; absent
     where there are none.

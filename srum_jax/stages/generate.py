@@ -179,8 +179,8 @@ def draw(
 ) -> None:
     """Draws `jobs` into shards of `folder`, going on where it stopped.
 
-    unit: images a shard · seed: of the run · title: of the progress bar. A shard is painted by
-    one call, so its bits do not depend on where a run was interrupted.
+    shard_size: images a shard · seed: of the run · title: of the progress bar. A shard is painted
+    by one call, so its bits do not depend on where a run was interrupted.
     """
 
     def make(first: int, count: int) -> list[dict[str, Any]]:

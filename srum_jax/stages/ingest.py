@@ -50,7 +50,7 @@ from srum_jax.stages.manifest import (
     run_stage,
 )
 
-SCORES = "scores"  # the folder of the scores' units inside the stage's
+SCORES = "scores"  # the folder of the scores' shards inside the stage's
 NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
 
 Source = Published | Parquet
@@ -75,7 +75,7 @@ class Entry:
 class Plan:
     """The samples of every shard. `targets`: some sample has a good picture beside its own."""
 
-    units: tuple[tuple[Entry, ...], ...]
+    shards: tuple[tuple[Entry, ...], ...]
     prompts: tuple[str, ...]  # by prompt_id
     targets: bool
     rejects: tuple[Reject, ...]
@@ -143,7 +143,7 @@ def planned(
 def _restored(values: Any, path: epath.Path) -> Plan:
     try:
         return Plan(
-            units=tuple(tuple(Entry(**e) for e in unit) for unit in values["units"]),
+            shards=tuple(tuple(Entry(**e) for e in shard) for shard in values["shards"]),
             prompts=tuple(values["prompts"]),
             targets=values["targets"],
             rejects=tuple(Reject(**r) for r in values["rejects"]),
@@ -180,15 +180,16 @@ def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: To
     return Plan(in_shards(entries, cfg.ingest.shard_size), tuple(prompts), targets, tuple(rejects))
 
 
-def in_shards(entries: Sequence[Entry], unit: int) -> tuple[tuple[Entry, ...], ...]:
-    """Groups of at most `unit` entries of one size, sizes in the order they first appear in."""
+def in_shards(entries: Sequence[Entry], shard_size: int) -> tuple[tuple[Entry, ...], ...]:
+    """Groups of at most `shard_size` entries of one size, sizes in the order they first appear
+    in."""
     by_size: dict[tuple[int, int], list[Entry]] = {}
     for entry in entries:
         by_size.setdefault((entry.height, entry.width), []).append(entry)
     return tuple(
-        tuple(group[start : start + unit])
+        tuple(group[start : start + shard_size])
         for group in by_size.values()
-        for start in range(0, len(group), unit)
+        for start in range(0, len(group), shard_size)
     )
 
 
@@ -234,8 +235,8 @@ def ingest(
     c, shared = cfg.ingest, []
     if jax.process_index() == 0:
         shared = write_beside(plan, folder, cfg, opened.tokenizer)
-    entries = list(itertools.chain(*plan.units))
-    sizes = [len(unit) for unit in plan.units]
+    entries = list(itertools.chain(*plan.shards))
+    sizes = [len(shard) for shard in plan.shards]
     encode = encoder(opened, cfg, mesh)
     also = ["target"] if plan.targets else []
     if c.latents == "resample":
@@ -246,8 +247,8 @@ def ingest(
         return [(entry, fitted(source[entry.place], opened.cfg)) for entry in part]
 
     def drawn(first: int, count: int) -> list[dict[str, Any]]:
-        unit = samples(first, count)
-        return candidates(unit, encode, c.latents, seed=cfg.seed, targets=plan.targets)
+        shard = samples(first, count)
+        return candidates(shard, encode, c.latents, seed=cfg.seed, targets=plan.targets)
 
     def judged(first: int, count: int) -> list[dict[str, Any]]:
         return [score_record(*pair) for pair in samples(first, count)]
@@ -333,7 +334,7 @@ def encoder(opened: loading.LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -
 
 
 def candidates(
-    unit: Sequence[tuple[Entry, Sample]],
+    shard: Sequence[tuple[Entry, Sample]],
     encode: Encode,
     kind: str,
     *,
@@ -341,9 +342,9 @@ def candidates(
     targets: bool,
 ) -> list[dict[str, Any]]:
     """A shard's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
-    samples = [sample for _, sample in unit]
+    samples = [sample for _, sample in shard]
     mean, std = encode([s.image for s in samples])
-    seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in unit]
+    seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in shard]
     latents = stored("latent", mean, std, kind, seeds)
     if targets:
         # A sample without a good picture is its own: the same latents, not encoded again.
@@ -363,7 +364,7 @@ def candidates(
             "image": pictures.encode_png(sample.image),
             **{name: values[i] for name, values in latents.items()},
         }
-        for i, ((entry, sample), number) in enumerate(zip(unit, seeds, strict=True))
+        for i, ((entry, sample), number) in enumerate(zip(shard, seeds, strict=True))
     ]
 
 

@@ -1,7 +1,7 @@
 """Who scores, as a run's `score` section says: proposers, read-outs and judges put together.
 
-Owns that wiring alone. A `JudgePanel` looks at candidates and gives their judgements; the stages `score`
-and `evaluate` share it, so that both judge alike.
+Owns that wiring alone. A `JudgePanel` looks at candidates and gives their judgements; the stages
+`score` and `evaluate` share it, so that both judge alike.
 """
 
 import collections

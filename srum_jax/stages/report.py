@@ -20,9 +20,8 @@ from etils import epath
 
 from srum_jax.config import Config
 from srum_jax.core.files import read_json
-from srum_jax.stages import report_calibration, report_curves
+from srum_jax.stages import report_calibration, report_curves, report_monitor
 from srum_jax.stages import report_html as page
-from srum_jax.stages import report_monitor as probes
 from srum_jax.stages import report_pictures as pictures
 from srum_jax.stages import report_tables as tables
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
@@ -152,7 +151,7 @@ def build(results: Mapping[str, Any], rounds: Sequence[epath.PathLike]) -> str:
             "What the model scored",
             "Boxes carry the model's score of that region, from \u22121 (wrong) to +1 (right): "
             "blue line for 0 and above, dashed orange below, dotted where there is no score. "
-            "Beside them, the weight that the released SRUM weight rule gives each token of the picture.",
+            "Beside them, the weight that the released SRUM rule gives each token of the picture.",
             _per_round(all_rounds, lambda r: pictures.examples(_file(r, "score/examples.json"))),
         ),
         page.Section(
@@ -496,7 +495,7 @@ def _training(r: Round) -> Html:
     return join(
         h("p", text[:1].upper() + text[1:] + ".") if said else None,
         h("div", *curves, class_="curves") if curves else None,
-        probes.section(facts),
+        report_monitor.section(facts),
     )
 
 

@@ -134,7 +134,7 @@ def score_shard(
 
 
 def stored_answers(judgement: judge.Judgement) -> str:
-    """Every answer behind a judgement, as `units.score_features` describes it."""
+    """Every answer behind a judgement, as `shards.score_features` describes it."""
     parts = [(-1, judgement.answers), *((r, x.answers) for r, x in enumerate(judgement.regions))]
     rows = [
         [r, one.kind, one.about, round(one.p, 6) if one.status == judge.OK else None, one.status]
@@ -224,7 +224,8 @@ def write_examples(
 ) -> None:
     """`examples.json` and its pictures: chosen candidates, boxes, and token weights.
 
-    The weights are those of the released weight rule, from the regions of `proposer` and the image's score.
+    The weights are those of the released weight rule, from the regions of `proposer` and the
+    image's score.
     """
     examples = []
     for place in choose_examples(scored, lambda place: records[place]["category"]):

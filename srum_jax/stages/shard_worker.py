@@ -34,9 +34,9 @@ def make_all(
 ) -> None:
     """Makes the shards of `folder` that are missing, and finishes the folder when all are there.
 
-    sizes: records of each shard · title: of the progress bar · unit: what it counts. Shard u is made
-    by host u modulo their number. Raises as `units.write_unit`, `unit_done` and `finish` do, and
-    Preempted, on every host, where one was told to stop and shards are left.
+    sizes: records of each shard · title: of the progress bar · unit: what it counts. Shard u is
+    made by host u modulo their number. Raises as `shards.write_shard`, `shard_done` and `finish`
+    do, and Preempted, on every host, where one was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
     several, mark = jax.process_count() > 1, epath.Path(folder) / STOP

@@ -2,8 +2,8 @@
 
 Reads the shards of `generate` and `score`, picks candidates, turns scores into what the objective
 needs, and runs the one loop. Leaves the averaged trained leaves under `params/`, the metrics, and
-the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and monitor checks on
-the way say whether they still mean something.
+the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and monitor
+checks on the way say whether they still mean something.
 """
 
 import collections

@@ -182,7 +182,7 @@ def test_flipped_bit_names_its_unit(written):
     folder, _, _, _ = written
     path = shards.unit_path(folder, NAME, 1, 3)
     data = bytearray(path.read_bytes())
-    at = data.find(b"a caf")  # inside the second unit's first record, if it is stored as it is
+    at = data.find(b"a caf")  # inside the second shard's first record, if it is stored as it is
     at = at if at >= 0 else len(data) // 3
     data[at] ^= 1
     path.write_bytes(bytes(data))
@@ -220,7 +220,7 @@ def test_a_bucket_is_written_and_read_through_local_copies(written, monkeypatch,
 def test_no_tensorflow_is_imported(written):
     folder, _, _, _ = written
     code = (
-        "import sys; from srum_jax.data import units; r = units.read(sys.argv[1]); r[0];"
+        "import sys; from srum_jax.data import shards; r = shards.read(sys.argv[1]); r[0];"
         "assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)

@@ -11,13 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECORDS, UNIT = 1300, 100  # of 1 MiB each
-LEAST_BYTES = 1.1 * 2**30
+MIN_BYTES = 1.1 * 2**30
 
 
 @pytest.mark.slow
 def test_more_than_a_gibibyte_is_written_and_read_without_tensorflow(tmp_path):
     """In a fresh process, where there is no TensorFlow."""
-    if shutil.disk_usage(tmp_path).free < 2 * LEAST_BYTES:
+    if shutil.disk_usage(tmp_path).free < 2 * MIN_BYTES:
         pytest.skip("needs 2.2 GiB of free disk")
     code = f"""
     import sys
@@ -36,10 +36,10 @@ def test_more_than_a_gibibyte_is_written_and_read_without_tensorflow(tmp_path):
 
     sys.meta_path[:] = map(Absent, sys.meta_path)
     import numpy as np
-    from srum_jax.data import images, units
+    from srum_jax.data import images, shards
 
-    folder, sizes = sys.argv[1], units.unit_sizes({RECORDS}, {UNIT})
-    features = units.candidate_features((64, 64, 64))
+    folder, sizes = sys.argv[1], shards.shard_sizes({RECORDS}, {UNIT})
+    features = shards.candidate_features((64, 64, 64))
     noise = np.random.default_rng(0).standard_normal(64**3, np.float32)  # does not compress
     picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
@@ -57,9 +57,9 @@ def test_more_than_a_gibibyte_is_written_and_read_without_tensorflow(tmp_path):
 
     for u, size in enumerate(sizes):
         rows = [record(i) for i in range(u * {UNIT}, u * {UNIT} + size)]
-        assert units.write_unit(folder, "candidates", features, rows, u, len(sizes)) == size
-    units.finish(folder, "candidates", features, sizes)
-    found = units.read(folder)
+        assert shards.write_shard(folder, "candidates", features, rows, u, len(sizes)) == size
+    shards.finish(folder, "candidates", features, sizes)
+    found = shards.read(folder)
     assert len(found) == {RECORDS} and found.counts == tuple(sizes)
     for i, row in enumerate(found):
         assert (row["id"], row["prompt_id"]) == (f"{{i}}-0", i)
@@ -74,15 +74,15 @@ def test_more_than_a_gibibyte_is_written_and_read_without_tensorflow(tmp_path):
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "units")],
+            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "shards")],
             capture_output=True,
             text=True,
             cwd=ROOT,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        files = [p for p in (tmp_path / "units").iterdir() if ".array_record-" in p.name]
+        files = [p for p in (tmp_path / "shards").iterdir() if ".array_record-" in p.name]
         assert len(files) == RECORDS // UNIT
-        assert sum(os.path.getsize(p) for p in files) > LEAST_BYTES
+        assert sum(os.path.getsize(p) for p in files) > MIN_BYTES
     finally:
-        shutil.rmtree(tmp_path / "units", ignore_errors=True)
+        shutil.rmtree(tmp_path / "shards", ignore_errors=True)

@@ -15,7 +15,7 @@ from srum_jax.data.tokenizer import MARKS, Tokenizer
 from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
 from srum_jax.worlds.shapes import examples as shapes
 
-SHIPPED = pathlib.Path(srum_jax.__file__).parent / "bases" / "shapes"
+SHIPPED = pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_settings_can_be_changed_for_one_call():
 
 
 def test_the_shapes_base_says_how_it_is_used():
-    base = epath.resource_path(srum_jax) / "bases" / "shapes"
+    base = epath.resource_path(srum_jax) / "worlds/shapes/base"
     found, cfg = generation_config.from_folder(base), model_config.from_folder(base)
     pixels = cfg.token_pixels
     for settings in (found.generate, found.edit):

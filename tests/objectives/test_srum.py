@@ -297,7 +297,8 @@ def whole(objective, **values):
 
 
 def with_score(batch, score):
-    """No regions and one score everywhere: every token of the released weight rule weighs (score+1)/4."""
+    """No regions and one score everywhere: every token of the released weight rule weighs
+    (score+1)/4."""
     r = batch.rewards
     return batch.replace(
         rewards=r.replace(

@@ -22,11 +22,11 @@ from srum_jax.models.bagel import model_config
 from srum_jax.planning import lowering, plan, topology
 from srum_jax.planning.topology import Compiled, Machine, Target
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 import plan_table  # noqa: E402
 
-SCHEMA = json.loads((pathlib.Path(__file__).parent / "plan.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "tests/plan.schema.json").read_text())
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
 ENTRY %main (p: f32[256]) -> f32[2048] {

@@ -278,13 +278,13 @@ def test_only_an_unbounded_law_follows_scores_beyond_their_range():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"overlap": "last"}, "overlap = 'last' of a law: known are max, min, mean, smallest, ext"),
+        ({"overlap": "last"}, "overlap = 'last' of a weight rule: known are max, min, mean, small"),
         ({"range": "percent"}, "range = 'percent'"),
         ({"background": 0.5}, "background = 0.5"),
         ({"negative": "abs"}, "negative = 'abs'"),
         ({"image": "sum"}, "image = 'sum'"),
-        ({"sampling": "nearest"}, "sampling = 'nearest' of a law: known are centre, area"),
-        ({"cap": 1.5}, r"cap = 1.5 of a law: give a number in \[0, 1\]"),
+        ({"sampling": "nearest"}, "sampling = 'nearest' of a weight rule: known are centre, area"),
+        ({"cap": 1.5}, r"cap = 1.5 of a weight rule: give a number in \[0, 1\]"),
         ({"region_share": float("nan")}, "region_share = nan"),
     ],
 )
@@ -432,7 +432,7 @@ def test_a_mask_counts_where_its_box_does_not():
     np.testing.assert_allclose(made, [diagonal, 0, 1, diagonal])
     invalid = rewards.replace(coverage=cover, valid=np.zeros((1, 1), bool))
     assert not np.any(weigh(rule, invalid, *token_arguments(size, grid)))
-    with pytest.raises(ValueError, match="coverage of 1 points a token, the law samples by 'cent"):
+    with pytest.raises(ValueError, match="coverage of 1 points a token, the rule samples by 'cent"):
         weigh(SIGNED, rewards.replace(coverage=cover), *token_arguments(size, grid))
 
 

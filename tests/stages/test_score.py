@@ -1,4 +1,4 @@
-"""The stage: units, going on, statuses counted, examples a report can show."""
+"""The stage: shards, going on, statuses counted, examples a report can show."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from srum_jax.stages import judges, report_pictures, score
 from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
-CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, unit=3)
+CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, shard_size=3)
 PROMPTS = ["a red circle", "two red circles", "a dog chasing a cat"]
 WORDS = {"yes": 0, "no": 1, "red": 2, "circle": 3, "one": 4, "two": 5, "blue": 6}
 

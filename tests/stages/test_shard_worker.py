@@ -48,7 +48,7 @@ def test_told_to_stop_it_stops_between_units_and_goes_on_later(tmp_path, make):
         run(tmp_path, make)
     assert make.calls == [0, 2] and len(list(tmp_path.glob("*.array_record*"))) == 2
     preemption.stop.clear()
-    (tmp_path / ".unit-abc").mkdir()  # of a process that was killed
+    (tmp_path / ".shard-abc").mkdir()  # of a process that was killed
     make.calls.clear()
     run(tmp_path, make)
     assert make.calls == [4, 6]

@@ -1,9 +1,9 @@
 """Attention: the mask rule, and back-ends that compute attention under it behind one interface.
 
 `over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
-and values. `mask_rule` owns the mask, `dense` the reference and inference behind a cache, `chunked`,
-`splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes` what a mesh
-cuts, `choice` which back-end a run takes.
+and values. `mask_rule` owns the mask, `dense` the reference and inference behind a cache,
+`chunked`, `splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes`
+what a mesh cuts, `choice` which back-end a run takes.
 """
 
 from srum_jax.models.attention.choice import choose

@@ -74,9 +74,9 @@ def over(lanes: Sequence[Tokens], name: str) -> Callable:
     """attend(q, k, v) of a pass over rows whose tokens lie in `lanes`, one after the other.
 
     q, k and v are sequences of arrays, one a lane: [B,S,H,C], [B,S,K,C], [B,S,K,C]; the result is
-    a tuple of [B,S,H,C]. Every query sees what `mask_rule.seen` says of all lanes; what sees nothing has
-    output 0. `name` is a back-end: "dense", "chunked", "splash", "cudnn" or "pallas". Raises
-    ValueError for another name and for what the back-end cannot do.
+    a tuple of [B,S,H,C]. Every query sees what `mask_rule.seen` says of all lanes; what sees
+    nothing has output 0. `name` is a back-end: "dense", "chunked", "splash", "cudnn" or "pallas".
+    Raises ValueError for another name and for what the back-end cannot do.
     """
     if name not in _BACKENDS:
         raise ValueError(f"attention {name!r} is not known: one of {', '.join(_BACKENDS)}")

@@ -1,8 +1,8 @@
 """A thin bridge for users of flax.linen: the same parameters and functions behind `init`/`apply`.
 
 Owns nothing of the model: `variables["params"]` is the nested dict that the rest of the package
-uses, and every method is the function of the same name in `models/bagel/model.py`. For shardings use
-`core.sharding.shardings(bagel.specs(cfg), mesh)`; the leaves carry no metadata.
+uses, and every method is the function of the same name in `models/bagel/model.py`. For shardings
+use `core.sharding.shardings(bagel.specs(cfg), mesh)`; the leaves carry no metadata.
 """
 
 import functools

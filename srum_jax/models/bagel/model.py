@@ -1,7 +1,8 @@
 """BAGEL: the towers and the MoT stack put together (original: `modeling/bagel/bagel.py`).
 
 Owns how tokens are embedded and what is read from the last hidden states: velocities from the gen
-lane, logits from the und lane. The autoencoder is apart (`models/bagel/vae.py`): training needs none.
+lane, logits from the und lane. The autoencoder is apart (`models/bagel/vae.py`): training needs
+none.
 """
 
 import jax

@@ -11,7 +11,7 @@ from srum_jax.rewards.boxes.sam import automatic as sam_automatic
 from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.boxes.sam.automatic import Settings
 
-GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+GOLDENS = pathlib.Path(__file__).parents[2] / "goldens"
 PIPELINE = np.load(GOLDENS / "sam_masks.npz")  # by make_sam_masks.py beside it
 GIVEN = json.loads(str(PIPELINE["settings"]))
 SETTINGS = Settings(

@@ -19,7 +19,7 @@ from srum_jax.rewards.boxes.sam import vision as sam_vision
 from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.boxes.sam.config import DecoderConfig, PromptConfig, SamConfig, VisionConfig
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "samA"
+GOLDEN = pathlib.Path(__file__).parents[2] / "goldens" / "samA"
 VISION = VisionConfig(
     hidden=16, layers=2, heads=2, ffn=24, image=24, patch=4, out=8, window=2, frequencies=4
 )
