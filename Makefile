@@ -4,21 +4,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Touched when the packages setup.py asks for are installed; older than setup.py: pip runs again.
+# Touched when the packages pyproject.toml asks for are installed; older than it: pip runs again.
+ASKED := pyproject.toml setup.py
 STAMP := $(VENV)/installed
 TEST_STAMP := $(VENV)/installed_tests
+# `make test-all` runs the tests on this Python too, with the newest jax that pyproject.toml allows,
+# where there is such a Python: make NEWEST=/path/to/python3.13 test-all
+NEWEST ?= python3.13
+NEWEST_VENV := .venv-newest
+NEWEST_STAMP := $(NEWEST_VENV)/installed_tests
 # --no-compile: most files of these packages are never imported; halves the time.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all clean
+.PHONY: help demo test test-all test-newest clean
 
 help:
 	@echo "make demo       the whole loop on the shapes world; ends with the path of a report"
 	@echo "make test       the tests that continuous integration runs"
-	@echo "make test-all   those and the slow ones, programs compiled as users compile them"
+	@echo "make test-all   those and the slow ones, programs compiled as users compile them; and, where"
+	@echo "                there is a $(NEWEST), the tests on it with the newest jax"
 	@echo "make clean      removes .venv/ and what the tools left (runs/ stays)"
 
 $(BIN)/python:
@@ -28,14 +35,14 @@ $(BIN)/python:
 	  { echo "'$(PYTHON)' is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -m venv $(VENV)
 
-$(STAMP): setup.py | $(BIN)/python
+$(STAMP): $(ASKED) | $(BIN)/python
 	@echo "Setting up $(VENV)/ (once, about half a minute)"
-	@$(INSTALL) -e .
+	@$(BIN)/python $(INSTALL) -e .
 	@touch $@
 
-$(TEST_STAMP): setup.py | $(BIN)/python
+$(TEST_STAMP): $(ASKED) | $(BIN)/python
 	@echo "Setting up $(VENV)/ with what the tests need (once, about a minute)"
-	@$(INSTALL) -e ".[test]"
+	@$(BIN)/python $(INSTALL) -e ".[test]"
 	@touch $@ $(STAMP)
 
 demo: $(STAMP)
@@ -46,7 +53,18 @@ test: $(TEST_STAMP)
 
 test-all: $(TEST_STAMP)
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests
+	@if "$(NEWEST)" -c "" 2>/dev/null; then $(MAKE) test-newest; else \
+	  echo "No $(NEWEST) here: the newest jax is not tried (make NEWEST=/path/to/python3.13 test-all)"; fi
+
+$(NEWEST_STAMP): $(ASKED)
+	@echo "Setting up $(NEWEST_VENV)/ with the newest jax that pyproject.toml allows"
+	@"$(NEWEST)" -m venv $(NEWEST_VENV)
+	@$(NEWEST_VENV)/bin/python $(INSTALL) --upgrade -e ".[test]"
+	@touch $@
+
+test-newest: $(NEWEST_STAMP)
+	$(NEWEST_VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NEWEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

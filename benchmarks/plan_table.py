@@ -24,8 +24,8 @@ from ml_collections import ConfigDict
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import bagel_7b_srum  # noqa: E402
 from srum_jax import config  # noqa: E402
+from srum_jax.configs import bagel_7b_srum  # noqa: E402
 from srum_jax.core import console  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
 from srum_jax.planning import (

@@ -356,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             phases = plan.phases if every else (plan.phase(args.phase),)
             console.log_to_stderr()
             cfg = study_plan.config_of(plan, phases[0].arms[0], phases[0].seeds[0])
-            console.cache_compiled_programs(cfg.compute.cache_dir)
+            console.cache_compiled_programs()
             if cfg.compute.cpu_devices:
                 jax.config.update("jax_num_cpu_devices", cfg.compute.cpu_devices)
             preemption.install()

@@ -14,9 +14,9 @@ from typing import Any, Literal
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # configs/ is not installed
 
-from configs import shapes as shapes_config  # noqa: E402
 from srum_jax import config  # noqa: E402
 from srum_jax.config import Config, hash_json  # noqa: E402
+from srum_jax.configs import shapes as shapes_config  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
 from srum_jax.core.files import read_json  # noqa: E402
 from srum_jax.data import prompts as prompt_lists  # noqa: E402

@@ -44,8 +44,8 @@ import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))  # configs/ is not installed
 
-from configs import base  # noqa: E402
 from srum_jax import config, flow  # noqa: E402
+from srum_jax.configs import base  # noqa: E402
 from srum_jax.core import (
     param_tree,  # noqa: E402
     sharding,  # noqa: E402

@@ -32,21 +32,21 @@ SOURCE may be
 """
 EXAMPLES = """\
 examples
-  python -m srum_jax.convert BAGEL-7B-MoT bagel-orbax
-  python -m srum_jax.convert bagel-orbax BAGEL-again
-  python -m srum_jax.convert BAGEL-7B-MoT bagel-shards --to hf --layout sharded
-  python -m srum_jax.convert results/0000300 SRUM-BAGEL --to hf --dtype bfloat16 --base BAGEL-7B-MoT
-  python -m srum_jax.convert runs/mine/round0/train MINE --base BAGEL-7B-MoT
+  %(prog)s BAGEL-7B-MoT bagel-orbax
+  %(prog)s bagel-orbax BAGEL-again
+  %(prog)s BAGEL-7B-MoT bagel-shards --to hf --layout sharded
+  %(prog)s results/0000300 SRUM-BAGEL --to hf --dtype bfloat16 --base BAGEL-7B-MoT
+  %(prog)s runs/mine/round0/train MINE --base BAGEL-7B-MoT
 
 The whole model is held in the memory of this machine; accelerators are not used. Without --dtype
 the values stay as they are. Exit codes: 0 ok, 2 bad input.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(program: str = "python -m srum_jax.convert") -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        "python -m srum_jax.convert",
+        program,
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,9 +62,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command line (without the program's name) and returns its exit code."""
-    options = parser().parse_args(argv)
+def main(argv: Sequence[str], *, program: str = "python -m srum_jax.convert") -> int:
+    """Runs a command line (without the program's name) and returns its exit code; in the help the
+    program is called `program`."""
+    options = parser(program).parse_args(argv)
     try:
         print(convert(**vars(options)))
     except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:

@@ -16,17 +16,17 @@ from srum_jax.stages.manifest import Manifest
 
 EXAMPLES = """\
 example
-  python -m srum_jax.export_dataset runs/shapes/round0 my-data
+  %(prog)s runs/shapes/round0 my-data
   python -m srum_jax.main --config configs/shapes.py --workdir runs/again \\
       --config.stages="('ingest','train','evaluate','report')" \\
       --config.ingest.source=published:my-data/data.jsonl --config.ingest.images=my-data/images
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(program: str = "python -m srum_jax.export_dataset") -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        "python -m srum_jax.export_dataset",
+        program,
         description="Writes a round's candidates and scores as the released SRUM data set.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,9 +37,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command line (without the program's name) and returns its exit code."""
-    options = parser().parse_args(argv)
+def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_dataset") -> int:
+    """Runs a command line (without the program's name) and returns its exit code; in the help the
+    program is called `program`."""
+    options = parser(program).parse_args(argv)
     try:
         print(publish(options.round, options.target, options.proposer))
     except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:

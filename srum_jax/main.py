@@ -5,21 +5,23 @@ import os
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console, distributed, preemption, sharding
+from srum_jax.core import console
 from srum_jax.core.errors import BadInput, Stopped
-from srum_jax.stages.manifest import Workdir
+
+# jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
 HELP = """\
 srum_jax: a model draws images, scores them by its own understanding and learns from them.
 
-  python -m srum_jax.main --config FILE.py[:ARG] --workdir DIR [options]
+  {program} --config FILE.py[:ARG] --workdir DIR [options]
 
 Options
-  --config FILE.py[:ARG]    the run's config; every key is explained in configs/base.py
+  --config FILE.py[:ARG]    the run's config, or the name of one in the package:
+                            {configs}
+                            (srum_jax/configs; base.py there explains every key)
   --config.a.b=VALUE        another value for one key, after --config
   --workdir DIR             a folder or bucket for everything the run makes
   --stage NAME[,NAME]       only these stages: {stages}
@@ -33,13 +35,13 @@ Options
   --debug                   show the traceback of an error
 
 Examples
-  python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes
-  python -m srum_jax.main --config configs/shapes.py --workdir runs/short --config.train.steps=50
-  python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes --stage evaluate,report
-  python -m srum_jax.main --config configs/shapes.py --workdir runs/two \\
+  {program} --config shapes --workdir runs/shapes
+  {program} --config shapes --workdir runs/short --config.train.steps=50
+  {program} --config shapes --workdir runs/shapes --stage evaluate,report
+  {program} --config shapes --workdir runs/two \\
       --config.score.proposers="('grid',)" --config.generate.prompts=prompts.txt
-  srun python -m srum_jax.main --config my_run.py --workdir /shared/run --distributed
-  python -m srum_jax.main --config configs/bagel_7b_srum.py --plan v5e:4x4
+  srun {program} --config my_run.py --workdir /shared/run --distributed
+  {program} --config bagel_7b_srum --plan v5e:4x4
 
 Finished stages are skipped and half-done ones go on: after an interruption give the same command.
 Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 75 preempted after a
@@ -78,10 +80,12 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command line (`argv[0]` is the program) and returns its exit code."""
+def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> int:
+    """Runs a command line (`argv[0]` is the program) and returns its exit code; in the help the
+    program is called `program`."""
     if len(argv) < 2 or {"--help", "-help", "-h"} & set(argv):
-        print(HELP.format(stages=" ".join(STAGES)))
+        configs = " ".join(config.packaged())
+        print(HELP.format(program=program, configs=configs, stages=" ".join(STAGES)))
         return 0
     console.log_to_stderr()
     debug = "--debug" in argv
@@ -98,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> str | None:
-    """Runs the stages and returns the path of the report, if that stage is among them."""
+    """Does what a command line says; returns the path of the report, if that stage is among it."""
     options = define_flags()
     cfg = config.parse(argv, options)
     if options.plan or options.plan_out:
@@ -106,20 +110,35 @@ def run(argv: Sequence[str]) -> str | None:
             cfg, options.plan or "", options.plan_out
         )
         return None
-    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
     wanted = options.stage or cfg.stages
     for name in wanted:
         if name not in STAGES:
             raise BadInput(f'--stage "{name}" is not known: {config.suggest(name, STAGES)}')
-    stages = [name for name in STAGES if name in wanted]
     if not options.workdir:
         raise BadInput("no work folder: give --workdir DIR, for example --workdir runs/shapes")
     if os.path.isfile(options.workdir):
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
+    flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
+    stages = [name for name in STAGES if name in wanted]
+    return run_stages(cfg, stages, options, config_file=config.config_path(argv))
+
+
+def run_stages(
+    cfg: config.Config, stages: Sequence[str], options: flags.FlagValues, *, config_file: str
+) -> str | None:
+    """Runs `stages` in order in every round, on a mesh of all devices; returns as `run` does.
+
+    `config_file`: where the config came from, for results.json.
+    """
+    import jax
+
+    from srum_jax.core import distributed, preemption, sharding
+    from srum_jax.stages.manifest import Workdir
+
     named = {name: options[name].value for name in ("coordinator", "processes", "process")}
     if options.distributed or set(named.values()) != {None}:
         distributed.join(cfg.distributed, **named)
-    console.cache_compiled_programs(cfg.compute.cache_dir)
+    console.cache_compiled_programs()
     _split_cpu(cfg.compute.cpu_devices)
     preemption.install()
     distributed.check_same(f"{cfg} {stages}", "configs or stages")
@@ -129,10 +148,7 @@ def run(argv: Sequence[str]) -> str | None:
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
     for number in range(cfg.rounds):
         work = Workdir(
-            options.workdir,
-            number,
-            options.allow_config_change,
-            config_file=options["config"].config_filename,
+            options.workdir, number, options.allow_config_change, config_file=config_file
         )
         for i, name in enumerate(stages):
             logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
@@ -144,6 +160,8 @@ def run(argv: Sequence[str]) -> str | None:
 def _split_cpu(count: int) -> None:
     if not count:
         return
+    import jax
+
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # called from a program that has used its devices already

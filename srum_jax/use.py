@@ -23,13 +23,13 @@ from srum_jax.core.errors import BadInput, DoesNotFit, Stopped
 
 EXAMPLES = """\
 examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
-  python -m srum_jax.use generate --prompt "a red circle above a blue square" -o out --n 4
-  python -m srum_jax.use generate --prompts prompts.txt -o out --steps 30 --cfg 3
-  python -m srum_jax.use answer --image out/0-0.png --question "what color is the circle ?"
-  python -m srum_jax.use answer --image a.png --image b.png --question "is there a red square ?"
-  python -m srum_jax.use answer --video clip.gif --frames 8 --question "is there a blue square ?"
-  python -m srum_jax.use caption out/0-0.png out/0-1.png --json
-  python -m srum_jax.use edit --image out/0-0.png --instruction "a green circle" -o edited
+  %(prog)s generate --prompt "a red circle above a blue square" -o out --n 4
+  %(prog)s generate --prompts prompts.txt -o out --steps 30 --cfg 3
+  %(prog)s answer --image out/0-0.png --question "what color is the circle ?"
+  %(prog)s answer --image a.png --image b.png --question "is there a red square ?"
+  %(prog)s answer --video clip.gif --frames 8 --question "is there a blue square ?"
+  %(prog)s caption out/0-0.png out/0-1.png --json
+  %(prog)s edit --image out/0-0.png --instruction "a green circle" -o edited
 
 Images that -o has already are not drawn again: after an interruption give the same command.
 Exit codes: 0 ok, 2 bad input, 3 not enough device memory.
@@ -37,10 +37,10 @@ Exit codes: 0 ok, 2 bad input, 3 not enough device memory.
 RECORDS = "records.jsonl"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
-        prog="python -m srum_jax.use",
+        prog=program,
         description="Draw, answer, caption and edit with a BAGEL model.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -119,9 +119,10 @@ def _text(value: str) -> str:
     return value
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command line (`argv[0]` is the program) and returns its exit code."""
-    options = parser().parse_args(argv[1:])
+def main(argv: Sequence[str], *, program: str = "python -m srum_jax.use") -> int:
+    """Runs a command line (`argv[0]` is the program) and returns its exit code; in the help the
+    program is called `program`."""
+    options = parser(program).parse_args(argv[1:])
     flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
     console.log_to_stderr()
     try:

@@ -41,7 +41,6 @@ def environment(devices):
 
 def write_config(path, weights, **values):
     """A config file: tiny's config on `weights` with `values`."""
-    values |= {"compute__cache_dir": jax.config.jax_compilation_cache_dir}
     made = f"tiny.config_dict({str(weights)!r}, **{values})"
     path.write_text(f"import tiny\n\ndef get_config():\n    return {made}\n")
     return path

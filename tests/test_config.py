@@ -1,17 +1,23 @@
 """The config: defaults load, every wrong key or value dies with its name and what to do."""
 
+import ast
 import dataclasses
+import logging
+import pathlib
+import sys
 import typing
 
 import pytest
 from absl import flags
 
-from configs import base, forkme, shapes, shapes_pretrain
 from srum_jax import config, flow, main
+from srum_jax.configs import base, forkme, shapes, shapes_pretrain
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
 from srum_jax.models.bagel.model_config import PRESETS
 from srum_jax.objectives import srum
+
+ROOT = str(pathlib.Path(__file__).parents[1])
 
 
 def test_every_shipped_config_loads():
@@ -19,29 +25,41 @@ def test_every_shipped_config_loads():
         assert isinstance(config.load(module.get_config()), config.Config)
 
 
-def test_dataclasses_have_no_defaults():
-    for name, cls in vars(config).items():
-        if dataclasses.is_dataclass(cls):
-            for f in dataclasses.fields(cls):
-                assert f.default is f.default_factory is dataclasses.MISSING, f"{name}.{f.name}"
+def sections(cls=config.Config):
+    """The dataclass of every section, the whole first."""
+    yield cls
+    for kind in typing.get_type_hints(cls).values():
+        if dataclasses.is_dataclass(kind):
+            yield from sections(kind)
 
 
-def leaves(values):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from leaves(value)
-        else:
-            yield key
+def test_a_key_has_its_type_range_default_and_meaning_in_one_place():
+    """Every field is a line `name: type = default` of base.py with a comment on it or above it; no
+    number is without a range but those that may be any."""
+    text = pathlib.Path(base.__file__).read_text()
+    lines, anything = text.splitlines(), {"timestep_mean"}
+    fields = [
+        (node.name, field)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef)
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    assert {f.name for cls in sections() for f in dataclasses.fields(cls)} == {
+        field.target.id for _, field in fields
+    }
+    for where, field in fields:
+        name = f"{where}.{field.target.id}"
+        assert field.value is not None, f"{name} has no default"
+        kind = ast.unparse(field.annotation)
+        here, above = lines[field.lineno - 1], lines[field.lineno - 2]
+        explained = "#" in here or above.lstrip().startswith("#") or kind.endswith("Config")
+        assert explained, f"{name} has no meaning"
+        assert kind not in ("int", "float") or field.target.id in anything, f"{name} has no range"
 
 
-def test_every_key_of_base_is_explained():
-    with open(base.__file__) as f:
-        lines = f.read().splitlines()
-    explained = {"b1", "b2", "eps", "weight_decay"}  # the optimiser's own names
-    for before, line in zip(lines, lines[1:], strict=False):
-        if line.startswith("    c.") and ("#" in line or before.startswith("    #")):
-            explained.add(line.split("=")[0].strip().split(".")[-1])
-    assert set(leaves(base.get_config().to_dict())) - explained == set()
+def test_the_default_config_is_the_default_of_every_key():
+    assert config.load(base.get_config()) == config.Config()
 
 
 def test_names_agree_with_the_tables_they_choose_from():
@@ -70,7 +88,7 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.objective", "srum_advantag", 'did you mean "srum_advantage"?'),
         ("train.micro_batches", 3, "must be a multiple of train.micro_batches = 3"),
         ("autoencoder.micro_batches", 3, "autoencoder.batch = 16 must be a multiple of"),
-        ("autoencoder.optim.b2", 1.0, "autoencoder.optim.b1 and b2 must be below 1"),
+        ("autoencoder.optim.b2", 1.0, "autoencoder.optim.b2 must be below 1, got 1.0"),
         ("autoencoder.ema", 2.0, "autoencoder.ema must lie in [0, 1]"),
         ("autoencoder.rows", 2, 'unknown key "autoencoder.rows"'),
         ("autoencoder.keep", 0, "autoencoder.keep must be above 0"),
@@ -93,13 +111,13 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.repulsion_cap", -1.0, "train.repulsion_cap must not be negative"),
         ("train.max_drift", -1.0, "train.max_drift must not be negative"),
         ("train.monitor.prompts", -1, "train.monitor.prompts must not be negative"),
-        ("train.monitor.candidates", 1, "train.monitor.candidates = 1 must be at least 2"),
+        ("train.monitor.candidates", 1, "train.monitor.candidates must be at least 2, got 1"),
         ("train.monitor.every", 0, "train.monitor.every must be above 0"),
         ("train.monitor.patience", 0, "train.monitor.patience must be above 0"),
         ("train.monitor.min_score", -0.1, "train.monitor.min_score must not be negative"),
         ("train.monitor.min_diversity", 1.1, "train.monitor.min_diversity must lie in [0, 1]"),
         ("train.monitor.min_agreement", 1.1, "train.monitor.min_agreement must lie in [0, 1]"),
-        ("generate.guidance", (2.0, -1.0), "generate.guidance must not be negative"),
+        ("generate.guidance", (2.0, -1.0), "generate.guidance[1] must not be negative"),
         ("generate.guidance", 2.0, "generate.guidance must be a tuple of any number of values"),
         (
             "generate.shard_size",
@@ -109,18 +127,19 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("generate.prompts", "shapes:tets", 'did you mean "shapes:test"?'),
         ("generate.prompts", "prompts.doc", "must be shapes:train | shapes:validation"),
         ("score.proposers", ("grid", "box"), "score.proposers[1] = 'box' is not known"),
-        ("score.proposers", (), "score.proposers must be distinct and at least one"),
+        ("score.proposers", (), "score.proposers must be distinct and at least 1"),
         ("score.proposers", ("grid", "grid"), "score.proposers must be distinct"),
         ("score.proposers", "grid", "score.proposers must be a tuple of any number of values"),
         ("sample.size", (32,), "sample.size must be a tuple of 2 values"),
-        ("sample.size", (32, 0), "sample.size must be above 0"),
+        ("sample.size", (32, 0), "sample.size[1] must be above 0"),
         ("sample.guidance_interval", (0.6, 0.4), "sample.guidance_interval must be low <= high"),
-        ("sample.guidance_interval", (0, 1.5), "sample.guidance_interval must be low <= high"),
+        ("sample.guidance_interval", (0, 1.5), "sample.guidance_interval[1] must lie in [0, 1]"),
         ("sample.image_guidance", -1.0, "sample.image_guidance must not be negative"),
         ("sample.image_alone", 1, "sample.image_alone must be bool, got 1"),
         ("sample.renorm", "bach", "sample.renorm = 'bach' is not known: did you mean \"batch\"?"),
-        ("stages", ("train", "score"), "stages must be distinct and in this order"),
-        ("stages", (), "stages is empty"),
+        ("stages", ("train", "score"), "stages must be in this order"),
+        ("stages", ("train", "train"), "stages must be distinct"),
+        ("stages", (), "stages must be distinct and at least 1"),
         ("stages", ("trian",), "stages[0] = 'trian' is not known: did you mean \"train\"?"),
         ("mesh.tensor", 0, "mesh.tensor must be a number of devices or -1"),
         ("mesh.data", -1, "mesh may leave one axis to the rest"),
@@ -133,7 +152,11 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.lora.experts", "und", "train.lora.experts = 'und' is not known"),
         ("log.writers", ("wandb", "wandb"), "log.writers must be distinct"),
         ("log.writers", ("tensorbord",), 'did you mean "tensorboard"?'),
-        ("log.profile", (3, -1), "log.profile must not be negative"),
+        ("log.profile", (3, -1), "log.profile[1] must not be negative"),
+        ("compute.cpu_devices", -1, "compute.cpu_devices must not be negative"),
+        ("compute.attention", "pallas", "compute.attention = 'pallas' is not known"),
+        ("pretrain.multi_image_lanes.und", -5, "multi_image_lanes.und must be above 0, got -5"),
+        ("pretrain.multi_image_lanes.vit", -1, "multi_image_lanes.vit must not be negative"),
     ],
 )
 def test_wrong_values_are_named(path, value, message):
@@ -213,7 +236,6 @@ def test_training_stages_share_the_keys_of_the_loop():
     for name in config.LOOPS:
         assert isinstance(getattr(cfg, name), config.LoopConfig)
         assert getattr(getattr(cfg, name), config.LOOPS[name]) > 0
-    assert {f"{name}.checkpoint_every" for name in config.LOOPS} <= set(config.POSITIVE)
     assert not hasattr(cfg.autoencoder, "lanes")
 
 
@@ -265,8 +287,11 @@ def test_a_section_alone_is_checked_as_in_a_whole():
     assert found == config.load(base.get_config()).sample
     for change, message in (
         ({"stesp": 1, "batch": 1.5}, '(?s)here: unknown key "stesp".*here: batch must be int'),
-        ({"steps": 0, "renorm_min": 2.0}, "(?s)here: sample.steps must.*here: sample.renorm_min"),
-        ({"guidance_interval": (0.6, 0.4)}, "here: sample.guidance_interval must be low <= high"),
+        (
+            {"steps": 0, "renorm_min": 2.0},
+            "(?s)here: steps must be.*here: renorm_min must",
+        ),
+        ({"guidance_interval": (0.6, 0.4)}, "here: guidance_interval must be low <= high"),
     ):
         with pytest.raises(BadInput, match=message):
             config.section(config.SampleConfig, values | change, where="here")
@@ -299,7 +324,16 @@ def test_command_line_overrides_the_file():
         ([], "no config: give --config"),
         (["--config"], "no config: give --config"),
         (["--config=nowhere.py"], "--config nowhere.py: no such file"),
-        (["--config", shapes.__file__, "--config.train.stesp=7"], 'Did you mean "steps"'),
+        (["--config=shaeps"], "--config shaeps: no such file and none of the package's: did you"),
+        (["--config=my/shapes.py"], "no such file; the one in the package: --config shapes"),
+        (["--config", shapes.__file__, "--config.train.stesp=7"], 'did you mean "steps"'),
+        (["--config", shapes.__file__, "--config.k=4"], 'unknown key "k": known: model, weights'),
+        (["--config=shapes", "--config.sede=4"], 'unknown key "sede": did you mean "seed"?'),
+        (
+            ["--config=shapes", "--config.candidates=4"],
+            "did you mean generate.candidates or",
+        ),
+        (["--config=shapes", "--config.seed.x=4"], 'unknown key "seed.x"'),
         (["--config", shapes.__file__, "--config.train.steps=many"], "many"),
         (["--config", shapes.__file__, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
         (["--config", shapes.__file__, "extra"], "not understood on the command line: extra"),
@@ -327,3 +361,76 @@ def test_broken_config_files_are_told(tmp_path, text, message):
     with pytest.raises(BadInput) as e:
         parse("--config", str(path))
     assert message in str(e.value) and str(path) in str(e.value)
+
+
+def test_a_fault_in_a_config_file_is_told_in_one_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from srum_jax.configs import base\n\ndef get_config():\n    c = base.get_config()\n"
+        "    c.train.steps = 'many'\n    return c\n"
+    )
+    with pytest.raises(BadInput) as e:
+        parse("--config", str(path))
+    told = str(e.value)
+    assert f"{path}: line 5: TypeError: " in told and "'steps'" in told and len(told) < 300
+
+
+@pytest.mark.parametrize("package", ["configs", "srum_jax.configs"])
+def test_packaged_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch, package):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        f"from {package} import base\n\ndef get_config(steps):\n    c = base.get_config()\n"
+        "    c.train.steps = int(steps)\n    return c\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    named, filed = (parse("--config", given) for given in ("shapes", shapes.__file__))
+    assert named == filed == config.load(shapes.get_config())
+    assert parse("--config=shapes", "--config=mine.py:7").train.steps == 7
+    assert config.config_path(["main", "--config=shapes", "--config", "mine.py:7"]) == "mine.py:7"
+
+
+def test_a_folder_configs_of_ones_own_may_be_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/mine.py").write_text("steps = 9\n")
+    (tmp_path / "run.py").write_text(
+        "from configs import base, mine\n\ndef get_config():\n    c = base.get_config()\n"
+        "    c.train.steps = mine.steps\n    return c\n"
+    )
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(p for p in sys.path if p not in ("", ROOT))])
+    assert parse("--config", str(tmp_path / "run.py")).train.steps == 9
+
+
+def warned(caplog):
+    return {r.getMessage().split(";")[0] for r in caplog.records if r.levelno == logging.WARNING}
+
+
+def test_former_names_are_read_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "former.py"
+    path.write_text(
+        "from srum_jax.configs import base\n\ndef get_config():\n    c = base.get_config()\n"
+        "    c.generate.unit = 128\n    c.train.probe.every = 7\n"
+        "    c.pretrain.several_lanes.und = 180\n    return c\n"
+    )
+    cfg = parse("--config", str(path), "--config.train.least_score=0.25", "--config.seed=3")
+    assert (cfg.generate.shard_size, cfg.train.monitor.every, cfg.train.min_score) == (128, 7, 0.25)
+    assert cfg.pretrain.multi_image_lanes == dataclasses.replace(
+        config.Config().pretrain.multi_image_lanes, und=180
+    )
+    said = {f"{old} is called {new}" for old, new in config.RENAMED.items()}
+    assert len(warned(caplog)) == 4 and warned(caplog) <= said
+    caplog.clear()
+    parse("--config=shapes")
+    assert not warned(caplog)
+
+
+def test_every_former_name_has_a_key_of_today():
+    whole = dataclasses.asdict(config.Config())
+    for old, new in config.RENAMED.items():
+        value = whole
+        for key in new.split("."):
+            value = value[key]
+        assert config.current_name(old) == new != old
+    assert config.current_name("train.probe.every") == "train.monitor.every"
+    assert config.current_name("train.steps") == "train.steps"

@@ -8,8 +8,8 @@ import types
 import jax
 import pytest
 
-from configs import shapes
 from srum_jax import main
+from srum_jax.configs import shapes
 from srum_jax.core import console, errors, preemption
 
 
@@ -28,7 +28,7 @@ def stages(monkeypatch, tmp_path):
 
     for name, module in main.STAGES.items():
         monkeypatch.setitem(sys.modules, module, stand_in(name))
-    monkeypatch.setattr(console, "cache_compiled_programs", lambda folder: None)
+    monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
     before = signal.getsignal(signal.SIGTERM)
     yield types.SimpleNamespace(calls=calls, fail=fail, root=tmp_path / "run")
     signal.signal(signal.SIGTERM, before)
@@ -128,7 +128,24 @@ def test_as_a_program():
         return subprocess.run(command, capture_output=True, text=True)
 
     shown = program("--help")
-    assert shown.returncode == 0 and "configs/shapes.py --workdir runs/shapes" in shown.stdout
+    assert shown.returncode == 0 and "--config shapes --workdir runs/shapes" in shown.stdout
     refused = program("--config", "nowhere.py", "--workdir", "w")
     assert refused.returncode == 2 and refused.stdout == ""
     assert "error: --config nowhere.py: no such file" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--config=shapes", "--workdir=w", "--config.train.stesp=3"],
+        ["--config=shapes", "--workdir=w", "--config.train.steps=-3"],
+        ["--config=shapes", "--workdir=w", "--stage=scroe"],
+        ["--config=shapes"],
+    ],
+)
+def test_help_and_errors_in_the_arguments_need_no_jax(words):
+    code = "import sys; sys.modules['jax'] = None; from srum_jax import main; "
+    code += f"sys.exit(main.main({['main', *words]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == (0 if words == ["--help"] else 2), done.stderr

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.core import param_tree, sharding
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import hf, vae

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.core import param_tree
 from srum_jax.core.loss import LossOut, ratio
 from srum_jax.training import loop, optim

@@ -19,11 +19,16 @@ def log_to_stderr() -> None:
     logging.set_verbosity(logging.INFO)
 
 
-def cache_compiled_programs(folder: str = "") -> None:
-    """Compiled programs are kept between runs, so that a restart does not compile again."""
+def cache_compiled_programs() -> None:
+    """Compiled programs are kept between runs, so that a restart does not compile again.
+
+    In `JAX_COMPILATION_CACHE_DIR` (a folder or bucket), else in srum_jax/compiled of the user's
+    cache folder.
+    """
     import jax  # what a command line says of itself needs no jax
 
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     folder = folder or os.path.join(base, "srum_jax", "compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

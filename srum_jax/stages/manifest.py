@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 
 import srum_jax
-from srum_jax.config import Config, hash_json, section_hash, section_values
+from srum_jax.config import Config, current_name, hash_json, section_hash, section_values
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
@@ -231,7 +231,8 @@ def _changes_since(
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every config value and input that differs."""
-    before, after = ({**_leaves(x["sections"])} for x in (old, new))
+    before = {current_name(key): value for key, value in _leaves(old["sections"]).items()}
+    after = _leaves(new["sections"])
     lines = [
         f"config {key}: was {before.get(key, 'not read')!r}, is {after.get(key, 'not read')!r}"
         for key in sorted(before.keys() | after.keys())

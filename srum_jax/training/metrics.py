@@ -7,6 +7,7 @@ what machines are measured by: peak speed and peak memory.
 import hashlib
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ class Sink(Protocol):
 class TensorBoard:
     """Event files under tensorboard/ in `folder`."""
 
-    def __init__(self, folder: epath.Path, title: str, project: str):
+    def __init__(self, folder: epath.Path, title: str):
         try:
             import tensorboardX
         except ImportError as e:
@@ -91,16 +92,19 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of Weights & Biases, named by its folder: a resumed run goes on there."""
+    """A run of Weights & Biases, named by its folder: a resumed run goes on there.
 
-    def __init__(self, folder: epath.Path, title: str, project: str):
+    Its project is `WANDB_PROJECT` of the environment, else "srum_jax".
+    """
+
+    def __init__(self, folder: epath.Path, title: str):
         try:
             import wandb
         except ImportError as e:
             raise _missing("wandb") from e
         name = str(folder.resolve())
         self.run = wandb.init(
-            project=project,
+            project=os.environ.get("WANDB_PROJECT") or "srum_jax",
             name=f"{title} {name}",
             id=hashlib.sha256(name.encode()).hexdigest()[:16],
             resume="allow",
@@ -129,7 +133,7 @@ def sinks(log, folder: epath.PathLike, title: str) -> list[Sink]:
 
     Raises BadInput where its package is missing.
     """
-    return [SINKS[name](epath.Path(folder), title, log.wandb_project) for name in log.writers]
+    return [SINKS[name](epath.Path(folder), title) for name in log.writers]
 
 
 class Writer:

@@ -95,7 +95,7 @@ def test_the_image_copies_what_is_there():
         for line in (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
         if line.startswith("!")
     ]
-    assert {"srum_jax", "configs", "setup.py"} <= set(copied)
+    assert {"srum_jax", "pyproject.toml", "setup.py"} <= set(copied)
     for path in copied:
         assert (LAUNCH.parent / path).exists(), path
         assert any(path == k or path.startswith(k + "/") for k in kept), path

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 import tiny
 
-from configs import shapes
 from srum_jax import main
+from srum_jax.configs import shapes
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.models.bagel import model_config

@@ -7,8 +7,8 @@ import pathlib
 import jsonschema
 import pytest
 
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.stages import manifest
@@ -108,6 +108,32 @@ def test_changed_config_is_refused_and_nothing_is_overwritten(work, fail):
     assert "--allow_config_change" in str(e.value) and str(work.stage("train")) in str(e.value)
     assert body.calls == 0
     assert before == {p: p.read_bytes() for p in pathlib.Path(work.root).rglob("*") if p.is_file()}
+
+
+def under_former_names(values, path=""):
+    """Recorded config values as version 0.1 named them."""
+    former = {new: old.split(".")[-1] for old, new in config.RENAMED.items()}
+    return {
+        former.get(path + key, key): (
+            under_former_names(value, f"{path}{key}.") if isinstance(value, dict) else value
+        )
+        for key, value in values.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "started.json"])
+def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name):
+    run(work, Body())
+    folder = work.stage("train")
+    if name == "started.json":
+        (folder / "manifest.json").unlink()
+    recorded = json.loads((folder / name).read_text())
+    recorded["sections"] = under_former_names(recorded["sections"])
+    assert "monitor" not in recorded["sections"]["train"]
+    (folder / name).write_text(json.dumps(recorded))
+    body = Body()
+    run(work, body)
+    assert body.calls == (name == "started.json")
 
 
 def test_changed_input_is_refused_and_other_sections_are_not(work):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.evals import sections as result_sections
 from srum_jax.stages import report, report_html
 from srum_jax.stages.manifest import Manifest, Workdir

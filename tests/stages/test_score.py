@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import srum_jax
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.core import param_tree, sharding
 from srum_jax.data import shards
 from srum_jax.data.images import decode, encode_png

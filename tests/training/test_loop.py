@@ -303,9 +303,7 @@ def test_speeds_are_told(tmp_path, monkeypatch):
 
 
 def reports(**values):
-    return types.SimpleNamespace(
-        **({"writers": (), "wandb_project": "", "profile": (0, 0)} | values)
-    )
+    return types.SimpleNamespace(**({"writers": (), "profile": (0, 0)} | values))
 
 
 def test_chosen_steps_are_traced(tmp_path):
@@ -346,7 +344,8 @@ def test_writers_are_handed_every_row(tmp_path, monkeypatch):
     board, bias = Spy(), Spy()
     monkeypatch.setitem(sys.modules, "tensorboardX", board)
     monkeypatch.setitem(sys.modules, "wandb", bias)
-    wanted = reports(writers=("tensorboard", "wandb"), wandb_project="mine")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    wanted = reports(writers=("tensorboard", "wandb"))
     stop = threading.Event()
     with pytest.raises(Preempted):
         toy.run(tmp_path, stop, batches=stopping(stop, 3), reports=wanted)

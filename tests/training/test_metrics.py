@@ -5,7 +5,7 @@ import typing
 
 import pytest
 
-from srum_jax.config_sections import LogConfig
+from srum_jax.config import LogConfig
 from srum_jax.training import metrics
 from srum_jax.training.metrics import Writer, read
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from srum_jax import config
+from srum_jax.configs import base
 from srum_jax.core import param_tree, sharding
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import LLMConfig

@@ -1,11 +1,9 @@
 """The demo: the shapes base draws, judges itself, learns from its scores and is evaluated."""
 
-from ml_collections import ConfigDict
-
-from configs import base
+from srum_jax.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config():
     c = base.get_config()
     # Sized so that all of it takes some minutes on two cores; the study draws from 1600 prompts.
     c.generate.count = 500

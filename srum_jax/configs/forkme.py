@@ -7,12 +7,10 @@ Every key, its default and its meaning: configs/base.py. A single value is quick
 command line: --config.train.steps=200. An unknown key is refused with the closest known one.
 """
 
-from ml_collections import ConfigDict
-
-from configs import base
+from srum_jax.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config():
     c = base.get_config()
 
     # The model: a preset and the folder with its weights ("" is the shapes base in the package).
@@ -29,7 +27,7 @@ def get_config() -> ConfigDict:
     # More candidates a prompt cost time and give the self-score more to choose from.
     c.generate.candidates = 8
 
-    # What is learned from the scores; see `train()` in configs/base.py and docs/study.md.
+    # What is learned from the scores; see `TrainConfig` in configs/base.py and docs/study.md.
     c.train.objective = "sft"
     c.train.select = "best_of_k"
     c.train.steps = 600

@@ -10,12 +10,10 @@ weights. Without an exact verifier there is nothing to evaluate: look at the rep
 and at the monitor checks.
 """
 
-from ml_collections import ConfigDict
-
-from configs import base
+from srum_jax.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config():
     c = base.get_config()
     c.model = "bagel_7b_mot"
     c.weights = "weights/BAGEL-7B-MoT"

@@ -1,11 +1,9 @@
 """How the base inside the package is made, from nothing: autoencoder, then the joint objective."""
 
-from ml_collections import ConfigDict
-
-from configs import base
+from srum_jax.configs import base
 
 
-def get_config() -> ConfigDict:
+def get_config():
     c = base.get_config()
     c.stages = ("autoencoder", "pretrain", "evaluate", "export", "report")
     c.export.dtype = "float32"  # the base is small, and training goes on from it

@@ -1,0 +1,1 @@
+"""The configs in the package; `base.py` has every key."""

@@ -1,0 +1,481 @@
+"""Every key of a run, once: type and range, default, meaning. Whatever else is refused.
+
+A config file starts from `get_config()`, changes a few values and returns the rest as it is; the
+command line changes more by `--config.a.b=value`. `srum_jax/config.py` reads types and ranges from
+here, and holds what keys say about each other.
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from srum_jax.core.constraints import (
+    Ascending,
+    AtLeast,
+    Below,
+    Between,
+    Decay,
+    DeviceCount,
+    Distinct,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+Stage = Literal[
+    "autoencoder",
+    "pretrain",
+    "ingest",
+    "generate",
+    "score",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1, at most once, takes the devices that are left."""
+
+    data: DeviceCount = 1  # copies of the parameters; each takes its share of a batch
+    fsdp: DeviceCount = -1  # parameters, moments and batch are cut over this axis
+    tensor: DeviceCount = 1  # heads, MLP and vocabulary are cut over this axis
+    context: DeviceCount = 1  # long sequences are cut over this axis
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """How long the processes of a run wait for each other, in seconds."""
+
+    init_timeout: PositiveInt = 300  # at the start, until all are there
+    heartbeat_timeout: PositiveInt = 100  # for a sign of life; then the run ends everywhere
+    shutdown_timeout: PositiveInt = 300  # at the end, until all are finished
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeConfig:
+    """How programs are compiled: precision, memory, devices."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of matrix products; losses stay float32
+    # What a training step keeps of its activations for the backward pass; the rest is computed
+    # again: none (all is kept) | dots (products with weights are) | full (a layer's input alone is)
+    remat: Literal["none", "dots", "full"] = "full"
+    # How train and pretrain compute attention: auto (what fits the machine; the log says which and
+    # why) | dense (scores of a whole row) | chunked (some keys at a time: long rows, any machine
+    # and mask) | splash (a kernel for TPUs, masks of one interval) | cudnn (NVIDIA GPUs, bfloat16)
+    attention: Literal["auto", "dense", "chunked", "splash", "cudnn"] = "auto"
+    # A CPU counts as this many devices, each with its part of a batch; 0: one. Small models leave a
+    # second core idle otherwise. Without effect on accelerators.
+    cpu_devices: NonNegativeInt = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """How images are sampled, for candidates and for evaluation alike."""
+
+    size: tuple[PositiveInt, PositiveInt] = (32, 32)  # height, width in pixels
+    steps: PositiveInt = 16  # Euler steps
+    # s of t' = s t / (1 + (s - 1) t): above 1 spends more steps near noise
+    shift: PositiveFloat = 4.0
+    guidance: NonNegativeFloat = 2.5  # scale of classifier-free text guidance; 1.0 is none
+    image_guidance: NonNegativeFloat = 1.0  # the same against the prompt alone, for edits
+    image_alone: bool = True  # image guidance also where guidance is 1.0; the original ignores it
+    # Times t in which guidance acts (1 is noise).
+    guidance_interval: Annotated[tuple[Fraction, Fraction], Ascending()] = (0.0, 1.0)
+    # Norm of the guided velocity: none | global (an image) | channel (a token) | text_channel |
+    # batch (all images of a call at once, as the original's global does)
+    renorm: Literal["none", "global", "channel", "text_channel", "batch"] = "none"
+    renorm_min: Fraction = 0.0  # smallest factor renorm may apply
+    batch: PositiveInt = 64  # images a compiled call
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestConfig:
+    """Training data that is given, in place of sampled: for the stage ingest."""
+
+    # published:FILE.jsonl (the released SRUM data set) | parquet:GLOB (pictures with captions)
+    source: str = ""
+    images: str = ""  # published: folder of the pictures; "": the folder of the file
+    # What of the autoencoder's posterior is kept: mean | sampled (one draw, by the seed) | resample
+    # (mean and deviation, drawn anew each time a picture is trained on, as the original does)
+    latents: Literal["mean", "sampled", "resample"] = "mean"
+    rejects: NonNegativeFloat = 0.0  # as generate.rejects: lines that cannot be used
+    batch: PositiveInt = 8  # pictures of one size a compiled call
+    shard_size: PositiveInt = 64  # pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """The rollout: prompts and the candidates sampled for each."""
+
+    # shapes:train|validation|test, a .txt, .json, .jsonl or .csv file, or a TFDS data set that is
+    # on this machine: tfds:NAME[/CONFIG][:VERSION]?split=SPLIT&text=FIELD[&max=NUMBER]
+    prompts: str = "shapes:train"
+    # Lines that cannot be used and are set aside, in rejects.jsonl, before the run stops: below 1 a
+    # share of all, from 1 on a number; 0.0: none.
+    rejects: NonNegativeFloat = 0.0
+    # Prompts a round: the first round takes them from the front, the next the following ones; a
+    # list that ends begins again, with other noise.
+    count: PositiveInt = 400
+    candidates: PositiveInt = 8  # images a prompt (K)
+    # Scale of text guidance of the candidates of each round, the last one for all later rounds;
+    # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
+    guidance: tuple[NonNegativeFloat, ...] = ()
+    shard_size: PositiveInt = 64  # images: what is lost at most when the stage is killed
+
+
+@dataclasses.dataclass(frozen=True)
+class SamConfig:
+    """Segment Anything, for the proposer "sam"."""
+
+    weights: str = ""  # folder with config.json and model.safetensors of ViT-B, L or H
+    points: PositiveInt = 32  # a side of the grid of points that masks are asked for
+    batch: PositiveInt = 64  # points a compiled call
+    min_iou: Fraction = 0.88  # as Segment Anything expects it of its own mask
+    min_stability: Fraction = 0.95  # intersection over union of a mask under other thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenConfig:
+    """The read-out "written"."""
+
+    think: bool = True  # before every answer
+    max_tokens: PositiveInt = 1024  # an answer
+    attempts: PositiveInt = 3  # answers asked for at most; only what has no score is asked again
+    temperature: PositiveFloat = 0.7  # of the second answer and on; the first is greedy
+    batch: PositiveInt = 16  # answers written at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalConfig:
+    """A judge over the network."""
+
+    url: str = ""  # of an OpenAI-compatible server, such as "http://localhost:8000/v1"
+    model: str = ""  # its name there
+    key_env: str = ""  # environment variable with the key; "": no key
+    timeout: PositiveFloat = 120.0  # seconds for a whole reply
+    attempts: PositiveInt = 4  # requests for one answer, with growing pauses between them
+    concurrency: PositiveInt = 8  # requests at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """The judge: who scores, what is asked, which regions."""
+
+    # Who scores: self (the model that drew) | external (score.external) | ensemble (both; the mean)
+    judge: Literal["self", "external", "ensemble"] = "self"
+    min_judges: PositiveInt = 1  # ensemble: fewer scores than so many are no score
+    # How the model's own scores are read: logits (soft answers to questions made from the prompt)
+    # | written (the paper's: reasons and scores in words). An external judge always writes.
+    readout: Literal["logits", "written"] = "logits"
+    # How a region is shown: crop | outline (drawn on the image) | coordinates (in words, the
+    # paper's). A model of few words, as the shapes base, knows crops alone.
+    view: Literal["crop", "outline", "coordinates"] = "crop"
+    # So many candidates are scored a second way too, to be compared in the report: by the external
+    # judge where score.external.url names one, else by the model's other read-out. 0: none.
+    compare: NonNegativeInt = 0
+    # Who finds regions: components (of the foreground, shapes only) | grid | sam (score.sam) | self
+    # (the model itself, in words) | file (score.boxes). The first one's scores train; the others
+    # are measured beside it.
+    proposers: Annotated[
+        tuple[Literal["components", "grid", "sam", "self", "file"], ...], Distinct(1)
+    ] = ("components", "grid")
+    grid: PositiveInt = 2  # cells a side, for the proposer "grid"
+    boxes: str = ""  # for "file": JSONL of {"id": "<prompt id>-<k>", "boxes": [[x0,y0,x1,y1]]}
+    # Least probability that a region shows a kind of thing that the prompt names; others are set
+    # aside as irrelevant. 0.0: all regions count. Read by the read-out logits.
+    verify: Fraction = 0.0
+    min_area: Fraction = 0.0  # of a region, as a share of the image
+    max_area: Fraction = 1.0  # the same
+    overlap: Fraction = 0.9  # intersection over union from which the smaller of two is a repeat
+    regions: PositiveInt = 16  # an image at most, evenly over sizes
+    margin: NonNegativeInt = 1  # pixels added around a region before it is cropped
+    # Longer side of a crop as the model reads it by logits; 0: as large as its image, which is
+    # costly for large ones.
+    crop: NonNegativeInt = 0
+    batch: PositiveInt = 32  # pictures or crops a compiled call
+    shard_size: PositiveInt = 64  # images
+    sam: SamConfig = SamConfig()
+    written: WrittenConfig = WrittenConfig()
+    external: ExternalConfig = ExternalConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate over the steps."""
+
+    optimizer: Literal["adamw", "muon"] = "muon"  # muon: of block matrices; AdamW of the rest
+    learning_rate: PositiveFloat = 1e-3  # at the end of the warm-up
+    adam_learning_rate: PositiveFloat = 1e-3  # muon: the same for the leaves that AdamW updates
+    warmup: NonNegativeInt = 20  # steps of linear rise from 0; at most all of a short run
+    # After the warm-up: constant | linear (to 0) | cosine (to 1 %).
+    schedule: Literal["constant", "cosine", "linear"] = "linear"
+    b1: Decay = 0.9  # decay of the mean of gradients; Muon's momentum
+    b2: Decay = 0.95  # decay of the mean of squared gradients
+    eps: PositiveFloat = 1e-15  # added to the root of that mean
+    weight_decay: NonNegativeFloat = 0.0  # decoupled, times the learning rate
+    clip_norm: NonNegativeFloat = 1.0  # largest norm of the trained gradient; 0.0: no limit
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What every training stage shares: one loop (`training/loop.py`), one optimiser."""
+
+    steps: PositiveInt = 600  # optimiser steps
+    # Gradient accumulation: parts a step's rows are cut into, to save memory; same result.
+    micro_batches: PositiveInt = 1
+    optim: OptimConfig = OptimConfig()
+    ema: Fraction = 0.98  # decay of the averaged parameters, which are evaluated and exported
+    checkpoint_every: PositiveInt = 100  # steps
+    keep: PositiveInt = 2  # checkpoints kept
+    log_every: PositiveInt = 10  # steps
+    max_bad_steps: PositiveInt = 3  # non-finite ones skipped in a row before the run stops (code 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanesConfig:
+    """Fixed sizes of one packed row; a fill under 60 % is refused, with the sizes to use."""
+
+    und: PositiveInt = 60  # text and ViT tokens (U)
+    gen: PositiveInt = 64  # latent tokens (G)
+    vit: NonNegativeInt = 0  # ViT patches among the und tokens; 0: no pictures are read
+    labels: NonNegativeInt = 0  # text tokens with a cross-entropy loss
+    images: PositiveInt = 4  # latent images
+    regions: NonNegativeInt = 4  # scored regions a latent image (R)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedConfig(LoopConfig):
+    """What `train` and `pretrain` share beyond: packed rows, one distribution of timesteps."""
+
+    rows: PositiveInt = 8  # packed rows a step (B)
+    lanes: LanesConfig = LanesConfig()
+    # Raw t = sigmoid(N(mean, std)): a mean above 0 trains more on noise, which is decisive for
+    # small models.
+    timestep_mean: float = 1.6
+    timestep_std: PositiveFloat = 1.4  # see above
+    timestep_shift: PositiveFloat = 1.0  # s of sample.shift's formula, for that t; 1.0 is none
+    text_dropout: Fraction = 0.1  # share of samples trained without their prompt, for guidance
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig:
+    """Asks the model in training now and then, and stops a run that loses what it had."""
+
+    prompts: NonNegativeInt = 24  # sampled and scored each time; 0: no monitor
+    candidates: Annotated[int, AtLeast(2)] = 2  # images a prompt; their difference: the diversity
+    every: PositiveInt = 100  # steps
+    questions: NonNegativeInt = 64  # about pictures, to see whether understanding is kept
+    min_score: NonNegativeFloat = 0.2  # how far the own score may fall below its first value
+    min_diversity: Fraction = 0.3  # share of its first value that diversity must keep
+    min_agreement: Fraction = 0.9  # share of the first answers to the questions that must stay
+    patience: PositiveInt = 2  # times in a row that a bound is broken before the run stops
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Adapters, for train.trainable "lora"."""
+
+    rank: PositiveInt = 16  # of the change to every projection of attention and MLP
+    alpha: PositiveFloat = 16.0  # adapters count alpha / rank times
+    experts: Literal["gen", "all"] = "gen"  # whose projections: gen keeps all answers | all
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(PackedConfig):
+    """The defaults are the study's winner (docs/study.md); the other objectives stay selectable."""
+
+    # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
+    # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense
+    # advantages, bounded | nft: DiffusionNFT with dense advantages, bounded
+    objective: Literal["sft", "srum_release", "srum_paper", "srum_advantage", "nft"] = "sft"
+    # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
+    # is). Selection goes by the image's score whatever this says.
+    rewards: Literal["both", "image", "regions"] = "both"
+    # What a latent token reads of the regions' scores: centre (the four pixels at its centre, as
+    # released: regions thinner than a token vanish between them) | area (its whole cell)
+    map_sampling: Literal["centre", "area"] = "centre"
+    candidates: NonNegativeInt = 0  # of each prompt only the first so many count; 0: all
+    # Candidates trained on: all | best_of_k (a prompt's best by self-score).
+    select: Literal["all", "best_of_k"] = "best_of_k"
+    # Prompts whose best candidate's score is not at least so far above the mean of all its
+    # candidates are left out: what is gained there, the judge knows and the generator does not.
+    # Scores range over 2.
+    min_gain: Annotated[float, AtLeast(0), Below(2)] = 0.0
+    # best_of_k: a prompt whose best candidate scores less is left out.
+    min_score: Annotated[float, Between(-1, 1)] = 0.5
+    # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
+    # understanding expert too, through which the text of a prompt is read | lora: adapters alone
+    # (train.lora), beside weights that stay in compute.dtype; export merges them
+    trainable: Literal["gen", "all", "lora"] = "all"
+    lora: LoraConfig = LoraConfig()
+    lambda_constraint: NonNegativeFloat = 0.5  # srum_release, srum_paper: of the reference term
+    repulsion_cap: NonNegativeFloat = 1.0  # srum_paper: a token weight is at least minus this
+    advantage_scale: NonNegativeFloat = 2.0  # srum_advantage: s of alpha = 1 + s A, A in [-1, 1]
+    nft_beta: PositiveFloat = 1.0  # nft: beta of alpha = beta A, kappa = beta^2
+    # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
+    # none, and sft and srum_release then keep no copy of that model.
+    anchor: NonNegativeFloat = 0.0
+    # Largest |v - v0|^2, in units of the target's |noise - x0|^2, before the run stops (exit code
+    # 4); read where a copy of the starting model is kept. 0.0: no limit.
+    max_drift: NonNegativeFloat = 1.0
+    monitor: MonitorConfig = MonitorConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What base and trained model are asked, and how much."""
+
+    prompts: str = "shapes:test"  # as generate.prompts
+    count: PositiveInt = 600  # prompts, one image each, the same noise for base and trained
+    questions: PositiveInt = 800  # VQA: asked of base and trained about held-back pictures
+    multi_image_questions: PositiveInt = 300  # about two pictures or the frames of a clip
+    captions: PositiveInt = 150  # written of held-back pictures
+    edits: PositiveInt = 150  # of held-back pictures, by an instruction
+    best_of: Annotated[int, AtLeast(2)] = 4  # images a prompt for best-of-K by self-score
+    best_of_prompts: PositiveInt = 200  # prompts it is measured on
+    batch: PositiveInt = 100  # pictures with questions a compiled call
+    seed: NonNegativeInt = 1000  # of evaluation noise
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """The trained weights as a folder in the Hugging Face layout."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the written weights
+    # official: a single ema.safetensors, which the original code loads | sharded: files of at most
+    # 5 GB with an index
+    layout: Literal["official", "sharded"] = "official"
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(PackedConfig):
+    """How the shapes base is made: cross-entropy on answers, flow matching on images."""
+
+    generation_images: PositiveInt = 40  # sampled a step from captions
+    edit_images: PositiveInt = 20  # sampled a step from instructions, where one picture is read
+    questions: PositiveInt = 6  # about each picture read alone
+    # Every so many steps read a clip or two pairs of pictures in every row.
+    multi_image_every: PositiveInt = 3
+    multi_image_lanes: LanesConfig = LanesConfig(  # of those steps, which have no edits
+        und=176, gen=32, vit=128, labels=24, images=2, regions=0
+    )
+    text_weight: NonNegativeFloat = 0.5  # of the cross-entropy beside the flow-matching loss
+    # What counts the same in it: token (every one) | sample (every text) | square (in between).
+    label_weights: Literal["token", "sample", "square"] = "token"
+    latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
+    edits: PositiveInt = 20000  # the same of edits
+    evaluate_every: PositiveInt = 1000  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderConfig(LoopConfig):
+    """How the shapes world's autoencoder is made."""
+
+    batch: PositiveInt = 16  # pictures a step
+    kl_weight: NonNegativeFloat = 1e-5  # of the KL term beside the pixel error
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What training stages tell of themselves beyond their metrics; no result depends on it."""
+
+    # Beside metrics.jsonl: tensorboard (event files in the stage's folder) | wandb (Weights &
+    # Biases; WANDB_PROJECT names the project, else it is srum_jax). Each needs its extra:
+    # pip install "srum_jax[tensorboard]" or "srum_jax[wandb]".
+    writers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Distinct()] = ()
+    # (first, count): a trace of so many steps from step `first` on (from 0), for TensorBoard,
+    # XProf or Perfetto, under profile/ in the stage's folder; count 0: none.
+    profile: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: Literal["shapes", "bagel_7b_mot"] = "shapes"  # preset of sizes
+    weights: str = ""  # folder in the Hugging Face layout; "": the base in the package (shapes)
+    # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors`
+    # alone, without the vision tower, the connector, the autoencoder and the JSON files.
+    weights_base: str = ""
+    seed: NonNegativeInt = 0  # of candidates, training noise and orders; evaluation has its own
+    rounds: PositiveInt = 1  # times the stages run, each from the weights of the one before
+    # What runs, in this order. There are also autoencoder and pretrain, which come first, and
+    # ingest, which stands in the place of generate, and of score too where its data is scored.
+    stages: Annotated[tuple[Stage, ...], Distinct(1)] = (
+        "generate",
+        "score",
+        "train",
+        "evaluate",
+        "export",
+        "report",
+    )
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    compute: ComputeConfig = ComputeConfig()
+    sample: SampleConfig = SampleConfig()
+    ingest: IngestConfig = IngestConfig()
+    generate: GenerateConfig = GenerateConfig()
+    score: ScoreConfig = ScoreConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    # Its rows hold one picture with its questions, two captions and an edit.
+    pretrain: PretrainConfig = PretrainConfig(
+        steps=9500,
+        rows=20,
+        lanes=LanesConfig(und=168, gen=64, vit=32, labels=40, images=4, regions=0),
+        optim=OptimConfig(
+            learning_rate=2e-3, adam_learning_rate=2e-3, warmup=100, schedule="cosine"
+        ),
+        ema=0.998,
+        checkpoint_every=500,
+        log_every=20,
+    )
+    autoencoder: AutoencoderConfig = AutoencoderConfig(
+        steps=3000,
+        optim=OptimConfig(
+            optimizer="adamw",
+            learning_rate=2e-3,
+            adam_learning_rate=4e-4,
+            warmup=100,
+            schedule="cosine",
+            b2=0.99,
+            eps=1e-8,
+        ),
+        ema=0.999,
+        checkpoint_every=300,
+        log_every=25,
+    )
+    log: LogConfig = LogConfig()
+
+
+# Former names of keys, read with a warning in this version, and their names.
+RENAMED = {
+    "ingest.unit": "ingest.shard_size",
+    "generate.unit": "generate.shard_size",
+    "score.unit": "score.shard_size",
+    "score.least_judges": "score.min_judges",
+    "train.least_gain": "train.min_gain",
+    "train.least_score": "train.min_score",
+    "train.probe": "train.monitor",
+    "train.monitor.least_score": "train.monitor.min_score",
+    "train.monitor.least_diversity": "train.monitor.min_diversity",
+    "train.monitor.least_agreement": "train.monitor.min_agreement",
+    "evaluate.several": "evaluate.multi_image_questions",
+    "pretrain.several_every": "pretrain.multi_image_every",
+    "pretrain.several_lanes": "pretrain.multi_image_lanes",
+}
+
+
+def get_config():
+    """All keys with their defaults, as an `ml_collections.ConfigDict` to change values in."""
+    from ml_collections import ConfigDict  # a program that uses the package may lack it
+
+    c = ConfigDict(dataclasses.asdict(Config()))
+    # Former names of sections, for config files that put values there.
+    c.train.probe, c.pretrain.several_lanes = ConfigDict(), ConfigDict()
+    return c
