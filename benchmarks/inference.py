@@ -92,11 +92,12 @@ def ours_tokens(work: Work, batch: int) -> Call:
     import jax
     import jax.numpy as jnp
 
+    from srum_jax.data.images import picture
     from srum_jax.generation import context, text_generator
     from srum_jax.models.bagel import mot
 
     bagel = ours(work)
-    params = mot.unstacked(bagel.params, bagel.cfg.llm)  # as writers do
+    params = mot.unstacked(bagel.params, bagel.cfg.llm)  # as text generators do
     cfg = bagel.cfg
     endless = dataclasses.replace(cfg, eos=-1)  # no token is the end mark
 
@@ -114,7 +115,9 @@ def ours_tokens(work: Work, batch: int) -> Call:
     def call():
         texts = work.questions(batch)
         shown = work.pictures(batch, cfg.vit.patch * cfg.vit.positions)
-        items = [(bagel._look(p), bagel._text(t)) for p, t in zip(shown, texts, strict=True)]
+        items = [
+            (picture(p, cfg), bagel.tokenizer.text(t)) for p, t in zip(shown, texts, strict=True)
+        ]
         return np.asarray(run(params, context.pack(items, batch, cfg)))
 
     return call

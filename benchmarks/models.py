@@ -28,7 +28,8 @@ import srum_jax
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals import sections as result_sections
-from srum_jax.generation import generation_config, image_sampler, text_generator
+from srum_jax.generation import generation_config, image_sampler
+from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models import int8
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
@@ -86,13 +87,22 @@ def draw(arms: dict[str, Arm], vae_params, cfg, words, settings, count: int) -> 
     prompts = prompt_lists.load("shapes:test", count)
 
     def call(arm: Arm):
-        paint = image_sampler.painter(arm.params, vae_params, cfg, words, settings, dtype=arm.dtype)
+        sampler = image_sampler.ImageSampler(
+            arm.params,
+            vae_params,
+            cfg,
+            words,
+            settings,
+            window=cfg.max_text,
+            min_rows=settings.batch,
+            dtype=arm.dtype,
+        )
 
-        def painted(part):
+        def drawn(part):
             seeds = [image_sampler.candidate_seed(SEED, p.id, 0) for p in part]
-            return list(paint([p.text for p in part], seeds)[0])
+            return list(sampler.sample_prompts([p.text for p in part], seeds)[0])
 
-        return painted
+        return drawn
 
     found = in_turn({n: call(a) for n, a in arms.items()}, prompts, settings.batch, "draw")
 
@@ -108,11 +118,11 @@ def ask(arms: dict[str, Arm], cfg, words, count: int) -> dict[str, tuple]:
     asked = shapes_questions.qa_set("test", count)
 
     def call(arm: Arm):
-        answer = text_generator.asker(arm.params, cfg, words, rows=ASKED, dtype=arm.dtype)
+        scorer = AnswerScorer(arm.params, cfg, words, ASKED, dtype=arm.dtype)
 
         def answered(part):
             images, questions = zip(*part, strict=True)
-            found = answer(images, [[q.text] for q in questions])
+            found = scorer.probabilities(images, [[q.text] for q in questions])
             return [
                 words.encode(q.answer)[0] == p[0].argmax()
                 for q, p in zip(questions, found, strict=True)

@@ -49,9 +49,10 @@ from tokenizers import pre_tokenizers
 from srum_jax.core import param_tree
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Picture
+from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import SPLIT, Tokenizer
 from srum_jax.generation import context, generation_config, image_sampler, text_generator
+from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -103,6 +104,9 @@ class Lengths:
 
     def answers(self, word: str) -> tuple[int, ...]:
         return (self.vocab - 1,)
+
+    def text(self, words: str) -> Text:
+        return Text(np.array(self.encode(words), np.int32))
 
     def decode(self, ids: Sequence[int]) -> str:
         return ""
@@ -303,7 +307,7 @@ def random_bench() -> Model:
 
 def logits_call(model: Model, batch: int) -> Callable[[], list[judge.Judgement]]:
     """One batch of images scored by soft answers. Raises RuntimeError if something went unasked."""
-    ask = text_generator.asker(model.params, model.cfg, model.words, rows=batch)
+    ask = AnswerScorer(model.params, model.cfg, model.words, batch).probabilities
 
     def possible(images, questions):
         return [np.ones_like(p) for p in ask(images, questions)]
@@ -322,7 +326,7 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
     # No token is the end mark; small models know few positions, which costs no time.
     cfg = dataclasses.replace(model.cfg, eos=-1, max_text=WINDOW)
     words = Lengths(cfg.llm.vocab)
-    write = text_generator.writer(model.params, cfg, words, batch=2 * batch, window=WINDOW)
+    write = text_generator.TextGenerator(model.params, cfg, words, 2 * batch, WINDOW).generate
 
     def exactly(contexts, **how):
         found = write(contexts, **how)
@@ -365,13 +369,21 @@ def rates(model: Model, vae_params: Any, count: int, repeats: int) -> dict[str, 
     """Images a second that the shapes base draws, and scores by soft answers: `count` of them."""
     settings = generation_config.from_folder(inference.base()).generate
     settings = dataclasses.replace(settings, batch=min(count, settings.batch))
-    paint = image_sampler.painter(model.params, vae_params, model.cfg, model.words, settings)
-    ask = text_generator.asker(model.params, model.cfg, model.words, rows=min(count, ASKED))
+    sampler = image_sampler.ImageSampler(
+        model.params,
+        vae_params,
+        model.cfg,
+        model.words,
+        settings,
+        window=model.cfg.max_text,
+        min_rows=settings.batch,
+    )
+    ask = AnswerScorer(model.params, model.cfg, model.words, min(count, ASKED)).probabilities
     wanted = prompt_lists.load("shapes:test", count)
     seeds = [image_sampler.candidate_seed(0, prompt.id, 0) for prompt in wanted]
 
     def generate():
-        return paint([prompt.text for prompt in wanted], seeds)[0]
+        return sampler.sample_prompts([prompt.text for prompt in wanted], seeds)[0]
 
     drawn = [PromptedImage(i, p.text, str(p.id)) for i, p in zip(generate(), wanted, strict=True)]
     calls = {

@@ -11,18 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from srum_jax.config import Config
-from srum_jax.core import sharding
-from srum_jax.data.schema import Text
 from srum_jax.evals import stats
 from srum_jax.generation import image_sampler
 from srum_jax.rewards import judge, question_templates
 from srum_jax.rewards.boxes import regions
-from srum_jax.stages import judges, loading
+from srum_jax.stages import judges
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.worlds.shapes import skills, verifier
 
@@ -38,26 +35,8 @@ class Artist:
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def _plain(self) -> image_sampler.Draw:
-        return self._drawer(PLAIN)
-
-    @functools.cached_property
-    def _guided(self) -> image_sampler.Draw:
-        return self._drawer(2 * PLAIN)  # any scale above PLAIN: the knobs say which
-
-    def _drawer(self, scale: float) -> image_sampler.Draw:
-        settings = dataclasses.replace(self.cfg.sample, guidance=scale)
-        rows = sharding.batch_sharding(self.mesh)
-        return image_sampler.drawer(
-            self.opened.params,
-            self.opened.vae_params,
-            self.opened.cfg,
-            settings,
-            window=self.opened.cfg.max_text,
-            least=settings.batch,
-            place=lambda x: jax.device_put(x, rows),
-            dtype=jnp.dtype(self.cfg.compute.dtype),
-        )
+    def _sampler(self) -> image_sampler.ImageSampler:
+        return self.opened.image_sampler(self.cfg, self.mesh)
 
     def draw(self, texts: Sequence[str], scale: float, k: int = 0) -> list[np.ndarray]:
         """Picture number k of each prompt, uint8 [H,W,3], at this guidance scale."""
@@ -65,15 +44,12 @@ class Artist:
         run_seed = self.cfg.evaluate.seed + self.cfg.seed
         requests = []
         for text in texts:
-            context = (Text(np.array(words.encode(text), np.int32)),)
+            context = (words.text(text),)
             seed = image_sampler.candidate_seed(run_seed, text, k)
             requests.append(
-                image_sampler.Request(context=context, size=size, seed=seed, texts=context)
+                image_sampler.ImageRequest(context=context, size=size, seed=seed, texts=context)
             )
-        draw = self._guided if scale > PLAIN else self._plain
-        sampling_params = image_sampler.sampling_params(
-            dataclasses.replace(self.cfg.sample, guidance=scale)
-        )
+        settings = dataclasses.replace(self.cfg.sample, guidance=scale)
         batch = 8 * self.cfg.sample.batch  # several calls, so that like lengths find each other
         starts = tqdm(
             range(0, len(requests), batch),
@@ -82,7 +58,11 @@ class Artist:
             dynamic_ncols=True,
             leave=False,
         )
-        return [one.image for i in starts for one in draw(requests[i : i + batch], sampling_params)]
+        return [
+            one.image
+            for i in starts
+            for one in self._sampler.sample(requests[i : i + batch], settings=settings)
+        ]
 
 
 def bits(values: Sequence[bool]) -> str:
@@ -113,10 +93,8 @@ def accuracy(artist: Artist, texts: Sequence[str], scales: Sequence[float]) -> d
 
 def answers(artist: Artist, asked: Sequence[skills.Asked]) -> dict[str, str]:
     """{kind of question: bits}: whether the likeliest first word is the answer's."""
-    opened = artist.opened
-    parts = (opened.params, opened.vae_params, opened.cfg, opened.tokenizer)
     right: dict[str, list[bool]] = {}
-    for answer in skills.answered(skills.of(*parts, artist.cfg, artist.mesh), asked):
+    for answer in skills.answered(skills.of(artist.opened, artist.cfg, artist.mesh), asked):
         right.setdefault(answer["kind"], []).append(answer["right"])
     return {kind: bits(values) for kind, values in sorted(right.items())}
 
@@ -129,12 +107,13 @@ def own_scores(
     A picture without a score has NaN, and its regions are counted all the same.
     """
     find = judges.simple(artist.cfg.score)
-    ask = loading.asker(artist.opened, artist.cfg, artist.mesh, rows=artist.cfg.score.batch)
+    cfg = artist.cfg
+    scorer = artist.opened.answer_scorer(cfg, artist.mesh, batch=cfg.score.batch)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
         pictures.append(artist.draw(texts, scale, k))
         judged = judge.judge_images(
-            ask,
+            scorer.probabilities,
             artist.opened.tokenizer,
             list(map(regions.PromptedImage, pictures[k], texts)),
             find,

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -34,15 +35,13 @@ from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import (
     context,
+    families,
     generation_config,
     image_sampler,
     system_prompts,
     text_generator,
 )
 from srum_jax.generation.generation_config import GenerationConfig
-from srum_jax.models import int8
-from srum_jax.models.bagel import hf, model_config, mot, vae
-from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
 BASES = {"shapes": "worlds/shapes/base"}  # models that ship with the package
@@ -68,7 +67,11 @@ class Drawing:
     seed: int
     thought: str = ""
 
-    def save(self, path) -> None:
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Drawing({height}x{width} pixels, {self.prompt!r}, seed={self.seed})"
+
+    def save(self, path: epath.PathLike) -> None:
         """Writes a PNG file."""
         epath.Path(path).write_bytes(self._repr_png_())
 
@@ -83,44 +86,38 @@ def load(
     base: epath.PathLike | None = None,
     mesh: jax.sharding.Mesh | None = None,
     **options,
-) -> "Bagel":
-    """Opens a model: "shapes", or a folder in the Hugging Face layout of BAGEL.
+) -> "Model":
+    """Loads a model: "shapes", or a folder in the Hugging Face layout of BAGEL.
 
     precision: of the weights, float32 | bfloat16 | int8 (matrices only; for small hardware);
     default bfloat16, on a CPU float32. base: the folder with what `model` lacks (towers that were
     not trained, autoencoder, JSON files, tokenizer). mesh: where the model lies, default the first
-    device. options: fields of `Usage` to change, for example window=16384.
+    device. options: fields of `GenerationConfig` to change, for example window=16384.
     Raises BadInput, FileNotFoundError or ValueError naming file and field.
     """
     if precision not in (None, *PRECISIONS):
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     folder, base = _folder(model), None if base is None else _folder(base)
-    parts = hf.locate(folder, base)
-    told = next((f for f in parts.folders if (f / generation_config.FILE).exists()), folder)
     settings = generation_config.updated(
-        generation_config.from_folder(told), options, where="api.load"
+        generation_config.from_folder(folder, base), options, where="api.load"
     )
-    cfg = model_config.from_folder(parts.sizes)
-    tokenizer = Tokenizer.from_folder(parts.words)
-    tokenizer.check(cfg, str(parts.sizes))
     if mesh is None:
         ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
         mesh = sharding.make_mesh(ones, jax.devices()[:1])
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     if precision is None:
         precision = "float32" if on_cpu else "bfloat16"
-    specs = bagel.specs(cfg)
-    params, vae_params = hf.load(
+    family = families.find(folder, base)
+    loaded = family.load(
         folder,
-        cfg,
-        dtype=np.dtype(jnp.float32 if precision == "float32" else jnp.bfloat16),
-        shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vae.specs(cfg.vae))),
-        base=base,
-        convert=int8.converter(specs) if precision == "int8" else None,
+        base,
+        mesh=mesh,
+        dtype=jnp.float32 if precision == "float32" else jnp.bfloat16,
+        int8_weights=precision == "int8",
     )
     # CPUs multiply bfloat16 slowly, and XLA would keep a float32 copy of all weights for it.
     dtype = jnp.float32 if on_cpu or precision == "float32" else jnp.bfloat16
-    return Bagel(cfg, params, vae_params, tokenizer, settings, mesh, precision, dtype)
+    return Model(*loaded, settings, mesh, precision, dtype, family)
 
 
 def _folder(model: epath.PathLike) -> epath.Path:
@@ -133,17 +130,18 @@ def _folder(model: epath.PathLike) -> epath.Path:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bagel:
+class Model:
     """A loaded model: sizes, parameters on the mesh, tokenizer, defaults, dtype of products."""
 
     cfg: BagelConfig
     params: Params = dataclasses.field(repr=False)
     vae_params: Params = dataclasses.field(repr=False)
     tokenizer: Tokenizer = dataclasses.field(repr=False)
-    usage: GenerationConfig
+    generation_config: GenerationConfig
     mesh: jax.sharding.Mesh
     precision: str
     dtype: Any
+    family: ModuleType = dataclasses.field(repr=False)
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     def generate(
@@ -163,9 +161,11 @@ class Bagel:
         those that `seed`, the prompt's place and k give. Raises BadInput or ValueError for a
         setting, a size or a prompt that does not fit the model.
         """
-        several = _several(prompts)
-        settings = generation_config.changed(self.usage.generate, sample, where="generate")
-        read = {prompt: (self._text(prompt),) for prompt in several}
+        several = _texts(prompts, "generate: a prompt")
+        settings = generation_config.changed(
+            self.generation_config.generate, sample, where="generate"
+        )
+        read = {prompt: (self.tokenizer.text(prompt),) for prompt in several}
         requests = [
             _Request(read[prompt], prompt, settings.size, some)
             for prompt, some in zip(several, _seeds(len(several), n, seed, seeds), strict=True)
@@ -188,8 +188,9 @@ class Bagel:
         `images` and `instructions`: one each, or lists of the same length; a list of images in
         place of an image shows several (the last gives the size). Otherwise as `generate`.
         """
-        several, given = _several(instructions), _each(images, instructions, "images")
-        settings = generation_config.changed(self.usage.edit, sample, where="edit")
+        several = _texts(instructions, "edit: an instruction")
+        given = _each(images, instructions, "images")
+        settings = generation_config.changed(self.generation_config.edit, sample, where="edit")
         if "size" in sample:
             raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
         requests = []
@@ -200,13 +201,15 @@ class Bagel:
             if not pixels:
                 raise BadInput(f"edit: no image for {instruction!r}")
             # Latents drawn from the posterior are each image's own, like its noise.
-            for mine in [[one] for one in some] if self.usage.sample_conditions else [some]:
-                noise = mine[0] if self.usage.sample_conditions else None
+            for mine in (
+                [[one] for one in some] if self.generation_config.sample_conditions else [some]
+            ):
+                noise = mine[0] if self.generation_config.sample_conditions else None
                 items = []
                 for one in pixels:
                     fitted = pictures.latent_image(one, self.cfg)
-                    items += [self._encode(fitted, noise), self._look(one)]
-                items.append(self._text(instruction))
+                    items += [self._encoder.encode(fitted, noise), self._picture(one)]
+                items.append(self.tokenizer.text(instruction))
                 requests.append(_Request(tuple(items), instruction, fitted.shape[:2], mine))
         return self._draw(requests, settings, think)
 
@@ -228,21 +231,22 @@ class Bagel:
         For a list of questions `images` and `video` are lists of the same length (of images, of
         lists of images, of None). video: a file, or its frames as `data.video.frames` gives them.
         frames: so many, taken evenly from the file; their times go into the prompt where the
-        model's usage says how. think: it first reasons in writing. temperature 0: the likeliest
-        words. stop: "each" or "first" (see `inference.text.decode`).
+        model's settings say how. think: it first reasons in writing. temperature 0: the likeliest
+        words. stop: "each" or "first" (see `generation.text_generator.decode`).
         """
         if not 0 <= temperature < float("inf"):
             raise BadInput(f"temperature must be a number from 0, got {temperature}")
-        each = (_several(questions), _each(images, questions, "images"))
+        each = (_texts(questions, "answer: a question"), _each(images, questions, "images"))
         contexts = []
         for question, some, film in zip(*each, _each(video, questions, "video"), strict=True):
-            items: list = [self._look(_pixels(one)) for one in _several(some)]
+            items: list = [self._picture(_pixels(one)) for one in _several(some)]
             if film is not None:
-                items += self._watch(film, frames)
-            contexts.append((*items, self._text(question)))
+                items += self._frames(film, frames)
+            contexts.append((*items, self.tokenizer.text(question)))
         system = self._system(system_prompts.THINK_UNDERSTANDING) if think else None
         if max_tokens is None:
-            max_tokens = self.usage.max_tokens + (self.usage.think_tokens if think else 0)
+            limits = self.generation_config
+            max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
         if max_tokens < 1:
             raise BadInput(f"max_tokens must be at least 1, got {max_tokens}")
         written = self._write(contexts, system, max_tokens, temperature, seed, stop)
@@ -253,63 +257,54 @@ class Bagel:
         self, images: AnyImage | Sequence[AnyImage], *, max_tokens: int | None = None
     ) -> Answer | list[Answer]:
         """Describes one image, or each of a list."""
-        several = _several(images)
-        answers = self.answer([self.usage.caption] * len(several), several, max_tokens=max_tokens)
+        several = list(images) if isinstance(images, (list, tuple)) else [images]
+        if any(one is None for one in several):
+            raise BadInput("caption: give an image, or a list of images; got None")
+        request = self.generation_config.caption
+        answers = self.answer([request] * len(several), several, max_tokens=max_tokens)
         return answers if isinstance(images, (list, tuple)) else answers[0]
 
-    @functools.cached_property
-    def _rows(self) -> int:
-        return int(np.prod([self.mesh.shape[axis] for axis in sharding.ROWS]))
-
-    def _place(self, x):
-        return jax.device_put(x, sharding.batch_sharding(self.mesh))
-
-    def _tools(self) -> dict:
+    def _running(self) -> dict[str, Any]:
         return dict(
-            window=self.usage.window,
-            least=self._rows,
-            place=self._place,
+            params=self.params,
+            model=self.cfg,
+            tokenizer=self.tokenizer,
+            window=self.generation_config.window,
+            min_rows=sharding.row_ways(self.mesh),
+            batch_sharding=sharding.batch_sharding(self.mesh),
             dtype=self.dtype,
             programs=self.programs,
         )
 
     @functools.cached_property
-    def _apart(self) -> Params:
-        """Once for writer and drawers, which would each do it."""
-        return mot.unstacked(self.params, self.cfg.llm)
+    def _sampler(self):
+        settings = self.generation_config.generate
+        how = dict(vae_params=self.vae_params, settings=settings)
+        return self.family.ImageSampler(**how, **self._running())
 
     @functools.cached_property
-    def _writer(self) -> text_generator.Write:
-        return text_generator.writer(
-            self._apart, self.cfg, self.tokenizer, batch=self.usage.batch, **self._tools()
-        )
+    def _generator(self):
+        return self.family.TextGenerator(batch=self.generation_config.batch, **self._running())
 
     @functools.cached_property
-    def _drawers(self) -> dict[tuple, image_sampler.Draw]:
-        return {}
+    def _encoder(self):
+        return self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
 
-    @functools.cached_property
-    def _encode(self):
-        return image_sampler.encoder(self.vae_params, self.cfg, programs=self.programs)
+    def _picture(self, pixels: np.ndarray) -> Picture:
+        return pictures.picture(pixels, self.cfg, twice=self.generation_config.resize_twice)
 
-    def _text(self, words: str) -> Text:
-        return Text(np.array(self.tokenizer.encode(words), np.int32))
-
-    def _look(self, pixels: np.ndarray) -> Picture:
-        return pictures.picture(pixels, self.cfg, twice=self.usage.resize_twice)
-
-    def _watch(self, film, frames: int) -> list:
+    def _frames(self, film, frames: int) -> list:
         items: list = []
         shown = film if isinstance(film, (list, tuple)) else videos.frames(film, frames)
         for number, (seconds, pixels) in enumerate(shown, start=1):
-            if self.usage.frame:
-                items.append(self._text(self.usage.label(number, seconds)))
-            items.append(self._look(_pixels(pixels)))
+            if self.generation_config.frame:
+                items.append(self.tokenizer.text(self.generation_config.label(number, seconds)))
+            items.append(self._picture(_pixels(pixels)))
         return items
 
     def _system(self, words: str) -> Text:
         try:
-            return self._text(words)
+            return self.tokenizer.text(words)
         except ValueError as e:
             raise BadInput(
                 f"this model cannot think: it lacks words of the request to ({e})"
@@ -319,7 +314,7 @@ class Bagel:
         before = () if system is None else (system,)
         seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
         with jax.set_mesh(self.mesh):
-            return self._writer(
+            return self._generator.generate(
                 [(*before, *c) for c in contexts],
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -333,28 +328,19 @@ class Bagel:
             system = self._system(system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}
-            written = self._write(contexts.values(), system, self.usage.think_tokens)
+            written = self._write(contexts.values(), system, self.generation_config.think_tokens)
             thoughts = dict(zip(contexts, (w.text for w in written), strict=True))
         jobs, drawings = [], []
         for r in requests:
             thought = thoughts.get(tuple(map(id, r.items)), "")
             read = image_sampler.guidance_contexts(
-                r.items, system=system, thought=self._text(thought) if think else None
+                r.items, system=system, thought=self.tokenizer.text(thought) if think else None
             )
             for seed in r.seeds:
-                jobs.append(image_sampler.Request(**read, size=r.size, seed=seed))
+                jobs.append(image_sampler.ImageRequest(**read, size=r.size, seed=seed))
                 drawings.append((r.prompt, seed, thought))
-        key = (
-            image_sampler.guidance(settings),
-            settings.renorm,
-            settings.batch,
-        )  # what is compiled in
-        if key not in self._drawers:
-            self._drawers[key] = image_sampler.drawer(
-                self._apart, self.vae_params, self.cfg, settings, **self._tools()
-            )
         with jax.set_mesh(self.mesh):
-            drawn = self._drawers[key](jobs, image_sampler.sampling_params(settings))
+            drawn = self._sampler.sample(jobs, settings=settings)
         return [Drawing(d.image, *what) for d, what in zip(drawn, drawings, strict=True)]
 
 
@@ -371,6 +357,14 @@ class _Request:
 def _several(x) -> list:
     """A list as it is, one thing as a list of one, None as no thing."""
     return list(x) if isinstance(x, (list, tuple)) else [] if x is None else [x]
+
+
+def _texts(given: str | Sequence[str], what: str) -> list[str]:
+    """A text or a list of texts as a list. Raises BadInput naming `what` for anything else."""
+    several = [given] if isinstance(given, str) else given
+    if not isinstance(several, (list, tuple)) or not all(isinstance(x, str) for x in several):
+        raise BadInput(f"{what} is a text, or give a list of texts; got {given!r}")
+    return list(several)
 
 
 def _each(given, requests, name: str) -> list:

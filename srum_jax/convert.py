@@ -1,7 +1,7 @@
 """One command between the forms a model comes in: Hugging Face folders and Orbax parameter trees.
 
 An Orbax folder holds `params/` (a tree with "model" and "vae") with `digests.json`, and beside it
-the JSON files, tokenizer files and usage.json of the Hugging Face folder it was made from.
+the JSON files and tokenizer files of the Hugging Face folder it was made from.
 """
 
 import argparse

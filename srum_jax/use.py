@@ -199,7 +199,7 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             **sample,
         )
 
-    yield from _drawn(options, bagel, bagel.usage.generate, jobs, draw)
+    yield from _drawn(options, bagel, bagel.generation_config.generate, jobs, draw)
 
 
 def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -232,7 +232,7 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             **sample,
         )
 
-    yield from _drawn(options, bagel, bagel.usage.edit, jobs, draw)
+    yield from _drawn(options, bagel, bagel.generation_config.edit, jobs, draw)
 
 
 def _same(path: str, other: str) -> bool:
@@ -344,7 +344,7 @@ def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path}: no such picture file")
     bagel = _load(options)
-    batch = bagel.usage.batch
+    batch = bagel.generation_config.batch
     for first in range(0, len(options.image), batch):
         part = options.image[first : first + batch]
         answers = bagel.caption(part, max_tokens=options.max_tokens)

@@ -18,6 +18,7 @@ from samples import jit
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.schema import Latent, Picture, Text
 from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.generation.image_codec import ImageDecoder, latent_grid
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
 
@@ -173,7 +174,7 @@ def _settings(run: dict):
 def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, settings):
     """Rows 1.. of the trajectory [S+1,B,G,·], times, and of each step's velocities, by branch."""
     cfg, model = case.cfg, case.params[0]
-    how = image_sampler.guidance(settings)
+    how = image_sampler.Guidance.of(settings)
     cond = _read(case, *(c["context"] for c in contexts), more=0)
 
     def part(name):
@@ -182,40 +183,37 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         ]
         return short
 
-    branches = image_sampler.GuidanceCaches(cond)
+    caches = image_sampler.GuidanceCaches(cond)
     if how.text:
         lengths = np.array([context.extent(c) for c in part("text")]).T
-        branches = branches.replace(text=context.shortened(cond, *jnp.asarray(lengths)))
+        caches = caches.replace(text=context.shortened(cond, *jnp.asarray(lengths)))
     by_cond = how.image and all(c["texts"] == c["context"] for c in contexts)
     if how.image and not by_cond:
         packed = context.pack(part("image"), len(contexts) + 1, cfg)
         own = _prefill(model, packed, cfg=cfg, slots=context.capacity(packed))
-        branches = branches.replace(image=own)
+        caches = caches.replace(image=own)
     rng = np.random.default_rng(3)
     foreign = rng.normal(size=(6, cfg.token_dim)).astype(np.float32)
-    grids = [(2, 3), *(image_sampler.grid_of(tuple(s), cfg) for s in sizes)]
-    latent_grid = image_sampler.latent_grid(grids, len(grids), cfg)
-    ids = latent_grid.positions[1:][latent_grid.valid[1:]]
+    grids = [(2, 3), *(latent_grid(tuple(s), cfg) for s in sizes)]
+    grid = image_sampler.empty_grid(grids, len(grids), cfg)
+    ids = grid.positions[1:][grid.valid[1:]]
     key = f"{section}/latent_packed_vae_position_ids"
     if key in case.inputs.files:
         np.testing.assert_array_equal(ids, case.inputs[key])
-    latent_grid = jax.tree.map(
-        lambda a: np.pad(a, ((0, 0), (0, 5), *[(0, 0)] * (a.ndim - 2))), latent_grid
-    )
-    for row, x in zip(latent_grid.noise, [foreign, *noises], strict=True):
+    grid = jax.tree.map(lambda a: np.pad(a, ((0, 0), (0, 5), *[(0, 0)] * (a.ndim - 2))), grid)
+    for row, x in zip(grid.noise, [foreign, *noises], strict=True):
         row[: len(x)] = x
     run = jit(
         functools.partial(
-            image_sampler.sample,
+            image_sampler.sample_latents,
             cfg=cfg,
-            runs=how.runs,
-            renorm=settings.renorm,
+            guidance=how,
             image_by_cond=by_cond,
             dtype=jnp.float32,
             trace=True,
         )
     )
-    last, traces = run(model, branches, latent_grid, image_sampler.sampling_params(settings))
+    last, traces = run(model, caches, grid, image_sampler.SamplingParams.of(settings))
     x = np.concatenate([*(t[0] for t in traces), last[None]])
     counts = [h * w for h, w in grids[1:]]
     return x, traces, counts, how
@@ -228,11 +226,11 @@ def _cut(a: np.ndarray, counts) -> np.ndarray:
 
 @functools.cache
 def _show(case: Case):
-    return image_sampler.decoder(case.params[1], case.cfg, programs=context.Programs())
+    return ImageDecoder(case.params[1], case.cfg).decode
 
 
 def _check_image(case: Case, key: str, tokens: np.ndarray, size) -> None:
-    h, w = image_sampler.grid_of(tuple(size), case.cfg)
+    h, w = latent_grid(tuple(size), case.cfg)
     latent = rearrange(tokens, "(h w) d -> h w d", h=h)
     want = case.outputs[f"{key}/image_u8"]
     assert np.abs(_show(case)([latent])[0].astype(int) - want.astype(int)).max() <= 1
@@ -253,7 +251,7 @@ def _check_run(case: Case, section: str, name: str, contexts: dict) -> None:
     x, traces, counts, how = _sample(case, section, [contexts], [size], noise, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs[f"{key}/x_t"], **TRAJECTORY)
     if f"{key}/t" in case.outputs.files:
-        times = image_sampler.sampling_params(settings).times[:-1]
+        times = image_sampler.SamplingParams.of(settings).times[:-1]
         np.testing.assert_allclose(times, case.outputs[f"{key}/t"], **TOLERANCE)
     if f"{key}/v_t" in case.outputs.files:
         rows = x.shape[1]
@@ -326,12 +324,12 @@ def check_batch(case: Case):
     contexts = list(zip(texts, pictures, strict=True))
     _check_cache(case, "batch", _read(case, *contexts))
     sizes = meta["image_sizes"]
-    ends = np.cumsum([np.prod(image_sampler.grid_of(tuple(s), case.cfg)) for s in sizes])[:-1]
+    ends = np.cumsum([np.prod(latent_grid(tuple(s), case.cfg)) for s in sizes])[:-1]
     noises = np.split(case.inputs["batch/latent_packed_init_noises"], ends)
     # Here text guidance compares with nothing at all.
     requests = [{"context": c, "plain": 0, "texts": c} for c in contexts]
     settings = _settings(meta["settings"])
     x, _, counts, _ = _sample(case, "batch", requests, sizes, noises, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs["batch/x_t"], **TRAJECTORY)
-    times = image_sampler.sampling_params(settings).times[:-1]
+    times = image_sampler.SamplingParams.of(settings).times[:-1]
     np.testing.assert_allclose(times, case.outputs["batch/t"], **TOLERANCE)

@@ -34,7 +34,7 @@ QUESTIONS = [
     "is there a red square ?",
     "how many circles are there ?",
 ]
-USAGE = {
+SETTINGS = {
     "generate": {"size": [32, 32], "steps": 3, "guidance": 2.5, "renorm": "channel", "batch": 4},
     "edit": {"image_guidance": 1.5},
     "max_tokens": 6,
@@ -51,7 +51,7 @@ def write_model(folder, tokenizer, cfg=tiny.MODEL, seed=0):
     trees = [param_tree.abstract(s) for s in (bagel_model.specs(cfg), vae.specs(cfg.vae))]
     weights = jax.tree.map(lambda x: np.float32(rng.normal(0, 0.7, x.shape)), trees)
     hf.save(folder, cfg, *weights, "float32", tokenizer_files=[tokenizer])
-    (folder / "usage.json").write_text(json.dumps(USAGE))
+    (folder / "generation_config.json").write_text(json.dumps({"srum_jax": SETTINGS}))
     return folder
 
 
@@ -127,6 +127,7 @@ def test_a_drawing_is_saved_as_it_is(bagel, tmp_path):
     drawing.save(tmp_path / "one.png")
     np.testing.assert_array_equal(pictures.load(tmp_path / "one.png"), drawing.image)
     assert drawing._repr_png_() == (tmp_path / "one.png").read_bytes()
+    assert len(repr(drawing)) < 200 and "a red circle" in repr(drawing) and "32x32" in repr(drawing)
 
 
 def test_edits_do_not_depend_on_their_company(bagel):
@@ -157,11 +158,14 @@ def test_an_image_may_be_given_in_every_form(bagel, tmp_path):
 
 
 def test_latents_drawn_from_the_posterior_belong_to_an_image(bagel, monkeypatch):
-    drawn = dataclasses.replace(bagel.usage, sample_conditions=True)
+    plain = bagel.generation_config
+    drawn = dataclasses.replace(plain, sample_conditions=True)
     seen = []
-    monkeypatch.setattr(api.Bagel, "_draw", lambda self, requests, *_: seen.append(requests))
-    for usage, seeds in ((bagel.usage, [1, 5]), (drawn, [1, 5]), (drawn, [2, 5])):
-        dataclasses.replace(bagel, usage=usage).edit(image(0), PROMPTS[0], n=2, seeds=seeds)
+    monkeypatch.setattr(api.Model, "_draw", lambda self, requests, *_: seen.append(requests))
+    for settings, seeds in ((plain, [1, 5]), (drawn, [1, 5]), (drawn, [2, 5])):
+        dataclasses.replace(bagel, generation_config=settings).edit(
+            image(0), PROMPTS[0], n=2, seeds=seeds
+        )
     (mean,), one, other = seen
     assert mean.seeds == [1, 5] and [r.seeds for r in one] == [[1], [5]]
     latents = [r.items[0].tokens for r in (mean, *one, *other)]
@@ -241,7 +245,7 @@ def test_a_base_has_what_the_folder_lacks(folder, bagel, tmp_path):
         api.load(tmp_path)
     whole = api.load(tmp_path, base=folder)
     jax.tree.map(np.testing.assert_array_equal, whole.params, bagel.params)
-    assert whole.usage == bagel.usage
+    assert whole.generation_config == bagel.generation_config
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +272,12 @@ def test_a_thought_is_written_once_and_read_before_drawing(thinker, monkeypatch)
     assert first and first == second != other
     np.testing.assert_array_equal(drawings[0].image, drawings[1].image)
     writes = []
-    monkeypatch.setattr(api.Bagel, "_write", lambda self, contexts, *_: writes.append(contexts))
+    monkeypatch.setattr(api.Model, "_write", lambda self, contexts, *_: writes.append(contexts))
     with pytest.raises(TypeError):
         thinker.generate(asked, think=True)
     assert [len(w) for w in writes] == [2]
     plain = text_generator.GeneratedText("two red squares", (), True)
-    monkeypatch.setattr(api.Bagel, "_write", lambda self, contexts, *_: [plain] * len(contexts))
+    monkeypatch.setattr(api.Model, "_write", lambda self, contexts, *_: [plain] * len(contexts))
     changed = thinker.generate(asked, seeds=[1, 1, 1], think=True)
     assert changed[0].thought == "two red squares"
     assert not near(changed[0].image, drawings[0].image)
@@ -290,7 +294,7 @@ def test_a_thought_is_split_off_the_answer(thinker, monkeypatch, written, answer
     real = thinker.answer(QUESTIONS[0], image(0), think=True)
     assert real.thought and not real.finished  # it never writes the closing mark
     found = [text_generator.GeneratedText(written, (), True)]
-    monkeypatch.setattr(api.Bagel, "_write", lambda *_: found)
+    monkeypatch.setattr(api.Model, "_write", lambda *_: found)
     assert thinker.answer(QUESTIONS[0], image(0), think=True) == answer
 
 
@@ -320,16 +324,17 @@ def test_faults_of_a_folder_name_their_file(folder, tmp_path):
     for source in folder.iterdir():
         if source.is_file():
             (tmp_path / source.name).write_bytes(source.read_bytes())
-    (tmp_path / "usage.json").write_text('{"windw": 3}')
-    with pytest.raises(BadInput, match='usage.json: unknown key "windw"'):
+    path = tmp_path / "generation_config.json"
+    path.write_text('{"srum_jax": {"windw": 3}}')
+    with pytest.raises(BadInput, match='generation_config.json, srum_jax: unknown key "windw"'):
         api.load(tmp_path)
-    (tmp_path / "usage.json").unlink()
-    assert api.load(tmp_path).usage.generate.size == (1024, 1024)  # the original's own
+    path.unlink()
+    assert api.load(tmp_path).generation_config.generate.size == (1024, 1024)  # the original's own
 
 
 def test_options_change_one_load(folder):
-    changed = api.load(folder, window=77, generate={"steps": 9}).usage
-    want = api.load(folder).usage
+    changed = api.load(folder, window=77, generate={"steps": 9}).generation_config
+    want = api.load(folder).generation_config
     assert changed.window == 77 and changed.generate.steps == 9
     assert changed.generate.batch == want.generate.batch and changed.edit == want.edit
 
@@ -338,6 +343,13 @@ def test_options_change_one_load(folder):
     "ask, message",
     [
         (lambda b: b.generate("a orange circle"), "'orange'"),
+        (lambda b: b.generate(5), "generate: a prompt is a text, or give a list of texts; got 5"),
+        (lambda b: b.generate(None), "generate: a prompt is a text, or give a list"),
+        (lambda b: b.generate(["a red circle", None]), "list of texts; got ['a red circle', None]"),
+        (lambda b: b.edit(image(0), None), "edit: an instruction is a text"),
+        (lambda b: b.answer(5), "answer: a question is a text"),
+        (lambda b: b.caption(None), "caption: give an image, or a list of images; got None"),
+        (lambda b: b.caption([image(0), None]), "got None"),
         (lambda b: b.generate(PROMPTS[0], n=0), "n must be at least 1"),
         (lambda b: b.generate(PROMPTS[0], seeds=[1, 2]), "seeds must be 1 numbers"),
         (lambda b: b.generate(PROMPTS[0], seeds=[2**32]), "from 0 to 2"),

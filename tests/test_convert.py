@@ -15,7 +15,7 @@ from srum_jax.training import checkpoint
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
-    (folder / "usage.json").write_text("{}")
+    (folder / "generation_config.json").write_text("{}")
     return folder
 
 
@@ -34,7 +34,7 @@ def test_there_and_back_gives_the_same_bytes(dtype, weights, tmp_path, capsys):
     assert run(start, tmp_path / "orbax") == 0
     assert run(tmp_path / "orbax", tmp_path / "back") == 0
     assert files(tmp_path / "back") == files(start)
-    assert "usage.json" in files(start)
+    assert "generation_config.json" in files(start)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3 and all(dtype in line for line in said)
     assert f"values as {dtype}" in (tmp_path / "back" / "README.md").read_text()

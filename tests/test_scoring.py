@@ -148,6 +148,6 @@ def test_it_runs(model, monkeypatch, tmp_path, capsys):
 def test_another_number_of_steps_is_no_measurement(model, monkeypatch):
     model, _ = model
     short = [text_generator.GeneratedText("", (5,), True)] * 2
-    monkeypatch.setattr(text_generator, "writer", lambda *_, **__: lambda *_, **__: short)
+    monkeypatch.setattr(text_generator.TextGenerator, "generate", lambda *_, **__: short)
     with pytest.raises(RuntimeError, match="has not 3 tokens"):
         scoring.written_call(model, 1, scoring.Writing("written", 3))()

@@ -74,7 +74,7 @@ def config_dict(weights, **values):
         # What compiles in seconds, whatever recipe is the default.
         "train__objective": "srum_advantage",
         "train__select": "all",
-        "train__least_score": -1.0,
+        "train__min_score": -1.0,
         "train__trainable": "gen",
         "train__rows": 16,
         "train__optim__optimizer": "adamw",

@@ -150,6 +150,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def row_ways(mesh: Mesh) -> int:
+    """Devices that the rows of a batch are cut over."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
 def put(x: Any, at: jax.sharding.Sharding) -> Any:
     """A tree of host arrays on the devices of `at`; every process gives the same whole arrays."""
     if at.is_fully_addressable:

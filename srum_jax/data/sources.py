@@ -8,14 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Latent, Regions, Text
+from srum_jax.data.schema import Branch, Example, Latent, Regions
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel.model_config import BagelConfig
-
-
-def text(tokenizer: Tokenizer, words: str, *, loss: bool = False) -> Text:
-    """Words as a text item. Raises ValueError naming an unknown word."""
-    return Text(np.array(tokenizer.encode(words), np.int32), loss=loss)
 
 
 def text_to_image(
@@ -33,7 +28,7 @@ def text_to_image(
     latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
     """
     image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
-    return Example((image,) if prompt is None else (text(tokenizer, prompt), image))
+    return Example((image,) if prompt is None else (tokenizer.text(prompt), image))
 
 
 def questions(
@@ -47,7 +42,7 @@ def questions(
     images: uint8 [H,W,3], one or several in order (frames of a clip); pairs of question and
     answer; the answers are targets.
     """
-    branches = (Branch((text(tokenizer, q), text(tokenizer, a, loss=True))) for q, a in pairs)
+    branches = (Branch((tokenizer.text(q), tokenizer.text(a, loss=True))) for q, a in pairs)
     return Example((*(picture(image, cfg) for image in images), *branches))
 
 
@@ -68,7 +63,7 @@ def edit(
     pixels. Without an instruction: what text guidance compares with.
     """
     seen = (Latent(source_latent, size=size, noisy=False), picture(source, cfg))
-    words = () if instruction is None else (text(tokenizer, instruction),)
+    words = () if instruction is None else (tokenizer.text(instruction),)
     return Example((*seen, *words, Latent(latent, size=size, noise_id=noise_id)))
 
 

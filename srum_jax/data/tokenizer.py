@@ -11,11 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 import tokenizers
 from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from srum_jax.core.files import read_json
+from srum_jax.data.schema import Text
 from srum_jax.models.bagel.model_config import BagelConfig
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -157,6 +159,13 @@ class Tokenizer:
                 f"mark of {self._source}; leave it out"
             )
         return ids
+
+    def text(self, words: str, *, loss: bool = False) -> Text:
+        """The words as an item of a sample, ids int32 [T]; loss: they are a target.
+
+        ValueError naming a word that has no id.
+        """
+        return Text(np.array(self.encode(words), np.int32), loss=loss)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words of the ids, special tokens left out."""

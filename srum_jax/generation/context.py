@@ -6,12 +6,14 @@ only lacks the last items of another is the same cache with a shorter length.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
 from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text, Tokens
@@ -95,6 +97,11 @@ def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
     )
     padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
     return packing.pack(padded, lanes, cfg)
+
+
+def put(rows: Any, at: jax.sharding.Sharding | None) -> Any:
+    """A tree of host arrays, rows first, on the devices of `at`; None: on the default device."""
+    return jax.device_put(rows) if at is None else sharding.put(rows, at)
 
 
 def capacity(batch: Batch, more: int = 0) -> int:

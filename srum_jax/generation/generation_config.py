@@ -1,6 +1,7 @@
 """How a checkpoint is best used: what `api` and `use` do when not told otherwise.
 
-A folder may say so in `usage.json`; without it the settings of BAGEL-7B-MoT's own demo hold.
+A folder may say so in `generation_config.json`, under the key "srum_jax" (the file's other keys are
+those of the transformers library); without it the settings of BAGEL-7B-MoT's own demo hold.
 """
 
 import dataclasses
@@ -12,9 +13,7 @@ from etils import epath
 from srum_jax import config
 from srum_jax.config import SampleConfig
 from srum_jax.core.errors import BadInput
-from srum_jax.core.files import read_json
-
-FILE = "usage.json"
+from srum_jax.models.bagel import hf_folder
 
 _GENERATE = SampleConfig(
     size=(1024, 1024),
@@ -68,15 +67,14 @@ class GenerationConfig:
         return plain.replace("{seconds}", f"{seconds:.1f}")
 
 
-def from_folder(folder: epath.PathLike) -> GenerationConfig:
-    """Reads a checkpoint folder's `usage.json`; keys it leaves out keep their defaults.
+def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:
+    """Reads the settings of a checkpoint folder, or of its base where it has none.
 
-    `edit` starts from `generate`. Raises BadInput naming the file and the key.
+    Keys that are left out keep their defaults; `edit` starts from `generate`. Raises BadInput
+    naming the file and the key.
     """
-    path = epath.Path(folder) / FILE
-    if not path.exists():
-        return GenerationConfig()
-    values = read_json(path)
+    places = (epath.Path(one) for one in (folder, base) if one)
+    path, values = next(filter(None, map(hf_folder.generation_settings, places)), (None, {}))
     if not isinstance(values, dict):
         raise BadInput(f"{path}: must hold an object, got {values!r}")
     start = GenerationConfig()
@@ -86,8 +84,10 @@ def from_folder(folder: epath.PathLike) -> GenerationConfig:
     return updated(start, values, where=str(path))
 
 
-def updated(usage: GenerationConfig, values: Mapping[str, Any], *, where: str) -> GenerationConfig:
-    """`usage` with some of its fields changed and checked; `generate` and `edit` key by key.
+def updated(
+    settings: GenerationConfig, values: Mapping[str, Any], *, where: str
+) -> GenerationConfig:
+    """`settings` with some of its fields changed and checked; `generate` and `edit` key by key.
 
     `where` begins a problem's line. Raises BadInput.
     """
@@ -97,12 +97,12 @@ def updated(usage: GenerationConfig, values: Mapping[str, Any], *, where: str) -
         if key not in kinds:
             raise BadInput(f'{where}: unknown key "{key}": {config.suggest(key, kinds)}')
         if kinds[key] is SampleConfig:
-            value = changed(getattr(usage, key), value, where=f"{where}, {key}")
+            value = changed(getattr(settings, key), value, where=f"{where}, {key}")
         elif type(value) is not kinds[key]:
             raise BadInput(f"{where}: {key} must be {kinds[key].__name__}, got {value!r}")
         found[key] = value
     try:
-        return dataclasses.replace(usage, **found)
+        return dataclasses.replace(settings, **found)
     except BadInput as e:
         raise BadInput(f"{where}: {e}") from e
 

@@ -1,15 +1,16 @@
-"""Images out of the model: the guided sampler behind cached contexts, and the decoder.
+"""Images out of the model: the guided sampler behind cached contexts.
 
-Contexts are read once. Guidance branches are further rows of the same batch. Which steps are guided
-is static, so sampling is a scan per run of like steps; images of several sizes share a batch, their
-latent tokens padded to a bucket, and the autoencoder sees each at its exact size.
+Contexts are read once, into a KV cache. The branches of classifier-free guidance are further rows
+of the same batch. Which steps are guided is static, so sampling is a scan per run of like steps;
+images of several sizes share a batch, their latent tokens padded to a bucket.
 """
 
 import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,18 @@ from einops import rearrange
 from flax import struct
 
 from srum_jax import flow
+from srum_jax.config import SampleConfig
 from srum_jax.core.param_tree import Params
-from srum_jax.core.patches import patchify, position_ids, unpatchify
+from srum_jax.core.patches import position_ids
 from srum_jax.core.sharding import fetch
-from srum_jax.data.images import to_float
-from srum_jax.data.schema import NOISE, Latent, Text
+from srum_jax.data.schema import NOISE, Batch, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, bucket
+from srum_jax.generation.image_codec import ImageDecoder, latent_grid
 from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel import mot, vae
+from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-
-_PIXELS = 2**14  # that go through one call of the autoencoder, if it is more than one image
 
 
 def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
@@ -69,43 +69,46 @@ class SamplingParams:
     image_scale: jax.Array
     renorm_min: jax.Array
 
-
-def sampling_params(settings) -> SamplingParams:
-    """Of the `sample` section of a config."""
-    return SamplingParams(
-        times=flow.sampling_times(settings.steps, settings.shift),
-        text_scale=np.float32(settings.guidance),
-        image_scale=np.float32(settings.image_guidance),
-        renorm_min=np.float32(settings.renorm_min),
-    )
+    @classmethod
+    def of(cls, settings: SampleConfig) -> "SamplingParams":
+        """Of the `sample` section of a config."""
+        return cls(
+            times=flow.sampling_times(settings.steps, settings.shift),
+            text_scale=np.float32(settings.guidance),
+            image_scale=np.float32(settings.image_guidance),
+            renorm_min=np.float32(settings.renorm_min),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """Which guidance is on, and in which runs of steps (as `guided_runs` gives)."""
+    """What is compiled in: which guidance is on, in which runs of steps (as `guided_runs` gives),
+    and how the guided velocity is renormed (`flow.guide`)."""
 
     text: bool
     image: bool
     runs: tuple
+    renorm: str
+
+    @classmethod
+    def of(cls, settings: SampleConfig) -> "Guidance":
+        """Of the `sample` section of a config."""
+        text = settings.guidance > 1
+        image = settings.image_guidance > 1 and (text or settings.image_alone)
+        times = flow.sampling_times(settings.steps, settings.shift)
+        runs = guided_runs(times, settings.guidance_interval, text or image)
+        return cls(text, image, runs, settings.renorm)
 
 
-def guidance(settings) -> Guidance:
-    """Of the `sample` section of a config."""
-    text = settings.guidance > 1
-    image = settings.image_guidance > 1 and (text or settings.image_alone)
-    times = flow.sampling_times(settings.steps, settings.shift)
-    return Guidance(text, image, guided_runs(times, settings.guidance_interval, text or image))
-
-
-def latent_grid(grids: Sequence[tuple[int, int]], rows: int, cfg: BagelConfig) -> LatentGrid:
-    """Noise-free canvas of one image a row, h·w latent tokens each padded to a bucket; NumPy."""
-    tokens = bucket(max(h * w for h, w in grids))
+def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, cfg: BagelConfig) -> LatentGrid:
+    """Noise-free grid of one image a row, h·w latent tokens each padded to a bucket; NumPy."""
+    tokens = bucket(max(h * w for h, w in sizes))
     made = LatentGrid(
         noise=np.zeros((rows, tokens, cfg.token_dim), np.float32),
         positions=np.zeros((rows, tokens), np.int32),
         valid=np.zeros((rows, tokens), bool),
     )
-    for row, (h, w) in enumerate(grids):
+    for row, (h, w) in enumerate(sizes):
         made.positions[row, : h * w] = position_ids(h, w, cfg.max_latent, cfg.interpolate_pos)
         made.valid[row, : h * w] = True
     return made
@@ -123,17 +126,17 @@ def guided_runs(times: np.ndarray, interval: tuple[float, float], on: bool = Tru
     return tuple(runs)
 
 
-def _velocity(params, cfg, cache, latent_grid, x, time, dtype):
+def _velocity(params, cfg, cache, grid, x, time, dtype):
     """v_theta of x [B,G,·], 0 at padding, behind a cache of B rows or of several branches' B."""
     branches = cache.length.shape[0] // x.shape[0]
 
     def tiled(a):
         return jnp.concatenate([a] * branches) if branches > 1 else a
 
-    cells = bagel.embed_cells(cfg, latent_grid.positions, dtype)
+    cells = bagel.embed_cells(cfg, grid.positions, dtype)
     gen = tiled(bagel.embed_latents(params, x, time[None, None], cells))
     marks = bagel.embed_text(params, jnp.array([[cfg.start_of_image, cfg.end_of_image]]), dtype)
-    valid = tiled(latent_grid.valid)
+    valid = tiled(grid.valid)
     _, gen, _ = mot.stack(
         params,
         cfg.llm,
@@ -147,58 +150,56 @@ def _velocity(params, cfg, cache, latent_grid, x, time, dtype):
     return jnp.where(valid[:, :, None], bagel.velocity(params, gen), 0)
 
 
-def sample(
+def sample_latents(
     params: Params,
-    branches: GuidanceCaches,
-    latent_grid: LatentGrid,
-    sampling_params: SamplingParams,
+    caches: GuidanceCaches,
+    grid: LatentGrid,
+    sampling: SamplingParams,
     *,
     cfg: BagelConfig,
-    runs: tuple,
-    renorm: str,
+    guidance: Guidance,
     image_by_cond: bool = False,
     dtype,
     trace: bool = False,
 ) -> jax.Array:
-    """Draws latent tokens [B,G,p·p·Z] float32 by Euler steps from `latent_grid.noise`.
+    """Draws latent tokens [B,G,p·p·Z] float32 by Euler steps from `grid.noise`.
 
-    `runs` as `guided_runs` gives. `image_by_cond`: image guidance compares with the condition
-    itself, for contexts without images. With `trace` also returns every step's x before it
-    [S,B,G,·], its velocity of each branch [S,branches·B,G,·] and the guided one [S,B,G,·], per run.
+    `image_by_cond`: image guidance compares with the condition itself, for contexts without images.
+    With `trace` also returns every step's x before it [S,B,G,·], its velocity of each branch
+    [S,branches·B,G,·] and the guided one [S,B,G,·], per run.
     """
-    rows = latent_grid.noise.shape[0]
-    guiding = [c for c in (branches.text, branches.image) if c is not None]
-    every = context.beside([branches.cond, *guiding])
+    rows = grid.noise.shape[0]
+    guiding = [c for c in (caches.text, caches.image) if c is not None]
+    every = context.beside([caches.cond, *guiding])
 
+    @jax.named_scope("guided_step")
     def guided_step(x, now):
         t, after, time = now
-        parts = _velocity(params, cfg, every, latent_grid, x, time, dtype)
+        parts = _velocity(params, cfg, every, grid, x, time, dtype)
         v, *others = rearrange(parts, "(n b) g d -> n b g d", b=rows)
-        v_text = None if branches.text is None else others.pop(0)
+        v_text = None if caches.text is None else others.pop(0)
         v_image = v if image_by_cond else others.pop(0) if others else None
         u = flow.guide(
             v,
             v_text,
             v_image,
-            text_scale=sampling_params.text_scale,
-            image_scale=sampling_params.image_scale,
-            renorm=renorm,
-            renorm_min=sampling_params.renorm_min,
+            text_scale=sampling.text_scale,
+            image_scale=sampling.image_scale,
+            renorm=guidance.renorm,
+            renorm_min=sampling.renorm_min,
         )
         return flow.euler(x, u, t, after), (x, parts, u) if trace else None
 
+    @jax.named_scope("plain_step")
     def plain_step(x, now):
         t, after, time = now
-        v = _velocity(params, cfg, branches.cond, latent_grid, x, time, dtype)
+        v = _velocity(params, cfg, caches.cond, grid, x, time, dtype)
         return flow.euler(x, v, t, after), (x, v, v) if trace else None
 
-    x, traces = latent_grid.noise, []
-    steps = (
-        sampling_params.times[:-1],
-        sampling_params.times[1:],
-        bagel.embed_time(params, sampling_params.times[:-1], dtype),
-    )
-    for guided, first, last in runs:
+    x, traces = grid.noise, []
+    times = sampling.times
+    steps = (times[:-1], times[1:], bagel.embed_time(params, times[:-1], dtype))
+    for guided, first, last in guidance.runs:
         part = tuple(a[first:last] for a in steps)
         x, kept = jax.lax.scan(guided_step if guided else plain_step, x, part)
         traces.append(kept)
@@ -206,7 +207,7 @@ def sample(
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class ImageRequest:
     """An image to draw after `context`, of `size` (H, W) pixels, from the noise of `seed`.
 
     Text guidance compares with the first `plain` items of the context, image guidance with `texts`
@@ -235,7 +236,7 @@ class GeneratedImage:
 def guidance_contexts(
     items: Context, *, system: Text | None = None, thought: Text | None = None
 ) -> dict[str, Context | int]:
-    """The contexts of a Request for what a user gave, in order (BAGEL `inferencer.py`).
+    """The contexts of an ImageRequest for what a user gave, in order (BAGEL `inferencer.py`).
 
     Everything is read by the condition, the thought last; the system text also by image guidance,
     which sees texts alone. Text guidance lacks the last text, or nothing if an image came after it.
@@ -250,260 +251,172 @@ def guidance_contexts(
     }
 
 
-def program(cfg: BagelConfig, settings, dtype) -> Callable:
-    """The compiled `run(params, packed, lengths, texts, seeds, blank, knobs, image_by_cond=)`.
-
-    It reads the contexts `packed` (`texts`: those of image guidance, or None) and draws latents
-    [B,G,p·p·Z] on the canvas `blank` from the noise of seeds [B]. `lengths` [2,2,B]: slots and
-    positions of the text and the image branch's context. settings as for `drawer`.
-    """
-    on = guidance(settings)
-
-    @functools.partial(jax.jit, static_argnames=("image_by_cond",))
-    def run(params, packed, lengths, texts, seeds, blank, sampling_params, *, image_by_cond):
-        slots = context.capacity(packed)
-        cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-        text = context.shortened(cond, *lengths[0]) if on.text else None
-        image = None
-        if on.image and texts is not None:
-            slots = context.capacity(texts)
-            image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
-        elif on.image and not image_by_cond:
-            image = context.shortened(cond, *lengths[1])
-
-        def noise(seed):
-            # Token by token the same whatever the padding: jax.random fills row by row.
-            return jax.random.normal(jax.random.key(seed), blank.noise.shape[1:])
-
-        how = dict(cfg=cfg, runs=on.runs, renorm=settings.renorm, dtype=dtype)
-        filled = blank.replace(noise=jax.vmap(noise)(seeds))
-        branches = GuidanceCaches(cond, text, image)
-        return sample(params, branches, filled, sampling_params, image_by_cond=image_by_cond, **how)
-
-    return run
-
-
-Draw = Callable[..., list[GeneratedImage]]
-
-
-def drawer(
-    params: Params | None,
-    vae_params: Params,
-    cfg: BagelConfig,
-    settings,
+@functools.partial(jax.jit, static_argnames=("cfg", "guidance", "image_by_cond", "dtype"))
+def generate_latents(
+    params: Params,
+    packed: Batch,
+    lengths: jax.Array,
+    texts: Batch | None,
+    seeds: jax.Array,
+    grid: LatentGrid,
+    sampling: SamplingParams,
     *,
-    window: int,
-    least: int = 1,
-    place: Callable = jnp.asarray,
-    dtype=jnp.float32,
-    programs: context.Programs | None = None,
-) -> Draw:
-    """`draw(requests)` -> [Drawn], in order; what shares a request's batch changes nothing.
+    cfg: BagelConfig,
+    guidance: Guidance,
+    image_by_cond: bool,
+    dtype,
+) -> jax.Array:
+    """Reads the contexts `packed` and draws latents [B,G,p·p·Z] float32 on `grid`.
 
-    settings is the sample section of a config; `draw(requests, knobs)` draws with other times and
-    scales, by the same programs where `guidance` says the same of them, and `params=` with other
-    weights (always, where the drawer has none of its own). At most `settings.batch` requests go
-    through one compiled call, those of like length together; rows are a multiple of `least`. Raises
-    ValueError for a size that the model has no positions for or a context that exceeds `window`
-    tokens.
+    lengths [2,2,B]: slots and positions of the text and the image branch's context · texts: the
+    contexts of image guidance where `packed` does not hold them · seeds uint32 [B]: of the noise.
     """
-    programs = programs or context.Programs()
-    own_params = None if params is None else mot.unstacked(params, cfg.llm)
-    on = guidance(settings)
+    slots = context.capacity(packed)
+    cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+    text = context.shortened(cond, *lengths[0]) if guidance.text else None
+    image = None
+    if guidance.image and texts is not None:
+        slots = context.capacity(texts)
+        image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
+    elif guidance.image and not image_by_cond:
+        image = context.shortened(cond, *lengths[1])
 
-    run = program(cfg, settings, dtype)
-    show = decoder(vae_params, cfg, programs=programs)
+    def noise(seed):
+        # Token by token the same whatever the padding: jax.random fills row by row.
+        return jax.random.normal(jax.random.key(seed), grid.noise.shape[1:])
 
-    def call(
-        params, requests: Sequence[Request], kind: str, turned: SamplingParams
+    filled = grid.replace(noise=jax.vmap(noise)(seeds))
+    how = dict(cfg=cfg, guidance=guidance, image_by_cond=image_by_cond, dtype=dtype)
+    return sample_latents(params, GuidanceCaches(cond, text, image), filled, sampling, **how)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSampler:
+    """The model drawing images behind contexts.
+
+    params: None where every call brings its own · settings: the `sample` section of a config; at
+    most `settings.batch` requests go through one compiled call, those of like length together ·
+    window: tokens of a context · min_rows: rows of a call are a multiple of it · batch_sharding:
+    where rows lie, None: on the default device · dtype: of products.
+    """
+
+    params: Params | None = dataclasses.field(repr=False)
+    vae_params: Params = dataclasses.field(repr=False)
+    model: BagelConfig
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    settings: SampleConfig
+    window: int
+    min_rows: int = 1
+    batch_sharding: jax.sharding.Sharding | None = None
+    dtype: Any = jnp.float32
+    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
+
+    @functools.cached_property
+    def _unstacked(self) -> Params | None:
+        return None if self.params is None else mot.unstacked(self.params, self.model.llm)
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        *,
+        settings: SampleConfig | None = None,
+        params: Params | None = None,
+    ) -> list[GeneratedImage]:
+        """An image of each request, in order; what shares a request's batch changes nothing.
+
+        settings, params: in place of the sampler's own. Raises ValueError for a size that the
+        model has no positions for or a context that exceeds the window.
+        """
+        params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
+        settings = settings or self.settings
+        guidance = Guidance.of(settings)
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            latent_grid(request.size, self.model)
+            context.check_window(request.context, 0, self.model, self.window)
+            groups.setdefault(_image_branch(request, guidance), []).append(i)
+        latents: dict[int, np.ndarray] = {}
+        for branch, members in groups.items():
+            members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
+            for first in range(0, len(members), settings.batch):
+                part = members[first : first + settings.batch]
+                found = self._call(params, [requests[i] for i in part], branch, settings)
+                latents.update(zip(part, found, strict=True))
+        found = [latents[i] for i in range(len(requests))]
+        decoder = ImageDecoder(self.vae_params, self.model, self.programs)
+        return [GeneratedImage(*pair) for pair in zip(decoder.decode(found), found, strict=True)]
+
+    def sample_prompts(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, params: Params | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [N,H,W,3], latents float32 [N,h,w,p·p·Z]) of plain prompts.
+
+        Of `settings.size`, one seed each. Raises ValueError as `sample`, and for an unknown word.
+        """
+        texts = [(self.tokenizer.text(prompt),) for prompt in prompts]
+        requests = [
+            ImageRequest(context=text, size=self.settings.size, seed=seed, texts=text)
+            for text, seed in zip(texts, seeds, strict=True)
+        ]
+        found = self.sample(requests, params=params)
+        return np.stack([one.image for one in found]), np.stack([one.latent for one in found])
+
+    def _call(
+        self,
+        params: Params,
+        requests: Sequence[ImageRequest],
+        branch: str,
+        settings: SampleConfig,
     ) -> list[np.ndarray]:
-        grids = [grid_of(r.size, cfg) for r in requests]
-        rows = context.rows_for(len(requests), settings.batch, least)
-        blank = latent_grid(grids, rows, cfg)
+        """One compiled call: latents float32 [h,w,p·p·Z] of each request."""
+        guidance = Guidance.of(settings)
+        sizes = [latent_grid(r.size, self.model) for r in requests]
+        rows = context.rows_for(len(requests), settings.batch, self.min_rows)
+        grid = empty_grid(sizes, rows, self.model)
         lengths = np.zeros((2, 2, rows), np.int32)
         seeds = np.zeros(rows, np.uint32)
         for i, r in enumerate(requests):
             lengths[0, :, i] = context.extent(r.context[: r.plain])
             lengths[1, :, i] = context.extent(r.texts)
             seeds[i] = r.seed
-        packed = context.pack([r.context for r in requests], rows, cfg)
-        own = context.pack([r.texts for r in requests], rows, cfg) if kind == "own" else None
-        programs.note(
-            "the sampler",
+        packed = context.pack([r.context for r in requests], rows, self.model)
+        texts = None
+        if branch == "own":
+            texts = context.pack([r.texts for r in requests], rows, self.model)
+        self.programs.note(
+            "the image sampler",
             rows=rows,
-            latent_grid=blank.valid.shape[1],
+            grid=grid.valid.shape[1],
             **context.lengths(packed),
-            image_guidance=kind,
-            steps=on.runs[-1][2],
-            guided=sum(last - first for guided, first, last in on.runs if guided),
-            renorm=settings.renorm,
-            **({"texts": own.und.segment.shape[1]} if own else {}),
+            image_guidance=branch,
+            steps=guidance.runs[-1][2],
+            guided=sum(last - first for guided, first, last in guidance.runs if guided),
+            renorm=guidance.renorm,
+            **({"texts": texts.und.segment.shape[1]} if texts else {}),
         )
-        packed, own, seeds, blank = jax.tree.map(place, (packed, own, seeds, blank))
-        x = run(
+        packed, texts, seeds, grid = context.put((packed, texts, seeds, grid), self.batch_sharding)
+        x = generate_latents(
             params,
             packed,
             jnp.asarray(lengths),
-            own,
+            texts,
             seeds,
-            blank,
-            turned,
-            image_by_cond=kind == "cond",
+            grid,
+            SamplingParams.of(settings),
+            cfg=self.model,
+            guidance=guidance,
+            image_by_cond=branch == "cond",
+            dtype=np.dtype(self.dtype),
         )
         x = fetch(x).astype(np.float32)
-        return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(grids)]
-
-    def draw(
-        requests: Sequence[Request],
-        turned: SamplingParams | None = None,
-        params: Params | None = None,
-    ) -> list[GeneratedImage]:
-        params = own_params if params is None else mot.unstacked(params, cfg.llm)
-        groups: dict[str, list[int]] = {}
-        for i, request in enumerate(requests):
-            grid_of(request.size, cfg)
-            context.check_window(request.context, 0, cfg, window)
-            kind = "off"
-            if on.image and request.has_images:
-                kind = "own"
-            elif on.image:
-                kind = "cond" if len(request.texts) == len(request.context) else "shorter"
-            groups.setdefault(kind, []).append(i)
-        latents: dict[int, np.ndarray] = {}
-        for kind, members in groups.items():
-            members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
-            for first in range(0, len(members), settings.batch):
-                part = members[first : first + settings.batch]
-                some = [requests[i] for i in part]
-                found = call(params, some, kind, turned or sampling_params(settings))
-                latents.update(zip(part, found, strict=True))
-        found = [latents[i] for i in range(len(requests))]
-        return [GeneratedImage(*pair) for pair in zip(show(found), found, strict=True)]
-
-    return draw
+        return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(sizes)]
 
 
-def grid_of(size: tuple[int, int], cfg: BagelConfig) -> tuple[int, int]:
-    """Latent tokens (h, w) of an image of `size` pixels. Raises ValueError for other sizes."""
-    pixels = cfg.token_pixels
-    if any(s < pixels or s % pixels for s in size):
-        raise ValueError(f"an image of {size[0]}x{size[1]}: sides must be multiples of {pixels}")
-    if max(size) > pixels * cfg.max_latent:
-        raise ValueError(
-            f"an image of {size[0]}x{size[1]} pixels is {size[0] // pixels}x{size[1] // pixels} "
-            f"latent tokens; the model has positions for {cfg.max_latent} a side "
-            f"({pixels * cfg.max_latent} pixels)"
-        )
-    return size[0] // pixels, size[1] // pixels
-
-
-def _by_size(shapes: Sequence[tuple], pixels: int) -> list[list[int]]:
-    """Numbers of like-shaped pictures, in parts of at most _PIXELS pixels (one at least)."""
-    groups: dict[tuple, list[int]] = {}
-    for i, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(i)
-    parts = []
-    for (h, w), members in groups.items():
-        count = 1
-        while 2 * count * h * w * pixels <= _PIXELS:
-            count *= 2
-        parts += [members[first : first + count] for first in range(0, len(members), count)]
-    return parts
-
-
-def decoding(cfg: BagelConfig) -> Callable:
-    """The compiled `decode(vae_params, tokens)`: [N,h,w,p·p·Z] -> images uint8 [N,H,W,3]."""
-
-    @jax.jit
-    def decode(vae_params, tokens):
-        flat = rearrange(tokens, "n h w d -> n (h w) d")
-        latents = unpatchify(flat, cfg.latent_patch, *tokens.shape[1:3])
-        return vae.to_uint8(vae.decode(vae_params, cfg.vae, latents))
-
-    return decode
-
-
-def decoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
-    """`show(latents)`: latent tokens [h,w,p·p·Z] each -> images uint8 [H,W,3] each."""
-    decode = decoding(cfg)
-
-    def show(latents: Sequence[np.ndarray]) -> list[np.ndarray]:
-        images: dict[int, np.ndarray] = {}
-        for part in _by_size([x.shape[:2] for x in latents], cfg.token_pixels**2):
-            rows = context.rows_for(len(part), 2**30)
-            tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
-            tokens[: len(part)] = [latents[i] for i in part]
-            programs.note("the decoder", rows=rows, grid=tokens.shape[1:3])
-            images.update(zip(part, fetch(decode(vae_params, tokens)), strict=False))
-        return [images[i] for i in range(len(latents))]
-
-    return show
-
-
-def encoder(vae_params: Params, cfg: BagelConfig, *, programs: context.Programs) -> Callable:
-    """`encode(image, seed=None)`: uint8 [H,W,3] -> the clean Latent that stands for it.
-
-    The posterior's mean; with a seed, a sample of it, as the original always draws.
-    """
-
-    @jax.jit
-    def latent(vae_params, image, noise):
-        z = vae.encode(vae_params, cfg.vae, image, noise)
-        return patchify(z, cfg.latent_patch)[0]
-
-    def encode(image: np.ndarray, seed: int | None = None) -> Latent:
-        h, w = grid_of(image.shape[:2], cfg)
-        programs.note("the encoder", size=image.shape[:2])
-        noise = None
-        if seed is not None:
-            p = cfg.latent_patch
-            noise = jax.random.normal(jax.random.key(seed), (1, h * p, w * p, cfg.vae.z))
-        tokens = fetch(latent(vae_params, to_float(image)[None], noise))
-        return Latent(rearrange(tokens, "(h w) d -> h w d", h=h), size=image.shape[:2], noisy=False)
-
-    return encode
-
-
-Paint = Callable[..., tuple[np.ndarray, np.ndarray]]
-
-
-def painter(
-    params: Params | None,
-    vae_params: Params,
-    cfg: BagelConfig,
-    tokenizer: Tokenizer,
-    settings,
-    *,
-    place: Callable = jnp.asarray,
-    dtype=jnp.float32,
-) -> Paint:
-    """`paint(prompts, seeds)` -> (images uint8 [N,H,W,3], latents float32 [N,h,w,p·p·Z]).
-
-    `drawer` for plain prompts and images of `settings.size`, always in calls of `settings.batch`
-    rows: a shard made again is the same to the bit. `params=` as for `draw`. Raises
-    ValueError for a size that the model cannot draw, a prompt too long, or an unknown word.
-    """
-    grid_of(settings.size, cfg)
-    draw = drawer(
-        params,
-        vae_params,
-        cfg,
-        settings,
-        window=cfg.max_text,
-        least=settings.batch,
-        place=place,
-        dtype=dtype,
-    )
-
-    def paint(prompts, seeds, params=None):
-        texts = [(Text(np.array(tokenizer.encode(p), np.int32)),) for p in prompts]
-        drawn = draw(
-            [
-                Request(context=text, size=settings.size, seed=seed, texts=text)
-                for text, seed in zip(texts, seeds, strict=True)
-            ],
-            params=params,
-        )
-        return np.stack([d.image for d in drawn]), np.stack([d.latent for d in drawn])
-
-    return paint
+def _image_branch(request: ImageRequest, guidance: Guidance) -> str:
+    """What image guidance compares with: nothing ("off"), a context of its own ("own"), the
+    condition ("cond") or a part of it ("shorter")."""
+    if not guidance.image:
+        return "off"
+    if request.has_images:
+        return "own"
+    return "cond" if len(request.texts) == len(request.context) else "shorter"

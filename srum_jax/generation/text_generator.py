@@ -1,13 +1,9 @@
-"""Text out of the model: written token by token, or read off as soft answers.
-
-`writer` continues contexts, many in one batch. `asker` needs no decoding: one row holds one image
-and all its questions as branches, so the image is read once, no question sees another, and one
-forward pass gives every answer's first token.
-"""
+"""Text out of the model, written token by token behind a KV cache, many contexts in one batch."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +11,13 @@ import numpy as np
 
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
-from srum_jax.data import packing
-from srum_jax.data.images import picture
-from srum_jax.data.schema import CAUSAL, Branch, Example, Lanes, Text
+from srum_jax.data.schema import CAUSAL, Batch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, bucket
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-
-Ask = Callable[..., list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,47 +108,51 @@ def decode(
     return ids, counts
 
 
-def writing(cfg: BagelConfig, dtype) -> Callable:
-    """The compiled `run(params, packed, seeds, temperature, limit, max_tokens=, stop=)`: `decode`
-    behind the contexts `packed`, which it reads first."""
-
-    @functools.partial(jax.jit, static_argnames=("max_tokens", "stop"))
-    def run(params, packed, seeds, temperature, limit, *, max_tokens, stop):
-        slots = context.capacity(packed, max_tokens + 1)
-        cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-        how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
-        return decode(params, cache, seeds, temperature, limit, **how)
-
-    return run
-
-
-Write = Callable[..., list[GeneratedText]]
-
-
-def writer(
+@functools.partial(jax.jit, static_argnames=("cfg", "max_tokens", "stop", "dtype"))
+def generate_text(
     params: Params,
-    cfg: BagelConfig,
-    tokenizer: Tokenizer,
+    packed: Batch,
+    seeds: jax.Array,
+    temperature: jax.Array,
+    limit: jax.Array,
     *,
-    batch: int,
-    window: int,
-    least: int = 1,
-    place: Callable = jnp.asarray,
-    dtype=jnp.float32,
-    programs: context.Programs | None = None,
-) -> Write:
-    """`write(contexts, max_tokens=, temperature=0.0, seeds=None, stop="each")` -> [Written].
+    cfg: BagelConfig,
+    max_tokens: int,
+    stop: str,
+    dtype,
+) -> tuple[jax.Array, jax.Array]:
+    """`decode` behind the contexts `packed`, which it reads first (prefill)."""
+    slots = context.capacity(packed, max_tokens + 1)
+    cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+    how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
+    return decode(params, cache, seeds, temperature, limit, **how)
 
-    At most `batch` contexts go through one compiled call, those of like length together; rows are
-    a multiple of `least`. Raises ValueError for a context that exceeds `window` tokens with what
-    may be written.
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextGenerator:
+    """The model writing behind contexts.
+
+    batch: contexts a compiled call at most, those of like length together · window: tokens of a
+    context with what may be written · min_rows: rows of a call are a multiple of it ·
+    batch_sharding: where rows lie, None: on the default device · dtype: of products.
     """
-    programs = programs or context.Programs()
-    params = mot.unstacked(params, cfg.llm)
 
-    run = writing(cfg, dtype)
+    params: Params = dataclasses.field(repr=False)
+    model: BagelConfig
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    batch: int
+    window: int
+    min_rows: int = 1
+    batch_sharding: jax.sharding.Sharding | None = None
+    dtype: Any = jnp.float32
+    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
-    def write(
+    @functools.cached_property
+    def _unstacked(self) -> Params:
+        return mot.unstacked(self.params, self.model.llm)
+
+    def generate(
+        self,
         contexts: Sequence[Context],
         *,
         max_tokens: int,
@@ -164,101 +160,59 @@ def writer(
         seeds: Sequence[int] | None = None,
         stop: str = "each",
     ) -> list[GeneratedText]:
+        """The text that continues each context, in order; company in a batch changes nothing.
+
+        max_tokens: written at most · temperature 0: the likeliest tokens · seeds: uint32, one a
+        context (default 0) · stop: as in `decode`. Raises ValueError for a context that exceeds
+        the window with what may be written.
+        """
         for one in contexts:
-            context.check_window(one, max_tokens + 1, cfg, window)
+            context.check_window(one, max_tokens + 1, self.model, self.window)
         seeds = [0] * len(contexts) if seeds is None else seeds
         order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
         if stop == "first":
             order = list(range(len(contexts)))
         written: dict[int, GeneratedText] = {}
-        for first in range(0, len(order), batch):
-            part = order[first : first + batch]
-            rows = context.rows_for(len(part), batch, least)
-            packed = context.pack([contexts[i] for i in part], rows, cfg)
-            steps = bucket(max_tokens)
-            shape = dict(rows=rows, **context.lengths(packed), steps=steps, stop=stop)
-            programs.note("the writer", **shape)
-            seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
-            seed[: len(part)], limit[: len(part)] = [seeds[i] for i in part], max_tokens
-            warmth = np.full(rows, temperature, np.float32)
-            ids, counts = run(
-                params,
-                jax.tree.map(place, packed),
-                *(place(x) for x in (seed, warmth, limit)),
-                max_tokens=steps,
+        for first in range(0, len(order), self.batch):
+            part = order[first : first + self.batch]
+            ids, counts = self._call(
+                [contexts[i] for i in part],
+                [seeds[i] for i in part],
+                max_tokens=max_tokens,
+                temperature=temperature,
                 stop=stop,
             )
-            ids, counts = fetch(ids), fetch(counts)
             for row, i in enumerate(part):
                 mine = tuple(ids[row, : counts[row]].tolist())
-                finished = bool(counts[row] < max_tokens and ids[row, counts[row]] == cfg.eos)
-                written[i] = GeneratedText(tokenizer.decode(mine), mine, finished)
+                ended = counts[row] < max_tokens and ids[row, counts[row]] == self.model.eos
+                written[i] = GeneratedText(self.tokenizer.decode(mine), mine, bool(ended))
         return [written[i] for i in range(len(contexts))]
 
-    return write
-
-
-def reading(cfg: BagelConfig, dtype) -> Callable:
-    """The compiled `probabilities(params, batch)`: float32 [B,Y,V] at a packed batch's labels."""
-
-    @jax.jit
-    def probabilities(params, batch):
-        x_t, t = batch.latents, jnp.zeros(batch.noisy.shape)
-        und, _, _ = bagel.forward(params, cfg, batch, x_t, t, dtype=dtype, remat="none")
-        return jax.nn.softmax(bagel.logits(params, und, batch.label_slots), axis=-1)
-
-    return probabilities
-
-
-def asker(
-    params: Params | None,
-    cfg: BagelConfig,
-    tokenizer: Tokenizer,
-    *,
-    rows: int,
-    place: Callable = jax.device_put,
-    dtype=jnp.float32,
-) -> Ask:
-    """`ask(images, questions, params=None)`: probabilities of the first answer token.
-
-    images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in order);
-    questions: a list of texts per image. Returns per image float32 [Q, V]. `rows` images go through
-    one compiled call; shapes are padded to few sizes. `params` of a call stand in for the asker's,
-    which may have none of its own. `place` puts a tree of host arrays on the devices. Raises
-    ValueError naming an unknown word.
-    """
-    nothing, own_params = np.zeros(0, np.int32), params
-
-    probabilities = reading(cfg, dtype)
-
-    def example(image, texts):
-        branches = [
-            Branch((Text(np.array(tokenizer.encode(q), np.int32)), Text(nothing, loss=True)))
-            for q in texts
-        ]
-        seen = image if isinstance(image, tuple) else (image,)
-        return Example((*(picture(i, cfg) for i in seen), *branches))
-
-    def ask(images, questions, params=None):
-        if len(images) != len(questions):
-            raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
-        examples = [example(i, q) for i, q in zip(images, questions, strict=True)]
-        answers = []
-        for first in range(0, len(examples), rows):
-            part = examples[first : first + rows]
-            need = np.max([packing.size(e) for e in part], axis=0)
-            lanes = Lanes(
-                und=bucket(need[0], 32),
-                gen=0,
-                vit=bucket(need[2], 16),
-                labels=bucket(need[3], 8),
-                images=0,
-                regions=0,
-            )
-            padded = [[e] for e in part] + [[]] * (rows - len(part))
-            batch = place(packing.pack(padded, lanes, cfg))  # all at once: small arrays are many
-            found = fetch(probabilities(own_params if params is None else params, batch))
-            answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
-        return answers
-
-    return ask
+    def _call(
+        self,
+        contexts: Sequence[Context],
+        seeds: Sequence[int],
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: str,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One compiled call: as `decode`, rows of no context behind the others."""
+        count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
+        packed, steps = context.pack(contexts, rows, self.model), bucket(max_tokens)
+        shape = dict(rows=rows, **context.lengths(packed), steps=steps, stop=stop)
+        self.programs.note("the text generator", **shape)
+        seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
+        seed[:count], limit[:count] = seeds, max_tokens
+        per_row = (seed, np.full(rows, temperature, np.float32), limit)
+        packed, per_row = context.put((packed, per_row), self.batch_sharding)
+        ids, counts = generate_text(
+            self._unstacked,
+            packed,
+            *per_row,
+            cfg=self.model,
+            max_tokens=steps,
+            stop=stop,
+            dtype=np.dtype(self.dtype),
+        )
+        return fetch(ids), fetch(counts)

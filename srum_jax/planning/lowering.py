@@ -20,8 +20,8 @@ from srum_jax.config import Config
 from srum_jax.core import param_tree, sharding
 from srum_jax.data import packing
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Lanes, Picture, Text
-from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.data.schema import Branch, Example, Picture, Text
+from srum_jax.generation import answer_scorer, context, image_codec, image_sampler, text_generator
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, model_config, vae
@@ -152,31 +152,24 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     params, autoencoder = _model(cfg, sizes, mesh, kept)
     at = sharding.batch_sharding(mesh)
     prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
-    grid = image_sampler.grid_of(c.size, sizes)
-    packed, blank = (
+    size = image_codec.latent_grid(c.size, sizes)
+    packed, grid = (
         context.pack([prompt] * rows, rows, sizes),
-        image_sampler.latent_grid([grid], rows, sizes),
+        image_sampler.empty_grid([size], rows, sizes),
     )
-    on = image_sampler.guidance(c)
-    given = place((packed, None, np.zeros(rows, np.uint32), blank), at)
-    packed, none, seeds, blank = given
-    run = image_sampler.program(sizes, c, dtype)
+    on = image_sampler.Guidance.of(c)
+    given = place((packed, None, np.zeros(rows, np.uint32), grid), at)
+    packed, none, seeds, grid = given
+    how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
-    texts, tokens = packed.und.segment.shape[1], blank.valid.shape[1]
+    texts, tokens = packed.und.segment.shape[1], grid.valid.shape[1]
     behind = cost.Work(und=2, gen=tokens, keys=context.capacity(packed) + tokens + 2)
     branches = 1 + on.text + (on.image and not on.text)
     calls = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
     flops = cost.forward(sizes, cost.Work(texts, 0)) + calls * cost.forward(sizes, behind)
     return Program(
-        lower=lambda: run.lower(
-            params,
-            packed,
-            lengths,
-            none,
-            seeds,
-            blank,
-            image_sampler.sampling_params(c),
-            image_by_cond=on.image,
+        lower=lambda: image_sampler.generate_latents.lower(
+            params, packed, lengths, none, seeds, grid, image_sampler.SamplingParams.of(c), **how
         ),
         parts={"params": params},
         resident={"autoencoder": autoencoder},
@@ -188,12 +181,12 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
 def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The autoencoder's decoder on one image, as the sampler's latents go through it."""
     params, autoencoder = _model(cfg, sizes, mesh, kept)
-    grid = image_sampler.grid_of(cfg.sample.size, sizes)
+    grid = image_codec.latent_grid(cfg.sample.size, sizes)
     tokens = jax.ShapeDtypeStruct(
         (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
     )
     return Program(
-        lower=lambda: image_sampler.decoding(sizes).lower(autoencoder, tokens),
+        lower=lambda: image_codec.decode_latents.lower(autoencoder, tokens, cfg=sizes),
         parts={"autoencoder": autoencoder},
         resident={"params": params},
         more={"images": 1},
@@ -207,13 +200,14 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     seen, ids = _asked(cfg, sizes)
     branch = Branch((ids, Text(np.zeros(0, np.int32), loss=True)))
     example = Example((seen, *(branch,) * QUESTIONS))
-    need = packing.size(example)
-    lanes = Lanes(bucket(need[0], 32), 0, bucket(need[2], 16), bucket(need[3], 8), 0, 0)
+    lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes)
     batch = place(packed, sharding.batch_sharding(mesh))
     work = cost.Work(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
     return Program(
-        lower=lambda: text_generator.reading(sizes, dtype).lower(params, batch),
+        lower=lambda: answer_scorer.answer_probabilities.lower(
+            params, batch, cfg=sizes, dtype=dtype
+        ),
         parts={"params": params},
         flops=rows * cost.forward(sizes, work),
         more={"images": rows, "questions": QUESTIONS},
@@ -225,15 +219,15 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     c, dtype = cfg.score.written, jnp.dtype(cfg.compute.dtype)
     params, _ = _model(cfg, sizes, mesh, kept)
     at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
-    rows = context.rows_for(c.batch, c.batch, mesh.shape["data"] * mesh.shape["fsdp"])
+    rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
     seen, ids = _asked(cfg, sizes)
     packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
     per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
-    run = text_generator.writing(sizes, dtype)
+    how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)
     first = cost.Work(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
     one = cost.Work(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
     return Program(
-        lower=lambda: run.lower(params, packed, *per_row, max_tokens=limit, stop="each"),
+        lower=lambda: text_generator.generate_text.lower(params, packed, *per_row, **how),
         parts={"params": params},
         flops=rows * (cost.forward(sizes, first) + limit * cost.forward(sizes, one)),
         more={"answers": rows, "tokens": limit},

@@ -16,13 +16,12 @@ A prompt that nobody took apart is scored by the global part alone, its regions 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from srum_jax.generation.text_generator import Ask
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
@@ -38,6 +37,8 @@ UNPARSED = "unparsed"  # a closed question was answered with other words
 NOT_ASKED = "not asked"  # of an image: only its regions were looked at
 STATUSES = (OK, UNDECOMPOSED, IRRELEVANT, UNKNOWN_WORDS, NO_REGIONS, NOT_FINITE, UNPARSED)
 NOT_SCORED = (UNDECOMPOSED, IRRELEVANT)  # statuses of regions that say nothing against an image
+
+Ask = Callable[..., list[np.ndarray]]  # `AnswerScorer.probabilities`
 
 WRONG_COUNT = 0.1  # factor for each missing and each extra object
 DECOMPOSED_SHARE = 0.5  # of P(colour)P(shape) in a region's probability; the rest is "is this …?"

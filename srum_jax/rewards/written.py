@@ -121,7 +121,7 @@ Write = Callable[..., list[Answer]]
 
 
 def speaker(
-    write: text_generator.Write,
+    write: Callable[..., list[text_generator.GeneratedText]],
     cfg: BagelConfig,
     tokenizer,
     *,
@@ -129,14 +129,14 @@ def speaker(
     max_tokens: int,
     think: bool = True,
 ) -> Write:
-    """The model itself as a `Write`, by `inference.text.writer`'s `write` and its window.
+    """The model itself as a `Write`, by `TextGenerator.generate` and its window.
 
     think: the model is told to think first. A question with words that the tokenizer lacks fails
     as UNKNOWN_WORDS, one that leaves no room for max_tokens as TOO_LONG.
     """
 
     def encode(words: str) -> Text:
-        return Text(np.array(tokenizer.encode(words), np.int32))
+        return tokenizer.text(words)
 
     def read(request: Request) -> context.Context | str:
         """What the model reads, or the status of what it cannot."""

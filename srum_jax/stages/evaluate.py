@@ -209,13 +209,13 @@ def _arm(
     mesh: jax.sharding.Mesh,
 ) -> ModelOutputs:
     """Draws `jobs`, has them verified, and does the tasks; what is found in `folder` is kept."""
-    able = skills.of(opened.params, opened.vae_params, opened.cfg, opened.tokenizer, cfg, mesh)
+    able = skills.of(opened, cfg, mesh)
     records: list[dict[str, Any]] = []
     if jobs:
         generate.draw(
             jobs,
             folder / name,
-            able.paint,
+            able.sampler,
             features=generate.features(opened.cfg, cfg.sample.size),
             shard_size=cfg.generate.shard_size,
             seed=cfg.evaluate.seed,

@@ -25,7 +25,7 @@ from srum_jax.data import records, shards
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation.image_sampler import Paint, candidate_seed
+from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages import loading, shard_worker
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
@@ -41,8 +41,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     Raises FileNotFoundError or ValueError where the weights or the prompts cannot be used.
     """
     c, count = cfg.generate, cfg.generate.count
-    loaded = prompt_lists.read(c.prompts, count, first=work.round * count, limit=c.rejects)
-    wanted = loaded.prompts
+    given = prompt_lists.read(c.prompts, count, first=work.round * count, limit=c.rejects)
+    wanted = given.prompts
     weights = loading.source(cfg, work)
     # Before anything is written: prompts put right afterwards would look like a changed run.
     tokenizer = Tokenizer.from_folder(weights.words)
@@ -57,15 +57,15 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]
         if jax.process_index() == 0:
             write_json(folder / "held_back.json", held_back(cfg, tokenizer))
-            write_findings(folder, loaded.rejects, shared)
+            write_findings(folder, given.rejects, shared)
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
-            opened = loading.base(cfg, work, here)
+            loaded = loading.base(cfg, work, here)
             draw(
                 jobs,
                 folder,
-                loading.painter(opened, guided(cfg, work.round), here),
-                features=features(opened.cfg, cfg.sample.size),
+                loaded.image_sampler(guided(cfg, work.round), here),
+                features=features(loaded.cfg, cfg.sample.size),
                 shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
                 title="generate",
@@ -75,7 +75,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             counts={
                 "prompts": len(wanted),
                 "candidates": len(jobs),
-                **counted(loaded.rejects, shared, repeated=len(loaded.duplicates)),
+                **counted(given.rejects, shared, repeated=len(given.duplicates)),
             },
             items=len(jobs),
             compile_seconds=sum(compiling),
@@ -170,7 +170,7 @@ def features(cfg: BagelConfig, size: tuple[int, int]) -> Any:
 def draw(
     jobs: Sequence[Job],
     folder: epath.PathLike,
-    paint: Paint,
+    sampler: ImageSampler,
     *,
     features: Any,
     shard_size: int,
@@ -179,22 +179,22 @@ def draw(
 ) -> None:
     """Draws `jobs` into shards of `folder`, going on where it stopped.
 
-    shard_size: images a shard · seed: of the run · title: of the progress bar. A shard is painted
+    shard_size: images a shard · seed: of the run · title: of the progress bar. A shard is sampled
     by one call, so its bits do not depend on where a run was interrupted.
     """
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
-        return generate_shard(jobs[first : first + count], paint, seed)
+        return generate_shard(jobs[first : first + count], sampler, seed)
 
     shard_worker.make_all(
         folder, NAME, features, shards.shard_sizes(len(jobs), shard_size), make, title=title
     )
 
 
-def generate_shard(jobs: Sequence[Job], paint: Paint, seed: int) -> list[dict[str, Any]]:
-    """One candidate record per job, by one call of `paint`."""
+def generate_shard(jobs: Sequence[Job], sampler: ImageSampler, seed: int) -> list[dict[str, Any]]:
+    """One candidate record per job, by one call of the sampler."""
     seeds = [candidate_seed(seed, prompt.id, k) for prompt, k in jobs]
-    images, latents = paint([prompt.text for prompt, _ in jobs], seeds)
+    images, latents = sampler.sample_prompts([prompt.text for prompt, _ in jobs], seeds)
     return [
         {
             "id": f"{prompt.id}-{k}",

@@ -14,14 +14,12 @@ pictures of a prompt.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from einops import rearrange
 from etils import epath
 from tqdm import tqdm
 
@@ -29,7 +27,6 @@ from srum_jax.config import Config, hash_json
 from srum_jax.core import sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
-from srum_jax.core.patches import patchify
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, records, shards
 from srum_jax.data.parquet import Parquet
@@ -37,8 +34,9 @@ from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.srum_dataset import Published, Region, Sample
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.models.bagel import model_config, vae
+from srum_jax.models.bagel import model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import judge
 from srum_jax.stages import generate, loading, score, shard_worker
@@ -99,8 +97,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         barrier("ingest is planned")  # before a shard is made, those of another plan are gone
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
-            opened = loading.base(cfg, work, here, want=("vae",))
-            outcome = ingest(source, plan, folder, cfg, opened, here)
+            loaded = loading.base(cfg, work, here, want=("vae",))
+            outcome = ingest(source, plan, folder, cfg, loaded, here)
         return dataclasses.replace(outcome, compile_seconds=sum(compiling))
 
     sections = ("model", "seed", "ingest")
@@ -228,32 +226,32 @@ def ingest(
     plan: Plan,
     folder: epath.Path,
     cfg: Config,
-    opened: loading.LoadedModel,
+    loaded: loading.LoadedModel,
     mesh: jax.sharding.Mesh,
 ) -> Outcome:
     """Writes the shards of `plan` that are not there yet, and what lies beside them."""
     c, shared = cfg.ingest, []
     if jax.process_index() == 0:
-        shared = write_beside(plan, folder, cfg, opened.tokenizer)
+        shared = write_beside(plan, folder, cfg, loaded.tokenizer)
     entries = list(itertools.chain(*plan.shards))
     sizes = [len(shard) for shard in plan.shards]
-    encode = encoder(opened, cfg, mesh)
+    encoder = loaded.encoder(c.batch, mesh)
     also = ["target"] if plan.targets else []
     if c.latents == "resample":
         also += [f"{name}_std" for name in ("latent", *also)]
 
     def samples(first: int, count: int) -> list[tuple[Entry, Sample]]:
         part = entries[first : first + count]
-        return [(entry, fitted(source[entry.place], opened.cfg)) for entry in part]
+        return [(entry, fitted(source[entry.place], loaded.cfg)) for entry in part]
 
     def drawn(first: int, count: int) -> list[dict[str, Any]]:
         shard = samples(first, count)
-        return candidates(shard, encode, c.latents, seed=cfg.seed, targets=plan.targets)
+        return candidates(shard, encoder, c.latents, seed=cfg.seed, targets=plan.targets)
 
     def judged(first: int, count: int) -> list[dict[str, Any]]:
         return [score_record(*pair) for pair in samples(first, count)]
 
-    features = shards.candidate_features((None, None, opened.cfg.token_dim), also=also)
+    features = shards.candidate_features((None, None, loaded.cfg.token_dim), also=also)
     shard_worker.make_all(folder, generate.NAME, features, sizes, drawn, title="ingest")
     outputs, counts = {"candidates": ".", "held_back": "held_back.json"}, {}
     if source.judged:
@@ -296,46 +294,9 @@ def statuses(scores: epath.Path) -> dict[str, int]:
     return {name: count for name, count in found.items() if name.startswith("regions")}
 
 
-Encode = Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]]
-
-
-def encoder(opened: loading.LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> Encode:
-    """`encode(images)`: uint8 [H,W,3] of one size -> mean and deviation of their latent tokens.
-
-    Both float32 [N, h, w, p·p·Z], of the scaled latents, by calls of `ingest.batch` rows.
-    """
-    coder, p, rows = opened.cfg.vae, opened.cfg.latent_patch, cfg.ingest.batch
-    at = sharding.batch_sharding(mesh)
-
-    @jax.jit
-    def moments(params, images):
-        mean, logvar = vae.encode_moments(params, coder, images)
-        h = images.shape[1] // opened.cfg.token_pixels
-
-        def tokens(z):
-            return rearrange(patchify(z, p), "n (h w) d -> n h w d", h=h)
-
-        return tokens(coder.scale * (mean - coder.shift)), tokens(
-            coder.scale * jnp.exp(0.5 * logvar)
-        )
-
-    def encode(images):
-        parts = []
-        for start in range(0, len(images), rows):
-            part = images[start : start + rows]
-            full = np.zeros((rows, *part[0].shape), np.float32)
-            full[: len(part)] = [pictures.to_float(image) for image in part]
-            out = moments(opened.vae_params, jax.device_put(full, at))
-            parts.append([np.asarray(x)[: len(part)] for x in out])
-        mean, std = (np.concatenate(x) for x in zip(*parts, strict=True))
-        return mean, std
-
-    return encode
-
-
 def candidates(
     shard: Sequence[tuple[Entry, Sample]],
-    encode: Encode,
+    encoder: ImageEncoder,
     kind: str,
     *,
     seed: int,
@@ -343,7 +304,7 @@ def candidates(
 ) -> list[dict[str, Any]]:
     """A shard's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
     samples = [sample for _, sample in shard]
-    mean, std = encode([s.image for s in samples])
+    mean, std = encoder.moments([s.image for s in samples])
     seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in shard]
     latents = stored("latent", mean, std, kind, seeds)
     if targets:
@@ -351,7 +312,7 @@ def candidates(
         other = [i for i, s in enumerate(samples) if s.target is not None]
         good_mean, good_std = mean.copy(), std.copy()
         if other:
-            good_mean[other], good_std[other] = encode([samples[i].target for i in other])
+            good_mean[other], good_std[other] = encoder.moments([samples[i].target for i in other])
         latents |= stored("target", good_mean, good_std, kind, seeds)
     return [
         {

@@ -10,17 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from etils import epath
 from tqdm import tqdm
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
-from srum_jax.data.schema import Text
-from srum_jax.generation import context, text_generator
+from srum_jax.generation import context
+from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.rewards import decompose, ensemble, external, judge, question_templates, written
 from srum_jax.rewards.boxes import proposers, regions
 from srum_jax.rewards.boxes.regions import Limits, PromptedImage, Proposer
@@ -73,7 +70,7 @@ def bench(
         temperature=c.written.temperature,
         seed=seed,
     )
-    ask = loading.asker(opened, cfg, mesh, rows=c.batch)
+    ask = opened.answer_scorer(cfg, mesh, batch=c.batch).probabilities
 
     def reads(
         seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True
@@ -129,7 +126,7 @@ def _regions(found: Sequence[tuple[RegionJudgement, ...]]) -> list[Judgement]:
 def _speaker(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> written.Write:
     c = cfg.score.written
     return written.speaker(
-        _writer(opened, cfg, mesh, c.batch),
+        _generator(opened, cfg, mesh, c.batch).generate,
         opened.cfg,
         opened.tokenizer,
         window=WINDOW,
@@ -138,20 +135,10 @@ def _speaker(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> writt
     )
 
 
-def _writer(
-    opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, batch: int
-) -> text_generator.Write:
-    rows = sharding.batch_sharding(mesh)
-    return text_generator.writer(
-        opened.params,
-        opened.cfg,
-        opened.tokenizer,
-        batch=batch,
-        least=mesh.shape["data"] * mesh.shape["fsdp"],
-        window=WINDOW,
-        place=lambda x: jax.device_put(x, rows),
-        dtype=jnp.dtype(cfg.compute.dtype),
-    )
+def _generator(
+    loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, batch: int
+) -> TextGenerator:
+    return loaded.text_generator(cfg, mesh, batch=batch, window=WINDOW)
 
 
 def endpoint(c: ScoreConfig) -> external.Endpoint:
@@ -242,7 +229,8 @@ def scenes(
     path = epath.Path(path)
     found = {p: _from_json(s) for p, s in read_json(path).items()} if path.exists() else {}
     left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
-    tell = teller(_writer(opened, cfg, mesh, cfg.score.written.batch), opened)
+    generator = _generator(opened, cfg, mesh, cfg.score.written.batch)
+    tell = teller(generator, opened)
     first = jax.process_index() == 0
     with tqdm(total=len(left), desc="score, prompts", dynamic_ncols=True, disable=not first) as bar:
         for start in range(0, len(left), AT_ONCE):
@@ -256,7 +244,7 @@ def scenes(
     return found
 
 
-def teller(write: text_generator.Write, opened: LoadedModel) -> decompose.Tell:
+def teller(generator: TextGenerator, opened: LoadedModel) -> decompose.Tell:
     """The model continuing texts, without a picture; nothing where one is too long for it."""
 
     def fits(one: context.Context) -> bool:
@@ -266,13 +254,12 @@ def teller(write: text_generator.Write, opened: LoadedModel) -> decompose.Tell:
             return False
         return True
 
-    def tell(texts: Sequence[str]) -> list[text_generator.GeneratedText]:
-        encode = opened.tokenizer.encode
-        contexts = [(Text(np.array(encode(one), np.int32)),) for one in texts]
+    def tell(texts: Sequence[str]) -> list[GeneratedText]:
+        contexts = [(opened.tokenizer.text(one),) for one in texts]
         able = [place for place, one in enumerate(contexts) if fits(one)]
-        said = [text_generator.GeneratedText("", (), False)] * len(texts)
+        said = [GeneratedText("", (), False)] * len(texts)
         if able:
-            told = write([contexts[i] for i in able], max_tokens=TOLD)
+            told = generator.generate([contexts[i] for i in able], max_tokens=TOLD)
             for place, one in zip(able, told, strict=True):
                 said[place] = one
         return said

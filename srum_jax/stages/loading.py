@@ -1,4 +1,4 @@
-"""Opening the model of a round: which folder it lies in, its parameters on the mesh, its voices.
+"""Loading the model of a round: its folder, its parameters on the mesh, its samplers.
 
 Every stage that runs the model comes through here, so that all agree which weights a round starts
 from and which of them it trained.
@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -21,10 +22,11 @@ from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import image_sampler, text_generator
+from srum_jax.generation import bagel as bagel_family
+from srum_jax.generation import families
+from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.models import lora
-from srum_jax.models.bagel import hf, model_config, vae
-from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import hf
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.programs import TRAINABLE, lora_scale, trainable  # noqa: F401 (stages ask here)
 from srum_jax.stages.manifest import Manifest, Workdir
@@ -38,20 +40,71 @@ _COMPILING = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model ready to run, its parameters on the mesh; what was not wanted is None."""
+    """A model ready to run, its parameters on the mesh; what was not wanted is None.
+
+    Its samplers run as a config's `sample` section and `compute.dtype` say, rows cut over the mesh.
+    """
 
     cfg: BagelConfig
-    params: param_tree.Params | None
-    vae_params: param_tree.Params | None
-    tokenizer: Tokenizer
-    source: hf.Parts
+    params: param_tree.Params | None = dataclasses.field(repr=False)
+    vae_params: param_tree.Params | None = dataclasses.field(repr=False)
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    source: hf.Parts | None = None
+    family: ModuleType = bagel_family
 
     @functools.cached_property
     def hash(self) -> str:
-        """The fingerprint of what was opened."""
+        """The fingerprint of the folders that were loaded."""
         return fingerprint(*self.source.folders)
+
+    def image_sampler(self, cfg: Config, mesh: jax.sharding.Mesh) -> ImageSampler:
+        """Draws by calls of `sample.batch` rows, so that a shard made again is the same to the
+        bit."""
+        return self.family.ImageSampler(
+            vae_params=self.vae_params,
+            settings=cfg.sample,
+            window=self.cfg.max_text,
+            min_rows=cfg.sample.batch,
+            **self._running(cfg, mesh),
+        )
+
+    def answer_scorer(self, cfg: Config, mesh: jax.sharding.Mesh, *, batch: int) -> AnswerScorer:
+        """Answers questions about `batch` images a compiled call."""
+        return self.family.AnswerScorer(batch=batch, **self._running(cfg, mesh))
+
+    def text_generator(
+        self,
+        cfg: Config,
+        mesh: jax.sharding.Mesh,
+        *,
+        batch: int,
+        window: int,
+        min_rows: int | None = None,
+    ) -> TextGenerator:
+        """Writes behind up to `batch` contexts a compiled call; min_rows: default, the devices
+        that rows are cut over."""
+        return self.family.TextGenerator(
+            batch=batch,
+            window=window,
+            min_rows=min_rows or sharding.row_ways(mesh),
+            **self._running(cfg, mesh),
+        )
+
+    def encoder(self, batch: int = 1, mesh: jax.sharding.Mesh | None = None) -> ImageEncoder:
+        """Encodes pictures, with a mesh `batch` at a time with rows cut over it."""
+        at = None if mesh is None else sharding.batch_sharding(mesh)
+        return self.family.ImageEncoder(self.vae_params, self.cfg, batch, at)
+
+    def _running(self, cfg: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+        return dict(
+            params=self.params,
+            model=self.cfg,
+            tokenizer=self.tokenizer,
+            batch_sharding=sharding.batch_sharding(mesh),
+            dtype=jnp.dtype(cfg.compute.dtype),
+        )
 
 
 def source(cfg: Config, work: Workdir) -> hf.Parts:
@@ -107,32 +160,23 @@ def base(
     naming the file, the tensor or the field.
     """
     found = source(cfg, work)
-    model_cfg = model_config.from_folder(found.sizes)
-    specs = (bagel.specs(model_cfg), vae.specs(model_cfg.vae))
-    params, vae_params = hf.load(
-        found.folder,
-        model_cfg,
-        dtype=jnp.dtype(dtype or cfg.compute.dtype),
-        shardings=tuple(sharding.shardings(s, mesh) for s in specs),
-        want=want,
-        base=found.base,
-    )
-    tokenizer = Tokenizer.from_folder(found.words)
-    tokenizer.check(model_cfg, str(found.sizes))
-    return LoadedModel(model_cfg, params, vae_params, tokenizer, found)
+    family = families.find(found.folder, found.base)
+    dtype = jnp.dtype(dtype or cfg.compute.dtype)
+    loaded = family.load(found.folder, found.base, mesh=mesh, dtype=dtype, want=want)
+    return LoadedModel(*loaded, source=found, family=family)
 
 
 def trained(
-    opened: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
+    loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
 ) -> LoadedModel:
-    """`opened` with the leaves that this round's `train` stage made in place of its own.
+    """`loaded` with the leaves that this round's `train` stage made in place of its own.
 
     Adapters are merged. Raises FileNotFoundError if that stage is not finished, BadInput if its
     files are damaged.
     """
     stage = work.stage("train")
     Manifest.read(stage)
-    specs = programs.training(cfg, opened.cfg).trained
+    specs = programs.training(cfg, loaded.cfg).trained
     like = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
         param_tree.abstract(specs, jnp.float32),
@@ -140,12 +184,12 @@ def trained(
     )
     made = checkpoint.load_params(stage / "params", like)
     if cfg.train.trainable == "lora":
-        merged = lora.merge(opened.params, made, lora_scale(cfg.train))
-        places = jax.tree.map(lambda leaf: leaf.sharding, opened.params)
-        return dataclasses.replace(opened, params=jax.device_put(merged, places))
-    old, frozen = param_tree.split(opened.params, trainable(cfg.train.trainable))
+        merged = lora.merge(loaded.params, made, lora_scale(cfg.train))
+        places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
+        return dataclasses.replace(loaded, params=jax.device_put(merged, places))
+    old, frozen = param_tree.split(loaded.params, trainable(cfg.train.trainable))
     made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
-    return dataclasses.replace(opened, params=param_tree.merge(made, frozen))
+    return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
 
 
 def in_training(
@@ -160,35 +204,6 @@ def in_training(
 def answers_stay(c: TrainConfig) -> bool:
     """Whether no trained leaf is read where the model answers: the generation side alone learns."""
     return c.trainable == "gen" or (c.trainable == "lora" and c.lora.experts == "gen")
-
-
-def painter(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> image_sampler.Paint:
-    """The model drawing, as the config's `sample` says."""
-    rows = sharding.batch_sharding(mesh)
-    return image_sampler.painter(
-        opened.params,
-        opened.vae_params,
-        opened.cfg,
-        opened.tokenizer,
-        cfg.sample,
-        place=functools.partial(sharding.put, at=rows),
-        dtype=jnp.dtype(cfg.compute.dtype),
-    )
-
-
-def asker(
-    opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, *, rows: int
-) -> text_generator.Ask:
-    """The model answering questions, `rows` pictures a compiled call."""
-    at = sharding.batch_sharding(mesh)
-    return text_generator.asker(
-        opened.params,
-        opened.cfg,
-        opened.tokenizer,
-        rows=rows,
-        place=functools.partial(sharding.put, at=at),
-        dtype=jnp.dtype(cfg.compute.dtype),
-    )
 
 
 @contextlib.contextmanager

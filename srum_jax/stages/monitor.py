@@ -33,7 +33,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, MonitorConfig
-from srum_jax.core import param_tree
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import shards
@@ -238,11 +238,11 @@ class TrainingMonitor:
         ]
         self.texts = [job["prompt"] for job in self.jobs]
         # All devices look together: a batch that is each host's own may be too small for them.
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = sharding.row_ways(mesh)
         drawn, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
         sample = dataclasses.replace(cfg.sample, batch=drawn)
-        self.paint = loading.painter(opened, dataclasses.replace(cfg, sample=sample), mesh)
-        self.ask = loading.asker(opened, cfg, mesh, rows=asked)
+        self.sampler = opened.image_sampler(dataclasses.replace(cfg, sample=sample), mesh)
+        self.scorer = opened.answer_scorer(cfg, mesh, batch=asked)
         self.proposer = judges.simple(cfg.score)
         self.rows = read(folder)
 
@@ -255,8 +255,9 @@ class TrainingMonitor:
         """Takes the look at `step` and returns its numbers for the metrics; later ones are void."""
         dtype = jnp.dtype(self.cfg.compute.dtype)
         params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
-        ask = functools.partial(self.ask, params=params)
-        images, latents = self.paint(self.texts, [job["seed"] for job in self.jobs], params=params)
+        ask = functools.partial(self.scorer.probabilities, params=params)
+        seeds = [job["seed"] for job in self.jobs]
+        images, latents = self.sampler.sample_prompts(self.texts, seeds, params=params)
         seen = [PromptedImage(image, text) for image, text in zip(images, self.texts, strict=True)]
         margin = self.cfg.score.margin
         judged = judge.judge_images(ask, self.words, seen, self.proposer, margin=margin)

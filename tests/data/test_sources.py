@@ -15,14 +15,6 @@ def words(tmp_path_factory):
     return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
-def test_text(words):
-    made = sources.text(words, "A red circle")
-    assert words.decode(made.ids) == "a red circle" and made.ids.dtype == np.int32
-    assert not made.loss and sources.text(words, "yes", loss=True).loss
-    with pytest.raises(ValueError, match="'dog'"):
-        sources.text(words, "a dog")
-
-
 def test_text_to_image(words):
     latent = np.zeros(tiny.GRID, np.float32)
     regions = Regions(np.zeros((2, 4)), np.zeros(2), 0.5)

@@ -6,6 +6,7 @@ import pathlib
 import random
 import unicodedata
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -21,6 +22,15 @@ SHIPPED = pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
 @pytest.fixture(scope="module")
 def tokenizer():
     return Tokenizer.from_folder(SHIPPED)
+
+
+def test_text_is_an_item_of_a_sample(tokenizer):
+    made = tokenizer.text("A red circle")
+    assert tokenizer.decode(made.ids) == "a red circle" and made.ids.dtype == np.int32
+    assert not made.loss and tokenizer.text("yes", loss=True).loss
+    assert tokenizer.text("").ids.shape == (0,)
+    with pytest.raises(ValueError, match="'dog'"):
+        tokenizer.text("a dog")
 
 
 def test_the_shipped_file_is_what_the_world_writes(tmp_path):

@@ -11,7 +11,7 @@ from samples import CFG, jit, latent, picture, text, weights
 
 from srum_jax.config import SampleConfig
 from srum_jax.data.schema import FULL, Text
-from srum_jax.generation import context, image_sampler
+from srum_jax.generation import context, image_codec, image_sampler
 from srum_jax.generation import text_generator as writing
 from srum_jax.models.bagel import mot, vae
 
@@ -183,23 +183,28 @@ def traced(monkeypatch):
         return mot.Cache(*[jnp.zeros((1, len(zero), slots, 1, 1))] * 2, zero, zero)
 
     def decode(params, cache, seeds, temperature, limit, *, max_tokens, **how):
-        traces.append("writer")
+        traces.append("text generator")
         return jnp.full((len(seeds), max_tokens), -1), limit * 0
 
-    def sample(params, branches, latent_grid, sampling_params, **how):
-        traces.append("sampler")
-        return latent_grid.noise
+    def sample(params, caches, grid, sampling, **how):
+        traces.append("image sampler")
+        return grid.noise
 
-    def paint(params, cfg, latents):
+    def pixels(params, cfg, latents):
         traces.append("decoder")
         rows, h, w, _ = latents.shape
         return jnp.zeros((rows, h * cfg.downsample, w * cfg.downsample, 3))
 
     monkeypatch.setattr(context, "prefill", empty)
     monkeypatch.setattr(writing, "decode", decode)
-    monkeypatch.setattr(image_sampler, "sample", sample)
-    monkeypatch.setattr(vae, "decode", paint)
-    return traces
+    monkeypatch.setattr(image_sampler, "sample_latents", sample)
+    monkeypatch.setattr(vae, "decode", pixels)
+    programs = (writing.generate_text, image_sampler.generate_latents, image_codec.decode_latents)
+    for program in programs:  # those of the real model are not these
+        program.clear_cache()
+    yield traces
+    for program in programs:
+        program.clear_cache()
 
 
 NONE = {"blocks": ()}  # the parameters of the model that stands in
@@ -225,19 +230,19 @@ def test_random_requests_compile_few_programs_and_all_are_noted(traced):
     rng, window, batch = np.random.default_rng(0), 64, 4
     programs = context.Programs()
     rows = math.log2(batch) + 1
-    write = writing.writer(
+    write = writing.TextGenerator(
         NONE,
         CFG,
         types.SimpleNamespace(decode=str),
         batch=batch,
         window=window + 9,
         programs=programs,
-    )
+    ).generate
     for _ in range(100):
         contexts = [some(rng, window) for _ in range(rng.integers(1, 4))]
         assert len(write(contexts, max_tokens=8)) == len(contexts)
     few = len(programs.seen)
-    assert traced == ["writer"] * few
+    assert traced == ["text generator"] * few
     assert few <= rows * buckets(window) * (buckets(window) + 1) ** 2 * 3  # 3: latents 0, 1, 2 or 3
     assert few < 60
     write([LONG], max_tokens=8)
@@ -263,20 +268,23 @@ def test_random_images_compile_few_programs_and_all_are_noted(traced):
         renorm_min=0.0,
         batch=batch,
     )
-    draw = image_sampler.drawer(NONE, {}, CFG, settings, window=window, programs=programs)
+    how = dict(window=window, programs=programs)
+    draw = image_sampler.ImageSampler(NONE, {}, CFG, None, settings, **how).sample
     for _ in range(60):
         requests = []
         for _ in range(rng.integers(1, 4)):
             thought = text(rng, 3) if rng.random() < 0.5 else None
             made = image_sampler.guidance_contexts(some(rng, window - 5), thought=thought)
             size = tuple(4 * rng.integers(1, 4, 2))
-            requests.append(image_sampler.Request(**made, size=size, seed=int(rng.integers(2**32))))
+            requests.append(
+                image_sampler.ImageRequest(**made, size=size, seed=int(rng.integers(2**32)))
+            )
         for request, drawn in zip(requests, draw(requests), strict=True):
             assert drawn.image.shape == (*request.size, 3)
     kinds = [what for what, *_ in programs.seen]
-    for what in ("sampler", "decoder"):
+    for what in ("image sampler", "decoder"):
         assert traced.count(what) == kinds.count(f"the {what}") > 5
     assert kinds.count("the decoder") <= 2 * 3 * 3
     # One bucket of canvas; image guidance by texts of their own, by the condition, by a part of it.
     contexts = buckets(window) * (buckets(window) + 1) ** 2 * 3
-    assert kinds.count("the sampler") <= min(60, 2 * contexts * (buckets(window) + 2))
+    assert kinds.count("the image sampler") <= min(60, 2 * contexts * (buckets(window) + 2))

@@ -12,10 +12,12 @@ from srum_jax.core.errors import BadInput
 from srum_jax.generation import generation_config
 from srum_jax.models.bagel import model_config
 
+FILE = "generation_config.json"
+
 
 def folder(tmp_path, values):
-    text = values if isinstance(values, str) else json.dumps(values)
-    (tmp_path / generation_config.FILE).write_text(text)
+    text = values if isinstance(values, str) else json.dumps({"srum_jax": values})
+    (tmp_path / FILE).write_text(text)
     return tmp_path
 
 
@@ -70,7 +72,7 @@ def test_editing_starts_from_how_the_model_draws(tmp_path):
         ({"generate": {"guidance": -1}}, "generate: sample.guidance must not be negative"),
         ({"generate": {"renorm": "gobal"}}, 'did you mean "global"?'),
         ({"generate": {"guidance_interval": [0.5, 0.2]}}, "must be low <= high in [0, 1]"),
-        ('{"generate": {"shift": NaN}}', "shift must be a finite number"),
+        ('{"srum_jax": {"generate": {"shift": NaN}}}', "shift must be a finite number"),
         ([1], "must hold an object, got [1]"),
         ("{", "not valid JSON"),
     ],
@@ -78,7 +80,7 @@ def test_editing_starts_from_how_the_model_draws(tmp_path):
 def test_wrong_files_are_told(tmp_path, values, message):
     with pytest.raises(ValueError) as e:
         generation_config.from_folder(folder(tmp_path, values))
-    assert message in str(e.value) and str(tmp_path / generation_config.FILE) in str(e.value)
+    assert message in str(e.value) and str(tmp_path / FILE) in str(e.value)
 
 
 def test_some_settings_can_be_changed():
@@ -113,3 +115,41 @@ def test_the_shapes_base_says_how_it_is_used():
     for settings in (found.generate, found.edit):
         assert all(s % pixels == 0 and s <= pixels * cfg.max_latent for s in settings.size)
     assert found.window <= cfg.max_text and found.max_tokens < found.window
+
+
+def test_what_others_write_there_is_passed_over(tmp_path):
+    """transformers keeps its own keys in the file."""
+    others = {"do_sample": True, "top_k": 20, "transformers_version": "4.49.0"}
+    (tmp_path / FILE).write_text(json.dumps(others))
+    assert generation_config.from_folder(tmp_path) == generation_config.GenerationConfig()
+    (tmp_path / FILE).write_text(json.dumps(others | {"srum_jax": {"window": 100}}))
+    assert generation_config.from_folder(tmp_path).window == 100
+
+
+def test_the_old_file_is_read_with_a_warning(tmp_path, caplog):
+    (tmp_path / "usage.json").write_text('{"window": 99}')
+    (tmp_path / FILE).write_text('{"top_k": 20}')
+    with caplog.at_level("WARNING", logger="absl"):
+        assert generation_config.from_folder(tmp_path).window == 99
+    assert 'usage.json: move its content to the key "srum_jax" of generation_conf' in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="absl"):
+        assert generation_config.from_folder(folder(tmp_path, {"window": 100})).window == 100
+    assert not caplog.text
+    (tmp_path / "usage.json").write_text('{"windw": 99}')
+    (tmp_path / FILE).unlink()
+    with pytest.raises(BadInput, match='usage.json: unknown key "windw"'):
+        generation_config.from_folder(tmp_path)
+
+
+def test_a_base_says_it_where_the_folder_does_not(tmp_path):
+    mine, base = tmp_path / "mine", tmp_path / "base"
+    for one in (mine, base):
+        one.mkdir()
+    folder(base, {"window": 7})
+    assert generation_config.from_folder(mine, base).window == 7
+    folder(mine, {"batch": 3})
+    assert (
+        generation_config.from_folder(mine, base).window
+        == generation_config.GenerationConfig().window
+    )

@@ -20,7 +20,8 @@ from srum_jax.data.images import to_float
 from srum_jax.data.schema import Example, Lanes, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, image_sampler
-from srum_jax.generation.image_sampler import Request
+from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
+from srum_jax.generation.image_sampler import Guidance, ImageRequest, ImageSampler, SamplingParams
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
 from srum_jax.worlds.shapes import examples as shapes
@@ -48,30 +49,34 @@ def requests():
     edit = image_sampler.guidance_contexts((clean(2, 2), look(2, 2), words(4)))
     system, thought = words(2), words(5)
     return {
-        "draw": Request(**image_sampler.guidance_contexts((words(3),)), size=(8, 12), seed=1),
-        "longer": Request(**image_sampler.guidance_contexts((words(11),)), size=(16, 8), seed=2),
-        "thought": Request(
+        "draw": ImageRequest(**image_sampler.guidance_contexts((words(3),)), size=(8, 12), seed=1),
+        "longer": ImageRequest(
+            **image_sampler.guidance_contexts((words(11),)), size=(16, 8), seed=2
+        ),
+        "thought": ImageRequest(
             **image_sampler.guidance_contexts((words(3),), system=system, thought=thought),
             size=(12, 12),
             seed=3,
         ),
-        "edit": Request(**edit, size=(8, 8), seed=4),
-        "two": Request(
+        "edit": ImageRequest(**edit, size=(8, 8), seed=4),
+        "two": ImageRequest(
             **image_sampler.guidance_contexts(
                 (look(1, 2), words(2), clean(1, 2), look(2, 1), words(3))
             ),
             size=(4, 16),
             seed=5,
         ),
-        "thought edit": Request(
+        "thought edit": ImageRequest(
             **image_sampler.guidance_contexts(
                 (clean(1, 3), look(1, 3), words(6)), system=system, thought=thought
             ),
             size=(4, 12),
             seed=2**32 - 1,
         ),
-        "nothing": Request(context=(), size=(8, 8), seed=6),
-        "only seen": Request(**image_sampler.guidance_contexts((look(2, 2),)), size=(8, 8), seed=7),
+        "nothing": ImageRequest(context=(), size=(8, 8), seed=6),
+        "only seen": ImageRequest(
+            **image_sampler.guidance_contexts((look(2, 2),)), size=(8, 8), seed=7
+        ),
     }
 
 
@@ -88,20 +93,14 @@ def model():
     return params, tiny.weights()[1]
 
 
-def plainly(make, *args, **how):
-    """`make(...)`, what it jits compiled fast instead of well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", jit)
-        return make(*args, **how)
-
-
 @pytest.fixture(scope="module")
-def drawer(model):
+def sampler(model):
     """Rows are a multiple of 4 unless told otherwise."""
 
     @functools.cache
-    def make(settings, least=4):
-        return plainly(image_sampler.drawer, *model, CFG, settings, window=WINDOW, least=least)
+    def make(settings, min_rows=4):
+        how = dict(window=WINDOW, min_rows=min_rows)
+        return ImageSampler(*model, CFG, None, settings, **how)
 
     return make
 
@@ -203,47 +202,43 @@ def pick(names):
     ],
     ids=["plain", "text", "late", "edit", "edit-image", "image-alone", "condition", "part"],
 )
-def test_an_image_is_the_training_forwards(model, drawer, settings, names):
+def test_an_image_is_the_training_forwards(model, sampler, settings, names):
     """Every guidance branch is a sample of its own there, every step a forward pass."""
     asked = pick(names)
     want = reference(model[0], settings, asked)
-    check(drawer(settings)(asked), want)
-    if image_sampler.guidance(settings).text or image_sampler.guidance(settings).image:
+    check(sampler(settings).sample(asked), want)
+    if Guidance.of(settings).text or Guidance.of(settings).image:
         plain = reference(model[0], changed(guidance=1.0), asked)
         for name, a, b in zip(names, want, plain, strict=True):
             # What read no text has nothing to be guided by.
             assert np.abs(a - b).max() > 1e-2 or name in ("nothing", "only seen"), name
 
 
-def test_batch_renorm_is_joint_over_real_tokens(model, drawer):
+def test_batch_renorm_is_joint_over_real_tokens(model, sampler):
     """As the original; padding tokens and the empty fourth row count for nothing."""
     settings, asked = changed(renorm="batch"), pick(("draw", "thought", "longer"))
     want = reference(model[0], settings, asked)
-    check(drawer(settings)(asked), want)
+    check(sampler(settings).sample(asked), want)
     alone = reference(model[0], settings, asked[:1])
     assert np.abs(alone[0] - want[0]).max() > 1e-3
 
 
 def test_image_guidance_without_text_guidance_is_a_choice():
     alone = changed(guidance=1.0, image_guidance=2.0)
-    assert image_sampler.guidance(alone) == image_sampler.Guidance(False, True, ((True, 0, 3),))
+    assert Guidance.of(alone) == Guidance(False, True, ((True, 0, 3),), "none")
     official = dataclasses.replace(alone, image_alone=False)
-    assert image_sampler.guidance(official) == image_sampler.Guidance(
-        False, False, ((False, 0, 3),)
-    )
+    assert Guidance.of(official) == Guidance(False, False, ((False, 0, 3),), "none")
     for settings in (changed(image_guidance=2.0), changed(image_guidance=2.0, image_alone=False)):
-        assert image_sampler.guidance(settings) == image_sampler.Guidance(
-            True, True, ((True, 0, 3),)
-        )
+        assert Guidance.of(settings) == Guidance(True, True, ((True, 0, 3),), "none")
 
 
 def test_each_step_can_be_traced(model):
     """A trace holds x before each step, every branch's velocity and the guided one, a run each."""
     packed = context.pack([REQUESTS["draw"].context], 1, CFG)
     settings = changed(guidance_interval=(0.0, 0.9))
-    blank = image_sampler.latent_grid([(2, 3)], 1, CFG)
+    blank = image_sampler.empty_grid([(2, 3)], 1, CFG)
     noise = np.random.default_rng(0).normal(size=blank.noise.shape).astype(np.float32)
-    runs = image_sampler.guidance(settings).runs
+    guidance = Guidance.of(settings)
 
     @jit
     def run(params):
@@ -251,14 +246,11 @@ def test_each_step_can_be_traced(model):
             params, packed, cfg=CFG, slots=context.capacity(packed), dtype=jnp.float32
         )
         empty = context.shortened(cond, *jnp.zeros((2, 1), jnp.int32))
-        how = dict(cfg=CFG, runs=runs, renorm="none", dtype=jnp.float32, trace=True)
+        how = dict(cfg=CFG, guidance=guidance, dtype=jnp.float32, trace=True)
         given = blank.replace(noise=noise)
-        return image_sampler.sample(
-            params,
-            image_sampler.GuidanceCaches(cond, empty),
-            given,
-            image_sampler.sampling_params(settings),
-            **how,
+        caches = image_sampler.GuidanceCaches(cond, empty)
+        return image_sampler.sample_latents(
+            params, caches, given, SamplingParams.of(settings), **how
         )
 
     last, traces = run(model[0])
@@ -276,22 +268,22 @@ def test_each_step_can_be_traced(model):
 
 
 @pytest.mark.parametrize("names", [DRAWN, EDITED], ids=["draw", "edit"])
-def test_alone_in_other_order_and_in_other_batches_the_same(drawer, names):
+def test_alone_in_other_order_and_in_other_batches_the_same(sampler, names):
     """Images of several sizes share a call; alone, nothing is padded as it was there."""
     guided = changed(image_guidance=1.8, renorm="text_channel")
     settings = SETTINGS if names is DRAWN else guided
     asked = pick(names)
-    together = drawer(settings)(asked)
+    together = sampler(settings).sample(asked)
     for drawn, request in zip(together, asked, strict=True):
         assert drawn.image.shape == (*request.size, 3) and drawn.image.dtype == np.uint8
         assert drawn.latent.shape == (request.size[0] // 4, request.size[1] // 4, CFG.token_dim)
-    check(drawer(settings)(asked[::-1]), [d.latent for d in together[::-1]], atol=1e-5)
-    check(drawer(settings, least=1)(asked[1:2]), [together[1].latent], atol=1e-5)
+    check(sampler(settings).sample(asked[::-1]), [d.latent for d in together[::-1]], atol=1e-5)
+    check(sampler(settings, min_rows=1).sample(asked[1:2]), [together[1].latent], atol=1e-5)
 
 
-def test_kinds_are_kept_apart_and_results_in_order(drawer):
+def test_kinds_are_kept_apart_and_results_in_order(sampler):
     """Requests with and without images to read need different programs."""
-    draw = drawer(changed(image_guidance=1.8, renorm="text_channel"))
+    draw = sampler(changed(image_guidance=1.8, renorm="text_channel")).sample
     names = ["edit", "longer", "two", "thought edit", "draw", "only seen"]
     found = dict(zip(names, draw(pick(names)), strict=True))
     assert {n: found[n].image.shape[:2] for n in names} == {n: REQUESTS[n].size for n in names}
@@ -300,7 +292,7 @@ def test_kinds_are_kept_apart_and_results_in_order(drawer):
     assert draw([]) == []
 
 
-def test_the_seed_the_context_and_the_size_all_matter(drawer):
+def test_the_seed_the_context_and_the_size_all_matter(sampler):
     one = REQUESTS["draw"]
     asked = [
         one,
@@ -308,16 +300,16 @@ def test_the_seed_the_context_and_the_size_all_matter(drawer):
         dataclasses.replace(one, context=REQUESTS["longer"].context),
         dataclasses.replace(one, size=(12, 8)),
     ]
-    found = [d.latent for d in drawer(SETTINGS)(asked)]
+    found = [d.latent for d in sampler(SETTINGS).sample(asked)]
     assert np.abs(found[1] - found[0]).max() > 0.1
     assert np.abs(found[2] - found[0]).max() > 1e-3
     assert np.abs(found[3].reshape(found[0].shape) - found[0]).max() > 1e-3
-    same = [d.latent for d in drawer(SETTINGS)([one] * 4)]
+    same = [d.latent for d in sampler(SETTINGS).sample([one] * 4)]
     for again in same:
         np.testing.assert_allclose(again, found[0], atol=1e-5)
 
 
-def test_requests_that_do_not_fit_are_refused(drawer):
+def test_requests_that_do_not_fit_are_refused(sampler):
     one = REQUESTS["draw"]
     for size, message in {
         (8, 10): "an image of 8x10: sides must be multiples of 4",
@@ -325,10 +317,10 @@ def test_requests_that_do_not_fit_are_refused(drawer):
         (36, 8): "36x8 pixels is 9x2 latent tokens; the model has positions for 8 a side (32 ",
     }.items():
         with pytest.raises(ValueError, match=re.escape(message)):
-            drawer(SETTINGS)([one, dataclasses.replace(one, size=size)])
+            sampler(SETTINGS).sample([one, dataclasses.replace(one, size=size)])
     long = (Text(np.full(WINDOW - 1, 7, np.int32)),)
     with pytest.raises(ValueError, match="takes 65 tokens.*window is 64"):
-        drawer(SETTINGS)([one, dataclasses.replace(one, context=long)])
+        sampler(SETTINGS).sample([one, dataclasses.replace(one, context=long)])
 
 
 # ------------------------------------------------------------------------------- plans of a request
@@ -375,7 +367,7 @@ def test_what_each_guidance_compares_with():
 
 
 def test_a_canvas_marks_what_is_real():
-    made = image_sampler.latent_grid([(2, 3), (5, 4)], 3, CFG)
+    made = image_sampler.empty_grid([(2, 3), (5, 4)], 3, CFG)
     assert made.noise.shape == (3, 24, CFG.token_dim) and not made.noise.any()
     assert made.valid.sum(axis=1).tolist() == [6, 20, 0]
     assert made.positions[0, :6].tolist() == [0, 1, 2, 8, 9, 10]
@@ -397,7 +389,7 @@ def test_latents_are_decoded_at_their_own_size(model):
     rng = np.random.default_rng(0)
     sizes = [(2, 3), (3, 2), (2, 3), (2, 3)]
     latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in sizes]
-    show = plainly(image_sampler.decoder, model[1], CFG, programs=context.Programs())
+    show = ImageDecoder(model[1], CFG).decode
     found = show(latents)
     decode = jit(functools.partial(vae.decode, cfg=CFG.vae))
     for (h, w), tokens, shown in zip(sizes, latents, found, strict=True):
@@ -411,7 +403,7 @@ def test_latents_are_decoded_at_their_own_size(model):
 
 def test_a_picture_is_encoded_to_the_mean_or_a_seeds_sample(model):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
-    encode = plainly(image_sampler.encoder, model[1], CFG, programs=context.Programs())
+    encode = ImageEncoder(model[1], CFG).encode
     mean = encode(pixels)
     assert mean.tokens.shape == (2, 3, CFG.token_dim) and mean.size == (8, 12) and not mean.noisy
     moments = jit(functools.partial(vae.encode_moments, cfg=CFG.vae))
@@ -441,33 +433,75 @@ SEEDS = [image_sampler.candidate_seed(0, i, 0) for i in range(len(PROMPTS))]
 
 
 @pytest.fixture(scope="module")
-def painter(model, tmp_path_factory):
+def prompted(model, tmp_path_factory):
+    """`sample_prompts` of a sampler with these settings."""
     words = shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent
-    return functools.partial(
-        plainly, image_sampler.painter, *model, CFG, Tokenizer.from_folder(words)
-    )
+    tokenizer = Tokenizer.from_folder(words)
+
+    def make(settings):
+        how = dict(window=CFG.max_text, min_rows=settings.batch)
+        return ImageSampler(*model, CFG, tokenizer, settings, **how).sample_prompts
+
+    return make
 
 
-def test_a_painter_works_through_any_number(painter):
-    paint = painter(SETTINGS)
-    images, latents = paint(PROMPTS, SEEDS)
+def test_prompts_are_worked_through_in_any_number(prompted):
+    sample = prompted(SETTINGS)
+    images, latents = sample(PROMPTS, SEEDS)
     assert images.shape == (6, 16, 16, 3) and images.dtype == np.uint8
     assert latents.shape == (6, 4, 4, CFG.token_dim) and latents.dtype == np.float32
     assert len({x.tobytes() for x in images}) == 6
     order = [5, 1, 0]
-    again, kept = paint([PROMPTS[i] for i in order], [SEEDS[i] for i in order])
+    again, kept = sample([PROMPTS[i] for i in order], [SEEDS[i] for i in order])
     np.testing.assert_allclose(kept, latents[order], atol=1e-5)
     assert np.abs(again.astype(int) - images[order]).max() <= 1
-    same, _ = paint(PROMPTS, SEEDS)
+    same, _ = sample(PROMPTS, SEEDS)
     np.testing.assert_array_equal(same, images)
 
 
-def test_a_painter_refuses_what_it_cannot_draw(painter):
+def test_prompts_and_sizes_that_do_not_fit_are_refused(prompted):
     with pytest.raises(ValueError, match="multiples of 4"):
-        painter(changed(size=(16, 18)))
+        prompted(changed(size=(16, 18)))(PROMPTS, SEEDS)
     with pytest.raises(ValueError, match="9x4 latent tokens.*positions for 8 a side"):
-        painter(changed(size=(36, 16)))
+        prompted(changed(size=(36, 16)))(PROMPTS, SEEDS)
     with pytest.raises(ValueError, match="'orange'"):
-        painter(SETTINGS)(["a orange circle"], [0])
+        prompted(SETTINGS)(["a orange circle"], [0])
     with pytest.raises(ValueError, match="602 tokens.*window is 512"):
-        painter(SETTINGS)(["a " * 600], [0])
+        prompted(SETTINGS)(["a " * 600], [0])
+
+
+def test_settings_and_weights_of_a_call_stand_in_for_the_samplers(model, prompted):
+    sampler = prompted(SETTINGS).__self__
+    asked = pick(("draw", "longer"))
+    other = changed(guidance=1.5, steps=2)
+    own = dataclasses.replace(sampler, settings=other).sample(asked)
+    bare = dataclasses.replace(sampler, params=None)
+    for found in (
+        sampler.sample(asked, settings=other),
+        bare.sample(asked, settings=other, params=model[0]),
+    ):
+        for a, b in zip(found, own, strict=True):
+            np.testing.assert_array_equal(a.latent, b.latent)
+
+
+def test_samplers_of_one_model_share_their_programs(prompted):
+    """A program is compiled once a process, whoever asks for it and with whatever scale."""
+    sampler = prompted(changed(guidance=2.125)).__self__
+    sampler.sample(pick(("draw",)))
+    before = image_sampler.generate_latents._cache_size()
+    other = dataclasses.replace(sampler, settings=changed(guidance=3.5), params=weights(seed=1))
+    other.sample(pick(("draw",)))
+    assert image_sampler.generate_latents._cache_size() == before
+
+
+def test_moments_of_many_are_those_of_each(model):
+    """Pictures of a batch, padded or not, are encoded alone; `means` is the first of the pair."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (5, 8, 12, 3), np.uint8))
+    encoder = ImageEncoder(model[1], CFG, batch=2)
+    mean, std = encoder.moments(images)
+    assert mean.shape == std.shape == (5, 2, 3, CFG.token_dim) and (std > 0).all()
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(encoder.means(images), mean, atol=1e-5)
+    for one, want in zip(images, mean, strict=True):
+        np.testing.assert_allclose(encoder.encode(one).tokens, want, atol=1e-5)

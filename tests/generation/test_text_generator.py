@@ -16,6 +16,7 @@ from srum_jax.data.images import picture
 from srum_jax.data.schema import Example, Lanes, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_generator
+from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models.bagel import model as bagel
 from srum_jax.worlds.shapes import examples as shapes
 
@@ -26,13 +27,6 @@ ASKED = [shapes.understanding_example(5, i) for i in range(7)]
 IMAGES = [image for image, _ in ASKED]
 QUESTIONS = [[q.text for q in asked if q.kind != "caption"] for _, asked in ASKED]
 PAIR = IMAGES[:2]
-
-
-def plainly(make, *args, **how):
-    """`make(...)`, what it jits compiled fast instead of well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", jit)
-        return make(*args, **how)
 
 
 @jit
@@ -53,7 +47,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(params, tokenizer):
-    return plainly(text_generator.asker, params, CFG, tokenizer, rows=4)
+    return AnswerScorer(params, CFG, tokenizer, 4).probabilities
 
 
 @pytest.fixture(scope="module")
@@ -159,19 +153,19 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def make_writer(model, tokenizer):
+def generator(model, tokenizer):
     @functools.cache
-    def make(batch, least=1):
-        how = dict(batch=batch, window=WINDOW, least=least)
-        return plainly(text_generator.writer, model, SMALL, tokenizer, **how)
+    def make(batch, min_rows=1):
+        how = dict(batch=batch, window=WINDOW, min_rows=min_rows)
+        return text_generator.TextGenerator(model, SMALL, tokenizer, **how).generate
 
     return make
 
 
 @pytest.fixture(scope="module")
-def write(make_writer):
+def write(generator):
     """Eight rows a call."""
-    return make_writer(8, 8)
+    return generator(8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +213,11 @@ def test_words_are_those_of_the_ids(tokenizer, greedy):
     assert any(w.text for w in greedy)
 
 
-def test_company_order_and_batch_change_no_text(make_writer, write, greedy):
+def test_company_order_and_batch_change_no_text(generator, write, greedy):
     order = [4, 1, 6, 0, 2, 7]
     assert write([CONTEXTS[i] for i in order], max_tokens=LIMIT) == [greedy[i] for i in order]
     assert write(CONTEXTS[4:5], max_tokens=LIMIT) == greedy[4:5]
-    assert make_writer(2)(CONTEXTS[2:5], max_tokens=LIMIT) == greedy[2:5]
+    assert generator(2)(CONTEXTS[2:5], max_tokens=LIMIT) == greedy[2:5]
     assert write([], max_tokens=LIMIT) == []
 
 

@@ -183,10 +183,11 @@ def test_an_error_while_reading_ends_the_load(folder, monkeypatch):
 @pytest.mark.parametrize("layout", ["official", "sharded"])
 def test_export_import_export_gives_the_same_bytes(layout, dtype, folder, weights, tmp_path):
     """From host arrays and back from sharded ones, with the files that go along."""
+    beside = ("vocab.json", "merges.txt", "generation_config.json")
     (tmp_path / "from").mkdir()
     for name, content in model_config.to_json(samples.CFG).items():
         (tmp_path / "from" / name).write_text(json.dumps(content | {"of": "another exporter"}))
-    for name in ("vocab.json", "merges.txt", "usage.json", hf.MODEL_FILE, hf.VAE_FILE):
+    for name in (*beside, hf.MODEL_FILE, hf.VAE_FILE):
         (tmp_path / "from" / name).write_text(f"{name}, to the byte")
     first, second = tmp_path / "first", tmp_path / "second"
     how = {"layout": layout, "notes": "Made by a test.", "limit": 20_000}
@@ -199,7 +200,7 @@ def test_export_import_export_gives_the_same_bytes(layout, dtype, folder, weight
     assert names == sorted(p.name for p in second.iterdir())
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    for name in ("vocab.json", "merges.txt", "usage.json", *model_config.to_json(samples.CFG)):
+    for name in (*beside, *model_config.to_json(samples.CFG)):
         assert (first / name).read_bytes() == (tmp_path / "from" / name).read_bytes(), name
     files = [p for p in first.glob("model-*.safetensors")]
     if layout == "official":
@@ -213,6 +214,23 @@ def test_export_import_export_gives_the_same_bytes(layout, dtype, folder, weight
         tensors = [x for part in parts.values() for x in part.values()]
         assert index["metadata"]["total_size"] == sum(x.nbytes for x in tensors)
         assert all(p.stat().st_size <= 20_000 or len(parts[p.name]) == 1 for p in files)
+
+
+def test_settings_of_an_older_version_are_exported_under_their_new_name(weights, tmp_path):
+    (tmp_path / "from").mkdir()
+    for name, content in model_config.to_json(samples.CFG).items():
+        (tmp_path / "from" / name).write_text(json.dumps(content))
+    for name in ("vocab.json", "merges.txt", hf.MODEL_FILE, hf.VAE_FILE):
+        (tmp_path / "from" / name).write_text("")
+    (tmp_path / "from" / "usage.json").write_text('{"window": 99}')
+    for others in ({}, {"top_k": 20}, {"top_k": 20, "srum_jax": {"window": 7}}):
+        if others:
+            (tmp_path / "from" / "generation_config.json").write_text(json.dumps(others))
+        made = tmp_path / str(len(others))
+        hf.save(made, samples.CFG, *weights, "float32", source=hf.locate(tmp_path / "from"))
+        found = json.loads((made / "generation_config.json").read_text())
+        assert found == {"srum_jax": {"window": 99}} | others
+        assert not (made / "usage.json").exists()
 
 
 def test_layouts_do_not_mix(folder, weights, tmp_path):

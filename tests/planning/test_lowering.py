@@ -146,25 +146,17 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
 
     packed = shapes(context.pack([()] * 2, 2, CFG))
-    latent_grid = shapes(image_sampler.latent_grid([(64, 64)] * 2, 2, CFG))
+    grid = shapes(image_sampler.empty_grid([(64, 64)] * 2, 2, CFG))
     settings = generation_config.GenerationConfig().generate
-    on = image_sampler.guidance(settings)
+    on = image_sampler.Guidance.of(settings)
     assert on.text and not on.image and [guided for guided, *_ in on.runs] == [True, False]
 
-    def draw(params, packed, latent_grid, sampling_params):
+    def draw(params, packed, grid, sampling):
         how = dict(cfg=CFG, dtype=jnp.bfloat16)
         cond = context.prefill(params, packed, slots=context.capacity(packed), **how)
         zero = jnp.zeros_like(cond.length)
-        branches = image_sampler.GuidanceCaches(cond, context.shortened(cond, zero, zero))
-        return image_sampler.sample(
-            params,
-            branches,
-            latent_grid,
-            sampling_params,
-            runs=on.runs,
-            renorm=settings.renorm,
-            **how,
-        )
+        caches = image_sampler.GuidanceCaches(cond, context.shortened(cond, zero, zero))
+        return image_sampler.sample_latents(params, caches, grid, sampling, guidance=on, **how)
 
     def write(params, packed, seeds, temperature, limit):
         how = dict(cfg=CFG, dtype=jnp.bfloat16)
@@ -175,11 +167,7 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
 
     per_row = [shapes(np.zeros(2, kind)) for kind in (np.uint32, np.float32, np.int32)]
     for run, given, out in (
-        (
-            draw,
-            (packed, latent_grid, image_sampler.sampling_params(settings)),
-            (2, 4096, CFG.token_dim),
-        ),
+        (draw, (packed, grid, image_sampler.SamplingParams.of(settings)), (2, 4096, CFG.token_dim)),
         (write, (packed, *per_row), (2, 512)),
     ):
         lowered = jax.jit(run).lower(params, *given)

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import random
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import jax
 import jsonschema
@@ -67,18 +69,23 @@ def is_base(params):
     return (params["vae2llm"]["b"] == tiny.weights()[0]["vae2llm"]["b"]).all()
 
 
-def able_painter(base):
-    """Draws what is asked, the base only where the seed is even; otherwise an empty ground."""
+@dataclasses.dataclass
+class Sampler:
+    """Draws what is asked, the base only where the seed is even; otherwise an empty ground.
 
-    def paint(prompts, seeds):
+    sample: what it draws of other requests.
+    """
+
+    base: bool
+    sample: Callable | None = None
+
+    def sample_prompts(self, prompts, seeds):
         empty = shapes.draw(shapes.Scene((), shapes.ground(random.Random(0))))
         images = [
-            empty if base and seed % 2 else scene(p, seed)
+            empty if self.base and seed % 2 else scene(p, seed)
             for p, seed in zip(prompts, seeds, strict=True)
         ]
         return np.stack(images), np.zeros((len(prompts), *tiny.GRID), np.float32)
-
-    return paint
 
 
 def seen(items):
@@ -88,10 +95,10 @@ def seen(items):
     )
 
 
-def able_of(params, vae_params, cfg, tokenizer, *rest):
+def able_of(loaded, *rest):
     """The base describes and edits only every second scene as it should, the trained all."""
-    able = TRUE_OF(params, vae_params, cfg, tokenizer, *rest)
-    base = is_base(params)
+    able, cfg = TRUE_OF(loaded, *rest), loaded.cfg
+    base = is_base(loaded.params)
     words, known = able.words, {}
     for i, s in enumerate(shapes.caption_set("test", CAPTIONS)):
         right = shapes.wordings(shapes.scene_contents(s)[0])[0]
@@ -108,7 +115,8 @@ def able_of(params, vae_params, cfg, tokenizer, *rest):
     def draw(requests):
         return [image_sampler.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
 
-    return dataclasses.replace(able, paint=able_painter(base), write=write, draw=draw)
+    generator = SimpleNamespace(generate=write)
+    return dataclasses.replace(able, sampler=Sampler(base, draw), generator=generator)
 
 
 TRUE_OF = skills.of
@@ -120,7 +128,9 @@ def done(weights, tmp_path_factory):
     work = Workdir(tmp_path_factory.mktemp("work"), config_file="configs/tiny.py")
     cfg = load_config(weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "painter", lambda opened, *_: able_painter(is_base(opened.params)))
+        patch.setattr(
+            loading.LoadedModel, "image_sampler", lambda self, *_: Sampler(is_base(self.params))
+        )
         patch.setattr(skills, "of", able_of)
         run(cfg, work, generate)
         run(cfg, work, score)
@@ -226,7 +236,7 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     for name in ("manifest.json", "evaluation.json", "answers-trained.json"):
         (folder / name).unlink()
     draws, made = [], []
-    monkeypatch.setattr(generate, "draw_unit", lambda *args: draws.append(args))
+    monkeypatch.setattr(generate, "generate_shard", lambda *args: draws.append(args))
     for name in ("answered", "described", "edited"):
         does = getattr(skills, name)
         monkeypatch.setattr(

@@ -86,7 +86,7 @@ def test_the_sharded_layout_and_a_base(weights, tmp_path):
     mine = {name: x + 1 for name, x in tensors.items() if not name.startswith(lacking)}
     save_file(mine, folder / "model.safetensors")
     whole = tiny.write_model(tmp_path / "whole")
-    (whole / "usage.json").write_text("{}")
+    (whole / "generation_config.json").write_text("{}")
     cfg = tiny.load_config(
         folder,
         stages=("export",),
@@ -97,7 +97,8 @@ def test_the_sharded_layout_and_a_base(weights, tmp_path):
     run(cfg, Workdir(tmp_path))
     made = tmp_path / "round0" / "export" / "model"
     assert (made / "model.safetensors.index.json").exists()
-    assert not (made / hf.MODEL_FILE).exists() and (made / "usage.json").read_text() == "{}"
+    assert not (made / hf.MODEL_FILE).exists()
+    assert (made / "generation_config.json").read_text() == "{}"
     found, old = hf.load(made, tiny.MODEL)[0], tiny.weights()[0]
     same({"vit": found["vit"]}, {"vit": old["vit"]})
     same({"blocks": found["blocks"]}, {"blocks": jax.tree.map(lambda x: x + 1, old["blocks"])})

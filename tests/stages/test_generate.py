@@ -11,7 +11,8 @@ import tiny
 from PIL import Image
 
 from srum_jax.data import shards
-from srum_jax.generation import context, image_sampler
+from srum_jax.generation import image_sampler
+from srum_jax.generation.image_codec import ImageDecoder
 from srum_jax.stages import generate, loading
 from srum_jax.stages.manifest import Workdir
 
@@ -58,7 +59,7 @@ def test_one_record_a_candidate(done, weights):
 def test_the_picture_is_the_latents_decoded(done):
     _, _, records = done
     _, coder = tiny.weights()
-    show = image_sampler.decoder(coder, tiny.MODEL, programs=context.Programs())
+    show = ImageDecoder(coder, tiny.MODEL).decode
     shown = show([record["latent"] for record in records[:2]])
     for record, picture in zip(records, shown, strict=False):
         assert np.abs(picture.astype(int) - record["image"]).max() <= 1
@@ -75,12 +76,12 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
             raise KeyboardInterrupt
         return write(*args)
 
-    monkeypatch.setattr(shards, "write_unit", killed)
+    monkeypatch.setattr(shards, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg, work)
-    monkeypatch.setattr(shards, "write_unit", write)
+    monkeypatch.setattr(shards, "write_shard", write)
     drawn = []
-    monkeypatch.setattr(generate, "draw_unit", lambda *args: drawn.append(args) or UNIT(*args))
+    monkeypatch.setattr(generate, "generate_shard", lambda *args: drawn.append(args) or UNIT(*args))
     assert run(cfg, work).counts["candidates"] == 10
     assert len(drawn) == 2
     for a, b in zip(shards.read(work.stage("generate")), whole, strict=True):
@@ -100,14 +101,17 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
     )
     seen = {}
 
-    def painter(opened, cfg, mesh):
-        seen["sample"] = cfg.sample
-        return lambda texts, seeds: (
-            np.zeros((len(texts), 32, 32, 3), np.uint8),
-            np.zeros((len(texts), *tiny.GRID), np.float32),
-        )
+    class Blank:
+        def sample_prompts(self, prompts, seeds):
+            count = len(prompts)
+            images = np.zeros((count, 32, 32, 3), np.uint8)
+            return images, np.zeros((count, *tiny.GRID), np.float32)
 
-    monkeypatch.setattr(loading, "painter", painter)
+    def blank(self, cfg, mesh):
+        seen["sample"] = cfg.sample
+        return Blank()
+
+    monkeypatch.setattr(loading.LoadedModel, "image_sampler", blank)
     run(cfg, work)
     drawn = shards.read(work.stage("generate"))
     # The prompts that follow those of the round before, and around the end the first ones again.

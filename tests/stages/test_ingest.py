@@ -206,10 +206,10 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_p
             raise KeyboardInterrupt
         return write(*args)
 
-    monkeypatch.setattr(shards, "write_unit", killed)
+    monkeypatch.setattr(shards, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg, work)
-    monkeypatch.setattr(shards, "write_unit", write)
+    monkeypatch.setattr(shards, "write_shard", write)
     monkeypatch.setattr(ingest, "make_plan", None)  # what was read and checked is not read again
     made = []
     encode = ingest.candidates
@@ -416,16 +416,13 @@ def test_what_is_written_as_published_comes_back(done, weights, tmp_path):
 
 
 def test_generate_sets_faulty_lines_aside_and_finds_leaks(weights, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(
-        generate.model,
-        "painter",
-        lambda *_: (
-            lambda texts, seeds: (
-                np.zeros((len(texts), 32, 32, 3), np.uint8),
-                np.zeros((len(texts), *tiny.GRID), np.float32),
-            )
-        ),
-    )
+    class Blank:
+        def sample_prompts(self, prompts, seeds):
+            count = len(prompts)
+            images = np.zeros((count, 32, 32, 3), np.uint8)
+            return images, np.zeros((count, *tiny.GRID), np.float32)
+
+    monkeypatch.setattr(generate.model.LoadedModel, "image_sampler", lambda *_: Blank())
     mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.txt"
     mine.write_text('"a red circle"\n{\n"a red circle"\n"a blue cross"\n')
     theirs.write_text("two red circles\nA blue cross.\n")

@@ -181,9 +181,9 @@ def write(work, cfg):
 
 
 LENIENT = {
-    "train__monitor__least_diversity": 0.0,
-    "train__monitor__least_score": 2.0,
-    "train__monitor__least_agreement": 0.0,
+    "train__monitor__min_diversity": 0.0,
+    "train__monitor__min_score": 2.0,
+    "train__monitor__min_agreement": 0.0,
 }
 
 
@@ -258,7 +258,7 @@ def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
 
 def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatch, caplog):
     """Diversity is made to look lost from step 1 on."""
-    cfg = config(weights, train__monitor__least_score=2.0)
+    cfg = config(weights, train__monitor__min_score=2.0)
     work = write(Workdir(tmp_path, config_file="c"), cfg)
     true, calls = monitor.distance, []
 

@@ -105,11 +105,12 @@ def test_the_first_look_is_at_the_base(done):
     mesh = tiny.mesh(cfg)
     base = loading.base(cfg, work, mesh)
     new = loading.trained(base, cfg, work, mesh)
-    for step, opened in ((0, base), (3, new)):
+    for step, loaded in ((0, base), (3, new)):
         seen = list(monitor.seen_pictures(work.stage("train"), step))
         with jax.set_mesh(mesh):
-            paint = loading.painter(opened, cfg, mesh)
-            _, latents = paint([r["prompt"] for r in seen], [r["seed"] for r in seen])
+            sampler = loaded.image_sampler(cfg, mesh)
+            prompts, seeds = [r["prompt"] for r in seen], [r["seed"] for r in seen]
+            _, latents = sampler.sample_prompts(prompts, seeds)
         for record, latent in zip(seen, latents, strict=True):
             np.testing.assert_allclose(record["latent"], latent, rtol=1e-4, atol=1e-4)
 

@@ -209,8 +209,8 @@ def save(
     the first writes. The model is stored in `dtype` ("bfloat16" or "float32"), the autoencoder and
     the position tables in float32.
     `layout` "official" is a single `ema.safetensors`; "sharded" is files of at most `limit` bytes
-    (a larger tensor has one for itself) with an index. The JSON files, tokenizer files and
-    usage.json of `source`, the folder that the model came from, go along as they are, and so do
+    (a larger tensor has one for itself) with an index. The JSON files and tokenizer
+    files of `source`, the folder that the model came from, go along as they are, and so do
     `tokenizer_files` (paths); JSON files that it lacks are made from `cfg`. README.md is a model
     card with `notes` (Markdown). Each file appears under its name when it is whole, the model last.
     Raises ValueError if the parameters or `source` do not fit `cfg`, or the folder holds a model in

@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from etils import epath
 
+from srum_jax.core.files import read_json
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import model_config
 from srum_jax.models.bagel.hf_table import MODEL_FILE, VAE_FILE, Entry, computed_tables, table
@@ -23,7 +25,9 @@ INDEX_FILE = "model.safetensors.index.json"
 MODEL_FILES = (MODEL_FILE, TRAINED_FILE, INDEX_FILE)  # in the order they are looked for
 SIZES_FILES = ("llm_config.json", "vit_config.json")
 WORDS_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-USAGE_FILE = "usage.json"  # how the model wants to be sampled
+GENERATION_FILE = "generation_config.json"  # how the model wants to be sampled
+GENERATION_KEY = "srum_jax"  # its settings there, beside those of the transformers library
+USAGE_FILE = "usage.json"  # the settings alone, as older versions wrote them
 TOWERS = {"vit_model.": "the vision tower", "connector.": "the connector"}  # may be in the base
 
 Tensors = dict[str, Tensor]
@@ -52,11 +56,9 @@ class Parts:
         return (self.folder, self.base) if self.base else (self.folder,)
 
     def beside(self) -> list[epath.Path]:
-        """The files that go along with the weights: JSON, tokenizer, usage."""
-        files = [
-            self.sizes / name
-            for name in (*model_config.to_json(model_config.BAGEL_7B_MOT), USAGE_FILE)
-        ]
+        """The files that go along with the weights: JSON, tokenizer."""
+        names = (*model_config.to_json(model_config.BAGEL_7B_MOT), GENERATION_FILE, USAGE_FILE)
+        files = [self.sizes / name for name in names]
         files += [self.words / name for name in WORDS_FILES]
         return [path for path in files if path.exists()]
 
@@ -142,14 +144,39 @@ def vae_tensors(
     return tensors
 
 
+def generation_settings(folder: epath.Path) -> tuple[str, Any] | None:
+    """(where they stand, settings of generation) of a checkpoint folder; None where it has none.
+
+    Raises ValueError for a file that is no JSON.
+    """
+    path, old = folder / GENERATION_FILE, folder / USAGE_FILE
+    values = read_json(path) if path.exists() else {}
+    if isinstance(values, dict) and GENERATION_KEY in values:
+        return f"{path}, {GENERATION_KEY}", values[GENERATION_KEY]
+    if old.exists():
+        logging.warning(
+            '%s: move its content to the key "%s" of %s, which is read in its place',
+            *(old, GENERATION_KEY, GENERATION_FILE),
+        )
+        return str(old), read_json(old)
+    return None
+
+
 def write_beside(folder: epath.Path, cfg: BagelConfig, copies: Sequence[epath.Path]) -> None:
-    """Copies files into an existing folder; JSON files of the sizes not among them are made."""
+    """Copies files into an existing folder; JSON files of the sizes not among them are made.
+
+    What stands in an old USAGE_FILE is written to GENERATION_FILE.
+    """
     have = {path.name for path in copies}
     for name, content in model_config.to_json(cfg).items():
         if name not in have:
             write_json(folder / name, content)
     for path in copies:
-        if path.resolve() != (folder / path.name).resolve():
+        if path.name == USAGE_FILE:
+            beside = path.parent / GENERATION_FILE
+            others = read_json(beside) if beside in copies else {}
+            write_json(folder / GENERATION_FILE, {GENERATION_KEY: read_json(path)} | others)
+        elif path.resolve() != (folder / path.name).resolve():
             safetensors_io.write_bytes(folder / path.name, [path.read_bytes()])
 
 

@@ -41,11 +41,13 @@ def specs(cfg: BagelConfig) -> param_tree.Specs:
     }
 
 
+@jax.named_scope("embed_text")
 def embed_text(params: param_tree.Params, ids: jax.Array, dtype) -> jax.Array:
     """Token ids [B,U] -> [B,U,D]."""
     return jnp.take(params["embed"], ids, axis=0).astype(dtype)
 
 
+@jax.named_scope("embed_pictures")
 def embed_pictures(
     params: param_tree.Params,
     cfg: BagelConfig,
@@ -73,6 +75,7 @@ def embed_pictures(
     return x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden).astype(dtype)
 
 
+@jax.named_scope("embed_time")
 def embed_time(params: param_tree.Params, t: jax.Array, dtype) -> jax.Array:
     """Times [...] in [0, 1] -> [..., D]."""
     h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), params["time"]["fc1"])
@@ -84,6 +87,7 @@ def embed_cells(cfg: BagelConfig, positions: jax.Array, dtype) -> jax.Array:
     return sincos_2d(positions, cfg.max_latent, cfg.llm.hidden).astype(dtype)
 
 
+@jax.named_scope("embed_latents")
 def embed_latents(
     params: param_tree.Params, x_t: jax.Array, time: jax.Array, cells: jax.Array
 ) -> jax.Array:
@@ -137,11 +141,13 @@ def forward(
     )
 
 
+@jax.named_scope("velocity")
 def velocity(params: param_tree.Params, gen: jax.Array) -> jax.Array:
     """v_theta of the gen lane: [B,G,D] -> [B,G,p·p·Z] float32."""
     return linear(gen, params["llm2vae"]).astype(jnp.float32)
 
 
+@jax.named_scope("lm_head")
 def logits(params: param_tree.Params, und: jax.Array, slots: jax.Array) -> jax.Array:
     """Next-token logits at chosen slots of the und lane: [B,U,D], [B,Y] -> [B,Y,V] float32."""
     picked = jnp.take_along_axis(und, slots[:, :, None], axis=1)

@@ -77,6 +77,7 @@ def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:
     return {**params, "blocks": tuple(blocks)}
 
 
+@jax.named_scope("attention_in")
 def _project(p, x, cos, sin, cfg):
     y = rms_norm(x, p["ln1"], cfg.rms_eps)
     q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps), cos, sin)
@@ -85,9 +86,11 @@ def _project(p, x, cos, sin, cfg):
 
 
 def _finish(p, x, attended, cfg):
-    x = x + merge_heads(attended, p["o"])
-    y = rms_norm(x, p["ln2"], cfg.rms_eps)
-    return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
+    with jax.named_scope("attention_out"):
+        x = x + merge_heads(attended, p["o"])
+    with jax.named_scope("mlp"):
+        y = rms_norm(x, p["ln2"], cfg.rms_eps)
+        return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
 
 
 def stack(
@@ -139,12 +142,13 @@ def stack(
         q_u, k_u, v_u = _project(p["und"], und, *angles_u, cfg)
         q_g, k_g, v_g = _project(p["gen"], gen, *angles_g, cfg)
         k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
-        if prefix is None:
-            o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
-        else:
-            q = jnp.concatenate([q_u, q_g], axis=1)
-            o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
-            o_u, o_g = o[:, :u], o[:, u:]
+        with jax.named_scope("attention"):
+            if prefix is None:
+                o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
+            else:
+                q = jnp.concatenate([q_u, q_g], axis=1)
+                o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
+                o_u, o_g = o[:, :u], o[:, u:]
         und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
         und, gen = cut(und, gen)
         kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]

@@ -139,6 +139,7 @@ def _in_order(levels: Params) -> list:
     return [levels[str(i)] for i in range(len(levels))]
 
 
+@jax.named_scope("vae_encode")
 def encode_moments(
     params: Params, cfg: VAEConfig, images: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -177,6 +178,7 @@ def encode(
     return cfg.scale * (z - cfg.shift)
 
 
+@jax.named_scope("vae_decode")
 def decode(params: Params, cfg: VAEConfig, latents: jax.Array) -> jax.Array:
     """Pictures, float32 [N, h·d, w·d, 3], nominally in [-1, 1] but not clamped.
 

@@ -63,14 +63,17 @@ def _tokens(image_index: jax.Array) -> Tokens:
 
 
 def _block(x: jax.Array, p: Params, attend: Callable, eps: float) -> jax.Array:
-    y = layer_norm(x, p["ln1"], eps)
-    q, k, v = (linear(y, p[name]) for name in ("q", "k", "v"))
-    (o,) = attend([q], [k], [v])
-    x = x + merge_heads(o, p["o"])
-    y = jax.nn.gelu(linear(layer_norm(x, p["ln2"], eps), p["fc1"]), approximate=True)
-    return x + linear(y, p["fc2"])
+    with jax.named_scope("attention"):
+        y = layer_norm(x, p["ln1"], eps)
+        q, k, v = (linear(y, p[name]) for name in ("q", "k", "v"))
+        (o,) = attend([q], [k], [v])
+        x = x + merge_heads(o, p["o"])
+    with jax.named_scope("mlp"):
+        y = jax.nn.gelu(linear(layer_norm(x, p["ln2"], eps), p["fc1"]), approximate=True)
+        return x + linear(y, p["fc2"])
 
 
+@jax.named_scope("vit")
 def encode(
     params: Params,
     cfg: ViTConfig,

@@ -12,19 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from einops import rearrange
 from etils import epath
 from tqdm import tqdm
 
 import srum_jax
 from srum_jax.config import Config
 from srum_jax.core import param_tree, preemption, sharding
-from srum_jax.core.patches import patchify
 from srum_jax.data import packing, pipeline, sources
-from srum_jax.data.images import to_float
 from srum_jax.data.schema import Branch, Example, Lanes, Picture
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import joint
@@ -102,32 +100,21 @@ def _pool(arrays: dict[str, np.ndarray]) -> Pool:
 
 def _encoded(vae_params, cfg: BagelConfig, seed: int, scenes: int, edits: int) -> dict:
     """The fields of a Pool as arrays."""
-    run = jax.jit(lambda p, images: vae.encode(p, cfg.vae, images))
-
-    def tokens(images: np.ndarray) -> np.ndarray:
-        count = len(images)
-        padded = np.concatenate([images, np.repeat(images[-1:], -count % ENCODE_BATCH, axis=0)])
-        z = np.asarray(run(vae_params, to_float(padded)))[:count]
-        return rearrange(
-            patchify(z, cfg.latent_patch),
-            "n (h w) d -> n h w d",
-            h=z.shape[1] // cfg.latent_patch,
-        )
-
+    encoder = ImageEncoder(vae_params, cfg, ENCODE_BATCH)
     captions, latents = [], []
     for first in tqdm(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
         words, images = zip(*(shapes.generation_example(seed, i) for i in numbers), strict=True)
         captions += words
-        latents.append(tokens(np.stack(images)))
+        latents.append(encoder.means(images))
     instructions, sources, before, after = [], [], [], []
     for first in tqdm(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, edits))
         made = [shapes.edit_example(seed, i) for i in numbers]
         instructions += [e.instruction for e in made]
         sources.append(np.stack([shapes.draw(e.source) for e in made]))
-        before.append(tokens(sources[-1]))
-        after.append(tokens(np.stack([shapes.draw(e.target) for e in made])))
+        before.append(encoder.means(sources[-1]))
+        after.append(encoder.means([shapes.draw(e.target) for e in made]))
     return {
         "captions": np.array(captions),
         "latents": np.concatenate(latents),
@@ -307,12 +294,13 @@ def quick_look(
 ) -> dict[str, float]:
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
     and edits."""
-    able = skills.of(params, vae_params, model, tokenizer, cfg, mesh)
+    loaded = stage_model.LoadedModel(model, params, vae_params, tokenizer)
+    able = skills.of(loaded, cfg, mesh)
     asked = shapes.qa_set("validation", QUICK_QUESTIONS) + shapes.several_set(
         "validation", QUICK_SEVERAL
     )
     prompts = shapes.balanced_prompts("validation", QUICK_IMAGES, seed=0)
-    images, _ = able.paint([p.text for p in prompts], range(len(prompts)))
+    images, _ = able.sampler.sample_prompts([p.text for p in prompts], range(len(prompts)))
     drawn = [verifier.verify(i, p.text).right for i, p in zip(images, prompts, strict=True)]
     captions = shapes.caption_set("validation", QUICK_CAPTIONS)
     edits = shapes.edit_set("validation", QUICK_EDITS)

@@ -4,21 +4,21 @@ Owns how the world's questions, captions and edits are put to a model, and which
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srum_jax.config import Config
-from srum_jax.core import sharding
-from srum_jax.core.param_tree import Params
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Latent, Text
+from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.generation import image_sampler, text_generator
+from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.stages.loading import LoadedModel
 from srum_jax.worlds.shapes import examples as shapes
 from srum_jax.worlds.shapes import verifier
 
@@ -31,45 +31,33 @@ Asked = tuple[np.ndarray | tuple[np.ndarray, ...], shapes.Question]
 
 @dataclasses.dataclass(frozen=True)
 class ShapesSkills:
-    """A model that asks itself, writes, paints prompts, draws requests and encodes pictures."""
+    """A model that answers, writes, draws and encodes pictures."""
 
     cfg: BagelConfig
     tokenizer: Tokenizer
     batch: int  # pictures a compiled call
-    ask: text_generator.Ask
-    write: text_generator.Write
-    paint: image_sampler.Paint
-    draw: image_sampler.Draw
-    encode: Callable[[np.ndarray], Latent]
+    scorer: AnswerScorer
+    generator: text_generator.TextGenerator
+    sampler: image_sampler.ImageSampler
+    encoder: ImageEncoder
 
     def words(self, sentence: str) -> Text:
-        return Text(np.array(self.tokenizer.encode(sentence), np.int32))
+        return self.tokenizer.text(sentence)
 
 
-def of(
-    params: Params,
-    vae_params: Params,
-    model: BagelConfig,
-    tokenizer: Tokenizer,
-    cfg: Config,
-    mesh: jax.sharding.Mesh,
-) -> ShapesSkills:
+def of(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> ShapesSkills:
     """The model in use, as the config's `sample` and `evaluate` sections say."""
-    at, dtype = sharding.batch_sharding(mesh), jnp.dtype(cfg.compute.dtype)
-    shared = dict(place=lambda x: jax.device_put(x, at), dtype=dtype)
-    batch, programs = cfg.evaluate.batch, context.Programs()
+    batch = cfg.evaluate.batch
     # All calls are full ones: empty rows cost less than a program for fewer.
-    write = dict(batch=batch, least=batch, window=WINDOW, programs=programs)
-    draw = dict(least=cfg.sample.batch, window=WINDOW, programs=programs)
+    generator = loaded.text_generator(cfg, mesh, batch=batch, window=WINDOW, min_rows=batch)
     return ShapesSkills(
-        cfg=model,
-        tokenizer=tokenizer,
+        cfg=loaded.cfg,
+        tokenizer=loaded.tokenizer,
         batch=batch,
-        ask=text_generator.asker(params, model, tokenizer, rows=batch, **shared),
-        write=text_generator.writer(params, model, tokenizer, **write, **shared),
-        paint=image_sampler.painter(params, vae_params, model, tokenizer, cfg.sample, **shared),
-        draw=image_sampler.drawer(params, vae_params, model, cfg.sample, **draw, **shared),
-        encode=image_sampler.encoder(vae_params, model, programs=programs),
+        scorer=loaded.answer_scorer(cfg, mesh, batch=batch),
+        generator=generator,
+        sampler=loaded.image_sampler(cfg, mesh),
+        encoder=loaded.encoder(),
     )
 
 
@@ -84,7 +72,9 @@ def answered(able: ShapesSkills, asked: Sequence[Asked]) -> list[dict[str, Any]]
     numbers = [min(len(seen), 3) if isinstance(seen, tuple) else 1 for seen, _ in asked]
     for number in sorted(set(numbers)):
         places = [i for i, n in enumerate(numbers) if n == number]
-        answers = able.ask([asked[i][0] for i in places], [[asked[i][1].text] for i in places])
+        answers = able.scorer.probabilities(
+            [asked[i][0] for i in places], [[asked[i][1].text] for i in places]
+        )
         given |= {i: int(a[0].argmax()) for i, a in zip(places, answers, strict=True)}
     return [
         {
@@ -102,7 +92,7 @@ def described(able: ShapesSkills, scenes: Sequence[shapes.Scene]) -> list[dict[s
     """The captions that the model writes of scenes: {"kind" (of the scene), "given", "right"}."""
     request = able.words(shapes.DESCRIBE)
     contexts = [(picture(shapes.draw(scene), able.cfg), request) for scene in scenes]
-    written = able.write(contexts, max_tokens=CAPTION_TOKENS)
+    written = able.generator.generate(contexts, max_tokens=CAPTION_TOKENS)
     return [
         {
             "kind": shapes.content_of([t.pair for t in scene.things]).category,
@@ -121,11 +111,11 @@ def edited(able: ShapesSkills, edits: Sequence[shapes.Edit]) -> list[dict[str, A
     requests = []
     for number, edit in enumerate(edits):
         before = shapes.draw(edit.source)
-        seen = (able.encode(before), picture(before, able.cfg))
+        seen = (able.encoder.encode(before), picture(before, able.cfg))
         items = image_sampler.guidance_contexts((*seen, able.words(edit.instruction)))
         seed = image_sampler.candidate_seed(0, number, 0)
-        requests.append(image_sampler.Request(**items, size=before.shape[:2], seed=seed))
-    drawn = able.draw(requests)
+        requests.append(image_sampler.ImageRequest(**items, size=before.shape[:2], seed=seed))
+    drawn = able.sampler.sample(requests)
     return [
         {
             "kind": edit.kind,

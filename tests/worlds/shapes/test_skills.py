@@ -1,6 +1,7 @@
 """How the world's questions, captions and edits are put to a model, and which are called right."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from srum_jax.worlds.shapes import skills
 def able(tmp_path_factory):
     """One that can read; what it does is given by each test."""
     words = Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
-    none = dict.fromkeys(("ask", "write", "paint", "draw", "encode"))
+    none = dict.fromkeys(("scorer", "generator", "sampler", "encoder"))
     return skills.ShapesSkills(cfg=tiny.MODEL, tokenizer=words, batch=4, **none)
 
 
@@ -42,7 +43,9 @@ def test_answers_are_right_by_their_likeliest_word_in_the_order_asked(able):
             row[0, able.tokenizer.id(known[seen(pictures), question])] = 0.2
         return list(rows)
 
-    found = skills.answered(dataclasses.replace(able, ask=ask), asked)
+    found = skills.answered(
+        dataclasses.replace(able, scorer=SimpleNamespace(probabilities=ask)), asked
+    )
     for one, (pictures, q) in zip(found, asked, strict=True):
         given = known[seen(pictures), q.text]
         assert one == {
@@ -71,7 +74,9 @@ def test_captions_are_judged_by_the_scene(able):
         assert max_tokens >= max(len(able.tokenizer.encode(words)) for words in said)
         return [text_generator.GeneratedText(words, (), True) for words in said]
 
-    found = skills.described(dataclasses.replace(able, write=write), scenes)
+    found = skills.described(
+        dataclasses.replace(able, generator=SimpleNamespace(generate=write)), scenes
+    )
     assert [one["given"] for one in found] == said
     assert [one["right"] for one in found] == [i not in (3, 7) for i in range(10)]
     assert [one["kind"] for one in found] == [shapes.scene_contents(s)[0].category for s in scenes]
@@ -96,7 +101,10 @@ def test_edits_are_read_as_in_training_and_judged_by_what_changed(able):
         scenes = [e.source if i in (2, 5) else e.target for i, e in enumerate(edits)]
         return [image_sampler.GeneratedImage(shapes.draw(scene), latent) for scene in scenes]
 
-    found = skills.edited(dataclasses.replace(able, encode=encode, draw=draw), edits)
+    able = dataclasses.replace(
+        able, encoder=SimpleNamespace(encode=encode), sampler=SimpleNamespace(sample=draw)
+    )
+    found = skills.edited(able, edits)
     assert [one["right"] for one in found] == [i not in (2, 5) for i in range(8)]
     assert [one["instruction"] for one in found] == [e.instruction for e in edits]
     assert [one["kind"] for one in found] == [*shapes.EDITS, *shapes.EDITS]

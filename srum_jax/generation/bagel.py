@@ -1,0 +1,58 @@
+"""The family BAGEL: how its folders are known and loaded, and what runs the model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from srum_jax.core import sharding
+from srum_jax.core.param_tree import Params
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.generation.image_sampler import ImageSampler
+from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.models import int8
+from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BagelConfig
+
+__all__ = ["AnswerScorer", "ImageEncoder", "ImageSampler", "TextGenerator", "load", "recognises"]
+
+
+def recognises(folder: epath.PathLike) -> bool:
+    """Whether the folder has the JSON file of a BAGEL's language model."""
+    return (epath.Path(folder) / "llm_config.json").exists()
+
+
+def load(
+    folder: epath.PathLike,
+    base: epath.PathLike | None = None,
+    *,
+    mesh: jax.sharding.Mesh,
+    dtype: Any,
+    want: Sequence[str] = ("model", "vae"),
+    int8_weights: bool = False,
+) -> tuple[BagelConfig, Params | None, Params | None, Tokenizer]:
+    """(sizes, the model's parameters in `dtype`, the autoencoder's in float32, tokenizer).
+
+    Parameters lie on the mesh; `want` and `base` as in `hf.load`; int8_weights: the large matrices
+    are quantized. Raises FileNotFoundError or ValueError naming the file, the tensor or the field.
+    """
+    parts = hf.locate(folder, base)
+    cfg = model_config.from_folder(parts.sizes)
+    tokenizer = Tokenizer.from_folder(parts.words)
+    tokenizer.check(cfg, str(parts.sizes))
+    specs = bagel.specs(cfg)
+    params, vae_params = hf.load(
+        folder,
+        cfg,
+        dtype=np.dtype(dtype),
+        shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vae.specs(cfg.vae))),
+        want=want,
+        base=base,
+        convert=int8.converter(specs) if int8_weights else None,
+    )
+    return cfg, params, vae_params, tokenizer

@@ -1,0 +1,25 @@
+"""The families of models, and which one a checkpoint folder belongs to.
+
+A family is a module like `bagel.py`, and a line here. It gives
+
+ · `recognises(folder)`: whether a folder holds such a model;
+ · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
+   autoencoder's, tokenizer);
+ · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded.
+"""
+
+import importlib
+from types import ModuleType
+
+from etils import epath
+
+FAMILIES = {  # name -> module; of a folder that none recognises, the first says what it lacks
+    "bagel": "srum_jax.generation.bagel",
+}
+
+
+def find(folder: epath.PathLike, base: epath.PathLike | None = None) -> ModuleType:
+    """The family of a folder, or of the base that has what the folder lacks."""
+    places = [epath.Path(one) for one in (folder, base) if one]
+    modules = [importlib.import_module(path) for path in FAMILIES.values()]
+    return next((m for m in modules if any(map(m.recognises, places))), modules[0])
