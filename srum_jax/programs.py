@@ -49,11 +49,11 @@ class Training:
 def training(cfg: Config, sizes: BagelConfig) -> Training:
     """The training of a config for a model of these sizes."""
     c, specs = cfg.train, bagel.specs(sizes)
-    loss_fn = srum.make(c, sizes, dtype=jnp.dtype(cfg.compute.dtype), remat=cfg.compute.remat)
+    loss_fn = srum.SrumLoss(c, sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
     if c.trainable == "lora":
         trained = lora.specs(specs, c.lora.rank, lora.projections(c.lora.experts))
         frozen, copied = specs, {}
-        loss_fn = lora.adapted(loss_fn, lora_scale(c))
+        loss_fn = lora.AdaptedLoss(loss_fn, lora_scale(c))
     else:
         trained, frozen = param_tree.split(specs, trainable(c.trainable))
         copied = trained
@@ -66,19 +66,23 @@ def training(cfg: Config, sizes: BagelConfig) -> Training:
     )
 
 
-def attending(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> BagelConfig:
-    """`sizes` with the attention that the stage `train` takes on the mesh's devices.
+def attending(
+    cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, *, tokens: int, gap: str = ""
+) -> BagelConfig:
+    """`sizes` with the attention that training takes on the mesh's devices, for rows of `tokens`.
 
-    Its samples are a text and a noisy image behind it, so every token's keys are one interval.
-    Raises ValueError where the config names a back-end that cannot do the run.
+    `gap`: why some token's keys are not one interval of its row, where that is so. In the stage
+    `train` it is not: its samples are a text and a noisy image behind it. Raises ValueError where
+    the config names a back-end that cannot do the run.
     """
     platform = mesh.devices.flat[0].platform
     name = attention.choose(
         cfg.compute.attention,
         platform={"cuda": "gpu"}.get(platform, platform),
-        tokens=cfg.train.lanes.und + cfg.train.lanes.gen,
+        tokens=tokens,
         head_dim=sizes.llm.head_dim,
         dtype=cfg.compute.dtype,
+        gap=gap,
     )
     return dataclasses.replace(sizes, attention=name)
 

@@ -91,13 +91,7 @@ def samples(case: Case, section: str) -> list[Example]:
     vit_at = {
         i: n for n, i in enumerate(get.get("packed_vit_token_indexes", np.zeros(0, int)).tolist())
     }
-    labels = dict(
-        zip(
-            get.get("ce_loss_indexes", np.zeros(0, int)).tolist(),
-            get.get("packed_label_ids", np.zeros(0, int)).tolist(),
-            strict=True,
-        )
-    )
+    labels = _labels(case, section)
     shapes = get["patchified_vae_latent_shapes"]
     p = case.cfg.latent_patch
     pixels = case.cfg.token_pixels
@@ -113,8 +107,7 @@ def samples(case: Case, section: str) -> list[Example]:
         for length, mode in zip(sample["split_lens"], sample["attn_modes"], strict=True):
             if mode == "causal":
                 ids = [text[i] for i in range(at + 1, at + length - 1)]
-                closing = labels.get(at + length - 1)
-                items.append(Text(np.array(ids), loss=at in labels, closing_label=closing))
+                items.append(Text(np.array(ids), loss=at in labels))
             elif at + 1 in vae_at:
                 h, w = (int(v) for v in shapes[image])
                 items.append(
@@ -135,6 +128,33 @@ def samples(case: Case, section: str) -> list[Example]:
             at += length
         examples.append(Example(tuple(items)))
     return examples
+
+
+def _labels(case: Case, section: str) -> dict[int, int]:
+    """What the official code wants to follow a token, by official index."""
+    inputs = case.inputs
+    if f"{section}/ce_loss_indexes" not in inputs.files:
+        return {}
+    pair = (
+        inputs[f"{section}/{name}"].tolist() for name in ("ce_loss_indexes", "packed_label_ids")
+    )
+    return dict(zip(*pair, strict=True))
+
+
+def _with_closing_labels(batch: Batch, und_at: np.ndarray, labels: dict[int, int]) -> Batch:
+    """`batch` with the official labels at the ends of texts, which our packing has no use for."""
+    slots, ids, weights = (
+        np.array(x) for x in (batch.label_slots, batch.label_ids, batch.label_weights)
+    )
+    for b, row in enumerate(und_at):
+        count = int((weights[b] > 0).sum())
+        ours = set(slots[b, :count].tolist())
+        for slot in np.flatnonzero(row >= 0):
+            if int(row[slot]) in labels and int(slot) not in ours:
+                slots[b, count], ids[b, count] = slot, labels[int(row[slot])]
+                weights[b, count] = 1
+                count += 1
+    return batch.replace(label_slots=slots, label_ids=ids, label_weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +195,8 @@ def packed(case: Case, section: str) -> Packed:
     rows = [[foreign, *examples[:half]], [*examples[half:], foreign]]
     real = [[-1, *range(half)], [*range(half, len(examples)), -1]]
     need = np.max([sum(packing.size(e) for e in r) for r in rows], axis=0)
-    lanes = Lanes(*(int(n) for n in need + np.array([5, 3, 2, 3, 1, 0])))
+    labels = _labels(case, section)
+    lanes = Lanes(*(int(n) for n in need + np.array([5, 3, 2, 3 + len(labels), 1, 0])))
     targets = any(getattr(i, "target", None) is not None for e in examples for i in e.items)
     batch = packing.pack(rows, lanes, case.cfg, targets=targets)
     lengths = [sum(s["split_lens"]) for s in case.meta[f"{section}/splits"]]
@@ -198,7 +219,8 @@ def packed(case: Case, section: str) -> Packed:
     gen_at = official(batch.gen)
     order = {int(i): n for n, i in enumerate(case.inputs[f"{section}/packed_vae_token_indexes"])}
     vae_at = np.vectorize(lambda i: order.get(int(i), -1))(gen_at)
-    return Packed(batch, official(batch.und), gen_at, vae_at)
+    und_at = official(batch.und)
+    return Packed(_with_closing_labels(batch, und_at, labels), und_at, gen_at, vae_at)
 
 
 def spread(values: np.ndarray, at: np.ndarray, fill: float = 0.0) -> np.ndarray:

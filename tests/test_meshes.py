@@ -48,12 +48,14 @@ def named(name):
     """(loss, which leaves are trained): pretraining of everything, or the self-reward loss."""
     how = dict(dtype=jnp.float32, remat="full")
     if name == "joint":
-        return joint.make(types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how), lambda _: True
+        return joint.JointLoss(
+            types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how
+        ), lambda _: True
     numbers = dict(
         rewards="both", map_sampling="centre", advantage_scale=2.0, nft_beta=1.0, anchor=1.0
     )
     cfg = types.SimpleNamespace(objective=name, **numbers, **LAW)
-    return srum.make(cfg, CFG, **how), trained
+    return srum.SrumLoss(cfg, CFG, **how), trained
 
 
 def gradients(name, mesh, batch, micro_batches=1):
@@ -101,7 +103,7 @@ def test_loss_and_gradients_are_those_of_one_device(batch, alone, name, sizes, m
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_masters_moments_and_average_are_cut_alike(optimizer):
     mesh = mesh_of(2, 2, 2, 1)
-    specs = optim.trained_specs(SPECS, trained)
+    specs, _ = param_tree.split(SPECS, trained)
     cfg = types.SimpleNamespace(
         optimizer=optimizer,
         learning_rate=1e-3,

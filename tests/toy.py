@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.core import param_tree
 from srum_jax.core.loss import LossOut, ratio
-from srum_jax.training import loop, optim
+from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
 
@@ -56,6 +57,20 @@ def batches(start):
         start += 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Functions as the loop asks them."""
+
+    function: Callable
+    ends: Callable = lambda n: False
+
+    def evaluate(self, n, state):
+        return self.function(n, state)
+
+    def enough(self, n):
+        return self.ends(n)
+
+
 def loop_config(**values):
     """The keys of the loop: 8 steps, every one logged, a checkpoint every second."""
     cfg = config.load(base.get_config()).autoencoder
@@ -72,24 +87,39 @@ def start(cfg, mesh=None):
     return create(trained, tx, TRAINED if mesh else None, mesh), FrozenParams(frozen, reference), tx
 
 
-def run(folder, stop, cfg=None, batches=batches, loss_fn=loss_fn, mesh=None, **more):
+def run(
+    folder,
+    stop,
+    cfg=None,
+    batches=batches,
+    loss_fn=loss_fn,
+    mesh=None,
+    evaluate=None,
+    enough=lambda n: False,
+    **more,
+):
     """The loop on this problem, its files in `folder`: (state, summary)."""
     cfg, folder = cfg or loop_config(), pathlib.Path(folder)
-    state, fixed, tx = start(cfg, mesh)
+    state, frozen, tx = start(cfg, mesh)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
+    state = checkpoints.newest(state, steps=cfg.steps)
+    key = jax.random.key(7)
     return loop.run(
         state,
-        fixed,
-        loss_fn=loss_fn,
-        tx=tx,
-        batches=batches,
-        key=jax.random.key(7),
-        cfg=cfg,
-        checkpoints=Checkpoints(folder / "checkpoints", keep=2),
-        meta={"stage": "toy"},
-        metrics_path=folder / "metrics.jsonl",
-        title="toy",
-        stop=stop,
-        **more,
+        loop.Step.of(state, frozen, loss_fn=loss_fn, tx=tx, key=key, cfg=cfg),
+        map(jax.device_put, batches(int(state.step))) if mesh is None else batches(int(state.step)),
+        callbacks.standard(
+            cfg,
+            folder,
+            state,
+            title="toy",
+            meta={"stage": "toy"},
+            checkpoints=checkpoints,
+            stop=stop,
+            evaluator=evaluate and Evaluator(evaluate, enough),
+            **more,
+        ),
+        steps=cfg.steps,
     )
 
 

@@ -125,7 +125,7 @@ def shardings(specs: param_tree.Specs, mesh: Mesh) -> Any:
     )
 
 
-def share(x: jax.Array, axis: int) -> jax.Array:
+def over_replicas(x: jax.Array, axis: int) -> jax.Array:
     """`x`, inside jit, with `axis` cut over the mesh axes that no parameter is cut over.
 
     For work that devices with the same parameters would otherwise all repeat. As it was where there

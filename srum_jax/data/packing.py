@@ -52,7 +52,7 @@ def size(example: Example) -> np.ndarray:
         else:
             for text in item.texts if isinstance(item, Branch) else (item,):
                 und += len(text.ids) + 2
-                labels += (len(text.ids) + 1) * text.loss + (text.closing_label is not None)
+                labels += (len(text.ids) + 1) * text.loss
     return np.array([und, gen, vit, labels, images, regions])
 
 
@@ -124,9 +124,11 @@ class _Row:
         cfg: BagelConfig,
         targets: bool,
         coverage: Sampling | None,
+        advantages: bool,
         label_weights: str,
     ):
         self.lanes, self.cfg, self.targets, self.coverage = lanes, cfg, targets, coverage
+        self.advantages = advantages
         self.weight = LABEL_WEIGHTS[label_weights]
         u, g, p, y, n, r = dataclasses.astuple(lanes)
         dim = cfg.token_dim
@@ -151,9 +153,9 @@ class _Row:
         self.grids = np.ones((n, 2), np.int32)
         self.sizes = np.ones((n, 2), np.int32)
         self.boxes = np.zeros((n, r, 4), np.float32)
-        self.scores = np.zeros((n, r), np.float32)
+        self.values = np.zeros((n, r), np.float32)  # scores or advantages
         self.valid = np.zeros((n, r), bool)
-        self.image_score = np.zeros(n, np.float32)
+        self.image_values = np.zeros(n, np.float32)
         if coverage:
             points = masks.POINTS[coverage]
             self.inside = np.zeros((g, points, r), np.float32)
@@ -169,7 +171,7 @@ class _Row:
         lane[4, where] = np.arange(self.index, self.index + count)
         self.index += count
 
-    def _label(self, slot: int, ids, weight: float = 1.0):
+    def _label(self, slot: int, ids, weight: float):
         count = len(ids)
         where = slice(self.y, self.y + count)
         self.label_slots[where] = np.arange(slot, slot + count)
@@ -186,8 +188,6 @@ class _Row:
         self.text_ids[at + count - 1] = self.cfg.eos
         if text.loss:
             self._label(at, self.text_ids[at + 1 : at + count], self.weight(count - 1))
-        if text.closing_label is not None:
-            self._label(at + count - 1, [text.closing_label])
         self.u += count
         return position + count
 
@@ -233,9 +233,8 @@ class _Row:
         if item.regions is not None:
             k = len(item.regions.boxes)
             self.boxes[n, :k] = item.regions.boxes
-            self.scores[n, :k] = item.regions.scores
             self.valid[n, :k] = True
-            self.image_score[n] = item.regions.image_score
+            self.values[n, :k], self.image_values[n] = _values(item.regions, self.advantages)
         if self.coverage:
             r = item.regions or Regions(np.zeros((0, 4)), np.zeros(0), 0.0)
             inside, weights, areas = masks.cover(r.boxes, r.masks, item.size, (h, w), self.coverage)
@@ -261,6 +260,19 @@ class _Row:
                     inner = self._text(text, split, BRANCH, inner)
 
 
+def _values(regions: Regions, advantages: bool) -> tuple[np.ndarray, float]:
+    """(what is known of regions, of their image): advantages or scores; ValueError if not there."""
+    kind = "advantages" if advantages else "scores"
+    found = (
+        (regions.advantages, regions.image_advantage)
+        if advantages
+        else (regions.scores, regions.image_score)
+    )
+    if any(values is None for values in found):
+        raise ValueError(f"the batch is to hold {kind}, and a sample's regions have none")
+    return found
+
+
 def _masked(example: Example) -> bool:
     regions = (item.regions for item in example.items if isinstance(item, Latent))
     return any(mask is not None for r in regions if r for mask in r.masks or ())
@@ -273,16 +285,18 @@ def pack(
     *,
     targets: bool = False,
     rewards: bool = False,
+    advantages: bool = False,
     coverage: Sampling | None = None,
     label_weights: str = "token",
 ) -> Batch:
     """Rows of examples -> a Batch of NumPy arrays, one row each.
 
-    `targets` adds the separate clean latents of L_con, `rewards` the region arrays and, of the
-    given sampling, the `coverage` that regions with masks need (of all rows or of none: arrays
-    that come and go compile anew); `label_weights` names one of LABEL_WEIGHTS ("square" is BAGEL's
-    ce_loss_reweighting). Raises ValueError, naming lane and sizes, for a row that does not fit,
-    and for masks without coverage or of another size than their image.
+    `targets` adds the separate clean latents of L_con, `rewards` the region arrays (with
+    `advantages` in place of scores) and, of the given sampling, the `coverage` that regions with
+    masks need (of all rows or of none: arrays that come and go compile anew); `label_weights` names
+    one of LABEL_WEIGHTS ("square" is BAGEL's ce_loss_reweighting). Raises ValueError, naming lane
+    and sizes, for a row that does not fit, for masks without coverage or of another size than their
+    image, and for regions with advantages where scores are wanted, or the other way round.
     """
     if rewards and not coverage and any(_masked(e) for examples in rows for e in examples):
         raise ValueError("a region has a mask: pack the rewards with coverage")
@@ -290,7 +304,7 @@ def pack(
     for examples in rows:
         if examples:
             check_fits(total([size(e) for e in examples]), lanes, what="a row")
-        row = _Row(lanes, cfg, targets, coverage, label_weights)
+        row = _Row(lanes, cfg, targets, coverage, advantages, label_weights)
         for example in examples:
             row.add(example)
         built.append(row)
@@ -313,12 +327,14 @@ def pack(
         targets=stack("target_latents") if targets else None,
         rewards=Rewards(
             boxes=stack("boxes"),
-            scores=stack("scores"),
+            scores=None if advantages else stack("values"),
             valid=stack("valid"),
-            image_score=stack("image_score"),
+            image_score=None if advantages else stack("image_values"),
             coverage=Coverage(stack("inside"), stack("point_weights"), stack("areas"))
             if coverage
             else None,
+            advantages=stack("values") if advantages else None,
+            image_advantage=stack("image_values") if advantages else None,
         )
         if rewards
         else None,

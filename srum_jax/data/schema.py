@@ -28,14 +28,10 @@ Sampling = Literal["centre", "area"]  # what a latent token reads of a map of it
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Token ids without bos/eos. `loss`: every id and the eos are targets.
-
-    `closing_label`: a further target at the closing eos (BAGEL's special-token loss).
-    """
+    """Token ids without bos/eos. `loss`: every id and the eos are targets."""
 
     ids: np.ndarray
     loss: bool = False
-    closing_label: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +47,16 @@ class Regions:
     """Rewards of one image: boxes [R, 4] (x0, y0, x1, y1 pixels), scores [R], and the image's.
 
     `masks`: where there are any, one a box, bool [H, W] of the image or None (the box counts).
+    An objective reads scores, or the advantages [R] and the image's that were made of them: one of
+    the two is there, the other None.
     """
 
     boxes: np.ndarray
-    scores: np.ndarray
-    image_score: float
+    scores: np.ndarray | None
+    image_score: float | None
     masks: tuple[np.ndarray | None, ...] | None = None
+    advantages: np.ndarray | None = None
+    image_advantage: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,15 +136,18 @@ class Coverage:
 class Rewards:
     """Per latent image of a row, padded to R regions.
 
-    boxes [B,N,R,4] float32 pixels · scores [B,N,R] · valid [B,N,R] bool · image_score [B,N] ·
-    coverage: stands in for the boxes; None where no region has a mask
+    boxes [B,N,R,4] float32 pixels · valid [B,N,R] bool · scores [B,N,R] and image_score [B,N], or
+    advantages [B,N,R] and image_advantage [B,N], the other two None · coverage: stands in for the
+    boxes; None where no region has a mask
     """
 
     boxes: jax.Array
-    scores: jax.Array
+    scores: jax.Array | None
     valid: jax.Array
-    image_score: jax.Array
+    image_score: jax.Array | None
     coverage: Coverage | None = None
+    advantages: jax.Array | None = None
+    image_advantage: jax.Array | None = None
 
 
 @struct.dataclass

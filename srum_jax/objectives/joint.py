@@ -1,25 +1,44 @@
 """Pretraining both sides at once: cross-entropy on text plus flow matching on latents (BAGEL)."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
 from srum_jax import flow
+from srum_jax.config import PretrainConfig
 from srum_jax.core.loss import LossOut
+from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.srum import sft
 
 
-def make(cfg, model_cfg, *, dtype, remat: str) -> terms.LossFn:
-    """L = text_weight·CE + MSE; cfg holds the timestep distribution and the weight."""
+@dataclasses.dataclass(frozen=True)
+class JointLoss:
+    """L = text_weight·CE + MSE; cfg holds the timestep distribution and the weight.
 
-    def loss(params, reference, batch: Batch, key) -> LossOut:
+    dtype: of matrix products · remat: what is kept for the backward pass.
+    """
+
+    cfg: PretrainConfig
+    model: BagelConfig
+    dtype: jnp.dtype
+    remat: str
+
+    def __call__(
+        self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
+    ) -> LossOut:
+        """Terms and metrics of a batch; there is no reference to compare with."""
+        cfg = self.cfg
         draws = flow.draw(
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
-        out = terms.predict(params, model_cfg, batch, draws, dtype=dtype, remat=remat)
+        out = terms.predict(params, self.model, batch, draws, dtype=self.dtype, remat=self.remat)
         ce, accuracy = terms.cross_entropy(params, out.und, batch)
         return LossOut(
             terms={"ce": ce, "mse": sft(out.velocity, batch, draws, out.trained)},
             metrics={"accuracy": accuracy},
             coefficients=(("ce", cfg.text_weight), ("mse", 1.0)),
         )
-
-    return loss

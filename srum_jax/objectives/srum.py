@@ -20,15 +20,17 @@ import jax
 import jax.numpy as jnp
 
 from srum_jax import flow
+from srum_jax.config import TrainConfig
 from srum_jax.core.loss import LossOut, Ratio, ratio
-from srum_jax.data.schema import Batch, Sampling
+from srum_jax.core.param_tree import Params
+from srum_jax.data.schema import Batch, Rewards, Sampling
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
 from srum_jax.rewards.maps import WeightRule
 
-BY_ADVANTAGE = ("srum_advantage", "nft")  # their batch's scores are advantages
+BY_ADVANTAGE = ("srum_advantage", "nft")  # read advantages, the others scores
 
 
 def sft(velocity: jax.Array, batch: Batch, draws: flow.Draws, mask: jax.Array) -> Ratio:
@@ -119,23 +121,42 @@ def advantage(
 # ----------------------------------------------------------------- from scores to token weights
 
 
-def acting(batch: Batch, rewards: str, *, neutral: float) -> Batch:
-    """`batch` with the scores that act: "both", "image" (no region) or "regions".
+def acting(r: Rewards, rewards: str, *, neutral: float) -> Rewards:
+    """Of scores those that act: "both", "image" (no region) or "regions".
 
     Of regions alone every image's score is `neutral`.
     """
-    r = batch.rewards
     if rewards == "image":
-        r = r.replace(valid=jnp.zeros_like(r.valid))
-    elif rewards == "regions":
-        r = r.replace(image_score=jnp.full_like(r.image_score, neutral))
-    return batch.replace(rewards=r)
+        return r.replace(valid=jnp.zeros_like(r.valid))
+    if rewards == "regions":
+        return r.replace(image_score=jnp.full_like(r.image_score, neutral))
+    return r
 
 
-def token_weights(batch: Batch, rule: WeightRule) -> jax.Array:
-    """Token weights [B,G] of the batch's rewards by `mask_rule`."""
+def _scores(batch: Batch) -> Rewards:
+    """The batch's scores; raises ValueError where it holds advantages."""
+    if batch.rewards.scores is None:
+        raise ValueError("the objective reads scores, and the batch holds advantages made of them")
+    return batch.rewards
+
+
+def _advantages(batch: Batch) -> Rewards:
+    """The batch's advantages in place of scores: weight rules read either.
+
+    Raises ValueError where it holds scores.
+    """
+    r = batch.rewards
+    if r.advantages is None:
+        raise ValueError("the objective reads advantages, and the batch holds scores")
+    return r.replace(
+        scores=r.advantages, image_score=r.image_advantage, advantages=None, image_advantage=None
+    )
+
+
+def _token_weights(rule: WeightRule, rewards: Rewards, batch: Batch) -> jax.Array:
+    """Token weights [B,G] of rewards by `rule`."""
     return jax.vmap(functools.partial(maps.token_weights, rule))(
-        batch.rewards, batch.sizes, batch.grids, batch.latent_images, batch.latent_cells
+        rewards, batch.sizes, batch.grids, batch.latent_images, batch.latent_cells
     )
 
 
@@ -148,7 +169,7 @@ def release_weights(
     is 1.
     """
     rule = dataclasses.replace(maps.RELEASED, sampling=sampling)
-    return token_weights(acting(batch, rewards, neutral=1.0), rule)
+    return _token_weights(rule, acting(_scores(batch), rewards, neutral=1.0), batch)
 
 
 def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "centre") -> jax.Array:
@@ -160,20 +181,20 @@ def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "cen
     rule = dataclasses.replace(maps.PAPER, sampling=sampling)
     if rewards == "image":
         rule = dataclasses.replace(rule, background="image", image="ignore")
-    return token_weights(acting(batch, rewards, neutral=1.0), rule)
+    return _token_weights(rule, acting(_scores(batch), rewards, neutral=1.0), batch)
 
 
 def advantage_weights(
     batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
 ) -> jax.Array:
-    """Token advantages A [B,G]; the batch's scores are advantages already (`stages/train.py`).
+    """Token advantages A [B,G] of the batch's regions and their advantages.
 
     Of the image alone there is no resolution in space; of regions alone they count in full, and
     what lies in no region has advantage 0.
     """
     share = 1.0 if rewards == "regions" else maps.ADVANTAGE.region_share
     rule = dataclasses.replace(maps.ADVANTAGE, region_share=share, sampling=sampling)
-    return token_weights(acting(batch, rewards, neutral=0.0), rule)
+    return _token_weights(rule, acting(_advantages(batch), rewards, neutral=0.0), batch)
 
 
 # -------------------------------------------------------------------- through the model, by name
@@ -258,28 +279,38 @@ def needs_reference(objective: str, anchor: float) -> bool:
     return anchor > 0 or objective in _AROUND_START
 
 
-def make(cfg, model_cfg: BagelConfig, *, dtype, remat: str) -> terms.LossFn:
+@dataclasses.dataclass(frozen=True)
+class SrumLoss:
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
     cfg is the train section: objective, rewards, anchor, the timestep distribution and the
-    objectives' own numbers. Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and
-    "relative_drift" (the same in units of ‖u‖²; `train.max_drift` bounds it).
+    objectives' own numbers. dtype: of matrix products · remat: what is kept for the backward pass.
     """
-    objective = OBJECTIVES[cfg.objective]
 
-    def loss(params, reference, batch: Batch, key) -> LossOut:
+    cfg: TrainConfig
+    model: BagelConfig
+    dtype: jnp.dtype
+    remat: str
+
+    def __call__(
+        self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
+    ) -> LossOut:
+        """Terms and metrics of a batch; `reference`: the model the run started from, where
+        `needs_reference`.
+
+        Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and "relative_drift" (the
+        same in units of ‖u‖²; `train.max_drift` bounds it). Raises ValueError for a batch that
+        holds advantages where the objective reads scores, or the other way round.
+        """
+        cfg = self.cfg
         draws = flow.draw(
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
-
-        def predict(params):
-            return terms.predict(params, model_cfg, batch, draws, dtype=dtype, remat=remat)
-
         start = None
         if needs_reference(cfg.objective, cfg.anchor):
-            start = jax.lax.stop_gradient(predict(reference).velocity)
-        out = predict(params)
-        found = objective(out, start, batch, draws, cfg)
+            start = jax.lax.stop_gradient(self._predict(reference, batch, draws).velocity)
+        out = self._predict(params, batch, draws)
+        found = OBJECTIVES[cfg.objective](out, start, batch, draws, cfg)
         metrics = {"mse": sft(out.velocity, batch, draws, out.trained)}
         if start is not None:
             drift = terms.squared_error(out.velocity, start, out.trained)
@@ -293,4 +324,5 @@ def make(cfg, model_cfg: BagelConfig, *, dtype, remat: str) -> terms.LossFn:
                 )
         return found.replace(metrics=metrics | found.metrics)
 
-    return loss
+    def _predict(self, params: Params, batch: Batch, draws: flow.Draws) -> terms.Predicted:
+        return terms.predict(params, self.model, batch, draws, dtype=self.dtype, remat=self.remat)

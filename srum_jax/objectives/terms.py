@@ -4,7 +4,6 @@ Sums run over real tokens only; weights count numbers (tokens × channels) or la
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,6 @@ from srum_jax.data.schema import PAD_SEGMENT, Batch
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
-# What the trainer is handed: (params, reference, batch, key) -> LossOut. `reference` are the
-# parameters the run started from, or None where the objective needs none.
-LossFn = Callable[..., object]
 _LOGITS = 2**26  # of one row that are held at once; more are computed in parts
 
 

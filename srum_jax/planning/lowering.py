@@ -27,6 +27,7 @@ from srum_jax.models import int8
 from srum_jax.models.bagel import cost, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.objectives import srum
 from srum_jax.training import state as states
 from srum_jax.training import step
 from srum_jax.training.state import FrozenParams
@@ -80,12 +81,13 @@ def on_chip(tree: Any) -> int:
 def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
     """The step of the stage `train`, on the packed batch it makes."""
     c, dtype = cfg.train, jnp.dtype(cfg.compute.dtype)
-    sizes = programs.attending(cfg, sizes, mesh)
+    tokens = c.lanes.und + c.lanes.gen
+    sizes = programs.attending(cfg, sizes, mesh, tokens=tokens)
     made = programs.training(cfg, sizes)
     masters = param_tree.abstract(made.trained, jnp.float32)
     fresh = jax.eval_shape(functools.partial(states.fresh, tx=made.tx), masters)
-    places = states.places(made.tx, made.trained, mesh)
-    state = place(fresh, places)
+    shardings = states.shardings(made.tx, made.trained, mesh)
+    state = place(fresh, shardings)
 
     def kept(specs):
         return place(param_tree.abstract(specs, dtype), sharding.shardings(specs, mesh))
@@ -98,13 +100,14 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
         lanes,
         sizes,
         rewards=True,
+        advantages=c.objective in srum.BY_ADVANTAGE,
         coverage=c.map_sampling if cfg.score.proposers[0] == "sam" else None,
         targets="ingest" in cfg.stages,
     )
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((c.rows, *x.shape[1:]), x.dtype), row)
     batch = place(wide, sharding.batch_sharding(mesh))
     run = step.program(
-        made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, places=places
+        made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, shardings=shardings
     )
     work = cost.Work(
         und=lanes.und, gen=lanes.gen, vit=lanes.vit, times=lanes.images, labels=lanes.labels

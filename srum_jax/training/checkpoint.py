@@ -33,6 +33,11 @@ def digests(tree) -> dict[str, int]:
     }
 
 
+def _wrong(tree, saved: dict[str, int]) -> list[str]:
+    """Paths of the leaves whose bytes differ from the saved digests."""
+    return [path for path, digest in digests(tree).items() if saved.get(path, digest) != digest]
+
+
 class Checkpoints:
     """The checkpoints of one run folder: save, and restore the newest."""
 
@@ -85,13 +90,27 @@ class Checkpoints:
                 "another model, optimiser or version, or damaged: remove that folder, or use "
                 "another workdir."
             ) from e
-        wrong = [p for p, d in digests(state).items() if saved.get(p, d) != d]
-        if wrong:
+        if wrong := _wrong(state, saved):
             raise BadInput(
                 f"{where}: damaged, the bytes of {wrong[0]} (and {len(wrong) - 1} more) differ "
                 "from what was saved. Remove that step's folder to continue from the one before."
             )
         return state
+
+    def newest(self, state, *, steps: int):
+        """The state of the newest checkpoint, laid out as `state`, or `state` where there is none.
+
+        Raises BadInput where it is damaged, of another model, or beyond the run's `steps`.
+        """
+        latest = self.latest()
+        if latest is None:
+            return state
+        if latest > steps:
+            raise BadInput(
+                f"{self.folder}: the run is at step {latest}, beyond the {steps} steps of the "
+                "config: raise steps, or use another workdir"
+            )
+        return self.restore(latest, state)
 
     def close(self) -> None:
         """Waits for the running save."""
@@ -137,7 +156,6 @@ def load_params(folder, like):
             saved = read_json(folder.parent / DIGESTS)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(f"{folder}: not the parameters of this model ({e})") from e
-    wrong = [p for p, d in digests(params).items() if saved.get(p, d) != d]
-    if wrong:
+    if wrong := _wrong(params, saved):
         raise BadInput(f"{folder}: damaged, the bytes of {wrong[0]} differ from what was saved")
     return params

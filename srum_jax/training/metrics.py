@@ -194,11 +194,22 @@ class Writer:
 
 
 def read(path) -> list[dict]:
-    """Rows of a metrics file; a torn last line (a killed run) is left out."""
+    """Rows of a metrics file; a torn last line (a killed run) is left out.
+
+    Raises ValueError, naming file and line, for another line that is no object with a "step".
+    """
+    lines = epath.Path(path).read_text().splitlines()
     rows = []
-    for line in epath.Path(path).read_text().splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            int(row["step"])
+        except (ValueError, KeyError, TypeError) as e:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f'{path}, line {number}: needs a JSON object with a "step" ({e!r}); delete the '
+                "line, or run the stage again"
+            ) from e
+        rows.append(row)
     return rows

@@ -47,18 +47,14 @@ def muon_dimensions(specs: Specs, tree):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def spread(specs: Specs) -> optax.GradientTransformation:
-    """Gradients of stacked matrices with their layers shared out over the devices that hold the
-    same parameters, where these are many: each orthogonalises its part instead of all of them."""
-
-    def share(updates, params=None):
-        flat = flatten(updates)
-        for path, spec in flatten(specs).items():
-            if path in flat and spec.axes[:1] == ("layers",) and path.endswith("/w"):
-                flat[path] = sharding.share(flat[path], 0)
-        return unflatten(flat)
-
-    return optax.stateless(share)
+def shard_layers(specs: Specs, updates, params=None):
+    """Gradients of stacked matrices with their layers cut over the devices that hold the same
+    parameters, where these are many: each orthogonalises its part instead of all of them."""
+    flat = flatten(updates)
+    for path, spec in flatten(specs).items():
+        if path in flat and spec.axes[:1] == ("layers",) and path.endswith("/w"):
+            flat[path] = sharding.over_replicas(flat[path], 0)
+    return unflatten(flat)
 
 
 def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
@@ -84,7 +80,7 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
             # An update's size then does not depend on the matrix's shape.
             consistent_rms=0.2,
         )
-        rule = optax.chain(spread(specs), rule)
+        rule = optax.chain(optax.stateless(functools.partial(shard_layers, specs)), rule)
     else:
         rule = optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, weight_decay=cfg.weight_decay)
     clip = optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity()
@@ -95,8 +91,3 @@ def learning_rate(cfg, step: int, *, steps: int) -> float:
     """The rate that step number `step` (from 0) uses."""
     rate = schedule(cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps)
     return float(rate(step))
-
-
-def trained_specs(specs: Specs, trainable) -> Specs:
-    """The sub-tree of `specs` whose paths `trainable` accepts."""
-    return unflatten({p: s for p, s in flatten(specs).items() if trainable(p)})

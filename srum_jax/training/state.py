@@ -51,21 +51,22 @@ def create(
 
     if mesh is None:
         return jax.jit(build)(params)
-    layout = places(tx, specs, mesh)
+    layout = shardings(tx, specs, mesh)
     return jax.jit(build, out_shardings=layout)(jax.device_put(params, layout.params))
 
 
-def places(tx: optax.GradientTransformation, specs: Specs, mesh) -> TrainState:
-    """Where a state over `specs` lies: a NamedSharding in the place of every array."""
-    where = sharding.shardings(specs, mesh)
-    one = sharding.replicated(mesh)
+def shardings(
+    tx: optax.GradientTransformation, specs: Specs, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """The layout of a state over `specs`: a NamedSharding in the place of every array."""
+    params, whole = sharding.shardings(specs, mesh), sharding.replicated(mesh)
     return TrainState(
-        step=one,
-        params=where,
-        opt_state=sharding.optimizer_shardings(tx, abstract(specs), where, mesh),
-        ema=where,
-        skipped=one,
-        skipped_in_row=one,
+        step=whole,
+        params=params,
+        opt_state=sharding.optimizer_shardings(tx, abstract(specs), params, mesh),
+        ema=params,
+        skipped=whole,
+        skipped_in_row=whole,
     )
 
 

@@ -33,8 +33,9 @@ def _weights(loss_fn, params, reference, batches, key):
 def gradients(loss_fn: Callable, trained, fixed: FrozenParams, batch, key, micro_batches: int):
     """(loss, means of terms and metrics, gradients of `trained`) of a batch in micro-batches.
 
-    The loss is sum over terms of coefficient · (Σ sums / Σ weights): a mean over everything, not a
-    mean of means, so splitting the batch changes nothing but the order of addition.
+    With more than one this is gradient accumulation: a scan over parts of the batch. The loss is
+    sum over terms of coefficient · (Σ sums / Σ weights): a mean over everything, not a mean of
+    means, so splitting the batch changes nothing but the order of addition.
     """
     reference = None if fixed.reference is None else merge(fixed.reference, fixed.frozen)
 
@@ -76,15 +77,15 @@ def program(
     *,
     ema: float,
     micro_batches: int,
-    places: TrainState | None = None,
+    shardings: TrainState | None = None,
 ) -> Callable:
     """`step(state, fixed, batch, key)` as it is compiled: the old state makes room for the new.
 
-    `places`: the sharding of every array of the state, which the new one then has as well. Left to
-    the compiler it may be the same in other words, for which the second step would compile anew.
+    `shardings`: of every array of the state, which the new one then has as well. Left to the
+    compiler they may be the same in other words, for which the second step would compile anew.
     """
     how = dict(loss_fn=loss_fn, tx=tx, ema=ema, micro_batches=micro_batches)
-    laid = {} if places is None else {"out_shardings": (places, None)}
+    laid = {} if shardings is None else {"out_shardings": (shardings, None)}
     return jax.jit(functools.partial(step, **how), donate_argnums=0, **laid)
 
 

@@ -110,7 +110,7 @@ def fields(tokens, row=0):
 
 
 def test_text():
-    batch = pack([[Example((Text(ids(7, 8)), Text(ids(9), loss=True, closing_label=START)))]])
+    batch = pack([[Example((Text(ids(7, 8)), Text(ids(9), loss=True)))]])
     assert batch.text_ids[0].tolist() == [BOS, 7, 8, EOS, BOS, 9, EOS]
     assert fields(batch.und) == [
         [1] * 7,
@@ -119,10 +119,10 @@ def test_text():
         list(range(7)),
         list(range(7)),
     ]
-    # What follows each token: the word, the end, and at the end the further target.
-    assert batch.label_slots[0].tolist() == [4, 5, 6]
-    assert batch.label_ids[0].tolist() == [9, EOS, START]
-    assert batch.label_weights[0].tolist() == [1, 1, 1]
+    # What follows each token: the word, the end.
+    assert batch.label_slots[0].tolist() == [4, 5]
+    assert batch.label_ids[0].tolist() == [9, EOS]
+    assert batch.label_weights[0].tolist() == [1, 1]
     assert batch.gen.segment.shape == (1, 0)
 
 
@@ -131,11 +131,10 @@ def test_labels_may_weigh_less_in_long_texts():
     for rule, official in json.loads(common.read_text())["len2weight"].items():
         for count, weight in official.items():
             if int(count):  # a text always has its end as a label
-                text = Text(ids(*[7] * (int(count) - 1)), loss=True, closing_label=START)
+                text = Text(ids(*[7] * (int(count) - 1)), loss=True)
                 batch = pack([[Example((text,))]], label_weights=rule)
-                np.testing.assert_allclose(batch.label_weights[0, :-1], weight, rtol=1e-6)
-                assert batch.label_weights.shape == (1, int(count) + 1)
-                assert batch.label_weights[0, -1] == 1
+                np.testing.assert_allclose(batch.label_weights[0], weight, rtol=1e-6)
+                assert batch.label_weights.shape == (1, int(count))
 
 
 def test_pictures_and_clean_latents_take_one_position_each():

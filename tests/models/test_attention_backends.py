@@ -14,7 +14,7 @@ from samples import text_to_image as small
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Tokens
 from srum_jax.models import attention
-from srum_jax.models.attention import choice, chunked, cudnn, intervals, pallas, splash
+from srum_jax.models.attention import choice, chunked, cudnn, intervals, splash
 from srum_jax.models.bagel import model as bagel
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
@@ -93,9 +93,6 @@ def backends(monkeypatch):
     monkeypatch.setattr(chunked, "_QUERIES", 40)
     monkeypatch.setattr(chunked, "_KEYS", 48)
     monkeypatch.setattr(splash, "_INTERPRET", True)
-    monkeypatch.setattr(pallas, "_INTERPRET", True)
-    monkeypatch.setattr(pallas, "_BLOCK", 64)
-    monkeypatch.setattr(pallas, "_STEP", 32)
     monkeypatch.setattr(cudnn, "_IMPLEMENTATION", "xla")
 
 
@@ -113,7 +110,6 @@ def close(a, b, tolerance=3e-5):
         ("dense", many),
         ("chunked", many),
         ("splash", many),
-        ("pallas", many),
     ],
 )
 def test_a_back_end_is_softmax_attention_under_the_law(backends, name, rows):
@@ -122,8 +118,8 @@ def test_a_back_end_is_softmax_attention_under_the_law(backends, name, rows):
     given = arrays(batch)
     tokens = joined((batch.und, batch.gen))
     allowed = rule(tokens, tokens) & (tokens.segment > 0)[:, :, None]
-    if name in ("splash", "pallas"):
-        assert tokens.segment.shape[1] > 2 * splash._LANES >= 4 * pallas._BLOCK
+    if name == "splash":
+        assert tokens.segment.shape[1] > 2 * splash._LANES
     got = found(name, batch, *given)
     close(got, plain(*given, allowed))
     (o, (dq, dk, dv)) = got
@@ -133,7 +129,7 @@ def test_a_back_end_is_softmax_attention_under_the_law(backends, name, rows):
         assert all(np.abs(x[~padding]).max() > 0.1 for x in map(np.asarray, parts))
 
 
-@pytest.mark.parametrize("name", ["dense", "chunked", "splash", "cudnn", "pallas"])
+@pytest.mark.parametrize("name", ["dense", "chunked", "splash", "cudnn"])
 def test_packing_changes_nothing(backends, name):
     """A sample's outputs and gradients are those it has alone."""
     batch = many()
@@ -155,7 +151,7 @@ def test_packing_changes_nothing(backends, name):
         close(found(name, sample, *map(alone, given)), want)
 
 
-@pytest.mark.parametrize("name", ["chunked", "splash", "cudnn", "pallas"])
+@pytest.mark.parametrize("name", ["chunked", "splash", "cudnn"])
 def test_back_ends_in_bfloat16_stay_close(backends, name):
     batch = many()
     *qkv, pull = arrays(batch, scale=1.0)
@@ -176,13 +172,13 @@ def test_a_lane_may_be_empty(backends, empty):
     batch = batch.replace(**{empty: jax.tree.map(lambda x: x[:, :0], getattr(batch, empty))})
     given = arrays(batch)
     want = found("dense", batch, *given)
-    for name in ("chunked", "splash", "pallas"):
+    for name in ("chunked", "splash"):
         close(found(name, batch, *given), want)
 
 
 def test_a_row_of_padding_alone_is_zero(backends):
     batch = packing.pack([[talk(0)], []], Lanes(40, 8, 0, 10, 1, 0), CFG)
-    for name in ("dense", "chunked", "splash", "cudnn", "pallas"):
+    for name in ("dense", "chunked", "splash", "cudnn"):
         o, gradients = found(name, batch, *arrays(batch))
         for x in jax.tree.leaves((o, gradients)):
             assert np.abs(x[1]).max(initial=0) == 0
@@ -224,7 +220,7 @@ def random_example(seed):
     return Example(tuple(items[i] for i in chosen))
 
 
-def test_the_law_on_items_finds_every_gap():
+def test_intervals_say_whether_they_say_everything():
     examples = [random_example(seed) for seed in range(80)]
     need = np.max([packing.size(e) for e in examples], axis=0) + 1
     batch = packing.pack([[e] for e in examples], Lanes(*map(int, need)), CFG)
@@ -239,29 +235,14 @@ def test_the_law_on_items_finds_every_gap():
     slot = np.arange(allowed.shape[-1])[None, None]
     inside = (slot >= first[:, :, None]) & (slot < end[:, :, None])
     np.testing.assert_array_equal((inside == allowed).all(axis=2), whole)
-    start, stop = map(np.asarray, jit(intervals.seen_by)(tokens, keys))
-    some = allowed.any(axis=1)
-    np.testing.assert_array_equal(start, np.where(some, allowed.argmax(axis=1), 0))
-    last = allowed.shape[1] - allowed[:, ::-1].argmax(axis=1)
-    np.testing.assert_array_equal(stop, np.where(some, last, 0))
-    gaps = [attention.gap(e) != "" for e in examples]
-    np.testing.assert_array_equal(~whole.all(axis=1), gaps)
-    assert 15 < sum(gaps) < 65
+    assert 15 < sum(~whole.all(axis=1)) < 65
 
 
-def test_a_gap_names_the_sample_and_its_items():
-    assert attention.first_gap([("a", talk(0)), ("b", redraw(0))]) == ""
-    why = attention.first_gap([("candidate 1", redraw(0)), ("candidate 2", edit(0))])
-    assert why.startswith("candidate 2: item 4 sees item 2 but not item 3, a noisy image")
-    assert "item 1, a branch of questions" in attention.gap(questions(0))
-
-
-@pytest.mark.parametrize("name", ["splash", "pallas"])
-def test_what_no_interval_says_is_never_guessed(backends, name):
+def test_what_no_interval_says_is_never_guessed(backends):
     """A row with a gap: NaN at the tokens concerned, and at no others."""
     batch = pack([[edit(0), redraw(1)]], spare=1)
     tokens = joined((batch.und, batch.gen))
-    o = joined(found(name, batch, *arrays(batch))[0])
+    o = joined(found("splash", batch, *arrays(batch))[0])
     broken = np.isnan(o).any(axis=(2, 3))
     want = joined(found("dense", batch, *arrays(batch))[0])
     assert 0 < broken.sum() < 10 and np.all(tokens.segment[broken] == 1)
@@ -330,24 +311,6 @@ def test_blocks_that_nobody_sees_are_not_computed():
         )
 
 
-def test_what_no_query_of_a_block_sees_is_not_read(backends):
-    """NaN in the keys and values of a row's last sample spoils that, and nothing far before it."""
-    batch = pack([[draw(n) for n in range(6)]], spare=1)
-    lanes = batch.und, batch.gen
-    assert sum(lane.segment.shape[1] for lane in lanes) > 5 * pallas._BLOCK
-    q, k, v, pull = arrays(batch)
-
-    def spoiled(parts):
-        last = [(lane.segment == 6)[:, :, None, None] for lane in lanes]
-        return tuple(jnp.where(here, jnp.nan, x) for here, x in zip(last, parts, strict=True))
-
-    o, gradients = found("pallas", batch, q, spoiled(k), spoiled(v), pull)
-    for parts in (o, *gradients):
-        for lane, x in zip(lanes, parts, strict=True):
-            far = (lane.segment > 0) & (lane.segment < 3)
-            assert np.isfinite(x[far]).all() and np.isnan(x[lane.segment == 6]).all()
-
-
 # --------------------------------------------------------------------------------------- choice
 
 
@@ -384,9 +347,6 @@ def test_the_choice_and_its_reason(caplog):
         ("cudnn", "tpu", {}, "runs on NVIDIA GPUs"),
         ("cudnn", "gpu", dict(dtype="float32"), "compute.dtype is float32"),
         ("cudnn", "gpu", dict(head_dim=100), "these have 100"),
-        ("pallas", "cpu", {}, "runs on NVIDIA GPUs"),
-        ("pallas", "gpu", dict(dtype="float32"), "compute.dtype is float32"),
-        ("pallas", "gpu", dict(gap="candidate 2: item 4"), "one interval. candidate 2: item 4"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(name, platform, changed, message):
@@ -401,11 +361,10 @@ def test_an_unknown_back_end_is_refused():
         attention.over((batch.und, batch.gen), "flash")
 
 
-@pytest.mark.parametrize("name", ["cudnn", "pallas"])
-def test_kernels_for_gpus_refuse_float32(name):
+def test_the_kernel_for_gpus_refuses_float32():
     batch = pack([[talk(0)]])
     with pytest.raises(ValueError, match="bfloat16 or float16, not float32"):
-        jax.eval_shape(attention.over((batch.und, batch.gen), name), *arrays(batch)[:3])
+        jax.eval_shape(attention.over((batch.und, batch.gen), "cudnn"), *arrays(batch)[:3])
 
 
 # ------------------------------------------------------------- programs for machines not at hand
@@ -436,7 +395,3 @@ def test_cudnn_lowers_for_gpus(monkeypatch):
     monkeypatch.setattr(fused, "cuda_versions", there)
     text = lowered("cudnn", "cuda")
     assert "__cudnn$fmha" in text and "Backward" in text
-
-
-def test_our_kernels_lower_for_gpus():
-    assert lowered("pallas", "cuda").count("__gpu$xla.gpu.triton") == 3  # as splash

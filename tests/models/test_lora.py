@@ -135,7 +135,7 @@ def objective(**values):
         repulsion_cap=1.0,
     )
     cfg = types.SimpleNamespace(**(numbers | LAW | values))
-    return srum.make(cfg, CFG, dtype=jnp.float32, remat="full")
+    return srum.SrumLoss(cfg, CFG, dtype=jnp.float32, remat="full")
 
 
 def gradients(loss, trained, fixed, batch, parts=1):
@@ -146,7 +146,7 @@ def gradients(loss, trained, fixed, batch, parts=1):
 def test_gradients_are_those_of_the_low_rank_matrix(batch):
     """By the chain rule from the gradient of the whole matrix; the reference is the bare base."""
     made, base = factors(), weights()
-    adapted = lora.adapted(objective(), SCALE)
+    adapted = lora.AdaptedLoss(objective(), SCALE)
     loss, means, grads = gradients(adapted, made, FrozenParams(base, {}), batch)
 
     accepts = lora.projections("all")
@@ -182,7 +182,7 @@ def test_gradients_are_those_of_the_low_rank_matrix(batch):
 def test_at_the_start_nothing_has_drifted(batch):
     fresh = param_tree.init(ADAPTERS, jax.random.key(1))
     _, means, grads = gradients(
-        lora.adapted(objective(), SCALE), fresh, FrozenParams(weights(), {}), batch
+        lora.AdaptedLoss(objective(), SCALE), fresh, FrozenParams(weights(), {}), batch
     )
     assert float(means["drift"]) == 0
     flat = param_tree.flatten(grads)
@@ -208,7 +208,7 @@ def test_a_step_on_many_devices_is_that_of_one(batch):
     run = jit(
         functools.partial(
             training_step.step,
-            loss_fn=lora.adapted(objective(), SCALE),
+            loss_fn=lora.AdaptedLoss(objective(), SCALE),
             tx=tx,
             ema=0.9,
             micro_batches=1,

@@ -23,7 +23,7 @@ def found():
     batch = pack([[questions(1), text_to_image(2, 5)], [edit(3, 6)]], spare=1)
     params = weights()
     cfg = types.SimpleNamespace(text_weight=0.25, **LAW)
-    loss = joint.make(cfg, CFG, dtype=jnp.float32, remat="full")
+    loss = joint.JointLoss(cfg, CFG, dtype=jnp.float32, remat="full")
 
     @jit
     def run(params, batch):

@@ -1,5 +1,6 @@
 """Identities of the self-reward losses, and what must not reach them."""
 
+import dataclasses
 import types
 import typing
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from samples import CFG, edit, jit, pack, talk, text_to_image, weights
 
+from configs import base
+from srum_jax import config as run_config
 from srum_jax import flow
 from srum_jax.config import TrainConfig
 from srum_jax.core import loss as losses
@@ -292,8 +295,18 @@ def config(objective, **values):
 
 def whole(objective, **values):
     """jitted (params, reference, batch) -> LossOut."""
-    loss = srum.make(config(objective, **values), CFG, dtype=jnp.float32, remat="full")
+    loss = srum.SrumLoss(config(objective, **values), CFG, dtype=jnp.float32, remat="full")
     return jit(lambda params, reference, batch: loss(params, reference, batch, jax.random.key(1)))
+
+
+def as_advantages(batch):
+    """The batch with its scores for advantages, as the training set of such objectives has them."""
+    r = batch.rewards
+    return batch.replace(
+        rewards=r.replace(
+            scores=None, image_score=None, advantages=r.scores, image_advantage=r.image_score
+        )
+    )
 
 
 def with_score(batch, score):
@@ -323,7 +336,8 @@ def test_release_with_all_weights_1_is_sft_and_with_0_the_constraint(batch):
 def test_reference_is_compared_with_and_not_trained(batch):
     params, other = weights(), weights(seed=1)
     cfg = config("srum_advantage", anchor=ANCHOR)
-    loss = srum.make(cfg, CFG, dtype=jnp.float32, remat="full")
+    scores, batch = batch, as_advantages(batch)
+    loss = srum.SrumLoss(cfg, CFG, dtype=jnp.float32, remat="full")
 
     @jit
     def both(params, reference):
@@ -343,7 +357,7 @@ def test_reference_is_compared_with_and_not_trained(batch):
     size = expected(np.square(draws.noise - batch.latents), np.asarray(terms.trained(batch)))
     assert mean(out.metrics["relative_drift"]) == pytest.approx(drift / size, rel=1e-4)
     assert mean(out.metrics["repelled"]) == 0
-    bad = whole("srum_advantage")(params, other, with_score(batch, -1.0))
+    bad = whole("srum_advantage")(params, other, as_advantages(with_score(scores, -1.0)))
     assert mean(bad.metrics["repelled"]) == 1
     # The head of words is no part of it.
     assert np.abs(flatten(trained)["lm_head/w"]).max() == 0
@@ -357,6 +371,8 @@ def test_sums_add_up_over_rows(batch, objective):
     """Row 0 twice and row 1 twice, against both rows: sums and weights of every term add."""
     params, other = weights(), weights(seed=1)
     run = whole(objective)
+    if objective in srum.BY_ADVANTAGE:
+        batch = as_advantages(batch)
 
     def rows(which):
         return jax.tree.map(lambda x: x[which], batch)
@@ -374,6 +390,26 @@ def test_the_right_objectives_ask_for_a_reference():
     without = {name for name in srum.OBJECTIVES if not srum.needs_reference(name, 0.0)}
     assert without == {"sft", "srum_release"}
     assert all(srum.needs_reference(name, 0.1) for name in srum.OBJECTIVES)
+
+
+@pytest.mark.parametrize("objective", [name for name in srum.OBJECTIVES if name != "sft"])
+def test_scores_and_advantages_are_never_taken_for_each_other(batch, objective):
+    loss = srum.SrumLoss(config(objective), CFG, dtype=jnp.float32, remat="full")
+    other = as_advantages(batch)
+    good, bad = (other, batch) if objective in srum.BY_ADVANTAGE else (batch, other)
+    what = "advantages, and" if objective in srum.BY_ADVANTAGE else "scores, and"
+    shapes = jax.eval_shape(weights)
+    jax.eval_shape(loss, shapes, shapes, good, jax.random.key(0))
+    with pytest.raises(ValueError, match=f"the objective reads {what} the batch holds"):
+        jax.eval_shape(loss, shapes, shapes, bad, jax.random.key(0))
+
+
+def test_an_objective_is_a_value():
+    """Equal settings are one objective, for whatever caches by it."""
+    cfg = run_config.load(base.get_config())
+    one, same = (srum.SrumLoss(cfg.train, CFG, jnp.dtype("float32"), "full") for _ in range(2))
+    assert one == same and hash(one) == hash(same)
+    assert one != dataclasses.replace(one, remat="none")
 
 
 def test_names_are_those_of_the_config():
@@ -409,11 +445,13 @@ def test_scores_of_the_image_or_of_regions_alone(batch, case):
     close(regions * factor, both)
     assert (regions[mask] > 0.5).any() and (regions[mask] == 0.5).any()
 
-    close(srum.advantage_weights(batch, "image"), image)
-    local = np.asarray(srum.advantage_weights(batch, "regions"))
-    close(local, 2 * np.asarray(srum.advantage_weights(with_image_score(batch, 0.0))))
+    centred = as_advantages(batch)
+    close(srum.advantage_weights(centred, "image"), image)
+    local = np.asarray(srum.advantage_weights(centred, "regions"))
+    without = as_advantages(with_image_score(batch, 0.0))
+    close(local, 2 * np.asarray(srum.advantage_weights(without)))
     assert (local[mask] == 0).any() and (local[mask] < 0).any() and (local[mask] > 0).any()
-    assert np.abs(srum.advantage_weights(batch) - image)[mask].max() > 0.1
+    assert np.abs(srum.advantage_weights(centred) - image)[mask].max() > 0.1
 
     # The paper: signed regions times the image's factor, neutral outside every box.
     close(srum.paper_weights(batch, "regions"), local)
@@ -430,7 +468,12 @@ def test_masks_stand_in_for_boxes(batch, case, sampling):
     mask, emptied = case[1], covered.rewards.coverage
     emptied = emptied.replace(inside=np.zeros_like(emptied.inside))
     emptied = covered.replace(rewards=covered.rewards.replace(coverage=emptied))
-    for rule in (srum.release_weights, srum.paper_weights, srum.advantage_weights):
+    rules = (
+        srum.release_weights,
+        srum.paper_weights,
+        lambda batch, **how: srum.advantage_weights(as_advantages(batch), **how),
+    )
+    for rule in rules:
         want = np.asarray(rule(batch, sampling=sampling))
         np.testing.assert_allclose(rule(covered, sampling=sampling)[mask], want[mask], atol=1e-6)
         bare = np.asarray(rule(emptied, sampling=sampling))

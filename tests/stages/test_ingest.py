@@ -13,7 +13,7 @@ from srum_jax.data import images, masks, shards, srum_dataset
 from srum_jax.data.srum_dataset import Sample
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import vae
-from srum_jax.stages import generate, ingest, train
+from srum_jax.stages import generate, ingest, selection, train, training_set
 from srum_jax.stages.manifest import (
     PUBLISHED,
     Manifest,
@@ -308,21 +308,23 @@ def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path,
     cfg, work = config(weights, source, ingest__latents="resample"), Workdir(tmp_path)
     run(cfg, work)
     data = training_data(cfg, work)
-    found, _ = train.candidates(shards.read(data.candidates), shards.read(data.scores), PUBLISHED)
+    found, _ = selection.candidates(
+        shards.read(data.candidates), shards.read(data.scores), PUBLISHED
+    )
     c = next(c for c in found if c.id == "2-0")
     mean, std = posterior(images.latent_image(picture(3, SIZES[3]), tiny.MODEL))
     np.testing.assert_allclose(c.latent, mean, atol=1e-4)
     np.testing.assert_allclose(c.latent_std, std, rtol=1e-3)
-    draws = [train.redrawn(c, 0, place) for place in range(400)]
-    np.testing.assert_array_equal(train.redrawn(c, 0, 3).latent, draws[3].latent)
-    assert np.abs(train.redrawn(c, 1, 3).latent - draws[3].latent).max() > 1e-3
+    draws = [training_set.resampled(c, 0, place) for place in range(400)]
+    np.testing.assert_array_equal(training_set.resampled(c, 0, 3).latent, draws[3].latent)
+    assert np.abs(training_set.resampled(c, 1, 3).latent - draws[3].latent).max() > 1e-3
     noise = np.stack([(d.latent - c.latent) / c.latent_std for d in draws])
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
     other = np.stack([(d.target - c.target) / c.target_std for d in draws])
     assert abs(other.std() - 1) < 0.02 and abs((noise * other).mean()) < 0.02
-    places, redrawn = [], train.redrawn
+    places, resampled = [], training_set.resampled
     monkeypatch.setattr(
-        train, "redrawn", lambda c, seed, at: places.append(at) or redrawn(c, seed, at)
+        training_set, "resampled", lambda c, seed, at: places.append(at) or resampled(c, seed, at)
     )
     assert run(cfg, work, train).counts["steps"] == 2
     assert len(set(places)) == len(places) >= 4  # no use of a picture has another's draw
@@ -336,7 +338,7 @@ def test_train_reads_what_it_left(done, weights, source):
     cfg = config(weights, source)
     data = training_data(cfg, work)
     assert data.candidates == work.stage("ingest") and data.inputs == {"candidates": manifest.hash}
-    found, left_out = train.candidates(
+    found, left_out = selection.candidates(
         shards.read(data.candidates), shards.read(data.scores), data.proposer
     )
     assert left_out == 0 and len(found) == 5

@@ -16,7 +16,7 @@ from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import masks, pipeline, shards
 from srum_jax.data.images import encode_png
 from srum_jax.rewards import judge
-from srum_jax.stages import loading, train
+from srum_jax.stages import loading, selection, train, training_set
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
 
@@ -139,7 +139,7 @@ def test_candidates_without_a_score_are_left_out_and_counted():
     drawn, scored = records()
     for record in drawn:
         record["image"] = np.zeros((32, 24, 3), np.uint8)
-    found, left_out = train.candidates(drawn, scored[::-1], "components")
+    found, left_out = selection.candidates(drawn, scored[::-1], "components")
     assert left_out == 1 and len(found) == len(drawn) - 1
     assert UNSCORED not in {c.id for c in found}
     c = next(c for c in found if c.id == "3-2")
@@ -148,25 +148,25 @@ def test_candidates_without_a_score_are_left_out_and_counted():
     # Regions of the first proposer that have a score.
     np.testing.assert_allclose(c.scores, [-0.6, -0.5, -0.4, -0.3], rtol=1e-5)
     assert c.boxes[:, 0].tolist() == [0, 1, 2, 3]
-    found, _ = train.candidates(drawn, scored, "grid")
+    found, _ = selection.candidates(drawn, scored, "grid")
     assert {len(c.scores) for c in found} == {1}
-    found, _ = train.candidates(drawn, scored, "nobody")
+    found, _ = selection.candidates(drawn, scored, "nobody")
     assert found[0].boxes.shape == (0, 4)
-    found, left_out = train.candidates(drawn, scored, "components", first=1)
+    found, left_out = selection.candidates(drawn, scored, "components", first=1)
     assert left_out == 0 and [c.id for c in found] == [f"{p}-0" for p in range(len(PROMPTS))]
 
 
 def test_candidates_and_scores_must_belong_together():
     drawn, scored = records()
     with pytest.raises(ValueError, match="candidate 4-2 has no score record: run the score stage"):
-        train.candidates(drawn[-1:], scored[:-1], "components")
+        selection.candidates(drawn[-1:], scored[:-1], "components")
     with pytest.raises(ValueError, match="none of the 1 candidates has a score"):
         of_2 = [r for r in drawn if r["id"] == UNSCORED]
-        train.candidates(of_2, scored, "components")
+        selection.candidates(of_2, scored, "components")
 
 
 def candidate(id, score, regions=()):
-    return train.Candidate(
+    return selection.Candidate(
         id=id,
         prompt_id=int(id.split("-")[0]),
         prompt="",
@@ -181,20 +181,20 @@ def candidate(id, score, regions=()):
 def test_masks_travel_from_the_records_to_the_example():
     drawn, scored = records()
     drawn = [{**record, "image": np.zeros((32, 32, 3), np.uint8)} for record in drawn]
-    assert train.candidates(drawn, scored, "components")[0][-1].masks == (b"",) * 5
+    assert selection.candidates(drawn, scored, "components")[0][-1].masks == (b"",) * 5
     mask = np.tri(32, dtype=bool)
     for record in scored:
         for i, each in enumerate(record["regions"]):
             each["mask"] = masks.encode(mask) if i == 0 else b""
-    found, _ = train.candidates(drawn, scored, "components")
+    found, _ = selection.candidates(drawn, scored, "components")
     last = found[-1]  # regions -.6, -.5 … -.2: the first is the strongest
-    made = train.example(last, 3, tokenizer=None, regions=4, dropped=True)
+    made = training_set.example(last, 3, tokenizer=None, regions=4, dropped=True)
     shown = made.items[0].regions.masks
     assert [m is None for m in shown] == [False, True, True, True]
     np.testing.assert_array_equal(shown[0], mask)
     wrong = dataclasses.replace(last, masks=(masks.encode(mask[:9]), *last.masks[1:]))
     with pytest.raises(ValueError, match="candidate 4-2, region 0: mask: .* 32x9 pixels for an im"):
-        train.example(wrong, 3, tokenizer=None, regions=4, dropped=True)
+        training_set.example(wrong, 3, tokenizer=None, regions=4, dropped=True)
 
 
 @pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
@@ -209,7 +209,7 @@ def test_masks_reach_every_batch(weights, tmp_path, monkeypatch, sampling, point
         train__anchor=0.0,
     )
     work = write(Workdir(tmp_path), cfg)
-    read = train.candidates
+    read = selection.candidates
     mask = masks.encode(np.zeros((32, 32), bool))
 
     def with_mask(*args, **more):
@@ -238,21 +238,21 @@ GROUPS = [
 
 
 def test_the_best_of_each_prompt_is_selected():
-    assert train.select(GROUPS, "all") == GROUPS
-    best = train.select(GROUPS, "best_of_k")
+    assert selection.select(GROUPS, "all") == GROUPS
+    best = selection.select(GROUPS, "best_of_k")
     assert [c.id for c in best] == ["0-1", "1-1"]
 
 
 def test_prompts_and_candidates_that_teach_too_little_are_left_out(weights):
     """Prompt 0 gains 0.9 over its mean and has 0.95, prompt 1 gains 0.3 and has -0.3."""
     base = config(weights, train__select="best_of_k").train
-    assert train.gain([c for c in GROUPS if c.prompt_id == 1]) == pytest.approx(0.3)
+    assert selection.gain([c for c in GROUPS if c.prompt_id == 1]) == pytest.approx(0.3)
     flat = [candidate(f"5-{k}", 0.1) for k in range(3)]
-    assert train.gain(flat) == 0  # not below 0 by rounding, whatever the mean comes to
+    assert selection.gain(flat) == 0  # not below 0 by rounding, whatever the mean comes to
 
     def chosen(found=GROUPS, **values):
         c = dataclasses.replace(base, **values)
-        picked, counts = train.choose(found, c)
+        picked, counts = selection.choose(found, c)
         return [c.id for c in picked], tuple(counts.values())
 
     assert chosen(GROUPS + flat) == (["0-1", "1-1", "5-0"], (0, 0))
@@ -270,23 +270,24 @@ def test_prompts_and_candidates_that_teach_too_little_are_left_out(weights):
 
 
 def test_advantages_are_centred_in_the_prompts_whole_group():
-    made = train.advantages(GROUPS, GROUPS)
+    made = selection.advantages(GROUPS, GROUPS)
     assert [c.id for c in made] == [c.id for c in GROUPS]
     first = {c.id: c for c in made}
     scores = np.array([0.2, 0.95, 0.9, -0.9, -0.9])
     want = np.clip((scores - scores.mean()) / scores.std(), -1, 1)
-    got = [first[f"0-{k}"].image_score for k in range(5)]
+    got = [first[f"0-{k}"].image_advantage for k in range(5)]
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert got[1] == got[2] == 1  # clipped: the best cannot be told any more
     regions = np.array([0.9, 0.1, 0.5])
     centred = (regions - regions.mean()) / regions.std()
-    np.testing.assert_allclose(first["0-0"].scores, np.clip(centred[:1], -1, 1), rtol=1e-5)
-    np.testing.assert_allclose(first["0-1"].scores, np.clip(centred[1:], -1, 1), rtol=1e-5)
+    np.testing.assert_allclose(first["0-0"].advantages, np.clip(centred[:1], -1, 1), rtol=1e-5)
+    np.testing.assert_allclose(first["0-1"].advantages, np.clip(centred[1:], -1, 1), rtol=1e-5)
     chosen = [GROUPS[2], GROUPS[1]]
-    assert [(c.id, c.image_score) for c in train.advantages(GROUPS, chosen)] == [
-        (c.id, first[c.id].image_score) for c in chosen
+    assert [(c.id, c.image_advantage) for c in selection.advantages(GROUPS, chosen)] == [
+        (c.id, first[c.id].image_advantage) for c in chosen
     ]
-    assert GROUPS[0].image_score == 0.2
+    assert [c.image_score for c in made] == [c.image_score for c in GROUPS]  # scores stay
+    assert GROUPS[0].advantages is None is GROUPS[0].image_advantage
 
 
 # ------------------------------------------------------------------------ what it hands the loop
@@ -300,10 +301,11 @@ def handed(cfg, work, monkeypatch, steps):
     """The first batches that the loop would see, and its other arguments."""
     seen = {}
 
-    def catch(state, fixed, **more):
-        stream = more["batches"](0)
-        seen.update(more, state=state, fixed=fixed)
-        seen["batches"] = [jax.device_get(next(stream)) for _ in range(steps)]
+    def catch(state, step, batches, hooks, **more):
+        seen.update(more, state=state, frozen=step.frozen, callbacks=hooks)
+        seen["batches"] = [jax.device_get(next(batches)) for _ in range(steps)]
+        for hook in hooks:
+            hook.close()
         raise Caught
 
     monkeypatch.setattr(loop, "run", catch)
@@ -353,25 +355,33 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
     )
     work = write(Workdir(tmp_path), cfg)
     seen = handed(cfg, work, monkeypatch, 2)
-    found, _ = train.candidates(
+    found, _ = selection.candidates(
         shards.read(work.stage("generate")), shards.read(work.stage("score")), "components"
     )
-    chosen = train.select(found, "best_of_k")
+    chosen = selection.select(found, "best_of_k")
     assert [c.id for c in chosen] == ["0-2", "1-2", "2-2", "3-2", "4-0"]
     if objective == "srum_advantage":
-        chosen = train.advantages(found, chosen)
-        assert all(c.image_score > 0.5 for c in chosen)
-        assert seen["fixed"].reference is not None
+        chosen = selection.advantages(found, chosen)
+        assert all(c.image_advantage > 0.5 for c in chosen)
+        assert seen["frozen"].reference is not None
     else:
-        assert seen["fixed"].reference is None
+        assert seen["frozen"].reference is None
     for batch in seen["batches"]:
         for n in range(int(batch.noisy[0].sum())):
             c = chosen[batch.noise_ids[0, n]]
-            assert batch.rewards.image_score[0, n] == np.float32(c.image_score)
-            valid = batch.rewards.valid[0, n]
+            r = batch.rewards
+            regions, image, of_image = (
+                (r.advantages, r.image_advantage, c.image_advantage)
+                if objective == "srum_advantage"
+                else (r.scores, r.image_score, c.image_score)
+            )
+            assert (r.scores is None) == (r.image_score is None) == (regions is r.advantages)
+            assert image[0, n] == np.float32(of_image)
+            valid = r.valid[0, n]
             assert valid.sum() == min(len(c.scores), cfg.train.lanes.regions)
-            kept = np.sort(np.abs(c.scores))[::-1][: valid.sum()]
-            np.testing.assert_allclose(np.abs(batch.rewards.scores[0, n, valid]), kept)
+            values = c.scores if c.advantages is None else c.advantages
+            kept = np.sort(np.abs(values))[::-1][: valid.sum()]
+            np.testing.assert_allclose(np.abs(regions[0, n, valid]), kept)
             tokens = batch.latents[0][batch.latent_images[0] == n]
             real = batch.gen.segment[0][batch.latent_images[0] == n] > 0
             np.testing.assert_array_equal(tokens[real], c.latent.reshape(16, -1))

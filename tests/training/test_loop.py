@@ -18,7 +18,7 @@ import toy
 from srum_jax.config import MeshConfig
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput, Diverged, Preempted
-from srum_jax.training import checkpoint, loop, metrics, optim
+from srum_jax.training import callbacks, checkpoint, loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints
 
 
@@ -37,8 +37,8 @@ def whole(tmp_path_factory):
 def test_an_undisturbed_run(whole):
     folder, state, summary = whole
     assert int(state.step) == 8
-    assert summary["start"] == summary["skipped_steps"] == 0 and summary["programs"] == 1
-    assert summary["compile_seconds"] > 0
+    assert summary.start == summary.skipped_steps == 0 and summary.programs == 1
+    assert summary.compile_seconds > 0
     found = metrics.read(folder / "metrics.jsonl")
     assert [row["step"] for row in found] == list(range(1, 9))
     assert found[-1]["loss"] < 0.9 * found[0]["loss"]
@@ -75,7 +75,7 @@ def test_stopped_and_resumed(whole, tmp_path, at):
         toy.run(tmp_path, stop, batches=stopping(stop, at))
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, at + 1))
     state, summary = toy.run(tmp_path, threading.Event())
-    assert summary["start"] == at and summary["programs"] == 1
+    assert summary.start == at and summary.programs == 1
     toy.assert_same(state, whole[1])
     assert rows(tmp_path) == rows(whole[0])
 
@@ -122,7 +122,7 @@ def test_killed_and_resumed(whole, tmp_path, at):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')  # torn, as a kill may leave it
     state, summary = toy.run(tmp_path, threading.Event())
-    assert summary["start"] == newest
+    assert summary.start == newest
     toy.assert_same(state, whole[1])
     assert rows(tmp_path) == rows(whole[0])
 
@@ -130,7 +130,7 @@ def test_killed_and_resumed(whole, tmp_path, at):
 def test_finished_runs_are_not_run_again(whole, tmp_path):
     toy.run(tmp_path, threading.Event())
     state, summary = toy.run(tmp_path, threading.Event(), batches=lambda start: iter(()))
-    assert summary["start"] == 8 and summary["programs"] == 0
+    assert summary.start == 8 and summary.programs == 0
     toy.assert_same(state, whole[1])
     assert rows(tmp_path) == rows(whole[0])
     with pytest.raises(BadInput, match="at step 8, beyond the 4 steps of the config"):
@@ -163,7 +163,7 @@ def test_a_metric_over_its_limit_ends_the_run(whole, tmp_path):
     """At the first logged step above it, which is written before; at the limit a run goes on."""
     found = [row["size"] for row in rows(whole[0])]
     at = max(i for i in range(2, len(found)) if found[i] > max(found[:i]))  # a new record
-    limit = loop.MetricLimit("size", max(found[:at]), "toy.largest", "Take smaller steps.")
+    limit = callbacks.MetricLimit("size", max(found[:at]), "toy.largest", "Take smaller steps.")
     said = f"toy: size = {found[at]:.3g} at step {at + 1} is above toy.largest = {limit.largest:g}."
     with pytest.raises(Diverged, match=re.escape(said + " Take smaller steps.")):
         toy.run(tmp_path, threading.Event(), limits=(limit,))
@@ -173,7 +173,7 @@ def test_a_metric_over_its_limit_ends_the_run(whole, tmp_path):
 def test_a_few_bad_steps_are_counted(whole, tmp_path):
     bad = {2, 4, 5}
     state, summary = toy.run(tmp_path, threading.Event(), batches=poisoned(bad))
-    assert summary["skipped_steps"] == 3 and int(state.step) == 8
+    assert summary.skipped_steps == 3 and int(state.step) == 8
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
     found = {row["step"]: row for row in rows(tmp_path)}
     assert {n for n, row in found.items() if row["loss"] == "nan"} == bad
@@ -221,12 +221,12 @@ def test_a_run_may_have_enough(whole, tmp_path):
 
     how = dict(evaluate=evaluate, evaluate_every=3, enough=lambda step: step in looked[1:])
     state, summary = toy.run(tmp_path, threading.Event(), **how)
-    assert looked == [3, 6] and summary["steps"] == int(state.step) == 6
+    assert looked == [3, 6] and summary.steps == int(state.step) == 6
     found = rows(tmp_path)
     assert [r["seen"] for r in found if "seen" in r] == looked
     assert [r for r in found if "seen" not in r] == rows(whole[0])[:6]
     again, summary = toy.run(tmp_path, threading.Event(), **how)
-    assert looked == [3, 6] and summary["start"] == summary["steps"] == 6
+    assert looked == [3, 6] and summary.start == summary.steps == 6
     toy.assert_same(again, state)
 
 
@@ -254,7 +254,7 @@ def test_on_many_devices_one_program(whole, tmp_path):
         state, summary = toy.run(
             tmp_path, threading.Event(), mesh=mesh, batches=placed(toy.batches)
         )
-    assert summary["programs"] == 1 and summary["start"] == 5
+    assert summary.programs == 1 and summary.start == 5
     w = state.params["out"]["w"]
     assert not w.sharding.is_fully_replicated and w.sharding == state.ema["out"]["w"].sharding
     for one, other in zip(rows(tmp_path), rows(whole[0]), strict=True):
@@ -272,7 +272,7 @@ def test_one_program_where_every_cut_is_of_one_piece(tmp_path):
             mesh=mesh,
             batches=lambda start: (jax.device_put(batch, at) for batch in toy.batches(start)),
         )
-    assert summary["programs"] == 1
+    assert summary.programs == 1
 
 
 def test_speeds_are_told(tmp_path, monkeypatch):
@@ -288,9 +288,9 @@ def test_speeds_are_told(tmp_path, monkeypatch):
         return {}
 
     monkeypatch.setattr(metrics, "peak_flops", lambda kind: 1e9)
-    work = loop.StepCost(tokens=100.0, flops=4e6)
+    cost = callbacks.StepCost(tokens=100.0, flops=4e6)
     cfg = toy.loop_config(log_every=2, checkpoint_every=9)
-    how = dict(work=work, batches=slow, evaluate=evaluate, evaluate_every=5)
+    how = dict(cost=cost, batches=slow, evaluate=evaluate, evaluate_every=5)
     toy.run(tmp_path, threading.Event(), cfg=cfg, **how)
     found = {row["step"]: row for row in metrics.read(tmp_path / "metrics.jsonl") if "loss" in row}
     assert found[6]["seconds"] > 0.5 > 2 * 100 / found[6]["tokens_per_second"]
@@ -302,14 +302,14 @@ def test_speeds_are_told(tmp_path, monkeypatch):
         assert row["peak_memory_gib"] > 0.05
 
 
-def reports(**values):
+def log_config(**values):
     return types.SimpleNamespace(**({"writers": (), "profile": (0, 0)} | values))
 
 
 def test_chosen_steps_are_traced(tmp_path):
     traced = [tmp_path / name for name in ("some", "rest", "none")]
     for folder, profile in zip(traced, [(2, 3), (6, 50), (9, 2)], strict=True):
-        toy.run(folder, threading.Event(), reports=reports(profile=profile))
+        toy.run(folder, threading.Event(), log=log_config(profile=profile))
         assert bool(list(folder.glob("profile/**/*.xplane.pb"))) == (folder != traced[-1])
     assert not (traced[-1] / "profile").exists()
 
@@ -345,12 +345,12 @@ def test_writers_are_handed_every_row(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", board)
     monkeypatch.setitem(sys.modules, "wandb", bias)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    wanted = reports(writers=("tensorboard", "wandb"))
+    wanted = log_config(writers=("tensorboard", "wandb"))
     stop = threading.Event()
     with pytest.raises(Preempted):
-        toy.run(tmp_path, stop, batches=stopping(stop, 3), reports=wanted)
+        toy.run(tmp_path, stop, batches=stopping(stop, 3), log=wanted)
     assert board.closed == bias.closed == 1
-    toy.run(tmp_path, threading.Event(), reports=wanted)
+    toy.run(tmp_path, threading.Event(), log=wanted)
     assert board.opened == [str(tmp_path / "tensorboard")] * 2
     first, second = bias.opened
     assert first == second and first["project"] == "mine" and first["resume"] == "allow"
@@ -365,4 +365,69 @@ def test_writers_are_handed_every_row(tmp_path, monkeypatch):
 def test_a_writer_that_is_not_installed(tmp_path, monkeypatch, writer, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BadInput, match=rf'"{writer}".* pip install "srum_jax\[{writer}\]"'):
-        toy.run(tmp_path, threading.Event(), reports=reports(writers=(writer,)))
+        toy.run(tmp_path, threading.Event(), log=log_config(writers=(writer,)))
+
+
+class Noting(callbacks.Callback):
+    """Notes what the loop asks of it."""
+
+    def __init__(self, said, name, enough=99, fails=None):
+        self.said, self.name, self.enough, self.fails = said, name, enough, fails
+
+    def before_step(self, n, state, last):
+        assert int(state.step) == n
+        self.said.append((f"{self.name} before", n, last))
+        if n == self.fails:
+            raise KeyError("broken")
+        return n >= self.enough
+
+    def after_step(self, n, metrics, waited):
+        assert "loss" in metrics and waited >= 0
+        self.said.append((f"{self.name} after", n))
+
+    def close(self):
+        self.said.append((f"{self.name} closed",))
+
+
+def looped(hooks, steps=8, batches=lambda start: map(jax.device_put, toy.batches(start))):
+    cfg = toy.loop_config(steps=steps)
+    state, frozen, tx = toy.start(cfg)
+    key = jax.random.key(7)
+    step = loop.Step.of(state, frozen, loss_fn=toy.loss_fn, tx=tx, key=key, cfg=cfg)
+    return loop.run(state, step, batches(0), hooks, steps=steps)
+
+
+def test_callbacks_are_asked_in_order_and_always_closed():
+    said = []
+    state, summary = looped([Noting(said, "a", enough=1), Noting(said, "b")])
+    assert summary.steps == int(state.step) == 1
+    assert said == [
+        *[("a before", 0, False), ("b before", 0, False), ("a after", 1), ("b after", 1)],
+        *[("a before", 1, False), ("b before", 1, True)],  # b hears that a has enough
+        *[("a closed",), ("b closed",)],
+    ]
+    said.clear()
+    with pytest.raises(KeyError, match="broken"):
+        looped([Noting(said, "a", fails=2), Noting(said, "b")])
+    assert said[-2:] == [("a closed",), ("b closed",)] and ("b before", 2, False) not in said
+
+
+def test_a_step_moves_nothing_between_host_and_device_unsaid(tmp_path):
+    """Batches of NumPy arrays would be moved while the device waits, in every step."""
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        looped([], batches=toy.batches)
+    assert looped([], steps=2)[1].steps == 2
+
+
+def test_steps_have_their_names_and_numbers_in_a_trace(tmp_path):
+    toy.run(tmp_path, threading.Event(), log=log_config(profile=(2, 3)))
+    (file,) = (tmp_path / "profile").glob("**/*.xplane.pb")
+    data = jax.profiler.ProfileData.from_file(str(file))
+    steps = [
+        dict(event.stats)["step_num"]
+        for plane in data.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train" and "step_num" in dict(event.stats)
+    ]
+    assert sorted(steps) == [2, 3, 4]

@@ -107,3 +107,14 @@ def test_memory_is_the_fullest_devices(monkeypatch):
 def test_every_writer_of_the_config_is_there():
     (kind, _) = typing.get_args(typing.get_type_hints(LogConfig)["writers"])
     assert set(typing.get_args(kind)) == set(metrics.SINKS)
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    """The last one alone may be torn: a run was killed while it wrote."""
+    path = tmp_path / "m"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read(path) == [{"step": 1}, {"step": 2}]
+    for damaged in ('{"st', "7", '{"loss": 1}', '{"step": null}'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=f'{path}, line 2: needs a JSON object with a "step"'):
+            read(path)

@@ -191,9 +191,3 @@ def test_weight_decay_shrinks(tmp_path):
     params = {"w": jnp.full(2, 3.0)}
     updates, _ = tx.update({"w": jnp.zeros(2)}, tx.init(params), params)
     np.testing.assert_allclose(updates["w"], -cfg.learning_rate * 0.5 * 3.0, rtol=1e-5)
-
-
-def test_trained_specs_are_a_part_of_the_tree():
-    part = optim.trained_specs(SPECS, lambda path: path.startswith("blocks/gen/"))
-    assert set(part) == {"blocks"} and set(part["blocks"]) == {"gen"}
-    assert part["blocks"]["gen"] == SPECS["blocks"]["gen"]

@@ -8,7 +8,6 @@ what a mesh cuts, `choice` which back-end a run takes.
 
 from srum_jax.models.attention.choice import choose
 from srum_jax.models.attention.dense import attend, attend_behind
-from srum_jax.models.attention.intervals import first_gap, gap
 from srum_jax.models.attention.lanes import cut_tokens, over
 from srum_jax.models.attention.mask_rule import mask, seen
 
@@ -17,8 +16,6 @@ __all__ = [
     "attend_behind",
     "choose",
     "cut_tokens",
-    "first_gap",
-    "gap",
     "mask",
     "over",
     "seen",

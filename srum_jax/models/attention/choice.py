@@ -16,7 +16,7 @@ def choose(
     """The back-end for rows of `tokens` tokens; logged with the reason, once a process.
 
     `wanted` is the config's compute.attention; `platform` "cpu", "gpu" or "tpu"; `dtype` that of
-    matrix products; `gap` why a sample's keys are no interval (`intervals.first_gap`), or "".
+    matrix products; `gap` why some token's keys are not one interval of packed order, or "".
     Raises ValueError where a back-end is asked for by name that cannot do the run.
     """
     if wanted == "auto":
@@ -44,9 +44,9 @@ def _problems(name, platform, tokens, head_dim, dtype, gap):
             yield f"it runs on TPUs, and this is a {platform}"
         if tokens > splash.LONGEST:
             yield f"it reads rows of at most {splash.LONGEST} tokens, and these have {tokens}"
-    if name in ("splash", "pallas") and gap:
-        yield f"it needs every token's keys in one interval. {gap}"
-    if name in ("cudnn", "pallas"):
+        if gap:
+            yield f"it needs every token's keys in one interval. {gap}"
+    if name == "cudnn":
         if platform != "gpu":
             yield f"it runs on NVIDIA GPUs, and this is a {platform}"
         if dtype not in ("bfloat16", "float16"):

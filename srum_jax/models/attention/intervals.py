@@ -6,12 +6,10 @@ one noisy image at the end, and answers to one question at a time are so; a nois
 mid-sample is not.
 """
 
-from collections.abc import Iterable
-
 import jax
 import jax.numpy as jnp
 
-from srum_jax.data.schema import Branch, Example, Latent, Tokens
+from srum_jax.data.schema import Tokens
 from srum_jax.models.attention.mask_rule import seen
 
 
@@ -51,34 +49,3 @@ def bounds(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array, jax.Arr
     some = seen(queries, keys)
     first, end = _hull(some, -1)
     return first, end, jnp.sum(some, axis=-1, dtype=jnp.int32) == end - first
-
-
-def seen_by(queries: Tokens, keys: Tokens) -> tuple[jax.Array, jax.Array]:
-    """(first, end), each int32 [B,T]: no query but first … end - 1 sees a key, and these two do."""
-    return _hull(seen(queries, keys), -2)
-
-
-def gap(example: Example) -> str:
-    """Why some token of an example sees no single interval, or "" where all do.
-
-    The rule on items: nothing may follow a hidden item that has a visible one before it.
-    """
-    visible = hidden = None
-    for number, item in enumerate(example.items):
-        if hidden is not None:
-            between = example.items[hidden]
-            what = "a branch of questions" if isinstance(between, Branch) else "a noisy image"
-            return f"item {number} sees item {visible} but not item {hidden}, {what}, between them"
-        if not (isinstance(item, Branch) or (isinstance(item, Latent) and item.noisy)):
-            visible = number
-        elif visible is not None:
-            hidden = number
-    return ""
-
-
-def first_gap(examples: Iterable[tuple[str, Example]]) -> str:
-    """`gap` of the first (name, example) that has one, beginning with its name; or ""."""
-    for name, example in examples:
-        if why := gap(example):
-            return f"{name}: {why}"
-    return ""

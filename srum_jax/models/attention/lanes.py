@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from srum_jax.core import sharding
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention import chunked, cudnn, dense, mask_rule, pallas, splash
+from srum_jax.models.attention import chunked, cudnn, dense, mask_rule, splash
 
 _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention in every layer
     "dense": (
@@ -26,9 +26,8 @@ _BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention
     "chunked": (chunked.prepare, chunked.run),
     "splash": (splash.prepare, splash.run),
     "cudnn": (cudnn.prepare, cudnn.run),
-    "pallas": (pallas.prepare, pallas.run),
 }
-_OPAQUE = ("chunked", "splash", "cudnn", "pallas")  # the compiler cannot cut these by itself
+_OPAQUE = ("chunked", "splash", "cudnn")  # the compiler cannot cut these by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +74,8 @@ def over(lanes: Sequence[Tokens], name: str) -> Callable:
 
     q, k and v are sequences of arrays, one a lane: [B,S,H,C], [B,S,K,C], [B,S,K,C]; the result is
     a tuple of [B,S,H,C]. Every query sees what `mask_rule.seen` says of all lanes; what sees
-    nothing has output 0. `name` is a back-end: "dense", "chunked", "splash", "cudnn" or "pallas".
-    Raises ValueError for another name and for what the back-end cannot do.
+    nothing has output 0. `name` is a back-end: "dense", "chunked", "splash" or "cudnn". Raises
+    ValueError for another name and for what the back-end cannot do.
     """
     if name not in _BACKENDS:
         raise ValueError(f"attention {name!r} is not known: one of {', '.join(_BACKENDS)}")

@@ -6,26 +6,25 @@ exact verifier still reads clean pictures after encode and decode.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from safetensors import numpy as safetensors
 
 from srum_jax.config import Config
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.core.errors import Diverged
 from srum_jax.core.files import write_json
-from srum_jax.core.loss import LossOut
 from srum_jax.data import pipeline
 from srum_jax.data.images import to_float
+from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel.model_config import BagelConfig, VAEConfig
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
-from srum_jax.training import loop, optim
+from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
 from srum_jax.worlds.shapes import autoencoder_objective as objective
@@ -61,20 +60,32 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     def make(step: int):
         return batch(pipeline.local_rows(step, c.batch, at), seed=cfg.seed)
 
-    state, summary = loop.run(
-        create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh),
+    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
+    state = create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
+    state = checkpoints.newest(state, steps=c.steps)
+    step = loop.Step.of(
+        state,
         FrozenParams({}, None),
-        loss_fn=make_loss(sizes, c.kl_weight),
+        loss_fn=objective.AutoencoderLoss(sizes, c.kl_weight),
         tx=tx,
-        batches=lambda start: pipeline.batches(make, at, start=start, stop=c.steps),
         key=jax.random.key(cfg.seed),
         cfg=c,
-        checkpoints=Checkpoints(folder / "checkpoints", keep=c.keep),
-        meta={"stage": "autoencoder"},
-        metrics_path=folder / "metrics.jsonl",
-        title="autoencoder",
-        stop=preemption.stop,
-        reports=cfg.log,
+    )
+    state, summary = loop.run(
+        state,
+        step,
+        pipeline.batches(make, at, start=int(state.step), stop=c.steps),
+        callbacks.standard(
+            c,
+            folder,
+            state,
+            title="autoencoder",
+            meta={"stage": "autoencoder"},
+            checkpoints=checkpoints,
+            stop=preemption.stop,
+            log=cfg.log,
+        ),
+        steps=c.steps,
     )
     share = verified(state.ema, sizes, seed=cfg.seed)
     logging.info("autoencoder: %.2f %% of clean pictures pass the verifier", 100 * share)
@@ -92,19 +103,10 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
         write(folder / "model", dataclasses.replace(model, vae=measured), state.ema)
     return Outcome(
         outputs={"model": "model", "metrics": "metrics.jsonl"},
-        counts={"steps": c.steps, "skipped_steps": summary["skipped_steps"]},
+        counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
         items=c.steps,
-        compile_seconds=summary["compile_seconds"],
+        compile_seconds=summary.compile_seconds,
     )
-
-
-def make_loss(sizes: VAEConfig, kl_weight: float) -> Callable[..., LossOut]:
-    """The objective as the loop calls it; there is no reference to compare with."""
-
-    def loss(params, reference, batch, key):
-        return objective.loss(params, batch, key, cfg=sizes, kl_weight=kl_weight)
-
-    return loss
 
 
 def batch(numbers: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
@@ -143,13 +145,11 @@ def verified(params: param_tree.Params, cfg: VAEConfig, *, seed: int) -> float:
 def write(folder: epath.Path, model: BagelConfig, params: param_tree.Params) -> None:
     """`ae_config.json` and `ae.safetensors` as `hf.load(…, want=("vae",))` reads them, the latter
     last and whole."""
-    leaves = param_tree.flatten(jax.device_get(params))
-    tensors = {
-        entry.name: np.ascontiguousarray(entry.to_official(leaves[entry.path]))
-        for entry in hf.table(model)[hf.VAE_FILE]
-    }
+    leaves, entries = param_tree.flatten(jax.device_get(params)), hf.table(model)[hf.VAE_FILE]
     name = "ae_config.json"
     write_json(folder / name, model_config.to_json(model)[name])
-    temporary = folder / f"{hf.VAE_FILE}.partial"
-    temporary.write_bytes(safetensors.save(tensors, {"format": "pt"}))
-    temporary.replace(folder / hf.VAE_FILE)
+    safetensors_io.write(
+        folder / hf.VAE_FILE,
+        [(entry.name, entry.shape, "F32") for entry in entries],
+        (entry.to_official(leaves[entry.path]) for entry in entries),
+    )

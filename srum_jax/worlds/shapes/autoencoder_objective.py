@@ -6,6 +6,7 @@ differences of neighbouring pixels count as well. No adversary and no perceptual
 small worlds this trains for do not need them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -35,42 +36,52 @@ def _pixel_weights(images: jax.Array) -> jax.Array:
     return 1.0 + CONTRAST_WEIGHT * contrast
 
 
-def loss(
-    params: Params, batch: dict, rng: jax.Array, *, cfg: VAEConfig, kl_weight: float
-) -> LossOut:
+@dataclasses.dataclass(frozen=True)
+class AutoencoderLoss:
     """Absolute, squared and edge error of a sampled reconstruction, and KL to N(0, 1).
 
-    batch: {"images": float32 [B, H, W, 3] in [-1, 1], "numbers": uint32 [B]}; the posterior's
-    noise is a function of (rng, number), so cutting the batch changes nothing. Errors are averages
-    per pixel (weighted by contrast) and channel, KL in nats per latent number; `kl_weight` (about
-    1e-6 … 1e-5) only keeps the latents' range in hand. `cfg`'s scale and shift cancel out.
+    Errors are averages per pixel (weighted by contrast) and channel, KL in nats per latent number;
+    `kl_weight` (about 1e-6 … 1e-5) only keeps the latents' range in hand. `cfg`'s scale and shift
+    cancel out.
     """
-    images = batch["images"]
-    mean, logvar = vae.encode_moments(params, cfg, images)
-    keys = jax.vmap(lambda number: jax.random.fold_in(rng, number))(batch["numbers"])
-    noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
-    z = mean + jnp.exp(0.5 * logvar) * noise
-    error = vae.decode(params, cfg, cfg.scale * (z - cfg.shift)) - images
-    edges, weights = _differences(error), _pixel_weights(images)
-    kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
-    return LossOut(
-        terms={
-            "absolute": ratio((weights * jnp.abs(error)).sum(), 3 * weights.sum()),
-            "square": ratio((weights * jnp.square(error)).sum(), 3 * weights.sum()),
-            "edge": ratio(sum(jnp.abs(e).sum() for e in edges), sum(e.size for e in edges)),
-            "kl": ratio(kl.sum(), kl.size),
-        },
-        metrics={
-            "pixel_error": ratio(jnp.abs(error).sum(), error.size),
-            "latent_variance": ratio(jnp.exp(logvar).sum(), logvar.size),
-        },
-        coefficients=(
-            ("absolute", 1.0),
-            ("square", SQUARE_WEIGHT),
-            ("edge", EDGE_WEIGHT),
-            ("kl", kl_weight),
-        ),
-    )
+
+    cfg: VAEConfig
+    kl_weight: float
+
+    def __call__(
+        self, params: Params, reference: Params | None, batch: dict, key: jax.Array
+    ) -> LossOut:
+        """Terms and metrics of {"images": float32 [B, H, W, 3] in [-1, 1], "numbers": uint32 [B]}.
+
+        The posterior's noise is a function of (key, number), so cutting the batch changes nothing.
+        There is no reference to compare with.
+        """
+        cfg, images = self.cfg, batch["images"]
+        mean, logvar = vae.encode_moments(params, cfg, images)
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(batch["numbers"])
+        noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
+        z = mean + jnp.exp(0.5 * logvar) * noise
+        error = vae.decode(params, cfg, cfg.scale * (z - cfg.shift)) - images
+        edges, weights = _differences(error), _pixel_weights(images)
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
+        return LossOut(
+            terms={
+                "absolute": ratio((weights * jnp.abs(error)).sum(), 3 * weights.sum()),
+                "square": ratio((weights * jnp.square(error)).sum(), 3 * weights.sum()),
+                "edge": ratio(sum(jnp.abs(e).sum() for e in edges), sum(e.size for e in edges)),
+                "kl": ratio(kl.sum(), kl.size),
+            },
+            metrics={
+                "pixel_error": ratio(jnp.abs(error).sum(), error.size),
+                "latent_variance": ratio(jnp.exp(logvar).sum(), logvar.size),
+            },
+            coefficients=(
+                ("absolute", 1.0),
+                ("square", SQUARE_WEIGHT),
+                ("edge", EDGE_WEIGHT),
+                ("kl", self.kl_weight),
+            ),
+        )
 
 
 def latent_statistics(

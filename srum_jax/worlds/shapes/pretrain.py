@@ -16,6 +16,7 @@ from etils import epath
 from tqdm import tqdm
 
 import srum_jax
+from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, sources
@@ -28,9 +29,9 @@ from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import joint
 from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
-from srum_jax.training import loop, optim
+from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, create
+from srum_jax.training.state import FrozenParams, TrainState, create
 from srum_jax.worlds.shapes import examples as shapes
 from srum_jax.worlds.shapes import skills, verifier
 
@@ -40,6 +41,7 @@ QUICK_IMAGES = 192
 QUICK_CAPTIONS = 100
 QUICK_EDITS = 100
 ENCODE_BATCH = 256
+GAP = "Rows of `pretrain` hold branches of questions, which the next ones do not see"
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -251,42 +253,73 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
         return packing.pack(rows, lanes, model, label_weights=c.label_weights)
 
-    def evaluate(step: int, state) -> dict[str, float]:
-        found = quick_look(cfg, mesh, model, state.ema, vae_params, tokenizer)
-        hf.save(
-            folder / "model",
-            model,
-            jax.device_get(state.ema),
-            vae_params,
-            "bfloat16",
-            tokenizer_files=[tokenizer_file],
-        )
-        logging.info("step %d: %s", step, {k: round(v, 3) for k, v in found.items()})
-        return found
-
-    _, summary = loop.run(
+    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
+    state = checkpoints.newest(state, steps=c.steps)
+    longest = max(x.und + x.gen for x in (c.lanes, c.multi_image_lanes))
+    attending = programs.attending(cfg, model, mesh, tokens=longest, gap=GAP)
+    step = loop.Step.of(
         state,
         FrozenParams({}, None),
-        loss_fn=joint.make(c, model, dtype=dtype, remat=cfg.compute.remat),
+        loss_fn=joint.JointLoss(c, attending, dtype=dtype, remat=cfg.compute.remat),
         tx=tx,
-        batches=lambda start: pipeline.batches(make, rows_sharding, start=start, stop=c.steps),
         key=jax.random.key(cfg.seed),
         cfg=c,
-        checkpoints=Checkpoints(folder / "checkpoints", keep=c.keep),
-        meta={"stage": "pretrain"},
-        metrics_path=folder / "metrics.jsonl",
-        title="pretrain",
-        stop=preemption.stop,
-        reports=cfg.log,
-        evaluate=evaluate,
-        evaluate_every=c.evaluate_every,
+    )
+    _, summary = loop.run(
+        state,
+        step,
+        pipeline.batches(make, rows_sharding, start=int(state.step), stop=c.steps),
+        callbacks.standard(
+            c,
+            folder,
+            state,
+            title="pretrain",
+            meta={"stage": "pretrain"},
+            checkpoints=checkpoints,
+            stop=preemption.stop,
+            log=cfg.log,
+            evaluator=QuickLook(cfg, mesh, model, vae_params, tokenizer, tokenizer_file, folder),
+            evaluate_every=c.evaluate_every,
+        ),
+        steps=c.steps,
     )
     return Outcome(
         outputs={"model": "model", "metrics": "metrics.jsonl"},
-        counts={"steps": c.steps, "skipped_steps": summary["skipped_steps"]},
+        counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
         items=c.steps,
-        compile_seconds=summary["compile_seconds"],
+        compile_seconds=summary.compile_seconds,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickLook(callbacks.Evaluator):
+    """`quick_look` at the averaged weights, which are left in `folder` as a model."""
+
+    cfg: Config
+    mesh: jax.sharding.Mesh
+    model: BagelConfig
+    vae_params: param_tree.Params
+    tokenizer: Tokenizer
+    tokenizer_file: epath.Path
+    folder: epath.Path
+
+    def evaluate(self, n: int, state: TrainState) -> dict[str, float]:
+        found = quick_look(
+            self.cfg, self.mesh, self.model, state.ema, self.vae_params, self.tokenizer
+        )
+        hf.save(
+            self.folder / "model",
+            self.model,
+            jax.device_get(state.ema),
+            self.vae_params,
+            "bfloat16",
+            tokenizer_files=[self.tokenizer_file],
+        )
+        logging.info("step %d: %s", n, {k: round(v, 3) for k, v in found.items()})
+        return found
+
+    def enough(self, n: int) -> bool:
+        return False
 
 
 def quick_look(

@@ -31,7 +31,7 @@ def _run(params, images, key):
 
     def loss(p):
         batch = {"images": images, "numbers": jnp.full(len(images), 7, jnp.uint32)}
-        out = autoencoder_objective.loss(p, batch, key, cfg=CFG, kl_weight=1e-5)
+        out = autoencoder_objective.AutoencoderLoss(CFG, 1e-5)(p, None, batch, key)
         return total(out), out
 
     (_, out), gradients = jax.value_and_grad(loss, has_aux=True)(params)
