@@ -144,3 +144,13 @@ def pack(rows, *, spare=0, **how):
     """Rows of examples in lanes as long as the fullest row needs, and `spare` slots more."""
     need = np.max([packing.total([packing.size(e) for e in row]) for row in rows], axis=0)
     return packing.pack(rows, Lanes(*(int(n) + spare for n in need)), CFG, **how)
+
+
+def as_advantages(batch):
+    """The batch with its scores for advantages, as objectives that read these are given it."""
+    r = batch.rewards
+    return batch.replace(
+        rewards=r.replace(
+            scores=None, image_score=None, advantages=r.scores, image_advantage=r.image_score
+        )
+    )

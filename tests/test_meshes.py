@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh
-from samples import CFG, edit, jit, pack, questions, talk, text_to_image, weights
+from samples import CFG, as_advantages, edit, jit, pack, questions, talk, text_to_image, weights
 
 from srum_jax.core import param_tree, sharding
 from srum_jax.models.bagel import model as bagel
@@ -65,6 +65,8 @@ def gradients(name, mesh, batch, micro_batches=1):
     params, frozen = param_tree.split(jax.device_put(weights(), place), accepts)
     reference, _ = param_tree.split(jax.device_put(weights(seed=1), place), accepts)
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
+    if name in srum.BY_ADVANTAGE:
+        batch = as_advantages(batch)
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
     return jit(run)(params, FrozenParams(frozen, reference), batch, jax.random.key(1))
 

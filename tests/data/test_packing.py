@@ -292,3 +292,29 @@ def test_without_masks_nothing_is_added_and_masks_are_never_dropped():
     assert packing.pack([masked_row(mask)], MASKED, CFG).rewards is None
     with pytest.raises(ValueError, match=r"region 0: a mask of \[8, 4\] pixels for an image of"):
         packing.pack([masked_row(mask.T)], MASKED, CFG, rewards=True, coverage="area")
+
+
+def test_advantages_have_their_own_arrays():
+    """In place of scores; samples that have the other of the two are refused."""
+    boxes = np.array([[0, 0, 4, 4], [2, 0, 8, 4]], np.float32)
+    values, image = np.array([0.5, -1.0], np.float32), 0.25
+    kinds = {
+        False: Regions(boxes, values, image),
+        True: Regions(boxes, None, None, advantages=values, image_advantage=image),
+    }
+    lanes = Lanes(und=4, gen=2, vit=0, labels=0, images=1, regions=2)
+
+    def packed(regions, advantages):
+        example = Example((Latent(noise(1, 2), size=(4, 8), regions=regions),))
+        return packing.pack([[example]], lanes, CFG, rewards=True, advantages=advantages).rewards
+
+    r = packed(kinds[True], True)
+    assert r.advantages[0, 0].tolist() == [0.5, -1.0] and r.image_advantage[0, 0] == 0.25
+    assert r.scores is None is r.image_score
+    same = packed(kinds[False], False)
+    assert same.advantages is None is same.image_advantage
+    np.testing.assert_array_equal(same.scores, r.advantages)
+    np.testing.assert_array_equal(same.valid, r.valid)
+    for advantages, what in ((True, "advantages"), (False, "scores")):
+        with pytest.raises(ValueError, match=f"the batch is to hold {what}, and"):
+            packed(kinds[not advantages], advantages)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import CFG, edit, jit, pack, talk, text_to_image, weights
+from samples import CFG, as_advantages, edit, jit, pack, talk, text_to_image, weights
 
 from configs import base
 from srum_jax import config as run_config
@@ -297,16 +297,6 @@ def whole(objective, **values):
     """jitted (params, reference, batch) -> LossOut."""
     loss = srum.SrumLoss(config(objective, **values), CFG, dtype=jnp.float32, remat="full")
     return jit(lambda params, reference, batch: loss(params, reference, batch, jax.random.key(1)))
-
-
-def as_advantages(batch):
-    """The batch with its scores for advantages, as the training set of such objectives has them."""
-    r = batch.rewards
-    return batch.replace(
-        rewards=r.replace(
-            scores=None, image_score=None, advantages=r.scores, image_advantage=r.image_score
-        )
-    )
 
 
 def with_score(batch, score):

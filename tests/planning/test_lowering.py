@@ -42,7 +42,7 @@ def abstract(specs, dtype, mesh):
     )
 
 
-def arguments(mesh, tx, specs, rows, reference):
+def arguments(mesh, tx, specs, rows, reference, advantages):
     """(state, fixed, batch, key) of a step, as shapes with their places."""
     masters, everywhere = abstract(specs, jnp.float32, mesh), sharding.replicated(mesh)
     one = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
@@ -60,7 +60,7 @@ def arguments(mesh, tx, specs, rows, reference):
     at = sharding.batch_sharding(mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-        packing.pack([[]] * rows, LANES, CFG, rewards=True),
+        packing.pack([[]] * rows, LANES, CFG, rewards=True, advantages=advantages),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return state, fixed, batch, key
@@ -96,10 +96,11 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     )
     specs, _ = param_tree.split(bagel.specs(CFG), trained)
     tx = optim.make(cfg, specs, steps=100)
-    loss = srum.make(cfg, CFG, dtype=jnp.bfloat16, remat="full")
+    loss = srum.SrumLoss(cfg, CFG, dtype=jnp.bfloat16, remat="full")
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = srum.needs_reference(objective, cfg.anchor)
-    given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], reference=reference)
+    how = dict(reference=reference, advantages=objective in srum.BY_ADVANTAGE)
+    given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], **how)
     lowered = jax.jit(step, donate_argnums=0).lower(*given)
     text = lowered.as_text()
     assert peak_gib() - before < 1.0
