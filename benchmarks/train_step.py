@@ -126,7 +126,7 @@ WORK = {
 
 def flops(work: Work) -> int:
     """Of a step, forward and backward, nothing computed again."""
-    row = cost.Work(und=work.und, gen=work.gen, times=1)
+    row = cost.RowTokens(und=work.und, gen=work.gen, times=1)
     how = dict(trained=specs(work), remat=work.remat, reference=False)
     return work.samples * cost.step(work.cfg, row, **how)[1]
 

@@ -109,7 +109,7 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     run = step.program(
         made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, shardings=shardings
     )
-    work = cost.Work(
+    work = cost.RowTokens(
         und=lanes.und, gen=lanes.gen, vit=lanes.vit, times=lanes.images, labels=lanes.labels
     )
     flops, needed = cost.step(
@@ -166,10 +166,10 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
     texts, tokens = packed.und.segment.shape[1], grid.valid.shape[1]
-    behind = cost.Work(und=2, gen=tokens, keys=context.capacity(packed) + tokens + 2)
+    behind = cost.RowTokens(und=2, gen=tokens, keys=context.capacity(packed) + tokens + 2)
     branches = 1 + on.text + (on.image and not on.text)
     calls = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
-    flops = cost.forward(sizes, cost.Work(texts, 0)) + calls * cost.forward(sizes, behind)
+    flops = cost.forward(sizes, cost.RowTokens(texts, 0)) + calls * cost.forward(sizes, behind)
     return Program(
         lower=lambda: image_sampler.generate_latents.lower(
             params, packed, lengths, none, seeds, grid, image_sampler.SamplingParams.of(c), **how
@@ -206,7 +206,7 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes)
     batch = place(packed, sharding.batch_sharding(mesh))
-    work = cost.Work(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
+    work = cost.RowTokens(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
     return Program(
         lower=lambda: answer_scorer.answer_probabilities.lower(
             params, batch, cfg=sizes, dtype=dtype
@@ -227,8 +227,8 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
     per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
     how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)
-    first = cost.Work(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
-    one = cost.Work(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
+    first = cost.RowTokens(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
+    one = cost.RowTokens(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
     return Program(
         lower=lambda: text_generator.generate_text.lower(params, packed, *per_row, **how),
         parts={"params": params},

@@ -195,7 +195,7 @@ def step_cost(
     `packing.size`, without padding; tokens see the tokens of their own example."""
     need = dict(zip(packing.LANES, needs.T, strict=True))
     tokens = need["und"] + need["gen"]
-    row = cost.StepCost(
+    row = cost.RowTokens(
         und=need["und"].sum() / rows,
         gen=need["gen"].sum() / rows,
         keys=np.square(tokens).sum() / tokens.sum(),

@@ -33,12 +33,12 @@ def test_a_forward_pass_as_the_compiler_counts_it():
 
     t = np.zeros(batch.noisy.shape, np.float32)
     compiled = jax.jit(run).lower(params, batch, t).compile()
-    work = cost.Work(und=96, gen=64, vit=32, times=4, labels=8)
+    work = cost.RowTokens(und=96, gen=64, vit=32, times=4, labels=8)
     assert 2 * cost.forward(WIDE, work) == pytest.approx(compiled.cost_analysis()["flops"], rel=0.1)
 
 
 def test_the_share_of_a_step():
-    work = cost.Work(und=256, gen=8192, times=2)
+    work = cost.RowTokens(und=256, gen=8192, times=2)
     specs = bagel.specs(BAGEL_7B_MOT)
     gen, _ = param_tree.split(specs, lambda path: path.startswith("blocks/gen/"))
     ahead = cost.forward(BAGEL_7B_MOT, work)

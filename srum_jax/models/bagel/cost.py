@@ -2,7 +2,7 @@
 
 Compilers count the body of a loop once, so nothing is asked of them. A multiply-add is 2; norms,
 activations and softmax, below a percent, are left out. Attention counts every pair of tokens of a
-row, or as many keys as `Work` says; back-ends that leave hidden blocks out compute less.
+row, or as many keys as `RowTokens` says; back-ends that leave hidden blocks out compute less.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _LANE = {  # beginning of a matrix's path -> the lane whose tokens it multiplies
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class RowTokens:
     """Tokens of one row: lanes und and gen, `keys` each of them sees (0: those of both lanes), ViT
     patches, embedded times, label slots."""
 
@@ -37,7 +37,7 @@ class Work:
     labels: int = 0
 
 
-def products(specs: param_tree.Specs, work: Work) -> int:
+def products(specs: param_tree.Specs, work: RowTokens) -> int:
     """Operations of a row's tokens times those matrices of `specs` that multiply tokens."""
     total = 0
     for path, spec in param_tree.flatten(specs).items():
@@ -47,20 +47,20 @@ def products(specs: param_tree.Specs, work: Work) -> int:
     return total
 
 
-def attention(cfg: BagelConfig, work: Work) -> int:
+def attention(cfg: BagelConfig, work: RowTokens) -> int:
     """Operations of a row's scores and sums of values, of the stack and of the vision tower."""
     new = work.und + work.gen
     stack = 4 * new * (work.keys or new) * cfg.llm.hidden * cfg.llm.layers
     return stack + 4 * work.vit**2 * cfg.vit.hidden * cfg.vit.layers
 
 
-def forward(cfg: BagelConfig, work: Work) -> int:
+def forward(cfg: BagelConfig, work: RowTokens) -> int:
     """Operations of a forward pass of one row."""
     return products(bagel.specs(cfg), work) + attention(cfg, work)
 
 
 def step(
-    cfg: BagelConfig, work: Work, *, trained: param_tree.Specs, remat: str, reference: bool
+    cfg: BagelConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, reference: bool
 ) -> tuple[int, int]:
     """(operations of a training step of one row, those of them that are needed by the mathematics).
 
