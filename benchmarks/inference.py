@@ -116,7 +116,8 @@ def ours_tokens(work: Work, batch: int) -> Call:
         texts = work.questions(batch)
         shown = work.pictures(batch, cfg.vit.patch * cfg.vit.positions)
         items = [
-            (picture(p, cfg), bagel.tokenizer.text(t)) for p, t in zip(shown, texts, strict=True)
+            (picture(p, cfg.layout), bagel.tokenizer.text(t))
+            for p, t in zip(shown, texts, strict=True)
         ]
         return np.asarray(run(params, context.pack(items, batch, cfg)))
 
@@ -170,7 +171,7 @@ def theirs_tokens(work: Work, batch: int, compiled: bool) -> Call:
 
     def call():
         shown = work.pictures(batch, cfg.vit.patch * cfg.vit.positions)
-        shown = [images.picture(p, cfg) for p in shown]
+        shown = [images.picture(p, cfg.layout) for p in shown]
         texts = [np.array([cfg.bos, *words.encode(q), cfg.eos]) for q in work.questions(batch)]
         patches, ids = [p.patches for p in shown], [p.positions for p in shown]
         return torch_bagel.answers(model, patches, ids, texts, work.tokens).cpu().numpy()

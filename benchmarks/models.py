@@ -64,7 +64,7 @@ def megabytes(tree: Any) -> float:
 def arm(weights: Any, products: Any, is_int8: bool, params: Any, specs: Any) -> Arm:
     """Parameters in one of `PRECISIONS`."""
     params = jax.tree.map(lambda x: jnp.asarray(x, weights), params)
-    return Arm(products, int8.quantise(params, specs) if is_int8 else params)
+    return Arm(products, int8.quantize(params, specs) if is_int8 else params)
 
 
 def in_turn(calls: Calls, items: Sequence, size: int, title: str) -> dict[str, tuple]:

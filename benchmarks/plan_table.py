@@ -28,10 +28,7 @@ from srum_jax import config  # noqa: E402
 from srum_jax.configs import bagel_7b_srum  # noqa: E402
 from srum_jax.core import console  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
-from srum_jax.planning import (
-    plan,  # noqa: E402
-    topology,  # noqa: E402
-)
+from srum_jax.planning import plan, topology  # noqa: E402
 
 FOLDER, PAGE = ROOT / "docs/plans", ROOT / "docs/scale.md"
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"

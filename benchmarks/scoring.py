@@ -154,7 +154,7 @@ def logits_rows(cfg: BagelConfig, words: judge.Vocabulary, side: int) -> list[Ro
 
     def ask(images, questions):
         for shown, texts in zip(images, questions, strict=True):
-            patches = len(picture(shown, cfg).positions)
+            patches = len(picture(shown, cfg.layout).positions)
             # A question and its empty answer, both in their marks; a picture in its own.
             tokens = patches + 2 + sum(len(words.encode(q)) + 4 for q in texts)
             rows.append(Row(patches, tokens, len(texts)))

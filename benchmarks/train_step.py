@@ -175,7 +175,7 @@ def batch(work: Work):
         [Example((Text(ids), Latent(latent, size=pixels, noise_id=i)))]
         for i, (ids, latent) in enumerate(work.data())
     ]
-    return jax.tree.map(jnp.asarray, packing.pack(rows, lanes, work.cfg))
+    return jax.tree.map(jnp.asarray, packing.pack(rows, lanes, work.cfg.layout))
 
 
 def draws(work: Work, number: int) -> flow.Draws:

@@ -207,7 +207,7 @@ class Model:
                 noise = mine[0] if self.generation_config.sample_conditions else None
                 items = []
                 for one in pixels:
-                    fitted = pictures.latent_image(one, self.cfg)
+                    fitted = pictures.latent_image(one, self.cfg.layout)
                     items += [self._encoder.encode(fitted, noise), self._picture(one)]
                 items.append(self.tokenizer.text(instruction))
                 requests.append(_Request(tuple(items), instruction, fitted.shape[:2], mine))
@@ -291,7 +291,7 @@ class Model:
         return self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
 
     def _picture(self, pixels: np.ndarray) -> Picture:
-        return pictures.picture(pixels, self.cfg, twice=self.generation_config.resize_twice)
+        return pictures.picture(pixels, self.cfg.layout, twice=self.generation_config.resize_twice)
 
     def _frames(self, film, frames: int) -> list:
         items: list = []

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from srum_jax.core import param_tree
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput, Stopped
 from srum_jax.models.bagel import hf, hf_folder, model_config, vae
 from srum_jax.models.bagel import model as bagel
@@ -134,7 +134,7 @@ def _from_tree(folder: epath.Path, base: str | None, dtype: str | None) -> Read:
     """An Orbax folder of ours, or a train stage's with the base of the run."""
     shapes = checkpoint.saved_shapes(folder / PARAMS)
     here = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+    like = sharding.placed(shapes, here)
     if set(shapes) == {"model", "vae"}:
         cfg = model_config.from_folder(folder)
         halves = all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(shapes["model"]))

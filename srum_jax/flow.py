@@ -1,5 +1,4 @@
-"""Rectified flow: the timestep distribution, the path and its target, guidance, renorm and the
-Euler step.
+"""Rectified flow: timestep distribution, path and target, guidance, renorm, the Euler step.
 
 x_t = (1 − t)·x_0 + t·noise, velocity v = noise − x_0, so t = 1 is noise and t = 0 the image.
 Everything is float32 and shaped by its arguments.
@@ -12,6 +11,7 @@ from flax import struct
 
 from srum_jax.data.schema import Batch
 
+Array = jax.Array | np.ndarray
 _TIME, _NOISE = 0, 1  # what a folded key is used for
 
 
@@ -23,8 +23,8 @@ class Draws:
     noise: jax.Array
 
 
-def shift_time(t, shift: float):
-    """s·t / (1 + (s − 1)·t): pushes times towards noise for s > 1."""
+def shift_time(t: Array, shift: float | np.floating) -> Array:
+    """s·t / (1 + (s − 1)·t) of times of any shape: pushes them towards noise for s > 1."""
     return shift * t / (1 + (shift - 1) * t)
 
 

@@ -198,7 +198,7 @@ def packed(case: Case, section: str) -> Packed:
     labels = _labels(case, section)
     lanes = Lanes(*(int(n) for n in need + np.array([5, 3, 2, 3 + len(labels), 1, 0])))
     targets = any(getattr(i, "target", None) is not None for e in examples for i in e.items)
-    batch = packing.pack(rows, lanes, case.cfg, targets=targets)
+    batch = packing.pack(rows, lanes, case.cfg.layout, targets=targets)
     lengths = [sum(s["split_lens"]) for s in case.meta[f"{section}/splits"]]
     starts = np.concatenate([[0], np.cumsum(lengths)])
 

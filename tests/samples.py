@@ -143,7 +143,7 @@ def talk(seed):
 def pack(rows, *, spare=0, **how):
     """Rows of examples in lanes as long as the fullest row needs, and `spare` slots more."""
     need = np.max([packing.total([packing.size(e) for e in row]) for row in rows], axis=0)
-    return packing.pack(rows, Lanes(*(int(n) + spare for n in need)), CFG, **how)
+    return packing.pack(rows, Lanes(*(int(n) + spare for n in need)), CFG.layout, **how)
 
 
 def as_advantages(batch):

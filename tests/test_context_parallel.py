@@ -40,7 +40,7 @@ def mesh_of(*sizes):
 
 def packed(lanes=LANES):
     rows = [[edit(b, 2 * b), text_to_image(b, 2 * b + 1), questions(b), talk(b)] for b in range(4)]
-    return packing.pack(rows, lanes, CFG)
+    return packing.pack(rows, lanes, CFG.layout)
 
 
 def step(name, mesh, batch, micro_batches=1):
@@ -98,7 +98,7 @@ def rows(seed=0):
         clean = latent(rng, 3, 3, noisy=False)
         return Example((picture(rng, 2, 3), clean, text(rng, 20 + b), latent(rng, 6, 8)))
 
-    return packing.pack([[sample(b), talk(b), sample(b + 9)] for b in range(2)], LONG, CFG)
+    return packing.pack([[sample(b), talk(b), sample(b + 9)] for b in range(2)], LONG, CFG.layout)
 
 
 LONG = Lanes(und=120, gen=128, vit=16, labels=8, images=4, regions=0)

@@ -44,9 +44,9 @@ def round_folder(tmp_path):
 def test_what_is_written_is_read_again(round_folder, tmp_path, capsys):
     assert export_dataset.main([str(round_folder), str(tmp_path / "out")]) == 0
     assert "1 written, 1 images left out" in capsys.readouterr().out
-    (one,) = srum_dataset.Published(tmp_path / "out/data.jsonl", tmp_path / "out/images")
+    (one,) = srum_dataset.SrumDataset(tmp_path / "out/data.jsonl", tmp_path / "out/images")
     assert one.prompt == "a dog" and one.image_score == 0.25
-    assert one.regions == (srum_dataset.Region((1, 2, 9, 9), 0.5, "dog"),)
+    assert one.regions == (srum_dataset.ScoredBox((1, 2, 9, 9), 0.5, "dog"),)
 
 
 def test_bad_input_is_named(round_folder, tmp_path, capsys):

@@ -14,8 +14,8 @@ PACKAGE = "srum_jax"
 # layer do not know each other. The first pattern that fits decides.
 LAYERS = [
     ["core", "configs", "config"],
-    # Shapes of batches, sizes of models: no code of either side.
-    ["data.schema", "models.bagel.model_config"],
+    ["data.schema"],  # shapes of batches, sizes of layouts
+    ["models.bagel.model_config"],
     ["data", "models"],
     ["flow"],
     ["generation"],
@@ -29,6 +29,7 @@ LAYERS = [
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config", "configs"],
+    "data": ["models"],
     "training": ["models", "rewards", "objectives"],
     "stages": ["planning"],
     "planning": ["stages"],
@@ -37,7 +38,6 @@ SIBLINGS = {
     ("config", "core"),
     ("config", "configs"),
     ("configs", "core"),
-    ("data.schema", "models.bagel.model_config"),
     ("use", "api"),
     ("main", "api"),
     ("main", "use"),
@@ -157,7 +157,8 @@ def test_imports_run_one_way():
     ],
 )
 def test_the_rule_itself_catches(name, source):
-    targets = "config data.images objectives.srum models.bagel.model evals.sections generation.image_sampler"
+    targets = "config data.images objectives.srum models.bagel.model evals.sections"
+    targets += " generation.image_sampler"
     known = {t: ast.parse("") for t in targets.split()} | {name: ast.parse(source)}
     assert len(list(violations(known))) == 1
 

@@ -24,10 +24,7 @@ from srum_jax.data.tokenizer import Tokenizer  # noqa: E402
 from srum_jax.generation import text_generator  # noqa: E402
 from srum_jax.models.bagel import model as bagel  # noqa: E402
 from srum_jax.models.bagel import mot  # noqa: E402
-from srum_jax.models.bagel.model_config import (
-    BAGEL_7B_MOT,  # noqa: E402
-    SHAPES,  # noqa: E402
-)
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES  # noqa: E402
 from srum_jax.rewards import parsing  # noqa: E402
 
 
@@ -92,7 +89,7 @@ def test_flops_are_those_of_the_program():
     counter = scoring.Counter(cfg, 4)
     shown = Picture(jnp.zeros((16, cfg.vit.patch**2 * 3)), jnp.arange(16))
     example = Example((shown, Text(jnp.full(20, 9), loss=True)))
-    batch = packing.pack([[example]], Lanes(40, 0, 16, 21, 0, 0), cfg)
+    batch = packing.pack([[example]], Lanes(40, 0, 16, 21, 0, 0), cfg.layout)
 
     def forward(weights):
         how = dict(dtype=jnp.float32, remat="none")

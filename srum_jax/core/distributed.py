@@ -104,11 +104,11 @@ def barrier(label: str) -> None:
 
     Raises Stopped where another one is gone, or has come to another place.
     """
-    if len(set(gathered(zlib.crc32(label.encode()), label))) > 1:
+    if len(set(all_gather(zlib.crc32(label.encode()), label))) > 1:
         raise Stopped(f"{label}: another process of this run is elsewhere; do all see one workdir?")
 
 
-def gathered(number: int, label: str) -> list[int]:
+def all_gather(number: int, label: str) -> list[int]:
     """What each process gives for `number`, an unsigned 32-bit one, in the order of processes.
 
     All must call it. Raises Stopped where another one is gone.
@@ -124,16 +124,16 @@ def gathered(number: int, label: str) -> list[int]:
 
 def any_process(flag: bool, label: str) -> bool:
     """Whether any process says so; all must call it, and get the same answer."""
-    return any(gathered(int(flag), label))
+    return any(all_gather(int(flag), label))
 
 
 def check_same(text: str, what: str) -> None:
     """Raises BadInput, in every process, where they do not all have the same `text`."""
-    if len(set(gathered(zlib.crc32(text.encode()), what))) > 1:
+    if len(set(all_gather(zlib.crc32(text.encode()), what))) > 1:
         raise BadInput(f"the processes of this run have different {what}: start all of them alike")
 
 
-class Agreement:
+class StopAgreement:
     """An event that may be set in any process, as all of them see it: alike at the same call.
 
     One process sees it at once; several see it one call late, so that none of them waits for the

@@ -4,6 +4,15 @@ Code below raises ValueError or FileNotFoundError for bad input where no more ne
 end with code 2 and their message.
 """
 
+from collections.abc import Sequence
+
+
+def listed(problems: Sequence[str], most: int = 100) -> str:
+    """Each problem on an indented line of its own; what is beyond `most` is counted."""
+    more = len(problems) - most
+    lines = [*problems[:most], *([f"... and {more} more"] if more > 0 else [])]
+    return "".join(f"\n  {line}" for line in lines)
+
 
 class Stopped(Exception):
     """A run that ends before its work is done. The message is for the person who started it."""

@@ -44,6 +44,7 @@ class ParamSpec:
 
 
 def is_spec(x: Any) -> bool:
+    """Whether `x` is a leaf of a tree of specs."""
     return isinstance(x, ParamSpec)
 
 

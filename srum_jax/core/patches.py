@@ -3,11 +3,14 @@
 Used for ViT patches (pixels) and for latent tokens alike; arrays may be NumPy or JAX.
 """
 
+import jax
 import numpy as np
 from einops import rearrange
 
+Array = jax.Array | np.ndarray
 
-def patchify(grid, patch: int):
+
+def patchify(grid: Array, patch: int) -> Array:
     """[..., H, W, C] -> [..., (H/p)·(W/p), p·p·C]: tokens row by row, inside (ph, pw, channel).
 
     Raises ValueError if H or W is not a multiple of `patch`.
@@ -18,7 +21,7 @@ def patchify(grid, patch: int):
     return rearrange(grid, "... (h ph) (w pw) c -> ... (h w) (ph pw c)", ph=patch, pw=patch)
 
 
-def unpatchify(tokens, patch: int, rows: int, columns: int):
+def unpatchify(tokens: Array, patch: int, rows: int, columns: int) -> Array:
     """Inverse of `patchify`: [..., rows·columns, p·p·C] -> [..., rows·p, columns·p, C].
 
     Raises ValueError if there are not rows·columns tokens.

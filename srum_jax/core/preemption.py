@@ -14,12 +14,12 @@ def install(signals: tuple[int, ...] = (signal.SIGTERM,)) -> None:
 
     Must be called from the main thread (a rule of Python's signal module).
     """
-    told: list[float] = []
+    times: list[float] = []
 
     def handler(number, frame):
         stop.set()
-        told.append(monotonic())
-        if told[-1] - told[0] > AT_ONCE:
+        times.append(monotonic())
+        if times[-1] - times[0] > AT_ONCE:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

@@ -155,6 +155,25 @@ def row_ways(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def placed(tree: Any, at: Any) -> Any:
+    """`jax.ShapeDtypeStruct` of every leaf of `tree` with a sharding: nothing is allocated.
+
+    tree: arrays or shapes · at: one sharding for all, or a tree of them.
+    """
+
+    def one(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    if isinstance(at, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: one(leaf, at), tree)
+    return jax.tree.map(one, tree, at)
+
+
+def placed_params(specs: param_tree.Specs, dtype: Any, mesh: Mesh) -> Any:
+    """`placed` parameters of a tree of `ParamSpec`, in `dtype` (None: each spec's own)."""
+    return placed(param_tree.abstract(specs, dtype), shardings(specs, mesh))
+
+
 def put(x: Any, at: jax.sharding.Sharding) -> Any:
     """A tree of host arrays on the devices of `at`; every process gives the same whole arrays."""
     if at.is_fully_addressable:
@@ -205,7 +224,7 @@ def optimizer_shardings(tx: Any, abstract: Any, param_shardings: Any, mesh: Mesh
     )
 
 
-def ways(axis: str) -> int:
+def axis_size(axis: str) -> int:
     """Devices along a mesh axis of the mesh that is set; 1 outside `with jax.set_mesh(mesh)`."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape[axis]

@@ -1,4 +1,4 @@
-"""Pictures from files and bytes to model input: decoding, the resize law, patches.
+"""Pictures from files and bytes to model input: decoding, the resize rule, patches.
 
 Owns the way from an untrusted file to uint8 [H,W,3], and from there to the pixels that the
 autoencoder encodes and to a `Picture` for the understanding tower. Positions of patches are ids in
@@ -7,14 +7,14 @@ the tower's square table.
 
 import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
 from srum_jax.core.patches import patchify, position_ids
-from srum_jax.data.schema import Picture
-from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.data.schema import LayoutSizes, Picture
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # of one resized picture (BAGEL `data/transforms.py`)
 MIN_SHORT = 224  # pixels; smaller towers use their own side
@@ -74,7 +74,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def readable(name: str, what: str = "image"):
+def readable(name: str, what: str = "image") -> Iterator[None]:
     """Errors of a reader, of many kinds on damaged bytes, become a ValueError naming `name`."""
     try:
         yield
@@ -167,27 +167,27 @@ def to_float(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(127.5) - 1
 
 
-def latent_image(image: np.ndarray, cfg: BagelConfig) -> np.ndarray:
+def latent_image(image: np.ndarray, layout: LayoutSizes) -> np.ndarray:
     """uint8 [H,W,3] -> uint8 [h,w,3] for the autoencoder: whole latent tokens, all with positions.
 
     BAGEL's vae_transform: long side at most 1024 pixels, short side at least 512, multiples of 16.
     """
-    long = cfg.max_latent * cfg.token_pixels
-    return resize(image, long=long, short=long // 2, stride=cfg.token_pixels)
+    long = layout.max_latent * layout.token_pixels
+    return resize(image, long=long, short=long // 2, stride=layout.token_pixels)
 
 
-def picture(image: np.ndarray, cfg: BagelConfig, *, twice: bool = False) -> Picture:
-    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized by the law above.
+def picture(image: np.ndarray, layout: LayoutSizes, *, twice: bool = False) -> Picture:
+    """uint8 [H,W,3] -> patches and ids of the understanding tower, resized by the rule above.
 
     BAGEL's vit_transform: long side at most 980 pixels, short side at least 224, multiples of 14.
     `twice` resizes by `latent_image` first, as the original's inferencer does (`inferencer.py`,
     also for questions); by default the picture is resized once, which keeps more of its detail.
     """
     if twice:
-        image = latent_image(image, cfg)
-    p = cfg.vit.patch
-    side = p * cfg.vit.positions
+        image = latent_image(image, layout)
+    p = layout.vit_patch
+    side = p * layout.vit_side
     image = resize(image, long=side, short=min(MIN_SHORT, side), stride=p)
     h, w = image.shape[:2]
-    ids = position_ids(h // p, w // p, cfg.max_vit, cfg.interpolate_pos)
+    ids = position_ids(h // p, w // p, layout.vit_positions, layout.interpolate_pos)
     return Picture(patchify(to_float(image), p), ids)

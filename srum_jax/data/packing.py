@@ -23,6 +23,7 @@ from srum_jax.data.schema import (
     Example,
     Lanes,
     Latent,
+    LayoutSizes,
     Picture,
     Regions,
     Rewards,
@@ -30,7 +31,6 @@ from srum_jax.data.schema import (
     Text,
     Tokens,
 )
-from srum_jax.models.bagel.model_config import BagelConfig
 
 LANES = tuple(f.name for f in dataclasses.fields(Lanes))
 
@@ -121,22 +121,22 @@ class _Row:
     def __init__(
         self,
         lanes: Lanes,
-        cfg: BagelConfig,
+        layout: LayoutSizes,
         targets: bool,
         coverage: Sampling | None,
         advantages: bool,
         label_weights: str,
     ):
-        self.lanes, self.cfg, self.targets, self.coverage = lanes, cfg, targets, coverage
+        self.lanes, self.layout, self.targets, self.coverage = lanes, layout, targets, coverage
         self.advantages = advantages
         self.weight = LABEL_WEIGHTS[label_weights]
         u, g, p, y, n, r = dataclasses.astuple(lanes)
-        dim = cfg.token_dim
+        dim = layout.token_dim
         self.und = np.zeros((5, u), np.int32)
         self.gen = np.zeros((5, g), np.int32)
         self.und[4], self.gen[4] = -1, -1
         self.text_ids = np.zeros(u, np.int32)
-        self.vit_patches = np.zeros((p, cfg.vit.patch**2 * 3), np.float32)
+        self.vit_patches = np.zeros((p, layout.vit_patch**2 * 3), np.float32)
         self.vit_positions = np.zeros(p, np.int32)
         self.vit_images = np.full(p, -1, np.int32)
         self.vit_slots = np.full(p, u, np.int32)
@@ -183,9 +183,9 @@ class _Row:
         count = len(text.ids) + 2
         at = self.u
         self._place(self.und, at, count, split, mode, np.arange(position, position + count))
-        self.text_ids[at] = self.cfg.bos
+        self.text_ids[at] = self.layout.bos
         self.text_ids[at + 1 : at + count - 1] = text.ids
-        self.text_ids[at + count - 1] = self.cfg.eos
+        self.text_ids[at + count - 1] = self.layout.eos
         if text.loss:
             self._label(at, self.text_ids[at + 1 : at + count], self.weight(count - 1))
         self.u += count
@@ -198,7 +198,7 @@ class _Row:
 
     def _picture(self, item: Picture, split: int, position: int) -> int:
         count = len(item.positions)
-        self._special(self.cfg.start_of_image, split, FULL, position)
+        self._special(self.layout.start_of_image, split, FULL, position)
         self._place(self.und, self.u, count, split, FULL, position)
         where = slice(self.p, self.p + count)
         self.vit_patches[where] = item.patches
@@ -206,14 +206,14 @@ class _Row:
         self.vit_images[where] = self.picture
         self.vit_slots[where] = np.arange(self.u, self.u + count)
         self.u, self.p, self.picture = self.u + count, self.p + count, self.picture + 1
-        self._special(self.cfg.end_of_image, split, FULL, position)
+        self._special(self.layout.end_of_image, split, FULL, position)
         return position + 1
 
     def _latent(self, item: Latent, split: int, position: int) -> int:
         h, w = item.tokens.shape[:2]
         count, n = h * w, self.n
         mode = NOISE if item.noisy else FULL
-        self._special(self.cfg.start_of_image, split, mode, position)
+        self._special(self.layout.start_of_image, split, mode, position)
         self._place(self.gen, self.g, count, split, mode, position)
         where = slice(self.g, self.g + count)
         self.latents[where] = item.tokens.reshape(count, -1)
@@ -222,11 +222,11 @@ class _Row:
             self.target_latents[where] = good.reshape(count, -1)
         row, col = np.divmod(np.arange(count), w)
         self.latent_positions[where] = position_ids(
-            h, w, self.cfg.max_latent, self.cfg.interpolate_pos
+            h, w, self.layout.max_latent, self.layout.interpolate_pos
         )
         self.latent_images[where] = n
         self.latent_cells[where] = np.stack([row, col], axis=-1)
-        self._special(self.cfg.end_of_image, split, mode, position)
+        self._special(self.layout.end_of_image, split, mode, position)
         self.noisy[n] = item.noisy
         self.noise_ids[n] = np.uint32(item.noise_id)
         self.grids[n], self.sizes[n] = (h, w), item.size
@@ -281,7 +281,7 @@ def _masked(example: Example) -> bool:
 def pack(
     rows: Sequence[Sequence[Example]],
     lanes: Lanes,
-    cfg: BagelConfig,
+    layout: LayoutSizes,
     *,
     targets: bool = False,
     rewards: bool = False,
@@ -304,7 +304,7 @@ def pack(
     for examples in rows:
         if examples:
             check_fits(total([size(e) for e in examples]), lanes, what="a row")
-        row = _Row(lanes, cfg, targets, coverage, advantages, label_weights)
+        row = _Row(lanes, layout, targets, coverage, advantages, label_weights)
         for example in examples:
             row.add(example)
         built.append(row)

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from srum_jax.core import files
 from srum_jax.data import images, records
-from srum_jax.data.records import Record, Reject
-from srum_jax.data.srum_dataset import Sample
+from srum_jax.data.records import FileRecord, Reject
+from srum_jax.data.srum_dataset import ImageSample
 
 TEXTS = ("captions", "prompt", "caption")  # the first of these columns that a file has
 
 
 class Parquet:
-    """The rows of the files that match `pattern`, `source[place]` a Sample without scores.
+    """The rows of the files that match `pattern`, `source[place]` an ImageSample without scores.
 
     Rows are numbered through all files, which are taken by name. Getting a sample raises ValueError
     naming the column of a row that cannot be used. One row group is held in memory at a time.
@@ -64,7 +65,7 @@ class Parquet:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, place: int) -> Sample:
+    def __getitem__(self, place: int) -> ImageSample:
         row = self._row(place)
         image = row["image"]
         if isinstance(image, dict):
@@ -72,7 +73,7 @@ class Parquet:
         if not isinstance(image, bytes) or not image:
             raise ValueError('no bytes in the column "image"')
         text = self._text(row, place)
-        return Sample(text, "parquet", images.decode(image, name="image"))
+        return ImageSample(text, "parquet", images.decode(image, name="image"))
 
     def reject(self, place: int, error: Exception | str) -> Reject:
         """Row `place` as a Reject; its line is its row in its file, from 1."""
@@ -84,11 +85,11 @@ class Parquet:
             text = json.dumps({key: row[key] for key in TEXTS if key in row}, default=str)
         except ValueError:
             text = ""
-        return records.reject(path, Record(line, None, text), error)
+        return records.reject(path, FileRecord(line, None, text), error)
 
     def digest(self) -> str:
-        """Of the files, by `records.fingerprint`."""
-        return records.fingerprint([], self.paths)
+        """Of the files, by `files.fingerprint`."""
+        return files.fingerprint(self.paths)
 
     def _row(self, place: int) -> dict[str, Any]:
         group = bisect.bisect_right(self._ends, place)

@@ -6,6 +6,7 @@ on the seed alone. So the data state is the step, and a resumed run sees the sam
 
 import bisect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,8 +80,8 @@ def batches(
         yield place(local, sharding)
 
 
-def place(local, sharding: jax.sharding.Sharding):
-    """Host arrays -> global device arrays with their rows over the mesh."""
+def place(local: Any, sharding: jax.sharding.Sharding) -> Any:
+    """A tree of this host's rows -> global device arrays, all hosts' rows laid by `sharding`."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
     )
@@ -92,6 +93,6 @@ def local_rows(step: int, rows: int, sharding: jax.sharding.Sharding) -> list[in
     The step has `rows` rows in all, laid over the devices by `sharding`; devices of several hosts
     may hold the same ones. Raises ValueError where the rows do not divide over the devices.
     """
-    cuts = sharding.addressable_devices_indices_map((rows,)).values()
-    here = sorted({row for (cut,) in cuts for row in range(*cut.indices(rows))})
+    parts = sharding.addressable_devices_indices_map((rows,)).values()
+    here = sorted({row for (part,) in parts for row in range(*part.indices(rows))})
     return [step * rows + row for row in here]

@@ -15,7 +15,7 @@ from etils import epath
 
 from srum_jax.config import hash_json
 from srum_jax.data import records, tfds_texts
-from srum_jax.data.records import Record, Reject
+from srum_jax.data.records import FileRecord, Reject
 from srum_jax.data.tokenizer import Tokenizer
 
 SHAPES = "shapes:"  # followed by a split of the shapes world
@@ -40,7 +40,7 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedPrompts:
     """Prompts, the records that are none, and the prompts left out because they were there before.
 
     `rejects` and `duplicates` are those of the whole source, whatever part of it was asked for.
@@ -58,7 +58,9 @@ def load(
     return read(source, count, first, limit=limit).prompts
 
 
-def read(source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0) -> Loaded:
+def read(
+    source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0
+) -> LoadedPrompts:
     """`count` different prompts of a source, without a count all.
 
     source: "shapes:<split>", a file, or a text field of a TFDS data set (`data/tfds_texts.py`).
@@ -69,7 +71,7 @@ def read(source: str, count: int | None = None, first: int = 0, *, limit: float 
     listing the faulty records.
     """
     if source.startswith(SHAPES):
-        found = Loaded(_shapes(source, count, first))
+        found = LoadedPrompts(_shapes(source, count, first))
     else:
         in_file = not source.startswith(tfds_texts.PREFIX)
         rows = _file(epath.Path(source)) if in_file else tfds_texts.read(source)
@@ -127,7 +129,7 @@ def _shapes(source: str, count: int | None, first: int) -> tuple[Prompt, ...]:
     return tuple(Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made))
 
 
-def _file(path: epath.Path) -> Iterator[Record]:
+def _file(path: epath.Path) -> Iterator[FileRecord]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such prompts file")
     for record in records.read(path):
@@ -144,7 +146,7 @@ def _numbered(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _collect(name: str, rows: Iterable[Record], limit: float) -> Loaded:
+def _collect(name: str, rows: Iterable[FileRecord], limit: float) -> LoadedPrompts:
     """The different prompts of `rows`, in their order."""
     found: dict[str, Prompt] = {}
     ids: dict[int, int] = {}
@@ -171,7 +173,7 @@ def _collect(name: str, rows: Iterable[Record], limit: float) -> Loaded:
         logging.warning(
             "%s: %d of %d prompts cannot be used and are set aside", name, len(rejects), total
         )
-    return Loaded(tuple(found.values()), tuple(rejects), tuple(repeated))
+    return LoadedPrompts(tuple(found.values()), tuple(rejects), tuple(repeated))
 
 
 def _prompt(value: Any, place: int, where: str) -> Prompt:

@@ -7,7 +7,6 @@ and `check_limit` says whether there are too many. Texts are UTF-8.
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import re
@@ -16,15 +15,16 @@ from typing import Any
 
 from etils import epath
 
+from srum_jax.core.errors import listed
+
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_SHOWN = 10  # faults listed in one message
 MAX_TEXT = 2000  # characters of a faulty record that are kept
-_PIECE = 2**16  # bytes
 NOT_UTF8 = "not UTF-8 text; save the file as UTF-8"
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class FileRecord:
     """A record: the line it starts on (from 1), its value, or the ValueError it gave, its text."""
 
     line: int
@@ -45,7 +45,7 @@ class Reject:
         return f"{self.file}, line {self.line}: {self.error}"
 
 
-def reject(file: epath.PathLike, record: Record, error: Exception | str) -> Reject:
+def reject(file: epath.PathLike, record: FileRecord, error: Exception | str) -> Reject:
     """`record` of `file` as a Reject."""
     text = record.text.encode("utf-8", "backslashreplace").decode()
     return Reject(str(file), record.line, str(error), text[:MAX_TEXT])
@@ -86,35 +86,13 @@ def check_limit(rejects: Sequence[Reject], total: int, limit: float, what: str) 
 def refuse(faults: Sequence[str], what: str) -> None:
     """Raises ValueError listing `faults`, if there are any."""
     if faults:
-        more = len(faults) - MAX_SHOWN
-        lines = [*faults[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
-        raise ValueError(f"{what}:\n  " + "\n  ".join(lines))
-
-
-def fingerprint(whole: Sequence[epath.Path], sampled: Sequence[epath.Path] = ()) -> str:
-    """16 hex digits of files: their names and sizes, and the content of `whole`.
-
-    Of `sampled` the content of 16 evenly spread pieces of 64 KiB and of the last one: enough to
-    tell files apart, not to find a flipped bit.
-    """
-    digest = hashlib.sha256()
-    for path in (*whole, *sampled):
-        size = path.stat().length
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            if path in whole:
-                digest.update(file.read())
-                continue
-            for start in [*range(0, size, max(_PIECE, size // 16)), max(0, size - _PIECE)]:
-                file.seek(start)
-                digest.update(file.read(_PIECE))
-    return digest.hexdigest()[:16]
+        raise ValueError(f"{what}:{listed(faults, MAX_SHOWN)}")
 
 
 # ---------------------------------------------------------------------------------------- reading
 
 
-def read(path: epath.PathLike) -> Iterator[Record]:
+def read(path: epath.PathLike) -> Iterator[FileRecord]:
     """The records of a file by its ending, blank lines left out.
 
     A CSV record is a dict by the header's names, empty fields left out. Raises FileNotFoundError,
@@ -138,7 +116,7 @@ def read(path: epath.PathLike) -> Iterator[Record]:
     return map(_checked, found)
 
 
-def _checked(record: Record) -> Record:
+def _checked(record: FileRecord) -> FileRecord:
     try:
         record.text.encode()
     except UnicodeEncodeError:
@@ -146,10 +124,10 @@ def _checked(record: Record) -> Record:
     return record
 
 
-def _lines(text: str, *, as_json: bool) -> Iterator[Record]:
+def _lines(text: str, *, as_json: bool) -> Iterator[FileRecord]:
     for line, content in enumerate(text.split("\n"), 1):
         if content.strip():
-            yield Record(line, _json(content) if as_json else content, content)
+            yield FileRecord(line, _json(content) if as_json else content, content)
 
 
 def _json(content: str) -> Any:
@@ -161,7 +139,7 @@ def _json(content: str) -> Any:
         return ValueError(f"not usable JSON ({e})")
 
 
-def _elements(path: epath.Path, text: str) -> Iterator[Record]:
+def _elements(path: epath.Path, text: str) -> Iterator[FileRecord]:
     """Each element of a JSON list."""
     try:
         values = json.loads(text)
@@ -178,11 +156,11 @@ def _elements(path: epath.Path, text: str) -> Iterator[Record]:
         start = between.match(text, at).end()
         line += text.count("\n", at, start)
         _, end = decoder.raw_decode(text, start)
-        yield Record(line, value, text[start:end])
+        yield FileRecord(line, value, text[start:end])
         line, at = line + text.count("\n", start, end), end
 
 
-def _rows(path: epath.Path, text: str) -> Iterator[Record]:
+def _rows(path: epath.Path, text: str) -> Iterator[FileRecord]:
     """Each record of a CSV file under its header; a quoted field may go over several lines."""
     lines = io.StringIO(text, newline="").readlines()
     reader = csv.reader(iter(lines), strict=True)
@@ -199,15 +177,15 @@ def _rows(path: epath.Path, text: str) -> Iterator[Record]:
         if header is None:
             header = _header(path, row)
         elif isinstance(row, ValueError):
-            yield Record(start + 1, row, raw)
+            yield FileRecord(start + 1, row, raw)
         elif not row:  # an empty line
             continue
         elif len(row) != len(header):
             error = ValueError(f"{len(row)} fields, the header has {len(header)}")
-            yield Record(start + 1, error, raw)
+            yield FileRecord(start + 1, error, raw)
         else:
             values = {k: v for k, v in zip(header, row, strict=True) if v}
-            yield Record(start + 1, values, raw)
+            yield FileRecord(start + 1, values, raw)
 
 
 def _header(path: epath.Path, row: list[str] | ValueError) -> list[str]:

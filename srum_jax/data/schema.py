@@ -27,6 +27,27 @@ Sampling = Literal["centre", "area"]  # what a latent token reads of a map of it
 
 
 @dataclasses.dataclass(frozen=True)
+class LayoutSizes:
+    """What of a model decides how words and pixels become tokens; a model's config makes one.
+
+    Positions of tokens are ids into square tables of the sides given here, row by row.
+    """
+
+    vocab: int  # token ids: 0 … vocab - 1
+    bos: int  # ids of the marks around a text and around an image's tokens
+    eos: int
+    start_of_image: int
+    end_of_image: int
+    vit_patch: int  # side of one patch of the understanding tower, in pixels
+    vit_side: int  # patches a side of the tower's own position table
+    vit_positions: int  # patches a side of the position table that ids count in
+    token_pixels: int  # side of the square of pixels that one latent token stands for
+    token_dim: int  # numbers in one latent token: p·p·Z
+    max_latent: int  # latent tokens a side of their position table
+    interpolate_pos: bool = False  # grids are spread over a whole table, not laid in its corner
+
+
+@dataclasses.dataclass(frozen=True)
 class Text:
     """Token ids without bos/eos. `loss`: every id and the eos are targets."""
 

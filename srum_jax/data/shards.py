@@ -180,7 +180,7 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
             epath.Path(scratch / made).copy(folder / made, overwrite=True)
 
 
-class Records(Sequence):
+class ShardRecords(Sequence):
     """Random access to the records of finished shards, in shard order; see `read`.
 
     A record is a dict of NumPy arrays and scalars, str for text, and for a sequence of dicts a list
@@ -225,7 +225,7 @@ class Records(Sequence):
         self._source = builder.as_data_source(SPLIT)
 
     def __reduce__(self):
-        return Records, (self.folder,)
+        return ShardRecords, (self.folder,)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -255,12 +255,12 @@ REDO = (
 )
 
 
-def read(folder: epath.PathLike) -> Records:
+def read(folder: epath.PathLike) -> ShardRecords:
     """The records of a folder that `finish` completed.
 
     Raises FileNotFoundError or ValueError naming the damaged or missing file and what to do.
     """
-    return Records(folder)
+    return ShardRecords(folder)
 
 
 def _serialise(features: Any, record: Mapping[str, Any], where: str) -> bytes:

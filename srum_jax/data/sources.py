@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Latent, Regions
+from srum_jax.data.schema import Branch, Example, Latent, LayoutSizes, Regions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models.bagel.model_config import BagelConfig
 
 
 def text_to_image(
@@ -33,7 +32,7 @@ def text_to_image(
 
 def questions(
     tokenizer: Tokenizer,
-    cfg: BagelConfig,
+    layout: LayoutSizes,
     images: Sequence[np.ndarray],
     pairs: Iterable[tuple[str, str]],
 ) -> Example:
@@ -43,12 +42,12 @@ def questions(
     answer; the answers are targets.
     """
     branches = (Branch((tokenizer.text(q), tokenizer.text(a, loss=True))) for q, a in pairs)
-    return Example((*(picture(image, cfg) for image in images), *branches))
+    return Example((*(picture(image, layout) for image in images), *branches))
 
 
 def edit(
     tokenizer: Tokenizer,
-    cfg: BagelConfig,
+    layout: LayoutSizes,
     source: np.ndarray,
     source_latent: np.ndarray,
     instruction: str | None,
@@ -62,7 +61,7 @@ def edit(
     source: uint8 [H,W,3]; latents float32 [h, w, p·p·Z], the second the target's; size (H, W) in
     pixels. Without an instruction: what text guidance compares with.
     """
-    seen = (Latent(source_latent, size=size, noisy=False), picture(source, cfg))
+    seen = (Latent(source_latent, size=size, noisy=False), picture(source, layout))
     words = () if instruction is None else (tokenizer.text(instruction),)
     return Example((*seen, *words, Latent(latent, size=size, noise_id=noise_id)))
 

@@ -5,7 +5,7 @@ A line is {"bad_image_file", "good_image_file", "prompt", "vlm_rewards"}; the re
 picture. The reward is of the bad picture; the good one is what training is pulled back to, most
 often the same. Boxes are (x0, y0, x1, y1) in pixels of the picture's file, ends excluded.
 
-Where the released reader drops a sample silently a `Published` says why. What it takes for
+Where the released reader drops a sample silently `SrumDataset` says why. What it takes for
 granted, a missing score as 0 and a box that is none as no region, stays so: see `_region`.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from srum_jax.core import files
 from srum_jax.data import images, records
 from srum_jax.data.records import Reject
 
@@ -26,7 +27,7 @@ PICTURES, LINES = "images", "data.jsonl"  # what `write` makes
 
 
 @dataclasses.dataclass(frozen=True)
-class Region:
+class ScoredBox:
     """A scored box (x0, y0, x1, y1) in whole pixels; None: the reward has no usable box."""
 
     bbox: tuple[int, int, int, int] | None
@@ -35,7 +36,7 @@ class Region:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class ImageSample:
     """A picture to learn from, uint8 [H,W,3], with its prompt and, if it was judged, its scores.
 
     `target`: the picture training is pulled back to where that is another one. Scores lie in
@@ -46,12 +47,12 @@ class Sample:
     category: str
     image: np.ndarray
     target: np.ndarray | None = None
-    regions: tuple[Region, ...] = ()
+    regions: tuple[ScoredBox, ...] = ()
     image_score: float | None = None
 
 
-class Published:
-    """The lines of a released file, `source[place]` a Sample with its pictures loaded.
+class SrumDataset:
+    """The lines of a released file, `source[place]` an ImageSample with its pictures loaded.
 
     Getting a sample raises ValueError naming the field of a line that cannot be used: it is not
     JSON, lacks a field or has another type in it, names a picture that is missing, damaged or
@@ -73,7 +74,7 @@ class Published:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, place: int) -> Sample:
+    def __getitem__(self, place: int) -> ImageSample:
         line = self.records[place].value
         if isinstance(line, ValueError):
             raise line
@@ -88,7 +89,7 @@ class Published:
             i: _cut(region, width, height, f"vlm_rewards[{i}].bbox")
             for i, region in regions.items()
         }
-        return Sample(
+        return ImageSample(
             prompt=prompt,
             category="published",
             image=bad,
@@ -102,7 +103,7 @@ class Published:
         return records.reject(self.file, self.records[place], error)
 
     def digest(self) -> str:
-        """Of the file and of every picture it names that is there, by `records.fingerprint`."""
+        """Of the file and of every picture it names that is there, by `files.fingerprint`."""
         found = {}
         for record in self.records:
             for key in ("bad_image_file", "good_image_file"):
@@ -111,7 +112,7 @@ class Published:
                 except (ValueError, TypeError, AttributeError):
                     continue
                 found[path] = None
-        return records.fingerprint([self.file], [path for path in found if path.is_file()])
+        return files.fingerprint((p for p in found if p.is_file()), whole=[self.file])
 
     def _picture(self, name: str) -> np.ndarray:
         try:
@@ -132,7 +133,7 @@ def _file_name(line: Mapping[str, Any], key: str) -> str:
     return str(pure)
 
 
-def rewards(entries: Any) -> tuple[dict[int, Region], float]:
+def rewards(entries: Any) -> tuple[dict[int, ScoredBox], float]:
     """({place: region}, score of the whole picture) of a line's `vlm_rewards`.
 
     As the released reader: a missing score, also that of the picture, is 0; a box that is missing
@@ -151,7 +152,7 @@ def rewards(entries: Any) -> tuple[dict[int, Region], float]:
         if label == GLOBAL_ENTRY:
             image_score = score
         else:
-            found[i] = Region(_box(entry.get("bbox"), f"vlm_rewards[{i}].bbox"), score, label)
+            found[i] = ScoredBox(_box(entry.get("bbox"), f"vlm_rewards[{i}].bbox"), score, label)
     return found, image_score
 
 
@@ -174,7 +175,7 @@ def _box(value: Any, what: str) -> tuple[int, int, int, int] | None:
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _cut(region: Region, width: int, height: int, what: str) -> Region:
+def _cut(region: ScoredBox, width: int, height: int, what: str) -> ScoredBox:
     """The region inside its picture. ValueError where nothing of it is."""
     if region.bbox is None:
         return region

@@ -13,13 +13,13 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from srum_jax.data.records import NOT_UTF8, Record
+from srum_jax.data.records import NOT_UTF8, FileRecord
 
 PREFIX = "tfds:"
 FORM = f"{PREFIX}<name>[/<config>][:<version>]?split=<split>&text=<field>[&max=<number>]"
 
 
-def read(source: str) -> Iterator[Record]:
+def read(source: str) -> Iterator[FileRecord]:
     """The field's texts; a record's "line" is its number in the split, from 1.
 
     Raises FileNotFoundError for a data set that is not on this machine, and ValueError for another
@@ -51,8 +51,8 @@ def read(source: str) -> Iterator[Record]:
     except ValueError as e:
         raise ValueError(f"{source}: split {split!r} cannot be read: {_first_line(e)}") from e
     first = field[0]
-    wanted = tfds.features.FeaturesDict({first: builder.info.features[first]})
-    rows = (lambda i=i: wanted.deserialize_example_np(raw[i]) for i in range(len(raw)))
+    feature = tfds.features.FeaturesDict({first: builder.info.features[first]})
+    rows = (lambda i=i: feature.deserialize_example_np(raw[i]) for i in range(len(raw)))
     return _texts(rows, field, most)
 
 
@@ -97,7 +97,7 @@ def _check_field(features: Any, field: Sequence[str], source: str) -> None:
 
 def _texts(
     rows: Iterable[Callable[[], Any]], field: Sequence[str], most: int | None
-) -> Iterator[Record]:
+) -> Iterator[FileRecord]:
     """Records of the texts at `field` of the rows, each of which is read when it is called."""
     count = 0
     for number, row in enumerate(rows, 1):
@@ -123,10 +123,10 @@ def _flat(value: Any) -> Iterable[Any]:
     return [one for inner in value for one in _flat(inner)]
 
 
-def _record(line: int, value: Any) -> Record:
+def _record(line: int, value: Any) -> FileRecord:
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            return Record(line, ValueError(NOT_UTF8), repr(value))
-    return Record(line, value, str(value))
+            return FileRecord(line, ValueError(NOT_UTF8), repr(value))
+    return FileRecord(line, value, str(value))

@@ -17,12 +17,11 @@ from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from srum_jax.core.files import read_json
-from srum_jax.data.schema import Text
-from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.data.schema import LayoutSizes, Text
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-# Qwen2's law of cutting text into pieces (its published tokenizer.json): contractions, words with
+# Qwen2's rule for cutting text into pieces (its published tokenizer.json): contractions, words with
 # one leading sign, single digits, runs of signs, line ends, other white space.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -96,21 +95,21 @@ class Tokenizer:
             inner.add_special_tokens(list(MARKS))
         return cls(inner, str(path), marks_in_text=marks_in_text)
 
-    def check(self, cfg: BagelConfig, where: str) -> None:
-        """Compares ids with a model's; `where` names the file that `cfg` was read from.
+    def check(self, layout: LayoutSizes, where: str) -> None:
+        """Compares ids with a model's; `where` names the file that `layout` was read from.
 
         Raises ValueError naming both files and all ids that differ or lie past the vocabulary.
         """
         names = ("bos", "eos", "start_of_image", "end_of_image")
         ours = (self.bos, self.eos, self.image_start, self.image_end)
         problems = [
-            f"{name} is {getattr(cfg, name)} there and {found} ({mark}) here"
+            f"{name} is {getattr(layout, name)} there and {found} ({mark}) here"
             for name, mark, found in zip(names, MARKS, ours, strict=True)
-            if getattr(cfg, name) != found
+            if getattr(layout, name) != found
         ]
         last = max(self._inner.get_vocab(with_added_tokens=True).values())
-        if last >= cfg.llm.vocab:
-            problems.append(f"the model has {cfg.llm.vocab} ids and id {last} is in use here")
+        if last >= layout.vocab:
+            problems.append(f"the model has {layout.vocab} ids and id {last} is in use here")
         if problems:
             raise ValueError(f"{self._source} does not fit {where}: {'; '.join(problems)}")
 

@@ -71,7 +71,7 @@ class AnswerScorer:
         for first in range(0, len(examples), self.batch):
             part = examples[first : first + self.batch]
             padded = [[e] for e in part] + [[]] * (self.batch - len(part))
-            batch = packing.pack(padded, lanes(part), self.model)
+            batch = packing.pack(padded, lanes(part), self.model.layout)
             found = fetch(
                 answer_probabilities(
                     params,
@@ -86,7 +86,7 @@ class AnswerScorer:
     def _example(self, pictures: Pictures, questions: Sequence[str]) -> Example:
         seen = pictures if isinstance(pictures, tuple) else (pictures,)
         branches = (Branch((self.tokenizer.text(q), _NOTHING)) for q in questions)
-        return Example((*(picture(one, self.model) for one in seen), *branches))
+        return Example((*(picture(one, self.model.layout) for one in seen), *branches))
 
 
 def lanes(examples: Sequence[Example]) -> Lanes:

@@ -44,7 +44,7 @@ def load(
     parts = hf.locate(folder, base)
     cfg = model_config.from_folder(parts.sizes)
     tokenizer = Tokenizer.from_folder(parts.words)
-    tokenizer.check(cfg, str(parts.sizes))
+    tokenizer.check(cfg.layout, str(parts.sizes))
     specs = bagel.specs(cfg)
     params, vae_params = hf.load(
         folder,
@@ -53,6 +53,6 @@ def load(
         shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vae.specs(cfg.vae))),
         want=want,
         base=base,
-        convert=int8.converter(specs) if int8_weights else None,
+        convert=int8.Quantizer(specs) if int8_weights else None,
     )
     return cfg, params, vae_params, tokenizer

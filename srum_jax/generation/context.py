@@ -96,7 +96,7 @@ def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
         regions=0,
     )
     padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
-    return packing.pack(padded, lanes, cfg)
+    return packing.pack(padded, lanes, cfg.layout)
 
 
 def put(rows: Any, at: jax.sharding.Sharding | None) -> Any:

@@ -1,7 +1,7 @@
 """Weight-only int8: the large matrices as int8 with a float32 scale per output channel.
 
-Owns which leaves become int8 (`chosen`), how (`quantise_leaf`) and what the tree then looks like
-(`specs`). A quantised map {"w", "b"} is {"w": int8, "scale": float32, "b"}, and `layers.linear`
+Owns which leaves become int8 (`chosen`), how (`quantize_leaf`) and what the tree then looks like
+(`specs`). A quantized map {"w", "b"} is {"w": int8, "scale": float32, "b"}, and `layers.linear`
 multiplies the product by the scale, so the model's own functions run on either tree. BAGEL-7B-MoT
 takes 15.2 GB so instead of 29.2 GB in bfloat16: 1.04 bytes a parameter. For inference: `jax.grad`
 refuses int8 leaves.
@@ -10,7 +10,6 @@ refuses int8 leaves.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,7 +40,7 @@ def _round(w: jax.Array, inputs: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
     return jnp.round(w / scale).astype(jnp.int8), jnp.squeeze(scale, inputs)
 
 
-def quantise_leaf(path: str, spec: param_tree.ParamSpec, leaf: jax.Array) -> dict[str, jax.Array]:
+def quantize_leaf(path: str, spec: param_tree.ParamSpec, leaf: jax.Array) -> dict[str, jax.Array]:
     """One parameter -> what replaces it, by full path: {path: array}.
 
     A chosen matrix gives two leaves, its int8 values under its own path and their scale beside it
@@ -57,31 +56,39 @@ def quantise_leaf(path: str, spec: param_tree.ParamSpec, leaf: jax.Array) -> dic
     return {path: values, _scale_path(path): scale}
 
 
-def converter(specs: param_tree.Specs) -> Callable[[str, jax.Array], dict[str, jax.Array]]:
-    """`convert(path, leaf)` -> {path: array}: `quantise_leaf` for a model of `specs`.
+@dataclasses.dataclass(frozen=True)
+class Quantizer:
+    """`quantize_leaf` for a model of `specs`, leaf by leaf.
 
-    For a loader that fills a flat dict as leaves arrive: `flat.update(convert(path, leaf))` never
+    For a loader that fills a flat dict as leaves arrive: `flat.update(quantizer(path, leaf))` never
     holds more of the model in full than the leaf at hand.
     """
-    flat = param_tree.flatten(specs)
-    return lambda path, leaf: quantise_leaf(path, flat[path], leaf)
+
+    specs: param_tree.Specs
+
+    @functools.cached_property
+    def _flat(self) -> dict[str, param_tree.ParamSpec]:
+        return param_tree.flatten(self.specs)
+
+    def __call__(self, path: str, leaf: jax.Array) -> dict[str, jax.Array]:
+        return quantize_leaf(path, self._flat[path], leaf)
 
 
-def quantise(params: param_tree.Params, specs: param_tree.Specs) -> param_tree.Params:
-    """The whole tree of a model of `specs`, by `quantise_leaf`; the other leaves keep their dtype.
+def quantize(params: param_tree.Params, specs: param_tree.Specs) -> param_tree.Params:
+    """The whole tree of a model of `specs`, by `quantize_leaf`; the other leaves keep their dtype.
 
-    Raises ValueError if `params` is not a tree of `specs` (a quantised one is not).
+    Raises ValueError if `params` is not a tree of `specs` (a quantized one is not).
     """
     param_tree.check(params, specs, where="int8")
-    convert = converter(specs)
-    found = [convert(path, leaf) for path, leaf in param_tree.flatten(params).items()]
+    quantizer = Quantizer(specs)
+    found = [quantizer(path, leaf) for path, leaf in param_tree.flatten(params).items()]
     return param_tree.unflatten({path: leaf for part in found for path, leaf in part.items()})
 
 
 def specs(model_specs: param_tree.Specs, dtype: Any = jnp.float32) -> param_tree.Specs:
-    """The specs of `quantise`'s tree: shapes, axes, and dtypes, `dtype` for what stays as it is.
+    """The specs of `quantize`'s tree: shapes, axes, and dtypes, `dtype` for what stays as it is.
 
-    For shapes, shardings and byte counts; a quantised tree has no initialiser of its own.
+    For shapes, shardings and byte counts; a quantized tree has no initialiser of its own.
     """
     flat = {}
     for path, spec in param_tree.flatten(model_specs).items():

@@ -58,7 +58,7 @@ def linear(x: jax.Array, p: Params) -> jax.Array:
     """
     w = p["w"].astype(x.dtype)
     flat = w.reshape(w.shape[0], -1)
-    if sharding.ways("context") > 1:
+    if sharding.axis_size("context") > 1:
         y = jnp.tensordot(x, flat, axes=1)
     else:
         y = x.reshape(-1, x.shape[-1]) @ flat

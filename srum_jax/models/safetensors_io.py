@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from srum_jax.core import files
+
 DTYPES = {  # names of the format that are read and written here, smallest steps first
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -32,8 +34,8 @@ _TILE = 64  # columns of a transposed array copied at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor in a file: the format's name of its dtype, its shape, its first byte in the file."""
+class StoredTensor:
+    """A tensor of a file: the format's name of its dtype, its shape, its first byte there."""
 
     path: epath.Path
     dtype: str
@@ -41,7 +43,7 @@ class Tensor:
     start: int
 
 
-def read_header(path: epath.Path, problems: list[str]) -> dict[str, Tensor] | None:
+def read_header(path: epath.Path, problems: list[str]) -> dict[str, StoredTensor] | None:
     """The tensors of a file; None where the header as a whole cannot be used.
 
     Adds a line to `problems` for everything wrong: no or an oversized header, not JSON, malformed
@@ -105,7 +107,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, Tensor]:
+def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, StoredTensor]:
     """(start, end) in the data, and the tensor; raises where the header's entry is wrong."""
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
     for numbers in (shape, offsets):
@@ -116,11 +118,11 @@ def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, Tensor]:
         raise ValueError(f"dtype {dtype!r} is unknown")
     if end - start != math.prod(shape) * _BYTES[dtype]:
         raise ValueError(f"{dtype} {tuple(shape)} does not fill the bytes {start} to {end}")
-    return start, end, Tensor(path, dtype, tuple(shape), first + start)
+    return start, end, StoredTensor(path, dtype, tuple(shape), first + start)
 
 
 def rows(
-    file: BinaryIO, tensor: Tensor, start: int, stop: int, *, multiple: int = 1
+    file: BinaryIO, tensor: StoredTensor, start: int, stop: int, *, multiple: int = 1
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (first row, block) of the rows [start, stop) of a tensor, [n, …] in its own dtype.
 
@@ -188,7 +190,7 @@ def write(
             assert tensor.shape == tuple(shape), f"{name}: {tensor.shape}, announced {shape}"
             yield from _bytes(tensor, DTYPES[dtype])
 
-    write_bytes(path, chunks())
+    files.write_bytes(path, chunks())
 
 
 def _bytes(tensor: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
@@ -200,12 +202,3 @@ def _bytes(tensor: np.ndarray, dtype: np.dtype) -> Iterator[memoryview]:
         block = np.empty(part.shape, dtype)
         assign(block, part)
         yield memoryview(block.reshape(-1).view(np.uint8))
-
-
-def write_bytes(path: epath.Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Writes a file under a temporary name beside its own and renames it."""
-    temporary = path.parent / f"{path.name}.partial"
-    with temporary.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-    temporary.replace(path)

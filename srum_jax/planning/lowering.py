@@ -38,18 +38,24 @@ QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of ea
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program to compile: `lower()`, what its arguments are, and what else lies on a chip.
+    """A program to compile: a jitted function with its arguments, and what else lies on a chip.
 
-    parts: {name: arguments, as shapes with their places} · resident: the same of arrays that are
-    there and are no arguments · flops: of one call on all chips, None where they are not counted ·
-    more: further figures for the plan.
+    parts: {name: arguments that take memory}, as shapes with their places · resident: the same of
+    arrays that are there and are no arguments · flops: of one call on all chips, None where they
+    are not counted · more: further figures for the plan · static: keyword arguments.
     """
 
-    lower: Callable[[], Any]
+    function: Any
+    arguments: tuple[Any, ...]
     parts: Mapping[str, Any]
     resident: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     flops: int | None = None
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    static: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def lower(self) -> jax.stages.Lowered:
+        """The program for the devices that its arguments lie on."""
+        return self.function.lower(*self.arguments, **self.static)
 
 
 def sizes_of(cfg: Config) -> BagelConfig:
@@ -60,18 +66,7 @@ def sizes_of(cfg: Config) -> BagelConfig:
     return model_config.PRESETS[cfg.model]
 
 
-def place(tree: Any, where: Any) -> Any:
-    """Shapes of `tree` with a sharding each; `where` is one for all or a tree of them."""
-
-    def one(x, at):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
-
-    if isinstance(where, jax.sharding.Sharding):
-        return jax.tree.map(lambda x: one(x, where), tree)
-    return jax.tree.map(one, tree, where)
-
-
-def on_chip(tree: Any) -> int:
+def bytes_per_chip(tree: Any) -> int:
     """Bytes that the placed shapes of `tree` take on one chip."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
@@ -87,25 +82,21 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     masters = param_tree.abstract(made.trained, jnp.float32)
     fresh = jax.eval_shape(functools.partial(states.fresh, tx=made.tx), masters)
     shardings = states.shardings(made.tx, made.trained, mesh)
-    state = place(fresh, shardings)
-
-    def kept(specs):
-        return place(param_tree.abstract(specs, dtype), sharding.shardings(specs, mesh))
-
-    reference = None if made.reference is None else kept(made.reference)
-    fixed = FrozenParams(kept(made.frozen), reference)
+    state = sharding.placed(fresh, shardings)
+    reference = made.reference and sharding.placed_params(made.reference, dtype, mesh)
+    fixed = FrozenParams(sharding.placed_params(made.frozen, dtype, mesh), reference)
     lanes = programs.lanes(c)
     row = packing.pack(
         [[]],
         lanes,
-        sizes,
+        sizes.layout,
         rewards=True,
         advantages=c.objective in srum.BY_ADVANTAGE,
         coverage=c.map_sampling if cfg.score.proposers[0] == "sam" else None,
         targets="ingest" in cfg.stages,
     )
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((c.rows, *x.shape[1:]), x.dtype), row)
-    batch = place(wide, sharding.batch_sharding(mesh))
+    batch = sharding.placed(wide, sharding.batch_sharding(mesh))
     run = step.program(
         made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, shardings=shardings
     )
@@ -121,7 +112,8 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return Program(
-        lower=lambda: run.lower(state, fixed, batch, key),
+        function=run,
+        arguments=(state, fixed, batch, key),
         parts={
             "params": fixed.frozen,
             "masters": state.params,
@@ -135,10 +127,6 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     )
 
 
-def _weights(specs: param_tree.Specs, dtype: Any, mesh: jax.sharding.Mesh) -> Any:
-    return place(param_tree.abstract(specs, dtype), sharding.shardings(specs, mesh))
-
-
 def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
     """(the model's parameters in compute.dtype, or its matrices as `kept` says; the
     autoencoder's)."""
@@ -146,7 +134,10 @@ def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) 
     dtype = jnp.dtype(cfg.compute.dtype)
     if kept == "int8":
         specs, dtype = int8.specs(specs, dtype), None  # each leaf has its own
-    return _weights(specs, dtype, mesh), _weights(own, jnp.float32, mesh)
+    return (
+        sharding.placed_params(specs, dtype, mesh),
+        sharding.placed_params(own, jnp.float32, mesh),
+    )
 
 
 def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
@@ -161,8 +152,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         image_sampler.empty_grid([size], rows, sizes),
     )
     on = image_sampler.Guidance.of(c)
-    given = place((packed, None, np.zeros(rows, np.uint32), grid), at)
-    packed, none, seeds, grid = given
+    packed, seeds, grid = sharding.placed((packed, np.zeros(rows, np.uint32), grid), at)
     how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
     texts, tokens = packed.und.segment.shape[1], grid.valid.shape[1]
@@ -171,9 +161,12 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     calls = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
     flops = cost.forward(sizes, cost.RowTokens(texts, 0)) + calls * cost.forward(sizes, behind)
     return Program(
-        lower=lambda: image_sampler.generate_latents.lower(
-            params, packed, lengths, none, seeds, grid, image_sampler.SamplingParams.of(c), **how
+        function=image_sampler.generate_latents,
+        arguments=(
+            *(params, packed, lengths, None, seeds, grid),
+            image_sampler.SamplingParams.of(c),
         ),
+        static=how,
         parts={"params": params},
         resident={"autoencoder": autoencoder},
         flops=rows * flops,
@@ -189,7 +182,9 @@ def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
     )
     return Program(
-        lower=lambda: image_codec.decode_latents.lower(autoencoder, tokens, cfg=sizes),
+        function=image_codec.decode_latents,
+        arguments=(autoencoder, tokens),
+        static={"cfg": sizes},
         parts={"autoencoder": autoencoder},
         resident={"params": params},
         more={"images": 1},
@@ -204,13 +199,13 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     branch = Branch((ids, Text(np.zeros(0, np.int32), loss=True)))
     example = Example((seen, *(branch,) * QUESTIONS))
     lanes = answer_scorer.lanes([example])
-    packed = packing.pack([[example]] * rows, lanes, sizes)
-    batch = place(packed, sharding.batch_sharding(mesh))
+    packed = packing.pack([[example]] * rows, lanes, sizes.layout)
+    batch = sharding.placed(packed, sharding.batch_sharding(mesh))
     work = cost.RowTokens(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
     return Program(
-        lower=lambda: answer_scorer.answer_probabilities.lower(
-            params, batch, cfg=sizes, dtype=dtype
-        ),
+        function=answer_scorer.answer_probabilities,
+        arguments=(params, batch),
+        static={"cfg": sizes, "dtype": dtype},
         parts={"params": params},
         flops=rows * cost.forward(sizes, work),
         more={"images": rows, "questions": QUESTIONS},
@@ -224,13 +219,16 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
     rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
     seen, ids = _asked(cfg, sizes)
-    packed = place(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
-    per_row = place([np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32)], at)
+    packed = sharding.placed(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
+    kinds = (np.uint32, np.float32, np.int32)
+    per_row = sharding.placed([np.zeros(rows, kind) for kind in kinds], at)
     how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)
     first = cost.RowTokens(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
     one = cost.RowTokens(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
     return Program(
-        lower=lambda: text_generator.generate_text.lower(params, packed, *per_row, **how),
+        function=text_generator.generate_text,
+        arguments=(params, packed, *per_row),
+        static=how,
         parts={"params": params},
         flops=rows * (cost.forward(sizes, first) + limit * cost.forward(sizes, one)),
         more={"answers": rows, "tokens": limit},
@@ -245,24 +243,41 @@ def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
 def _asked(cfg: Config, sizes: BagelConfig) -> tuple[Picture, Text]:
     """A drawn picture as the model reads it, and a question."""
     blank = np.zeros((*cfg.sample.size, 3), np.uint8)
-    return picture(blank, sizes), Text(np.zeros(QUESTION, np.int32))
+    return picture(blank, sizes.layout), Text(np.zeros(QUESTION, np.int32))
 
 
-PROGRAMS = {  # name -> (makes it, stages that run it, whether every host runs its own)
-    "train_step": (train_step, ("train",), False),
-    "sample": (sample, ("generate", "evaluate"), True),
-    "decode": (decode, ("generate", "evaluate"), True),
-    "score": (score, ("score",), True),
-    # The same of `api.load(precision="int8")`, for small hardware; no stage runs them.
-    "sample_int8": (functools.partial(sample, kept="int8"), (), True),
-    "decode_int8": (functools.partial(decode, kept="int8"), (), True),
-    "read_int8": (functools.partial(read, kept="int8"), (), True),
-    "write_int8": (functools.partial(write, kept="int8"), (), True),
+@dataclasses.dataclass(frozen=True)
+class Plannable:
+    """A program that can be planned: what makes it, the stages that run it, and where.
+
+    per_host: every host runs its own, on its own chips · weights: "int8" as
+    `api.load(precision="int8")` keeps them, for small hardware; "" as the config says.
+    """
+
+    make: Callable[..., Program]
+    stages: tuple[str, ...] = ()
+    per_host: bool = True
+    weights: str = ""
+
+    def program(self, cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+        """The program on a mesh of the machine, or of one of its hosts if it is `per_host`."""
+        return self.make(cfg, sizes, mesh, **({"kept": self.weights} if self.weights else {}))
+
+
+PROGRAMS = {
+    "train_step": Plannable(train_step, ("train",), per_host=False),
+    "sample": Plannable(sample, ("generate", "evaluate")),
+    "decode": Plannable(decode, ("generate", "evaluate")),
+    "score": Plannable(score, ("score",)),
+    "sample_int8": Plannable(sample, weights="int8"),
+    "decode_int8": Plannable(decode, weights="int8"),
+    "read_int8": Plannable(read, weights="int8"),
+    "write_int8": Plannable(write, weights="int8"),
 }
 
 
-def wanted(cfg: Config) -> list[str]:
+def of_stages(cfg: Config) -> list[str]:
     """Names of the programs that the config's stages run."""
-    names = [name for name, (_, stages, _) in PROGRAMS.items() if set(stages) & set(cfg.stages)]
+    names = [name for name, p in PROGRAMS.items() if set(p.stages) & set(cfg.stages)]
     outside = cfg.score.judge == "external"
     return [name for name in names if not (name == "score" and outside)]

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from absl import logging
@@ -27,7 +27,7 @@ from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput, DoesNotFit
 from srum_jax.models.bagel import model as bagel
 from srum_jax.planning import hlo, lowering, topology
-from srum_jax.planning.lowering import PROGRAMS, on_chip, sizes_of
+from srum_jax.planning.lowering import PROGRAMS, bytes_per_chip, sizes_of
 from srum_jax.planning.topology import GIB, Machine, Target
 
 READ = (  # parts of a config that a plan depends on
@@ -95,16 +95,16 @@ def fitted(cfg: Config, machine: Machine) -> tuple[Config, dict[str, int]]:
 
 def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     """One entry of a plan's "programs": `name` compiled for the machine."""
-    make, _, apart = PROGRAMS[name]
-    mesh = host_mesh(cfg, machine) if apart else mesh_of(cfg, machine)
-    program = make(cfg, sizes_of(cfg), mesh)
+    planned = PROGRAMS[name]
+    mesh = host_mesh(cfg, machine) if planned.per_host else mesh_of(cfg, machine)
+    program = planned.program(cfg, sizes_of(cfg), mesh)
     logging.info("plan: compiling %s for %s", name, machine.target)
     with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
         lowered = program.lower()
     found = machine.compile(lowered)
     estimated = topology.KINDS[machine.target.kind].margin > 0
-    parts = {key: on_chip(tree) for key, tree in program.parts.items()}
-    beside = {key: on_chip(tree) for key, tree in program.resident.items()}
+    parts = {key: bytes_per_chip(tree) for key, tree in program.parts.items()}
+    beside = {key: bytes_per_chip(tree) for key, tree in program.resident.items()}
     entry: dict[str, Any] = {"fits": found.fits, "chips": mesh.size}
     if found.peak is not None:
         peak = found.peak + sum(beside.values())
@@ -128,64 +128,90 @@ def _gib(size: float) -> float:
 
 # ------------------------------------------------------------------------- what would make it fit
 
-Change = tuple[str, Config]  # what is said of it, and the config after it
-Option = Callable[[Config, Mapping[str, int]], Iterator[Change]]  # of a config and its `shares`
+Multiples = Mapping[str, int]  # as `shares` gives them
 
 
-def _remat(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
-    if cfg.compute.remat != "full":
-        yield 'compute.remat = "full"', changed(cfg, "compute.remat", "full")
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One thing that may make a program fit: how it is said, and the config after it."""
+
+    words: str
+    cfg: Config
 
 
-def _micro_batches(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
-    now = cfg.train.micro_batches
-    most = cfg.train.rows * now // by.get("train.rows", cfg.train.rows)
-    if most > now:
-        yield f"train.micro_batches = {most}", changed(cfg, "train.micro_batches", most)
+class Option(Protocol):
+    """A kind of change that needs less memory."""
+
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
+        """What of it the config does not have already, the smallest step first."""
 
 
-def _halved(section: str) -> Option:
-    """Half the batch, and half of that, while the devices can share it."""
+class Rematerialise:
+    """Activations are computed again in the backward pass."""
 
-    def smaller(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
-        key = f"{section}.batch"
-        size, least = getattr(cfg, section).batch, by.get(key, 1)
-        while size % (2 * least) == 0:
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
+        if cfg.compute.remat != "full":
+            yield Change('compute.remat = "full"', changed(cfg, "compute.remat", "full"))
+
+
+class MicroBatches:
+    """A step's rows in as many parts as the devices can share (gradient accumulation)."""
+
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
+        count = cfg.train.micro_batches
+        most = cfg.train.rows * count // by.get("train.rows", cfg.train.rows)
+        if most > count:
+            after = changed(cfg, "train.micro_batches", most)
+            yield Change(f"train.micro_batches = {most}", after)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallerBatch:
+    """Half the batch of a section, and half of that, while the devices can share it."""
+
+    section: str
+
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
+        key = f"{self.section}.batch"
+        size, smallest = getattr(cfg, self.section).batch, by.get(key, 1)
+        while size % (2 * smallest) == 0:
             size //= 2
-            yield f"{key} = {size}", changed(cfg, key, size)
-
-    return smaller
+            yield Change(f"{key} = {size}", changed(cfg, key, size))
 
 
-def _written(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
-    least = by.get("score.batch", 1)
-    if cfg.score.readout == "written" and cfg.score.written.batch > least:
-        yield f"score.written.batch = {least}", changed(cfg, "score.written.batch", least)
+class FewerAnswers:
+    """As few written answers at a time as the devices can share."""
+
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
+        key, smallest = "score.written.batch", by.get("score.batch", 1)
+        if cfg.score.readout == "written" and cfg.score.written.batch > smallest:
+            yield Change(f"{key} = {smallest}", changed(cfg, key, smallest))
 
 
-def _trainable(name: str) -> Option:
-    """Training of less: later names of `LESS` train fewer leaves."""
+@dataclasses.dataclass(frozen=True)
+class TrainLess:
+    """Fewer leaves are trained; later names of `FEWER` train fewer."""
 
-    def less(cfg: Config, by: Mapping[str, int]) -> Iterator[Change]:
+    trainable: str
+
+    def changes(self, cfg: Config, by: Multiples) -> Iterator[Change]:
         known = typing.get_args(typing.get_type_hints(TrainConfig)["trainable"])
-        now = cfg.train.trainable
-        if name in known and (now not in LESS or LESS.index(name) > LESS.index(now)):
-            yield f'train.trainable = "{name}"', changed(cfg, "train.trainable", name)
-
-    return less
+        name, before = self.trainable, cfg.train.trainable
+        if name in known and (before not in FEWER or FEWER.index(name) > FEWER.index(before)):
+            yield Change(f'train.trainable = "{name}"', changed(cfg, "train.trainable", name))
 
 
-LESS = ("all", "gen", "lora")
-# (program, whether the result stays the same, changes), in the order they are tried. What changes
+FEWER = ("all", "gen", "lora")
+# (program, whether the result stays the same, option), in the order they are tried. What changes
 # nothing stays for the later ones; what changes the recipe is tried alone on top of it.
-OPTIONS = (
-    ("train_step", True, _remat),
-    ("train_step", True, _micro_batches),
-    ("sample", True, _halved("sample")),
-    ("score", True, _halved("score")),
-    ("score", True, _written),
-    ("train_step", False, _trainable("gen")),
-    ("train_step", False, _trainable("lora")),
+OPTIONS: tuple[tuple[str, bool, Option], ...] = (
+    ("train_step", True, Rematerialise()),
+    ("train_step", True, MicroBatches()),
+    ("sample", True, SmallerBatch("sample")),
+    ("score", True, SmallerBatch("score")),
+    ("score", True, FewerAnswers()),
+    ("train_step", False, TrainLess("gen")),
+    ("train_step", False, TrainLess("lora")),
 )
 
 
@@ -196,14 +222,14 @@ def attempts(cfg: Config, machine: Machine, name: str) -> Iterator[tuple[str, Co
         if program != name:
             continue
         before, made = list(said), None
-        for made in option(cfg, shares(cfg, machine)):
-            yield " and ".join([*before, made[0]]), made[1], machine.target
+        for made in option.changes(cfg, shares(cfg, machine)):
+            yield " and ".join([*before, made.words]), made.cfg, machine.target
         if same and made:
-            said, cfg = [*before, made[0]], made[1]
+            said, cfg = [*before, made.words], made.cfg
     if -1 not in dataclasses.astuple(cfg.mesh):  # a mesh that says how many chips it has
         said, cfg = [*said, "mesh.fsdp = -1"], changed(cfg, "mesh.fsdp", -1)
     for target in topology.larger(machine.target):
-        if PROGRAMS[name][2] and target.host.chips <= machine.target.host.chips:
+        if PROGRAMS[name].per_host and target.host.chips <= machine.target.host.chips:
             continue  # each host draws and scores by itself: more of them help none
         yield " and ".join([*said, f"{target}, {target.chips} chips"]), cfg, target
 
@@ -242,11 +268,11 @@ def plan(
     compiler is missing or the config cannot run on so many chips whatever its sizes.
     """
     describe = describe or topology.describe
-    given, machine = key(cfg), describe(target)
+    config_hash, machine = key(cfg), describe(target)
     cfg, adjusted = fitted(cfg, machine)
     sizes = sizes_of(cfg)
     made = programs.training(cfg, sizes)
-    names = lowering.wanted(cfg) if only is None else only
+    names = lowering.of_stages(cfg) if only is None else only
     if not names:
         raise BadInput(f"stages {cfg.stages} run no program that a plan looks at")
     found = {name: measured(cfg, machine, name) for name in names}
@@ -276,7 +302,7 @@ def plan(
         },
         "programs": found,
         "tried": tried,
-        "config_hash": given,
+        "config_hash": config_hash,
         "versions": versions(target),
     }
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class ChipKind:
     """A kind of chip: memory a program may use, in GiB, and the sizes of machines to try in turn.
 
     host: size of one host of a larger machine. hbm_gib of TPUs is what libtpu prints when it
@@ -45,12 +45,12 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 KINDS = {
     # Of a v4 both cores are one device, as on the chip itself.
-    "v4": Kind("tpu", 30.75, _CUBES, "2x2x1", options=(("chip_config_name", "megacore"),)),
-    "v5e": Kind("tpu", 15.75, _FLAT, "2x2"),
-    "v5p": Kind("tpu", 95.74, _CUBES, "2x2x1"),
-    "v6e": Kind("tpu", 31.25, _FLAT, "2x2"),
+    "v4": ChipKind("tpu", 30.75, _CUBES, "2x2x1", options=(("chip_config_name", "megacore"),)),
+    "v5e": ChipKind("tpu", 15.75, _FLAT, "2x2"),
+    "v5p": ChipKind("tpu", 95.74, _CUBES, "2x2x1"),
+    "v6e": ChipKind("tpu", 31.25, _FLAT, "2x2"),
     # 95 % of 139 GiB: what XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 leaves to programs.
-    "h200": Kind("gpu", 132.0, ("1", "2", "4", "8"), "8", margin=0.1),
+    "h200": ChipKind("gpu", 132.0, ("1", "2", "4", "8"), "8", margin=0.1),
 }
 
 
@@ -66,6 +66,7 @@ class Target:
 
     @property
     def chips(self) -> int:
+        """How many it has."""
         return math.prod(_axes(self.shape))
 
     @property
@@ -118,17 +119,36 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A target that programs can be lowered for: `devices`, those of one of its hosts alone, and
-    `compile(lowered) -> Compiled`."""
+    """A target that programs can be lowered and compiled for: its devices, and those of one of its
+    hosts alone, as a machine of its own."""
 
     target: Target
     devices: Sequence[Any]
     host: Sequence[Any]
-    compile: Callable[[Any], Compiled]
 
     @property
     def hbm_gib(self) -> float:
+        """Memory of one chip that a program may use."""
         return KINDS[self.target.kind].hbm_gib
+
+    def compile(self, lowered: jax.stages.Lowered) -> Compiled:
+        """What the target's compiler makes of a program lowered for `devices` or `host`.
+
+        Raises jax.errors.JaxRuntimeError for every refusal but that of too little memory.
+        """
+        kind = KINDS[self.target.kind]
+        # No card is here to time kernels on.
+        options = {"xla_gpu_autotune_level": 0} if kind.platform == "gpu" else None
+        start = time.process_time()
+        try:
+            made = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            return Compiled(False, needed(str(e)), "", time.process_time() - start, str(e))
+        peak = int(_peak(made.memory_analysis()) * (1 + kind.margin))
+        fits = peak <= kind.hbm_gib * GIB
+        return Compiled(fits, peak, made.as_text(), time.process_time() - start)
 
 
 def describe(target: Target) -> Machine:
@@ -151,7 +171,7 @@ def describe(target: Target) -> Machine:
         host = devices if target.host == target else find(target.host)
     except Exception as e:  # whatever the plugin raises for a shape it does not know
         raise BadInput(f"--plan {target}: {type(e).__name__}: {e}") from e
-    return Machine(target, devices, host, _compiler(target))
+    return Machine(target, devices, host)
 
 
 def _importable(module: str) -> bool:
@@ -239,26 +259,6 @@ def _gpu(target: Target) -> Sequence[Any]:
     return topologies.get_topology_desc(
         platform="cuda", topology_name=target.kind, topology=shape, target_config=_H200
     ).devices
-
-
-def _compiler(target: Target) -> Callable[[Any], Compiled]:
-    kind = KINDS[target.kind]
-    # No card is here to time kernels on.
-    options = {"xla_gpu_autotune_level": 0} if kind.platform == "gpu" else None
-
-    def compile(lowered) -> Compiled:
-        start = time.process_time()
-        try:
-            made = lowered.compile(compiler_options=options)
-        except jax.errors.JaxRuntimeError as e:
-            if "RESOURCE_EXHAUSTED" not in str(e):
-                raise
-            return Compiled(False, needed(str(e)), "", time.process_time() - start, str(e))
-        peak = int(_peak(made.memory_analysis()) * (1 + kind.margin))
-        fits = peak <= kind.hbm_gib * GIB
-        return Compiled(fits, peak, made.as_text(), time.process_time() - start)
-
-    return compile
 
 
 def _peak(memory) -> int:

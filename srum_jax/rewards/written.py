@@ -145,7 +145,7 @@ def speaker(
             words = encode(request.text)
         except ValueError:
             return UNKNOWN_WORDS
-        items = (*before, picture(request.image, cfg), words)
+        items = (*before, picture(request.image, cfg.layout), words)
         try:
             context.check_window(items, max_tokens + 1, cfg, window)
         except ValueError:

@@ -216,7 +216,7 @@ def _arm(
             jobs,
             folder / name,
             able.sampler,
-            features=generate.features(opened.cfg, cfg.sample.size),
+            features=generate.features(opened.cfg.layout, cfg.sample.size),
             shard_size=cfg.generate.shard_size,
             seed=cfg.evaluate.seed,
             title=f"evaluate, {name} draws",

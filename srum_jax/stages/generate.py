@@ -24,9 +24,9 @@ from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import records, shards
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
+from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages import loading, shard_worker
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
@@ -65,7 +65,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
                 jobs,
                 folder,
                 loaded.image_sampler(guided(cfg, work.round), here),
-                features=features(loaded.cfg, cfg.sample.size),
+                features=features(loaded.cfg.layout, cfg.sample.size),
                 shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
                 title="generate",
@@ -161,10 +161,10 @@ def guided(cfg: Config, round: int) -> Config:
     return dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, guidance=scale))
 
 
-def features(cfg: BagelConfig, size: tuple[int, int]) -> Any:
-    """TFDS features of a candidate of `size` (height, width in pixels) by a model of `cfg`."""
-    height, width = (side // cfg.token_pixels for side in size)
-    return shards.candidate_features((height, width, cfg.token_dim))
+def features(layout: LayoutSizes, size: tuple[int, int]) -> Any:
+    """TFDS features of a candidate of `size` (height, width in pixels) of such a model."""
+    height, width = (side // layout.token_pixels for side in size)
+    return shards.candidate_features((height, width, layout.token_dim))
 
 
 def draw(

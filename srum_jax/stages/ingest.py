@@ -32,12 +32,12 @@ from srum_jax.data import masks, records, shards
 from srum_jax.data.parquet import Parquet
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
-from srum_jax.data.srum_dataset import Published, Region, Sample
+from srum_jax.data.schema import LayoutSizes
+from srum_jax.data.srum_dataset import ImageSample, ScoredBox, SrumDataset
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import model_config
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import judge
 from srum_jax.stages import generate, loading, score, shard_worker
 from srum_jax.stages.manifest import (
@@ -51,11 +51,11 @@ from srum_jax.stages.manifest import (
 SCORES = "scores"  # the folder of the scores' shards inside the stage's
 NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
 
-Source = Published | Parquet
+Source = SrumDataset | Parquet
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class PlannedSample:
     """A sample that is used: its place in the source, its numbers, its size (H, W) when encoded."""
 
     place: int
@@ -66,14 +66,15 @@ class Entry:
 
     @property
     def id(self) -> str:
+        """As candidates are named."""
         return f"{self.prompt_id}-{self.k}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class IngestPlan:
     """The samples of every shard. `targets`: some sample has a good picture beside its own."""
 
-    shards: tuple[tuple[Entry, ...], ...]
+    shards: tuple[tuple[PlannedSample, ...], ...]
     prompts: tuple[str, ...]  # by prompt_id
     targets: bool
     rejects: tuple[Reject, ...]
@@ -91,9 +92,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     def body(folder: epath.Path) -> Outcome:
         tokenizer = Tokenizer.from_folder(weights.words)
-        sizes = model_config.from_folder(weights.sizes)
+        layout = model_config.from_folder(weights.sizes).layout
         key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
-        plan = planned(source, folder, key, cfg, sizes, tokenizer)
+        plan = planned(source, folder, key, cfg, layout, tokenizer)
         barrier("ingest is planned")  # before a shard is made, those of another plan are gone
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
@@ -110,7 +111,7 @@ def open_source(cfg: Config) -> Source:
     kind, _, path = cfg.ingest.source.partition(":")
     if kind == "parquet":
         return Parquet(path, cfg.seed)
-    return Published(path, cfg.ingest.images or epath.Path(path).parent)
+    return SrumDataset(path, cfg.ingest.images or epath.Path(path).parent)
 
 
 # ------------------------------------------------------------------------------------------- plan
@@ -121,16 +122,16 @@ def planned(
     folder: epath.Path,
     key: str,
     cfg: Config,
-    model_cfg: BagelConfig,
+    layout: LayoutSizes,
     tokenizer: Tokenizer,
-) -> Plan:
+) -> IngestPlan:
     """The plan in `folder` if it was made for `key`; otherwise a new one, of an emptied folder."""
     path = folder / "plan.json"
     if path.exists():
         kept = read_json(path)
         if isinstance(kept, dict) and kept.get("key") == key:
             return _restored(kept["plan"], path)
-    plan = make_plan(source, cfg, model_cfg, tokenizer)
+    plan = make_plan(source, cfg, layout, tokenizer)
     if jax.process_index() == 0:
         for old in [*folder.glob("*.array_record-*"), *(folder / SCORES).glob("*.array_record-*")]:
             old.unlink()  # of another plan: numbers and places differ
@@ -138,10 +139,10 @@ def planned(
     return plan
 
 
-def _restored(values: Any, path: epath.Path) -> Plan:
+def _restored(values: Any, path: epath.Path) -> IngestPlan:
     try:
-        return Plan(
-            shards=tuple(tuple(Entry(**e) for e in shard) for shard in values["shards"]),
+        return IngestPlan(
+            shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
             prompts=tuple(values["prompts"]),
             targets=values["targets"],
             rejects=tuple(Reject(**r) for r in values["rejects"]),
@@ -150,7 +151,7 @@ def _restored(values: Any, path: epath.Path) -> Plan:
         raise ValueError(f"{path}: damaged ({e!r}); delete it and run the stage again") from e
 
 
-def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: Tokenizer) -> Plan:
+def make_plan(source: Source, cfg: Config, layout: LayoutSizes, tokenizer: Tokenizer) -> IngestPlan:
     """Reads every sample once; those of one size, in the source's order, share shards.
 
     Raises ValueError for more faulty samples than `ingest.rejects` allows, or no usable one.
@@ -160,13 +161,13 @@ def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: To
     bar = tqdm(range(len(source)), desc="ingest: check", unit="img", dynamic_ncols=True)
     for place in bar if jax.process_index() == 0 else range(len(source)):
         try:
-            sample = fitted(source[place], model_cfg)
+            sample = fitted(source[place], layout)
             tokenizer.encode(sample.prompt)
         except ValueError as e:
             rejects.append(source.reject(place, e))
             continue
         number = prompts.setdefault(sample.prompt, len(prompts))
-        entries.append(Entry(place, number, drawn[number], *sample.image.shape[:2]))
+        entries.append(PlannedSample(place, number, drawn[number], *sample.image.shape[:2]))
         drawn[number] += 1
         targets |= sample.target is not None
     name = cfg.ingest.source
@@ -175,13 +176,17 @@ def make_plan(source: Source, cfg: Config, model_cfg: BagelConfig, tokenizer: To
         raise ValueError(f"{name}: no samples in it")
     if rejects:
         logging.warning("%s: %d of %d samples set aside", name, len(rejects), len(source))
-    return Plan(in_shards(entries, cfg.ingest.shard_size), tuple(prompts), targets, tuple(rejects))
+    return IngestPlan(
+        in_shards(entries, cfg.ingest.shard_size), tuple(prompts), targets, tuple(rejects)
+    )
 
 
-def in_shards(entries: Sequence[Entry], shard_size: int) -> tuple[tuple[Entry, ...], ...]:
+def in_shards(
+    entries: Sequence[PlannedSample], shard_size: int
+) -> tuple[tuple[PlannedSample, ...], ...]:
     """Groups of at most `shard_size` entries of one size, sizes in the order they first appear
     in."""
-    by_size: dict[tuple[int, int], list[Entry]] = {}
+    by_size: dict[tuple[int, int], list[PlannedSample]] = {}
     for entry in entries:
         by_size.setdefault((entry.height, entry.width), []).append(entry)
     return tuple(
@@ -191,16 +196,16 @@ def in_shards(entries: Sequence[Entry], shard_size: int) -> tuple[tuple[Entry, .
     )
 
 
-def fitted(sample: Sample, cfg: BagelConfig) -> Sample:
+def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
     """`sample` with its pictures as the autoencoder takes them, and its boxes moved alike.
 
     Raises ValueError where the good picture comes to another size.
     """
-    image = pictures.latent_image(sample.image, cfg)
+    image = pictures.latent_image(sample.image, layout)
     before, after = sample.image.shape[:2], image.shape[:2]
     target = sample.target
     if target is not None:
-        target = pictures.latent_image(target, cfg)
+        target = pictures.latent_image(target, layout)
         if target.shape != image.shape:
             sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (image, target)]
             raise ValueError(
@@ -208,7 +213,7 @@ def fitted(sample: Sample, cfg: BagelConfig) -> Sample:
                 "they must have one shape"
             )
 
-    def move(region: Region) -> Region:
+    def move(region: ScoredBox) -> ScoredBox:
         if region.bbox is None:
             return region
         (box,) = masks.resize_boxes(np.array([region.bbox]), before, after)
@@ -223,7 +228,7 @@ def fitted(sample: Sample, cfg: BagelConfig) -> Sample:
 
 def ingest(
     source: Source,
-    plan: Plan,
+    plan: IngestPlan,
     folder: epath.Path,
     cfg: Config,
     loaded: loading.LoadedModel,
@@ -240,9 +245,9 @@ def ingest(
     if c.latents == "resample":
         also += [f"{name}_std" for name in ("latent", *also)]
 
-    def samples(first: int, count: int) -> list[tuple[Entry, Sample]]:
+    def samples(first: int, count: int) -> list[tuple[PlannedSample, ImageSample]]:
         part = entries[first : first + count]
-        return [(entry, fitted(source[entry.place], loaded.cfg)) for entry in part]
+        return [(entry, fitted(source[entry.place], loaded.cfg.layout)) for entry in part]
 
     def drawn(first: int, count: int) -> list[dict[str, Any]]:
         shard = samples(first, count)
@@ -271,7 +276,7 @@ def ingest(
     )
 
 
-def write_beside(plan: Plan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer) -> list:
+def write_beside(plan: IngestPlan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer) -> list:
     """Writes what lies beside the shards, and returns the prompts that are also evaluated on.
 
     The prompts held back for looking at the model in training are the last ones: given data has
@@ -295,7 +300,7 @@ def statuses(scores: epath.Path) -> dict[str, int]:
 
 
 def candidates(
-    shard: Sequence[tuple[Entry, Sample]],
+    shard: Sequence[tuple[PlannedSample, ImageSample]],
     encoder: ImageEncoder,
     kind: str,
     *,
@@ -342,7 +347,7 @@ def stored(
     return {name: mean}
 
 
-def score_record(entry: Entry, sample: Sample) -> dict[str, Any]:
+def score_record(entry: PlannedSample, sample: ImageSample) -> dict[str, Any]:
     """A sample's scores as `score` writes them; a reward without a box is a region without one."""
     return {
         "id": entry.id,

@@ -7,7 +7,6 @@ from and which of them it trained.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from jax import monitoring
 import srum_jax
 from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import files, param_tree, sharding
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families
@@ -33,7 +32,6 @@ from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
 BASE = "worlds/shapes/base"  # inside the package, for a run that names no weights
-_CHUNK, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 _COMPILING = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -128,23 +126,9 @@ def _made_by(stage: epath.Path) -> hf.Parts:
 
 
 def fingerprint(*folders: epath.PathLike) -> str:
-    """16 hex digits of weights folders: names, sizes and content of their weights and JSON files.
-
-    Of a file over 64 MiB evenly spread samples are read, the header among them: enough to tell
-    two models apart within a second, not to find a flipped bit.
-    """
-    digest = hashlib.sha256()
-    files = (f for folder in folders for f in sorted(epath.Path(folder).iterdir(), key=str))
-    for path in files:
-        if path.suffix not in (".safetensors", ".json"):
-            continue
-        size = path.stat().length
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            for start in range(0, size, max(_CHUNK, size // _SAMPLES)):
-                file.seek(start)
-                digest.update(file.read(_CHUNK))
-    return digest.hexdigest()[:16]
+    """`files.fingerprint` of the weights and JSON files of folders."""
+    paths = (path for folder in folders for path in sorted(epath.Path(folder).iterdir(), key=str))
+    return files.fingerprint(path for path in paths if path.suffix in (".safetensors", ".json"))
 
 
 def base(
@@ -177,11 +161,7 @@ def trained(
     stage = work.stage("train")
     Manifest.read(stage)
     specs = programs.training(cfg, loaded.cfg).trained
-    like = jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-        param_tree.abstract(specs, jnp.float32),
-        sharding.shardings(specs, mesh),
-    )
+    like = sharding.placed_params(specs, jnp.float32, mesh)
     made = checkpoint.load_params(stage / "params", like)
     if cfg.train.trainable == "lora":
         merged = lora.merge(loaded.params, made, lora_scale(cfg.train))

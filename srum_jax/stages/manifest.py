@@ -50,10 +50,12 @@ class Workdir:
 
     @property
     def results(self) -> epath.Path:
+        """The run's results, rewritten at the end of each stage."""
         return self.root / "results.json"
 
     @property
     def report(self) -> epath.Path:
+        """The page that the stage `report` writes."""
         return self.root / "report.html"
 
 
@@ -161,9 +163,9 @@ def run_stage(
     the files it finds. Changed: BadInput saying what changed, unless `work.allow_config_change`.
     """
     folder = work.stage(name)
-    wanted = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
+    current = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
     manifest = Manifest.read(folder) if (folder / "manifest.json").exists() else None
-    changes, allowed = _changes_since(folder, manifest, wanted)
+    changes, allowed = _changes_since(folder, manifest, current)
     if changes and not work.allow_config_change:
         raise BadInput(
             f"{folder} was made with another config:\n  "
@@ -177,7 +179,7 @@ def run_stage(
     allowed += tuple(changes)
     barrier(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
-        write_json(folder / "started.json", {**wanted, "allowed_changes": allowed})
+        write_json(folder / "started.json", {**current, "allowed_changes": allowed})
         (folder / "manifest.json").unlink(missing_ok=True)
     barrier(f"{name}: starts")
     start = time.monotonic()
@@ -192,7 +194,7 @@ def run_stage(
         counts=dict(outcome.counts),
         timing=timing,
         allowed_changes=allowed,
-        **wanted,
+        **current,
     )
     if jax.process_index() == 0:
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
@@ -204,12 +206,12 @@ def run_stage(
 
 
 def _changes_since(
-    folder: epath.Path, manifest: Manifest | None, wanted: Mapping[str, Any]
+    folder: epath.Path, manifest: Manifest | None, current: Mapping[str, Any]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """What differs between the files in `folder` and `wanted`, and what was allowed before."""
+    """What differs between the files in `folder` and `current`, and what was allowed before."""
     if manifest:
         old = {"sections": manifest.sections, "inputs": manifest.inputs}
-        return _differences(old, wanted), manifest.allowed_changes
+        return _differences(old, current), manifest.allowed_changes
     found = {p.name for p in folder.iterdir()} if folder.exists() else set()
     if "started.json" not in found:
         # For what config they were made nobody knows, so they must not be gone on from.
@@ -224,7 +226,7 @@ def _changes_since(
         return [], ()  # it failed before it made anything
     old = read_json(folder / "started.json")
     try:
-        return _differences(old, wanted), tuple(old["allowed_changes"])
+        return _differences(old, current), tuple(old["allowed_changes"])
     except (KeyError, TypeError, AttributeError) as e:
         raise ValueError(f"{folder / 'started.json'}: damaged ({e!r}); delete {folder}") from e
 

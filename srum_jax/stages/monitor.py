@@ -187,7 +187,7 @@ def read(folder: epath.PathLike) -> list[dict[str, Any]]:
     return metrics.read(path) if path.exists() else []
 
 
-def seen_pictures(folder: epath.PathLike, step: int) -> shards.Records:
+def seen_pictures(folder: epath.PathLike, step: int) -> shards.ShardRecords:
     """Records in the form of the stage `generate`, of what the look at `step` drew."""
     return shards.read(_look(epath.Path(folder), step) / "pictures")
 

@@ -6,6 +6,7 @@ number alone, so the records are the same however often the work was interrupted
 hosts took part.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,21 +40,12 @@ def make_all(
     do, and Preempted, on every host, where one was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
-    several, mark = jax.process_count() > 1, epath.Path(folder) / STOP
-
-    def told() -> bool:
-        # Hosts are at different shards and wait for each other at the end alone: they tell each
-        # other by a file.
-        if several and preemption.stop.is_set():
-            folder.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        return preemption.stop.is_set() or (several and mark.exists())
-
+    several = jax.process_count() > 1
     if several:
         if first:
-            mark.unlink(missing_ok=True)  # of a run that was killed before it took it away
+            (folder / STOP).unlink(missing_ok=True)  # of a run that was killed meanwhile
         distributed.barrier(f"{title}: starts")
-    starts = [sum(sizes[:u]) for u in range(len(sizes))]
+    starts = list(itertools.accumulate(sizes, initial=0))
     mine = range(jax.process_index(), len(sizes), jax.process_count())
     todo = [u for u in mine if not shards.shard_done(folder, name, u, len(sizes), sizes[u])]
     total = sum(sizes[u] for u in mine)
@@ -68,7 +60,7 @@ def make_all(
     made = 0
     with bar:
         for u in todo:
-            if told():
+            if _stop_asked(folder, several):
                 break
             records = make(starts[u], sizes[u])
             shards.write_shard(folder, name, features, records, u, len(sizes))
@@ -76,10 +68,21 @@ def make_all(
             made += 1
     if distributed.any_process(made < len(todo), f"{title}: made"):
         if several and first:
-            mark.unlink(missing_ok=True)
+            (folder / STOP).unlink(missing_ok=True)
         raise Preempted(f"{title}: stopped, finished shards are kept")
     if first:
         for left in folder.glob(f"{shards.UNFINISHED}*"):
             left.rmtree()
         shards.finish(folder, name, features, sizes)
     distributed.barrier(f"{title}: finished")
+
+
+def _stop_asked(folder: epath.Path, several: bool) -> bool:
+    """Whether this host or, of several, another one was asked to stop.
+
+    Hosts are at different shards and meet at the end alone, so they tell each other by a file.
+    """
+    if several and preemption.stop.is_set():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOP).touch()
+    return preemption.stop.is_set() or (several and (folder / STOP).exists())

@@ -117,7 +117,7 @@ def train(
         )
     state = create(trained, program.tx, program.trained, mesh)
 
-    examples = TrainingSet(chosen, opened.tokenizer, lanes, opened.cfg, c, seed=cfg.seed)
+    examples = TrainingSet(chosen, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed)
     if examples.left_out:
         logging.warning(
             "train: %d regions are left out, the weakest of images with more than "

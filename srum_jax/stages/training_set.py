@@ -13,9 +13,8 @@ import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, sources
-from srum_jax.data.schema import Batch, Example, Lanes, Regions
+from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages.selection import Candidate
 
 
@@ -77,14 +76,14 @@ def resampled(c: Candidate, seed: int, use: int) -> Candidate:
 class TrainingSet:
     """Candidates to train on, all with advantages or none, and how rows are made of them.
 
-    c: the train section · lanes: sizes of a row · model: sizes of tokens · seed: of order, dropped
+    c: the train section · lanes: sizes of a row · layout: sizes of tokens · seed: of order, dropped
     prompts and resampled latents.
     """
 
     candidates: Sequence[Candidate]
     tokenizer: Tokenizer
     lanes: Lanes
-    model: BagelConfig
+    layout: LayoutSizes
     c: TrainConfig
     seed: int
 
@@ -135,4 +134,4 @@ class TrainingSet:
     def batch(self, step: int, at: jax.sharding.Sharding) -> Batch:
         """This host's rows of the batch of `step`, whose rows `at` lays over the devices."""
         rows = [self.row(number) for number in pipeline.local_rows(step, self.c.rows, at)]
-        return packing.pack(rows, self.lanes, self.model, **self._packed)
+        return packing.pack(rows, self.lanes, self.layout, **self._packed)

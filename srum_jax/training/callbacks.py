@@ -14,7 +14,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from srum_jax.core.distributed import Agreement
+from srum_jax.core.distributed import StopAgreement
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.training import metrics as measures
 from srum_jax.training import optim
@@ -200,7 +200,7 @@ class Checkpointing(Callback):
     start: int
     steps: int
     title: str
-    stop: Agreement
+    stop: StopAgreement
     log: MetricsLog
 
     def before_step(self, n: int, state: TrainState, last: bool) -> bool:
@@ -273,7 +273,7 @@ def standard(
         start=start,
         steps=cfg.steps,
         title=title,
-        stop=Agreement(stop, state.step.sharding),
+        stop=StopAgreement(stop, state.step.sharding),
         log=metrics,
     )
     evaluation = (Evaluation(evaluator, evaluate_every, start, metrics),) if evaluator else ()

@@ -65,18 +65,18 @@ def test_where_nothing_names_the_processes_all_ways_are_told(joined):
 
 def test_one_process_agrees_with_itself():
     event = threading.Event()
-    told = distributed.Agreement(event, at=None)
+    told = distributed.StopAgreement(event, at=None)
     assert told() is False
     event.set()
     assert told() is True
-    assert distributed.gathered(5, "here") == [5]
+    assert distributed.all_gather(5, "here") == [5]
     assert distributed.any_process(True, "here") and not distributed.any_process(False, "here")
     distributed.barrier("here")
     distributed.check_same("text", "configs")
 
 
 def test_what_others_say_counts(monkeypatch):
-    monkeypatch.setattr(distributed, "gathered", lambda number, label: [0, number])
+    monkeypatch.setattr(distributed, "all_gather", lambda number, label: [0, number])
     assert distributed.any_process(True, "here")
     with pytest.raises(Stopped, match="here: another process of this run is elsewhere"):
         distributed.barrier("here")

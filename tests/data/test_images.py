@@ -49,7 +49,7 @@ def test_pictures_have_the_official_pixels(number, monkeypatch):
     monkeypatch.setattr(images, "MIN_SHORT", case["min_image_size"])
     want = ARRAYS[f"transform/{number}_out"].transpose(1, 2, 0)
     rows, columns = (n // patch for n in want.shape[:2])
-    found = images.picture(ARRAYS[f"transform/{number}_in_u8"], cfg)
+    found = images.picture(ARRAYS[f"transform/{number}_in_u8"], cfg.layout)
     pixels = unpatchify(found.patches, patch, rows, columns)
     assert np.abs(pixels - want).max() <= 1.01 / 127.5
     assert found.patches.dtype == np.float32
@@ -68,7 +68,7 @@ def test_resizing_gives_the_official_bytes(number):
     if law["short"] * 2 == law["long"]:  # a model whose autoencoder takes such pictures
         patch = case["image_stride"] // CFG.vae.downsample
         cfg = dataclasses.replace(CFG, latent_patch=patch, max_latent=law["long"] // (2 * patch))
-        np.testing.assert_array_equal(images.latent_image(source, cfg), found)
+        np.testing.assert_array_equal(images.latent_image(source, cfg.layout), found)
     with pytest.raises(ValueError, match="uint8 .H,W,3., not float64"):
         images.resize(source / 255, stride=8, **law)
 
@@ -78,7 +78,7 @@ def test_pictures_for_the_autoencoder_have_the_official_sizes():
     for case in CASES["resize_sizes"]:
         if (case["transform"], case["img_num"]) == ("vae_infer", 1) and case["width"] < 2000:
             image = np.zeros((case["height"], case["width"], 3), np.uint8)
-            found = images.latent_image(image, BAGEL_7B_MOT).shape
+            found = images.latent_image(image, BAGEL_7B_MOT.layout).shape
             assert found == (case["out_h"], case["out_w"], 3), case
             sizes.add(found)
     assert len(sizes) >= 5
@@ -86,9 +86,9 @@ def test_pictures_for_the_autoencoder_have_the_official_sizes():
 
 def test_a_picture_of_the_shapes_world_stays_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    np.testing.assert_array_equal(images.latent_image(image, SHAPES), image)
+    np.testing.assert_array_equal(images.latent_image(image, SHAPES.layout), image)
     for twice in (False, True):
-        found = images.picture(image, SHAPES, twice=twice)
+        found = images.picture(image, SHAPES.layout, twice=twice)
         pixels = unpatchify(found.patches, SHAPES.vit.patch, 4, 4)
         np.testing.assert_array_equal(pixels, images.to_float(image))
 
@@ -96,7 +96,7 @@ def test_a_picture_of_the_shapes_world_stays_as_it_is():
 def test_resizing_twice_is_what_the_original_does_on_request():
     """5x7 pixels become 16x24 for the autoencoder, and those 4x8 for the tower."""
     image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
-    once, twice = (images.picture(image, CFG, twice=t) for t in (False, True))
+    once, twice = (images.picture(image, CFG.layout, twice=t) for t in (False, True))
     assert once.patches.shape == twice.patches.shape
     steps = Image.fromarray(image)
     for size in ((16, 24), (4, 8)):
@@ -110,9 +110,9 @@ def test_small_pictures_are_enlarged_like_any_other():
     """A side that is a multiple of the patch is no reason to keep it short of the law's."""
     tower = dataclasses.replace(CFG.vit, patch=14, positions=70)
     cfg = dataclasses.replace(CFG, vit=tower, max_vit=70)
-    assert len(images.picture(np.zeros((28, 56, 3), np.uint8), cfg).positions) == 16 * 32
+    assert len(images.picture(np.zeros((28, 56, 3), np.uint8), cfg.layout).positions) == 16 * 32
     shapes_side = np.zeros((CFG.vit.patch * CFG.vit.positions,) * 2 + (3,), np.uint8)
-    assert len(images.picture(shapes_side, CFG).positions) == CFG.vit.positions**2
+    assert len(images.picture(shapes_side, CFG.layout).positions) == CFG.vit.positions**2
 
 
 def encoded(image, format="PNG", **how):

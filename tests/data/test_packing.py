@@ -203,7 +203,7 @@ def test_samples_are_numbered_and_padding_marked():
     first = Example((picture(rng, 1, 1), drawn))
     second = Example((picture(rng, 1, 2), Latent(noise(1, 1), size=(4, 4), noise_id=4)))
     lanes = Lanes(und=16, gen=5, vit=5, labels=1, images=3, regions=3)
-    batch = packing.pack([[first, second], []], lanes, CFG, targets=True, rewards=True)
+    batch = packing.pack([[first, second], []], lanes, CFG.layout, targets=True, rewards=True)
     assert batch.und.segment[0].tolist() == [1] * 5 + [2] * 6 + [0] * 5
     assert batch.und.index[0].tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 13] + [-1] * 5
     assert batch.gen.segment[0].tolist() == [1, 1, 2, 0, 0]
@@ -223,7 +223,7 @@ def test_samples_are_numbered_and_padding_marked():
     assert r.valid[0].tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert r.image_score[0].tolist() == [0.25, 0, 0]
     assert not batch.und.segment[1].any() and (batch.gen.index[1] == -1).all()
-    plain = packing.pack([[first, second]], lanes, CFG)
+    plain = packing.pack([[first, second]], lanes, CFG.layout)
     assert plain.targets is None and plain.rewards is None
 
 
@@ -231,7 +231,7 @@ def test_samples_are_numbered_and_padding_marked():
 def test_size_is_what_packing_takes(example):
     und, gen, vit, labels, images, regions = packing.size(example)
     lanes = Lanes(50, 50, 20, 20, 5, 5)
-    batch = packing.pack([[example]], lanes, CFG, rewards=True)
+    batch = packing.pack([[example]], lanes, CFG.layout, rewards=True)
     assert (batch.und.segment > 0).sum() == und and (batch.gen.segment > 0).sum() == gen
     assert (batch.vit_images >= 0).sum() == vit and (batch.label_weights > 0).sum() == labels
     assert batch.noisy.sum() + (images > 1) == images  # `edit` has a clean one besides
@@ -241,7 +241,7 @@ def test_size_is_what_packing_takes(example):
 def test_a_row_too_long_names_lane_and_sizes():
     lanes = Lanes(und=12, gen=4, vit=0, labels=0, images=1, regions=0)
     with pytest.raises(ValueError) as error:
-        packing.pack([[text_to_image(0)], [text_to_image(1), text_to_image(2)]], lanes, CFG)
+        packing.pack([[text_to_image(0)], [text_to_image(1), text_to_image(2)]], lanes, CFG.layout)
     assert str(error.value) == (
         "a row does not fit one row: und needs 14, the config has 12; "
         "gen needs 8, the config has 4; images needs 2, the config has 1"
@@ -267,7 +267,9 @@ MASKED = Lanes(und=4, gen=6, vit=0, labels=0, images=3, regions=3)
 def test_masks_become_coverage_of_tokens(sampling, points):
     mask = np.zeros((4, 8), bool)
     mask[:, 3:5] = True  # one column of each token, and no pixel that a centre reads
-    batch = packing.pack([masked_row(mask), []], MASKED, CFG, rewards=True, coverage=sampling)
+    batch = packing.pack(
+        [masked_row(mask), []], MASKED, CFG.layout, rewards=True, coverage=sampling
+    )
     c = batch.rewards.coverage
     assert c.inside.shape == (2, 6, points, 3) and c.inside.dtype == np.float32
     assert c.weights.shape == (2, 6, points) and c.areas.dtype == np.int32
@@ -284,14 +286,14 @@ def test_masks_become_coverage_of_tokens(sampling, points):
 
 def test_without_masks_nothing_is_added_and_masks_are_never_dropped():
     row = masked_row(None)
-    batch = packing.pack([row], MASKED, CFG, rewards=True)
+    batch = packing.pack([row], MASKED, CFG.layout, rewards=True)
     assert batch.rewards.coverage is None
     mask = np.ones((4, 8), bool)
     with pytest.raises(ValueError, match="a region has a mask: pack the rewards with coverage"):
-        packing.pack([masked_row(mask)], MASKED, CFG, rewards=True)
-    assert packing.pack([masked_row(mask)], MASKED, CFG).rewards is None
+        packing.pack([masked_row(mask)], MASKED, CFG.layout, rewards=True)
+    assert packing.pack([masked_row(mask)], MASKED, CFG.layout).rewards is None
     with pytest.raises(ValueError, match=r"region 0: a mask of \[8, 4\] pixels for an image of"):
-        packing.pack([masked_row(mask.T)], MASKED, CFG, rewards=True, coverage="area")
+        packing.pack([masked_row(mask.T)], MASKED, CFG.layout, rewards=True, coverage="area")
 
 
 def test_advantages_have_their_own_arrays():
@@ -306,7 +308,8 @@ def test_advantages_have_their_own_arrays():
 
     def packed(regions, advantages):
         example = Example((Latent(noise(1, 2), size=(4, 8), regions=regions),))
-        return packing.pack([[example]], lanes, CFG, rewards=True, advantages=advantages).rewards
+        how = dict(rewards=True, advantages=advantages)
+        return packing.pack([[example]], lanes, CFG.layout, **how).rewards
 
     r = packed(kinds[True], True)
     assert r.advantages[0, 0].tolist() == [0.5, -1.0] and r.image_advantage[0, 0] == 0.25

@@ -34,7 +34,7 @@ def test_text_to_image(words):
 def test_questions(words):
     image = np.zeros((32, 32, 3), np.uint8)
     pairs = [("what color is the square ?", "red"), ("is there a red circle ?", "no")]
-    picture, *branches = sources.questions(words, tiny.MODEL, (image,), pairs).items
+    picture, *branches = sources.questions(words, tiny.MODEL.layout, (image,), pairs).items
     assert isinstance(picture, Picture) and picture.patches.shape == (16, 8 * 8 * 3)
     assert picture.patches.min() == picture.patches.max() == -1
     assert all(isinstance(branch, Branch) for branch in branches)
@@ -46,9 +46,9 @@ def test_questions(words):
 def test_questions_about_several_pictures(words):
     frames, asked = shapes.several_example(0, 0)
     pairs = [(q.text, q.answer) for q in asked]
-    made = sources.questions(words, tiny.MODEL, frames, iter(pairs))
+    made = sources.questions(words, tiny.MODEL.layout, frames, iter(pairs))
     pictures, branches = made.items[: len(frames)], made.items[len(frames) :]
-    alone = [sources.questions(words, tiny.MODEL, (f,), pairs).items[0] for f in frames]
+    alone = [sources.questions(words, tiny.MODEL.layout, (f,), pairs).items[0] for f in frames]
     for picture, one in zip(pictures, alone, strict=True):  # all before the questions, in order
         np.testing.assert_array_equal(picture.patches, one.patches)
     assert not np.array_equal(pictures[0].patches, pictures[1].patches)
@@ -60,14 +60,16 @@ def test_edit(words):
     before, after = (np.full(tiny.GRID, value, np.float32) for value in (1, 2))
     source = np.zeros((32, 32, 3), np.uint8)
     more = dict(size=(32, 32), noise_id=9)
-    made = sources.edit(words, tiny.MODEL, source, before, "remove the red circle .", after, **more)
+    made = sources.edit(
+        words, tiny.MODEL.layout, source, before, "remove the red circle .", after, **more
+    )
     clean, seen, instruction, target = made.items
     assert isinstance(clean, Latent) and not clean.noisy and clean.tokens is before
     assert isinstance(seen, Picture) and seen.patches.max() == -1
     assert words.decode(instruction.ids) == "remove the red circle ." and not instruction.loss
     assert target.noisy and target.tokens is after and target.noise_id == 9
     assert clean.size == target.size == (32, 32)
-    without = sources.edit(words, tiny.MODEL, source, before, None, after, **more).items
+    without = sources.edit(words, tiny.MODEL.layout, source, before, None, after, **more).items
     assert [type(item) for item in without] == [Latent, Picture, Latent]
 
 

@@ -41,7 +41,7 @@ def folder(tmp_path):
 def source(folder, *lines):
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     (folder / "data.jsonl").write_text(text)
-    return srum_dataset.Published(folder / "data.jsonl", folder / "pictures")
+    return srum_dataset.SrumDataset(folder / "data.jsonl", folder / "pictures")
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -55,8 +55,8 @@ def test_a_line_and_its_pictures(folder):
     np.testing.assert_array_equal(one.image, picture(0))
     assert (one.prompt, one.image_score, one.target) == ("a red circle", 0.25, None)
     assert one.regions == (
-        srum_dataset.Region((1, 2, 9, 10), 0.95, "circle"),
-        srum_dataset.Region((0, 0, 12, 10), -0.5, "floor"),
+        srum_dataset.ScoredBox((1, 2, 9, 10), 0.95, "circle"),
+        srum_dataset.ScoredBox((0, 0, 12, 10), -0.5, "floor"),
     )
     np.testing.assert_array_equal(two.target, picture(2))
     assert (two.prompt, two.regions, two.image_score) == ("two dogs", (), 0.0)
@@ -121,10 +121,10 @@ def test_every_fault_of_a_line_names_its_field(folder, line, message):
 
 def test_missing_files_are_named(folder):
     with pytest.raises(FileNotFoundError, match="nowhere.jsonl: no such file"):
-        srum_dataset.Published(folder / "nowhere.jsonl", folder)
+        srum_dataset.SrumDataset(folder / "nowhere.jsonl", folder)
     source(folder, LINE)
     with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
-        srum_dataset.Published(folder / "data.jsonl", folder / "nothing")
+        srum_dataset.SrumDataset(folder / "data.jsonl", folder / "nothing")
 
 
 def test_the_digest_sees_lines_and_pictures(folder):
@@ -254,7 +254,7 @@ def test_what_is_written_reads_back(tmp_path):
     ]
     counts = srum_dataset.write(tmp_path / "out", drawn, scored, "grid")
     assert counts == {"written": 2, "images left out": 1, "regions left out": 2}
-    read = srum_dataset.Published(
+    read = srum_dataset.SrumDataset(
         tmp_path / "out" / srum_dataset.LINES, tmp_path / "out" / srum_dataset.PICTURES
     )
     one, two = read[0], read[1]
@@ -263,8 +263,8 @@ def test_what_is_written_reads_back(tmp_path):
     assert [s.prompt for s in (one, two)] == ["prompt 0-0", "prompt 1-0"]
     assert [np.float32(s.image_score) for s in (one, two)] == [np.float32(-0.3), np.float32(1)]
     assert one.regions == (
-        srum_dataset.Region((1, 2, 9, 10), float(np.float32(0.1)), "é"),
-        srum_dataset.Region((0, 4, 24, 32), -1.0, "a circle"),
+        srum_dataset.ScoredBox((1, 2, 9, 10), float(np.float32(0.1)), "é"),
+        srum_dataset.ScoredBox((0, 4, 24, 32), -1.0, "a circle"),
     )
     assert two.regions == () and one.target is None
     with pytest.raises(ValueError, match="candidate 1-0 has no score record"):

@@ -242,18 +242,18 @@ def test_without_a_list_the_tokens_of_qwen_follow_the_vocabulary(qwen, tmp_path)
 
 
 def test_ids_are_compared_with_the_models(tokenizer, qwen):
-    tokenizer.check(SHAPES, "bagel_config.json")
+    tokenizer.check(SHAPES.layout, "bagel_config.json")
     moved = dataclasses.replace(SHAPES, eos=7, start_of_image=8)
     with pytest.raises(ValueError) as caught:
-        tokenizer.check(moved, "folder/bagel_config.json")
+        tokenizer.check(moved.layout, "folder/bagel_config.json")
     for part in ("tokenizer.json", "folder/bagel_config.json", "eos is 7 there and 2", "is 8"):
         assert part in str(caught.value)
     assert "bos" not in str(caught.value)
     narrow = dataclasses.replace(SHAPES, llm=dataclasses.replace(SHAPES.llm, vocab=40))
     with pytest.raises(ValueError, match=f"has 40 ids and id {len(tokenizer) - 1} is in use"):
-        tokenizer.check(narrow, "x")
+        tokenizer.check(narrow.layout, "x")
     with pytest.raises(ValueError, match="vocab.json does not fit x: bos is 151644 there"):
-        Tokenizer.from_folder(qwen).check(BAGEL_7B_MOT, "x")
+        Tokenizer.from_folder(qwen).check(BAGEL_7B_MOT.layout, "x")
 
 
 @pytest.mark.parametrize(

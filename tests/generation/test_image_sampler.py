@@ -127,7 +127,7 @@ def velocities(params, contexts, xs, t):
     """v_theta of x [h,w,·] after each context, each an ordinary training sample."""
     rows = [[Example((*c, Latent(x, (1, 1))))] for c, x in zip(contexts, xs, strict=True)]
     rows += [[]] * (ROWS - len(rows))
-    batch = packing.pack(rows, LANES, CFG)
+    batch = packing.pack(rows, LANES, CFG.layout)
     v = np.asarray(forward(params, batch, np.where(batch.noisy, t, 0).astype(np.float32)))
     found = []
     for row, x in zip(range(ROWS), xs, strict=False):

@@ -69,8 +69,8 @@ def test_an_answer_is_the_training_forward(params, tokenizer, answers):
     for i, n in ((0, 0), (0, 2), (5, 1)):
         question = Text(np.array(tokenizer.encode(QUESTIONS[i][n]), np.int32))
         answer = Text(np.zeros(0, np.int32), loss=True)
-        example = Example((picture(IMAGES[i], CFG), question, answer))
-        want = first_answer(params, packing.pack([[example]], lanes, CFG))
+        example = Example((picture(IMAGES[i], CFG.layout), question, answer))
+        want = first_answer(params, packing.pack([[example]], lanes, CFG.layout))
         np.testing.assert_allclose(answers[i][n], want, atol=1e-5)
 
 
@@ -103,8 +103,8 @@ def test_several_pictures_are_read_together_in_order(params, tokenizer, ask):
     for n in (0, 1):
         question = Text(np.array(tokenizer.encode(about[n]), np.int32))
         answer = Text(np.zeros(0, np.int32), loss=True)
-        example = Example((*(picture(i, CFG) for i in PAIR), question, answer))
-        want = first_answer(params, packing.pack([[example]], lanes, CFG))
+        example = Example((*(picture(i, CFG.layout) for i in PAIR), question, answer))
+        want = first_answer(params, packing.pack([[example]], lanes, CFG.layout))
         np.testing.assert_allclose(found[n], want, atol=1e-5)
     assert np.abs(found - turned).max() > 1e-3 and np.abs(found - single).max() > 1e-2
     # One picture is one, in a tuple or not, whatever company makes its row longer.
@@ -187,7 +187,7 @@ def training_logits(params, contexts, texts):
         for c, ids in zip(contexts, texts, strict=True)
     ]
     need = np.max([packing.size(Example(c)) for c in given], axis=0)
-    batch = packing.pack([[Example(c)] for c in given], Lanes(*map(int, need)), SMALL)
+    batch = packing.pack([[Example(c)] for c in given], Lanes(*map(int, need)), SMALL.layout)
     logits = np.asarray(teacher(params, batch))
     return [row[: len(ids) + 1] for row, ids in zip(logits, texts, strict=True)]
 

@@ -177,7 +177,7 @@ def test_a_lane_may_be_empty(backends, empty):
 
 
 def test_a_row_of_padding_alone_is_zero(backends):
-    batch = packing.pack([[talk(0)], []], Lanes(40, 8, 0, 10, 1, 0), CFG)
+    batch = packing.pack([[talk(0)], []], Lanes(40, 8, 0, 10, 1, 0), CFG.layout)
     for name in ("dense", "chunked", "splash", "cudnn"):
         o, gradients = found(name, batch, *arrays(batch))
         for x in jax.tree.leaves((o, gradients)):
@@ -223,7 +223,7 @@ def random_example(seed):
 def test_intervals_say_whether_they_say_everything():
     examples = [random_example(seed) for seed in range(80)]
     need = np.max([packing.size(e) for e in examples], axis=0) + 1
-    batch = packing.pack([[e] for e in examples], Lanes(*map(int, need)), CFG)
+    batch = packing.pack([[e] for e in examples], Lanes(*map(int, need)), CFG.layout)
     tokens = joined((batch.und, batch.gen))
     order = jit(intervals.order)(tokens)
     place = np.where(tokens.index < 0, 999, tokens.index)

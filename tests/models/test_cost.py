@@ -25,7 +25,7 @@ WIDE = dataclasses.replace(
 def test_a_forward_pass_as_the_compiler_counts_it():
     lanes = Lanes(und=96, gen=64, vit=32, labels=8, images=4, regions=0)
     params = param_tree.abstract(bagel.specs(WIDE))
-    batch = packing.pack([[], []], lanes, WIDE)
+    batch = packing.pack([[], []], lanes, WIDE.layout)
 
     def run(params, batch, t):
         und, gen, _ = bagel.forward(params, WIDE, batch, batch.latents, t, remat="none")

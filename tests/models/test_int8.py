@@ -24,7 +24,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def small(params):
-    return int8.quantise(params, SPECS)
+    return int8.quantize(params, SPECS)
 
 
 def matrix(*shape, seed=0):
@@ -48,7 +48,7 @@ STACKED = param_tree.linear({"embed": 24}, {"mlp": 16}, bias=False, stack=3)["w"
 @pytest.mark.parametrize("spec", [SPLIT, MERGE, STACKED])
 def test_the_error_is_half_a_step_of_each_channel(spec, dtype):
     w = jnp.asarray(matrix(*spec.shape), dtype)
-    found = int8.quantise_leaf("blocks/und/q/w", spec, w)
+    found = int8.quantize_leaf("blocks/und/q/w", spec, w)
     assert list(found) == ["blocks/und/q/w", "blocks/und/q/scale"]
     values, scale = map(np.asarray, found.values())
     assert values.dtype == np.int8 and scale.dtype == np.float32
@@ -63,10 +63,10 @@ def test_the_error_is_half_a_step_of_each_channel(spec, dtype):
 
 def test_a_layer_is_rounded_for_itself():
     w = matrix(*STACKED.shape) * np.float32([[[1]], [[100]], [[0.01]]])
-    together = int8.quantise_leaf("lm_head/w", STACKED, w)
+    together = int8.quantize_leaf("lm_head/w", STACKED, w)
     one = param_tree.linear({"embed": 24}, {"mlp": 16}, bias=False)["w"]
     for layer in range(3):
-        alone = int8.quantise_leaf("lm_head/w", one, w[layer])
+        alone = int8.quantize_leaf("lm_head/w", one, w[layer])
         for path in alone:
             np.testing.assert_array_equal(together[path][layer], alone[path])
 
@@ -78,7 +78,7 @@ def test_maps_stay_within_the_bound(spec, apply):
     x = np.float32(rng.normal(size=(2, 5, *inputs)))
     w = matrix(*spec.shape, seed=2)
     b = np.float32(rng.normal(size=spec.shape[len(inputs) :]))
-    values, scale = int8.quantise_leaf("lm_head/w", spec, w).values()
+    values, scale = int8.quantize_leaf("lm_head/w", spec, w).values()
     whole, found = apply(x, {"w": w, "b": b}), apply(x, {"w": values, "scale": scale, "b": b})
     total = np.abs(x).sum(axis=tuple(range(2, x.ndim))).reshape((2, 5) + (1,) * b.ndim)
     bound = total * np.asarray(scale) / 2 + 1e-5 * np.abs(whole) + 1e-6
@@ -129,7 +129,7 @@ def test_the_forward_stays_close(params, small):
 
 
 def test_leaf_by_leaf_as_a_loader_does(params, small):
-    flat, convert = {}, int8.converter(SPECS)
+    flat, convert = {}, int8.Quantizer(SPECS)
     for path, leaf in param_tree.flatten(params).items():
         flat.update(convert(path, leaf))
     found = param_tree.unflatten(flat)
@@ -141,7 +141,7 @@ def test_leaf_by_leaf_as_a_loader_does(params, small):
 
 def test_what_is_int8_already_is_refused(small):
     with pytest.raises(ValueError, match="int8: parameters do not fit.*\n.*unexpected"):
-        int8.quantise(small, SPECS)
+        int8.quantize(small, SPECS)
 
 
 def test_int8_is_not_trained(small):
@@ -162,7 +162,7 @@ def test_shards_stay_shards(params, small):
     specs = part(SPECS)
     places = sharding.shardings(int8.specs(specs), mesh)
     cut = jax.device_put(part(params), sharding.shardings(specs, mesh))
-    made = jit(lambda p: int8.quantise(p, specs), out_shardings=places)(cut)
+    made = jit(lambda p: int8.quantize(p, specs), out_shardings=places)(cut)
     put = jax.device_put(part(small), places)
     jax.tree.map(np.testing.assert_array_equal, made, put)
     jax.tree.map(np.testing.assert_array_equal, put, part(small))
@@ -173,7 +173,7 @@ def test_shards_stay_shards(params, small):
     assert up["scale"].addressable_shards[0].data.shape == (depth, outputs // 2)
     # One leaf, with nothing said of the result.
     up = part(SPECS)["blocks"]["gen"]["up"]["w"], cut["blocks"]["gen"]["up"]["w"]
-    values, _ = int8.quantise_leaf("blocks/gen/up/w", *up).values()
+    values, _ = int8.quantize_leaf("blocks/gen/up/w", *up).values()
     assert values.sharding == up[1].sharding
 
 
@@ -186,7 +186,7 @@ def test_bytes_of_the_big_preset():
 
     planned = param_tree.abstract(int8.specs(specs, jnp.bfloat16))
     made = jax.eval_shape(
-        lambda p: int8.quantise(p, specs), param_tree.abstract(specs, jnp.bfloat16)
+        lambda p: int8.quantize(p, specs), param_tree.abstract(specs, jnp.bfloat16)
     )
     assert planned == made
     assert gigabytes(param_tree.abstract(specs, jnp.bfloat16)) == pytest.approx(29.15, abs=0.01)

@@ -14,9 +14,9 @@ from samples import CFG, edit, jit, pack, questions, weights
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config
-from srum_jax.models.bagel.linen import Bagel
+from srum_jax.models.bagel.linen import BagelModule
 
-MODEL = Bagel(CFG)
+MODEL = BagelModule(CFG)
 KEY = functools.partial(jax.random.key, impl="unsafe_rbg")  # compiles in a tenth of the time
 
 
@@ -38,7 +38,7 @@ def same(found, wanted):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_apply_is_the_forward(params, inputs, dtype):
-    model = Bagel(CFG, dtype=dtype)
+    model = BagelModule(CFG, dtype=dtype)
     found = jit(lambda p: model.apply({"params": p}, *inputs, keep="hidden"))(params)
     want = jit(lambda p: bagel.forward(p, CFG, *inputs, dtype=dtype, keep="hidden"))(params)
     assert found[0].dtype == dtype and found[2][0].shape[0] == CFG.llm.layers
@@ -88,7 +88,7 @@ def test_two_in_one_module_differ(params):
     class Pair(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return [Bagel(CFG, name=name).velocity(x) for name in ("first", "second")]
+            return [BagelModule(CFG, name=name).velocity(x) for name in ("first", "second")]
 
     x = jnp.ones((1, 2, CFG.llm.hidden))
     first, second = jit(
@@ -113,7 +113,7 @@ def test_the_big_preset_initialises_as_shapes():
         vit_patches=np.zeros((*batch.vit_positions.shape, cfg.vit.patch**2 * 3), np.float32)
     )
     x_t = np.zeros((*batch.latent_positions.shape, cfg.token_dim), np.float32)
-    model = Bagel(cfg, param_dtype=jnp.bfloat16)
+    model = BagelModule(cfg, param_dtype=jnp.bfloat16)
     made = jax.eval_shape(model.init, jax.random.key(0), batch, x_t, np.zeros(batch.noisy.shape))
     assert made["params"] == param_tree.abstract(bagel.specs(cfg), jnp.bfloat16)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

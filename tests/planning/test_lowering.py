@@ -60,7 +60,7 @@ def arguments(mesh, tx, specs, rows, reference, advantages):
     at = sharding.batch_sharding(mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-        packing.pack([[]] * rows, LANES, CFG, rewards=True, advantages=advantages),
+        packing.pack([[]] * rows, LANES, CFG.layout, rewards=True, advantages=advantages),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     return state, fixed, batch, key

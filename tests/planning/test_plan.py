@@ -48,21 +48,29 @@ class Compilers:
         self.peaks, self.count, self.seen = peaks, 0, []
 
     def describe(self, target: Target) -> Machine:
-        hbm = topology.KINDS[target.kind].hbm_gib
-
-        def compile(lowered):
-            assert lowered.out_info is not None
-            self.count += 1
-            self.seen.append(str(target))
-            peak = self.peaks(target, self.count)
-            if peak is None or peak > hbm:
-                size = None if peak is None else int(peak * topology.GIB)
-                return Compiled(False, size, "", 0.1, "RESOURCE_EXHAUSTED")
-            return Compiled(True, int(peak * topology.GIB), PROGRAM, 0.1)
-
         devices = jax.devices()[: target.chips]
         assert len(devices) == min(target.chips, 8)  # of larger machines some stand for all
-        return Machine(target, devices, devices[:4], compile)
+        return StandIn(target, devices, devices[:4], self)
+
+    def compile(self, target, lowered):
+        assert lowered.out_info is not None
+        self.count += 1
+        self.seen.append(str(target))
+        peak = self.peaks(target, self.count)
+        if peak is None or peak > topology.KINDS[target.kind].hbm_gib:
+            size = None if peak is None else int(peak * topology.GIB)
+            return Compiled(False, size, "", 0.1, "RESOURCE_EXHAUSTED")
+        return Compiled(True, int(peak * topology.GIB), PROGRAM, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandIn(Machine):
+    """A machine whose programs the stand-in of all compilers compiles."""
+
+    compilers: Compilers
+
+    def compile(self, lowered):
+        return self.compilers.compile(self.target, lowered)
 
 
 def planned(peaks, target="v5e:2x4", only=("train_step",), **values):
@@ -173,7 +181,7 @@ def test_parts_are_what_lies_on_a_chip():
     cfg = tiny.load_config("", train__trainable="all", train__anchor=0.1)
     mesh = plan.mesh_of(cfg, machine)
     program = lowering.train_step(cfg, tiny.MODEL, mesh)
-    on_chip = {name: lowering.on_chip(tree) for name, tree in program.parts.items()}
+    on_chip = {name: lowering.bytes_per_chip(tree) for name, tree in program.parts.items()}
     shapes = jax.tree.leaves(program.parts["masters"])
     whole = sum(4 * math.prod(x.shape) for x in shapes)
     cut = sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in shapes)
@@ -181,8 +189,8 @@ def test_parts_are_what_lies_on_a_chip():
     assert on_chip["moments"] == pytest.approx(2 * cut, rel=0.001)  # and counters
     assert on_chip["params"] == 0 and on_chip["ref"] == cut  # float32 is this config's type
     gen = lowering.train_step(tiny.load_config("", train__objective="sft"), tiny.MODEL, mesh)
-    assert lowering.on_chip(gen.parts["params"]) > 0
-    assert lowering.on_chip(gen.parts["ref"]) == 0  # nothing to compare with
+    assert lowering.bytes_per_chip(gen.parts["params"]) > 0
+    assert lowering.bytes_per_chip(gen.parts["ref"]) == 0  # nothing to compare with
 
 
 def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
@@ -212,9 +220,9 @@ def test_int8_weights_take_less(unlowered):
     machine = Compilers(lambda *_: 1.0).describe(Target("v5e", "2x4"))
     cfg = tiny.load_config("")
     mesh = plan.host_mesh(cfg, machine)
-    wide = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh).parts["params"])
-    narrow = lowering.on_chip(lowering.read(cfg, tiny.MODEL, mesh, kept="int8").parts["params"])
-    cut = [x.dtype for x in jax.tree.leaves(lowering.read(cfg, tiny.MODEL, mesh, "int8").parts)]
+    full, int8 = (lowering.read(cfg, tiny.MODEL, mesh, kept) for kept in ("", "int8"))
+    wide, narrow = (lowering.bytes_per_chip(x.parts["params"]) for x in (full, int8))
+    cut = [x.dtype for x in jax.tree.leaves(int8.parts)]
     assert 0.25 * wide < narrow < wide and cut.count("int8") > 20
     names = tuple(name for name in lowering.PROGRAMS if name.endswith("_int8"))
     made, compilers = planned(lambda *_: 1.0, only=names)
@@ -288,13 +296,8 @@ FULL = {
 @pytest.fixture
 def unlowered(monkeypatch):
     """Programs that are not lowered, for the fakes that do not read them."""
-    for name, (make, *rest) in lowering.PROGRAMS.items():
-
-        def bare(*args, make=make):
-            stand_in = types.SimpleNamespace(out_info=())
-            return dataclasses.replace(make(*args), lower=lambda: stand_in)
-
-        monkeypatch.setitem(lowering.PROGRAMS, name, (bare, *rest))
+    stand_in = types.SimpleNamespace(out_info=())
+    monkeypatch.setattr(lowering.Program, "lower", lambda program: stand_in)
 
 
 def test_settings_come_in_order_and_free_ones_stay(unlowered):

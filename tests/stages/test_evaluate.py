@@ -102,12 +102,12 @@ def able_of(loaded, *rest):
     words, known = able.words, {}
     for i, s in enumerate(shapes.caption_set("test", CAPTIONS)):
         right = shapes.wordings(shapes.scene_contents(s)[0])[0]
-        known[seen((picture(shapes.draw(s), cfg), words(shapes.DESCRIBE)))] = (
+        known[seen((picture(shapes.draw(s), cfg.layout), words(shapes.DESCRIBE)))] = (
             "a red" if base and i % 2 else right
         )
     for i, e in enumerate(shapes.edit_set("test", EDITS)):
         made = shapes.draw(e.source if base and i % 2 else e.target)
-        known[seen((picture(shapes.draw(e.source), cfg), words(e.instruction)))] = made
+        known[seen((picture(shapes.draw(e.source), cfg.layout), words(e.instruction)))] = made
 
     def write(contexts, *, max_tokens):
         return [text_generator.GeneratedText(known[seen(c)], (), True) for c in contexts]

@@ -10,7 +10,7 @@ import tiny
 
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images, masks, shards, srum_dataset
-from srum_jax.data.srum_dataset import Sample
+from srum_jax.data.srum_dataset import ImageSample
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import vae
 from srum_jax.stages import generate, ingest, selection, train, training_set
@@ -141,7 +141,7 @@ def test_records_of_the_kinds_that_generate_and_score_write(done):
         np.testing.assert_allclose(record["latent"], mean, atol=1e-4)
         if record["id"] != "2-0":
             np.testing.assert_array_equal(record["target"], record["latent"])
-    good, _ = posterior(images.latent_image(picture(9, SIZES[3]), tiny.MODEL))
+    good, _ = posterior(images.latent_image(picture(9, SIZES[3]), tiny.MODEL.layout))
     np.testing.assert_allclose(drawn[4]["target"], good, atol=1e-4)
     assert np.abs(drawn[4]["target"] - drawn[4]["latent"]).max() > 0.01
 
@@ -179,17 +179,18 @@ def test_what_is_set_aside_and_counted(done, source):
 
 def test_boxes_and_pictures_are_moved_alike():
     rng = np.random.default_rng(0)
-    sample = Sample("x", "y", picture(0, (64, 128)), picture(1, (64, 128)))
+    sample = ImageSample("x", "y", picture(0, (64, 128)), picture(1, (64, 128)))
     regions = tuple(
-        srum_dataset.Region((int(x), 3, int(x) + 9, 20), 0.0, "") for x in rng.integers(0, 100, 5)
+        srum_dataset.ScoredBox((int(x), 3, int(x) + 9, 20), 0.0, "")
+        for x in rng.integers(0, 100, 5)
     )
-    fitted = ingest.fitted(dataclasses.replace(sample, regions=regions), tiny.MODEL)
+    fitted = ingest.fitted(dataclasses.replace(sample, regions=regions), tiny.MODEL.layout)
     assert fitted.image.shape == fitted.target.shape == (32, 64, 3)
     for before, after in zip(regions, fitted.regions, strict=True):
         (there,) = masks.resize_boxes(np.array([before.bbox]), (64, 128), (32, 64))
         assert after.bbox == tuple(there)
     with pytest.raises(ValueError, match="comes to 32x32 pixels, .* to 64x32"):
-        ingest.fitted(dataclasses.replace(sample, target=picture(1, (32, 32))), tiny.MODEL)
+        ingest.fitted(dataclasses.replace(sample, target=picture(1, (32, 32))), tiny.MODEL.layout)
 
 
 # ---------------------------------------------------------------------------- going on, refusing
@@ -312,7 +313,7 @@ def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path,
         shards.read(data.candidates), shards.read(data.scores), PUBLISHED
     )
     c = next(c for c in found if c.id == "2-0")
-    mean, std = posterior(images.latent_image(picture(3, SIZES[3]), tiny.MODEL))
+    mean, std = posterior(images.latent_image(picture(3, SIZES[3]), tiny.MODEL.layout))
     np.testing.assert_allclose(c.latent, mean, atol=1e-4)
     np.testing.assert_allclose(c.latent_std, std, rtol=1e-3)
     draws = [training_set.resampled(c, 0, place) for place in range(400)]

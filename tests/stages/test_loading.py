@@ -9,7 +9,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from srum_jax.core import param_tree
+from srum_jax.core import files, param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.models.bagel import model as bagel
 from srum_jax.stages import loading
@@ -100,7 +100,7 @@ def test_a_fingerprint_is_of_content_alone(weights, tmp_path, monkeypatch):
     names = json.loads((same / "llm_config.json").read_text())
     (same / "llm_config.json").write_text(json.dumps(names | {"rope_theta": 5.0}))
     assert loading.fingerprint(same) != loading.fingerprint(weights)
-    monkeypatch.setattr(loading, "_CHUNK", 64)  # as with a large file: samples only
+    monkeypatch.setattr(files, "_SAMPLE", 64)  # as with a large file: samples only
     assert loading.fingerprint(weights) != loading.fingerprint(other)
 
 

@@ -73,7 +73,7 @@ def test_finished_is_skipped_and_read_back(work):
     assert Manifest.read(work.stage("train")) == first
     assert first.counts == {"images": 3} and first.timing["compile_seconds"] == 0.25
     assert first.hash == Manifest.read(work.stage("train")).hash
-    assert not [p for p in work.stage("train").iterdir() if p.name.endswith(".tmp")]
+    assert not [p for p in work.stage("train").iterdir() if p.name.endswith(".partial")]
 
 
 def test_half_done_goes_on(work):

@@ -67,11 +67,11 @@ def test_a_host_makes_its_share_and_stops_for_another(tmp_path, make, monkeypatc
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     said = []
 
-    def gathered(number, label):
+    def all_gather(number, label):
         said.append(number)
         return [number, number]
 
-    monkeypatch.setattr(distributed, "gathered", gathered)
+    monkeypatch.setattr(distributed, "all_gather", all_gather)
     make.then = (tmp_path / shard_worker.STOP).touch
     with pytest.raises(Preempted):
         run(tmp_path, make)

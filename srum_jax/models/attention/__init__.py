@@ -8,15 +8,15 @@ what a mesh cuts, `choice` which back-end a run takes.
 
 from srum_jax.models.attention.choice import choose
 from srum_jax.models.attention.dense import attend, attend_behind
-from srum_jax.models.attention.lanes import cut_tokens, over
+from srum_jax.models.attention.lanes import over, shard_tokens
 from srum_jax.models.attention.mask_rule import mask, seen
 
 __all__ = [
     "attend",
     "attend_behind",
     "choose",
-    "cut_tokens",
     "mask",
     "over",
     "seen",
+    "shard_tokens",
 ]

@@ -11,18 +11,18 @@ _SHORT, _SHORT_ON_CPU = 2048, 255
 
 
 def choose(
-    wanted: str, *, platform: str, tokens: int, head_dim: int, dtype: str, gap: str = ""
+    requested: str, *, platform: str, tokens: int, head_dim: int, dtype: str, gap: str = ""
 ) -> str:
     """The back-end for rows of `tokens` tokens; logged with the reason, once a process.
 
-    `wanted` is the config's compute.attention; `platform` "cpu", "gpu" or "tpu"; `dtype` that of
+    `requested` is the config's compute.attention; `platform` "cpu", "gpu" or "tpu"; `dtype` that of
     matrix products; `gap` why some token's keys are not one interval of packed order, or "".
     Raises ValueError where a back-end is asked for by name that cannot do the run.
     """
-    if wanted == "auto":
+    if requested == "auto":
         name, reason = _fitting(platform, tokens, head_dim, dtype, gap)
     else:
-        name, reason = wanted, "as compute.attention says"
+        name, reason = requested, "as compute.attention says"
         for problem in _problems(name, platform, tokens, head_dim, dtype, gap):
             raise ValueError(
                 f'compute.attention = "{name}": {problem}; take "auto", or "chunked", which does '

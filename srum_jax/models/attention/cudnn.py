@@ -22,7 +22,7 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[jax.Array, tuple[()]]:
     return seen(queries, keys), ()
 
 
-def run(q: jax.Array, k: jax.Array, v: jax.Array, tables) -> jax.Array:
+def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[jax.Array, tuple[()]]) -> jax.Array:
     """Attention of q [B,S,H,C] to k, v [B,T,K,C] under the mask; returns [B,S,H,C].
 
     Raises ValueError for float32; cuDNN itself refuses head sizes it cannot do.

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
+from srum_jax.data.schema import Tokens
+from srum_jax.models.attention.mask_rule import seen
+
 NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
 _SCORES = 2**27  # of one row that are held at once; more are computed in parts
 
@@ -103,6 +106,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.
     k = rearrange(k, "b t k c -> b k t c")
     v = rearrange(v, "b t k c -> b k t c")
     return unfold(_folded(q, k, v, fold_mask(allowed, group)), group)
+
+
+def prepare(queries: Tokens, keys: Tokens) -> tuple[jax.Array, tuple[()]]:
+    """(the mask, bool [B,S,T]; nothing of the keys alone)."""
+    return seen(queries, keys), ()
+
+
+def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[jax.Array, tuple[()]]) -> jax.Array:
+    """`attend` under the mask; q, the result [B,S,H,C], k, v [B,T,K,C]."""
+    return attend(q, k, v, tables[0])
 
 
 def attend_behind(

@@ -6,6 +6,8 @@ one noisy image at the end, and answers to one question at a time are so; a nois
 mid-sample is not.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +22,7 @@ def order(tokens: Tokens) -> jax.Array:
     return jnp.argsort(jnp.where(index < 0, last, index), axis=1, stable=True)
 
 
-def take(tree, order: jax.Array):
+def take(tree: Any, order: jax.Array) -> Any:
     """Every array [B,S,...] of a tree with its second axis in the given order."""
 
     def one(x):

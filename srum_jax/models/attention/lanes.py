@@ -1,14 +1,16 @@
-"""Attention over lanes, on one device or on a mesh whose "context" axis cuts long rows.
+"""Attention over lanes, on one device or on a mesh whose "context" axis shards long rows.
 
-Cut so, each device holds its part of every lane: it gathers the keys and values of all (few heads,
-thanks to grouped queries), and computes its own queries. The gradients of keys and values are
-summed and cut again on the way back.
+Each device then holds its part of every lane: an all_gather brings the keys and values of all (few
+heads, thanks to grouped queries), and it computes its own queries. The gradients of keys and values
+are summed and scattered again on the way back.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +18,22 @@ from jax.sharding import PartitionSpec
 
 from srum_jax.core import sharding
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention import chunked, cudnn, dense, mask_rule, splash
+from srum_jax.models.attention import chunked, cudnn, dense, splash
 
-_BACKENDS = {  # name -> functions (prepare, run): tables once a pass, attention in every layer
-    "dense": (
-        lambda queries, keys: (mask_rule.seen(queries, keys), ()),
-        lambda q, k, v, tables: dense.attend(q, k, v, tables[0]),
-    ),
-    "chunked": (chunked.prepare, chunked.run),
-    "splash": (splash.prepare, splash.run),
-    "cudnn": (cudnn.prepare, cudnn.run),
+# Modules with `prepare(queries, keys)`, which makes tables of tokens once a pass, and
+# `run(q, k, v, tables)`, attention in every layer.
+_BACKENDS = {
+    "dense": dense,
+    "chunked": chunked,
+    "splash": splash,
+    "cudnn": cudnn,
 }
-_OPAQUE = ("chunked", "splash", "cudnn")  # the compiler cannot cut these by itself
+_OPAQUE = ("chunked", "splash", "cudnn")  # the compiler cannot shard these by itself
 
 
 @dataclasses.dataclass(frozen=True)
-class _Cut:
-    """Mesh axes that arrays [B, S, H, C] are cut over by rows, tokens and heads; None: whole."""
+class _Sharding:
+    """Mesh axes that rows, tokens and heads of arrays [B, S, H, C] lie over (None: whole)."""
 
     rows: tuple[str, ...] | None
     context: str | None
@@ -42,8 +43,8 @@ class _Cut:
         return "tensor" if count % self.mesh.shape["tensor"] == 0 else None
 
 
-def _cut(rows: int, lengths: Sequence[int]) -> _Cut | None:
-    """How the mesh that is set cuts rows of lanes of these lengths; None without a mesh.
+def _sharding(rows: int, lengths: Sequence[int]) -> _Sharding | None:
+    """How the mesh that is set shards rows of lanes of these lengths; None without a mesh.
 
     What does not divide evenly is whole on every device: short rows of inference.
     """
@@ -51,68 +52,95 @@ def _cut(rows: int, lengths: Sequence[int]) -> _Cut | None:
     if mesh.empty or math.prod(mesh.shape.values()) == 1:
         return None
     by_rows = rows % math.prod(mesh.shape[axis] for axis in sharding.ROWS) == 0
-    ways = mesh.shape["context"]
-    long = ways > 1 and all(length % ways == 0 for length in lengths)
-    return _Cut(sharding.ROWS if by_rows else None, "context" if long else None, mesh)
+    parts = mesh.shape["context"]
+    long = parts > 1 and all(length % parts == 0 for length in lengths)
+    return _Sharding(sharding.ROWS if by_rows else None, "context" if long else None, mesh)
 
 
-def cut_tokens(*lanes: jax.Array) -> tuple[jax.Array, ...]:
+def shard_tokens(*lanes: jax.Array) -> tuple[jax.Array, ...]:
     """Activations [B, S, ...] of a row's lanes as they lie between layers: every device has its own
-    rows, of these the part that attention cuts over "context", and all features.
+    rows, of these the part that attention shards over "context", and all features.
 
-    Left to itself the compiler may cut features as the weights are cut. Then it sums products over
-    the devices, where gathering the weights sends a tenth.
+    Left to itself the compiler may shard features as the weights are sharded. Then it sums products
+    over the devices, where an all_gather of the weights sends a tenth.
     """
-    cut = _cut(lanes[0].shape[0], [x.shape[1] for x in lanes])
-    if cut is None or (cut.rows is None and cut.context is None):
+    axes = _sharding(lanes[0].shape[0], [x.shape[1] for x in lanes])
+    if axes is None or (axes.rows is None and axes.context is None):
         return lanes
-    return tuple(sharding.constrain(x, cut.rows, cut.context) for x in lanes)
+    return tuple(sharding.constrain(x, axes.rows, axes.context) for x in lanes)
 
 
-def over(lanes: Sequence[Tokens], name: str) -> Callable:
-    """attend(q, k, v) of a pass over rows whose tokens lie in `lanes`, one after the other.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LaneAttention:
+    """Attention of one pass over rows, for every layer: made by `over`.
 
-    q, k and v are sequences of arrays, one a lane: [B,S,H,C], [B,S,K,C], [B,S,K,C]; the result is
-    a tuple of [B,S,H,C]. Every query sees what `mask_rule.seen` says of all lanes; what sees
-    nothing has output 0. `name` is a back-end: "dense", "chunked", "splash" or "cudnn". Raises
-    ValueError for another name and for what the back-end cannot do.
+    backend: one of the modules above · tables: what its `prepare` made · axes: how arrays are
+    sharded; None: they are whole, or the compiler shards them.
+    """
+
+    backend: ModuleType
+    tables: Any
+    axes: _Sharding | None
+
+    def __call__(
+        self, q: Sequence[jax.Array], k: Sequence[jax.Array], v: Sequence[jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """Arrays one a lane, q [B,S,H,C], k and v [B,S,K,C] -> one a lane, [B,S,H,C]."""
+        lanes = tuple(q), tuple(k), tuple(v)
+        if self.axes is None:
+            return _attend(self.backend, None, self.tables, *lanes)
+        heads = PartitionSpec(self.axes.rows, self.axes.context, self.axes.heads(k[0].shape[2]))
+        attend = functools.partial(_attend, self.backend, self.axes.context)
+        specs = (_table_specs(self.axes), heads, heads, heads)
+        return _shard_map(attend, in_specs=specs, out_specs=heads)(self.tables, *lanes)
+
+
+def over(lanes: Sequence[Tokens], name: str) -> LaneAttention:
+    """Attention of a pass over rows whose tokens lie in `lanes`, one after the other.
+
+    Every query sees what `mask_rule.seen` says of all lanes; what sees nothing has output 0. `name`
+    is a back-end: "dense", "chunked", "splash" or "cudnn". Raises ValueError for another name and
+    for what the back-end cannot do.
     """
     if name not in _BACKENDS:
         raise ValueError(f"attention {name!r} is not known: one of {', '.join(_BACKENDS)}")
-    prepare, run = _BACKENDS[name]
-    cut = _cut(lanes[0].segment.shape[0], [lane.segment.shape[1] for lane in lanes])
-    apart = cut is not None and (cut.context is not None or name in _OPAQUE)
-
-    def gathered(x):
-        if not apart or cut.context is None or not x.shape[1]:
-            return x
-        return jax.lax.all_gather(x, cut.context, axis=1, tiled=True)
-
-    def joined(parts):
-        return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *parts)
-
-    def tables(*lanes):
-        return prepare(joined(lanes), joined([jax.tree.map(gathered, lane) for lane in lanes]))
-
-    def attend(tables, q, k, v):
-        ends = [sum(x.shape[1] for x in q[: i + 1]) for i in range(len(q) - 1)]
-        o = run(joined(q), joined(map(gathered, k)), joined(map(gathered, v)), tables)
-        return tuple(jnp.split(o, ends, axis=1))
-
-    if not apart:
-        return functools.partial(_attend, attend, tables(*lanes))
-
-    share = functools.partial(jax.shard_map, check_vma=False)
-    by_query, by_row = PartitionSpec(cut.rows, cut.context), PartitionSpec(cut.rows)
-    made = share(tables, in_specs=by_query, out_specs=(by_query, by_row))(*lanes)
-
-    def on_mesh(tables, q, k, v):
-        heads = PartitionSpec(cut.rows, cut.context, cut.heads(k[0].shape[2]))
-        specs = ((by_query, by_row), heads, heads, heads)
-        return share(attend, in_specs=specs, out_specs=heads)(tables, q, k, v)
-
-    return functools.partial(_attend, on_mesh, made)
+    backend = _BACKENDS[name]
+    axes = _sharding(lanes[0].segment.shape[0], [lane.segment.shape[1] for lane in lanes])
+    if axes is None or (axes.context is None and name not in _OPAQUE):
+        return LaneAttention(backend, _tables(backend, None, *lanes), None)
+    tables = functools.partial(_tables, backend, axes.context)
+    by_query, out = PartitionSpec(axes.rows, axes.context), _table_specs(axes)
+    return LaneAttention(
+        backend, _shard_map(tables, in_specs=by_query, out_specs=out)(*lanes), axes
+    )
 
 
-def _attend(function, tables, q, k, v):
-    return function(tables, tuple(q), tuple(k), tuple(v))
+_shard_map = functools.partial(jax.shard_map, check_vma=False)
+
+
+def _table_specs(axes: _Sharding) -> tuple[PartitionSpec, PartitionSpec]:
+    """Tables of queries lie as the queries, those of keys are whole in every part of a row."""
+    return PartitionSpec(axes.rows, axes.context), PartitionSpec(axes.rows)
+
+
+def _tables(backend: ModuleType, axis: str | None, *lanes: Tokens) -> Any:
+    keys = [jax.tree.map(lambda x: _all_gather(x, axis), lane) for lane in lanes]
+    return backend.prepare(_joined(lanes), _joined(keys))
+
+
+def _attend(backend: ModuleType, axis: str | None, tables, q, k, v) -> tuple[jax.Array, ...]:
+    ends = [sum(x.shape[1] for x in q[: i + 1]) for i in range(len(q) - 1)]
+    k, v = (_joined([_all_gather(x, axis) for x in lanes]) for lanes in (k, v))
+    return tuple(jnp.split(backend.run(_joined(q), k, v, tables), ends, axis=1))
+
+
+def _all_gather(x: jax.Array, axis: str | None) -> jax.Array:
+    """The whole second axis of an array whose part is here; `axis` None: it is whole."""
+    if axis is None or not x.shape[1]:
+        return x
+    return jax.lax.all_gather(x, axis, axis=1, tiled=True)
+
+
+def _joined(lanes):
+    """Trees of arrays [B,S,...], one a lane, as one behind the other."""
+    return jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *lanes)

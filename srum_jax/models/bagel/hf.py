@@ -19,6 +19,8 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from srum_jax.core import param_tree
+from srum_jax.core.errors import listed
+from srum_jax.core.files import write_json, write_text
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf_folder, model_card, model_config, vae
 from srum_jax.models.bagel import model as bagel
@@ -26,12 +28,12 @@ from srum_jax.models.bagel.hf_folder import INDEX_FILE, MODEL_FILES, Parts, Tens
 from srum_jax.models.bagel.hf_table import (
     MODEL_FILE,
     VAE_FILE,
-    Entry,
     computed_tables,
     position_table,
     table,
 )
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.name_table import TableEntry
 
 __all__ = ["MODEL_FILE", "VAE_FILE", "Parts", "computed_tables", "load", "locate", "save", "table"]
 
@@ -40,7 +42,6 @@ LAYOUTS = ("official", "sharded")
 FILE_LIMIT = 5 * 10**9  # bytes of a file in the layout "sharded"
 
 _IN_FLIGHT = 2  # shards on the host, and leaves waiting for the last of theirs, at a time
-_SHOWN = 100  # problems listed; the rest is counted
 
 Bounds = tuple[tuple[int, int], ...]  # (start, stop) of every axis
 
@@ -64,7 +65,7 @@ def load(
     once, and two are on the host at a time.
     `base` is a folder that has what this one lacks: autoencoder, vision tower, connector.
     `convert(path, leaf)` -> {path: array} replaces each leaf of the model as soon as it is there,
-    for example by a quantised one; then at most three leaves are in memory as they were stored.
+    for example by a quantized one; then at most three leaves are in memory as they were stored.
     Raises ValueError naming the file and every missing, unknown, misshapen or unreadable tensor.
     """
     unknown = set(want) - {"model", "vae"}
@@ -78,13 +79,9 @@ def load(
     if "vae" in want:
         autoencoder = hf_folder.vae_tensors(folder, base, cfg, problems)
     if problems:
-        shown = problems[:_SHOWN]
-        if len(problems) > len(shown):
-            shown.append(f"… and {len(problems) - len(shown)} more")
         raise ValueError(
-            f"{folder}: the checkpoint does not fit its own JSON files:\n  "
-            + "\n  ".join(shown)
-            + "\nCheck that weights and JSON files belong together and were copied whole."
+            f"{folder}: the checkpoint does not fit its own JSON files:{listed(problems)}\n"
+            "Check that weights and JSON files belong together and were copied whole."
         )
     model_at, vae_at = shardings or (None, None)
     return (
@@ -94,7 +91,7 @@ def load(
 
 
 def _read(
-    tensors: Tensors, entries: Sequence[Entry], shardings, dtype, convert
+    tensors: Tensors, entries: Sequence[TableEntry], shardings, dtype, convert
 ) -> param_tree.Params:
     """Every leaf, in the table's order, by two threads."""
     dtype, at = np.dtype(dtype), param_tree.flatten(shardings) if shardings else {}
@@ -124,7 +121,9 @@ def _read(
     return param_tree.unflatten(leaves)
 
 
-def _begin(pool, tensors: Tensors, entries: Sequence[Entry], dtype, sharding) -> Callable[[], Any]:
+def _begin(
+    pool, tensors: Tensors, entries: Sequence[TableEntry], dtype, sharding
+) -> Callable[[], Any]:
     """Starts to read a leaf; the function it returns waits for it."""
     shape = tuple(size for _, size in entries[0].sizes)
     if entries[0].layer is not None:
@@ -150,7 +149,7 @@ def _begin(pool, tensors: Tensors, entries: Sequence[Entry], dtype, sharding) ->
     return leaf
 
 
-def _part(tensors: Tensors, entries: Sequence[Entry], bounds: Bounds, dtype) -> np.ndarray:
+def _part(tensors: Tensors, entries: Sequence[TableEntry], bounds: Bounds, dtype) -> np.ndarray:
     """The part of a leaf inside `bounds`, on the host; `entries` are all layers of a stack."""
     out = np.empty([stop - start for start, stop in bounds], dtype)
     stacked = entries[0].layer is not None
@@ -166,7 +165,7 @@ def _part(tensors: Tensors, entries: Sequence[Entry], bounds: Bounds, dtype) -> 
 
 
 def _fill(
-    out: np.ndarray, file, tensor: safetensors_io.Tensor, entry: Entry, bounds: Bounds
+    out: np.ndarray, file, tensor: safetensors_io.StoredTensor, entry: TableEntry, bounds: Bounds
 ) -> None:
     """Reads the part of one tensor that is ours inside `bounds` into `out`.
 
@@ -245,15 +244,14 @@ def save(
         (position_table(*sizes) for sizes in fixed.values()),
         _official(params, entries[MODEL_FILE]),
     )
-    autoencoder = [(e.name, e.shape, "F32") for e in entries[VAE_FILE]]
-    vae_tensors = _official(vae_params, entries[VAE_FILE])
+    autoencoder, vae_tensors = _vae_tensors(cfg, vae_params)
     if jax.process_index() != 0:
         deque(itertools.chain(vae_tensors, tensors), maxlen=0)  # its part in gathering them
         return
     folder.mkdir(parents=True, exist_ok=True)
     hf_folder.write_beside(folder, cfg, copies)
     card = model_card.text(cfg, model_file=model_file, vae_file=VAE_FILE, dtype=dtype, notes=notes)
-    safetensors_io.write_bytes(folder / "README.md", [card.encode()])
+    write_text(folder / "README.md", card)
     safetensors_io.write(folder / VAE_FILE, autoencoder, vae_tensors)
     if layout == "official":
         safetensors_io.write(folder / MODEL_FILE, model, tensors)
@@ -261,7 +259,21 @@ def save(
         _write_sharded(folder, model, tensors, limit)
 
 
-def _official(params: param_tree.Params, entries: Sequence[Entry]) -> Iterator[np.ndarray]:
+def save_vae(folder: epath.PathLike, cfg: BagelConfig, vae_params: param_tree.Params) -> None:
+    """The autoencoder alone, as `load(…, want=("vae",))` reads it: its sizes, then its values."""
+    folder = epath.Path(folder)
+    write_json(folder / model_config.VAE_JSON, model_config.to_json(cfg)[model_config.VAE_JSON])
+    kinds, values = _vae_tensors(cfg, vae_params)
+    safetensors_io.write(folder / VAE_FILE, kinds, values)
+
+
+def _vae_tensors(cfg: BagelConfig, params: param_tree.Params) -> tuple[list, Iterator[np.ndarray]]:
+    """What `safetensors.write` takes of the autoencoder."""
+    entries = table(cfg)[VAE_FILE]
+    return [(e.name, e.shape, "F32") for e in entries], _official(params, entries)
+
+
+def _official(params: param_tree.Params, entries: Sequence[TableEntry]) -> Iterator[np.ndarray]:
     """The official tensors in the table's order, one on the host at a time."""
     leaves = param_tree.flatten(params)
     for entry in entries:
@@ -298,4 +310,4 @@ def _write_sharded(folder: epath.Path, kinds, tensors: Iterator[np.ndarray], lim
     total = sum(math.prod(shape) * safetensors_io.DTYPES[kind].itemsize for _, shape, kind in kinds)
     places = {kind[0]: name for name, part in zip(names, files, strict=True) for kind in part}
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    hf_folder.write_json(folder / INDEX_FILE, index)
+    write_json(folder / INDEX_FILE, index)

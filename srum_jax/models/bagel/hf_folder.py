@@ -7,18 +7,20 @@ a folder lacks may come from a second one, its base. Of weights nothing but head
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
 from etils import epath
 
+from srum_jax.core import files
 from srum_jax.core.files import read_json
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import model_config
-from srum_jax.models.bagel.hf_table import MODEL_FILE, VAE_FILE, Entry, computed_tables, table
+from srum_jax.models.bagel.hf_table import MODEL_FILE, VAE_FILE, computed_tables, table
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.models.safetensors_io import Tensor
+from srum_jax.models.name_table import misfits
+from srum_jax.models.safetensors_io import StoredTensor
 
 TRAINED_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,7 +32,7 @@ GENERATION_KEY = "srum_jax"  # its settings there, beside those of the transform
 USAGE_FILE = "usage.json"  # the settings alone, as older versions wrote them
 TOWERS = {"vit_model.": "the vision tower", "connector.": "the connector"}  # may be in the base
 
-Tensors = dict[str, Tensor]
+Tensors = dict[str, StoredTensor]
 _BASE = "as the base (base=, weights_base in a config, --base of srum_jax.convert)"
 _HOW = (
     "a folder in the Hugging Face layout of BAGEL, with llm_config.json, vit_config.json, "
@@ -114,7 +116,7 @@ def model_tensors(
     towers = [e for e in entries if e.name.startswith(tuple(lacking))]
     own = [e for e in entries if not e.name.startswith(tuple(lacking))]
     fixed = {name: (side**2, dim) for name, (side, dim) in computed_tables(cfg).items()}
-    _compare(file, tensors, own, fixed, problems)
+    problems += misfits(file, tensors, own, fixed)
     if lacking and base is None:
         problems += [
             f"{file}: {TOWERS[tower]} is missing ({tower}*, "
@@ -127,7 +129,7 @@ def model_tensors(
         others = _open(theirs, problems)
         if others is not None:
             others = {name: tensor for name, tensor in others.items() if name in names}
-            _compare(theirs, others, towers, {}, problems)
+            problems += misfits(theirs, others, towers)
             tensors = tensors | others
     return tensors
 
@@ -140,7 +142,7 @@ def vae_tensors(
     tensors = _open(file, problems)
     if tensors is None:
         return {}
-    _compare(file, tensors, table(cfg)[VAE_FILE], {}, problems)
+    problems += misfits(file, tensors, table(cfg)[VAE_FILE])
     return tensors
 
 
@@ -170,19 +172,14 @@ def write_beside(folder: epath.Path, cfg: BagelConfig, copies: Sequence[epath.Pa
     have = {path.name for path in copies}
     for name, content in model_config.to_json(cfg).items():
         if name not in have:
-            write_json(folder / name, content)
+            files.write_json(folder / name, content)
     for path in copies:
         if path.name == USAGE_FILE:
             beside = path.parent / GENERATION_FILE
             others = read_json(beside) if beside in copies else {}
-            write_json(folder / GENERATION_FILE, {GENERATION_KEY: read_json(path)} | others)
+            files.write_json(folder / GENERATION_FILE, {GENERATION_KEY: read_json(path)} | others)
         elif path.resolve() != (folder / path.name).resolve():
-            safetensors_io.write_bytes(folder / path.name, [path.read_bytes()])
-
-
-def write_json(path: epath.Path, content: Any) -> None:
-    """A JSON file as the Hugging Face layout has them, whole or absent."""
-    safetensors_io.write_bytes(path, [(json.dumps(content, indent=1) + "\n").encode()])
+            files.write_bytes(folder / path.name, [path.read_bytes()])
 
 
 def _open(file: epath.Path, problems: list[str]) -> Tensors | None:
@@ -226,25 +223,3 @@ def _plain(part: object) -> bool:
     """Whether an index names a file of its own folder."""
     outside = {"/", "\\", "\0", ":"}
     return isinstance(part, str) and part.endswith(".safetensors") and not outside & set(part)
-
-
-def _compare(
-    file: epath.Path,
-    tensors: Tensors,
-    entries: Sequence[Entry],
-    optional: Mapping[str, tuple[int, ...]],
-    problems: list[str],
-) -> None:
-    want = {e.name: e.shape for e in entries}
-    problems += [f"{file}: tensor {n} {s} is missing" for n, s in want.items() if n not in tensors]
-    readable = tuple(safetensors_io.DTYPES)
-    for name, tensor in sorted(tensors.items()):
-        expected = want.get(name, optional.get(name))
-        where = f"{tensor.path}: {name}"
-        if expected is None:
-            problems.append(f"{tensor.path}: unknown tensor {name}")
-            continue
-        if tensor.shape != expected:
-            problems.append(f"{where} has shape {tensor.shape}, expected {expected}")
-        if tensor.dtype not in readable:
-            problems.append(f"{where} is {tensor.dtype}, expected one of {readable}")

@@ -1,23 +1,15 @@
-"""The table of names: which official tensor each of our leaves is, and in which layout.
+"""BAGEL's table of names (`models/name_table.py`), for model and autoencoder.
 
-Every entry pairs a leaf (a layer of a stacked one) with an official tensor and an einops pattern
-official -> ours; the way back is the pattern reversed. The two sin-cos position tables are
-computed, not learned: they have official names and no leaf.
+The two sin-cos position tables are computed, not learned: they have official names and no leaf.
 """
 
-import dataclasses
-import functools
-import math
-import re
-from collections.abc import Iterator
-
 import numpy as np
-from einops import rearrange
 
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.name_table import TableEntry, entries
 
 MODEL_FILE = "ema.safetensors"
 VAE_FILE = "ae.safetensors"
@@ -87,50 +79,6 @@ _VIT_BLOCK = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One official tensor: its name, where it goes (path, layer or None), pattern official -> ours.
-
-    `sizes` are the lengths of our axes, in their order; they give the official shape.
-    """
-
-    name: str
-    path: str
-    layer: int | None
-    pattern: str
-    sizes: tuple[tuple[str, int], ...]
-
-    @functools.cached_property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Our axes that make up each official axis, outermost first: "(h c) d" is (h, c), (d,)."""
-        words = re.findall(r"\([^)]*\)|\w+", self.pattern.split("->")[0])
-        return tuple(tuple(word.strip("()").split()) for word in words)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The official shape."""
-        sizes = dict(self.sizes)
-        return tuple(math.prod(sizes[axis] for axis in group) for group in self.groups)
-
-    def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-        """The official tensor, or a part of it that is cut at the outermost axes of `groups`."""
-        inner = {axis for group in self.groups for axis in group[1:]}
-        return rearrange(tensor, self.pattern, **{a: n for a, n in self.sizes if a in inner})
-
-    def to_official(self, leaf: np.ndarray) -> np.ndarray:
-        """Our leaf (one layer of a stacked one) in the official layout."""
-        ours, official = reversed(self.pattern.split("->"))
-        return rearrange(leaf, f"{ours} -> {official}")
-
-
-def _entries(path: str, name: str, pattern: str, spec: param_tree.ParamSpec) -> Iterator[Entry]:
-    stacked = "{}" in name
-    axes = pattern.split("->")[1].split()
-    sizes = tuple(zip(axes, spec.shape[1:] if stacked else spec.shape, strict=True))
-    for layer in range(spec.shape[0]) if stacked else (None,):
-        yield Entry(name.format(layer), path, layer, pattern, sizes)
-
-
 def _model_rules() -> dict[str, tuple[str, str]]:
     """Our path -> (official name, pattern) for a whole model."""
     rules = dict(_TOP)
@@ -151,7 +99,7 @@ def _vae_rule(path: str, spec: param_tree.ParamSpec) -> tuple[str, str]:
     return f"{head.replace('/', '.')}.{suffix}", pattern
 
 
-def table(cfg: BagelConfig) -> dict[str, list[Entry]]:
+def table(cfg: BagelConfig) -> dict[str, list[TableEntry]]:
     """File name -> its entries, for every leaf of the spec trees; nothing is allocated."""
     model, autoencoder = (
         param_tree.flatten(bagel.specs(cfg)),
@@ -159,9 +107,9 @@ def table(cfg: BagelConfig) -> dict[str, list[Entry]]:
     )
     rules = _model_rules()
     return {
-        MODEL_FILE: [e for path, s in model.items() for e in _entries(path, *rules[path], s)],
+        MODEL_FILE: [e for path, s in model.items() for e in entries(path, *rules[path], s)],
         VAE_FILE: [
-            e for path, s in autoencoder.items() for e in _entries(path, *_vae_rule(path, s), s)
+            e for path, s in autoencoder.items() for e in entries(path, *_vae_rule(path, s), s)
         ],
     }
 

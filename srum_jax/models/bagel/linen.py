@@ -18,7 +18,7 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
 
-class Bagel(nn.Module):
+class BagelModule(nn.Module):
     """BAGEL of sizes `cfg`, the autoencoder excepted.
 
     `model.init(key, batch, x_t, t)["params"]` equals `core.params.init(bagel.specs(cfg), key)`
@@ -32,7 +32,8 @@ class Bagel(nn.Module):
     param_dtype: Any = jnp.float32
     remat: str = "full"
 
-    def setup(self):
+    def setup(self) -> None:
+        """Declares every sub-tree of `bagel.specs` as a parameter (flax calls it)."""
         # The key as it was given: linen would fold a counter into it.
         root = self.scope.rngs["params"].as_jax_rng() if self.has_rng("params") else None
 

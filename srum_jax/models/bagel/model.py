@@ -5,8 +5,11 @@ lane, logits from the und lane. The autoencoder is apart (`models/bagel/vae.py`)
 none.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from srum_jax.core import param_tree
 from srum_jax.data.schema import Batch
@@ -42,7 +45,7 @@ def specs(cfg: BagelConfig) -> param_tree.Specs:
 
 
 @jax.named_scope("embed_text")
-def embed_text(params: param_tree.Params, ids: jax.Array, dtype) -> jax.Array:
+def embed_text(params: param_tree.Params, ids: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Token ids [B,U] -> [B,U,D]."""
     return jnp.take(params["embed"], ids, axis=0).astype(dtype)
 
@@ -55,7 +58,7 @@ def embed_pictures(
     positions: jax.Array,
     images: jax.Array,
     *,
-    dtype,
+    dtype: DTypeLike,
     remat: str,
 ) -> jax.Array:
     """ViT, connector and connector positions: patches [B,P,p·p·3] -> [B,P,D]."""
@@ -76,13 +79,13 @@ def embed_pictures(
 
 
 @jax.named_scope("embed_time")
-def embed_time(params: param_tree.Params, t: jax.Array, dtype) -> jax.Array:
+def embed_time(params: param_tree.Params, t: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Times [...] in [0, 1] -> [..., D]."""
     h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), params["time"]["fc1"])
     return linear(jax.nn.silu(h), params["time"]["fc2"])
 
 
-def embed_cells(cfg: BagelConfig, positions: jax.Array, dtype) -> jax.Array:
+def embed_cells(cfg: BagelConfig, positions: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Position ids of latent tokens [B,G] -> [B,G,D]."""
     return sincos_2d(positions, cfg.max_latent, cfg.llm.hidden).astype(dtype)
 
@@ -102,10 +105,10 @@ def forward(
     x_t: jax.Array,
     t: jax.Array,
     *,
-    dtype=jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     remat: str = "full",
     keep: str = "none",
-):
+) -> tuple[jax.Array, jax.Array, Any]:
     """Hidden states after the final norms: (und [B,U,D], gen [B,G,D], kept as in `mot.stack`).
 
     x_t [B,G,p·p·Z] float32: the latents as the model sees them; t [B,N]: time per latent image

@@ -5,10 +5,12 @@ where there is a folder, from a preset otherwise; no other file holds such a con
 """
 
 import dataclasses
-import json
 from typing import Literal
 
 from etils import epath
+
+from srum_jax.core.files import read_json
+from srum_jax.data.schema import LayoutSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class LLMConfig:
 
     @property
     def head_dim(self) -> int:
+        """Features of one head."""
         return self.hidden // self.heads
 
 
@@ -81,6 +84,7 @@ class VAEConfig:
 
     @property
     def downsample(self) -> int:
+        """Side of the square of pixels that one latent stands for."""
         return 2 ** (len(self.ch_mult) - 1)
 
 
@@ -112,6 +116,24 @@ class BagelConfig:
         """Side of the square of pixels one latent token stands for."""
         return self.latent_patch * self.vae.downsample
 
+    @property
+    def layout(self) -> LayoutSizes:
+        """What packing, pictures and tokenizer need of these sizes."""
+        return LayoutSizes(
+            vocab=self.llm.vocab,
+            bos=self.bos,
+            eos=self.eos,
+            start_of_image=self.start_of_image,
+            end_of_image=self.end_of_image,
+            vit_patch=self.vit.patch,
+            vit_side=self.vit.positions,
+            vit_positions=self.max_vit,
+            token_pixels=self.token_pixels,
+            token_dim=self.token_dim,
+            max_latent=self.max_latent,
+            interpolate_pos=self.interpolate_pos,
+        )
+
 
 SHAPES = BagelConfig(
     llm=LLMConfig(hidden=128, layers=4, heads=4, kv_heads=2, ffn=352, vocab=96, rope_theta=1e4),
@@ -140,21 +162,15 @@ BAGEL_7B_MOT = BagelConfig(
     end_of_image=151653,
 )
 
+VAE_JSON = "ae_config.json"
 PRESETS = {"shapes": SHAPES, "bagel_7b_mot": BAGEL_7B_MOT}
-
-
-def _read(path: epath.Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{path}: not valid JSON (line {e.lineno}: {e.msg})") from e
 
 
 class _Fields:
     """A JSON object whose missing or mistyped field is named together with its file."""
 
     def __init__(self, path: epath.Path):
-        self.path, self.values = path, _read(path)
+        self.path, self.values = path, read_json(path)
 
     def __call__(self, name: str, kind: type):
         if name not in self.values:
@@ -222,9 +238,9 @@ def _scaling_json(scaling: RopeScaling) -> dict:
     return {"rope_type": scaling.kind, **{k: v for k, v in values.items() if v is not None}}
 
 
-def autoencoder_from_folder(folder) -> VAEConfig:
+def autoencoder_from_folder(folder: epath.PathLike) -> VAEConfig:
     """Sizes of a folder's autoencoder; BAGEL-7B-MoT's where it has no `ae_config.json`."""
-    path = epath.Path(folder) / "ae_config.json"
+    path = epath.Path(folder) / VAE_JSON
     if not path.exists():
         return BAGEL_7B_MOT.vae
     ae = _Fields(path)
@@ -238,7 +254,7 @@ def autoencoder_from_folder(folder) -> VAEConfig:
     )
 
 
-def from_folder(folder) -> BagelConfig:
+def from_folder(folder: epath.PathLike) -> BagelConfig:
     """Reads the sizes of a checkpoint folder.
 
     `llm_config.json` and `vit_config.json` are the official files. `ae_config.json` and
@@ -350,7 +366,7 @@ def to_json(cfg: BagelConfig) -> dict[str, dict]:
             "layer_norm_eps": cfg.vit.eps,
             "attention_dropout": 0.0,
         },
-        "ae_config.json": {
+        VAE_JSON: {
             "in_channels": 3,
             "out_ch": 3,
             "downsample": cfg.vae.downsample,

@@ -5,6 +5,8 @@ attention sees both, in lane order [und, gen], behind what a row's cache already
 stacked `[L, ...]` and scanned.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -105,7 +107,7 @@ def stack(
     keep: str = "none",
     remat: str = "full",
     backend: str = "dense",
-):
+) -> tuple[jax.Array, jax.Array, Any]:
     """Runs every layer and the final norms.
 
     und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally the cache
@@ -119,7 +121,7 @@ def stack(
     tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
     if cache is None:
         attend = attention.over((und_tokens, gen_tokens), backend)
-        cut = attention.cut_tokens
+        cut = attention.shard_tokens
     else:
         allowed = attention.mask(tokens, tokens)
 
@@ -127,7 +129,7 @@ def stack(
             # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
             long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
             return [
-                attention.cut_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)
+                attention.shard_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)
             ]
 
     und, gen = cut(und, gen)

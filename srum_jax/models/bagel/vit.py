@@ -94,11 +94,11 @@ def encode(
     """
     x = linear(patches, params["patch"])
     x = x + jnp.take(params["positions"], position_ids, axis=0, mode="clip").astype(x.dtype)
-    (x,) = attention.cut_tokens(x)
+    (x,) = attention.shard_tokens(x)
     attend = attention.over([_tokens(image_index)], backend)
 
     def step(carry, p):
-        (x,) = attention.cut_tokens(_block(carry, p, attend, cfg.eps))
+        (x,) = attention.shard_tokens(_block(carry, p, attend, cfg.eps))
         return x, None
 
     x, _ = jax.lax.scan(rematerialised(step, remat), x, params["blocks"])

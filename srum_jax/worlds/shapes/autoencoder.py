@@ -17,12 +17,10 @@ from etils import epath
 from srum_jax.config import Config
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.core.errors import Diverged
-from srum_jax.core.files import write_json
 from srum_jax.data import pipeline
 from srum_jax.data.images import to_float
-from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf, model_config, vae
-from srum_jax.models.bagel.model_config import BagelConfig, VAEConfig
+from srum_jax.models.bagel.model_config import VAEConfig
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
@@ -100,7 +98,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     logging.info("autoencoder: scale %.4f, shift %.4f", scale, shift)
     measured = dataclasses.replace(sizes, scale=scale, shift=shift)
     if jax.process_index() == 0:
-        write(folder / "model", dataclasses.replace(model, vae=measured), state.ema)
+        hf.save_vae(folder / "model", dataclasses.replace(model, vae=measured), state.ema)
     return Outcome(
         outputs={"model": "model", "metrics": "metrics.jsonl"},
         counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
@@ -140,16 +138,3 @@ def verified(params: param_tree.Params, cfg: VAEConfig, *, seed: int) -> float:
         )
     ]
     return float(np.mean(right))
-
-
-def write(folder: epath.Path, model: BagelConfig, params: param_tree.Params) -> None:
-    """`ae_config.json` and `ae.safetensors` as `hf.load(…, want=("vae",))` reads them, the latter
-    last and whole."""
-    leaves, entries = param_tree.flatten(jax.device_get(params)), hf.table(model)[hf.VAE_FILE]
-    name = "ae_config.json"
-    write_json(folder / name, model_config.to_json(model)[name])
-    safetensors_io.write(
-        folder / hf.VAE_FILE,
-        [(entry.name, entry.shape, "F32") for entry in entries],
-        (entry.to_official(leaves[entry.path]) for entry in entries),
-    )

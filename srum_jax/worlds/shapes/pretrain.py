@@ -20,7 +20,7 @@ from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, sources
-from srum_jax.data.schema import Branch, Example, Lanes, Picture
+from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
@@ -133,7 +133,13 @@ def reads_several(step: int, every: int) -> bool:
 
 
 def row(
-    number: int, *, several: bool, cfg: Config, model: BagelConfig, tokenizer: Tokenizer, pool: Pool
+    number: int,
+    *,
+    several: bool,
+    cfg: Config,
+    layout: LayoutSizes,
+    tokenizer: Tokenizer,
+    pool: Pool,
 ) -> list[Example]:
     """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
 
@@ -142,16 +148,16 @@ def row(
     """
     c = cfg.pretrain
     if several:
-        examples = [_several(cfg.seed, 2 * number, tokenizer, model)]
+        examples = [_several(cfg.seed, 2 * number, tokenizer, layout)]
         if _pictures(examples[0]) == 2:
-            examples.append(_several(cfg.seed, 2 * number + 1, tokenizer, model, pairs=True))
+            examples.append(_several(cfg.seed, 2 * number + 1, tokenizer, layout, pairs=True))
     else:
         mix = shapes.Mix(questions=c.questions)
         image, asked = shapes.understanding_example(cfg.seed, number, mix)
         examples = [
-            sources.questions(tokenizer, model, (image,), [(q.text, q.answer) for q in asked])
+            sources.questions(tokenizer, layout, (image,), [(q.text, q.answer) for q in asked])
         ]
-    size = tuple(s * model.token_pixels for s in pool.latents.shape[1:3])
+    size = tuple(s * layout.token_pixels for s in pool.latents.shape[1:3])
     images, edits = c.generation_images // c.rows, 0 if several else c.edit_images // c.rows
     for i in range(number * images, (number + 1) * images):
         which = _place(cfg.seed, 2, i, len(pool.captions))
@@ -168,7 +174,7 @@ def row(
         examples.append(
             sources.edit(
                 tokenizer,
-                model,
+                layout,
                 pool.sources[which],
                 pool.before[which],
                 words,
@@ -181,11 +187,11 @@ def row(
 
 
 def _several(
-    seed: int, index: int, tokenizer: Tokenizer, model: BagelConfig, pairs: bool = False
+    seed: int, index: int, tokenizer: Tokenizer, layout: LayoutSizes, pairs: bool = False
 ) -> Example:
     """Pictures of the stream of several with their questions, if `pairs` two pictures."""
     images, asked = shapes.several_example(seed, index, clips=not pairs)
-    return sources.questions(tokenizer, model, images, [(q.text, q.answer) for q in asked])
+    return sources.questions(tokenizer, layout, images, [(q.text, q.answer) for q in asked])
 
 
 def fitted(examples: list[Example], lanes: Lanes) -> list[Example]:
@@ -243,7 +249,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
     params = param_tree.init(specs, jax.random.key(cfg.seed))
     state = create(params, tx, specs, mesh)
     rows_sharding = sharding.batch_sharding(mesh)
-    make_row = functools.partial(row, cfg=cfg, model=model, tokenizer=tokenizer, pool=pool)
+    make_row = functools.partial(row, cfg=cfg, layout=model.layout, tokenizer=tokenizer, pool=pool)
 
     def make(step: int):
         several = reads_several(step, c.multi_image_every)
@@ -251,7 +257,7 @@ def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outco
         lanes = Lanes(**{k: getattr(sizes, k) for k in packing.LANES})
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
-        return packing.pack(rows, lanes, model, label_weights=c.label_weights)
+        return packing.pack(rows, lanes, model.layout, label_weights=c.label_weights)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     state = checkpoints.newest(state, steps=c.steps)

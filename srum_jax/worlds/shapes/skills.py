@@ -91,7 +91,7 @@ def answered(able: ShapesSkills, asked: Sequence[Asked]) -> list[dict[str, Any]]
 def described(able: ShapesSkills, scenes: Sequence[shapes.Scene]) -> list[dict[str, Any]]:
     """The captions that the model writes of scenes: {"kind" (of the scene), "given", "right"}."""
     request = able.words(shapes.DESCRIBE)
-    contexts = [(picture(shapes.draw(scene), able.cfg), request) for scene in scenes]
+    contexts = [(picture(shapes.draw(scene), able.cfg.layout), request) for scene in scenes]
     written = able.generator.generate(contexts, max_tokens=CAPTION_TOKENS)
     return [
         {
@@ -111,7 +111,7 @@ def edited(able: ShapesSkills, edits: Sequence[shapes.Edit]) -> list[dict[str, A
     requests = []
     for number, edit in enumerate(edits):
         before = shapes.draw(edit.source)
-        seen = (able.encoder.encode(before), picture(before, able.cfg))
+        seen = (able.encoder.encode(before), picture(before, able.cfg.layout))
         items = image_sampler.guidance_contexts((*seen, able.words(edit.instruction)))
         seed = image_sampler.candidate_seed(0, number, 0)
         requests.append(image_sampler.ImageRequest(**items, size=before.shape[:2], seed=seed))

@@ -46,7 +46,7 @@ def pool():
 @pytest.fixture(scope="module")
 def row(cfg, words, pool):
     def make(number, several=False):
-        how = dict(cfg=cfg, model=tiny.MODEL, tokenizer=words, pool=pool)
+        how = dict(cfg=cfg, layout=tiny.MODEL.layout, tokenizer=words, pool=pool)
         return pretrain.row(number, several=several, **how)
 
     return make
@@ -118,7 +118,9 @@ def test_some_steps_read_pairs_and_clips(row, cfg):
 
 def test_texts_are_dropped_as_the_config_says(cfg, words, pool):
     always = dataclasses.replace(cfg, pretrain=dataclasses.replace(cfg.pretrain, text_dropout=1.0))
-    made = pretrain.row(0, several=False, cfg=always, model=tiny.MODEL, tokenizer=words, pool=pool)
+    made = pretrain.row(
+        0, several=False, cfg=always, layout=tiny.MODEL.layout, tokenizer=words, pool=pool
+    )
     assert kinds(made)[1:] == [["Latent"], ["Latent"], ["Latent", "Picture", "Latent"]]
 
 
@@ -133,14 +135,14 @@ def test_rows_that_fit_stay_as_they_are(row, cfg, lanes):
             assert [len(e.items) for e in fitted][1:] == [len(e.items) for e in examples][1:]
             whole += fitted == examples
         assert whole >= 20
-        packing.pack([fitted], sizes, tiny.MODEL)
+        packing.pack([fitted], sizes, tiny.MODEL.layout)
 
 
 def test_last_questions_are_left_out_where_texts_are_long(words):
     lanes = Lanes(und=160, gen=32, vit=16, labels=32, images=2, regions=0)
     image = np.zeros((32, 32, 3), np.uint8)
     long = "is the red circle left or right of the blue square ?"
-    asked = sources.questions(words, tiny.MODEL, (image,), [(long, "neither")] * 8)
+    asked = sources.questions(words, tiny.MODEL.layout, (image,), [(long, "neither")] * 8)
     caption = sources.text_to_image(
         words, CAPTIONS[2], np.zeros(tiny.GRID, np.float32), size=(32, 32), noise_id=0
     )
@@ -151,11 +153,11 @@ def test_last_questions_are_left_out_where_texts_are_long(words):
     assert used(fitted)[0] <= lanes.und < used(fitted)[0] + 17
     few = dataclasses.replace(lanes, labels=5)  # other lanes count as well
     assert used(pretrain.fitted(examples, few))[3] == 4
-    packing.pack([fitted], lanes, tiny.MODEL)
+    packing.pack([fitted], lanes, tiny.MODEL.layout)
     # What no question can help is left to packing to say.
     small = dataclasses.replace(lanes, gen=8)
     with pytest.raises(ValueError, match="gen needs 16"):
-        packing.pack([pretrain.fitted(examples, small)], small, tiny.MODEL)
+        packing.pack([pretrain.fitted(examples, small)], small, tiny.MODEL.layout)
 
 
 def test_samples_are_left_out_where_no_question_can_be(row, lanes):
@@ -166,4 +168,4 @@ def test_samples_are_left_out_where_no_question_can_be(row, lanes):
     short = dataclasses.replace(lanes, und=int(need))
     fitted = pretrain.fitted(examples, short)
     assert kinds(fitted) == [["Picture", "Branch"], ["Text", "Latent"], ["Text", "Latent"]]
-    packing.pack([fitted], short, tiny.MODEL)
+    packing.pack([fitted], short, tiny.MODEL.layout)

@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 
 from srum_jax.core import param_tree
+from srum_jax.core.errors import listed
 from srum_jax.models import safetensors_io
-from srum_jax.models.bagel.hf_table import Entry
+from srum_jax.models.name_table import TableEntry, entries, misfits
 from srum_jax.rewards.boxes.sam import config as sam_config
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam.config import SamConfig
@@ -19,7 +20,6 @@ WEIGHTS_FILE = "model.safetensors"
 _IMAGE = "shared_image_embedding.positional_embedding"
 _PROMPT = "prompt_encoder.shared_embedding.positional_embedding"
 _TIED = {_IMAGE: _PROMPT, _PROMPT: _IMAGE}
-_SHOWN = 100  # problems listed; the rest is counted
 
 _LINEAR = "o i -> i o"
 _KERNEL = "o i h w -> h w i o"
@@ -106,23 +106,17 @@ def _decoder_rules(cfg: SamConfig) -> Rules:
     return rules
 
 
-def table(cfg: SamConfig) -> list[Entry]:
+def table(cfg: SamConfig) -> list[TableEntry]:
     """An entry per official tensor, those of a stacked leaf behind each other."""
     rules = _vision_rules(cfg) | _prompt_rules() | _decoder_rules(cfg)
     starts, first = {}, 0
     for run, (_, count) in enumerate(cfg.vision.runs):
         starts[f"vision/blocks/{run}/"], first = first, first + count
-    entries = []
+    made = []
     for path, spec in param_tree.flatten(sam_model.specs(cfg)).items():
-        name, pattern = rules[path]
         start = next((n for prefix, n in starts.items() if path.startswith(prefix)), 0)
-        stacked = "{}" in name
-        axes = pattern.split("->")[1].split()
-        sizes = tuple(zip(axes, spec.shape[stacked:], strict=True))
-        for layer in range(spec.shape[0]) if stacked else (None,):
-            number = None if layer is None else start + layer
-            entries.append(Entry(name.format(number), path, layer, pattern, sizes))
-    return entries
+        made += entries(path, *rules[path], spec, start)
+    return made
 
 
 def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
@@ -138,37 +132,19 @@ def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
         raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
     problems: list[str] = []
     tensors = safetensors_io.read_header(path, problems) or {}
-    entries = table(cfg)
+    names = table(cfg)
     if not problems:
         tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
-        problems = _misfits(tensors, entries)
+        problems = misfits(path, tensors, names)
     if problems:
-        shown = problems[:_SHOWN]
-        if len(problems) > len(shown):
-            shown.append(f"… and {len(problems) - len(shown)} more")
-        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:\n  " + "\n  ".join(shown))
+        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:{listed(problems)}")
     shapes = {p: spec.shape for p, spec in param_tree.flatten(sam_model.specs(cfg)).items()}
     leaves = {p: np.empty(shape, np.float32) for p, shape in shapes.items()}
     with path.open("rb") as file:
-        for entry in entries:
+        for entry in names:
             tensor, leaf = tensors[entry.name], leaves[entry.path]
             blocks = safetensors_io.rows(file, tensor, 0, tensor.shape[0])
             whole = np.concatenate([block for _, block in blocks])
             target = leaf if entry.layer is None else leaf[entry.layer]
             safetensors_io.assign(target, entry.to_ours(whole))
     return cfg, param_tree.unflatten(leaves)
-
-
-def _misfits(tensors: dict[str, safetensors_io.Tensor], entries: list[Entry]) -> list[str]:
-    want = {entry.name: entry.shape for entry in entries}
-    problems = [f"tensor {n} {s} is missing" for n, s in want.items() if n not in tensors]
-    readable = tuple(safetensors_io.DTYPES)
-    for name, tensor in tensors.items():
-        if name not in want:
-            problems.append(f"unknown tensor {name}")
-            continue
-        if tensor.shape != want[name]:
-            problems.append(f"{name} has shape {tensor.shape}, expected {want[name]}")
-        if tensor.dtype not in readable:
-            problems.append(f"{name} is {tensor.dtype}, expected one of {readable}")
-    return problems
