@@ -85,7 +85,7 @@ def load(
     precision: str | None = None,
     base: epath.PathLike | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    **options,
+    **options: Any,
 ) -> "Model":
     """Loads a model: "shapes", or a folder in the Hugging Face layout of BAGEL.
 
@@ -152,7 +152,7 @@ class Model:
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         think: bool = False,
-        **sample,
+        **sample: Any,
     ) -> list[Drawing]:
         """Draws `n` images of each prompt, a prompt's images one after the other.
 
@@ -181,7 +181,7 @@ class Model:
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         think: bool = False,
-        **sample,
+        **sample: Any,
     ) -> list[Drawing]:
         """Draws images changed as told, in the size that each has after the model's resize.
 
@@ -218,7 +218,7 @@ class Model:
         questions: str | Sequence[str],
         images: AnyImage | Sequence[AnyImage] | None = None,
         *,
-        video=None,
+        video: Any = None,
         frames: int = 8,
         think: bool = False,
         max_tokens: int | None = None,

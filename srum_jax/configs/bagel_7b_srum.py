@@ -10,10 +10,13 @@ weights. Without an exact verifier there is nothing to evaluate: look at the rep
 and at the monitor checks.
 """
 
+from typing import Any
+
 from srum_jax.configs import base
 
 
-def get_config():
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
     c = base.get_config()
     c.model = "bagel_7b_mot"
     c.weights = "weights/BAGEL-7B-MoT"

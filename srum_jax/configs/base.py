@@ -6,7 +6,7 @@ here, and holds what keys say about each other.
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from srum_jax.core.constraints import (
     Ascending,
@@ -471,7 +471,7 @@ RENAMED = {
 }
 
 
-def get_config():
+def get_config() -> Any:
     """All keys with their defaults, as an `ml_collections.ConfigDict` to change values in."""
     from ml_collections import ConfigDict  # a program that uses the package may lack it
 

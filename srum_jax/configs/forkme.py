@@ -7,10 +7,13 @@ Every key, its default and its meaning: configs/base.py. A single value is quick
 command line: --config.train.steps=200. An unknown key is refused with the closest known one.
 """
 
+from typing import Any
+
 from srum_jax.configs import base
 
 
-def get_config():
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
     c = base.get_config()
 
     # The model: a preset and the folder with its weights ("" is the shapes base in the package).

@@ -1,9 +1,12 @@
 """The demo: the shapes base draws, judges itself, learns from its scores and is evaluated."""
 
+from typing import Any
+
 from srum_jax.configs import base
 
 
-def get_config():
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
     c = base.get_config()
     # Sized so that all of it takes some minutes on two cores; the study draws from 1600 prompts.
     c.generate.count = 500

@@ -1,9 +1,12 @@
 """How the base inside the package is made, from nothing: autoencoder, then the joint objective."""
 
+from typing import Any
+
 from srum_jax.configs import base
 
 
-def get_config():
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
     c = base.get_config()
     c.stages = ("autoencoder", "pretrain", "evaluate", "export", "report")
     c.export.dtype = "float32"  # the base is small, and training goes on from it

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
@@ -29,7 +30,9 @@ _NOTHING = Text(np.zeros(0, np.int32), loss=True)  # the answer whose first toke
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
-def answer_probabilities(params: Params, batch: Batch, *, cfg: BagelConfig, dtype) -> jax.Array:
+def answer_probabilities(
+    params: Params, batch: Batch, *, cfg: BagelConfig, dtype: DTypeLike
+) -> jax.Array:
     """float32 [B,Y,V]: the softmax of the logits at a packed batch's labels."""
     x_t, t = batch.latents, jnp.zeros(batch.noisy.shape)
     und, _, _ = bagel.forward(params, cfg, batch, x_t, t, dtype=dtype, remat="none")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
@@ -120,7 +121,9 @@ def lengths(batch: Batch) -> dict[str, int]:
     return {name: x.shape[1] for name, x in lanes.items()}
 
 
-def prefill(params: Params, batch: Batch, *, cfg: BagelConfig, slots: int, dtype) -> mot.Cache:
+def prefill(
+    params: Params, batch: Batch, *, cfg: BagelConfig, slots: int, dtype: DTypeLike
+) -> mot.Cache:
     """Reads one context a row (as `pack` makes them) into a cache of `slots` slots, packed order.
 
     Nothing in a context may be noisy or a branch: what follows sees all of it.
@@ -206,7 +209,7 @@ class Programs:
     def __init__(self):
         self.seen: set[tuple] = set()
 
-    def note(self, what: str, **shape) -> None:
+    def note(self, what: str, **shape: Any) -> None:
         """Says that `what` now runs with this shape."""
         key = (what, *sorted(shape.items()))
         if key not in self.seen:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import struct
+from jax.typing import DTypeLike
 
 from srum_jax import flow
 from srum_jax.config import SampleConfig
@@ -114,7 +115,9 @@ def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, cfg: BagelConfig) ->
     return made
 
 
-def guided_runs(times: np.ndarray, interval: tuple[float, float], on: bool = True):
+def guided_runs(
+    times: np.ndarray, interval: tuple[float, float], on: bool = True
+) -> tuple[tuple[bool, int, int], ...]:
     """((guided, first step, one past the last), …): guidance, if on, holds while lo < t <= hi."""
     lo, hi = interval
     guided = [bool(on and lo < t <= hi) for t in times[:-1]]
@@ -159,7 +162,7 @@ def sample_latents(
     cfg: BagelConfig,
     guidance: Guidance,
     image_by_cond: bool = False,
-    dtype,
+    dtype: DTypeLike,
     trace: bool = False,
 ) -> jax.Array:
     """Draws latent tokens [B,G,p·p·Z] float32 by Euler steps from `grid.noise`.
@@ -264,7 +267,7 @@ def generate_latents(
     cfg: BagelConfig,
     guidance: Guidance,
     image_by_cond: bool,
-    dtype,
+    dtype: DTypeLike,
 ) -> jax.Array:
     """Reads the contexts `packed` and draws latents [B,G,p·p·Z] float32 on `grid`.
 

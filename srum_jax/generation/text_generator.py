@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
@@ -30,7 +31,7 @@ class GeneratedText:
 
 
 def step(
-    params: Params, cache: mot.Cache, ids: jax.Array, *, cfg: BagelConfig, dtype
+    params: Params, cache: mot.Cache, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
 ) -> tuple[mot.Cache, jax.Array]:
     """Reads one token a row, ids [B]; returns the longer cache and float32 logits [B,V]."""
     und = bagel.embed_text(params, ids[:, None], dtype)
@@ -53,7 +54,7 @@ def decode(
     cfg: BagelConfig,
     max_tokens: int,
     stop: str = "each",
-    dtype,
+    dtype: DTypeLike,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes after each row's cache until its end mark: (ids [B,max_tokens], counts [B]) int32.
 
@@ -119,7 +120,7 @@ def generate_text(
     cfg: BagelConfig,
     max_tokens: int,
     stop: str,
-    dtype,
+    dtype: DTypeLike,
 ) -> tuple[jax.Array, jax.Array]:
     """`decode` behind the contexts `packed`, which it reads first (prefill)."""
     slots = context.capacity(packed, max_tokens + 1)

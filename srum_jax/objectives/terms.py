@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 from flax import struct
+from jax.typing import DTypeLike
 
 from srum_jax import flow
 from srum_jax.core.loss import Ratio, ratio
@@ -31,7 +32,13 @@ class Predicted:
 
 
 def predict(
-    params: Params, cfg: BagelConfig, batch: Batch, draws: flow.Draws, *, dtype, remat: str
+    params: Params,
+    cfg: BagelConfig,
+    batch: Batch,
+    draws: flow.Draws,
+    *,
+    dtype: DTypeLike,
+    remat: str,
 ) -> Predicted:
     """Runs the model on x_t made from `batch.latents` and the draws."""
     x_t = flow.interpolate(batch.latents, draws.noise, flow.token_time(batch, draws.t))

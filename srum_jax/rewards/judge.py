@@ -64,9 +64,11 @@ class Vocabulary(Protocol):
 
     word_level: bool
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, no marks added."""
 
-    def answers(self, word: str) -> tuple[int, ...]: ...
+    def answers(self, word: str) -> tuple[int, ...]:
+        """Ids of the single tokens that spell a word."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Text
+from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_generator
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
@@ -123,7 +124,7 @@ Write = Callable[..., list[Answer]]
 def speaker(
     write: Callable[..., list[text_generator.GeneratedText]],
     cfg: BagelConfig,
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     window: int,
     max_tokens: int,

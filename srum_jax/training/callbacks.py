@@ -14,6 +14,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from srum_jax.config import LogConfig, LoopConfig
 from srum_jax.core.distributed import StopAgreement
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.training import metrics as measures
@@ -241,7 +242,7 @@ class Trace(Callback):
 
 
 def standard(
-    cfg,
+    cfg: LoopConfig,
     folder: epath.PathLike,
     state: TrainState,
     *,
@@ -249,7 +250,7 @@ def standard(
     meta: Mapping[str, object],
     checkpoints: Checkpoints,
     stop: threading.Event,
-    log=None,
+    log: LogConfig | None = None,
     limits: Sequence[MetricLimit] = (),
     cost: StepCost | None = None,
     evaluator: Evaluator | None = None,

@@ -6,6 +6,7 @@ a killed save leaves the one before.
 """
 
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ def _paths(tree) -> dict[str, object]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def digests(tree) -> dict[str, int]:
+def digests(tree: Any) -> dict[str, int]:
     """CRC-32 of every fully addressable leaf's bytes, by path."""
     return {
         path: zlib.crc32(np.ascontiguousarray(jax.device_get(x)).tobytes())
@@ -55,7 +56,7 @@ class Checkpoints:
         """The newest finished step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state, meta: dict) -> None:
+    def save(self, step: int, state: Any, meta: dict) -> None:
         """Saves in the background; `close` or the next save waits for it."""
         if self.latest() == step:
             return
@@ -72,7 +73,7 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self.manager.restore(step, args=args)["meta"]
 
-    def restore(self, step: int, like):
+    def restore(self, step: int, like: Any) -> Any:
         """The state of `step` with the structure and shardings of `like` (abstract or real).
 
         Raises BadInput if it does not have that structure, or a leaf's bytes differ from the
@@ -97,7 +98,7 @@ class Checkpoints:
             )
         return state
 
-    def newest(self, state, *, steps: int):
+    def newest(self, state: Any, *, steps: int) -> Any:
         """The state of the newest checkpoint, laid out as `state`, or `state` where there is none.
 
         Raises BadInput where it is damaged, of another model, or beyond the run's `steps`.
@@ -118,7 +119,7 @@ class Checkpoints:
         self.manager.close()
 
 
-def save_params(folder, params) -> None:
+def save_params(folder: epath.PathLike, params: Any) -> None:
     """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(epath.Path(folder).resolve(), params, force=True)
@@ -127,7 +128,7 @@ def save_params(folder, params) -> None:
     barrier("parameters: saved")
 
 
-def saved_shapes(folder):
+def saved_shapes(folder: epath.PathLike) -> Any:
     """The tree of `jax.ShapeDtypeStruct` of what `save_params` wrote; nothing else is read.
 
     Raises BadInput if the folder is no such tree.
@@ -141,7 +142,7 @@ def saved_shapes(folder):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def load_params(folder, like):
+def load_params(folder: epath.PathLike, like: Any) -> Any:
     """Reads what `save_params` wrote into the structure and shardings of `like`.
 
     Raises BadInput if it is missing, of another structure or damaged.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import optax
 
+from srum_jax.config import LoopConfig
 from srum_jax.training.callbacks import Callback
 from srum_jax.training.state import FrozenParams, TrainState
 from srum_jax.training.step import program
@@ -40,7 +41,7 @@ class Step:
         loss_fn: Callable,
         tx: optax.GradientTransformation,
         key: jax.Array,
-        cfg,
+        cfg: LoopConfig,
     ) -> "Step":
         """The step of a run that starts at `state`, whose layout every later state keeps.
 

@@ -17,6 +17,7 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
+from srum_jax.config import LogConfig
 from srum_jax.core.errors import BadInput
 
 # What of a row two equal runs may differ in.
@@ -68,12 +69,14 @@ def peak_memory_gib() -> float:
 class Sink(Protocol):
     """Where rows go besides the file."""
 
-    def write(self, step: int, row: Mapping[str, float]) -> None: ...
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """One row of finite numbers."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Called once, at the end."""
 
 
-class TensorBoard:
+class TensorBoard(Sink):
     """Event files under tensorboard/ in `folder`."""
 
     def __init__(self, folder: epath.Path, title: str):
@@ -91,7 +94,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class Wandb:
+class Wandb(Sink):
     """A run of Weights & Biases, named by its folder: a resumed run goes on there.
 
     Its project is `WANDB_PROJECT` of the environment, else "srum_jax".
@@ -128,7 +131,7 @@ def _missing(writer: str) -> BadInput:
 SINKS = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
-def sinks(log, folder: epath.PathLike, title: str) -> list[Sink]:
+def sinks(log: LogConfig, folder: epath.PathLike, title: str) -> list[Sink]:
     """What `log.writers` of the config names, for a stage's folder.
 
     Raises BadInput where its package is missing.
@@ -186,6 +189,7 @@ class Writer:
         self.bar.set_postfix(shown, refresh=False)
 
     def close(self) -> None:
+        """Closes the file, the sinks and the bar."""
         if self.file is not None:
             self.file.close()
         for sink in self.sinks:
@@ -193,7 +197,7 @@ class Writer:
         self.bar.close()
 
 
-def read(path) -> list[dict]:
+def read(path: epath.PathLike) -> list[dict]:
     """Rows of a metrics file; a torn last line (a killed run) is left out.
 
     Raises ValueError, naming file and line, for another line that is no object with a "step".

@@ -1,13 +1,15 @@
 """Optimisers: optax chains out of the config, with Muon told which axes form a matrix."""
 
 import functools
+from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from srum_jax.config import OptimConfig
 from srum_jax.core import sharding
-from srum_jax.core.param_tree import Specs, flatten, unflatten
+from srum_jax.core.param_tree import Params, Specs, flatten, unflatten
 
 
 def schedule(kind: str, *, learning_rate: float, warmup: int, steps: int) -> optax.Schedule:
@@ -26,7 +28,7 @@ def schedule(kind: str, *, learning_rate: float, warmup: int, steps: int) -> opt
     return optax.join_schedules([rise, body], [warmup])
 
 
-def muon_dimensions(specs: Specs, tree):
+def muon_dimensions(specs: Specs, tree: Any) -> Any:
     """Which leaves of `tree` Muon orthogonalises: matrices of stacked blocks, layer by layer.
 
     Inputs (`fan_in` of the spec) are the reduction axes, the rest but "layers" the outputs; None
@@ -47,7 +49,7 @@ def muon_dimensions(specs: Specs, tree):
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def shard_layers(specs: Specs, updates, params=None):
+def shard_layers(specs: Specs, updates: Params, params: Params | None = None) -> Params:
     """Gradients of stacked matrices with their layers cut over the devices that hold the same
     parameters, where these are many: each orthogonalises its part instead of all of them."""
     flat = flatten(updates)
@@ -57,7 +59,7 @@ def shard_layers(specs: Specs, updates, params=None):
     return unflatten(flat)
 
 
-def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
+def make(cfg: OptimConfig, specs: Specs, *, steps: int) -> optax.GradientTransformation:
     """The optimiser of a run over the trained leaves' `specs`.
 
     cfg: optimizer ("adamw" | "muon"), learning_rate, warmup, schedule, b1, b2, eps, weight_decay,
@@ -87,7 +89,7 @@ def make(cfg, specs: Specs, *, steps: int) -> optax.GradientTransformation:
     return optax.chain(clip, rule)
 
 
-def learning_rate(cfg, step: int, *, steps: int) -> float:
+def learning_rate(cfg: OptimConfig, step: int, *, steps: int) -> float:
     """The rate that step number `step` (from 0) uses."""
     rate = schedule(cfg.schedule, learning_rate=cfg.learning_rate, warmup=cfg.warmup, steps=steps)
     return float(rate(step))

@@ -38,7 +38,10 @@ def fresh(params: Params, tx: optax.GradientTransformation) -> TrainState:
 
 
 def create(
-    params: Params, tx: optax.GradientTransformation, specs: Specs | None = None, mesh=None
+    params: Params,
+    tx: optax.GradientTransformation,
+    specs: Specs | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> TrainState:
     """A fresh state; the average starts at the parameters.
 

@@ -12,7 +12,8 @@ import optax
 from einops import rearrange
 
 from srum_jax.core import loss as losses
-from srum_jax.core.param_tree import merge
+from srum_jax.core.param_tree import Params, merge
+from srum_jax.data.schema import Batch
 from srum_jax.training.state import FrozenParams, TrainState
 
 
@@ -30,7 +31,14 @@ def _weights(loss_fn, params, reference, batches, key):
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(one, batches))
 
 
-def gradients(loss_fn: Callable, trained, fixed: FrozenParams, batch, key, micro_batches: int):
+def gradients(
+    loss_fn: Callable,
+    trained: Params,
+    fixed: FrozenParams,
+    batch: Batch,
+    key: jax.Array,
+    micro_batches: int,
+) -> tuple[jax.Array, dict[str, jax.Array], Params]:
     """(loss, means of terms and metrics, gradients of `trained`) of a batch in micro-batches.
 
     With more than one this is gradient accumulation: a scan over parts of the batch. The loss is
@@ -92,7 +100,7 @@ def program(
 def step(
     state: TrainState,
     fixed: FrozenParams,
-    batch,
+    batch: Batch,
     key: jax.Array,
     *,
     loss_fn: Callable,

@@ -141,6 +141,7 @@ def changed_pair(rng: random.Random, split: str, change: str) -> tuple[Scene, Sc
 
 
 def changed_question(change: str) -> Question:
+    """What changed between two scenes; `change` is a key of CHANGES."""
     return Question("what changed ?", CHANGES[change], "pair_changed")
 
 

@@ -105,6 +105,7 @@ def name(pair: Pair, size: str = "") -> str:
 
 
 def plural(shape: str) -> str:
+    """The word for several of a shape."""
     return shape + ("es" if shape == "cross" else "s")
 
 

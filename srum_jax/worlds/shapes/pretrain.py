@@ -75,7 +75,13 @@ class Pool:
 
 
 def encode(
-    folder: epath.Path, vae_params, cfg: BagelConfig, *, seed: int, scenes: int, edits: int
+    folder: epath.Path,
+    vae_params: param_tree.Params,
+    cfg: BagelConfig,
+    *,
+    seed: int,
+    scenes: int,
+    edits: int,
 ) -> Pool:
     """The Pool of the generation streams' first scenes and edits.
 
@@ -231,7 +237,9 @@ def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, stream)).permutation(count)
 
 
-def pretrain(cfg: Config, mesh, folder: epath.Path, towers: epath.Path) -> Outcome:
+def pretrain(
+    cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, towers: epath.Path
+) -> Outcome:
     """The stage's work: see the module."""
     c = cfg.pretrain
     model = dataclasses.replace(
@@ -329,7 +337,12 @@ class QuickLook(callbacks.Evaluator):
 
 
 def quick_look(
-    cfg: Config, mesh, model: BagelConfig, params, vae_params, tokenizer: Tokenizer
+    cfg: Config,
+    mesh: jax.sharding.Mesh,
+    model: BagelConfig,
+    params: param_tree.Params,
+    vae_params: param_tree.Params,
+    tokenizer: Tokenizer,
 ) -> dict[str, float]:
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
     and edits."""

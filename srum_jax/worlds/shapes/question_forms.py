@@ -69,6 +69,7 @@ class View:
 
 
 def color_question(rng: random.Random, view: View) -> Question | None:
+    """What colour the only thing of a shape has; None if no shape is alone."""
     shapes = [t.shape for t in view.things]
     things = [t for t in view.things if shapes.count(t.shape) == 1]
     if view.flawed is not None or not things:
@@ -78,6 +79,7 @@ def color_question(rng: random.Random, view: View) -> Question | None:
 
 
 def shape_question(rng: random.Random, view: View) -> Question | None:
+    """What shape the only thing of a colour has; None if no colour is alone."""
     colors = [t.color for t in view.things]
     things = [t for t in view.things if colors.count(t.color) == 1]
     if view.flawed is not None or not things:
@@ -87,6 +89,7 @@ def shape_question(rng: random.Random, view: View) -> Question | None:
 
 
 def size_question(rng: random.Random, view: View) -> Question | None:
+    """Whether the only thing of its kind is big or small; None if none is alone."""
     if not view.single:
         return None
     thing = pick(rng, view.single)
@@ -94,6 +97,7 @@ def size_question(rng: random.Random, view: View) -> Question | None:
 
 
 def exists_question(rng: random.Random, view: View) -> Question | None:
+    """Whether there is a thing: as often yes as no."""
     pairs = [t.pair for t in view.things]
     if rng.random() < 0.5:
         return Question(f"is there {name(pick(rng, pairs))} ?", "yes", "exists")
@@ -124,6 +128,7 @@ def _near_pair(rng: random.Random, pair: Pair, avoid: set[Pair]) -> Pair:
 
 
 def count_question(rng: random.Random, view: View) -> Question | None:
+    """How many there are of something; None where the picture was changed."""
     if view.flawed is not None:
         return None
     things = view.things
@@ -143,6 +148,7 @@ def count_question(rng: random.Random, view: View) -> Question | None:
 
 
 def position_question(rng: random.Random, view: View) -> Question | None:
+    """Where the only thing of its kind lies; None if none is alone."""
     things = view.single
     if not things:
         return None
@@ -155,6 +161,7 @@ def position_question(rng: random.Random, view: View) -> Question | None:
 
 
 def relation_choice_question(rng: random.Random, view: View) -> Question | None:
+    """On which side of one thing another lies; None without two that are alone."""
     things = view.single
     if len(things) < 2:
         return None
@@ -258,6 +265,7 @@ def _one_word(rng: random.Random, pair: Pair) -> Pair:
 
 
 def caption_question(rng: random.Random, view: View) -> Question | None:
+    """What the picture shows."""
     if view.flawed is not None:
         return None
     found = [c for c in language.scene_contents(view.scene) if language.split_of(c) == view.split]

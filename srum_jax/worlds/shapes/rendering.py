@@ -66,6 +66,7 @@ class Thing:
 
     @property
     def pair(self) -> Pair:
+        """Colour and shape."""
         return self.color, self.shape
 
     @property
@@ -82,7 +83,7 @@ class Scene:
     ground: tuple[float, float, float]
 
 
-def pick(rng: random.Random, items: Sequence):
+def pick(rng: random.Random, items: Sequence) -> Any:
     """A uniformly drawn item."""
     return items[int(rng.random() * len(items))]
 
@@ -172,7 +173,7 @@ def latent_grid(ground_color: Sequence[float]) -> np.ndarray:
     return image
 
 
-def stamp(image: np.ndarray, cover: np.ndarray, corner: tuple[int, int], tone) -> None:
+def stamp(image: np.ndarray, cover: np.ndarray, corner: tuple[int, int], tone: Any) -> None:
     """Blends `tone` (RGB or [h, w, 3]) into a float picture in place; corner is (x, y)."""
     x, y = corner
     h, w = cover.shape

@@ -13,6 +13,7 @@ import functools
 import io
 import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def _handed_over(tfds, example: dict[str, Any]) -> dict[str, Any]:
     return files(example)
 
 
-def features(tfds, kind: str = "scenes") -> Any:
+def features(tfds: ModuleType, kind: str = "scenes") -> Any:
     """The features of a kind of records; `tfds` is the imported library."""
     text, labels, several = tfds.features.Text, tfds.features.ClassLabel, tfds.features.Sequence
     image = tfds.features.Image(shape=(shapes.SIDE, shapes.SIDE, 3), encoding_format="png")
