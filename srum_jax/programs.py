@@ -5,7 +5,6 @@ that are not there. So whatever decides what a program computes or holds is deci
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from srum_jax.data.schema import Lanes
 from srum_jax.models import attention, lora
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.objectives import srum
+from srum_jax.objectives import srum, terms
 from srum_jax.training import optim
 
 TRAINABLE = {  # beginnings of the paths that `train` changes; "lora" changes none of them
@@ -27,9 +26,14 @@ TRAINABLE = {  # beginnings of the paths that `train` changes; "lora" changes no
 }
 
 
-def trainable(name: str) -> Callable[[str], bool]:
+@dataclasses.dataclass(frozen=True)
+class Trainable:
     """Whether `train` changes a parameter path; `name` is the config's train.trainable."""
-    return lambda path: path.startswith(TRAINABLE[name])
+
+    name: str
+
+    def __call__(self, path: str) -> bool:
+        return path.startswith(TRAINABLE[self.name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Training:
     reads the starting model; None: it does not. Of adapters none are: without them the frozen
     leaves are the starting model."""
 
-    loss_fn: Callable
+    loss_fn: terms.Objective | lora.AdaptedLoss
     tx: optax.GradientTransformation
     trained: param_tree.Specs
     frozen: param_tree.Specs
@@ -51,11 +55,11 @@ def training(cfg: Config, sizes: BagelConfig) -> Training:
     c, specs = cfg.train, bagel.specs(sizes)
     loss_fn = srum.SrumLoss(c, sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
     if c.trainable == "lora":
-        trained = lora.specs(specs, c.lora.rank, lora.projections(c.lora.experts))
+        trained = lora.specs(specs, c.lora.rank, lora.Projections(c.lora.experts))
         frozen, copied = specs, {}
         loss_fn = lora.AdaptedLoss(loss_fn, lora_scale(c))
     else:
-        trained, frozen = param_tree.split(specs, trainable(c.trainable))
+        trained, frozen = param_tree.split(specs, Trainable(c.trainable))
         copied = trained
     return Training(
         loss_fn=loss_fn,

@@ -66,7 +66,7 @@ def test_what_training_wrote_is_completed_from_its_base(weights, tmp_path, capsy
 
 
 def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
-    accepts = loading.trainable("gen")
+    accepts = loading.Trainable("gen")
     new = param_tree.split(tiny.weights(1)[0], accepts)[0]
     checkpoint.save_params(tmp_path / "train" / "params", new)
     assert run(tmp_path / "train", tmp_path / "out") == 2

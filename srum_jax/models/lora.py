@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): y = x·w + b + scale · (x·a)·b of chosen projections.
 
-Owns which matrices are adapted (`projections`), the factors' specs and how factors and weights
+Owns which matrices are adapted (`Projections`), the factors' specs and how factors and weights
 become one matrix. A map {"w", "b"} at `path` is adapted by a sub-tree {"lora": {"a", "b"}} beside
 it, which `layers.linear` reads; so adapters and base are two trees that `P.merge` puts together,
 and the model without its adapters is the base itself: no copy is kept of it.
@@ -25,10 +25,15 @@ from srum_jax.core import param_tree
 EXPERTS = {"gen": "gen", "all": "und|gen"}  # by name, as regular expressions
 
 
-def projections(experts: str) -> Callable[[str], bool]:
+@dataclasses.dataclass(frozen=True)
+class Projections:
     """Whether a parameter path is a projection of attention or MLP in `experts`: "gen" | "all"."""
-    pattern = re.compile(rf"blocks/({EXPERTS[experts]})/(q|k|v|o|gate|up|down)/w")
-    return lambda path: pattern.fullmatch(path) is not None
+
+    experts: str
+
+    def __call__(self, path: str) -> bool:
+        pattern = rf"blocks/({EXPERTS[self.experts]})/(q|k|v|o|gate|up|down)/w"
+        return re.fullmatch(pattern, path) is not None
 
 
 def specs(base: param_tree.Specs, rank: int, accepts: Callable[[str], bool]) -> param_tree.Specs:

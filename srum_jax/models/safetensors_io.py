@@ -3,6 +3,10 @@
 A file is 8 bytes of header length (little endian), a JSON header {name: {"dtype", "shape",
 "data_offsets"}}, and the tensors, row-major, one behind the other. Reading goes by seek and read,
 never by mapping a file: so it works for buckets and what is resident is what was asked for.
+
+The format's own library reads local files only, by mapping them; stops at the first thing that is
+wrong with a header; and writes from a whole dictionary of tensors in memory. Here a file is checked
+for everything wrong with it at once, and written tensor by tensor, as they come from the devices.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ from srum_jax.objectives.srum import sft
 
 
 @dataclasses.dataclass(frozen=True)
-class JointLoss:
+class JointLoss(terms.Objective):
     """L = text_weight·CE + MSE; cfg holds the timestep distribution and the weight.
 
     dtype: of matrix products · remat: what is kept for the backward pass.

@@ -280,7 +280,7 @@ def needs_reference(objective: str, anchor: float) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class SrumLoss:
+class SrumLoss(terms.Objective):
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
     cfg is the train section: objective, rewards, anchor, the timestep distribution and the

@@ -4,6 +4,7 @@ Sums run over real tokens only; weights count numbers (tokens × channels) or la
 """
 
 import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,23 @@ from flax import struct
 from jax.typing import DTypeLike
 
 from srum_jax import flow
-from srum_jax.core.loss import Ratio, ratio
+from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import PAD_SEGMENT, Batch
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
 _LOGITS = 2**26  # of one row that are held at once; more are computed in parts
+
+
+class Objective(Protocol):
+    """What training minimises: a frozen dataclass of its settings."""
+
+    def __call__(
+        self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
+    ) -> LossOut:
+        """Terms and metrics of a batch. `reference`: the parameters the run started from, or None
+        where the objective needs none."""
 
 
 @struct.dataclass

@@ -27,7 +27,7 @@ from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, 
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.programs import TRAINABLE, lora_scale, trainable  # noqa: F401 (stages ask here)
+from srum_jax.programs import TRAINABLE, Trainable, lora_scale  # noqa: F401 (stages ask here)
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
@@ -167,7 +167,7 @@ def trained(
         merged = lora.merge(loaded.params, made, lora_scale(cfg.train))
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
         return dataclasses.replace(loaded, params=jax.device_put(merged, places))
-    old, frozen = param_tree.split(loaded.params, trainable(cfg.train.trainable))
+    old, frozen = param_tree.split(loaded.params, Trainable(cfg.train.trainable))
     made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
     return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
 

@@ -102,7 +102,7 @@ def train(
     if adapting:
         trained, frozen = param_tree.init(program.trained, jax.random.key(cfg.seed)), opened.params
     else:
-        trained, frozen = param_tree.split(opened.params, loading.trainable(c.trainable))
+        trained, frozen = param_tree.split(opened.params, loading.Trainable(c.trainable))
     frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     reference = None

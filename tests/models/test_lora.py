@@ -20,7 +20,7 @@ from srum_jax.training.state import FrozenParams, create
 
 SPECS = bagel.specs(CFG)
 RANK, SCALE = 3, 2.0
-ADAPTERS = lora.specs(SPECS, RANK, lora.projections("all"))
+ADAPTERS = lora.specs(SPECS, RANK, lora.Projections("all"))
 NAMES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -50,7 +50,7 @@ def forward(params, batch, dtype=jnp.float32, keep="hidden"):
 
 
 def test_what_is_adapted():
-    found = param_tree.flatten(lora.specs(SPECS, RANK, lora.projections("gen")))
+    found = param_tree.flatten(lora.specs(SPECS, RANK, lora.Projections("gen")))
     want = {f"blocks/gen/{name}/lora/{which}" for name in NAMES for which in "ab"}
     assert set(found) == want
     assert set(param_tree.flatten(ADAPTERS)) == want | {p.replace("gen", "und") for p in want}
@@ -61,12 +61,12 @@ def test_what_is_adapted():
     assert not made["b"].any() and made["a"].dtype == made["b"].dtype == jnp.float32
     assert float(jnp.std(made["a"])) == pytest.approx(24**-0.5, rel=0.2)
     with pytest.raises(ValueError, match="blocks/gen/k/w: adapters of rank 8 for a matrix of rank"):
-        lora.specs(SPECS, 8, lora.projections("gen"))
+        lora.specs(SPECS, 8, lora.Projections("gen"))
 
 
 def test_one_percent_of_the_big_experts_and_cut_as_it_is():
     specs = bagel.specs(model_config.BAGEL_7B_MOT)
-    small = lora.specs(specs, 16, lora.projections("gen"))
+    small = lora.specs(specs, 16, lora.Projections("gen"))
     expert = param_tree.count(specs["blocks"]["gen"])
     assert 0.003 < param_tree.count(small) / expert < 0.01
     mesh = jax.sharding.AbstractMesh((1, 4, 4, 1), sharding.MESH_AXES)
@@ -89,7 +89,7 @@ def test_fresh_adapters_change_no_bit(batch, dtype):
 def dense(adapters, scale):
     """w + scale · a·b of every adapted matrix, by NumPy in float64."""
     flat = param_tree.flatten(weights())
-    for path in [p for p in flat if lora.projections("all")(p)]:
+    for path in [p for p in flat if lora.Projections("all")(p)]:
         w, made = flat[path], param_tree.flatten(adapters)
         a, b = (np.float64(made[f"{path[:-1]}lora/{which}"]) for which in "ab")
         layers = [
@@ -149,7 +149,7 @@ def test_gradients_are_those_of_the_low_rank_matrix(batch):
     adapted = lora.AdaptedLoss(objective(), SCALE)
     loss, means, grads = gradients(adapted, made, FrozenParams(base, {}), batch)
 
-    accepts = lora.projections("all")
+    accepts = lora.Projections("all")
     whole, frozen = param_tree.split(dense(made, SCALE), accepts)
     reference, _ = param_tree.split(base, accepts)
     want_loss, want_means, want = gradients(

@@ -54,7 +54,7 @@ def train(cfg, work, seed=1):
     """A train stage that leaves other random numbers."""
 
     def body(folder):
-        made, _ = param_tree.split(tiny.weights(seed)[0], loading.trainable(cfg.train.trainable))
+        made, _ = param_tree.split(tiny.weights(seed)[0], loading.Trainable(cfg.train.trainable))
         checkpoint.save_params(folder / "params", made)
         return Outcome({"params": "params"}, {}, 1)
 

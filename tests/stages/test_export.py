@@ -33,7 +33,7 @@ def same(tree, other):
 
 def test_the_trained_model_comes_back(weights, tmp_path):
     cfg = tiny.load_config(weights, stages=("train", "export"), export__dtype="float32")
-    work, accepts = Workdir(tmp_path), loading.trainable("gen")
+    work, accepts = Workdir(tmp_path), loading.Trainable("gen")
     with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
         run(cfg, work)
     assert not list(tmp_path.iterdir())
