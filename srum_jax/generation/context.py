@@ -1,4 +1,4 @@
-"""What a request has read before it writes or draws: contexts, and their caches.
+"""What a request has read before it writes or draws: contexts, and their KV caches.
 
 A context is a tuple of items (texts, pictures, clean latents). It is read by the training forward
 in one pass; its keys and values then lie in packed order in caches of fixed size. A context that
@@ -124,9 +124,10 @@ def lengths(batch: Batch) -> dict[str, int]:
 def prefill(
     params: Params, batch: Batch, *, cfg: BagelConfig, slots: int, dtype: DTypeLike
 ) -> mot.Cache:
-    """Reads one context a row (as `pack` makes them) into a cache of `slots` slots, packed order.
+    """Reads one context a row (as `pack` makes them) into a KV cache, in packed order.
 
-    Nothing in a context may be noisy or a branch: what follows sees all of it.
+    k and v of the cache are [L,B,slots,K,C] in `dtype`, length and position int32 [B]. Nothing in a
+    context may be noisy or a branch: what follows sees all of it.
     """
     t = jnp.zeros(batch.noisy.shape)
     _, _, (k, v) = bagel.forward(
@@ -161,7 +162,7 @@ def append(cache: mot.Cache, k: jax.Array, v: jax.Array) -> mot.Cache:
 
 
 def shortened(cache: mot.Cache, length: jax.Array, position: jax.Array) -> mot.Cache:
-    """The same rows as they were when they had read `length` [B] tokens."""
+    """The same rows as they were when they had read `length` tokens; both int32 [B]."""
     return mot.Cache(cache.k, cache.v, length, position)
 
 
@@ -199,7 +200,9 @@ def following(cache: mot.Cache, count: int, mode: int, valid: jax.Array | None =
 
 
 class Programs:
-    """The shapes that programs were compiled for; every new one is logged.
+    """The shapes that calls of compiled programs had; every new one is logged.
+
+    What another sampler of the same model has run is compiled already.
 
     Buckets bound their number: with a window of W tokens there are at most 2·log2(W/16) + 1 buckets
     (rounded up) of text tokens, as many of ViT tokens and of latent ones, or none of these, and

@@ -19,7 +19,7 @@ from srum_jax.data import packing
 from srum_jax.data.images import to_float
 from srum_jax.data.schema import Example, Lanes, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context, image_sampler
+from srum_jax.generation import context, image_codec, image_sampler
 from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.generation.image_sampler import Guidance, ImageRequest, ImageSampler, SamplingParams
 from srum_jax.models.bagel import model as bagel
@@ -492,6 +492,25 @@ def test_samplers_of_one_model_share_their_programs(prompted):
     other = dataclasses.replace(sampler, settings=changed(guidance=3.5), params=weights(seed=1))
     other.sample(pick(("draw",)))
     assert image_sampler.generate_latents._cache_size() == before
+
+
+def test_traces_name_the_parts_of_the_model(model):
+    """What profilers show: the scopes of a lowered program."""
+    request, guidance = REQUESTS["edit"], Guidance.of(SETTINGS)
+    grid, packed = (
+        image_sampler.empty_grid([(2, 2)], 1, CFG),
+        context.pack([request.context], 1, CFG),
+    )
+    how = dict(cfg=CFG, guidance=guidance, image_by_cond=False, dtype=np.dtype("float32"))
+    lengths, seeds = np.zeros((2, 2, 1), np.int32), np.zeros(1, np.uint32)
+    given = (packed, lengths, None, seeds, grid, SamplingParams.of(SETTINGS))
+    drawn = image_sampler.generate_latents.lower(model[0], *given, **how)
+    tokens = np.zeros((1, 2, 2, CFG.token_dim), np.float32)
+    decoded = image_codec.decode_latents.lower(model[1], tokens, cfg=CFG)
+    text = drawn.as_text(debug_info=True)
+    for part in ("embed_text", "vit", "guided_step", "attention", "mlp", "velocity"):
+        assert re.search(rf"[/\"]{part}/", text), part
+    assert "vae_decode/" in decoded.as_text(debug_info=True)
 
 
 def test_moments_of_many_are_those_of_each(model):
