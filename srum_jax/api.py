@@ -47,6 +47,7 @@ from srum_jax.models.bagel.model_config import BagelConfig
 BASES = {"shapes": "worlds/shapes/base"}  # models that ship with the package
 PRECISIONS = ("float32", "bfloat16", "int8")
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
+AnyVideo = Any  # path, or (seconds, image) of each frame, or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +219,7 @@ class Model:
         questions: str | Sequence[str],
         images: AnyImage | Sequence[AnyImage] | None = None,
         *,
-        video: Any = None,
+        video: AnyVideo | Sequence[AnyVideo] = None,
         frames: int = 8,
         think: bool = False,
         max_tokens: int | None = None,

@@ -58,8 +58,7 @@ class LoadedModel:
         return fingerprint(*self.source.folders)
 
     def image_sampler(self, cfg: Config, mesh: jax.sharding.Mesh) -> ImageSampler:
-        """Draws by calls of `sample.batch` rows, so that a shard made again is the same to the
-        bit."""
+        """Draws `sample.batch` rows a call always: a shard made again is the same to the bit."""
         return self.family.ImageSampler(
             vae_params=self.vae_params,
             settings=cfg.sample,
@@ -81,8 +80,11 @@ class LoadedModel:
         window: int,
         min_rows: int | None = None,
     ) -> TextGenerator:
-        """Writes behind up to `batch` contexts a compiled call; min_rows: default, the devices
-        that rows are cut over."""
+        """Writes behind up to `batch` contexts a compiled call.
+
+        window: tokens of a context with what is written; min_rows: of a call, default as many as
+        there are devices that rows are cut over.
+        """
         return self.family.TextGenerator(
             batch=batch,
             window=window,
