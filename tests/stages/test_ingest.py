@@ -425,7 +425,7 @@ def test_generate_sets_faulty_lines_aside_and_finds_leaks(weights, tmp_path, mon
             images = np.zeros((count, 32, 32, 3), np.uint8)
             return images, np.zeros((count, *tiny.GRID), np.float32)
 
-    monkeypatch.setattr(generate.model.LoadedModel, "image_sampler", lambda *_: Blank())
+    monkeypatch.setattr(generate.loading.LoadedModel, "image_sampler", lambda *_: Blank())
     mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.txt"
     mine.write_text('"a red circle"\n{\n"a red circle"\n"a blue cross"\n')
     theirs.write_text("two red circles\nA blue cross.\n")

@@ -234,7 +234,7 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
         json.dumps([{**a, "answer": "?"} if i < 3 else a for i, a in enumerate(answers)])
     )
     mesh, held = tiny.mesh(cfg), monitor.prompts(other.stage("generate"), 3)
-    opened = train.model.base(cfg, other, mesh)
+    opened = train.loading.base(cfg, other, mesh)
     with jax.set_mesh(mesh):
         asked = monitor.TrainingMonitor(cfg, mesh, other.stage("train"), opened, {}, held)
         asked.look(2, opened.params)  # the weights of the start
