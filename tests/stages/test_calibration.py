@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from srum_jax.stages import calibration, report_calibration
+from srum_jax.report import page
+from srum_jax.report.judging import Judging, judging
+from srum_jax.stages import calibration
 
 
 def record(name, score, *regions, status="ok"):
@@ -47,9 +49,9 @@ def test_answers_are_counted_by_kind_of_question():
         "crop_is": {"mean": 0.75, "status": {"ok": 2, "unparsed": 1}},
         "exists": {"mean": 0.5, "status": {"ok": 1}},
     }
-    shown = report_calibration.questions({"questions": found})
-    assert "crop is" in shown and "0.75" in shown
-    assert report_calibration.questions({}) == ""
+    crop, whole = judging({}, {"questions": found}).questions
+    assert (crop.kind, crop.asked, crop.mean, crop.failed) == ("crop_is", 3, 0.75, 1)
+    assert (whole.kind, whole.asked, whole.failed) == ("exists", 1, 0)
     scored[2]["answers"] = '[["a"]]'
     with pytest.raises(ValueError, match="score record 0-2: its answers are damaged"):
         calibration.calibration(scored)
@@ -68,12 +70,18 @@ def test_two_ways_of_scoring_are_compared_where_both_scored():
 
 def test_the_report_shows_labels_where_a_checker_gave_them():
     found = calibration.calibration(SCORED)
-    plain = report_calibration.histograms({}, found)
-    assert plain.count("<svg") == 2 and "histogram-all" in plain
+    plain = judging({}, found).histograms
+    assert [drawn.title for drawn in plain] == ["Whole pictures", "Regions"]
+    assert {bar.kind for drawn in plain for bar in drawn.bars} == {"all"}
     labels = {"right": [0] * 19 + [3], "wrong": [2] + [0] * 19}
-    shown = report_calibration.histograms({"image_histogram": labels, "proposer": "sam"}, found)
-    assert "right 3" in shown and "wrong 2" in shown and shown.count("<rect") == 2 + 1
-    assert report_calibration.histograms({}, {}) == ""
+    shown, plain = judging({"image_histogram": labels, "proposer": "sam"}, found).histograms
+    assert shown.names == (("wrong", "wrong", 2), ("right", "right", 3)) and len(shown.bars) == 2
+    assert [bar.says for bar in shown.bars] == [
+        "\u22121.00 to \u22120.90: wrong 2",
+        "+0.90 to +1.00: right 3",
+    ]
+    assert [name for _, name, _ in plain.names] == ["scored"] and len(plain.bars) == 1
+    assert not judging({}, {}) and judging({}, {}) == Judging()
 
 
 def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
@@ -82,7 +90,12 @@ def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
         {"id": "0-1", "status": "ok", "score": 1},
     ]
     found = calibration.calibration(SCORED, {"with": "words", "candidates": others})
-    said = report_calibration.agreement(found)
-    assert "irrelevant 1" in said and "no regions 1" in said
-    assert "Against the scores of words" in said and "rank correlation 1.00" in said
-    assert report_calibration.agreement({}) == ""
+    shown = judging({}, found)
+    assert shown.failures == (
+        ("whole pictures", 3, {"no regions": 1}),
+        ("regions, sam", 3, {"irrelevant": 1}),
+    )
+    assert shown.comparison["with"] == "words"
+    text = page.render(page.Run({}, {}, (page.Round(0, judging=shown),)))
+    assert "irrelevant 1" in text and "no regions 1" in text
+    assert "Against the scores of words" in text and "rank correlation 1.00" in text

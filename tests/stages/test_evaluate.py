@@ -18,7 +18,7 @@ from srum_jax.core import param_tree
 from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
 from srum_jax.generation import image_sampler, text_generator
-from srum_jax.stages import evaluate, generate, loading, report_pictures, score
+from srum_jax.stages import evaluate, generate, loading, report, score
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
 from srum_jax.worlds.shapes import examples as shapes
@@ -210,10 +210,11 @@ def test_captions_and_edits_are_judged_and_the_first_can_be_shown(done):
         for arm in ("base", "trained"):
             right = verifier.verify_edit(picture(shown[f"{arm}_image"]), edit)
             assert right == shown[f"{arm}_correct"]
-    page = str(report_pictures.edits(folder / "examples-edits.json"))
-    assert page.count("<img") == 3 * 6 and edits[0]["instruction"] in page
-    page = str(report_pictures.captions(folder / "examples-captions.json"))
-    assert page.count("<img") == 6 and captions[0]["trained_caption"] in page
+    (drawn,) = report.read({}, [folder.parent]).rounds
+    assert [item.asked for item in drawn.shown["edits"]] == [e["instruction"] for e in edits]
+    assert all(item.given and all(r.picture for r in item.replies) for item in drawn.shown["edits"])
+    for item, caption in zip(drawn.shown["captions"], captions, strict=True):
+        assert item.given and item.replies[1].text == caption["trained_caption"]
 
 
 def test_the_report_can_show_the_pairs(done):
@@ -226,7 +227,10 @@ def test_the_report_can_show_the_pairs(done):
             image = decode((path.parent / pair[f"{name}_image"]).read_bytes(), name="pair")
             right = verifier.verify(image, pair["prompt"]).right
             assert right == pair[f"{name}_correct"]
-    assert "Right only when trained" in str(report_pictures.pairs(path))
+    (drawn,) = report.read({}, [path.parent.parent]).rounds
+    assert len(drawn.shown["t2i"]) == len(pairs)
+    assert all(reply.right or reply.reason for item in drawn.shown["t2i"] for reply in item.replies)
+    assert {item.failed for item in drawn.items["t2i"]} == {True, False}
 
 
 def test_what_was_made_is_not_made_again(done, monkeypatch):

@@ -16,9 +16,11 @@ from srum_jax.data import shards
 from srum_jax.data.images import decode, encode_png
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
+from srum_jax.report.candidates import scored_pictures
+from srum_jax.report.pictures import picture
 from srum_jax.rewards import judge, maps
 from srum_jax.rewards.boxes import regions
-from srum_jax.stages import judges, report_pictures, score
+from srum_jax.stages import judges, score
 from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
@@ -162,7 +164,9 @@ def test_examples_hold_what_the_report_needs(done):
             example["token_weights"], maps.sample_map(dense, 4, 4), atol=1e-4
         )
     assert examples[0]["image_score"] > examples[1]["image_score"]
-    assert len(str(report_pictures.examples(folder / "examples.json"))) > 2000
+    shown = scored_pictures(examples, "examples", lambda p: picture((folder / p).read_bytes()))
+    assert sum(len(group) for _, group in shown.prompts) == len(examples)
+    assert all(c.boxes and c.weights for _, group in shown.prompts for c in group)
 
 
 def test_goes_on_where_it_stopped(done, tmp_path):

@@ -1,65 +1,37 @@
 """The report page: whole, self-contained, escaped, and honest about what it says."""
 
-import html.parser
 import io
 import json
 import re
 
 import numpy as np
 import pytest
+from html_page import read
 from PIL import Image
 
 from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.evals import sections as result_sections
-from srum_jax.stages import report, report_html
+from srum_jax.report import page as report_page
+from srum_jax.report import pictures, sections, training
+from srum_jax.stages import report
 from srum_jax.stages.manifest import Manifest, Workdir
 
+MANIFEST = {
+    **dict.fromkeys(("stage", "config_hash"), "train"),
+    **dict.fromkeys(("inputs", "outputs", "versions", "timing"), {}),
+    "allowed_changes": [],
+}
 EVIL = "<script>alert(1)</script> & a \"red\" 'circle'"
-VOID = {"meta", "img", "br"}
-
-
-class Reader(html.parser.HTMLParser):
-    """Checks that tags close in order; collects tags, attributes and the visible text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.ids, self.text = [], set(), [], [], ""
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += attrs
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
-def read(text):
-    """Parses a page and holds it to working offline."""
-    page = Reader(text)
-    assert not page.tags & {"script", "link", "iframe", "object", "base", "form"}
-    for name, value in page.attributes:
-        assert not name.startswith("on"), name
-        if name in ("src", "href", "srcset", "data"):
-            assert value.startswith(("data:image/", "#")), value[:80]
-    assert "url(" not in text and "@import" not in text and "http://" not in text
-    assert "https://" not in text
-    return page
 
 
 def png(folder, name, size=32, color=(200, 30, 30)):
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), color).save(folder / name)
+
+
+def build(results, folders):
+    return report_page.render(report.read(results, folders))
 
 
 def t2i(base, trained):
@@ -176,6 +148,31 @@ def full(tmp_path):
     caption = {"image": "images/a-base.png", "base_caption": EVIL, "base_correct": True}
     caption |= {"trained_caption": "a green cross", "trained_correct": False}
     (folder / "evaluate" / "examples-captions.json").write_text(json.dumps([caption]))
+    items = [
+        {"prompt": EVIL, "category": EVIL, "base_correct": False, "trained_correct": True}
+        | {"base_reason": "there is no red cross", "trained_reason": ""},
+        {"prompt": "a blue square", "category": "single", "base_correct": True}
+        | {"base_reason": "", "trained_correct": True, "trained_reason": ""},
+        {"prompt": "a brown cross", "category": "single", "base_correct": False}
+        | {"base_reason": "a cross is red", "trained_correct": False, "trained_reason": "empty"},
+        {"prompt": "two crosses", "category": "single", "base_correct": True}
+        | {"base_reason": "", "trained_correct": False, "trained_reason": "1 of 2"},
+    ]
+    (folder / "evaluate" / "evaluation.json").write_text(json.dumps({"prompts": items}))
+    (folder / "train" / "manifest.json").write_text(
+        json.dumps(
+            MANIFEST
+            | {
+                "sections": {"train": {"select": "best_of_k"}},
+                "counts": {
+                    "candidates": 90,
+                    "unscored": 7,
+                    "prompts of too little gain": 3,
+                    "best scored too low": 0,
+                },
+            }
+        )
+    )
     png(folder / "score", "0-0.png")
     box = {
         "bbox": [2, 3, 14, 15],
@@ -213,22 +210,22 @@ def full(tmp_path):
 
 def test_full_page(full):
     results, folder = full
-    text = report.build(results, [folder])
+    text = build(results, [folder])
     page = read(text)
     assert page.ids == [
-        "drawing",
-        "choice",
-        "questions",
+        "t2i",
+        "best_of_k",
+        "qa",
         "captions",
         "edits",
-        "judge",
-        "pictures",
-        "scores",
+        "judging",
+        "scored",
         "training",
         "stages",
         "run",
     ]
     assert "<script" not in text and page.text.count(EVIL) >= 4 + 3
+    top = page.text[: page.text.index("Share of test pictures")]
     for shown in (
         "40.0\u00a0%",
         "60.0\u00a0%",
@@ -245,36 +242,50 @@ def test_full_page(full):
         "picture missing",
         "\u2713 right",
         "\u2717 wrong",
-        "1 of the 2 kept",
         f"{results['rounds'][0]['scores']['region_auc']:.3f}",
         "unparsed 1",
         "highest here",
-        "objective srum_advantage",
-        "of 200 questions; captions 60.0\u00a0%; edits 60.0\u00a0%",
+        "Objective: srum_advantage",
         "Trained against base on the same captions: +20.0 points",
         "Trained against base on the same edits: +20.0 points",
         "a green cross",
         "The first 2 in the order of the test",
+        "Everything that went wrong: 3 of 4 pictures",
+        f"{EVIL} {EVIL}",  # a prompt and its category
+        "✗ wrong there is no red cross",  # the reason, from evaluation.json
+        "It is shown for comparison: this run trained with srum_advantage, not with it.",
+        "released SRUM weights, not used",
+        "Trained on 90 pictures: each prompt's best by the model's own score. Left out: 7 pictures "
+        "without a score, 3 prompts whose best picture hardly beats the others.",
     ):
         assert shown in page.text, shown
+    for shown in (
+        "Training raised right pictures from 40.0\u00a0% to 60.0\u00a0%: +20.0 points",
+        "Higher: describing pictures (+20.0 points",
+        "Drawing 40.0\u00a0% → 60.0\u00a0%, 200 pictures +20.0 points",
+        "Right only when trained 40",
+        "Own choice against the average candidate",
+    ):
+        assert shown in top, shown
     assert text.count("<path") == 5  # loss and gradient norm raw and smooth, learning rate
-    # Pairs; before and base of two edits, a caption; two proposers and a map, one empty card.
-    assert text.count("data:image/png") == 3 + 2 * 2 + 1 + 5
+    # Two on top, as one is missing; the pairs; before and base of two edits, a caption; two
+    # proposers and a map, one empty card.
+    assert text.count("data:image/png") == 3 + 3 + 2 * 2 + 1 + 5
 
 
 def test_minimal_page_says_that_nothing_was_measured(tmp_path):
-    page = read(report.build({}, []))
-    assert page.ids == [] and "No drawing accuracy was measured" in page.text
-    page = read(report.build({"rounds": [{"round": 0}], "stages": {}}, [tmp_path / "round0"]))
+    page = read(build({}, []))
+    assert page.ids == [] and "No accuracy was measured" in page.text
+    page = read(build({"rounds": [{"round": 0}], "stages": {}}, [tmp_path / "round0"]))
     assert page.ids == []
 
 
 def test_base_alone():
     section = {"base": result_sections.accuracy_section(np.arange(10) < 3)}
-    page = read(report.build({"rounds": [{"round": 0, "t2i": section}]}, []))
-    assert page.ids == ["drawing"]
-    assert "base model draws 30.0\u00a0% of the test pictures right" in page.text
-    assert "trained model" not in page.text
+    page = read(build({"rounds": [{"round": 0, "t2i": section}]}, []))
+    assert page.ids == ["t2i"]
+    assert "Drawing, base: 30.0\u00a0% right (95 % interval 10.8–60.3)." in page.text
+    assert "trained" not in page.text
 
 
 def test_captions_and_edits_of_the_base_alone(full):
@@ -289,32 +300,47 @@ def test_captions_and_edits_of_the_base_alone(full):
             for record in json.loads(path.read_text())
         ]
         path.write_text(json.dumps(alone))
-    page = read(report.build(results, [folder]))
+    page = read(build(results, [folder]))
     assert "same captions" not in page.text and "same edits" not in page.text
-    assert "a green cross" not in page.text and "edits 40.0\u00a0%" in page.text
+    assert "a green cross" not in page.text and "Examples: captions" in page.text
     assert {"captions", "edits"} <= set(page.ids)
-    page = read(report.build(results, []))
+    page = read(build(results, []))
     assert "edits" in page.ids and "captions" not in page.ids
 
 
-def test_verdict_claims_a_change_only_if_the_interval_excludes_zero():
+def test_headline_claims_a_change_only_if_the_interval_excludes_zero():
+    def headline(measured):
+        return sections.headline(sections.of_round({"t2i": measured}))
+
     base = np.arange(200) % 2 == 0
-    assert report.verdict(t2i(base, base | (np.arange(200) < 60))).startswith("Training raised")
-    assert report.verdict(t2i(base | (np.arange(200) < 60), base)).startswith("Training lowered")
+    assert headline(t2i(base, base | (np.arange(200) < 60))).startswith("Training raised")
+    assert headline(t2i(base | (np.arange(200) < 60), base)).startswith("Training lowered")
     swapped = base.copy()
     swapped[:6] = ~swapped[:6]
     swapped[7] = True
-    sentence = report.verdict(t2i(base, swapped))
+    sentence = headline(t2i(base, swapped))
     assert sentence.startswith("No clear change") and "includes 0" in sentence
     alone = t2i(base, swapped)
     del alone["paired"]
-    assert "nothing can be concluded" in report.verdict(alone)
+    assert "nothing can be concluded" in headline(alone)
+
+
+def test_what_fell_is_said_first_of_the_rest(full):
+    results, _ = full
+    part = results["rounds"][0]
+    right = np.arange(200) % 4 > 0
+    part["edits"] = result_sections.qa_section(
+        ["add", "move"] * 100, right, right & (np.arange(200) > 30)
+    )
+    page = read(build(results, []))
+    said = page.text.index("Lower: editing pictures (\u221211.5 points")
+    assert said < page.text.index("Higher: describing pictures")
 
 
 def test_rounds_are_told_apart(full):
     results, folder = full
     second = {**results["rounds"][0], "round": 1}
-    page = read(report.build({**results, "rounds": [*results["rounds"], second]}, [folder]))
+    page = read(build({**results, "rounds": [*results["rounds"], second]}, [folder]))
     assert page.text.count("Round 1") == 7 and "600 steps in 2 rounds" in page.text
 
 
@@ -323,9 +349,15 @@ def test_rounds_are_told_apart(full):
     [
         ("evaluate/pairs.json", "{", "pairs.json: not valid JSON"),
         ("evaluate/pairs.json", "{}", "pairs.json: expected a list"),
-        ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'base_image'"),
-        ("evaluate/examples-edits.json", "[{}]", "edits.json: record 0 .*'instruction'"),
-        ("evaluate/examples-captions.json", "[{}]", "captions.json: record 0 .*'image'"),
+        ("evaluate/pairs.json", '[{"prompt": "a"}]', "pairs.json: record 0 .*'<model>_correct'"),
+        ("evaluate/examples-edits.json", "[{}]", "edits.json: record 0 .*'<model>_correct'"),
+        (
+            "evaluate/examples-captions.json",
+            '[{"base_correct": true}]',
+            "captions.json: record 0 .*'prompt' or 'image'",
+        ),
+        ("evaluate/evaluation.json", '{"items": {"t2i": 3}}', "evaluation.json: t2i: .* a list"),
+        ("score/calibration.json", "[]", "calibration.json: expected a dict"),
         (
             "score/examples.json",
             '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
@@ -339,15 +371,15 @@ def test_broken_files_are_named(full, file, content, message):
     results, folder = full
     (folder / file).write_text(content)
     with pytest.raises(ValueError, match=message):
-        report.build(results, [folder])
+        build(results, [folder])
 
 
 def test_large_pictures_are_shrunk():
     out = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
     Image.fromarray(noise).save(out, "PNG")
-    shown = report_html.picture(out.getvalue())
-    assert (shown.width, shown.height) == (900, 600) and shown.style is None
+    shown = pictures.picture(out.getvalue())
+    assert (shown.width, shown.height) == (900, 600) and not shown.pixelated
     assert shown.uri.startswith("data:image/jpeg") and len(shown.uri) < 200_000
 
 
@@ -364,18 +396,18 @@ def test_stage_writes_the_page_and_makes_it_anew(full):
     assert Manifest.read(work.stage("report")).stage == "report"
 
 
-MONITOR_ROWS = [
+MONITORED = [
     {"step": 0, "own_score": 0.0, "verified": 0.25, "diversity": 1.0, "agreement": 1.0},
     {"step": 50, "own_score": 0.5, "verified": 0.125, "diversity": 0.5, "agreement": 1.0},
     {"step": 100, "own_score": 1.0, "diversity": 0.125, "agreement": 1.0},
 ]
 
 
-def test_probes_are_drawn_and_an_early_stop_is_said(full):
+def test_the_monitor_is_drawn_and_an_early_stop_is_said(full):
     results, folder = full
-    train = results["rounds"][0]["train"] | {"monitor": MONITOR_ROWS}
+    train = results["rounds"][0]["train"] | {"monitor": MONITORED}
     results["rounds"][0]["train"] = train
-    text = report.build(results, [folder])
+    text = build(results, [folder])
     page = read(text)
     assert "own score, \u22121 to 1 drawn" in page.text and "right by the checker" in page.text
     assert "as many regions" not in page.text  # was not measured
@@ -389,14 +421,34 @@ def test_probes_are_drawn_and_an_early_stop_is_said(full):
     assert verified[1] - verified[0] == pytest.approx((own[0] - own[2]) / 4, abs=0.11)
     assert diversity[0] == own[2]
     train |= {"stopped_at": 100, "weights_of": 50, "stopped_why": EVIL}
-    page = read(report.build(results, [folder]))
+    page = read(build(results, [folder]))
     assert f"Stopped early at step 100, with the weights of step 50: {EVIL}." in page.text
-    assert "The training monitor stopped it early." in page.text
+    assert "The monitor stopped it early." in page.text
 
 
-def test_a_probes_row_among_the_metrics_hides_no_loss(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0}\n{"step": 1, "monitor_diversity": 1.0}\n{"step": 1, "loss": 3.0}'
-    )
-    found = report._metrics(tmp_path / "metrics.jsonl")
+def test_a_row_of_the_monitor_among_the_metrics_hides_no_loss():
+    rows = [{"step": 1, "loss": 2.0}, {"step": 1, "monitor_diversity": 1.0}]
+    found = training.series([*rows, {"step": 1, "loss": 3.0}])
     assert found["loss"][1].tolist() == [3.0] and found["monitor_diversity"][1].tolist() == [1.0]
+
+
+def test_everything_that_went_wrong_is_listed_with_its_reason(full):
+    results, folder = full
+    page = read(build(results, [folder]))
+    listed = page.text[page.text.index("Everything that went wrong") :]
+    second, first, neither = (
+        listed.index(title)
+        for title in ("Right only when trained 1", "Right only in the base 1", "Wrong both times 1")
+    )
+    assert second < first < neither
+    assert "✗ there is no red cross ✓" in listed[second:first]
+    assert "two crosses single ✓ ✗ 1 of 2" in listed[first:neither]
+    assert "a brown cross single ✗ a cross is red ✗ empty" in listed[neither:]
+
+
+def test_many_pictures_are_grouped_by_what_became_of_them(full):
+    results, folder = full
+    path = folder / "evaluate" / "pairs.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:1] * 20))
+    page = read(build(results, [folder]))
+    assert "Right only when trained 20 kept, the first 16 shown" in page.text
