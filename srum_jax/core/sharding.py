@@ -151,7 +151,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def row_ways(mesh: Mesh) -> int:
-    """Devices that the rows of a batch are cut over."""
+    """Shards that the rows of a batch lie in."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
@@ -174,9 +174,12 @@ def placed_params(specs: param_tree.Specs, dtype: Any, mesh: Mesh) -> Any:
     return placed(param_tree.abstract(specs, dtype), shardings(specs, mesh))
 
 
-def put(x: Any, at: jax.sharding.Sharding) -> Any:
-    """A tree of host arrays on the devices of `at`; every process gives the same whole arrays."""
-    if at.is_fully_addressable:
+def put(x: Any, at: jax.sharding.Sharding | None) -> Any:
+    """A tree of host arrays on the devices of `at`, None: on the default device.
+
+    Every process gives the same whole arrays.
+    """
+    if at is None or at.is_fully_addressable:
         return jax.device_put(x, at)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_callback(

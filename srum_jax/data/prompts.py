@@ -124,8 +124,8 @@ def _shapes(source: str, count: int | None, first: int) -> tuple[Prompt, ...]:
 
     split = source.removeprefix(SHAPES)
     everything = len(language.prompts(split))
-    wanted = everything if count is None else count
-    made = language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+    most = everything if count is None else count
+    made = language.balanced_prompts(split, max(most, everything) if first else most)
     return tuple(Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made))
 
 

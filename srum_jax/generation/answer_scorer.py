@@ -15,12 +15,11 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from srum_jax.core.param_tree import Params
-from srum_jax.core.sharding import fetch
+from srum_jax.core.sharding import fetch, put
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Batch, Branch, Example, Lanes, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context
 from srum_jax.generation.context import bucket
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -78,7 +77,7 @@ class AnswerScorer:
             found = fetch(
                 answer_probabilities(
                     params,
-                    context.put(batch, self.batch_sharding),
+                    put(batch, self.batch_sharding),
                     cfg=self.model,
                     dtype=np.dtype(self.dtype),
                 )

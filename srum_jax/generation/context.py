@@ -14,7 +14,6 @@ import numpy as np
 from absl import logging
 from jax.typing import DTypeLike
 
-from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
 from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text, Tokens
@@ -98,11 +97,6 @@ def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
     )
     padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
     return packing.pack(padded, lanes, cfg.layout)
-
-
-def put(rows: Any, at: jax.sharding.Sharding | None) -> Any:
-    """A tree of host arrays, rows first, on the devices of `at`; None: on the default device."""
-    return jax.device_put(rows) if at is None else sharding.put(rows, at)
 
 
 def capacity(batch: Batch, more: int = 0) -> int:

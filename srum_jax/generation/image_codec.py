@@ -11,7 +11,7 @@ from einops import rearrange
 
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import patchify, unpatchify
-from srum_jax.core.sharding import fetch
+from srum_jax.core.sharding import fetch, put
 from srum_jax.data.images import to_float
 from srum_jax.data.schema import Latent
 from srum_jax.generation import context
@@ -114,7 +114,7 @@ class ImageEncoder:
             part = images[first : first + self.batch]
             full = np.zeros((self.batch, *part[0].shape), np.float32)
             full[: len(part)] = [to_float(image) for image in part]
-            rows = context.put(full, self.batch_sharding)
+            rows = put(full, self.batch_sharding)
             found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)
             parts.append([fetch(x)[: len(part)] for x in jax.tree.leaves(found)])
         return [np.concatenate(x) for x in zip(*parts, strict=True)]

@@ -23,7 +23,7 @@ from srum_jax import flow
 from srum_jax.config import SampleConfig
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import position_ids
-from srum_jax.core.sharding import fetch
+from srum_jax.core.sharding import fetch, put
 from srum_jax.data.schema import NOISE, Batch, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
@@ -397,7 +397,7 @@ class ImageSampler:
             renorm=guidance.renorm,
             **({"texts": texts.und.segment.shape[1]} if texts else {}),
         )
-        packed, texts, seeds, grid = context.put((packed, texts, seeds, grid), self.batch_sharding)
+        packed, texts, seeds, grid = put((packed, texts, seeds, grid), self.batch_sharding)
         x = generate_latents(
             params,
             packed,

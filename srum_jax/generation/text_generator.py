@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from srum_jax.core.param_tree import Params
-from srum_jax.core.sharding import fetch
+from srum_jax.core.sharding import fetch, put
 from srum_jax.data.schema import CAUSAL, Batch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
@@ -206,7 +206,7 @@ class TextGenerator:
         seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
         seed[:count], limit[:count] = seeds, max_tokens
         per_row = (seed, np.full(rows, temperature, np.float32), limit)
-        packed, per_row = context.put((packed, per_row), self.batch_sharding)
+        packed, per_row = put((packed, per_row), self.batch_sharding)
         ids, counts = generate_text(
             self._unstacked,
             packed,

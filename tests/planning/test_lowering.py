@@ -34,34 +34,21 @@ def trained(path):
     return path.startswith(("blocks/gen", "norm/gen", "time", "vae2llm", "llm2vae"))
 
 
-def abstract(specs, dtype, mesh):
-    return jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-        param_tree.abstract(specs, dtype),
-        sharding.shardings(specs, mesh),
-    )
-
-
 def arguments(mesh, tx, specs, rows, reference, advantages):
     """(state, fixed, batch, key) of a step, as shapes with their places."""
-    masters, everywhere = abstract(specs, jnp.float32, mesh), sharding.replicated(mesh)
+    masters = sharding.placed_params(specs, jnp.float32, mesh)
+    everywhere = sharding.replicated(mesh)
     one = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    moments = jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-        jax.eval_shape(tx.init, masters),
-        sharding.optimizer_shardings(tx, masters, sharding.shardings(specs, mesh), mesh),
-    )
+    places = sharding.optimizer_shardings(tx, masters, sharding.shardings(specs, mesh), mesh)
+    moments = sharding.placed(jax.eval_shape(tx.init, masters), places)
     state = TrainState(
         step=one, params=masters, opt_state=moments, ema=masters, skipped=one, skipped_in_row=one
     )
     _, frozen = param_tree.split(bagel.specs(CFG), trained)
-    start = abstract(specs, jnp.bfloat16, mesh) if reference else None
-    fixed = FrozenParams(abstract(frozen, jnp.bfloat16, mesh), start)
-    at = sharding.batch_sharding(mesh)
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-        packing.pack([[]] * rows, LANES, CFG.layout, rewards=True, advantages=advantages),
-    )
+    start = sharding.placed_params(specs, jnp.bfloat16, mesh) if reference else None
+    fixed = FrozenParams(sharding.placed_params(frozen, jnp.bfloat16, mesh), start)
+    rows = packing.pack([[]] * rows, LANES, CFG.layout, rewards=True, advantages=advantages)
+    batch = sharding.placed(rows, sharding.batch_sharding(mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     return state, fixed, batch, key
 
