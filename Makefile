@@ -52,7 +52,7 @@ test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
 
 test-all: $(TEST_STAMP)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests research
 	@if "$(NEWEST)" -c "" 2>/dev/null; then $(MAKE) test-newest; else \
 	  echo "No $(NEWEST) here: the newest jax is not tried (make NEWEST=/path/to/python3.13 test-all)"; fi
 

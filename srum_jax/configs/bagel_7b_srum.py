@@ -5,7 +5,7 @@
 Three things are not part of this repository, and their places are given below or as overrides:
 the weights (ByteDance-Seed/BAGEL-7B-MoT), Segment Anything in the Hugging Face layout
 (facebook/sam-vit-huge; ViT-B and L work as well), and a file of prompts. The recipe is the one that
-won on the shapes world (docs/study.md), with the published sampling; it has not been run on these
+won on the shapes world (research/study), with the published sampling; it has not been run on these
 weights. Without an exact verifier there is nothing to evaluate: look at the report's calibration,
 and at the monitor checks.
 """
@@ -54,7 +54,7 @@ def get_config() -> Any:
     c.train.lanes.regions = 16
     c.train.map_sampling = "area"
     # Half the trained parameters, and answers cannot change. On the shapes world training both
-    # experts gained most; docs/study.md has both.
+    # experts gained most; research/study has both.
     c.train.trainable = "gen"
     c.train.optim.optimizer = "adamw"
     c.train.optim.learning_rate = 2e-5

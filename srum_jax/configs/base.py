@@ -286,7 +286,7 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(PackedConfig):
-    """The defaults are the study's winner (docs/study.md); the other objectives stay selectable."""
+    """The defaults are the study's winner (research/study); the other objectives stay selectable."""
 
     # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
     # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense

@@ -30,7 +30,7 @@ def get_config() -> Any:
     # More candidates a prompt cost time and give the self-score more to choose from.
     c.generate.candidates = 8
 
-    # What is learned from the scores; see `TrainConfig` in configs/base.py and docs/study.md.
+    # What is learned from the scores; see `TrainConfig` in configs/base.py and research/study.
     c.train.objective = "sft"
     c.train.select = "best_of_k"
     c.train.steps = 600

@@ -1,7 +1,7 @@
 """The tables and plots of the study, made from the results' files alone.
 
 A result's "right" holds 1 or 0 a prompt, so that every difference is paired: the same prompt, the
-same noise. Intervals resample prompts and seeds. Tables stand between markers in docs/study.md;
+same noise. Intervals resample prompts and seeds. Tables stand between markers in README.md;
 what is written around them stays.
 """
 
@@ -23,10 +23,10 @@ AT = {"one": "at guidance 1", "fixed": "at the fixed guidance", "best": "at its 
 DRAWS = 4000  # of the bootstrap
 FRAME = """# The study: which self-reward recipe works
 
-Made by `benchmarks/study.py` from `benchmarks/study_plan.json` and the files in `docs/results`;
-`python benchmarks/study.py --tables` writes the tables again. Figures are per cent of prompts that
-the exact verifier calls right, one picture a prompt. Brackets are 95 % intervals of a bootstrap
-over prompts and seeds; differences are paired: same prompts, same noise.
+Made by `study.py` from `study_plan.json` and the files in `results/`;
+`python research/study/study.py --tables` writes the tables again. Figures are per cent of prompts
+that the exact verifier calls right, one picture a prompt. Brackets are 95 % intervals of a
+bootstrap over prompts and seeds; differences are paired: same prompts, same noise.
 """
 
 Interval = tuple[float, float, float]  # value, low, high

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-ROOT = pathlib.Path(__file__).parents[1]
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
 sys.path.append(str(ROOT))  # configs/ is not installed
 
 from srum_jax import config  # noqa: E402

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))  # scripts: they import one another by plain names
+HERE = pathlib.Path(__file__).parent
+sys.path.append(str(HERE))  # scripts: they import one another by plain names
 
 import study  # noqa: E402
 import study_plan  # noqa: E402
@@ -85,7 +85,7 @@ def plan(tmp_path):
 
 
 def test_the_plan_of_the_project_is_sound():
-    plan = study_plan.load_plan(ROOT / "benchmarks/study_plan.json")
+    plan = study_plan.load_plan(HERE / "study_plan.json")
     assert [p.name for p in plan.phases] == ["oracle", "choose", "final"]
     for one in plan.phases:
         assert one.arms[0].name == study_plan.BASE

@@ -2,10 +2,10 @@
 
 The plan (`study_plan.json`) is written before anything runs: phases, arms, prompts, seeds, and the
 rule that picks the winner. An arm is trained by the package's own stages and measured by the exact
-verifier; every arm and seed leaves one JSON in docs/results, and what is there is not made again.
+verifier; every arm and seed leaves one JSON in results/, and what is there is not made again.
 
-    python benchmarks/study.py --phase all --tables
-    python benchmarks/study.py --phase choose [--arm NAME] [--seed S] [--minutes 60]
+    python research/study/study.py --phase all --tables
+    python research/study/study.py --phase choose [--arm NAME] [--seed S] [--minutes 60]
 """
 
 import argparse
@@ -47,7 +47,7 @@ SHARED = ("model", "weights", "weights_base", "seed", "sample", "generate", "sco
 # Config values that a result of an untrained model depends on, and those of a trained one besides.
 MEASURED = ("model", "sample", "score", "evaluate.seed", "compute.dtype")
 TRAINED = ("rounds", "generate", "train")
-RESULTS, PAGE = study_plan.ROOT / "docs/results", study_plan.ROOT / "docs/study.md"
+RESULTS, PAGE = study_plan.HERE / "results", study_plan.HERE / "README.md"
 
 
 # ------------------------------------------------------------------------- what is there, what not
@@ -337,7 +337,7 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--plan", default=study_plan.ROOT / "benchmarks/study_plan.json")
+    parser.add_argument("--plan", default=study_plan.HERE / "study_plan.json")
     parser.add_argument("--phase", help="make what is missing of this phase, or of all")
     parser.add_argument("--arm", action="append", default=[], help="only this arm (may repeat)")
     parser.add_argument("--seed", action="append", default=[], type=int, help="only this seed")
