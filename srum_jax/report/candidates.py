@@ -34,15 +34,18 @@ class Box:
 
     @property
     def kind(self) -> str:
+        """Its style: of a good, a bad or no score."""
         return "mute" if self.score is None else "plus" if self.score >= 0 else "minus"
 
     @property
     def text(self) -> str:
+        """Its number and score, as they stand beside it."""
         number = str(self.number)
         return number if self.score is None else f"{number}: {numbers.signed(self.score)}"
 
     @property
     def text_at(self) -> tuple[float, float]:
+        """Where its text stands: inside the picture, above the box if there is room."""
         x = max(min(self.x + 3, VIEW - 7 * len(self.text)), 2)
         return x, self.y - 5 if self.y > 17 else self.y + 13
 
@@ -74,6 +77,7 @@ class Candidate:
 
     @property
     def proposers(self) -> tuple[str, ...]:
+        """Who found its boxes, in order; one without a name where there are none."""
         return tuple(dict.fromkeys(box.proposer for box in self.boxes)) or ("",)
 
 

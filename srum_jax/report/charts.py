@@ -70,6 +70,8 @@ def reach(*differences: tuple[float, tuple[float, float]]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Tick:
+    """A mark of an axis and what it says."""
+
     at: float
     text: str
 

@@ -29,6 +29,7 @@ def points_range(ci95: Sequence[float]) -> str:
 
 
 def signed(score: float) -> str:
+    """A score with its sign and two digits."""
     return _minus(f"{score:+.2f}")
 
 
@@ -38,6 +39,7 @@ def two_digits(x: float) -> str:
 
 
 def three_digits(x: float) -> str:
+    """Three digits after the point."""
     return f"{x:.3f}"
 
 
@@ -52,6 +54,7 @@ def short(x: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Seconds in words, as a reader would say them."""
     if seconds < 120:
         return f"{seconds:.1f}{NO_BREAK}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -61,6 +64,7 @@ def duration(seconds: float) -> str:
 
 
 def megabytes(mb: float) -> str:
+    """A size in whole megabytes."""
     return f"{count(mb)}{NO_BREAK}MB"
 
 

@@ -66,6 +66,7 @@ class Round:
     training: Training = Training()
 
     def section(self, key: str) -> Section | None:
+        """The section of that key, None where there is none."""
         return next((s for s in self.sections if s.key == key), None)
 
     def groups(self, key: str) -> list[tuple[str, int, list[Item]]]:
@@ -90,6 +91,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The config's file, without its folder and ending."""
         return str(self.facts.get("config", "run")).rsplit("/", 1)[-1].removesuffix(".py")
 
     @property

@@ -48,6 +48,7 @@ class Item:
 
     @property
     def failed(self) -> bool:
+        """Whether some reply is not right."""
         return not all(reply.right for reply in self.replies)
 
 

@@ -69,6 +69,7 @@ class Section:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of the models."""
         return tuple(self.models)
 
     @property
@@ -123,6 +124,7 @@ class Row:
 
     @property
     def n(self) -> int:
+        """How many items."""
         return next(iter(self.models.values())).n
 
     @property

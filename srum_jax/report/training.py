@@ -57,6 +57,7 @@ class Training:
 
     @property
     def stopped(self) -> bool:
+        """Whether the training monitor ended the run."""
         return "stopped_at" in self.facts
 
     @property
