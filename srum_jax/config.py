@@ -18,11 +18,9 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import logging
-
 import srum_jax.configs
+from srum_jax import config_history
 from srum_jax.configs.base import (  # noqa: F401 (this module is their one entry)
-    RENAMED,
     AutoencoderConfig,
     ComputeConfig,
     Config,
@@ -60,46 +58,12 @@ def load(values: Mapping[str, Any]) -> Config:
     if hasattr(values, "to_dict"):
         values = values.to_dict()
     problems: list[str] = []
-    cfg = build(Config, _under_current_names(values), "", problems)
+    cfg = build(Config, config_history.current(values), "", problems)
     if cfg is not None:
         problems = list(_contradictions(cfg))
     if problems:
         raise BadInput("the config does not hold together:\n  " + "\n  ".join(problems))
     return cfg
-
-
-def current_name(name: str) -> str:
-    """The name of a dotted key today ("train.probe.every" is "train.monitor.every")."""
-    found = ""
-    for word in name.split("."):
-        found = f"{found}.{word}" if found else word
-        found = RENAMED.get(found, found)
-    return found
-
-
-def _under_current_names(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`values` with renamed keys under their names of today, where they count before the default.
-
-    An empty section under a former name (see `base.get_config`) is left out.
-    """
-    found, former = {}, {}
-    for key, value in values.items():
-        name = current_name(path + key)
-        if isinstance(value, Mapping):
-            value = _under_current_names(value, f"{name}.")
-        if name == path + key:
-            found[key] = value
-        elif value != {}:
-            _warn(path + key, name)
-            former[name.removeprefix(path)] = value
-    for key, value in former.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = found[key] | value if both else value
-    return found
-
-
-def _warn(former: str, name: str) -> None:
-    logging.warning("%s is called %s; the former name is read in this version only", former, name)
 
 
 def parse(argv: Sequence[str], flag_values: Any) -> Config:
@@ -195,7 +159,7 @@ def _override(word: str) -> str:
     if not found:
         return word
     former, kind, path = found[2], Config, ""
-    name = current_name(former)
+    name = config_history.current_name(former)
     for key in name.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if key not in hints:
@@ -204,7 +168,7 @@ def _override(word: str) -> str:
             raise BadInput(f"--config.{former}: {said}")
         kind, path = hints[key], f"{path}{key}."
     if name != former:
-        _warn(former, name)
+        config_history.warn(former, name)
     return f"{found[1]}{name}{word[found.end() :]}"
 
 
@@ -284,7 +248,7 @@ def check_mesh(
         )
     ways, packed = mesh_shape["context"], [name for name in PACKED if name in cfg.stages]
     for name, lane in itertools.product(packed, ("und", "gen", "vit")):
-        if (size := getattr(getattr(cfg, name).lanes, lane)) % ways:
+        if (size := getattr(getattr(cfg, name).lanes, lane, 0)) % ways:
             raise BadInput(
                 f"{name}.lanes.{lane} = {size} does not divide by mesh.context = {ways}, the "
                 "devices that share every row"

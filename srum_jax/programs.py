@@ -98,4 +98,4 @@ def lora_scale(c: TrainConfig) -> float:
 
 def lanes(c: TrainConfig) -> Lanes:
     """Sizes of one packed row of the stage `train`."""
-    return Lanes(**{name: getattr(c.lanes, name) for name in packing.LANES})
+    return Lanes(**{name: getattr(c.lanes, name, 0) for name in packing.LANES})

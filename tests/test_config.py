@@ -10,7 +10,7 @@ import typing
 import pytest
 from absl import flags
 
-from srum_jax import config, flow, main
+from srum_jax import config, config_history, flow, main
 from srum_jax.configs import base, forkme, shapes, shapes_pretrain
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
@@ -418,19 +418,34 @@ def test_former_names_are_read_with_a_warning(tmp_path, caplog):
     assert cfg.pretrain.multi_image_lanes == dataclasses.replace(
         config.Config().pretrain.multi_image_lanes, und=180
     )
-    said = {f"{old} is called {new}" for old, new in config.RENAMED.items()}
+    said = {f"{old} is called {new}" for old, new in config_history.RENAMED.items()}
     assert len(warned(caplog)) == 4 and warned(caplog) <= said
     caplog.clear()
     parse("--config=shapes")
     assert not warned(caplog)
 
 
+def test_keys_that_are_gone_may_say_what_always_holds(caplog):
+    for name, value in config_history.REMOVED.items():
+        c = base.get_config()
+        *path, key = name.split(".")
+        holder = c
+        for part in path:
+            holder = holder[part]
+        holder[key] = value
+        assert config.load(c) == config.Config()
+        assert f"{name} is gone: it is always {value!r}" in caplog.text
+        holder[key] = value + 1
+        with pytest.raises(BadInput, match=f'unknown key "{name}"'):
+            config.load(c)
+
+
 def test_every_former_name_has_a_key_of_today():
     whole = dataclasses.asdict(config.Config())
-    for old, new in config.RENAMED.items():
+    for old, new in config_history.RENAMED.items():
         value = whole
         for key in new.split("."):
             value = value[key]
-        assert config.current_name(old) == new != old
-    assert config.current_name("train.probe.every") == "train.monitor.every"
-    assert config.current_name("train.steps") == "train.steps"
+        assert config_history.current_name(old) == new != old
+    assert config_history.current_name("train.probe.every") == "train.monitor.every"
+    assert config_history.current_name("train.steps") == "train.steps"

@@ -241,10 +241,7 @@ class LanesConfig:
 
     und: PositiveInt = 60  # text and ViT tokens (U)
     gen: PositiveInt = 64  # latent tokens (G)
-    vit: NonNegativeInt = 0  # ViT patches among the und tokens; 0: no pictures are read
-    labels: NonNegativeInt = 0  # text tokens with a cross-entropy loss
     images: PositiveInt = 4  # latent images
-    regions: NonNegativeInt = 4  # scored regions a latent image (R)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +249,6 @@ class PackedConfig(LoopConfig):
     """What `train` and `pretrain` share beyond: packed rows, one distribution of timesteps."""
 
     rows: PositiveInt = 8  # packed rows a step (B)
-    lanes: LanesConfig = LanesConfig()
     # Raw t = sigmoid(N(mean, std)): a mean above 0 trains more on noise, which is decisive for
     # small models.
     timestep_mean: float = 1.6
@@ -285,9 +281,17 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainLanesConfig(LanesConfig):
+    """Lanes of rows of prompts with their scored images."""
+
+    regions: NonNegativeInt = 4  # scored regions a latent image (R)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(PackedConfig):
     """The defaults are the study's winner (research/study); the other objectives stay selectable."""
 
+    lanes: TrainLanesConfig = TrainLanesConfig()
     # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
     # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense
     # advantages, bounded | nft: DiffusionNFT with dense advantages, bounded
@@ -352,16 +356,26 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PretrainLanesConfig(LanesConfig):
+    """Lanes of rows of pictures with their questions, captions and edits."""
+
+    vit: NonNegativeInt = 32  # ViT patches among the und tokens
+    labels: NonNegativeInt = 40  # text tokens with a cross-entropy loss
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig(PackedConfig):
     """How the shapes base is made: cross-entropy on answers, flow matching on images."""
 
+    # One picture with its questions, two captions and an edit.
+    lanes: PretrainLanesConfig = PretrainLanesConfig(und=168)
     generation_images: PositiveInt = 40  # sampled a step from captions
     edit_images: PositiveInt = 20  # sampled a step from instructions, where one picture is read
     questions: PositiveInt = 6  # about each picture read alone
     # Every so many steps read a clip or two pairs of pictures in every row.
     multi_image_every: PositiveInt = 3
-    multi_image_lanes: LanesConfig = LanesConfig(  # of those steps, which have no edits
-        und=176, gen=32, vit=128, labels=24, images=2, regions=0
+    multi_image_lanes: PretrainLanesConfig = PretrainLanesConfig(  # such rows have no edits
+        und=176, gen=32, images=2, vit=128, labels=24
     )
     text_weight: NonNegativeFloat = 0.5  # of the cross-entropy beside the flow-matching loss
     # What counts the same in it: token (every one) | sample (every text) | square (in between).
@@ -423,11 +437,9 @@ class Config:
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
-    # Its rows hold one picture with its questions, two captions and an edit.
     pretrain: PretrainConfig = PretrainConfig(
         steps=9500,
         rows=20,
-        lanes=LanesConfig(und=168, gen=64, vit=32, labels=40, images=4, regions=0),
         optim=OptimConfig(
             learning_rate=2e-3, adam_learning_rate=2e-3, warmup=100, schedule="cosine"
         ),
@@ -453,29 +465,11 @@ class Config:
     log: LogConfig = LogConfig()
 
 
-# Former names of keys, read with a warning in this version, and their names.
-RENAMED = {
-    "ingest.unit": "ingest.shard_size",
-    "generate.unit": "generate.shard_size",
-    "score.unit": "score.shard_size",
-    "score.least_judges": "score.min_judges",
-    "train.least_gain": "train.min_gain",
-    "train.least_score": "train.min_score",
-    "train.probe": "train.monitor",
-    "train.monitor.least_score": "train.monitor.min_score",
-    "train.monitor.least_diversity": "train.monitor.min_diversity",
-    "train.monitor.least_agreement": "train.monitor.min_agreement",
-    "evaluate.several": "evaluate.multi_image_questions",
-    "pretrain.several_every": "pretrain.multi_image_every",
-    "pretrain.several_lanes": "pretrain.multi_image_lanes",
-}
-
-
 def get_config() -> Any:
     """All keys with their defaults, as an `ml_collections.ConfigDict` to change values in."""
     from ml_collections import ConfigDict  # a program that uses the package may lack it
 
     c = ConfigDict(dataclasses.asdict(Config()))
-    # Former names of sections, for config files that put values there.
+    # Former names of sections, for config files that put values there (config_history.py).
     c.train.probe, c.pretrain.several_lanes = ConfigDict(), ConfigDict()
     return c

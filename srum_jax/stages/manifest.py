@@ -18,7 +18,8 @@ from absl import logging
 from etils import epath
 
 import srum_jax
-from srum_jax.config import Config, current_name, hash_json, section_hash, section_values
+from srum_jax import config_history
+from srum_jax.config import Config, hash_json, section_hash, section_values
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
@@ -233,7 +234,7 @@ def _changes_since(
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every config value and input that differs."""
-    before = {current_name(key): value for key, value in _leaves(old["sections"]).items()}
+    before = config_history.recorded(_leaves(old["sections"]))
     after = _leaves(new["sections"])
     lines = [
         f"config {key}: was {before.get(key, 'not read')!r}, is {after.get(key, 'not read')!r}"

@@ -7,7 +7,7 @@ import pathlib
 import jsonschema
 import pytest
 
-from srum_jax import config
+from srum_jax import config, config_history
 from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
@@ -112,7 +112,7 @@ def test_changed_config_is_refused_and_nothing_is_overwritten(work, fail):
 
 def under_former_names(values, path=""):
     """Recorded config values as version 0.1 named them."""
-    former = {new: old.split(".")[-1] for old, new in config.RENAMED.items()}
+    former = {new: old.split(".")[-1] for old, new in config_history.RENAMED.items()}
     return {
         former.get(path + key, key): (
             under_former_names(value, f"{path}{key}.") if isinstance(value, dict) else value
@@ -129,6 +129,7 @@ def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name):
         (folder / "manifest.json").unlink()
     recorded = json.loads((folder / name).read_text())
     recorded["sections"] = under_former_names(recorded["sections"])
+    recorded["sections"]["train"]["lanes"]["vit"] = 0
     assert "monitor" not in recorded["sections"]["train"]
     (folder / name).write_text(json.dumps(recorded))
     body = Body()

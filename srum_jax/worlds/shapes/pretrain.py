@@ -262,7 +262,7 @@ def pretrain(
     def make(step: int):
         several = reads_several(step, c.multi_image_every)
         sizes = c.multi_image_lanes if several else c.lanes
-        lanes = Lanes(**{k: getattr(sizes, k) for k in packing.LANES})
+        lanes = Lanes(**{k: getattr(sizes, k, 0) for k in packing.LANES})
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
         return packing.pack(rows, lanes, model.layout, label_weights=c.label_weights)

@@ -27,7 +27,7 @@ def cfg():
 
 
 def lanes_of(sizes):
-    return Lanes(**{name: getattr(sizes, name) for name in packing.LANES})
+    return Lanes(**{name: getattr(sizes, name, 0) for name in packing.LANES})
 
 
 @pytest.fixture(scope="module")
