@@ -98,10 +98,8 @@ def load(
     """
     if precision not in (None, *PRECISIONS):
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    told = generation_config.updated(generation_settings(model, base), options, where="api.load")
     folder, base = _folder(model), None if base is None else _folder(base)
-    settings = generation_config.updated(
-        generation_config.from_folder(folder, base), options, where="api.load"
-    )
     if mesh is None:
         ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
         mesh = sharding.make_mesh(ones, jax.devices()[:1])
@@ -118,7 +116,14 @@ def load(
     )
     # CPUs multiply bfloat16 slowly, and XLA would keep a float32 copy of all weights for it.
     dtype = jnp.float32 if on_cpu or precision == "float32" else jnp.bfloat16
-    return Model(*loaded, settings, mesh, precision, dtype, family)
+    return Model(*loaded, told, mesh, precision, dtype, family)
+
+
+def generation_settings(
+    model: epath.PathLike = "shapes", base: epath.PathLike | None = None
+) -> GenerationConfig:
+    """How a model wants to be used, and which language it reads, without loading it."""
+    return generation_config.from_folder(_folder(model), None if base is None else _folder(base))
 
 
 def _folder(model: epath.PathLike) -> epath.Path:
@@ -166,7 +171,8 @@ class Model:
         settings = generation_config.changed(
             self.generation_config.generate, sample, where="generate"
         )
-        read = {prompt: (self.tokenizer.text(prompt),) for prompt in several}
+        say = self.generation_config.prompt
+        read = {prompt: (self.tokenizer.text(say(prompt)),) for prompt in several}
         requests = [
             _Request(read[prompt], prompt, settings.size, some)
             for prompt, some in zip(several, _seeds(len(several), n, seed, seeds), strict=True)
@@ -210,7 +216,8 @@ class Model:
                 for one in pixels:
                     fitted = pictures.latent_image(one, self.cfg.layout)
                     items += [self._encoder.encode(fitted, noise), self._picture(one)]
-                items.append(self.tokenizer.text(instruction))
+                said = self.generation_config.instruction(instruction)
+                items.append(self.tokenizer.text(said))
                 requests.append(_Request(tuple(items), instruction, fitted.shape[:2], mine))
         return self._draw(requests, settings, think)
 
@@ -238,13 +245,14 @@ class Model:
         if not 0 <= temperature < float("inf"):
             raise BadInput(f"temperature must be a number from 0, got {temperature}")
         each = (_texts(questions, "answer: a question"), _each(images, questions, "images"))
+        system = self._system(system_prompts.THINK_UNDERSTANDING) if think else None
         contexts = []
         for question, some, film in zip(*each, _each(video, questions, "video"), strict=True):
             items: list = [self._picture(_pixels(one)) for one in _several(some)]
             if film is not None:
                 items += self._frames(film, frames)
-            contexts.append((*items, self.tokenizer.text(question)))
-        system = self._system(system_prompts.THINK_UNDERSTANDING) if think else None
+            said = self.generation_config.question(question, bool(items))
+            contexts.append((*items, self.tokenizer.text(said)))
         if max_tokens is None:
             limits = self.generation_config
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)

@@ -25,11 +25,11 @@ EXAMPLES = """\
 examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
   %(prog)s generate --prompt "a red circle above a blue square" -o out --n 4
   %(prog)s generate --prompts prompts.txt -o out --steps 30 --cfg 3
-  %(prog)s answer --image out/0-0.png --question "what color is the circle ?"
-  %(prog)s answer --image a.png --image b.png --question "is there a red square ?"
-  %(prog)s answer --video clip.gif --frames 8 --question "is there a blue square ?"
+  %(prog)s answer --image out/0-0.png --question "What color is the circle?"
+  %(prog)s answer --image a.png --image b.png --question "Is there a red square?"
+  %(prog)s answer --video clip.gif --frames 8 --question "Is there a blue square?"
   %(prog)s caption out/0-0.png out/0-1.png --json
-  %(prog)s edit --image out/0-0.png --instruction "a green circle" -o edited
+  %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
 
 Images that -o has already are not drawn again: after an interruption give the same command.
 Exit codes: 0 ok, 2 bad input, 3 not enough device memory.
@@ -169,6 +169,13 @@ def _load(options: argparse.Namespace):
     return api.load(options.model, precision=options.precision, base=options.base, **window)
 
 
+def _settings(options: argparse.Namespace):
+    """The model's own settings: what it cannot read is refused before it is loaded."""
+    from srum_jax import api
+
+    return api.generation_settings(options.model, options.base)
+
+
 def _sample(options: argparse.Namespace) -> dict[str, Any]:
     """What was said of the sampler."""
     keys = ("size", "steps", "guidance", "image_guidance", "renorm", "shift", "batch")
@@ -179,10 +186,12 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import prompts
     from srum_jax.generation.image_sampler import candidate_seed
 
+    settings = _settings(options)
     if options.prompts:
-        found = prompts.load(options.prompts)
+        found = prompts.load(options.prompts, language=settings.language)
     else:
-        found = (prompts.Prompt(0, options.prompt, prompts.NO_CATEGORY, "--prompt"),)
+        text = settings.prompt(options.prompt)
+        found = (prompts.Prompt(0, text, prompts.NO_CATEGORY, "--prompt"),)
     bagel = _load(options)
     prompts.check(found, bagel.tokenizer)
     jobs = [
@@ -207,6 +216,7 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.generation.image_sampler import candidate_seed
 
     shown = [images.load(path) for path in options.image]
+    _settings(options).instruction(options.instruction)
     jobs = [
         {
             "id": 0,
@@ -326,6 +336,7 @@ def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     shown = [images.load(path) for path in options.image]
     film = None if options.video is None else video.frames(options.video, options.frames)
+    _settings(options).question(options.question, bool(shown or film))
     answer = _load(options).answer(
         options.question,
         shown,

@@ -396,6 +396,35 @@ def test_the_shapes_base_draws_and_sees(base):
     assert sum(t in c.text for c, t in zip(captions, things, strict=True)) >= 3
 
 
+def test_the_shapes_base_takes_plain_english(base):
+    said = base.generate(["Draw two red circles, please!", "A large red disc"], seeds=[3, 4])
+    meant = base.generate(["two red circles", "a big red circle"], seeds=[3, 4])
+    for one, other in zip(said, meant, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+    wanted = base.answer("what color is the circle ?", said[1])
+    assert base.answer("What colour is the circle?", said[1]) == wanted
+    (said,) = base.edit(meant[1], "Please change the red circle to blue", seeds=[5])
+    (meant,) = base.edit(meant[1], "make the red circle blue .", seeds=[5])
+    np.testing.assert_array_equal(said.image, meant.image)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda b: b.generate(["a red circle", "a red star"]), "the word 'star'.*near are circle"),
+        (lambda b: b.generate("no red circle"), "'no red circle' cannot be said"),
+        (lambda b: b.generate(""), "says nothing"),
+        (lambda b: b.generate("what changed ?"), "no prompt of the shapes world"),
+        (lambda b: b.edit(image(0), "a red circle"), "no instruction of the shapes world"),
+        (lambda b: b.answer("how many circles are there ?"), "answers about pictures"),
+        (lambda b: b.answer("a red circle", image(0)), "no question of the shapes world"),
+    ],
+)
+def test_what_the_shapes_base_has_no_words_for_is_refused(base, call, message):
+    with pytest.raises(BadInput, match=message):
+        call(base)
+
+
 def test_a_model_without_the_words_to_think_says_so(base):
     with pytest.raises(BadInput, match="this model cannot think: it lacks words .*'you'"):
         base.answer("how many circles are there ?", think=True)

@@ -273,6 +273,28 @@ def test_bad_input(run, tmp_path, picture, arguments, message):
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([*DRAW, "--prompt", "a red star"], "the word 'star' has no meaning"),
+        ([*DRAW, "--prompts", "prompts.txt"], "prompts.txt, line 2: 'five red circles'"),
+        (["answer", "--question", "Is there a red circle?"], "this model answers about pictures"),
+        (
+            ["edit", "-o", "out", "--image", "a.png", "--instruction", "a red circle"],
+            "is no instru",
+        ),
+    ],
+)
+def test_what_a_model_has_no_words_for_is_refused_before_it_is_loaded(
+    run, arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(api, "load")
+    (tmp_path / "prompts.txt").write_text("Draw two red circles\nfive red circles\n")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    code, out, err = run(*arguments, "--model", "shapes")
+    assert (code, out) == (2, []) and message in err
+
+
 def test_debug_shows_where(run):
     code, out, err = run(*ASK, "--image", "nowhere.png", "--debug")
     assert (code, out) == (2, []) and "Traceback" in err and "error: nowhere.png" in err

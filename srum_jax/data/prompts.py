@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import hash_json
-from srum_jax.data import records, tfds_texts
+from srum_jax.data import languages, records, tfds_texts
 from srum_jax.data.records import FileRecord, Reject
 from srum_jax.data.tokenizer import Tokenizer
 
@@ -52,14 +52,24 @@ class LoadedPrompts:
 
 
 def load(
-    source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0
+    source: str,
+    count: int | None = None,
+    first: int = 0,
+    *,
+    limit: float = 0.0,
+    language: str = "",
 ) -> tuple[Prompt, ...]:
     """The prompts of `read`."""
-    return read(source, count, first, limit=limit).prompts
+    return read(source, count, first, limit=limit, language=language).prompts
 
 
 def read(
-    source: str, count: int | None = None, first: int = 0, *, limit: float = 0.0
+    source: str,
+    count: int | None = None,
+    first: int = 0,
+    *,
+    limit: float = 0.0,
+    language: str = "",
 ) -> LoadedPrompts:
     """`count` different prompts of a source, without a count all.
 
@@ -67,15 +77,16 @@ def read(
     From place `first` of the list on, which begins again where it ends. An id that a record does
     not give is its place in the source, from 0. A text that was there before is left out; a source
     with fewer prompts gives all it has; both are logged.
-    limit: of faulty records, as in `records.check_limit`. Raises FileNotFoundError, or ValueError
-    listing the faulty records.
+    limit: of faulty records, as in `records.check_limit`. language: into whose words the texts of
+    files and data sets are put (`data/languages.py`); what has none there is faulty. Raises
+    FileNotFoundError, or ValueError listing the faulty records.
     """
     if source.startswith(SHAPES):
         found = LoadedPrompts(_shapes(source, count, first))
     else:
         in_file = not source.startswith(tfds_texts.PREFIX)
         rows = _file(epath.Path(source)) if in_file else tfds_texts.read(source)
-        found = _collect(source, rows, limit)
+        found = _collect(source, rows, limit, language)
         if count is not None and len(found.prompts) < count:
             logging.info("%s: %d prompts, %d were asked for", source, len(found.prompts), count)
     start = first % len(found.prompts)
@@ -146,7 +157,9 @@ def _numbered(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _collect(name: str, rows: Iterable[FileRecord], limit: float) -> LoadedPrompts:
+def _collect(
+    name: str, rows: Iterable[FileRecord], limit: float, language: str = ""
+) -> LoadedPrompts:
     """The different prompts of `rows`, in their order."""
     found: dict[str, Prompt] = {}
     ids: dict[int, int] = {}
@@ -155,6 +168,8 @@ def _collect(name: str, rows: Iterable[FileRecord], limit: float) -> LoadedPromp
         total += 1
         try:
             prompt = _prompt(record.value, place, f"{name}, line {record.line}")
+            text = languages.normalise(language, prompt.text, "prompt")
+            prompt = dataclasses.replace(prompt, text=text)
             if prompt.text in found:
                 repeated.append(prompt)
                 continue

@@ -12,7 +12,9 @@ from etils import epath
 
 from srum_jax import config
 from srum_jax.config import SampleConfig
+from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
+from srum_jax.data import languages
 from srum_jax.models.bagel import hf_folder
 
 _GENERATE = SampleConfig(
@@ -36,9 +38,11 @@ class GenerationConfig:
     generate, edit: how images are drawn and edited. max_tokens, think_tokens: of an answer and of
     a thought. batch: texts written in one call. window: tokens of a context with what is written
     after it. caption: the request for one. frame: what precedes a video's frame, with {seconds}
-    and {number}; "" for nothing. resize_twice, sample_conditions: as the original does, pictures to
-    read first take the size that the autoencoder would give them, and latents of pictures to edit
-    are drawn from the posterior instead of being its mean.
+    and {number}; "" for nothing. language: the one that the model was trained on, where it is a
+    world's (`data/languages.py`); its questions are then about pictures. resize_twice,
+    sample_conditions: as the original does, pictures to read first take the size that the
+    autoencoder would give them, and latents of pictures to edit are drawn from the posterior
+    instead of being its mean.
     """
 
     generate: SampleConfig = _GENERATE
@@ -51,6 +55,7 @@ class GenerationConfig:
     window: int = 32768
     caption: str = "Describe this image in one sentence."
     frame: str = "Frame {number} at {seconds} s:"
+    language: str = ""
     resize_twice: bool = False
     sample_conditions: bool = False
 
@@ -58,6 +63,10 @@ class GenerationConfig:
         for name in ("max_tokens", "think_tokens", "batch", "window"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.language and self.language not in registry.LANGUAGES:
+            raise BadInput(
+                f"language = {self.language!r} is not known: known: {', '.join(registry.LANGUAGES)}"
+            )
         if set("{}") & set(self.label(1, 0.0)):
             raise BadInput(f"frame = {self.frame!r} may hold {{seconds}} and {{number}} alone")
 
@@ -65,6 +74,20 @@ class GenerationConfig:
         """What precedes frame `number` (from 1) of a video, taken at `seconds`."""
         plain = self.frame.replace("{number}", str(number))
         return plain.replace("{seconds}", f"{seconds:.1f}")
+
+    def prompt(self, text: str) -> str:
+        """A prompt as the model reads it. Raises BadInput where it has no words for it."""
+        return languages.normalise(self.language, text, "prompt")
+
+    def instruction(self, text: str) -> str:
+        """The same of an instruction to edit."""
+        return languages.normalise(self.language, text, "instruction")
+
+    def question(self, text: str, shown: bool) -> str:
+        """The same of a question; shown: whether a picture or a video is asked about."""
+        if self.language and not shown:
+            raise BadInput(f"{text!r}: this model answers about pictures; give it one")
+        return languages.normalise(self.language, text, "question")
 
 
 def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:

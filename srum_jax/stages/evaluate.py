@@ -90,8 +90,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     Raises FileNotFoundError or ValueError where weights, prompts or a stage before are missing.
     """
-    wanted = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count)
     weights = loading.source(cfg, work)
+    language = loading.language(weights)
+    wanted = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, language=language)
     prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
     inputs = {
         "model": loading.fingerprint(*weights.folders),

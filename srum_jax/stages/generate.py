@@ -41,9 +41,12 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     Raises FileNotFoundError or ValueError where the weights or the prompts cannot be used.
     """
     c, count = cfg.generate, cfg.generate.count
-    given = prompt_lists.read(c.prompts, count, first=work.round * count, limit=c.rejects)
-    wanted = given.prompts
     weights = loading.source(cfg, work)
+    language = loading.language(weights)
+    given = prompt_lists.read(
+        c.prompts, count, first=work.round * count, limit=c.rejects, language=language
+    )
+    wanted = given.prompts
     # Before anything is written: prompts put right afterwards would look like a changed run.
     tokenizer = Tokenizer.from_folder(weights.words)
     prompt_lists.check(wanted, tokenizer)
@@ -51,12 +54,12 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         "model": loading.fingerprint(*weights.folders),
         "prompts": prompt_lists.digest(wanted),
     }
-    shared = leaks(cfg, wanted)
+    shared = leaks(cfg, wanted, language)
 
     def body(folder: epath.Path) -> Outcome:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]
         if jax.process_index() == 0:
-            write_json(folder / "held_back.json", held_back(cfg, tokenizer))
+            write_json(folder / "held_back.json", held_back(cfg, tokenizer, language))
             write_findings(folder, given.rejects, shared)
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
@@ -85,14 +88,14 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("generate", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def held_back(cfg: Config, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def held_back(cfg: Config, tokenizer: Tokenizer, language: str = "") -> list[dict[str, Any]]:
     """At most HELD_BACK records {id, prompt, category}: prompts after those that all rounds draw.
 
     Of a list too short for that its end, which is then drawn too. Without what the model cannot
     read.
     """
     drawn = cfg.rounds * cfg.generate.count
-    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects)
+    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects, language=language)
     if len(found) < drawn + HELD_BACK:
         logging.info(
             "generate: %s has %d prompts; of the %d held back for monitor checks %d are drawn too",
@@ -117,7 +120,7 @@ def readable(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[dict[str, 
 # ------------------------------------------------------------------ what is wrong with the prompts
 
 
-def leaks(cfg: Config, wanted: Sequence[Prompt]) -> list[dict[str, str]]:
+def leaks(cfg: Config, wanted: Sequence[Prompt], language: str = "") -> list[dict[str, str]]:
     """Prompts to train on that the run is also evaluated on: {"prompt", "trained", "evaluated"}.
 
     The last two say where each stands. Empty where the run has no evaluation, or its prompts are
@@ -126,7 +129,7 @@ def leaks(cfg: Config, wanted: Sequence[Prompt]) -> list[dict[str, str]]:
     if "evaluate" not in cfg.stages:
         return []
     try:
-        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count)
+        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, language=language)
     except FileNotFoundError as e:
         logging.info("evaluate.prompts are not here to compare with: %s", e)
         return []

@@ -22,7 +22,7 @@ from srum_jax.config import Config, TrainConfig
 from srum_jax.core import files, param_tree, sharding
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
-from srum_jax.generation import families
+from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf
@@ -121,6 +121,11 @@ def source(cfg: Config, work: Workdir) -> hf.Parts:
     if not cfg.weights:
         return hf.locate(epath.resource_path(srum_jax) / BASE)
     return hf.locate(cfg.weights, cfg.weights_base)
+
+
+def language(parts: hf.Parts) -> str:
+    """The language that a model reads (`data/languages.py`), as its folder or its base says."""
+    return generation_config.from_folder(parts.folder, parts.base).language
 
 
 def _made_by(stage: epath.Path) -> hf.Parts:

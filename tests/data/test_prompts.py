@@ -354,6 +354,18 @@ def test_a_tfds_data_set_that_is_not_here_is_not_fetched(monkeypatch):
             prompts.load(f"tfds:{name}?split=train&text=captions.text")
 
 
+def test_plain_english_is_put_into_the_words_of_a_language(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("A red circle.\na red circle\na red star\nDraw two blue boxes, please\n")
+    found = prompts.read(str(path), limit=1, language="shapes")
+    assert [p.text for p in found.prompts] == ["a red circle", "two blue squares"]
+    assert [(r.line, "'star'" in r.error) for r in found.rejects] == [(3, True)]
+    assert len(found.duplicates) == 1
+    with pytest.raises(ValueError, match="line 3: 'a red star': the word 'star'"):
+        prompts.read(str(path), language="shapes")
+    assert [p.text for p in prompts.load(str(path))][0] == "A red circle."
+
+
 def test_a_text_that_is_none_is_set_aside():
     rows = [{"t": b"one"}, {"t": b"\xff"}, {"t": [b"two", b""]}, {}]
     found = list(tfds_texts._texts([lambda row=row: row for row in rows], ["t"], None))
