@@ -73,4 +73,5 @@ def current(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def warn(former: str, name: str) -> None:
+    """Logs that the key `former` is called `name`."""
     logging.warning("%s is called %s; the former name is read in this version only", former, name)
