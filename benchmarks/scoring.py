@@ -36,6 +36,7 @@ import pathlib
 import platform
 import re
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,13 +60,14 @@ from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import judge, written
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.rewards.logits import LogitJudge, Vocabulary
 
 PROMPT = "a red circle above a blue square"
 REGIONS = 5
 REASON = "It shows a red circle with clean edges and an even color, just as the prompt asks for."
 LIMITS = {"whole": 1024, "regions": 4096}  # new tokens (the release's srum_data_infer/vlm.py)
-PROPOSER = regions.components()
-HOW = written.Readout(view="coordinates", attempts=1)
+PROPOSER = regions.ComponentsProposer()
+SETTINGS = judge.JudgeSettings(view="coordinates", attempts=1)  # of the written read-out
 WINDOW = 32768  # more than anything here takes
 ASKED = 32  # pictures a call where throughput is measured: the config's default
 TARGET = 10  # times less wall time at batch 1
@@ -82,7 +84,7 @@ def scene(side: int) -> np.ndarray:
     return made
 
 
-def seen(side: int, batch: int) -> list[PromptedImage]:
+def prompted(side: int, batch: int) -> list[PromptedImage]:
     return [PromptedImage(scene(side), PROMPT, str(i)) for i in range(batch)]
 
 
@@ -148,19 +150,20 @@ class Row:
     labels: int = 0
 
 
-def logits_rows(cfg: BagelConfig, words: judge.Vocabulary, side: int) -> list[Row]:
+def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
     """The pictures that the judge asks about for one image, each with its questions."""
     rows = []
 
-    def ask(images, questions):
-        for shown, texts in zip(images, questions, strict=True):
-            patches = len(picture(shown, cfg.layout).positions)
+    def probabilities(images, questions, params=None):
+        for image_, texts in zip(images, questions, strict=True):
+            patches = len(picture(image_, cfg.layout).positions)
             # A question and its empty answer, both in their marks; a picture in its own.
             tokens = patches + 2 + sum(len(words.encode(q)) + 4 for q in texts)
             rows.append(Row(patches, tokens, len(texts)))
         return [np.ones((len(texts), cfg.llm.vocab), np.float32) for texts in questions]
 
-    judge.judge_images(ask, words, seen(side, 1), PROPOSER)
+    scorer = types.SimpleNamespace(probabilities=probabilities)
+    LogitJudge(scorer, words).judge(prompted(side, 1), PROPOSER)
     return rows
 
 
@@ -168,16 +171,16 @@ def written_rows(cfg: BagelConfig, side: int, think: bool) -> list[Row]:
     """What is read for one image before writing: its two questions."""
     rows = []
 
-    def write(contexts, **_):
+    def generate(contexts, **_):
         for one in contexts:
             patches = sum(len(item.positions) for item in one if isinstance(item, Picture))
             rows.append(Row(patches, context.extent(one)[0]))
         return [text_generator.GeneratedText("", (), False) for _ in contexts]
 
-    words = Lengths(cfg.llm.vocab)
-    how = dict(window=WINDOW, max_tokens=1, think=think)
-    speak = written.speaker(write, dataclasses.replace(cfg, max_text=WINDOW), words, **how)
-    written.judge_images(speak, seen(side, 1), PROPOSER, HOW)
+    cfg, words = dataclasses.replace(cfg, max_text=WINDOW), Lengths(cfg.llm.vocab)
+    generator = types.SimpleNamespace(generate=generate)
+    source = written.ModelText(generator, cfg, words, WINDOW, max_tokens=1, think=think)
+    written.WrittenJudge(source, SETTINGS).judge(prompted(side, 1), PROPOSER)
     return rows
 
 
@@ -241,7 +244,7 @@ def weights(specs: Any) -> int:
 
 
 def counted(
-    cfg: BagelConfig, words: judge.Vocabulary, side: int, item: int, ways: Sequence[Writing]
+    cfg: BagelConfig, words: Vocabulary, side: int, item: int, ways: Sequence[Writing]
 ) -> dict[str, Cost]:
     """{"logits" or the name of a way to write: its cost} for pictures of `side` pixels."""
     counter = Counter(cfg, item)
@@ -309,11 +312,13 @@ def logits_call(model: Model, batch: int) -> Callable[[], list[judge.Judgement]]
     """One batch of images scored by soft answers. Raises RuntimeError if something went unasked."""
     ask = AnswerScorer(model.params, model.cfg, model.words, batch).probabilities
 
-    def possible(images, questions):
+    def possible(images, questions, params=None):
         return [np.ones_like(p) for p in ask(images, questions)]
 
+    judging = LogitJudge(types.SimpleNamespace(probabilities=possible), model.words)
+
     def call():
-        judged = judge.judge_images(possible, model.words, seen(model.side, batch), PROPOSER)
+        judged = judging.judge(prompted(model.side, batch), PROPOSER)
         if any(one.image_status != judge.OK or len(one.regions) != REGIONS for one in judged):
             raise RuntimeError(f"not all was asked: {judged[0]}")
         return judged
@@ -328,15 +333,16 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
     words = Lengths(cfg.llm.vocab)
     write = text_generator.TextGenerator(model.params, cfg, words, 2 * batch, WINDOW).generate
 
-    def exactly(contexts, **how):
+    def exactly(contexts, params=None, **how):
         found = write(contexts, **how)
         if {len(one.ids) for one in found} != {way.steps}:
             raise RuntimeError(f"an answer has not {way.steps} tokens")
         return found
 
-    how = dict(window=WINDOW, max_tokens=way.steps, think=way.think)
-    speak = written.speaker(exactly, cfg, words, **how)
-    return lambda: written.judge_images(speak, seen(model.side, batch), PROPOSER, HOW)
+    generator = types.SimpleNamespace(generate=exactly)
+    source = written.ModelText(generator, cfg, words, WINDOW, way.steps, way.think)
+    judging = written.WrittenJudge(source, SETTINGS)
+    return lambda: judging.judge(prompted(model.side, batch), PROPOSER)
 
 
 def measured(
@@ -378,7 +384,7 @@ def rates(model: Model, vae_params: Any, count: int, repeats: int) -> dict[str, 
         window=model.cfg.max_text,
         min_rows=settings.batch,
     )
-    ask = AnswerScorer(model.params, model.cfg, model.words, min(count, ASKED)).probabilities
+    scorer = AnswerScorer(model.params, model.cfg, model.words, min(count, ASKED))
     wanted = prompt_lists.load("shapes:test", count)
     seeds = [image_sampler.candidate_seed(0, prompt.id, 0) for prompt in wanted]
 
@@ -386,10 +392,8 @@ def rates(model: Model, vae_params: Any, count: int, repeats: int) -> dict[str, 
         return sampler.sample_prompts([prompt.text for prompt in wanted], seeds)[0]
 
     drawn = [PromptedImage(i, p.text, str(p.id)) for i, p in zip(generate(), wanted, strict=True)]
-    calls = {
-        "generate": generate,
-        "score": lambda: judge.judge_images(ask, model.words, drawn, PROPOSER),
-    }
+    judging = LogitJudge(scorer, model.words)
+    calls = {"generate": generate, "score": lambda: judging.judge(drawn, PROPOSER)}
     return {name: count / took for name, took in inference.in_turn(calls, repeats).items()}
 
 

@@ -50,9 +50,9 @@ def products(jaxpr) -> int:
 
 def test_the_assumed_answers_are_read_and_count_as_stated():
     ids = tuple(range(1, scoring.REGIONS + 1))
-    read = parsing.read(scoring.answer("regions", scoring.REGIONS), ids)
-    assert read.found == {i: (0.5, parsing.OK) for i in ids}
-    assert parsing.read(scoring.answer("whole"), (parsing.WHOLE,)).found == {
+    parsed = parsing.parse(scoring.answer("regions", scoring.REGIONS), ids)
+    assert parsed.scores == {i: (0.5, parsing.OK) for i in ids}
+    assert parsing.parse(scoring.answer("whole"), (parsing.WHOLE,)).scores == {
         parsing.WHOLE: (0.5, parsing.OK)
     }
     assert len(scoring.Lengths(9).encode(scoring.REASON)) == 20

@@ -165,7 +165,7 @@ def oracle_scores(cfg: Config, work: Any) -> None:
 
     candidates = work.stage("generate")
     inputs = {"candidates": Manifest.read(candidates).hash, "reward": "oracle"}
-    proposer = judges.simple(cfg.score)
+    proposer = judges.proposer(cfg.score.proposers[0], cfg.score)
 
     def scored(record: dict[str, Any]) -> dict[str, Any]:
         picture, prompt = record["image"], record["prompt"]

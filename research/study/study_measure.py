@@ -17,7 +17,7 @@ from tqdm import tqdm
 from srum_jax.config import Config
 from srum_jax.evals import stats
 from srum_jax.generation import image_sampler
-from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes import regions
 from srum_jax.stages import judges
 from srum_jax.stages.loading import LoadedModel
@@ -106,19 +106,12 @@ def own_scores(
 
     A picture without a score has NaN, and its regions are counted all the same.
     """
-    find = judges.simple(artist.cfg.score)
-    cfg = artist.cfg
-    scorer = artist.opened.answer_scorer(cfg, artist.mesh, batch=cfg.score.batch)
+    cfg = judges.scores_alone(artist.cfg)
+    panel = judges.panel(artist.opened, cfg, artist.mesh)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
         pictures.append(artist.draw(texts, scale, k))
-        judged = judge.judge_images(
-            scorer.probabilities,
-            artist.opened.tokenizer,
-            list(map(regions.PromptedImage, pictures[k], texts)),
-            find,
-            margin=artist.cfg.score.margin,
-        )
+        judged = panel.judge(list(map(regions.PromptedImage, pictures[k], texts)))
         right.append(verified(pictures[k], texts))
         scores.append([judgement.image_score for judgement in judged])
         counts.append([len(judgement.regions) for judgement in judged])

@@ -122,6 +122,25 @@ def all_gather(number: int, label: str) -> list[int]:
     return found.tolist()
 
 
+def from_first(text: str, label: str) -> str:
+    """What the first process gives for `text`, in every process; all must call it.
+
+    Raises Stopped where another one is gone.
+    """
+    if jax.process_count() == 1:
+        return text
+    own = np.frombuffer(text.encode(), np.uint8)
+    length = all_gather(len(own), label)[0]
+    given = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+        given = own
+    try:
+        found = multihost_utils.broadcast_one_to_all(given)
+    except RuntimeError as e:
+        raise Stopped(f"{label}: another process of this run is gone; its log says why") from e
+    return np.asarray(found, np.uint8).tobytes().decode()
+
+
 def any_process(flag: bool, label: str) -> bool:
     """Whether any process says so; all must call it, and get the same answer."""
     return any(all_gather(int(flag), label))

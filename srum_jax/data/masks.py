@@ -120,7 +120,7 @@ def cover(
         reads = [_cells(*n) for n in zip(grid, size, strict=True)]
     else:
         share = _of_pixels
-        reads, points = zip(*map(_read_points, grid, size), strict=True)
+        reads, points = zip(*map(bilinear_points, grid, size), strict=True)
     inside, areas = np.zeros((*grid, POINTS[sampling], len(masks)), np.float32), []
     for r, (box, mask) in enumerate(zip(boxes, masks, strict=True)):
         if mask is not None and _checked(mask).shape != tuple(size):
@@ -178,10 +178,12 @@ def _cells(tokens: int, pixels: int) -> np.ndarray:
     return np.maximum(shared, 0).astype(np.float32)
 
 
-def _read_points(tokens: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two pixels [tokens,2] that each token's sample reads along one axis, and their weights.
+def bilinear_points(tokens: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two pixels, int [tokens,2], that each token's sample reads along one axis, and their
+    weights, float64 [tokens,2].
 
-    The rule of a bilinear resize with align_corners=False and no antialias, in whole numbers.
+    The rule of a bilinear resize from `pixels` to `tokens` with align_corners=False and no
+    antialias, in whole numbers.
     """
     source = np.maximum(pixels * (2 * np.arange(tokens) + 1) - tokens, 0)
     low, rest = np.divmod(source, 2 * tokens)

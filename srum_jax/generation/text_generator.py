@@ -133,12 +133,13 @@ def generate_text(
 class TextGenerator:
     """The model writing behind contexts.
 
-    batch: contexts a compiled call at most, those of like length together · window: tokens of a
-    context with what may be written · min_rows: rows of a call are a multiple of it ·
-    batch_sharding: where rows lie, None: on the default device · dtype: of products.
+    params: None where every call brings its own · batch: contexts a compiled call at most, those of
+    like length together · window: tokens of a context with what may be written · min_rows: rows of
+    a call are a multiple of it · batch_sharding: where rows lie, None: on the default device ·
+    dtype: of products.
     """
 
-    params: Params = dataclasses.field(repr=False)
+    params: Params | None = dataclasses.field(repr=False)
     model: BagelConfig
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     batch: int
@@ -160,16 +161,18 @@ class TextGenerator:
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
         stop: str = "each",
+        params: Params | None = None,
     ) -> list[GeneratedText]:
         """The text that continues each context, in order; company in a batch changes nothing.
 
         max_tokens: written at most · temperature 0: the likeliest tokens · seeds: uint32, one a
-        context (default 0) · stop: as in `decode`. Raises ValueError for a context that exceeds
-        the window with what may be written.
+        context (default 0) · stop: as in `decode` · params: in place of the generator's own.
+        Raises ValueError for a context that exceeds the window with what may be written.
         """
         for one in contexts:
             context.check_window(one, max_tokens + 1, self.model, self.window)
         seeds = [0] * len(contexts) if seeds is None else seeds
+        params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
         if stop == "first":
             order = list(range(len(contexts)))
@@ -182,6 +185,7 @@ class TextGenerator:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 stop=stop,
+                params=params,
             )
             for row, i in enumerate(part):
                 mine = tuple(ids[row, : counts[row]].tolist())
@@ -197,6 +201,7 @@ class TextGenerator:
         max_tokens: int,
         temperature: float,
         stop: str,
+        params: Params,
     ) -> tuple[np.ndarray, np.ndarray]:
         """One compiled call: as `decode`, rows of no context behind the others."""
         count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
@@ -208,7 +213,7 @@ class TextGenerator:
         per_row = (seed, np.full(rows, temperature, np.float32), limit)
         packed, per_row = put((packed, per_row), self.batch_sharding)
         ids, counts = generate_text(
-            self._unstacked,
+            params,
             packed,
             *per_row,
             cfg=self.model,

@@ -163,7 +163,7 @@ def _token_weights(rule: WeightRule, rewards: Rewards, batch: Batch) -> jax.Arra
 def release_weights(
     batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
 ) -> jax.Array:
-    """Token weights R [B,G] of the released weight rule from the batch's regions and scores.
+    """Token weights R [B,G] of the released rule from the batch's regions and scores.
 
     Of the image alone all of it weighs what lies in no region, of regions alone the image's score
     is 1.

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srum_jax.rewards.judge import Answer, Judgement
+from srum_jax.rewards.judge import Judgement, SoftAnswer
 
 PADDING = "padding"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class AnswerTable:
     """Answers: p float32 [..., Q] in [0, 1], NaN unless status is "ok"; status and kind, the
     question's, str [..., Q]."""
 
@@ -25,25 +25,24 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class JudgementTable:
     """N images, R regions each, Q questions about each region, I about the whole.
 
-    boxes float32 [N,R,4] pixels · scores float32 [N,R], NaN unless "ok" · status, proposer str
-    [N,R] · regions: Asked [N,R,Q] · image_scores float32 [N] · image_status str [N] · images: Asked
-    [N,I].
+    scores float32 [N,R], NaN unless "ok" · status, proposer str [N,R] · region_answers
+    AnswerTable [N,R,Q] · image_scores float32 [N] · image_status str [N] · image_answers
+    AnswerTable [N,I].
     """
 
-    boxes: np.ndarray
     scores: np.ndarray
     status: np.ndarray
     proposer: np.ndarray
-    regions: Asked
+    region_answers: AnswerTable
     image_scores: np.ndarray
     image_status: np.ndarray
-    images: Asked
+    image_answers: AnswerTable
 
 
-def _asked(ragged: Sequence[Sequence[Answer]], shape: tuple[int, ...]) -> Asked:
+def _answer_table(ragged: Sequence[Sequence[SoftAnswer]], shape: tuple[int, ...]) -> AnswerTable:
     """Rows of answers, as many as `shape` has places, padded to the longest and so arranged."""
     width = max(map(len, ragged), default=0)
 
@@ -51,37 +50,30 @@ def _asked(ragged: Sequence[Sequence[Answer]], shape: tuple[int, ...]) -> Asked:
         rows = [[*row, *[fill] * (width - len(row))] for row in values]
         return np.array(rows, dtype).reshape(*shape, width)
 
-    return Asked(
+    return AnswerTable(
         filled([[one.p for one in row] for row in ragged], float("nan"), np.float32),
         filled([[one.status for one in row] for row in ragged], PADDING, np.str_),
         filled([[one.kind for one in row] for row in ragged], PADDING, np.str_),
     )
 
 
-def table(judgements: Sequence[Judgement], regions: int | None = None) -> Table:
-    """Judgements padded to `regions` each, by default as many as the fullest has.
-
-    Raises ValueError for one that has more.
-    """
-    count, fullest = len(judgements), max((len(j.regions) for j in judgements), default=0)
-    width = fullest if regions is None else regions
-    if fullest > width:
-        raise ValueError(f"an image with {fullest} regions does not fit {width}")
+def judgement_table(judgements: Sequence[Judgement]) -> JudgementTable:
+    """Judgements, each padded to as many regions as the fullest has."""
+    count, width = len(judgements), max((len(j.regions) for j in judgements), default=0)
     places = [[*j.regions, *[None] * (width - len(j.regions))] for j in judgements]
 
-    def each(name: str, fill, dtype, *rest: int) -> np.ndarray:
+    def each(name: str, fill, dtype) -> np.ndarray:
         values = [[fill if r is None else getattr(r, name) for r in row] for row in places]
-        return np.array(values, dtype).reshape(count, width, *rest)
+        return np.array(values, dtype).reshape(count, width)
 
-    return Table(
-        boxes=each("bbox", (0.0,) * 4, np.float32, 4),
+    return JudgementTable(
         scores=each("score", float("nan"), np.float32),
         status=each("status", PADDING, np.str_),
         proposer=each("proposer", "", np.str_),
-        regions=_asked(
+        region_answers=_answer_table(
             [() if r is None else r.answers for row in places for r in row], (count, width)
         ),
         image_scores=np.array([j.image_score for j in judgements], np.float32),
         image_status=np.array([j.image_status for j in judgements], np.str_),
-        images=_asked([j.answers for j in judgements], (count,)),
+        image_answers=_answer_table([j.answers for j in judgements], (count,)),
     )

@@ -1,8 +1,8 @@
-"""Free prompts taken apart: objects with attributes and counts, and a relation.
+"""Free prompts decomposed by the model: objects with attributes and counts, and a relation.
 
 Owns the request that has the model do it, and the rules its answer must keep: nothing may be in it
 that the prompt does not say, and no colour or number of the prompt may be missing. Prompts that the
-grammar of `protocol.py` reads are not asked about. What stays apart from both is asked about as a
+grammar of `protocol.py` reads are not asked about. What neither reaches is asked about as a
 whole; who read a prompt stands in `Decomposition.source`, and is counted.
 """
 
@@ -10,13 +10,12 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from srum_jax.generation.text_generator import GeneratedText
+from srum_jax.core.param_tree import Params
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.question_templates import COLORS, NUMBERS, Decomposition, ObjectSpec, Relation
-
-Tell = Callable[[Sequence[str]], list[GeneratedText]]  # what the model writes after each text
+from srum_jax.rewards.written import QuestionRequest, TextSource
 
 VERSION = "1"
 MOST_OBJECTS = 8
@@ -37,7 +36,7 @@ Relation: 1 | next to | 2
 Description: {prompt}
 """
 # Ways of saying the four relations that have an opposite; other words are kept as they are.
-SAID = {
+PHRASES = {
     "left": ("left of", "to the left of", "on the left of", "on the left side of"),
     "right": ("right of", "to the right of", "on the right of", "on the right side of"),
     "above": ("above", "on top of"),
@@ -48,21 +47,29 @@ _WORD = re.compile(r"[\w'-]+")
 
 def decompose_hash() -> str:
     """Twelve hex digits that change when the request or a rule does."""
-    parts = [VERSION, MOST_OBJECTS, MOST_WORDS, REQUEST, SAID]
+    parts = [VERSION, MOST_OBJECTS, MOST_WORDS, REQUEST, PHRASES]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
-def take_apart(prompts: Sequence[str], tell: Tell) -> dict[str, Decomposition]:
+def decompose_prompts(
+    prompts: Sequence[str], source: TextSource, *, params: Params | None = None
+) -> dict[str, Decomposition]:
     """{prompt: what it demands}, closed (`open` False), one for every different prompt.
 
-    By the grammar, else by the model's answer where it keeps the rules, else as a whole.
+    By the grammar, else by the answer of `source`, which continues texts without a picture, where
+    it keeps the rules, else as a whole. params: the model's, see `TextSource`.
     """
     found = {prompt: by_grammar(prompt) for prompt in dict.fromkeys(prompts)}
     left = [prompt for prompt, scene in found.items() if scene is None]
-    told = tell([REQUEST.format(prompt=" ".join(prompt.split())) for prompt in left])
-    for prompt, written in zip(left, told, strict=True):
+    requests = [
+        QuestionRequest(None, REQUEST.format(prompt=" ".join(prompt.split()))) for prompt in left
+    ]
+    answers = []
+    if requests:
+        answers = source.answer(requests, temperature=0.0, seeds=[0] * len(left), params=params)
+    for prompt, answer in zip(left, answers, strict=True):
         try:
-            found[prompt] = read(prompt, written.text if written.finished else "")
+            found[prompt] = parse(prompt, answer.text if answer.finished else "")
         except ValueError:
             found[prompt] = question_templates.whole(prompt)
     return found
@@ -74,9 +81,9 @@ def by_grammar(prompt: str) -> Decomposition | None:
     return None if scene is None else dataclasses.replace(scene, open=False)
 
 
-def read(prompt: str, answer: str) -> Decomposition:
+def parse(prompt: str, answer: str) -> Decomposition:
     """The model's answer to REQUEST as a scene. Raises ValueError saying which rule it breaks."""
-    said = _WORD.findall(prompt.lower())
+    prompt_words = _WORD.findall(prompt.lower())
     objects: list[ObjectSpec] = []
     relation = None
     for line in filter(None, map(str.strip, answer.lower().splitlines())):
@@ -85,7 +92,7 @@ def read(prompt: str, answer: str) -> Decomposition:
         if name not in ("object", "relation") or len(fields) != 3:
             raise ValueError(f"{line!r} is no line of the form asked for")
         if name == "object" and relation is None:
-            objects.append(_object(fields, said))
+            objects.append(_object(fields, prompt_words))
         elif relation is None:
             relation = _relation(fields, len(objects), prompt)
         else:
@@ -95,16 +102,16 @@ def read(prompt: str, answer: str) -> Decomposition:
     if len({spec.name for spec in objects}) < len(objects):
         raise ValueError("the same object twice")
     named = {word for spec in objects for word in spec.name.split()}
-    lost = [word for word in said if word in COLORS and word not in named]
+    lost = [word for word in prompt_words if word in COLORS and word not in named]
     counts = [spec.count for spec in objects]
-    lost += [w for w in said if w in NUMBERS[2:] and NUMBERS.index(w) not in counts]
+    lost += [w for w in prompt_words if w in NUMBERS[2:] and NUMBERS.index(w) not in counts]
     if lost:
         raise ValueError(f"{lost[0]!r} of the prompt is nowhere")
     caption = question_templates.whole(prompt).caption
     return Decomposition(caption, tuple(objects), relation, open=False, source="model")
 
 
-def _object(fields: Sequence[str], said: Sequence[str]) -> ObjectSpec:
+def _object(fields: Sequence[str], prompt_words: Sequence[str]) -> ObjectSpec:
     number, attributes, noun = fields
     attributes = "" if attributes == "-" else attributes
     if not re.fullmatch(r"[1-9]|10", number):
@@ -112,12 +119,12 @@ def _object(fields: Sequence[str], said: Sequence[str]) -> ObjectSpec:
     words = f"{attributes} {noun}".split()
     if not noun or len(words) > MOST_WORDS:
         raise ValueError(f"{noun!r}: a noun, and at most {MOST_WORDS} words with it")
-    spoken = {form for word in said for form in (word, question_templates.singular(word))}
-    strange = [word for word in words if word not in spoken]
+    forms = {form for word in prompt_words for form in (word, question_templates.singular(word))}
+    strange = [word for word in words if word not in forms]
     if strange:
         raise ValueError(f"{strange[0]!r} is not in the prompt")
     count = int(number)
-    if count > 1 and not {number, NUMBERS[count]} & set(said):
+    if count > 1 and not {number, NUMBERS[count]} & set(prompt_words):
         raise ValueError(f"the prompt does not say {number}")
     return ObjectSpec(attributes, noun, count)
 
@@ -127,8 +134,8 @@ def _relation(fields: Sequence[str], objects: int, prompt: str) -> Relation:
     places = [int(x) if re.fullmatch(r"[1-9]", x) else 0 for x in (first, second)]
     if not all(1 <= place <= objects for place in places) or places[0] == places[1]:
         raise ValueError(f"{first!r} and {second!r} are not two of {objects} objects")
-    spoken = " ".join(_WORD.findall(prompt.lower()))
-    if not words or f" {words} " not in f" {spoken} ":
+    text = " ".join(_WORD.findall(prompt.lower()))
+    if not words or f" {words} " not in f" {text} ":
         raise ValueError(f"{words!r} is not in the prompt")
-    kind = next((kind for kind, ways in SAID.items() if words in ways), words)
+    kind = next((kind for kind, ways in PHRASES.items() if words in ways), words)
     return Relation(kind, places[0] - 1, places[1] - 1)

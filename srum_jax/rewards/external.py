@@ -1,9 +1,9 @@
 """A judge behind the chat-completions interface that OpenAI introduced and most servers speak.
 
 Owns the way over the network: a picture and a question go out as one `POST {base_url}/chat/
-completions`, an `Answer` for `written.py` comes back. Nothing that the other side does ends the
-run: what gives no text to read is a status. Redirects are never followed and no proxy is used, so
-that pictures and the key reach the named host alone. The key comes from an environment variable
+completions`, a `WrittenAnswer` for `written.py` comes back. Nothing that the other side does ends
+the run: what gives no text to read is a status. Redirects are never followed and no proxy is used,
+so that pictures and the key reach the named host alone. The key comes from an environment variable
 and is neither stored in a config nor logged.
 """
 
@@ -22,11 +22,14 @@ import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 from absl import logging
 
+from srum_jax.core import distributed
 from srum_jax.core.errors import BadInput
+from srum_jax.core.param_tree import Params
 from srum_jax.data.images import encode_png
-from srum_jax.rewards.written import Answer, Request, Write
+from srum_jax.rewards.written import QuestionRequest, TextSource, WrittenAnswer
 
 TIMEOUT = "timeout"  # no whole reply in time
 RATE_LIMITED = "rate limited"  # HTTP 429
@@ -94,55 +97,101 @@ class _Failed(Exception):
         self.status, self.wait = status, wait
 
 
-def writer(
-    at: Endpoint,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    sleep: Callable[[float], None] = time.sleep,
-    counts: collections.Counter | None = None,
-) -> Write:
-    """The judge as `write(requests, temperature=, seeds=)` -> [Answer], in order.
+@dataclasses.dataclass(frozen=True)
+class ExternalText:
+    """The service at `endpoint` as a `TextSource`; make it by `connect`.
 
-    `counts` gets "requests" and "requests <status>" of those that failed added. Raises BadInput for
-    a key that is missing or cannot be sent.
+    headers: of every request, with the key · sleep: takes seconds · counts: gets "requests" and
+    "requests <status>" of those that failed added.
     """
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "application/json",
-        **_key(at, environ),
-    }
-    counts = collections.Counter() if counts is None else counts
-    lock = threading.Lock()
 
-    def count(what: str) -> None:
-        with lock:
-            counts[what] += 1
+    endpoint: Endpoint
+    headers: Mapping[str, str] = dataclasses.field(repr=False)
+    sleep: Callable[[float], None] = time.sleep
+    counts: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter, compare=False
+    )
+    _lock: threading.Lock = dataclasses.field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
-    def answer(request: Request, temperature: float, seed: int) -> Answer:
+    @classmethod
+    def connect(
+        cls,
+        endpoint: Endpoint,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        sleep: Callable[[float], None] = time.sleep,
+        counts: collections.Counter | None = None,
+    ) -> "ExternalText":
+        """With the key that `environ` holds. Raises BadInput for one that is missing or cannot be
+        sent; nothing is sent yet."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers |= _key(endpoint, environ)
+        return cls(endpoint, headers, sleep, collections.Counter() if counts is None else counts)
+
+    def answer(
+        self,
+        requests: Sequence[QuestionRequest],
+        *,
+        temperature: float,
+        seeds: Sequence[int],
+        params: Params | None = None,
+    ) -> list[WrittenAnswer]:
+        """See `TextSource`; `endpoint.concurrency` requests at a time. `params` play no part."""
+        with concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
+            return list(pool.map(self._answer, requests, [temperature] * len(requests), seeds))
+
+    def _answer(self, request: QuestionRequest, temperature: float, seed: int) -> WrittenAnswer:
+        at = self.endpoint
         body = json.dumps(_body(at, request, temperature, seed)).encode()
         for attempt in range(at.attempts):
-            count("requests")
+            self._count("requests")
             try:
-                return _read(_post(at, headers, body))
+                return _read(_post(at, self.headers, body))
             except _Failed as failed:
                 status = failed.status
-                count(f"requests {status}")
+                self._count(f"requests {status}")
                 pause = min(at.wait * 2.0**attempt, at.longest_wait)
                 if failed.wait is not None:
                     pause = max(pause, failed.wait)
             if status in FINAL or pause > at.longest_wait or attempt + 1 == at.attempts:
                 break
-            sleep(pause)
+            self.sleep(pause)
         logging.log_every_n(logging.WARNING, "the external judge gave no answer: %s", 100, status)
-        return Answer("", failure=status)
+        return WrittenAnswer("", failure=status)
 
-    def write(
-        requests: Sequence[Request], *, temperature: float, seeds: Sequence[int]
-    ) -> list[Answer]:
-        with concurrent.futures.ThreadPoolExecutor(at.concurrency) as pool:
-            return list(pool.map(answer, requests, [temperature] * len(requests), seeds))
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] += 1
 
-    return write
+
+@dataclasses.dataclass(frozen=True)
+class FirstProcess:
+    """`source` as all processes of a run share it: the first one asks, and all get its answers.
+
+    For images that all processes judge together: a service answers no two of them alike, and what
+    follows from a score must be the same everywhere. All must ask alike.
+    """
+
+    source: TextSource
+
+    def answer(
+        self,
+        requests: Sequence[QuestionRequest],
+        *,
+        temperature: float,
+        seeds: Sequence[int],
+        params: Params | None = None,
+    ) -> list[WrittenAnswer]:
+        """See `TextSource`."""
+        answers = []
+        if jax.process_index() == 0:
+            answers = self.source.answer(
+                requests, temperature=temperature, seeds=seeds, params=params
+            )
+        given = json.dumps([dataclasses.asdict(one) for one in answers])
+        return [WrittenAnswer(**one) for one in json.loads(distributed.from_first(given, "judge"))]
 
 
 def _key(at: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
@@ -159,7 +208,7 @@ def _key(at: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _body(at: Endpoint, request: Request, temperature: float, seed: int) -> dict:
+def _body(at: Endpoint, request: QuestionRequest, temperature: float, seed: int) -> dict:
     picture = base64.b64encode(encode_png(request.image)).decode()
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
@@ -243,7 +292,7 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _read(data: bytes) -> Answer:
+def _read(data: bytes) -> WrittenAnswer:
     """The answer in a reply. Raises _Failed(BAD_REPLY) for one that is not as agreed."""
     try:
         reply = json.loads(data.decode("utf-8"))
@@ -255,4 +304,4 @@ def _read(data: bytes) -> Answer:
         raise _Failed(REFUSED)
     if not isinstance(text, str) or why not in ("stop", "length"):
         raise _Failed(BAD_REPLY)
-    return Answer(text, finished=why == "stop")
+    return WrittenAnswer(text, finished=why == "stop")

@@ -1,79 +1,39 @@
-"""The model scores its own images: soft answers about crops and the whole, put together by rule.
+"""What a judge is: images with prompts in, scores with a status each out.
 
-Owns how answers become numbers. Everything the judge knows comes from pixels (`regions.py`), the
-prompt's words (`protocol.py`) and the model's answers; it never sees the truth. A failure is a
-status beside a NaN, never a number.
-
-A region is scored by its best match among the prompt's objects: half P(colour)·P(shape) from two
-open questions about its crop, half P(yes) of "is this a C S ?". An image is scored by the mean of
- · global: P(yes) of "does the image show CAPTION ?";
- · questions: product over objects of mean(exists, count), of the total count, of the relation, of
-   the sizes that the prompt states;
- · assembled: the best assignment of crops to demanded objects, times 0.1 per missing and per extra
-   one, times the sizes, times the relation, which here is half the model's own answers and half
-   the geometry of the assigned boxes. Left out where a proposer's boxes do not separate objects.
-A prompt that nobody took apart is scored by the global part alone, its regions not at all.
+Owns `Judge`, its settings and its judgements, which all judges share: the one that reads soft
+answers (`logits.py`), the one that writes (`written.py`), several together (`ensemble.py`). None
+sees the truth. A failure is a status beside a NaN, never a number.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
-from srum_jax.rewards import question_templates
-from srum_jax.rewards.boxes import regions
+from srum_jax.config import ScoreConfig
+from srum_jax.core.param_tree import Params
 from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
-from srum_jax.rewards.question_templates import Decomposition, Question
 
 OK = "ok"
-UNDECOMPOSED = "undecomposed"  # of a region: the prompt could not be taken apart into objects
+UNDECOMPOSED = "undecomposed"  # of a region: the prompt could not be decomposed into objects
 IRRELEVANT = "irrelevant"  # of a region: it shows no kind of thing that the prompt names
 UNKNOWN_WORDS = "unknown words"  # the tokenizer lacks a word of a question or an answer
-NO_REGIONS = "no regions"  # the proposer found nothing to look at
+NO_REGIONS = "no regions"  # the proposer found nothing to ask about
 NOT_FINITE = "not finite"  # the model gave NaN, or numbers that are no probabilities
 UNPARSED = "unparsed"  # a closed question was answered with other words
-NOT_ASKED = "not asked"  # of an image: only its regions were looked at
+NOT_ASKED = "not asked"  # of an image: only its regions were judged
 STATUSES = (OK, UNDECOMPOSED, IRRELEVANT, UNKNOWN_WORDS, NO_REGIONS, NOT_FINITE, UNPARSED)
-NOT_SCORED = (UNDECOMPOSED, IRRELEVANT)  # statuses of regions that say nothing against an image
 
-Ask = Callable[..., list[np.ndarray]]  # `AnswerScorer.probabilities`
-
-WRONG_COUNT = 0.1  # factor for each missing and each extra object
-DECOMPOSED_SHARE = 0.5  # of P(colour)P(shape) in a region's probability; the rest is "is this …?"
-GEOMETRY_SHARE = 0.5  # of the boxes' geometry in the assembled relation
-MIN_MASS = 0.5  # least probability on the sensible answers of a closed question
-
-
-# How a region is shown: its crop; the image with its outline; the image and coordinates in words.
+# How a region is pointed out: its crop; the image with its outline; coordinates in words.
 View = Literal["crop", "outline", "coordinates"]
-NAMES = {
-    "crop": "this",
-    "outline": "the outlined object",
-    "coordinates": "the object at ({0:.0f}, {1:.0f}, {2:.0f}, {3:.0f})",
-}
-
-
-class Vocabulary(Protocol):
-    """What the judge needs of a tokenizer; both raise ValueError for a word it does not have.
-
-    answers: the ids of the single tokens that spell a word. word_level: its words are all there
-    is, each one token, with a blank before every sign.
-    """
-
-    word_level: bool
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, no marks added."""
-
-    def answers(self, word: str) -> tuple[int, ...]:
-        """Ids of the single tokens that spell a word."""
+VIEWS = typing.get_args(View)
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the model said to one question: p in [0, 1] of what speaks for the prompt, NaN unless
+class SoftAnswer:
+    """How the model answers one question: p in [0, 1] of what speaks for the prompt, NaN unless
     status is "ok". kind and about are the question's; of an open one, p is that of the likeliest
     word among those the prompt's objects have."""
 
@@ -98,7 +58,7 @@ class RegionJudgement:
     p: tuple[float, ...]
     proposer: str
     mask: np.ndarray | None = dataclasses.field(default=None, compare=False)
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[SoftAnswer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,337 +73,67 @@ class Judgement:
     image_score: float
     image_status: str
     parts: dict[str, float]
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[SoftAnswer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    """What is asked for one prompt, or why nothing is."""
+class JudgeSettings:
+    """How images are judged, whoever judges; each read-out reads what concerns it.
 
-    status: str
-    scene: Decomposition
-    crop: tuple[Question, ...] = ()
-    image: tuple[Question, ...] = ()
-    ids: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    word_level: bool = True
+    view: how a region is pointed out · margin: pixels around a box in its crop · crop: pixels of a
+    crop's longer side as soft answers are read, 0: as large as its image · verify: least
+    probability, in [0, 1], that a region shows some kind of thing which the prompt names, below
+    which it is "irrelevant" (the paper's verification of boxes, which the release lacks; soft
+    answers alone) · attempts: written answers asked for at most, the first one greedily, the others
+    sampled at `temperature` with seeds that are a function of `seed`, the image's id, what is asked
+    and the number of the attempt. Raises ValueError for values that mean nothing.
+    """
 
-    def texts(self, questions: Sequence[Question], about: str = "this") -> list[str]:
-        """The questions as the model reads them; `about` names the region that they call "this"."""
-        said = [question.text for question in questions]
-        if about != "this":
-            said = [text.replace("this", about, 1) for text in said]
-        return said if self.word_level else [question_templates.natural(text) for text in said]
+    view: View = "crop"
+    margin: int = 1
+    crop: int = 0
+    verify: float = 0.0
+    attempts: int = 3
+    temperature: float = 0.7
+    seed: int = 0
 
+    def __post_init__(self):
+        if self.view not in VIEWS:
+            raise ValueError(f"view {self.view!r} is none of {', '.join(VIEWS)}")
+        if self.attempts < 1 or not 0 < self.temperature < float("inf"):
+            raise ValueError(
+                f"{self.attempts} attempts at temperature {self.temperature}: give at least 1 and "
+                "a positive number; at 0 another attempt would repeat the first"
+            )
 
-class _Unusable(Exception):
-    """Answers that cannot be read; the argument is the status."""
-
-
-def _plan(scene: Decomposition, vocabulary: Vocabulary) -> _Plan:
-    crop = question_templates.crop_questions(scene) if scene.objects else ()
-    image = question_templates.image_questions(scene)
-    words = {word for q in (*crop, *image) for word in (q.answer, *q.choices) if word}
-    if scene.open:
-        words |= {word for spec in scene.objects for word in (spec.color, spec.shape)}
-    try:
-        for question in (*crop, *image):
-            vocabulary.encode(question.text)
-        ids = {word: vocabulary.answers(word) for word in words}
-    except ValueError:
-        return _Plan(UNKNOWN_WORDS, scene)
-    return _Plan(OK, scene, crop, image, ids, vocabulary.word_level)
-
-
-def _plans(
-    prompts: Sequence[str],
-    vocabulary: Vocabulary,
-    scenes: Mapping[str, Decomposition] | None,
-) -> list[_Plan]:
-    """One a prompt: of its scene where one is given, otherwise of what the grammar reads."""
-    known = {}
-    for prompt in set(prompts):
-        scene = (
-            (scenes or {}).get(prompt)
-            or question_templates.decompose(prompt)
-            or question_templates.whole(prompt)
+    @classmethod
+    def from_config(cls, c: ScoreConfig, *, seed: int = 0) -> "JudgeSettings":
+        """Those of a run's `score` section."""
+        return cls(
+            view=c.view,
+            margin=c.margin,
+            crop=c.crop,
+            verify=c.verify,
+            attempts=c.written.attempts,
+            temperature=c.written.temperature,
+            seed=seed,
         )
-        known[prompt] = _plan(scene, vocabulary)
-    return [known[prompt] for prompt in prompts]
 
 
-# ---------------------------------------------------------------------------- reading the answers
+class Judge(Protocol):
+    """Whoever gives images their scores."""
 
+    def judge(
+        self,
+        images: Sequence[PromptedImage],
+        proposer: Proposer,
+        *,
+        whole: bool = True,
+        params: Params | None = None,
+    ) -> list[Judgement]:
+        """One judgement an image, of the regions that `proposer` finds and of the whole.
 
-def _mass(row: np.ndarray, word: str, ids: Mapping[str, tuple[int, ...]]) -> float:
-    """P(word) in an answer's probabilities [V], over the tokens that spell it."""
-    return float(row[list(ids[word])].sum())
-
-
-def _open_words(plan: _Plan, question: Question) -> list[str]:
-    """The word of each object of the prompt that an open question about a crop asks for."""
-    part = "color" if question.kind == "crop_color" else "shape"
-    return [getattr(spec, part) for spec in plan.scene.objects]
-
-
-def _probability(row: np.ndarray, question: Question, plan: _Plan) -> float:
-    """P(answer), for a closed question among its choices. Raises _Unusable."""
-    if not np.isfinite(row).all() or row.min() < 0 or row.max() > 1 + 1e-3:
-        raise _Unusable(NOT_FINITE)
-    if not question.answer:
-        return min(1.0, max(_mass(row, word, plan.ids) for word in _open_words(plan, question)))
-    p = _mass(row, question.answer, plan.ids)
-    if not question.choices:
-        return min(p, 1.0)
-    mass = sum(_mass(row, word, plan.ids) for word in question.choices)
-    if mass < MIN_MASS:
-        raise _Unusable(UNPARSED)
-    return p / mass
-
-
-def _answers(plan: _Plan, questions: Sequence[Question], rows: np.ndarray) -> tuple[Answer, ...]:
-    """What probabilities [Q,V] say to the questions, each with a status of its own."""
-    rows = np.asarray(rows)
-    if rows.ndim != 2 or len(rows) != len(questions):
-        raise ValueError(
-            f"answers of shape {rows.shape} to {len(questions)} questions: expected [Q, V]"
-        )
-    read = []
-    for row, question in zip(rows, questions, strict=True):
-        try:
-            p, status = _probability(row, question, plan), OK
-        except _Unusable as why:
-            p, status = float("nan"), str(why)
-        read.append(Answer(question.kind, question.about, p, status))
-    return tuple(read)
-
-
-def _usable(answers: Sequence[Answer]) -> list[float]:
-    """Their probabilities. Raises _Unusable where one has none: NOT_FINITE before others."""
-    failed = {one.status for one in answers} - {OK}
-    if failed:
-        raise _Unusable(NOT_FINITE if NOT_FINITE in failed else failed.pop())
-    return [one.p for one in answers]
-
-
-def _region_probabilities(
-    plan: _Plan, answers: Sequence[Answer], rows: np.ndarray
-) -> tuple[tuple[float, ...], float]:
-    """(P(the crop shows object i) for each object, P(it shows some object's kind of thing)), from
-    the answers to the crop questions and their probabilities [Q,V]."""
-    said, objects = _usable(answers), len(plan.scene.objects)
-    if not plan.scene.open:
-        return tuple(said[:objects]), max(said[objects:])
-    colors, shapes = (
-        [min(1.0, _mass(row, word, plan.ids)) for word in _open_words(plan, question)]
-        for row, question in zip(rows[:2], plan.crop[:2], strict=True)
-    )
-    mixed = [
-        DECOMPOSED_SHARE * color * shape + (1 - DECOMPOSED_SHARE) * p
-        for color, shape, p in zip(colors, shapes, said[2:], strict=True)
-    ]
-    return tuple(mixed), max(shapes)
-
-
-def _region(
-    plan: _Plan, found: regions.Region, rows: np.ndarray | None, name: str, verify: float
-) -> RegionJudgement:
-    answers: tuple[Answer, ...] = ()
-    try:
-        if rows is None:
-            raise _Unusable(plan.status if plan.status != OK else UNDECOMPOSED)
-        answers = _answers(plan, plan.crop, rows)
-        p, relevance = _region_probabilities(plan, answers, rows)
-    except _Unusable as why:
-        none = float("nan")
-        return RegionJudgement(found.box, none, str(why), "", (), name, found.mask, answers)
-    best = int(np.argmax(p))
-    status, score = (OK, 2 * p[best] - 1) if relevance >= verify else (IRRELEVANT, float("nan"))
-    label = plan.scene.objects[best].name
-    return RegionJudgement(found.box, score, status, label, p, name, found.mask, answers)
-
-
-# ------------------------------------------------------------------------------ the image's score
-
-
-def _answered(plan: _Plan, answers: Sequence[Answer]) -> dict[str, float]:
-    """{"global", "questions" (of objects), "relation", "sizes" (1 without any)} from answers about
-    the image."""
-    asked = list(zip(plan.image, _usable(answers), strict=True))
-
-    def mean(values: list[float]) -> float:
-        return float(np.mean(values)) if values else 1.0
-
-    relation = mean([v for q, v in asked if q.kind.startswith("relation")])
-    total = mean([v for q, v in asked if q.kind == "count_all"])
-    sizes = float(np.prod([v for q, v in asked if q.kind == "size"]))
-    each = [mean([v for q, v in asked if q.about == i]) for i in range(len(plan.scene.objects))]
-    parts = {
-        "global": mean([v for q, v in asked if q.kind == "caption_right"]),
-        "relation": relation,
-        "sizes": sizes,
-    }
-    if plan.scene.objects:
-        parts["questions"] = float(np.prod(each)) * total * relation * sizes
-    return parts
-
-
-def holds(kind: str, first: Box, second: Box) -> bool:
-    """Whether `first` lies strictly left of / right of / above / below `second`.
-
-    Each box's centre must be past the other's nearer edge, so boxes that largely overlap along
-    the axis are neither.
-    """
-    if kind in ("right", "below"):
-        kind, first, second = question_templates.OPPOSITE[kind], second, first
-    low, high = (0, 2) if kind == "left" else (1, 3)
-    return (first[low] + first[high]) / 2 < second[low] and (
-        second[low] + second[high]
-    ) / 2 > first[high]
-
-
-def assemble(
-    scene: Decomposition, boxes: Sequence[Box], p: np.ndarray, relation: float = 1.0
-) -> float:
-    """Probability, in [0, 1], that these regions are exactly what the prompt demands.
-
-    p [R, O]: P(region shows object); relation: the model's own P(relation holds). A region that
-    shows nothing demanded counts as one missing and one extra.
-    """
-    slots = np.repeat(np.arange(len(scene.objects)), [spec.count for spec in scene.objects])
-    fit = np.maximum(
-        np.asarray(p, np.float64).reshape(-1, len(scene.objects))[:, slots], WRONG_COUNT**2
-    )
-    rows, cols = linear_sum_assignment(-np.log(fit))
-    value = fit[rows, cols].prod() * WRONG_COUNT ** abs(len(fit) - len(slots))
-    if scene.relation is not None:
-        place = {int(slots[col]): boxes[row] for row, col in zip(rows, cols, strict=True)}
-        pair = [place.get(i) for i in (scene.relation.subject, scene.relation.other)]
-        fits = None not in pair and holds(scene.relation.kind, *pair)
-        value *= GEOMETRY_SHARE * fits + (1 - GEOMETRY_SHARE) * relation
-    return float(value)
-
-
-def _image(
-    plan: _Plan,
-    found: tuple[RegionJudgement, ...],
-    rows: np.ndarray | None,
-    separates: bool,
-) -> Judgement:
-    answers: tuple[Answer, ...] = ()
-    try:
-        if plan.status != OK:
-            raise _Unusable(plan.status)
-        if not found:
-            raise _Unusable(NO_REGIONS)
-        for region in found:
-            if region.status not in (OK, *NOT_SCORED):
-                raise _Unusable(region.status)
-        answers = _answers(plan, plan.image, rows)
-        parts = _answered(plan, answers)
-    except _Unusable as why:
-        return Judgement(found, float("nan"), str(why), {}, answers)
-    relation, sizes = parts.pop("relation"), parts.pop("sizes")
-    scored = [region for region in found if region.status == OK]
-    if separates and scored:
-        p = np.array([region.p for region in scored])
-        boxes = [region.bbox for region in scored]
-        parts["assembled"] = sizes * assemble(plan.scene, boxes, p, relation)
-    return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts, answers)
-
-
-# ------------------------------------------------------------------------------------ all at once
-
-
-def _ask_where(
-    ask: Ask,
-    wanted: Sequence[bool],
-    images: Sequence[np.ndarray],
-    texts: Sequence[Sequence[str]],
-) -> list[np.ndarray | None]:
-    """One call of `ask` for the wanted images; None for the others."""
-    chosen = [i for i, want in enumerate(wanted) if want]
-    answers: list[np.ndarray | None] = [None] * len(images)
-    if chosen:
-        given = ask([images[i] for i in chosen], [texts[i] for i in chosen])
-        if len(given) != len(chosen):
-            raise ValueError(f"ask answered {len(given)} of {len(chosen)} images")
-        for i, answer in zip(chosen, given, strict=True):
-            answers[i] = answer
-    return answers
-
-
-def _shown(image: np.ndarray, box: Box, view: View, margin: int, side: int) -> np.ndarray:
-    if view == "crop":
-        return regions.crop(image, box, margin, side)
-    return regions.outline(image, box) if view == "outline" else image
-
-
-def judge_regions(
-    ask: Ask,
-    vocabulary: Vocabulary,
-    seen: Sequence[PromptedImage],
-    proposer: Proposer,
-    *,
-    margin: int = 1,
-    side: int = 0,
-    view: View = "crop",
-    verify: float = 0.0,
-    scenes: Mapping[str, Decomposition] | None = None,
-) -> list[tuple[RegionJudgement, ...]]:
-    """The scored regions of each image, by one `ask` for all of them.
-
-    seen: images uint8 [H,W,3] with prompts · margin: pixels around a box in its crop · side: pixels
-    of a crop's longer side, 0: as large as its image · verify:
-    least probability, in [0, 1], that a region shows some kind of thing which the prompt names,
-    below which it is "irrelevant" (the paper's verification of boxes, which the release lacks) ·
-    scenes: prompts taken apart by the model; others by the grammar. Raises ValueError for things
-    that are no images, answers of a wrong shape.
-    """
-    plans = _plans([one.prompt for one in seen], vocabulary, scenes)
-    proposed = regions.propose(proposer, seen)
-    owners = [(n, region) for n, found in enumerate(proposed) for region in found]
-    wanted = [plans[n].status == OK and bool(plans[n].crop) for n, _ in owners]
-    shown, texts = [], []
-    for (n, region), want in zip(owners, wanted, strict=True):
-        shown.append(
-            _shown(seen[n].image, region.box, view, margin, side) if want else seen[n].image
-        )
-        texts.append(plans[n].texts(plans[n].crop, NAMES[view].format(*region.box)))
-    answers = _ask_where(ask, wanted, shown, texts)
-    found: list[list[RegionJudgement]] = [[] for _ in seen]
-    for (n, region), answer in zip(owners, answers, strict=True):
-        found[n].append(_region(plans[n], region, answer, proposer.name, verify))
-    return [tuple(regions_) for regions_ in found]
-
-
-def judge_images(
-    ask: Ask,
-    vocabulary: Vocabulary,
-    seen: Sequence[PromptedImage],
-    proposer: Proposer,
-    *,
-    margin: int = 1,
-    side: int = 0,
-    view: View = "crop",
-    verify: float = 0.0,
-    scenes: Mapping[str, Decomposition] | None = None,
-) -> list[Judgement]:
-    """Regions and image score of each image, by one `ask` for all regions and one for all images.
-
-    Arguments and errors as in `judge_regions`.
-    """
-    how = dict(margin=margin, side=side, view=view, verify=verify, scenes=scenes)
-    found = judge_regions(ask, vocabulary, seen, proposer, **how)
-    plans = _plans([one.prompt for one in seen], vocabulary, scenes)
-    wanted = [
-        plan.status == OK
-        and bool(parts)
-        and all(region.status in (OK, *NOT_SCORED) for region in parts)
-        for plan, parts in zip(plans, found, strict=True)
-    ]
-    texts = [plan.texts(plan.image) for plan in plans]
-    answers = _ask_where(ask, wanted, [one.image for one in seen], texts)
-    return [
-        _image(plan, parts, answer, proposer.separates)
-        for plan, parts, answer in zip(plans, found, answers, strict=True)
-    ]
+        images: uint8 [H,W,3] with prompts and ids · whole: False leaves out the image's own score,
+        whose status then is NOT_ASKED · params: the model's, in place of those it was opened with.
+        Raises ValueError for things that are no images, or answers that are not as agreed.
+        """

@@ -72,16 +72,16 @@ _THINK = re.compile(r"<\s*(?P<end>/\s*)?think(?:ing)?\b[^<>]*>?", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class ParsedScores:
-    """found: for every id asked for (score, status), the score NaN unless the status is "ok".
+    """scores: for every id asked for (score, status), the score NaN unless the status is "ok".
 
     strangers: how many regions the answer names that were not asked for; they are ignored.
     """
 
-    found: dict[int, tuple[float, str]]
+    scores: dict[int, tuple[float, str]]
     strangers: int = 0
 
 
-def read(text: str, ids: Sequence[int], *, finished: bool = True) -> ParsedScores:
+def parse(text: str, ids: Sequence[int], *, finished: bool = True) -> ParsedScores:
     """The scores that `text` gives to `ids`, which are regions' numbers from 1, or WHOLE alone.
 
     finished: the writer ended by itself. Statuses: STATUSES. Raises nothing for any text.
@@ -111,12 +111,12 @@ def _after_thinking(text: str) -> tuple[str, str]:
     depth = start = 0
     mixed = False
     for tag in _THINK.finditer(text):
-        said = depth == 0 and bool(text[start : tag.start()].strip())
+        stated = depth == 0 and bool(text[start : tag.start()].strip())
         if tag["end"]:
-            mixed |= said and start > 0
+            mixed |= stated and start > 0
             depth, start = max(0, depth - 1), tag.end()
         else:
-            mixed |= said
+            mixed |= stated
             depth += 1
     if depth:
         return "", UNFINISHED

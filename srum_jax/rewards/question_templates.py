@@ -1,4 +1,4 @@
-"""What the judge asks: prompts taken apart by rules, and the wording of every question.
+"""What the judge asks: prompts decomposed by rules, and the wording of every question.
 
 Owns the grammar that turns a prompt into required objects and a relation, and the questions asked
 of crops and of whole images, as data. It knows words, not pictures: colours are a list of English
@@ -88,7 +88,7 @@ class Decomposition:
 
     open: the nouns are shapes and the colours single words, so that a crop's colour and shape can
     be asked for, and nothing else may be in the picture; False for prompts about anything, where
-    every question is answered by yes, no or a number. source: who took the prompt apart; of
+    every question is answered by yes, no or a number. source: who decomposed the prompt; of
     "caption" nobody could, and only the whole is asked about.
     """
 
@@ -270,7 +270,7 @@ def _count_word(count: int) -> str:
 
 
 def whole(prompt: str) -> Decomposition:
-    """A prompt that nobody could take apart: only the whole is asked about."""
+    """A prompt that nobody could decompose: only the whole is asked about."""
     return Decomposition(
         " ".join(prompt.lower().split()).rstrip(" ."), (), open=False, source="caption"
     )

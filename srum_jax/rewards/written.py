@@ -5,31 +5,41 @@ read-out of the SRUM paper (arXiv 2510.12784, section 3 and its tables of prompt
 about the layout of the whole, one about the regions, scores in bands from -1 to 1, a reason before
 every score. The words are ours; a change of them is a new `VERSION`.
 
-Who answers is a `Write`: the model itself (`speaker`) or a service (`external.py`). An image's
-score comes from its own question alone, whatever became of its regions. A failure is a status
-beside a NaN, never a number.
+Who answers is a `TextSource`: the model itself (`ModelText`) or a service (`external.py`). An
+image's score comes from its own question alone, whatever became of its regions. A failure is a
+status beside a NaN, never a number.
 """
 
 import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from srum_jax.core.param_tree import Params
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context, text_generator
+from srum_jax.generation import context
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
+from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import parsing
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
-from srum_jax.rewards.judge import OK, UNKNOWN_WORDS, Judgement, RegionJudgement, View
+from srum_jax.rewards.boxes.regions import Box, PromptedImage, ProposedRegion, Proposer
+from srum_jax.rewards.judge import (
+    NOT_ASKED,
+    OK,
+    UNKNOWN_WORDS,
+    Judgement,
+    JudgeSettings,
+    RegionJudgement,
+    View,
+)
 from srum_jax.rewards.parsing import MISSING, WHOLE
 
 TOO_LONG = "too long"  # the question does not fit the model's context window
@@ -73,7 +83,7 @@ Region <number>
 Reason: <one sentence that names what the region shows; required>
 Score: <one decimal number from the scale, alone>""",
 }
-SHOWN: dict[View, str] = {
+OPENINGS: dict[View, str] = {
     "coordinates": "This picture of {width} by {height} pixels was drawn for the following prompt.",
     "outline": "This picture was drawn for the following prompt; frames were added afterwards to "
     "mark its regions.",
@@ -93,80 +103,99 @@ LEAST_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be
 
 def protocol_hash() -> str:
     """Twelve hex digits that change when any wording or a version does."""
-    parts = [VERSION, parsing.VERSION, TEMPLATES, SHOWN, REGION, COLORS, LEAST_SIDE]
+    parts = [VERSION, parsing.VERSION, TEMPLATES, OPENINGS, REGION, COLORS, LEAST_SIDE]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
-# --------------------------------------------------------------------------------------- who writes
+# -------------------------------------------------------------------------------------- who answers
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """A picture, uint8 [H,W,3], and what is asked about it."""
+class QuestionRequest:
+    """What is asked about a picture, uint8 [H,W,3]; without one the text alone is continued."""
 
-    image: np.ndarray
+    image: np.ndarray | None
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was written, whether it ended by itself; `failure`: the status of what gave no text."""
+class WrittenAnswer:
+    """A text and whether it ended by itself; `failure`: the status of what gave no text."""
 
     text: str
     finished: bool = True
     failure: str = ""
 
 
-# write(requests, temperature=, seeds=) -> [Answer]; 0 takes the likeliest words; seeds are uint32.
-Write = Callable[..., list[Answer]]
+class TextSource(Protocol):
+    """Whoever answers in words."""
+
+    def answer(
+        self,
+        requests: Sequence[QuestionRequest],
+        *,
+        temperature: float,
+        seeds: Sequence[int],
+        params: Params | None = None,
+    ) -> list[WrittenAnswer]:
+        """One answer a request, in order. temperature: 0 takes the likeliest words · seeds: uint32,
+        one a request · params: the model's, in place of those it was opened with, if it is one."""
 
 
-def speaker(
-    write: Callable[..., list[text_generator.GeneratedText]],
-    cfg: BagelConfig,
-    tokenizer: Tokenizer,
-    *,
-    window: int,
-    max_tokens: int,
-    think: bool = True,
-) -> Write:
-    """The model itself as a `Write`, by `TextGenerator.generate` and its window.
+@dataclasses.dataclass(frozen=True)
+class ModelText:
+    """The model itself as a `TextSource`.
 
-    think: the model is told to think first. A question with words that the tokenizer lacks fails
-    as UNKNOWN_WORDS, one that leaves no room for max_tokens as TOO_LONG.
+    window: tokens that a context with its answer may take · max_tokens: of an answer · think: the
+    model is told to think first. A question with words that the tokenizer lacks fails as
+    UNKNOWN_WORDS, one that leaves no room for max_tokens as TOO_LONG.
     """
 
-    def encode(words: str) -> Text:
-        return tokenizer.text(words)
+    generator: TextGenerator
+    cfg: BagelConfig
+    tokenizer: Tokenizer
+    window: int
+    max_tokens: int
+    think: bool = True
 
-    def read(request: Request) -> context.Context | str:
+    def answer(
+        self,
+        requests: Sequence[QuestionRequest],
+        *,
+        temperature: float,
+        seeds: Sequence[int],
+        params: Params | None = None,
+    ) -> list[WrittenAnswer]:
+        """See `TextSource`; one call of the generator."""
+        read = [self._context(request) for request in requests]
+        fitting = [place for place, one in enumerate(read) if not isinstance(one, str)]
+        answers = [WrittenAnswer("", failure=one if isinstance(one, str) else "") for one in read]
+        if fitting:
+            generated = self.generator.generate(
+                [read[i] for i in fitting],
+                max_tokens=self.max_tokens,
+                temperature=temperature,
+                seeds=[seeds[i] for i in fitting],
+                params=params,
+            )
+            for place, one in zip(fitting, generated, strict=True):
+                answers[place] = WrittenAnswer(one.text, one.finished)
+        return answers
+
+    def _context(self, request: QuestionRequest) -> context.Context | str:
         """What the model reads, or the status of what it cannot."""
         try:
-            before = (encode(THINK_UNDERSTANDING),) if think else ()
-            words = encode(request.text)
+            before = (self.tokenizer.text(THINK_UNDERSTANDING),) if self.think else ()
+            words = self.tokenizer.text(request.text)
         except ValueError:
             return UNKNOWN_WORDS
-        items = (*before, picture(request.image, cfg.layout), words)
+        image = () if request.image is None else (picture(request.image, self.cfg.layout),)
+        items = (*before, *image, words)
         try:
-            context.check_window(items, max_tokens + 1, cfg, window)
+            context.check_window(items, self.max_tokens + 1, self.cfg, self.window)
         except ValueError:
             return TOO_LONG
         return items
-
-    def answer(
-        requests: Sequence[Request], *, temperature: float, seeds: Sequence[int]
-    ) -> list[Answer]:
-        items = [read(request) for request in requests]
-        able = [place for place, one in enumerate(items) if not isinstance(one, str)]
-        answers = [Answer("", failure=one if isinstance(one, str) else "") for one in items]
-        if able:
-            chosen = [seeds[place] for place in able]
-            how = dict(max_tokens=max_tokens, temperature=temperature, seeds=chosen)
-            for place, one in zip(able, write([items[i] for i in able], **how), strict=True):
-                answers[place] = Answer(one.text, one.finished)
-        return answers
-
-    return answer
 
 
 # ---------------------------------------------------------------------------------- what is asked
@@ -180,8 +209,8 @@ def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     image = regions.check_image(image)
     factor = -(-LEAST_SIDE // min(image.shape[:2]))
     height, width = image.shape[0] * factor, image.shape[1] * factor
-    latent_grid = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(latent_grid)
+    framed = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(framed)
     line = max(2, min(width, height) // 192)
     font = ImageFont.load_default(size=max(14, min(width, height) // 24))
     for number, box in boxes.items():
@@ -194,38 +223,38 @@ def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
         x, y = min(max(x0, 0), width - wide), min(max(y0, 0), height - high)
         draw.rectangle((x, y, x + wide, y + high), fill=color)
         draw.text((x + line - left, y + line - top), str(number), fill="white", font=font)
-    return np.asarray(latent_grid)
+    return np.asarray(framed)
 
 
-def whole_request(image: np.ndarray, prompt: str) -> Request:
+def whole_request(image: np.ndarray, prompt: str) -> QuestionRequest:
     """The question about the layout of an image."""
-    return Request(image, TEMPLATES["whole"].format(prompt=_one_line(prompt)))
+    return QuestionRequest(image, TEMPLATES["whole"].format(prompt=_one_line(prompt)))
 
 
 def regions_request(
     image: np.ndarray, prompt: str, boxes: dict[int, Box], view: View, margin: int = 1
-) -> Request:
+) -> QuestionRequest:
     """The question about the regions {number: box} of an image; for view "crop" there is one.
 
     margin: pixels around the box in a crop.
     """
-    seen = image
+    pictured = image
     if view == "outline":
-        seen = outlined(image, boxes)
+        pictured = outlined(image, boxes)
     elif view == "crop":
         (box,) = boxes.values()
-        seen = regions.crop(image, box, margin)
+        pictured = regions.crop(image, box, margin)
     listed = []
     for number, box in boxes.items():
         place = dict(zip(("x0", "y0", "x1", "y1"), (round(v) for v in box), strict=True))
         listed.append(REGION[view].format(id=number, **place))
     height, width = image.shape[:2]
     words = TEMPLATES["regions"].format(
-        shown=SHOWN[view].format(width=width, height=height),
+        shown=OPENINGS[view].format(width=width, height=height),
         prompt=_one_line(prompt),
         regions="\n".join(listed),
     )
-    return Request(seen, words)
+    return QuestionRequest(pictured, words)
 
 
 def _one_line(prompt: str) -> str:
@@ -236,132 +265,108 @@ def _one_line(prompt: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout:
-    """How written scores are got.
+class WrittenJudge:
+    """Scores in words, by `source`.
 
-    view: how regions are pointed out · margin: pixels around a crop · attempts: answers asked for
-    at most, the first one greedily, the others drawn at `temperature` with seeds that are a
-    function of `seed`, the image's id, what is asked and the number of the attempt.
+    Only what has no score yet is asked again, and what was read once stays. Regions have no label
+    and no probabilities, judgements no parts. `counts` gets "questions", "questions repeated" and
+    "strangers" (regions named in answers that were not asked for) added.
     """
 
-    view: View = "coordinates"
-    margin: int = 1
-    attempts: int = 3
-    temperature: float = 0.7
-    seed: int = 0
+    source: TextSource
+    settings: JudgeSettings = JudgeSettings()
+    counts: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter, compare=False
+    )
 
-    def __post_init__(self):
-        if self.view not in SHOWN:
-            raise ValueError(f"view {self.view!r} is none of {', '.join(SHOWN)}")
-        if self.attempts < 1 or not 0 < self.temperature < float("inf"):
-            raise ValueError(
-                f"{self.attempts} attempts at temperature {self.temperature}: give at least 1 and "
-                "a positive number; at 0 another attempt would repeat the first"
+    def judge(
+        self,
+        images: Sequence[PromptedImage],
+        proposer: Proposer,
+        *,
+        whole: bool = True,
+        params: Params | None = None,
+    ) -> list[Judgement]:
+        """See `Judge`; calls of the source with up to AT_ONCE questions each."""
+        proposed = [
+            dict(enumerate(found, start=1))
+            for found in regions.propose(proposer, images, params=params)
+        ]
+        view = self.settings.view
+        groups = [
+            (n, group)
+            for n, found in enumerate(proposed)
+            for group in _groups(tuple(found), view, whole)
+        ]
+        asked = _Asked(images, proposed, self.settings)
+        scores = self._scores(asked, groups, params)
+        not_asked = (float("nan"), NOT_ASKED)
+        judged = []
+        for n, found in enumerate(proposed):
+            mine = tuple(
+                RegionJudgement(region.box, *scores[n, i], "", (), proposer.name, region.mask)
+                for i, region in found.items()
             )
+            judged.append(Judgement(mine, *scores.get((n, WHOLE), not_asked), parts={}))
+        return judged
+
+    def _scores(
+        self,
+        asked: "_Asked",
+        groups: Sequence[tuple[int, tuple[int, ...]]],
+        params: Params | None,
+    ) -> dict[tuple[int, int], tuple[float, str]]:
+        """{(image, number): (score, status)} after at most `settings.attempts` answers each."""
+        how = self.settings
+        found = {(n, i): (float("nan"), MISSING) for n, group in groups for i in group}
+        for attempt in range(how.attempts):
+            left = [(n, tuple(i for i in group if found[n, i][1] in AGAIN)) for n, group in groups]
+            left = [(n, group) for n, group in left if group]
+            for start in range(0, len(left), AT_ONCE):
+                part = left[start : start + AT_ONCE]
+                answers = self.source.answer(
+                    [asked.request(n, group) for n, group in part],
+                    temperature=how.temperature if attempt else 0.0,
+                    seeds=[asked.seed(n, group, attempt) for n, group in part],
+                    params=params,
+                )
+                if len(answers) != len(part):
+                    raise ValueError(f"{len(answers)} answers to {len(part)} questions")
+                for (n, group), answer in zip(part, answers, strict=True):
+                    if answer.failure:
+                        found |= {(n, i): (float("nan"), answer.failure) for i in group}
+                        continue
+                    parsed = parsing.parse(answer.text, group, finished=answer.finished)
+                    self.counts["strangers"] += parsed.strangers
+                    found |= {(n, i): result for i, result in parsed.scores.items()}
+            self.counts["questions"] += len(left)
+            self.counts["questions repeated"] += len(left) if attempt else 0
+        return found
 
 
-def judge_images(
-    write: Write,
-    seen: Sequence[PromptedImage],
-    proposer: Proposer,
-    how: Readout,
-    *,
-    counts: collections.Counter | None = None,
-) -> list[Judgement]:
-    """Regions and image score of each image, by calls of `write` with up to AT_ONCE questions.
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Images with their numbered regions, and the questions about them."""
 
-    seen: images uint8 [H,W,3] with prompts and ids. Only what has no score yet is asked again, and
-    what was read once stays. Regions have no label and no probabilities, judgements no parts.
-    `counts` gets "questions", "questions repeated" and "strangers" (regions named in answers that
-    were not asked for) added. Raises ValueError for things that are no images and a `write` that
-    does not answer each request.
-    """
-    return _judge(write, seen, proposer, how, counts, whole=True)
+    images: Sequence[PromptedImage]
+    proposed: Sequence[dict[int, ProposedRegion]]
+    settings: JudgeSettings
 
-
-def judge_regions(
-    write: Write,
-    seen: Sequence[PromptedImage],
-    proposer: Proposer,
-    how: Readout,
-    *,
-    counts: collections.Counter | None = None,
-) -> list[tuple[RegionJudgement, ...]]:
-    """The regions of `judge_images` alone, without a question about the whole."""
-    judged = _judge(write, seen, proposer, how, counts, whole=False)
-    return [judgement.regions for judgement in judged]
-
-
-def _judge(
-    write: Write,
-    seen: Sequence[PromptedImage],
-    proposer: Proposer,
-    how: Readout,
-    counts: collections.Counter | None,
-    *,
-    whole: bool,
-) -> list[Judgement]:
-    proposed = [dict(enumerate(found, start=1)) for found in regions.propose(proposer, seen)]
-    groups = [
-        (n, group)
-        for n, found in enumerate(proposed)
-        for group in _groups(tuple(found), how.view, whole)
-    ]
-
-    def request(n: int, left: tuple[int, ...]) -> Request:
-        if left == (WHOLE,):
-            return whole_request(seen[n].image, seen[n].prompt)
-        boxes = {i: proposed[n][i].box for i in left}
-        return regions_request(seen[n].image, seen[n].prompt, boxes, how.view, how.margin)
-
-    ids = [one.id for one in seen]
-    counts = collections.Counter() if counts is None else counts
-    said = _ask(write, ids, groups, request, how, counts)
-    judged = []
-    for n, found in enumerate(proposed):
-        mine = tuple(
-            RegionJudgement(region.box, *said[n, i], "", (), proposer.name, region.mask)
-            for i, region in found.items()
+    def request(self, n: int, numbers: tuple[int, ...]) -> QuestionRequest:
+        """The question about these regions of image n, or about the whole."""
+        one = self.images[n]
+        if numbers == (WHOLE,):
+            return whole_request(one.image, one.prompt)
+        boxes = {i: self.proposed[n][i].box for i in numbers}
+        return regions_request(
+            one.image, one.prompt, boxes, self.settings.view, self.settings.margin
         )
-        judged.append(Judgement(mine, *said.get((n, WHOLE), (float("nan"), MISSING)), parts={}))
-    return judged
+
+    def seed(self, n: int, numbers: tuple[int, ...], attempt: int) -> int:
+        return candidate_seed(self.settings.seed, f"{self.images[n].id}/{numbers}", attempt)
 
 
-def _groups(numbers: tuple[int, ...], view: str, whole: bool) -> list[tuple[int, ...]]:
+def _groups(numbers: tuple[int, ...], view: View, whole: bool) -> list[tuple[int, ...]]:
     """What is asked together."""
     parts = [(i,) for i in numbers] if view == "crop" else [numbers] if numbers else []
     return [(WHOLE,), *parts] if whole else parts
-
-
-def _ask(
-    write: Write,
-    ids: Sequence[str],
-    groups: Sequence[tuple[int, tuple[int, ...]]],
-    request: Callable[[int, tuple[int, ...]], Request],
-    how: Readout,
-    counts: collections.Counter,
-) -> dict[tuple[int, int], tuple[float, str]]:
-    """{(image, number): (score, status)} after at most `how.attempts` answers to each question."""
-    found = {(n, i): (float("nan"), MISSING) for n, group in groups for i in group}
-    for attempt in range(how.attempts):
-        left = [(n, tuple(i for i in group if found[n, i][1] in AGAIN)) for n, group in groups]
-        left = [(n, group) for n, group in left if group]
-        for start in range(0, len(left), AT_ONCE):
-            part = left[start : start + AT_ONCE]
-            answers = write(
-                [request(n, group) for n, group in part],
-                temperature=how.temperature if attempt else 0.0,
-                seeds=[candidate_seed(how.seed, f"{ids[n]}/{g}", attempt) for n, g in part],
-            )
-            if len(answers) != len(part):
-                raise ValueError(f"{len(answers)} answers to {len(part)} questions")
-            for (n, group), answer in zip(part, answers, strict=True):
-                if answer.failure:
-                    found |= {(n, i): (float("nan"), answer.failure) for i in group}
-                    continue
-                read = parsing.read(answer.text, group, finished=answer.finished)
-                counts["strangers"] += read.strangers
-                found |= {(n, i): result for i, result in read.found.items()}
-        counts["questions"] += len(left)
-        counts["questions repeated"] += len(left) if attempt else 0
-    return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from srum_jax.rewards import ensemble, judge
-from srum_jax.rewards.answer_table import PADDING, Asked, table
+from srum_jax.rewards.answer_table import PADDING, AnswerTable, judgement_table
 
 BINS = 20  # of [-1, 1]
 
@@ -36,16 +36,16 @@ def calibration(
     to score ({"with", "candidates", "both", "rank", "same_sign", "status"}); what cannot be
     measured is absent.
     """
-    seen = table([judgement(record) for record in scored])
-    names = sorted(set(seen.proposer[seen.status != PADDING]))
+    table = judgement_table([judgement(record) for record in scored])
+    names = sorted(set(table.proposer[table.status != PADDING]))
     found: dict[str, Any] = {
-        "images": _seen(seen.image_scores, seen.image_status),
+        "images": _counts(table.image_scores, table.image_status),
         "regions": {
-            str(name): _seen(seen.scores[at], seen.status[at])
+            str(name): _counts(table.scores[at], table.status[at])
             for name in names
-            for at in [seen.proposer == name]
+            for at in [table.proposer == name]
         },
-        "questions": _questions(seen.regions) | _questions(seen.images),
+        "questions": _questions(table.region_answers) | _questions(table.image_answers),
     }
     if comparison is not None:
         found["comparison"] = _compared(scored, comparison)
@@ -57,11 +57,11 @@ def judgement(record: Mapping[str, Any]) -> judge.Judgement:
 
     Raises ValueError naming the record for answers that are not as `shards.score_features` says.
     """
-    said: dict[int, list[judge.Answer]] = collections.defaultdict(list)
+    answers: dict[int, list[judge.SoftAnswer]] = collections.defaultdict(list)
     try:
         for region, kind, about, p, status in json.loads(record.get("answers", "[]")):
             p = float("nan") if p is None else float(p)
-            said[int(region)].append(judge.Answer(str(kind), int(about), p, str(status)))
+            answers[int(region)].append(judge.SoftAnswer(str(kind), int(about), p, str(status)))
     except (ValueError, TypeError) as e:
         raise ValueError(f"score record {record['id']}: its answers are damaged: {e}") from e
     regions = tuple(
@@ -72,15 +72,15 @@ def judgement(record: Mapping[str, Any]) -> judge.Judgement:
             one["label"],
             (),
             one["proposer"],
-            answers=tuple(said[place]),
+            answers=tuple(answers[place]),
         )
         for place, one in enumerate(record["regions"])
     )
     score = float(record["image_score"])
-    return judge.Judgement(regions, score, record["image_status"], {}, tuple(said[-1]))
+    return judge.Judgement(regions, score, record["image_status"], {}, tuple(answers[-1]))
 
 
-def _seen(scores: np.ndarray, status: np.ndarray) -> dict[str, Any]:
+def _counts(scores: np.ndarray, status: np.ndarray) -> dict[str, Any]:
     return {"histogram": histogram(scores[status == judge.OK]), "status": _counted(status)}
 
 
@@ -90,11 +90,11 @@ def _counted(status: np.ndarray) -> dict[str, int]:
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _questions(asked: Asked) -> dict[str, Any]:
+def _questions(answers: AnswerTable) -> dict[str, Any]:
     """{kind: {"mean", "status"}} of the answers; no mean where none could be read."""
     found = {}
-    for kind in sorted(set(asked.kind[asked.kind != PADDING])):
-        p, status = asked.p[asked.kind == kind], asked.status[asked.kind == kind]
+    for kind in sorted(set(answers.kind[answers.kind != PADDING])):
+        p, status = answers.p[answers.kind == kind], answers.status[answers.kind == kind]
         mean = {"mean": float(p[status == judge.OK].mean())} if (status == judge.OK).any() else {}
         found[str(kind)] = {**mean, "status": _counted(status)}
     return found

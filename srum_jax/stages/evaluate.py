@@ -275,8 +275,8 @@ def _judge(
     # Where that stage has run, the other proposers are measured on its records.
     proposers = cfg.score.proposers[: 1 if "score" in cfg.stages else None]
     how = dataclasses.replace(cfg.score, proposers=proposers, judge="self", compare=0)
-    bench = judges.bench(opened, dataclasses.replace(cfg, score=how), mesh)
-    score.score(records, folder, how, bench)
+    panel = judges.panel(opened, dataclasses.replace(cfg, score=how), mesh)
+    score.score(records, folder, how, panel)
     return shards.read(folder)
 
 
@@ -377,7 +377,7 @@ def verify_monitor(work: Workdir) -> None:
     for step, row in found.items():
         right = [
             verifier.verify(record["image"], record["prompt"]).right
-            for record in monitor.seen_pictures(train, step)
+            for record in monitor.sampled_images(train, step)
             if record["image"].shape[:2] == (verifier.SIDE, verifier.SIDE)
             and _readable(record["prompt"])
         ]

@@ -1,12 +1,12 @@
 """Who scores, as a run's `score` section says: proposers, read-outs and judges put together.
 
-Owns that wiring alone. A `JudgePanel` looks at candidates and gives their judgements; the stages
-`score` and `evaluate` share it, so that both judge alike.
+Owns that wiring alone. A `JudgePanel` gives images their judgements; the stages `score` and
+`evaluate` and the training monitor share it, so that all judge alike.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,130 +15,130 @@ from etils import epath
 from tqdm import tqdm
 
 from srum_jax.config import Config, ScoreConfig
+from srum_jax.core import sharding
 from srum_jax.core.files import read_json, write_json
-from srum_jax.generation import context
-from srum_jax.generation.text_generator import GeneratedText, TextGenerator
-from srum_jax.rewards import decompose, ensemble, external, judge, question_templates, written
-from srum_jax.rewards.boxes import proposers, regions
-from srum_jax.rewards.boxes.regions import Limits, PromptedImage, Proposer
-from srum_jax.rewards.boxes.sam import automatic as sam_automatic
-from srum_jax.rewards.boxes.sam import weights as sam_weights
-from srum_jax.rewards.judge import Judgement, RegionJudgement
+from srum_jax.core.param_tree import Params
+from srum_jax.rewards import decompose, external, question_templates, written
+from srum_jax.rewards.boxes import proposers
+from srum_jax.rewards.boxes.proposers import FileProposer, ModelProposer, SamProposer, read_boxes
+from srum_jax.rewards.boxes.regions import (
+    ComponentsProposer,
+    GridProposer,
+    Limits,
+    PromptedImage,
+    Proposer,
+)
+from srum_jax.rewards.boxes.sam.automatic import MaskGenerator, MaskSettings
+from srum_jax.rewards.ensemble import EnsembleJudge
+from srum_jax.rewards.external import ExternalText, FirstProcess
+from srum_jax.rewards.judge import Judge, Judgement, JudgeSettings
+from srum_jax.rewards.logits import LogitJudge
 from srum_jax.rewards.question_templates import Decomposition
+from srum_jax.rewards.written import ModelText, TextSource, WrittenJudge
 from srum_jax.stages import loading
 from srum_jax.stages.loading import LoadedModel
 
 WINDOW = 8192  # tokens of a context that is written about
-TOLD = 192  # tokens of a prompt taken apart
-AT_ONCE = 64  # prompts between two writes of those taken apart
+DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
+AT_ONCE = 64  # prompts between two writes of those decomposed
 
-# judge(seen, proposer, whole) -> judgements; whole False leaves out the image's own score.
-Judge = Callable[..., list[Judgement]]
 Scenes = Mapping[str, Decomposition]
 
 
 @dataclasses.dataclass(frozen=True)
 class JudgePanel:
-    """A judge, `proposers`, the first of which makes the image's score, `other`, name and judge
-    that some candidates are compared by, or None, and `counts` of what was met on the way."""
+    """Everything that gives the images of a run their scores.
 
-    judge: Judge
+    main: whose scores count · proposers: the first one's regions make the image's score · other:
+    name and judge that some candidates are compared by, or None · counts: of what was met on the
+    way.
+    """
+
+    main: Judge
     proposers: tuple[Proposer, ...]
-    other: tuple[str, Judge] | None
-    counts: collections.Counter
+    other: tuple[str, Judge] | None = None
+    counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def judge(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[Judgement]:
+        """Judgements by the first proposer, with the regions of the others behind its own.
+
+        images: uint8 [H,W,3] with prompts and ids · params: the model's, in place of those that
+        the panel was opened with.
+        """
+        first, *others = self.proposers
+        judged = self.main.judge(images, first, params=params)
+        more = [self.main.judge(images, p, whole=False, params=params) for p in others]
+        return [
+            dataclasses.replace(
+                one, regions=(*one.regions, *(region for view in extra for region in view.regions))
+            )
+            for one, *extra in zip(judged, *more, strict=True)
+        ]
 
 
-def bench(
-    opened: LoadedModel,
+def panel(
+    loaded: LoadedModel,
     cfg: Config,
     mesh: jax.sharding.Mesh,
     *,
     scenes: Scenes | None = None,
     seed: int = 0,
 ) -> JudgePanel:
-    """Judges and proposers of a run. `opened` needs no autoencoder; scenes: prompts taken apart.
+    """The judges and proposers of a run, for the stage `score` and the training monitor alike.
 
-    Raises FileNotFoundError or ValueError for weights, boxes or an endpoint that cannot be used.
+    loaded: the model, without an autoencoder; without parameters every call of the panel brings
+    them · mesh: where a batch lies; where it spans several processes all of them judge together, so
+    that all get the same scores · scenes: prompts decomposed, see `decomposed` · seed: of the
+    written answers after the first. Raises FileNotFoundError or ValueError for weights, boxes or an
+    endpoint that cannot be used.
     """
-    c = cfg.score
-    counts: collections.Counter = collections.Counter()
-    write = _speaker(opened, cfg, mesh)
-    how = written.Readout(
-        view=c.view,
-        margin=c.margin,
-        attempts=c.written.attempts,
-        temperature=c.written.temperature,
-        seed=seed,
-    )
-    ask = opened.answer_scorer(cfg, mesh, batch=c.batch).probabilities
-
-    def reads(
-        seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True
-    ) -> list[Judgement]:
-        known = dict(margin=c.margin, side=c.crop, view=c.view, verify=c.verify, scenes=scenes)
-        if whole:
-            return judge.judge_images(ask, opened.tokenizer, seen, proposer, **known)
-        return _regions(judge.judge_regions(ask, opened.tokenizer, seen, proposer, **known))
-
-    def writing(write: written.Write) -> Judge:
-        def writes(seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True):
-            if whole:
-                return written.judge_images(write, seen, proposer, how, counts=counts)
-            return _regions(written.judge_regions(write, seen, proposer, how, counts=counts))
-
-        return writes
-
-    own, second = (reads, writing(write)) if c.readout == "logits" else (writing(write), reads)
-    chosen = own
+    c, counts = cfg.score, collections.Counter()
+    settings = JudgeSettings.from_config(c, seed=seed)
+    text = model_text(loaded, cfg, mesh, max_tokens=c.written.max_tokens, think=c.written.think)
+    ways = sharding.row_ways(mesh)
+    scorer = loaded.answer_scorer(cfg, mesh, batch=-(-c.batch // ways) * ways)
+    logits = LogitJudge(scorer, loaded.tokenizer, settings, scenes)
+    in_words = WrittenJudge(text, settings, counts)
+    own, second = (logits, in_words) if c.readout == "logits" else (in_words, logits)
+    main, other = own, None
     if c.judge != "self" or (c.compare and c.external.url):
-        outside = writing(external.writer(endpoint(c), counts=counts))
+        outside = WrittenJudge(external_text(c, mesh, counts), settings, counts)
     if c.judge == "external":
-        chosen = outside
-    other = None
+        main = outside
+    elif c.judge == "ensemble":
+        main = EnsembleJudge((own, outside), c.min_judges)
     if c.compare and c.external.url and c.judge == "self":
         other = (f"{c.external.model}, an external judge", outside)
     elif c.compare:
-        other = (
-            "its other read-out, in words"
-            if second is not reads
-            else "its other read-out, soft answers",
-            second,
-        )
-    if c.judge == "ensemble":
-
-        def chosen(seen: Sequence[PromptedImage], proposer: Proposer, whole: bool = True):
-            views = [one(seen, proposer, whole) for one in (own, outside)]
-            return [one.judgement for one in ensemble.combine(views, least=c.min_judges)]
-
-    return JudgePanel(
-        judge=chosen,
-        proposers=tuple(proposer(name, c, write, scenes) for name in c.proposers),
-        other=other,
-        counts=counts,
-    )
+        name = "in words" if second is in_words else "soft answers"
+        other = (f"its other read-out, {name}", second)
+    found = tuple(proposer(name, c, text, scenes) for name in c.proposers)
+    return JudgePanel(main, found, other, counts)
 
 
-def _regions(found: Sequence[tuple[RegionJudgement, ...]]) -> list[Judgement]:
-    """Judgements of regions alone."""
-    return [Judgement(one, float("nan"), judge.NOT_ASKED, {}) for one in found]
+def scores_alone(cfg: Config) -> Config:
+    """`cfg` with nothing measured beside the scores that count: one proposer, no comparison."""
+    score = dataclasses.replace(cfg.score, proposers=cfg.score.proposers[:1], compare=0)
+    return dataclasses.replace(cfg, score=score)
 
 
-def _speaker(opened: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> written.Write:
-    c = cfg.score.written
-    return written.speaker(
-        _generator(opened, cfg, mesh, c.batch).generate,
-        opened.cfg,
-        opened.tokenizer,
-        window=WINDOW,
-        max_tokens=c.max_tokens,
-        think=c.think,
-    )
+def model_text(
+    loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, *, max_tokens: int, think: bool
+) -> ModelText:
+    """The model answering in words, `score.written.batch` answers at a time."""
+    generator = loaded.text_generator(cfg, mesh, batch=cfg.score.written.batch, window=WINDOW)
+    return ModelText(generator, loaded.cfg, loaded.tokenizer, WINDOW, max_tokens, think)
 
 
-def _generator(
-    loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, batch: int
-) -> TextGenerator:
-    return loaded.text_generator(cfg, mesh, batch=batch, window=WINDOW)
+def external_text(
+    c: ScoreConfig, mesh: jax.sharding.Mesh, counts: collections.Counter
+) -> TextSource:
+    """The external judge's answers; on a mesh of several processes the first one asks for all."""
+    source = ExternalText.connect(endpoint(c), counts=counts)
+    processes = {device.process_index for device in mesh.devices.flat}
+    return FirstProcess(source) if len(processes) > 1 else source
 
 
 def endpoint(c: ScoreConfig) -> external.Endpoint:
@@ -160,35 +160,36 @@ def limits(c: ScoreConfig) -> Limits:
     return Limits(c.min_area, c.max_area, c.overlap, c.regions)
 
 
-def proposer(name: str, c: ScoreConfig, write: written.Write, scenes: Scenes | None) -> Proposer:
-    """The named proposer of a run."""
+def proposer(
+    name: str, c: ScoreConfig, text: TextSource | None = None, scenes: Scenes | None = None
+) -> Proposer:
+    """The named proposer of a run; "self" asks `text`.
+
+    Raises FileNotFoundError or ValueError for weights or boxes that cannot be used.
+    """
     kept = limits(c)
-    make = {
-        "components": lambda: regions.components(kept),
-        "grid": lambda: regions.grid(c.grid, kept),
-        "self": lambda: proposers.grounded(write, scenes, kept),
-        "file": lambda: proposers.listed(c.boxes, kept),
-        "sam": lambda: proposers.segmented(_sam(c), kept),
-    }
-    return make[name]()
+    match name:
+        case "components":
+            return ComponentsProposer(kept)
+        case "grid":
+            return GridProposer(c.grid, kept)
+        case "self":
+            return ModelProposer(text, scenes, kept)
+        case "file":
+            return FileProposer(read_boxes(c.boxes), kept)
+        case "sam":
+            return SamProposer(MaskGenerator.from_folder(c.sam.weights, mask_settings(c)), kept)
+    raise ValueError(f"score.proposers: {name!r} is no proposer")
 
 
-def simple(c: ScoreConfig) -> Proposer:
-    """The first proposer if it needs nothing but pixels, otherwise the grid: for pictures that are
-    only looked at on the way."""
-    kept = limits(c)
-    components = c.proposers[0] == "components"
-    return regions.components(kept) if components else regions.grid(c.grid, kept)
-
-
-def _sam(c: ScoreConfig) -> sam_automatic.Automatic:
-    settings = sam_automatic.Settings(
+def mask_settings(c: ScoreConfig) -> MaskSettings:
+    """Which of Segment Anything's masks are kept."""
+    return MaskSettings(
         points_per_side=c.sam.points,
         points_per_batch=c.sam.batch,
         pred_iou=c.sam.min_iou,
         stability=c.sam.min_stability,
     )
-    return sam_automatic.automatic(*sam_weights.load(c.sam.weights), settings)
 
 
 def fingerprints(cfg: Config) -> dict[str, str]:
@@ -210,61 +211,40 @@ def fingerprints(cfg: Config) -> dict[str, str]:
     return found
 
 
-# --------------------------------------------------------------------------- prompts taken apart
+# --------------------------------------------------------------------------- prompts decomposed
 
 
-def scenes(
+def decomposed(
     prompts: Sequence[str],
-    opened: LoadedModel,
+    loaded: LoadedModel,
     cfg: Config,
     mesh: jax.sharding.Mesh,
     path: epath.PathLike,
+    *,
+    params: Params | None = None,
 ) -> dict[str, Decomposition] | None:
     """{prompt: what it demands}, kept in the JSON file `path` and made once.
 
-    None for a model of few words, whose prompts the grammar reads: nothing is asked.
+    None for a model of few words, whose prompts the grammar reads: nothing is asked. params: the
+    model's, in place of those of `loaded`.
     """
-    if opened.tokenizer.word_level:
+    if loaded.tokenizer.word_level:
         return None
     path = epath.Path(path)
     found = {p: _from_json(s) for p, s in read_json(path).items()} if path.exists() else {}
     left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
-    generator = _generator(opened, cfg, mesh, cfg.score.written.batch)
-    tell = teller(generator, opened)
+    text = model_text(loaded, cfg, mesh, max_tokens=DECOMPOSED_TOKENS, think=False)
     first = jax.process_index() == 0
-    with tqdm(total=len(left), desc="score, prompts", dynamic_ncols=True, disable=not first) as bar:
+    with tqdm(total=len(left), desc="prompts", dynamic_ncols=True, disable=not first) as bar:
         for start in range(0, len(left), AT_ONCE):
             part = left[start : start + AT_ONCE]
-            found |= decompose.take_apart(part, tell)
+            found |= decompose.decompose_prompts(part, text, params=params)
             if first:
                 write_json(path, {p: dataclasses.asdict(s) for p, s in found.items()})
             bar.update(len(part))
     counts = collections.Counter(scene.source for scene in found.values())
-    logging.info("score: prompts taken apart by %s", dict(counts))
+    logging.info("score: prompts decomposed by %s", dict(counts))
     return found
-
-
-def teller(generator: TextGenerator, opened: LoadedModel) -> decompose.Tell:
-    """The model continuing texts, without a picture; nothing where one is too long for it."""
-
-    def fits(one: context.Context) -> bool:
-        try:
-            context.check_window(one, TOLD + 1, opened.cfg, WINDOW)
-        except ValueError:
-            return False
-        return True
-
-    def tell(texts: Sequence[str]) -> list[GeneratedText]:
-        contexts = [(opened.tokenizer.text(one),) for one in texts]
-        able = [place for place, one in enumerate(contexts) if fits(one)]
-        said = [GeneratedText("", (), False)] * len(texts)
-        if able:
-            told = generator.generate([contexts[i] for i in able], max_tokens=TOLD)
-            for place, one in zip(able, told, strict=True):
-                said[place] = one
-        return said
-
-    return tell
 
 
 def _from_json(value: Mapping[str, Any]) -> Decomposition:
@@ -276,16 +256,3 @@ def _from_json(value: Mapping[str, Any]) -> Decomposition:
         open=value["open"],
         source=value["source"],
     )
-
-
-def look(made: JudgePanel, seen: Sequence[PromptedImage]) -> list[Judgement]:
-    """Judgements by the first proposer, with the regions of the others behind its own."""
-    main, *others = made.proposers
-    judged = made.judge(seen, main, True)
-    more = [made.judge(seen, how, False) for how in others]
-    return [
-        dataclasses.replace(
-            one, regions=(*one.regions, *(region for view in extra for region in view.regions))
-        )
-        for one, *extra in zip(judged, *more, strict=True)
-    ]

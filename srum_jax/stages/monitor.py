@@ -1,26 +1,30 @@
-"""The training monitor: does its own score still mean something?
+"""The training monitor: does the model's own score still mean something?
 
 A model that is trained on its own scores may learn to please them. So the averaged weights are
-looked at before the first step, every so many steps and after the last, always with the same
+checked before the first step, every so many steps and after the last, always with the same
 prompts and the same noise; no truth is needed for any of it:
 
- · own score: mean image score by the model's own understanding;
- · counts right: share of pictures with as many regions as the prompt demands objects;
- · diversity: mean distance of the latents of one prompt's pictures, relative to the first look;
- · agreement: share of the first look's answers that are still given. The pictures asked about are
-   those of the first look, the questions the judge's own about whole pictures.
+ · own score: mean image score by the judge of the stage `score`;
+ · counts right: share of images with as many regions as the prompt demands objects;
+ · diversity: mean distance of the latents of one prompt's images, relative to the first check;
+ · agreement: share of the first check's answers that are still given. The images asked about are
+   those of the first check, the questions the judge's own about whole images.
 
-The current weights judge. Where only the generation side is trained that is the judge of the start:
-no answer reads a trained leaf, so agreement is 1 without asking. Where everything is trained the
-starting judge is not kept, and agreement guards against a judge that grows lenient.
+The judge is the panel of `stages/judges.py`, with all of the config's `score` section: the same
+read-out, views and crops, the first proposer, prompts decomposed alike, an external judge if that
+one scores. Where the model itself judges, its current weights do. Where only the generation side is
+trained that is the judge of the start: no answer reads a trained leaf, so agreement is 1 without
+asking. Where everything is trained the starting judge is not kept, and agreement guards against a
+judge that grows lenient. A file of boxes names none for images of a training, so that soft answers
+give these no score.
 
-Training ends where a bound stays broken, and leaves the weights of the last good look. Rows lie in
-`monitor.jsonl` of the stage's folder; pictures, answers and weights under `monitor/`.
+Training ends where a bound stays broken, and leaves the weights of the last good check. Rows lie in
+`monitor.jsonl` of the stage's folder; images, answers, decomposed prompts and weights under
+`monitor/`.
 """
 
 import collections
 import dataclasses
-import functools
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +46,7 @@ from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.rewards import judge, question_templates
 from srum_jax.rewards.boxes.regions import PromptedImage
 from srum_jax.stages import judges, loading
+from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.training import metrics
 from srum_jax.training.checkpoint import load_params, save_params
@@ -53,15 +58,15 @@ CURVE = ("own_score", "counts_right", "diversity", "agreement")  # what results.
 Row = Mapping[str, Any]
 
 
-def prompts(drawn: epath.PathLike, count: int) -> list[dict[str, Any]]:
-    """The last `count` prompts that the stage `generate` in folder `drawn` held back.
+def prompts(generated: epath.PathLike, count: int) -> list[dict[str, Any]]:
+    """The last `count` prompts that the stage `generate` in folder `generated` held back.
 
     Records {id, prompt, category}; none is trained on where the list of prompts is long enough.
     Raises FileNotFoundError or ValueError where its file is missing or damaged.
     """
     if not count:
         return []
-    path = epath.Path(drawn) / "held_back.json"
+    path = epath.Path(generated) / "held_back.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: missing; run the generate stage again, or switch monitor checks off by "
@@ -87,7 +92,7 @@ def measure(
     latents: np.ndarray,
     separates: bool,
 ) -> dict[str, Any]:
-    """What one look found; a number that cannot be had is left out.
+    """What one check found; a number that cannot be had is left out.
 
     judged and texts: one an image, the K images of a prompt together · latents float [P,K,...] ·
     separates: whether a region is an object, so that regions can be counted. `status` counts the
@@ -146,7 +151,7 @@ def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tu
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStop:
-    """Training ended at `step`; `kept` is the last look that broke no bound, `why` a sentence."""
+    """Training ended at `step`; `kept` is the last check that broke no bound, `why` a sentence."""
 
     step: int
     kept: int
@@ -187,9 +192,9 @@ def read(folder: epath.PathLike) -> list[dict[str, Any]]:
     return metrics.read(path) if path.exists() else []
 
 
-def seen_pictures(folder: epath.PathLike, step: int) -> shards.ShardRecords:
-    """Records in the form of the stage `generate`, of what the look at `step` drew."""
-    return shards.read(_look(epath.Path(folder), step) / "pictures")
+def sampled_images(folder: epath.PathLike, step: int) -> shards.ShardRecords:
+    """Records in the form of the stage `generate`, of what the check at `step` sampled."""
+    return shards.read(_at(epath.Path(folder), step) / "pictures")
 
 
 def curve(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -197,7 +202,7 @@ def curve(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in ("step", *CURVE) if name in row} for row in rows]
 
 
-def _look(folder: epath.Path, step: int) -> epath.Path:
+def _at(folder: epath.Path, step: int) -> epath.Path:
     return folder / FOLDER / str(step)
 
 
@@ -205,10 +210,11 @@ def _look(folder: epath.Path, step: int) -> epath.Path:
 
 
 class TrainingMonitor:
-    """Looks at the averaged weights of one train stage, and says when that is enough.
+    """Measures the averaged weights of one train stage, and says when that is enough.
 
-    opened: the model, of which the autoencoder and the words are used · frozen: its leaves that are
-    not trained, in compute.dtype · folder: of the stage; rows found there are gone on from.
+    loaded: the model, of which the autoencoder and the words are used · frozen: its leaves that are
+    not trained, in compute.dtype · folder: of the stage; rows found there are gone on from ·
+    wanted: records of prompts · seed: of the judge's written answers, as the stage `score` has it.
     Everything runs on every process; the first one writes.
     """
 
@@ -217,13 +223,16 @@ class TrainingMonitor:
         cfg: Config,
         mesh: jax.sharding.Mesh,
         folder: epath.Path,
-        opened: LoadedModel,
+        loaded: LoadedModel,
         frozen: param_tree.Params,
         wanted: Sequence[Mapping[str, Any]],
+        *,
+        seed: int = 0,
     ):
-        opened = dataclasses.replace(opened, params=None)  # every call brings those of its step
-        self.cfg, self.bounds = cfg, cfg.train.monitor
-        self.folder, self.frozen, self.words = folder, frozen, opened.tokenizer
+        self.cfg, self.bounds, self.mesh, self.seed = cfg, cfg.train.monitor, mesh, seed
+        self.folder, self.frozen, self.words = folder, frozen, loaded.tokenizer
+        # Every call brings the parameters of its step.
+        self.loaded = dataclasses.replace(loaded, params=None)
         self.jobs = [
             {
                 "id": f"{prompt['id']}-{k}",
@@ -237,59 +246,85 @@ class TrainingMonitor:
             for k in range(self.bounds.candidates)
         ]
         self.texts = [job["prompt"] for job in self.jobs]
-        # All devices look together: a batch that is each host's own may be too small for them.
+        # All devices work together: a batch that is each host's own may be too small for them.
         ways = sharding.row_ways(mesh)
-        drawn, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
-        sample = dataclasses.replace(cfg.sample, batch=drawn)
-        self.sampler = opened.image_sampler(dataclasses.replace(cfg, sample=sample), mesh)
-        self.scorer = opened.answer_scorer(cfg, mesh, batch=asked)
-        self.proposer = judges.simple(cfg.score)
+        sampled, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
+        sample = dataclasses.replace(cfg.sample, batch=sampled)
+        self.sampler = self.loaded.image_sampler(dataclasses.replace(cfg, sample=sample), mesh)
+        self.scorer = self.loaded.answer_scorer(cfg, mesh, batch=asked)
+        self.panel: JudgePanel | None = None
         self.rows = read(folder)
+        soft = cfg.score.judge != "external" and cfg.score.readout == "logits"
+        if soft and cfg.score.proposers[0] == "file":
+            logging.warning(
+                "train: score.boxes names no boxes for the images that the monitor samples: they "
+                "have no own score"
+            )
 
     def start(self, ema: param_tree.Params) -> None:
-        """The look before the first step, unless it was taken."""
+        """The check before the first step, unless it was made."""
         if not self.rows:
-            self.look(0, ema)
+            self.measure(0, ema)
 
-    def look(self, step: int, ema: param_tree.Params) -> dict[str, float]:
-        """Takes the look at `step` and returns its numbers for the metrics; later ones are void."""
+    def measure(self, step: int, ema: param_tree.Params) -> dict[str, float]:
+        """Checks at `step` and returns its numbers for the metrics; later checks are void."""
         dtype = jnp.dtype(self.cfg.compute.dtype)
         params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
-        ask = functools.partial(self.scorer.probabilities, params=params)
         seeds = [job["seed"] for job in self.jobs]
         images, latents = self.sampler.sample_prompts(self.texts, seeds, params=params)
-        seen = [PromptedImage(image, text) for image, text in zip(images, self.texts, strict=True)]
-        margin = self.cfg.score.margin
-        judged = judge.judge_images(ask, self.words, seen, self.proposer, margin=margin)
+        judged = self.judge(images, params)
+        separates = self.panel.proposers[0].separates
         groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
-        row = {"step": step, **measure(judged, self.texts, groups, self.proposer.separates)}
+        row = {"step": step, **measure(judged, self.texts, groups, separates)}
         first = self.rows[0] if step else row
         if first.get("distance") and "distance" in row:
             row["diversity"] = row["distance"] / first["distance"]
         self._keep_pictures(step, images, latents)
-        agreement = self._agreement(step, ask, images)
+        agreement = self._agreement(step, params, images)
         if agreement is not None:
             row["agreement"] = agreement
         faults = broken(row, first, self.bounds)
         if not faults:
-            save_params(_look(self.folder, step) / "params", ema)
+            save_params(_at(self.folder, step) / "params", ema)
         self._add(row)
-        shown = ", ".join(f"{k.replace('_', ' ')} {row[k]:.3f}" for k in CURVE if k in row)
-        logging.info("train: monitor at step %d: %s; %s", step, shown, row["status"])
+        values = ", ".join(f"{k.replace('_', ' ')} {row[k]:.3f}" for k in CURVE if k in row)
+        logging.info("train: monitor at step %d: %s; %s", step, values, row["status"])
         for fault in faults:
             logging.warning("train: monitor at step %d: %s", step, fault)
         return {f"monitor_{name}": row[name] for name in CURVE if name in row}
 
+    def judge(
+        self, images: Sequence[np.ndarray], params: param_tree.Params
+    ) -> list[judge.Judgement]:
+        """The judgements, as the stage `score` makes them, of the jobs' images, uint8 [H,W,3] each.
+
+        The prompts are decomposed once, by the first parameters that come.
+        """
+        if self.panel is None:
+            path = self.folder / FOLDER / "scenes.json"
+            scenes = judges.decomposed(
+                self.texts, self.loaded, self.cfg, self.mesh, path, params=params
+            )
+            cfg = judges.scores_alone(self.cfg)
+            self.panel = judges.panel(self.loaded, cfg, self.mesh, scenes=scenes, seed=self.seed)
+        prompted = [
+            PromptedImage(image, job["prompt"], job["id"])
+            for image, job in zip(images, self.jobs, strict=True)
+        ]
+        return self.panel.judge(prompted, params=params)
+
     def stopped(self, step: int) -> EarlyStop | None:
-        """Whether the looks up to `step` end the training there."""
+        """Whether the checks up to `step` end the training there."""
         return stopped([row for row in self.rows if row["step"] <= step], self.bounds)
 
     def weights(self, step: int, like: param_tree.Params) -> param_tree.Params:
-        """The averaged weights of the good look at `step`, laid out as `like`."""
-        return load_params(_look(self.folder, step) / "params", like)
+        """The averaged weights of the good check at `step`, laid out as `like`."""
+        return load_params(_at(self.folder, step) / "params", like)
 
-    def _agreement(self, step: int, ask, images: Sequence[np.ndarray]) -> float | None:
-        """Share of the first look's answers that are given now; None where nothing can be asked."""
+    def _agreement(
+        self, step: int, params: param_tree.Params, images: Sequence[np.ndarray]
+    ) -> float | None:
+        """Share of the first check's answers that are given; None where nothing can be asked."""
         asked = questions(self.texts, self.words, self.bounds.questions)
         if not asked:
             return None
@@ -297,12 +332,14 @@ class TrainingMonitor:
             return 1.0
         path = self.folder / FOLDER / "answers.json"
         if step:
-            records = seen_pictures(self.folder, 0)
+            records = sampled_images(self.folder, 0)
             images = [record["image"] for record in records]
         by_image: dict[int, list[str]] = {}
         for i, question in asked:
             by_image.setdefault(i, []).append(question)
-        given = ask([images[i] for i in by_image], list(by_image.values()))
+        given = self.scorer.probabilities(
+            [images[i] for i in by_image], list(by_image.values()), params=params
+        )
         answers = [
             {"image": i, "question": question, "answer": self.words.decode([int(p.argmax())])}
             for (i, texts), found in zip(by_image.items(), given, strict=True)
@@ -321,7 +358,7 @@ class TrainingMonitor:
             for job, image, latent in zip(self.jobs, images, latents, strict=True)
         ]
         if jax.process_index() == 0:
-            folder = _look(self.folder, step)
+            folder = _at(self.folder, step)
             if folder.exists():
                 folder.rmtree()
             folder /= "pictures"
@@ -337,7 +374,7 @@ class TrainingMonitor:
             temporary = path.parent / f".{FILE}.tmp"
             temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
             temporary.replace(path)
-            # A run that goes on from its newest checkpoint may take the last looks again.
-            kept = [_look(self.folder, r["step"]) / "params" for r in self.rows]
+            # A run that goes on from its newest checkpoint may make the last checks again.
+            kept = [_at(self.folder, r["step"]) / "params" for r in self.rows]
             for weights in [w for w in kept if w.exists()][: -self.cfg.train.keep]:
                 weights.rmtree()

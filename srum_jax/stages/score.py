@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, 
 
 NAME = "scores"
 SCENES, COMPARISON = "scenes.json", "comparison.json"
-EXAMPLES = 8  # candidates shown in the report: half of them the best, half the worst of a prompt
+EXAMPLES = 8  # candidates of the report: half of them the best, half the worst of a prompt
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -45,14 +45,14 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         with jax.set_mesh(here), loading.compile_clock() as compiling:
             opened = loading.base(cfg, work, here, want=("model",))
             prompts = [record["prompt"] for record in records]
-            scenes = judges.scenes(prompts, opened, cfg, here, folder / SCENES)
-            bench = judges.bench(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
-            outcome = score(records, folder, cfg.score, bench)
-            compared = compare(records, folder, cfg.score, bench)
+            scenes = judges.decomposed(prompts, opened, cfg, here, folder / SCENES)
+            panel = judges.panel(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
+            outcome = score(records, folder, cfg.score, panel)
+            compared = compare(records, folder, cfg.score, panel)
         if jax.process_index() == 0:
             found = calibration.calibration(shards.read(folder), compared)
             write_json(folder / "calibration.json", found)
-        counts = {**outcome.counts, **counted_scenes(scenes), **bench.counts}
+        counts = {**outcome.counts, **counted_scenes(scenes), **panel.counts}
         return dataclasses.replace(outcome, counts=counts, compile_seconds=sum(compiling))
 
     # The candidates' hash covers the weights: the model judges what the same model drew.
@@ -61,7 +61,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 
 def counted_scenes(scenes: judges.Scenes | None) -> dict[str, int]:
-    """{"prompts by <who took them apart>": how many}; empty where nobody had to."""
+    """{"prompts by <who decomposed them>": how many}; empty where nobody had to."""
     sources = collections.Counter(scene.source for scene in (scenes or {}).values())
     return {f"prompts by {source}": count for source, count in sorted(sources.items())}
 
@@ -70,7 +70,7 @@ def score(
     records: Sequence[dict[str, Any]],
     folder: epath.PathLike,
     cfg: ScoreConfig,
-    bench: JudgePanel,
+    panel: JudgePanel,
 ) -> Outcome:
     """Scores the candidates `records` into `folder`, going on where it stopped.
 
@@ -85,7 +85,7 @@ def score(
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
         part = [records[i] for i in range(first, first + count)]
-        return score_shard(part, bench, masked=masked)
+        return score_shard(part, panel, masked=masked)
 
     shard_worker.make_all(folder, NAME, features, sizes, make, title="score")
     outputs = {"scores": ".", "examples": "examples.json", "calibration": "calibration.json"}
@@ -97,13 +97,13 @@ def score(
     return Outcome(outputs, counts, len(records))
 
 
-def seen(records: Sequence[dict[str, Any]]) -> list[PromptedImage]:
-    """Candidate records as judges and proposers look at them."""
+def prompted_images(records: Sequence[Mapping[str, Any]]) -> list[PromptedImage]:
+    """Candidate records as judges and proposers get them."""
     return [PromptedImage(record["image"], record["prompt"], record["id"]) for record in records]
 
 
 def score_shard(
-    records: Sequence[dict[str, Any]], bench: JudgePanel, *, masked: bool = False
+    records: Sequence[dict[str, Any]], panel: JudgePanel, *, masked: bool = False
 ) -> list[dict[str, Any]]:
     """One score record per candidate, with the regions of all proposers, with `masked` also their
     masks."""
@@ -119,6 +119,7 @@ def score_shard(
             **(mask if masked else {}),
         }
 
+    judged = panel.judge(prompted_images(records))
     return [
         {
             "id": record["id"],
@@ -129,7 +130,7 @@ def score_shard(
             "image_status": judgement.image_status,
             "answers": stored_answers(judgement),
         }
-        for record, judgement in zip(records, judges.look(bench, seen(records)), strict=True)
+        for record, judgement in zip(records, judged, strict=True)
     ]
 
 
@@ -145,27 +146,27 @@ def stored_answers(judgement: judge.Judgement) -> str:
 
 
 def compare(
-    records: Sequence[dict[str, Any]], folder: epath.Path, cfg: ScoreConfig, bench: JudgePanel
+    records: Sequence[dict[str, Any]], folder: epath.Path, cfg: ScoreConfig, panel: JudgePanel
 ) -> dict[str, Any] | None:
-    """The image scores of the first `cfg.compare` candidates by the bench's other judge.
+    """The image scores of the first `cfg.compare` candidates by the panel's other judge.
 
     {"with", "candidates": [{"id", "status", "score"}]}, kept in comparison.json and made once; None
     where nothing is compared.
     """
-    if bench.other is None:
+    if panel.other is None:
         return None
     path = folder / COMPARISON
     if path.exists():
         return read_json(path)
-    name, other = bench.other
-    some = seen([records[i] for i in range(min(cfg.compare, len(records)))])
+    name, other = panel.other
+    some = prompted_images([records[i] for i in range(min(cfg.compare, len(records)))])
     found = [
         {
             "id": one.id,
             "status": judgement.image_status,
             **({"score": judgement.image_score} if judgement.image_status == judge.OK else {}),
         }
-        for one, judgement in zip(some, other(some, bench.proposers[0], True), strict=True)
+        for one, judgement in zip(some, other.judge(some, panel.proposers[0]), strict=True)
     ]
     compared = {"with": name, "candidates": found}
     if jax.process_index() == 0:
@@ -224,8 +225,7 @@ def write_examples(
 ) -> None:
     """`examples.json` and its pictures: chosen candidates, boxes, and token weights.
 
-    The weights are those of the released weight rule, from the regions of `proposer` and the
-    image's score.
+    The weights are by the released rule, from the regions of `proposer` and the image's score.
     """
     examples = []
     for place in choose_examples(scored, lambda place: records[place]["category"]):
@@ -240,7 +240,7 @@ def write_examples(
                 "prompt": record["prompt"],
                 "image": image,
                 "latent_grid": list(grid),
-                "boxes": [_shown(region) for region in result["regions"]],
+                "boxes": [_for_json(region) for region in result["regions"]],
                 "image_score": float(result["image_score"]),
                 "image_status": result["image_status"],
                 "token_weights": _weights(
@@ -251,13 +251,13 @@ def write_examples(
     write_json(folder / "examples.json", examples)
 
 
-def _shown(region: dict[str, Any]) -> dict[str, Any]:
+def _for_json(region: dict[str, Any]) -> dict[str, Any]:
     """A region for JSON; a score that is none is left out."""
-    shown = {key: region[key] for key in ("status", "label", "proposer")}
-    shown["bbox"] = [float(x) for x in region["bbox"]]
+    kept = {key: region[key] for key in ("status", "label", "proposer")}
+    kept["bbox"] = [float(x) for x in region["bbox"]]
     if np.isfinite(region["score"]):
-        shown["score"] = round(float(region["score"]), 4)
-    return shown
+        kept["score"] = round(float(region["score"]), 4)
+    return kept
 
 
 def _weights(
@@ -266,7 +266,7 @@ def _weights(
     size: tuple[int, int],
     grid: tuple[int, int],
 ) -> list[list[float]]:
-    """Rows of token weights by the released weight rule; regions without a score are not drawn."""
+    """Rows of token weights by the released rule; regions without a score are left out."""
     dense = maps.release_map(
         np.array([region["bbox"] for region in found], np.float32).reshape(-1, 4),
         np.array([region["score"] for region in found]),

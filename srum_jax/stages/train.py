@@ -75,7 +75,7 @@ class Monitoring(callbacks.Evaluator):
     watch: monitor.TrainingMonitor
 
     def evaluate(self, n: int, state: TrainState) -> Mapping[str, float]:
-        return self.watch.look(n, state.ema)
+        return self.watch.measure(n, state.ema)
 
     def enough(self, n: int) -> bool:
         return self.watch.stopped(n) is not None
@@ -129,8 +129,10 @@ def train(
     logging.info("train: lanes %s full", {k: f"{v:.0%}" for k, v in order.fill.items()})
     at = sharding.batch_sharding(mesh)
 
-    watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched) if watched else None
-    if watch:
+    watch = None
+    if watched:
+        seed = cfg.seed + work.round
+        watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched, seed=seed)
         watch.start(state.ema)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)

@@ -2,15 +2,18 @@
 
 import json
 import math
+import pathlib
 import sys
 
 import numpy as np
 import pytest
+import released_reader
 from PIL import Image
 
 from srum_jax.data import images, masks, parquet, records, srum_dataset
-from srum_jax.rewards import maps
 
+COMMON = pathlib.Path(__file__).parents[1] / "goldens/common/common.json"
+RELEASED = json.loads(COMMON.read_text())
 LINE = {
     "bad_image_file": "a.png",
     "good_image_file": "a.png",
@@ -149,17 +152,24 @@ def test_rewards_are_what_the_released_reader_makes_of_them():
                 made["bbox"] = None
             entries.append(made)
         if rng.random() < 0.7:
-            entries.insert(0, {"object": maps.GLOBAL_ENTRY, "score": float(rng.uniform(-1, 1))})
+            whole = {"object": srum_dataset.GLOBAL_ENTRY, "score": float(rng.uniform(-1, 1))}
+            entries.insert(0, whole)
         found, image_score = srum_dataset.rewards(entries)
-        official = maps.parse_vlm_rewards(entries)
-        assert image_score == official.image_score
-        assert [r.bbox is not None for r in found.values()] == official.valid.tolist()
+        assert image_score == released_reader.image_score(entries)
+        boxes, scores, valid = released_reader.regions(entries)
+        assert [r.bbox is not None for r in found.values()] == valid.tolist()
         used = [r for r in found.values() if r.bbox]
-        np.testing.assert_array_equal(
-            np.array([r.bbox for r in used]).reshape(-1, 4), official.boxes[official.valid]
-        )
-        assert [r.score for r in used] == official.scores[official.valid].tolist()
-    assert srum_dataset.GLOBAL_ENTRY == maps.GLOBAL_ENTRY
+        np.testing.assert_array_equal(np.array([r.bbox for r in used]).reshape(-1, 4), boxes[valid])
+        assert [r.score for r in used] == scores[valid].tolist()
+
+
+@pytest.mark.parametrize("case", RELEASED["reward_cases_raising"], ids=lambda c: c["name"])
+def test_it_raises_where_the_released_reader_raises(case):
+    entries = eval(case["vlm_rewards"], {"inf": float("inf")})  # noqa: S307 - our own golden
+    if case["global_reward_factor"] is None:
+        entries.append({"object": srum_dataset.GLOBAL_ENTRY, "score": None})
+    with pytest.raises(ValueError, match="bbox|score"):
+        srum_dataset.rewards(entries)
 
 
 # ------------------------------------------------------------------------ boxes and their picture

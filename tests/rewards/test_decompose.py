@@ -1,10 +1,12 @@
-"""Free prompts taken apart: the grammar first, the model's answer only where it keeps the rules."""
+"""Free prompts decomposed: the grammar first, the model's answer only where it keeps the rules."""
+
+import types
 
 import pytest
 
-from srum_jax.generation.text_generator import GeneratedText
 from srum_jax.rewards import decompose, question_templates
 from srum_jax.rewards.question_templates import ObjectSpec, Relation
+from srum_jax.rewards.written import WrittenAnswer
 
 PROMPT = "Three fluffy cats sit on the left of a green wooden bench."
 GOOD = (
@@ -13,7 +15,7 @@ GOOD = (
 
 
 def test_a_good_answer_is_read():
-    scene = decompose.read(PROMPT, GOOD)
+    scene = decompose.parse(PROMPT, GOOD)
     assert scene.objects == (ObjectSpec("fluffy", "cat", 3), ObjectSpec("green wooden", "bench"))
     assert scene.relation == Relation("left", 0, 1)
     assert scene.source == "model" and not scene.open
@@ -22,7 +24,7 @@ def test_a_good_answer_is_read():
 
 def test_other_relations_keep_their_words():
     answer = "Object: 1 | - | microwave\nObject: 1 | - | horse\nRelation: 1 | hidden by | 2"
-    scene = decompose.read("a microwave hidden by a horse", answer)
+    scene = decompose.parse("a microwave hidden by a horse", answer)
     assert scene.relation.kind == "hidden by" and scene.objects[0].name == "microwave"
 
 
@@ -49,21 +51,22 @@ def test_other_relations_keep_their_words():
 )
 def test_an_answer_that_breaks_a_rule_is_refused(answer, why):
     with pytest.raises(ValueError, match=why):
-        decompose.read(PROMPT, answer)
+        decompose.parse(PROMPT, answer)
 
 
 def test_grammar_first_then_the_model_then_the_whole():
     asked = []
 
-    def tell(texts):
-        asked.extend(texts)
-        return [
-            GeneratedText(GOOD if "fluffy" in t.rsplit(":", 1)[1] else "no idea", (), True)
-            for t in texts
-        ]
+    def answer(requests, *, temperature, seeds, params):
+        assert temperature == 0 and len(seeds) == len(requests) and params == "new"
+        asked.extend(request.text for request in requests)
+        assert all(request.image is None for request in requests)
+        fluffy = ["fluffy" in request.text.rsplit(":", 1)[1] for request in requests]
+        return [WrittenAnswer(GOOD if one else "no idea") for one in fluffy]
 
     prompts = ["a green bench and a blue bowl", PROMPT, "A dream.", PROMPT]
-    found = decompose.take_apart(prompts, tell)
+    source = types.SimpleNamespace(answer=answer)
+    found = decompose.decompose_prompts(prompts, source, params="new")
     assert [scene.source for scene in found.values()] == ["grammar", "model", "caption"]
     assert len(asked) == 2 and asked[0].endswith(f"Description: {PROMPT}\n")
     assert not any(scene.open for scene in found.values())
@@ -71,14 +74,14 @@ def test_grammar_first_then_the_model_then_the_whole():
 
 
 def test_an_answer_that_never_ended_is_not_read():
-    found = decompose.take_apart(
-        [PROMPT], lambda texts: [GeneratedText(GOOD, (), False)] * len(texts)
-    )
-    assert found[PROMPT].source == "caption"
+    for answer in (WrittenAnswer(GOOD, finished=False), WrittenAnswer("", failure="too long")):
+        source = types.SimpleNamespace(answer=lambda requests, a=answer, **_: [a] * len(requests))
+        found = decompose.decompose_prompts([PROMPT], source)
+        assert found[PROMPT].source == "caption"
 
 
 def test_questions_about_free_scenes_need_yes_no_and_numbers_alone():
-    scene = decompose.read(PROMPT, GOOD)
+    scene = decompose.parse(PROMPT, GOOD)
     crop, image = (
         question_templates.crop_questions(scene),
         question_templates.image_questions(scene),

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from srum_jax.rewards import ensemble, external, written
-from srum_jax.rewards.ensemble import TOO_FEW, agreement, combine
+from srum_jax.rewards.ensemble import TOO_FEW, EnsembleJudge, agreement, combine
 from srum_jax.rewards.judge import OK, UNPARSED, Judgement, RegionJudgement
 
 BOXES = [(0.0, 0.0, 8.0, 8.0), (4.0, 4.0, 9.0, 9.0), (1.0, 1.0, 3.0, 3.0)]
@@ -17,112 +17,115 @@ NAN = float("nan")
 def judgement(whole, *scores, status=UNPARSED, boxes=BOXES, labels=("", "", "")):
     """A judgement; None in place of a score is `status`."""
 
-    def told(score):
+    def scored(score):
         return (NAN, status) if score is None else (score, OK)
 
     parts = zip(boxes, scores, labels, strict=False)
-    found = tuple(RegionJudgement(b, *told(s), label, (0.5,), "sam") for b, s, label in parts)
-    return Judgement(found, *told(whole), {})
+    found = tuple(RegionJudgement(b, *scored(s), label, (0.5,), "sam") for b, s, label in parts)
+    return Judgement(found, *scored(whole), {})
 
 
-def combined(*judges, **how):
-    (one,) = combine([[judge] for judge in judges], **{"least": 1, **how})
+def combined(*judges, min_judges=1):
+    (one,) = combine([[judge] for judge in judges], min_judges=min_judges)
     return one
 
 
-def test_the_mean_and_the_spread():
-    one = combined(judgement(0.5, 1.0, -1.0), judgement(-0.5, 0.0, -1.0), least=2)
-    assert (one.judgement.image_score, one.judgement.image_status, one.spread) == (0.0, OK, 0.5)
-    assert [r.score for r in one.judgement.regions] == [0.5, -1.0]
-    assert one.region_spread == (0.5, 0.0)
-    assert {(r.status, r.proposer, r.p) for r in one.judgement.regions} == {(OK, "sam", ())}
-    assert [r.bbox for r in one.judgement.regions] == BOXES[:2]
+def test_the_mean():
+    one = combined(judgement(0.5, 1.0, -1.0), judgement(-0.5, 0.0, -1.0), min_judges=2)
+    assert (one.image_score, one.image_status) == (0.0, OK)
+    assert [r.score for r in one.regions] == [0.5, -1.0]
+    assert {(r.status, r.proposer, r.p) for r in one.regions} == {(OK, "sam", ())}
+    assert [r.bbox for r in one.regions] == BOXES[:2]
 
 
-def test_weights_count_among_those_who_answered():
+def test_the_mean_is_of_those_who_answered():
     judges = judgement(1.0, 1.0, 1.0), judgement(-1.0, None, -1.0), judgement(None, 0.0, -1.0)
-    one = combined(*judges, weights=[3, 1, 6])
-    assert one.judgement.image_score == pytest.approx(0.5)
-    assert one.spread == pytest.approx(np.sqrt(0.75 * 0.25 + 0.25 * 2.25))
-    assert [r.score for r in one.judgement.regions] == pytest.approx([1 / 3, -0.4])
+    one = combined(*judges)
+    assert one.image_score == 0.0
+    assert [r.score for r in one.regions] == pytest.approx([0.5, -1 / 3])
 
 
 @pytest.mark.parametrize("least", [1, 2, 3])
 def test_too_few_judges_are_no_score(least):
-    one = combined(judgement(0.5, 0.5), judgement(0.1, None), judgement(None, None), least=least)
-    assert one.judgement.image_status == (OK if least <= 2 else TOO_FEW)
-    (region,) = one.judgement.regions
+    judges = judgement(0.5, 0.5), judgement(0.1, None), judgement(None, None)
+    one = combined(*judges, min_judges=least)
+    assert one.image_status == (OK if least <= 2 else TOO_FEW)
+    (region,) = one.regions
     assert region.status == (OK if least == 1 else TOO_FEW)
-    for score, spread, status in (
-        (one.judgement.image_score, one.spread, one.judgement.image_status),
-        (region.score, one.region_spread[0], region.status),
-    ):
-        assert np.isnan(score) == np.isnan(spread) == (status != OK)
+    for score, status in ((one.image_score, one.image_status), (region.score, region.status)):
+        assert np.isnan(score) == (status != OK)
 
 
 def test_a_status_that_all_share_is_kept():
     judges = judgement(None, None, status="timeout"), judgement(None, None, status="timeout")
-    assert combined(*judges).judgement.image_status == "timeout"
-    assert combined(*judges).judgement.regions[0].status == "timeout"
+    assert combined(*judges).image_status == "timeout"
+    assert combined(*judges).regions[0].status == "timeout"
     mixed = combined(judges[0], judgement(None, None))
-    assert mixed.judgement.image_status == mixed.judgement.regions[0].status == TOO_FEW
+    assert mixed.image_status == mixed.regions[0].status == TOO_FEW
 
 
 def test_regions_are_matched_by_their_boxes():
     judges = judgement(0.0, 0.2, 0.4), judgement(0.0, 0.8, -0.2, boxes=[BOXES[1], BOXES[2]])
     one = combined(*judges)
-    assert [r.bbox for r in one.judgement.regions] == BOXES
-    assert [r.score for r in one.judgement.regions] == pytest.approx([0.2, 0.6, -0.2])
-    strict = combined(*judges, least=2)
-    assert [r.status for r in strict.judgement.regions] == [TOO_FEW, OK, TOO_FEW]
+    assert [r.bbox for r in one.regions] == BOXES
+    assert [r.score for r in one.regions] == pytest.approx([0.2, 0.6, -0.2])
+    strict = combined(*judges, min_judges=2)
+    assert [r.status for r in strict.regions] == [TOO_FEW, OK, TOO_FEW]
     order = combined(*judges[::-1])
-    by_box = {r.bbox: r.score for r in order.judgement.regions}
-    assert by_box == pytest.approx({r.bbox: r.score for r in one.judgement.regions})
+    by_box = {r.bbox: r.score for r in order.regions}
+    assert by_box == pytest.approx({r.bbox: r.score for r in one.regions})
 
 
-def test_the_label_is_of_the_heaviest_who_scored():
+def test_the_label_is_of_the_first_who_scored_and_names_one():
     judges = [
-        judgement(0.0, 0.5, None, None, labels=("a", "a", "")),
+        judgement(0.0, 0.5, None, None, labels=("", "a", "")),
         judgement(0.0, 0.5, 0.5, None, labels=("b", "", "b")),
         judgement(0.0, 0.5, 0.5, None, labels=("c", "c", "c")),
     ]
-    one = combined(*judges, weights=[1, 3, 2])
-    assert [r.label for r in one.judgement.regions] == ["b", "c", ""]
+    assert [r.label for r in combined(*judges).regions] == ["b", "c", ""]
 
 
 def test_one_judge_alone_changes_nothing():
     judge = judgement(0.3, -0.2, None)
     one = combined(judge)
-    for before, after in zip(judge.regions, one.judgement.regions, strict=True):
+    for before, after in zip(judge.regions, one.regions, strict=True):
         assert (after.bbox, after.status) == (before.bbox, before.status)
         np.testing.assert_equal(after.score, before.score)
-    assert (one.judgement.image_score, one.spread) == (0.3, 0.0)
+    assert one.image_score == 0.3
 
 
 def test_the_mean_stays_within_the_scores():
     rng = np.random.default_rng(0)
     for _ in range(200):
         scores = rng.uniform(-1, 1, rng.integers(1, 6))
-        one = combined(*(judgement(s) for s in scores), weights=rng.uniform(0.1, 9, len(scores)))
-        assert scores.min() - 1e-12 <= one.judgement.image_score <= scores.max() + 1e-12
-        assert 0 <= one.spread <= 1
+        one = combined(*(judgement(s) for s in scores))
+        assert scores.min() - 1e-12 <= one.image_score <= scores.max() + 1e-12
 
 
 def test_wrong_calls_are_named():
     judge = judgement(0.0, 0.1)
-    for how, message in (
-        (dict(least=0), "least 0 of 2"),
-        (dict(least=3), "least 3 of 2"),
-        (dict(weights=[1]), "one above 0 for each"),
-        (dict(weights=[1, 0]), "one above 0 for each"),
-        (dict(weights=[1, NAN]), "one above 0 for each"),
-    ):
+    for least, message in ((0, "min_judges 0 of 2"), (3, "min_judges 3 of 2")):
         with pytest.raises(ValueError, match=message):
-            combined(judge, judge, **how)
+            combined(judge, judge, min_judges=least)
     with pytest.raises(ValueError, match=r"\[1, 2\] images"):
-        combine([[judge], [judge] * 2], least=1)
+        combine([[judge], [judge] * 2], min_judges=1)
     with pytest.raises(ValueError, match="twice"):
         combined(judge, judgement(0.0, 0.1, 0.2, boxes=[BOXES[0]] * 2))
+
+
+def test_an_ensemble_asks_all_its_judges_alike():
+    asked = []
+
+    class Judge:
+        def __init__(self, score):
+            self.score = score
+
+        def judge(self, images, proposer, *, whole=True, params=None):
+            asked.append((images, proposer, whole, params))
+            return [judgement(self.score)]
+
+    (one,) = EnsembleJudge((Judge(0.5), Judge(-0.1))).judge(["i"], "p", whole=False, params="new")
+    assert one.image_score == pytest.approx(0.2) and asked == [(["i"], "p", False, "new")] * 2
 
 
 # -- agreement --------------------------------------------------------------------------
@@ -130,7 +133,7 @@ def test_wrong_calls_are_named():
 
 def test_agreement_counts():
     got = agreement([0.1, NAN, 0.5, NAN, -0.2, 0.9], [0.3, 0.1, NAN, NAN, -0.9, -0.1])
-    assert (got.both, got.only_first, got.only_second, got.neither) == (3, 1, 1, 1)
+    assert got.both == 3
     assert got.rank == pytest.approx(0.5) and got.same_sign == pytest.approx(2 / 3)
 
 
@@ -143,8 +146,7 @@ def test_agreement_is_of_ranks():
     assert agreement(a, a**3).rank == pytest.approx(1)
     assert agreement(a, -a).rank == pytest.approx(-1)
     back = agreement(b, a)
-    assert back.rank == pytest.approx(agreement(a, b).rank)
-    assert (back.only_first, back.only_second) == (0, int((~both).sum()))
+    assert back.rank == pytest.approx(agreement(a, b).rank) and back.both == both.sum()
 
 
 @pytest.mark.parametrize(

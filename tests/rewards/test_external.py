@@ -20,8 +20,9 @@ from srum_jax.core.errors import BadInput
 from srum_jax.rewards import external, written
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.boxes.regions import PromptedImage
-from srum_jax.rewards.external import Endpoint
-from srum_jax.rewards.written import Answer, Readout, Request
+from srum_jax.rewards.external import Endpoint, ExternalText, FirstProcess
+from srum_jax.rewards.judge import JudgeSettings
+from srum_jax.rewards.written import QuestionRequest, WrittenAnswer, WrittenJudge
 
 IMAGE = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
 
@@ -68,14 +69,14 @@ class Server:
 
     def ask(self, count=1, environ=None, temperature=0.0, **how):
         values = dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how
-        write = external.writer(
+        source = ExternalText.connect(
             Endpoint(**values),
             environ={} if environ is None else environ,
             sleep=self.waits.append,
             counts=self.counts,
         )
-        requests = [Request(IMAGE, f"question {n}") for n in range(count)]
-        return write(requests, temperature=temperature, seeds=list(range(count)))
+        requests = [QuestionRequest(IMAGE, f"question {n}") for n in range(count)]
+        return source.answer(requests, temperature=temperature, seeds=list(range(count)))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def serve():
 def test_what_is_sent(serve):
     server = serve(lambda handler, _: handler.give(reply()))
     answers = server.ask(environ={"MY_KEY": "sesame"}, key_env="MY_KEY", temperature=0.7)
-    assert answers == [Answer("0.5")] and server.counts == {"requests": 1}
+    assert answers == [WrittenAnswer("0.5")] and server.counts == {"requests": 1}
     ((path, headers, body),) = server.http.asked
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer sesame"
     assert (body["model"], body["temperature"], body["seed"]) == ("m", 0.7, 0)
@@ -128,7 +129,7 @@ def test_answers_keep_their_order_and_few_are_asked_at_a_time(serve):
 
 def test_an_answer_cut_by_its_limit_is_not_finished(serve):
     server = serve(lambda handler, _: handler.give(reply("0.", "length")))
-    assert server.ask() == [Answer("0.", finished=False)]
+    assert server.ask() == [WrittenAnswer("0.", finished=False)]
 
 
 @pytest.mark.parametrize("code", [429, 500, 503, 529])
@@ -136,7 +137,7 @@ def test_patience(serve, code):
     server = serve(
         lambda handler, n: handler.give(reply()) if n == 2 else handler.give(b"no", code)
     )
-    assert server.ask(wait=0.5) == [Answer("0.5")] and server.waits == [0.5, 1.0]
+    assert server.ask(wait=0.5) == [WrittenAnswer("0.5")] and server.waits == [0.5, 1.0]
     status = external.RATE_LIMITED if code == 429 else external.SERVER_ERROR
     assert server.counts == {"requests": 3, f"requests {status}": 2}
 
@@ -144,7 +145,7 @@ def test_patience(serve, code):
 def test_patience_ends(serve):
     server = serve(lambda handler, _: handler.give(b"", 429))
     answers = server.ask(attempts=4, wait=2.0, longest_wait=5.0)
-    assert answers == [Answer("", failure=external.RATE_LIMITED)]
+    assert answers == [WrittenAnswer("", failure=external.RATE_LIMITED)]
     assert server.waits == [2, 4, 5] and len(server.http.asked) == 4
 
 
@@ -177,7 +178,7 @@ def test_retry_after(serve, header, waits, asked):
 def test_refusals_are_final_and_redirects_are_not_followed(serve, code):
     other = serve(lambda handler, _: handler.give(reply("1.0")))
     server = serve(lambda handler, _: handler.give(reply(), code, Location=other.url))
-    assert server.ask() == [Answer("", failure=external.REFUSED)]
+    assert server.ask() == [WrittenAnswer("", failure=external.REFUSED)]
     assert len(server.http.asked) == 1 and not other.http.asked
 
 
@@ -197,9 +198,9 @@ BAD_BODIES = [
 @pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: ascii(body[:40]))
 def test_replies_that_are_not_as_agreed(serve, body):
     server = serve(lambda handler, n: handler.give(body) if n < 2 else handler.give(reply()))
-    assert server.ask(attempts=2) == [Answer("", failure=external.BAD_REPLY)]
+    assert server.ask(attempts=2) == [WrittenAnswer("", failure=external.BAD_REPLY)]
     assert len(server.http.asked) == 2
-    assert server.ask(attempts=2) == [Answer("0.5")]
+    assert server.ask(attempts=2) == [WrittenAnswer("0.5")]
 
 
 def broken_chunks(handler, _):
@@ -229,16 +230,16 @@ def broken_chunks(handler, _):
 )
 def test_broken_transport(serve, behave, status, monkeypatch):
     monkeypatch.setattr(external, "MAX_REPLY", 4000)
-    assert serve(behave).ask(attempts=1) == [Answer("", failure=status)]
+    assert serve(behave).ask(attempts=1) == [WrittenAnswer("", failure=status)]
 
 
 def test_no_server():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    write = external.writer(Endpoint(f"http://127.0.0.1:{port}", "m", attempts=2, wait=0.0))
-    (answer,) = write([Request(IMAGE, "a")], temperature=0.0, seeds=[0])
-    assert answer == Answer("", failure=external.UNREACHABLE)
+    source = ExternalText.connect(Endpoint(f"http://127.0.0.1:{port}", "m", attempts=2, wait=0.0))
+    (answer,) = source.answer([QuestionRequest(IMAGE, "a")], temperature=0.0, seeds=[0])
+    assert answer == WrittenAnswer("", failure=external.UNREACHABLE)
 
 
 def slowly(handler, _):
@@ -260,7 +261,7 @@ def slow_headers(handler, _):
 @pytest.mark.parametrize("behave", [lambda *_: time.sleep(3), slowly, slow_headers])
 def test_time_outs_bound_the_whole_reply(serve, behave):
     server, begun = serve(behave), time.perf_counter()
-    assert server.ask(timeout=0.2, attempts=2) == [Answer("", failure=external.TIMEOUT)]
+    assert server.ask(timeout=0.2, attempts=2) == [WrittenAnswer("", failure=external.TIMEOUT)]
     assert time.perf_counter() - begun < 2 and server.counts["requests timeout"] == 2
 
 
@@ -333,20 +334,31 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
     image = np.full((32, 32, 3), 20, np.uint8)
     image[4:14, 4:14] = 200
     server, counts = serve(behave), collections.Counter()
-    write = external.writer(
+    source = ExternalText.connect(
         Endpoint(server.url, "m", attempts=2), sleep=server.waits.append, counts=server.counts
     )
-    (judged,) = written.judge_images(
-        write,
-        [PromptedImage(image, "a horse", "x")],
-        regions.components(),
-        Readout(),
-        counts=counts,
-    )
+    judging = WrittenJudge(source, JudgeSettings(view="coordinates"), counts)
+    images = [PromptedImage(image, "a horse", "x")]
+    (judged,) = judging.judge(images, regions.ComponentsProposer())
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
     assert counts == {"questions": 3, "questions repeated": 1, "strangers": 1}
     assert server.counts == {"requests": 4, "requests server error": 2}
+
+
+def test_processes_that_judge_together_get_the_answers_of_the_first(serve, monkeypatch):
+    server = serve(lambda handler, n: handler.give(reply(f"0.{n}", "length" if n else "stop")))
+    source = FirstProcess(ExternalText.connect(Endpoint(server.url, "m", concurrency=1)))
+    requests = [QuestionRequest(IMAGE, "a")] * 2
+    given = source.answer(requests, temperature=0.0, seeds=[0, 1])
+    assert given == [WrittenAnswer("0.0"), WrittenAnswer("0.1", finished=False)]
+    told = []
+    monkeypatch.setattr(external.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(
+        external.distributed, "from_first", lambda own, _: told.append(own) or '[{"text": "0.9"}]'
+    )
+    assert source.answer(requests, temperature=0.0, seeds=[0, 1]) == [WrittenAnswer("0.9")]
+    assert told == ["[]"] and len(server.http.asked) == 2
 
 
 def test_statuses_do_not_clash():

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.judge import JudgeSettings
+from srum_jax.rewards.logits import LogitJudge
 
 WORDS = sorted(
     {
@@ -42,7 +44,7 @@ WORDS = sorted(
 )
 TONES = {"red": (228, 48, 44), "blue": (52, 92, 236), "green": (44, 176, 68)}
 SHAPE_OF = {"red": "circle", "blue": "square", "green": "cross"}  # all there is in this world
-COMPONENTS, GRID = regions.components(), regions.grid()
+COMPONENTS, GRID = regions.ComponentsProposer(), regions.GridProposer()
 TOP_LEFT, TOP_RIGHT, LOW_LEFT = (3, 3, 13, 13), (19, 4, 29, 14), (4, 18, 14, 28)
 BIG_SIDE = 10  # from how many pixels a thing is big
 
@@ -102,7 +104,7 @@ def truth(image, text):
             place = dict(things)
             right = all(s.size in ("", size_of(place[s.color])) for s in scene.objects)
         if right and scene.relation:
-            right = judge.holds(scene.relation.kind, *(place[s.color] for s in scene.objects))
+            right = logits.holds(scene.relation.kind, *(place[s.color] for s in scene.objects))
         return "yes" if right else "no"
     if text.startswith(("is there", "is this")):
         return "yes" if count else "no"
@@ -112,10 +114,21 @@ def truth(image, text):
         return "neither" if " or " in text else "no"
     place = dict(things)
     boxes = [place[color] for color in named]
-    true = [kind for kind in question_templates.RELATIONS if judge.holds(kind, *boxes)]
+    true = [kind for kind in question_templates.RELATIONS if logits.holds(kind, *boxes)]
     if " or " in text:
         return next((word for word in words if word in true), "neither")
     return "yes" if any(question_templates.RELATIONS[kind] in text for kind in true) else "no"
+
+
+class Scorer:
+    """A model that answers by `ask(images, questions)`; whatever parameters come are kept."""
+
+    def __init__(self, ask):
+        self.ask, self.params = ask, []
+
+    def probabilities(self, images, questions, params=None):
+        self.params.append(params)
+        return self.ask(images, questions)
 
 
 def knowing(sureness=0.96, calls=None):
@@ -135,16 +148,18 @@ def knowing(sureness=0.96, calls=None):
     return ask
 
 
-def looked_at(images, prompts):
-    return [
-        regions.PromptedImage(image, prompt) for image, prompt in zip(images, prompts, strict=True)
-    ]
+def prompted(images, prompts):
+    return [regions.PromptedImage(i, prompt) for i, prompt in zip(images, prompts, strict=True)]
+
+
+def judging(ask, vocabulary=None, scenes=None, **settings):
+    vocabulary = Words() if vocabulary is None else vocabulary
+    return LogitJudge(Scorer(ask), vocabulary, JudgeSettings(**settings), scenes)
 
 
 def judged(prompt, *things, ask=None, proposer=COMPONENTS):
-    return judge.judge_images(
-        ask or knowing(), Words(), looked_at([picture(*things)], [prompt]), proposer
-    )[0]
+    images = prompted([picture(*things)], [prompt])
+    return judging(ask or knowing()).judge(images, proposer)[0]
 
 
 def test_a_right_picture_scores_high():
@@ -275,22 +290,22 @@ def test_assemble_counts_missing_and_extra(counts):
     scene = question_templates.decompose("two red circles and two blue squares")
     boxes = [(0.0, 0.0, 1.0, 1.0)] * (red + blue)
     p = np.array([(0.9, 0.05)] * red + [(0.05, 0.9)] * blue)
-    whole = judge.assemble(scene, boxes, p)
+    whole = logits.assemble(scene, boxes, p)
     wrong = abs(red - 2) + abs(blue - 2)
     assert whole == pytest.approx(0.9**4) if not wrong else whole < 0.9**4 * 0.15
     for gone in range(red + blue):  # one fewer of what is demanded lowers it
         if (red if gone < red else blue) <= 2:
             kept = [i for i in range(red + blue) if i != gone]
-            assert judge.assemble(scene, boxes[1:], p[kept]) < whole
+            assert logits.assemble(scene, boxes[1:], p[kept]) < whole
 
 
 def test_assemble_finds_the_best_assignment_and_the_relation():
     scene = question_templates.decompose("a red circle above a blue square")
     high, low = (0.0, 0.0, 9.0, 9.0), (2.0, 16.0, 11.0, 25.0)
     p = np.array([(0.2, 0.9), (0.8, 0.3)])
-    assert judge.assemble(scene, [low, high], p, 0.9) == pytest.approx(0.9 * 0.8 * 0.95)
-    assert judge.assemble(scene, [high, low], p, 0.1) == pytest.approx(0.9 * 0.8 * 0.05)
-    assert judge.assemble(scene, [high], p[1:], 0.9) == pytest.approx(0.8 * 0.1 * 0.45)
+    assert logits.assemble(scene, [low, high], p, 0.9) == pytest.approx(0.9 * 0.8 * 0.95)
+    assert logits.assemble(scene, [high, low], p, 0.1) == pytest.approx(0.9 * 0.8 * 0.05)
+    assert logits.assemble(scene, [high], p[1:], 0.9) == pytest.approx(0.8 * 0.1 * 0.45)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +320,7 @@ def test_assemble_finds_the_best_assignment_and_the_relation():
     ],
 )
 def test_holds(kind, first, second, expected):
-    assert judge.holds(kind, first, second) is expected
+    assert logits.holds(kind, first, second) is expected
 
 
 # -- no score is never a number -------------------------------------------------------------------
@@ -319,9 +334,7 @@ def test_prompts_and_words_out_of_reach_cost_no_question():
     calls = []
     images = [picture(("red", TOP_LEFT))] * 3
     prompts = ["a dog chasing a cat", "a red teapot", "a red circle"]
-    results = judge.judge_images(
-        knowing(calls=calls), Words(), looked_at(images, prompts), COMPONENTS
-    )
+    results = judging(knowing(calls=calls)).judge(prompted(images, prompts), COMPONENTS)
     assert calls == [1, 1]
     assert_no_score(results[0], judge.UNKNOWN_WORDS)
     assert_no_score(results[1], judge.UNKNOWN_WORDS)
@@ -375,16 +388,29 @@ def test_one_call_for_all_crops_and_one_for_all_images():
     calls = []
     images = [picture(("red", TOP_LEFT), ("blue", LOW_LEFT)), picture(), picture(("red", TOP_LEFT))]
     prompts = ["a red circle and a blue square"] * 2 + ["a red circle"]
-    results = judge.judge_images(
-        knowing(calls=calls), Words(), looked_at(images, prompts), COMPONENTS
-    )
+    results = judging(knowing(calls=calls)).judge(prompted(images, prompts), COMPONENTS)
     assert calls == [3, 2]
-    alone = judge.judge_images(knowing(), Words(), looked_at(images[2:], prompts[2:]), COMPONENTS)
+    one = judging(knowing())
+    alone = one.judge(prompted(images[2:], prompts[2:]), COMPONENTS)
     assert results[2] == alone[0]
-    assert [r for r in results[0].regions] == list(
-        judge.judge_regions(knowing(), Words(), looked_at(images[:1], prompts[:1]), COMPONENTS)[0]
-    )
-    assert judge.judge_images(knowing(), Words(), [], COMPONENTS) == []
+    (parts,) = one.judge(prompted(images[:1], prompts[:1]), COMPONENTS, whole=False)
+    assert parts.regions == results[0].regions
+    assert (parts.image_status, parts.parts) == (judge.NOT_ASKED, {})
+    assert np.isnan(parts.image_score)
+    assert one.judge([], COMPONENTS) == []
+
+
+def test_parameters_of_a_call_reach_the_model_and_the_proposer():
+    found = []
+
+    class Proposer(regions.ComponentsProposer):
+        def find(self, images, *, params=None):
+            found.append(params)
+            return super().find(images, params=params)
+
+    one = judging(knowing())
+    one.judge(prompted([picture(("red", TOP_LEFT))], ["a red circle"]), Proposer(), params="new")
+    assert one.scorer.params == ["new", "new"] and found == ["new"]
 
 
 def test_wrong_calls_are_named():
@@ -394,7 +420,10 @@ def test_wrong_calls_are_named():
         (lambda i, q: [np.zeros(5)] * len(i), "expected"),
     ):
         with pytest.raises(ValueError, match=message):
-            judge.judge_images(ask, Words(), looked_at([image], ["a red circle"]), COMPONENTS)
+            judging(ask).judge(prompted([image], ["a red circle"]), COMPONENTS)
+    for wrong in (dict(view="crops"), dict(attempts=0), dict(temperature=0.0)):
+        with pytest.raises(ValueError, match="none of|at least 1"):
+            JudgeSettings(**wrong)
 
 
 # -- prompts about anything ------------------------------------------------------------------------
@@ -445,9 +474,9 @@ FREE = question_templates.Decomposition(
 def free(truth, scene=FREE, prompt="A green bench hidden by a dog.", asked=None, **how):
     vocabulary = Anything()
     ask = answering(vocabulary, truth, asked)
-    seen = looked_at([picture(("red", TOP_LEFT), ("blue", LOW_LEFT))], [prompt])
+    images = prompted([picture(("red", TOP_LEFT), ("blue", LOW_LEFT))], [prompt])
     scenes = {prompt: scene} if scene else None
-    return judge.judge_images(ask, vocabulary, seen, GRID, scenes=scenes, **how)[0]
+    return judging(ask, vocabulary, scenes, **how).judge(images, GRID)[0]
 
 
 def test_free_prompts_are_asked_by_yes_no_and_numbers_in_plain_english():
@@ -483,13 +512,13 @@ def test_regions_of_no_kind_that_the_prompt_names_are_set_aside():
 
 def test_verification_of_shapes_goes_by_the_shape_alone():
     things = ("green", TOP_LEFT), ("blue", LOW_LEFT)  # a cross and a square
-    seen = looked_at([picture(*things)], ["a red cross"])
-    found = judge.judge_regions(knowing(), Words(), seen, COMPONENTS, verify=0.5)[0]
-    status = {region.bbox[:2]: region.status for region in found}
+    images = prompted([picture(*things)], ["a red cross"])
+    (found,) = judging(knowing(), verify=0.5).judge(images, COMPONENTS, whole=False)
+    status = {region.bbox[:2]: region.status for region in found.regions}
     assert status == {(3.0, 3.0): judge.OK, (4.0, 18.0): judge.IRRELEVANT}
 
 
-def test_a_prompt_that_nobody_took_apart_is_scored_as_a_whole():
+def test_a_prompt_that_nobody_decomposed_is_scored_as_a_whole():
     result = free({"Does the image show a dream?": "yes"}, scene=None, prompt="A dream.")
     assert result.image_status == judge.OK and result.image_score == pytest.approx(1.0)
     assert set(result.parts) == {"global"}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import shapes_truth
 
-from srum_jax.rewards import judge, question_templates
+from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
 from srum_jax.worlds.shapes import examples as shapes
 from srum_jax.worlds.shapes import verifier
 
-COMPONENTS = regions.components()
+COMPONENTS = regions.ComponentsProposer()
 VOCABULARY = list(shapes.vocabulary())
 
 
@@ -27,9 +27,9 @@ class World:
         for image in images:
             for box in regions.find_components(image):
                 inside = [
-                    seen
-                    for seen in shapes_truth.objects(image)
-                    if np.abs(np.subtract(seen.box, box)).max() <= 2
+                    one
+                    for one in shapes_truth.objects(image)
+                    if np.abs(np.subtract(one.box, box)).max() <= 2
                 ]
                 assert len(inside) == 1, (box, inside)
                 self.shown[regions.crop(image, box, 1).tobytes()] = inside
@@ -48,7 +48,7 @@ class World:
         except ValueError:  # it asks about what is not there, or twice
             return "neither" if " or " in text and "big" not in text else "no"
 
-    def __call__(self, images, questions):
+    def probabilities(self, images, questions, params=None):
         answers = []
         for image, texts in zip(images, questions, strict=True):
             rows = np.full((len(texts), len(VOCABULARY)), (1 - self.sureness) / len(VOCABULARY))
@@ -109,9 +109,8 @@ def test_a_judge_that_sees_well_tells_right_from_wrong(category):
         cases += [(prompt, shapes.draw(s), fault) for fault, s in faults(rng, scene, content)]
     prompts, images, kinds = zip(*cases, strict=True)
     world = World(images)
-    results = judge.judge_images(
-        world, world, list(map(regions.PromptedImage, images, prompts)), COMPONENTS
-    )
+    prompted = list(map(regions.PromptedImage, images, prompts))
+    results = logits.LogitJudge(world, world).judge(prompted, COMPONENTS)
     for result, prompt, image, fault in zip(results, prompts, images, kinds, strict=True):
         assert verifier.verify(image, prompt).right == (not fault), (prompt, fault)
         assert result.image_status == judge.OK

@@ -1,4 +1,4 @@
-"""The released law to the bit, every choice of a law, and token weights against dense maps."""
+"""The released rule to the bit, every choice of a rule, and token weights against dense maps."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import released_reader
 from samples import jit
 
 from srum_jax.data import masks
@@ -24,7 +25,7 @@ sample = jit(maps.sample_map, static_argnums=(1, 2))
 
 
 def by_each(rules, *arguments):
-    """[laws, G] in one program."""
+    """[rules, G] in one program."""
     return jnp.stack([maps.token_weights(rule, *arguments) for rule in rules])
 
 
@@ -65,10 +66,8 @@ def random_regions(seed, images, regions, size):
 @pytest.mark.parametrize("case", CASES["reward_cases"], ids=lambda c: c["name"])
 def test_release_map_golden(case):
     width, height = case["image_size_wh"]
-    parsed = maps.parse_vlm_rewards(case["vlm_rewards"])
-    made = maps.release_map(
-        parsed.boxes, parsed.scores, parsed.valid, case["global_reward_factor"], (height, width)
-    )
+    found = released_reader.regions(case["vlm_rewards"])
+    made = maps.release_map(*found, case["global_reward_factor"], (height, width))
     expected = ARRAYS[f"reward/{case['name']}"]
     assert made.dtype == expected.dtype
     np.testing.assert_array_equal(made, expected)
@@ -81,9 +80,9 @@ def test_one_token_a_pixel_is_the_golden_map():
     boxes, scores = np.zeros((len(cases), 3, 4)), np.full((len(cases), 3), np.nan)
     valid = np.zeros((len(cases), 3), bool)
     for n, case in enumerate(cases):
-        parsed = maps.parse_vlm_rewards(case["vlm_rewards"])
-        r = len(parsed.scores)
-        boxes[n, :r], scores[n, :r], valid[n, :r] = parsed.boxes, parsed.scores, parsed.valid
+        found = released_reader.regions(case["vlm_rewards"])
+        r = len(found[1])
+        boxes[n, :r], scores[n, :r], valid[n, :r] = found
     sizes = np.array([dense.shape for dense in expected])
     cells = np.concatenate([np.argwhere(np.ones(size)) for size in sizes])
     images = np.repeat(np.arange(len(cases)), sizes.prod(1))
@@ -91,25 +90,6 @@ def test_one_token_a_pixel_is_the_golden_map():
     made = weigh(RELEASED, Rewards(boxes, scores, valid, factors), sizes, sizes, images, cells)
     flat = np.concatenate([dense.ravel() for dense in expected])
     np.testing.assert_allclose(made, flat, atol=1e-6)
-
-
-@pytest.mark.parametrize("case", CASES["reward_cases_raising"], ids=lambda c: c["name"])
-def test_parse_raises_where_the_release_raises(case):
-    records = eval(case["vlm_rewards"], {"inf": float("inf")})  # noqa: S307 - our own golden
-    if case["global_reward_factor"] is None:
-        records.append({"object": maps.GLOBAL_ENTRY, "score": None})
-    with pytest.raises(ValueError, match="bbox|score"):
-        maps.parse_vlm_rewards(records)
-
-
-def test_parse_reads_the_image_score_and_refuses_nonsense():
-    records = [{"object": maps.GLOBAL_ENTRY, "score": 0.25}, {"object": "o", "bbox": [0, 0, 1, 1]}]
-    parsed = maps.parse_vlm_rewards(records)
-    assert parsed.image_score == 0.25 and parsed.boxes.shape == (1, 4)
-    assert maps.parse_vlm_rewards(None).image_score == 0.0
-    for bad in ([3], [{"object": "o", "bbox": [0, 0, 1, 1], "score": float("nan")}]):
-        with pytest.raises(ValueError, match=r"vlm_rewards\[0\]"):
-            maps.parse_vlm_rewards(bad)
 
 
 @pytest.mark.parametrize("place", range(len(CASES["interp"])))
@@ -207,11 +187,11 @@ def test_advantages_stay_bounded():
     assert np.abs(made).max() <= 1.0 and np.abs(made).max() > 0.5
 
 
-# ------------------------------------------------------------------------- the choices of a law
+# ------------------------------------------------------------------------- the choices of a rule
 
 
 def one_row(rules, boxes, scores, image_score=0.0, valid=None):
-    """Weights [laws, 4] of an image of one row of 4 tokens, of 8 x 8 pixels each."""
+    """Weights [rules, 4] of an image of one row of 4 tokens, of 8 x 8 pixels each."""
     n = len(boxes)
     boxes = np.array([(x0, 0, x1, 8) for x0, x1 in boxes], np.float32).reshape(1, n, 4)
     valid = np.ones((1, n), bool) if valid is None else np.array([valid])
@@ -232,18 +212,12 @@ SIGNED = WeightRule("signed", "zero", "mean", "ignore")
 CHOICES = [
     ({}, [0.5, -0.1, -0.2, 0]),
     ({"overlap": "max"}, [0.5, 0.5, -0.2, 0]),
-    ({"overlap": "min"}, [0.5, -0.6, -0.2, 0]),
-    ({"overlap": "smallest"}, [0.5, -0.6, -0.2, 0]),
-    ({"overlap": "extreme"}, [0.5, -0.6, -0.2, 0]),
     ({"range": "unit"}, [0.75, 0.45, 0.4, 0]),
     ({"range": "unit", "background": "half"}, [0.75, 0.45, 0.4, 0.5]),
-    ({"range": "unit", "overlap": "extreme"}, [0.75, 0.2, 0.4, 0]),
     ({"background": "half"}, [0.5, -0.1, -0.2, 0.5]),
     ({"background": "image"}, [0.5, -0.1, -0.2, 0.4]),
     ({"background": "image", "range": "unit"}, [0.75, 0.45, 0.4, 0.7]),
     ({"negative": "clip"}, [0.5, 0.5 / 3, 0, 0]),
-    ({"negative": "cap", "cap": 0.3}, [0.5, 0, -0.2, 0]),
-    ({"negative": "cap", "cap": 0.3, "range": "unit"}, [0.75, 0.5, 0.4, 0]),
     ({"image": "factor"}, [0.35, -0.07, -0.14, 0]),
     ({"image": "factor", "background": "half"}, [0.35, -0.07, -0.14, 0.35]),
     ({"image": "blend"}, [0.45, 0.15, 0.1, 0]),
@@ -261,14 +235,14 @@ def test_each_choice(sampling):
         np.testing.assert_allclose(found, want, atol=1e-6, err_msg=str(choice))
 
 
-def test_named_laws_are_what_they_say():
+def test_named_rules_are_what_they_say():
     made = one_row(NAMED, THREE, [0.5, -0.6, -0.2], 0.4)
     np.testing.assert_allclose(made[0], np.array([0.75, 0.75, 0.5, 0.5]) * 0.7, atol=1e-6)
     np.testing.assert_allclose(made[1], np.array([0.5, -0.1, -0.2, 0]) * 0.7, atol=1e-6)
     np.testing.assert_allclose(made[2], [0.45, 0.15, 0.1, 0.4], atol=1e-6)
 
 
-def test_only_an_unbounded_law_follows_scores_beyond_their_range():
+def test_only_an_unbounded_rule_follows_scores_beyond_their_range():
     free = dataclasses.replace(SIGNED, bounded=False)
     made = one_row((SIGNED, free, RELEASED, PAPER), [(0, 8), (8, 16)], [3.0, -3.0], 2.0)
     want = [[1, -1, 0, 0], [3, -3, 0, 0], [3, 0.75, 0.75, 0.75], [1, -1, 0, 0]]
@@ -278,32 +252,32 @@ def test_only_an_unbounded_law_follows_scores_beyond_their_range():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"overlap": "last"}, "overlap = 'last' of a weight rule: known are max, min, mean, small"),
+        ({"overlap": "last"}, "overlap = 'last' of a weight rule: known are max, mean"),
         ({"range": "percent"}, "range = 'percent'"),
         ({"background": 0.5}, "background = 0.5"),
         ({"negative": "abs"}, "negative = 'abs'"),
         ({"image": "sum"}, "image = 'sum'"),
         ({"sampling": "nearest"}, "sampling = 'nearest' of a weight rule: known are centre, area"),
-        ({"cap": 1.5}, r"cap = 1.5 of a weight rule: give a number in \[0, 1\]"),
+        ({"region_share": 1.5}, r"region_share = 1.5 of a weight rule: give a number in \[0, 1\]"),
         ({"region_share": float("nan")}, "region_share = nan"),
     ],
 )
-def test_a_law_of_other_values_is_refused(choice, message):
+def test_a_rule_of_other_values_is_refused(choice, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SIGNED, **choice)
 
 
 RULES = tuple(
-    WeightRule(range_, background, overlap, image, negative, cap=0.5, sampling=sampling)
+    WeightRule(range_, background, overlap, image, negative, sampling=sampling)
     for range_, background, overlap, image, negative, sampling in [
         ("unit", "half", "max", "factor", "clip", "area"),
-        ("unit", "image", "smallest", "blend", "keep", "area"),
-        ("unit", "zero", "extreme", "ignore", "cap", "centre"),
+        ("unit", "image", "mean", "blend", "keep", "area"),
+        ("unit", "zero", "max", "ignore", "clip", "centre"),
         ("signed", "zero", "mean", "factor", "keep", "area"),
-        ("signed", "image", "mean", "blend", "cap", "centre"),
-        ("signed", "half", "min", "ignore", "keep", "area"),
-        ("signed", "zero", "smallest", "factor", "keep", "centre"),
-        ("signed", "image", "extreme", "blend", "keep", "area"),
+        ("signed", "image", "mean", "blend", "clip", "centre"),
+        ("signed", "half", "max", "ignore", "keep", "area"),
+        ("signed", "zero", "max", "factor", "keep", "centre"),
+        ("signed", "image", "max", "blend", "keep", "area"),
     ]
 )
 
@@ -412,8 +386,7 @@ def test_boxes_as_masks_weigh_what_the_boxes_do(size, grid, sampling):
     rest = token_arguments(size, grid, 5)
     painted = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling))
     plain = rewards.replace(coverage=covered(boxes, valid, size, grid, sampling, shapes=[None] * 5))
-    rules = (*NAMED, dataclasses.replace(PAPER, overlap="smallest"))
-    rules = tuple(dataclasses.replace(rule, sampling=sampling) for rule in rules)
+    rules = tuple(dataclasses.replace(rule, sampling=sampling) for rule in NAMED)
     want = weigh_by_each(rules, rewards, *rest)
     assert (np.ptp(want, axis=1) > 0.1).all()
     for given in (painted, plain):

@@ -13,12 +13,12 @@ import pytest
 
 from srum_jax.rewards import parsing
 from srum_jax.rewards.judge import OK, UNPARSED
-from srum_jax.rewards.parsing import CONTRADICTORY, MISSING, OUT_OF_RANGE, UNFINISHED, WHOLE, read
+from srum_jax.rewards.parsing import CONTRADICTORY, MISSING, OUT_OF_RANGE, UNFINISHED, WHOLE, parse
 
 
 def one(text, number=1, **how):
     """(score, status) of a single region among two asked for."""
-    return read(text, (number, 99), **how).found[number]
+    return parse(text, (number, 99), **how).scores[number]
 
 
 def scored(notation):
@@ -164,13 +164,15 @@ def test_layouts_that_are_not(answer, status):
 
 
 def test_nothing_is_read_of_an_answer_cut_off():
-    found = read("Region 1: 0.5\nRegion 2: 0.9", (1, 2), finished=False).found
+    found = parse("Region 1: 0.5\nRegion 2: 0.9", (1, 2), finished=False).scores
     assert {status for _, status in found.values()} == {UNFINISHED}
 
 
 def test_strangers_are_ignored_and_counted():
-    result = read("Region 1: 0.5\nRegion 7: 0.9\nRegion 7: 0.8\nRegion 0: 1", (1, 2))
-    assert result.found[1] == (0.5, OK) and result.found[2][1] == MISSING and result.strangers == 2
+    result = parse("Region 1: 0.5\nRegion 7: 0.9\nRegion 7: 0.8\nRegion 0: 1", (1, 2))
+    assert (
+        result.scores[1] == (0.5, OK) and result.scores[2][1] == MISSING and result.strangers == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,17 +191,17 @@ def test_strangers_are_ignored_and_counted():
     ],
 )
 def test_the_whole(answer, expected):
-    found = read(answer, (WHOLE,)).found[WHOLE]
+    found = parse(answer, (WHOLE,)).scores[WHOLE]
     assert found == expected if isinstance(expected, tuple) else found[1] == expected
 
 
 def test_a_single_region_need_not_be_named():
-    assert read("Reason: fine.\nScore: 0.5", (3,)).found[3] == (0.5, OK)
-    assert read("[0.5]", (3,)).found[3] == (0.5, OK)
-    assert read("3", (3,)).found[3][1] == UNPARSED  # its name, or a score?
-    assert read("1", (1,)).found[1][1] == UNPARSED
-    assert read("Region 4\nScore: 0.5", (3,)).found[3][1] == MISSING
-    assert read("", (3,)).found[3][1] == MISSING
+    assert parse("Reason: fine.\nScore: 0.5", (3,)).scores[3] == (0.5, OK)
+    assert parse("[0.5]", (3,)).scores[3] == (0.5, OK)
+    assert parse("3", (3,)).scores[3][1] == UNPARSED  # its name, or a score?
+    assert parse("1", (1,)).scores[1][1] == UNPARSED
+    assert parse("Region 4\nScore: 0.5", (3,)).scores[3][1] == MISSING
+    assert parse("", (3,)).scores[3][1] == MISSING
 
 
 HOSTILE = [
@@ -212,7 +214,7 @@ def test_reading_takes_linear_time():
     begun = time.perf_counter()
     for piece in HOSTILE:
         for start in ("", "Region 1: ", "Score: ", "Reason: ", "Region 1\nScore: 0.5"):
-            read(start + piece * (20_000 // len(piece)) + "x", (1, 2))
+            parse(start + piece * (20_000 // len(piece)) + "x", (1, 2))
     assert time.perf_counter() - begun < 5  # a quadratic pattern alone takes longer
 
 
@@ -333,9 +335,9 @@ def test_fuzz_structured_answers():
             text = rng.choice(ENDLESS).format(text)
         elif thought < 0.3:
             ended = False
-        result = read(text, ASKED, finished=ended)
+        result = parse(text, ASKED, finished=ended)
         for number in ASKED:
-            score, status = result.found[number]
+            score, status = result.scores[number]
             right, value = ({UNFINISHED}, None) if 0.2 <= thought < 0.3 else careful(made, number)
             assert status in right, (number, status, right, text)
             assert score == float(value) if value is not None else math.isnan(score), text
@@ -410,13 +412,13 @@ def test_fuzz_soup():
     read_at_all = 0
     for _ in range(10_000):
         text = soup(rng)
-        result = read(text, ASKED)
-        for number, (score, status) in result.found.items():
+        result = parse(text, ASKED)
+        for number, (score, status) in result.scores.items():
             assert status in parsing.STATUSES and math.isnan(score) == (status != OK)
             if status == OK:
                 read_at_all += 1
                 assert -1 <= score <= 1 and possible(text, number, score), (number, score, text)
-        whole = read(text, (WHOLE,)).found[WHOLE]
+        whole = parse(text, (WHOLE,)).scores[WHOLE]
         assert math.isnan(whole[0]) == (whole[1] != OK) and not abs(whole[0]) > 1
     assert read_at_all > 200
 
@@ -428,7 +430,7 @@ def test_fuzz_damaged_answers():
         for _ in range(rng.randint(1, 5)):
             at = rng.randint(0, len(text))
             text = text[:at] + rng.choice(["", "", *FRAGMENTS]) + text[at + rng.randint(0, 3) :]
-        for number, (score, status) in read(text, ASKED).found.items():
+        for number, (score, status) in parse(text, ASKED).scores.items():
             assert math.isnan(score) == (status != OK)
             assert status != OK or (-1 <= score <= 1 and possible(text, number, score)), text
-        assert all(math.isnan(s) for s, _ in read(text, ASKED, finished=False).found.values())
+        assert all(math.isnan(s) for s, _ in parse(text, ASKED, finished=False).scores.values())

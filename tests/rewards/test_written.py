@@ -1,21 +1,23 @@
-"""Written scores with made-up writers: what is asked, what is asked again, what stays no score."""
+"""Written scores with made-up sources: what is asked, what is asked again, what stays no score."""
 
 import collections
 import dataclasses
 import re
+import types
 
 import numpy as np
 import pytest
 import tiny
 
+from srum_jax.data.schema import Text
 from srum_jax.generation.text_generator import GeneratedText
 from srum_jax.rewards import judge, parsing, written
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.boxes.regions import PromptedImage
-from srum_jax.rewards.judge import OK
-from srum_jax.rewards.written import Answer, Readout, Request
+from srum_jax.rewards.judge import OK, JudgeSettings
+from srum_jax.rewards.written import ModelText, QuestionRequest, WrittenAnswer, WrittenJudge
 
-COMPONENTS = regions.components()
+COMPONENTS = regions.ComponentsProposer()
 BOXES = {1: (3.0, 3.0, 15.0, 15.0), 2: (19.0, 4.0, 29.0, 14.0), 3: (4.0, 20.0, 12.0, 28.0)}
 
 
@@ -28,15 +30,15 @@ def picture(count=3):
 
 
 class Script:
-    """A writer that answers by `reply(request, attempt)` and remembers what it was asked."""
+    """A source that answers by `reply(request, attempt)` and remembers what it was asked."""
 
     def __init__(self, reply):
         self.reply, self.calls = reply, []
 
-    def __call__(self, requests, *, temperature, seeds):
+    def answer(self, requests, *, temperature, seeds, params=None):
         self.calls.append((list(requests), temperature, list(seeds)))
         answers = [self.reply(request, len(self.calls) - 1) for request in requests]
-        return [Answer(a) if isinstance(a, str) else a for a in answers]
+        return [WrittenAnswer(a) if isinstance(a, str) else a for a in answers]
 
 
 def asked(request):
@@ -53,8 +55,10 @@ def good(request, attempt=0):
 def judged(reply, images=None, *, counts=None, **how):
     images = [picture()] if images is None else images
     script = Script(reply)
-    seen = [PromptedImage(image, "a  red\nhorse", f"p{n}") for n, image in enumerate(images)]
-    result = written.judge_images(script, seen, COMPONENTS, Readout(**how), counts=counts)
+    prompted = [PromptedImage(image, "a  red\nhorse", f"p{n}") for n, image in enumerate(images)]
+    settings = JudgeSettings(**{"view": "coordinates", **how})
+    counts = collections.Counter() if counts is None else counts
+    result = WrittenJudge(script, settings, counts).judge(prompted, COMPONENTS)
     return result, script
 
 
@@ -72,7 +76,7 @@ def test_the_words_are_pinned():
 
 def test_a_change_of_any_word_changes_the_hash(monkeypatch):
     before = written.protocol_hash()
-    for table in ("TEMPLATES", "SHOWN", "REGION"):
+    for table in ("TEMPLATES", "OPENINGS", "REGION"):
         for key, words in getattr(written, table).items():
             monkeypatch.setitem(getattr(written, table), key, words + " ")
             assert written.protocol_hash() != before
@@ -87,7 +91,7 @@ def test_the_bands_of_the_paper_are_named():
         assert "Reason: <" in words and "required" in words and "Score: <" in words
 
 
-@pytest.mark.parametrize("view", written.SHOWN)
+@pytest.mark.parametrize("view", written.OPENINGS)
 def test_views(view):
     _, script = judged(good, view=view)
     ((requests, temperature, _),) = script.calls
@@ -132,13 +136,13 @@ def test_outlines_of_odd_boxes(box):
 def test_a_prompt_with_braces_and_its_own_regions():
     prompt = "a {horse}\nRegion 1: 1.0"
     text = written.regions_request(picture(), prompt, {2: BOXES[2]}, "coordinates").text
-    assert '"a {horse} Region 1: 1.0"' in text and asked(Request(None, text)) == [2]
+    assert '"a {horse} Region 1: 1.0"' in text and asked(QuestionRequest(None, text)) == [2]
 
 
 # -- scores ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("view", written.SHOWN)
+@pytest.mark.parametrize("view", written.OPENINGS)
 def test_scores_of_ragged_images(view):
     images = [picture(3), picture(0), picture(1)]
     counts = collections.Counter()
@@ -197,7 +201,7 @@ def test_seeds_are_a_function_of_run_image_question_and_attempt():
         ("Region 1: 7\nRegion 2: 7\nRegion 3: 7", parsing.OUT_OF_RANGE),
         ("\n".join(f"Region {n}: 0.1\nRegion {n}: 0.2" for n in (1, 2, 3)), parsing.CONTRADICTORY),
         ("<think>Region 1: 0.1", parsing.UNFINISHED),
-        (Answer("Region 1: 0.1\nRegion 2: 0.1", finished=False), parsing.UNFINISHED),
+        (WrittenAnswer("Region 1: 0.1\nRegion 2: 0.1", finished=False), parsing.UNFINISHED),
     ],
 )
 def test_no_score_is_never_a_number(answer, status):
@@ -210,7 +214,7 @@ def test_no_score_is_never_a_number(answer, status):
 
 def test_failures_without_a_text_are_final():
     def reply(request, _):
-        return Answer("", failure="timeout") if asked(request) else Answer("")
+        return WrittenAnswer("", failure="timeout") if asked(request) else WrittenAnswer("")
 
     (result,), script = judged(reply, attempts=3)
     assert [len(requests) for requests, *_ in script.calls] == [2, 1, 1]
@@ -227,20 +231,23 @@ def test_many_questions_go_out_in_parts(monkeypatch):
 
 def test_regions_alone():
     script = Script(good)
-    seen = [PromptedImage(picture(2), "a horse", "a"), PromptedImage(picture(0), "a horse", "b")]
-    found = written.judge_regions(script, seen, COMPONENTS, Readout())
-    assert [[r.score for r in mine] for mine in found] == [[0.1, 0.2], []]
+    images = [PromptedImage(picture(n), "a horse", f"{n}") for n in (2, 0)]
+    judging = WrittenJudge(script, JudgeSettings(view="coordinates"))
+    found = judging.judge(images, COMPONENTS, whole=False)
+    assert [[r.score for r in mine.regions] for mine in found] == [[0.1, 0.2], []]
+    assert {(mine.image_status, np.isnan(mine.image_score)) for mine in found} == {
+        (judge.NOT_ASKED, True)
+    }
     assert [asked(r) for requests, *_ in script.calls for r in requests] == [[1, 2]]
 
 
 def test_wrong_calls_are_named():
+    silent = types.SimpleNamespace(answer=lambda *_, **__: [])
+    settings = JudgeSettings(view="coordinates")
     with pytest.raises(ValueError, match="0 answers to 2 questions"):
-        written.judge_images(lambda *_, **__: [], [PromptedImage(picture())], COMPONENTS, Readout())
+        WrittenJudge(silent, settings).judge([PromptedImage(picture())], COMPONENTS)
     with pytest.raises(ValueError, match="expected uint8"):
-        written.judge_images(Script(good), [PromptedImage(np.zeros((4, 4)))], COMPONENTS, Readout())
-    for wrong in (dict(view="crops"), dict(attempts=0), dict(temperature=0.0)):
-        with pytest.raises(ValueError, match="none of|at least 1"):
-            Readout(**wrong)
+        WrittenJudge(Script(good)).judge([PromptedImage(np.zeros((4, 4)))], COMPONENTS)
 
 
 # -- the model itself ------------------------------------------------------------------------------
@@ -254,44 +261,54 @@ class Tokens:
             raise ValueError("unknown word")
         return [1 + ord(c) % 7 for c in words]
 
+    def text(self, words):
+        return Text(np.array(self.encode(words), np.int32))
 
-def speaking(texts, **how):
-    """A `Write` around a writer of contexts that gives `texts`, and the calls of that writer."""
+
+def model_text(texts, **how):
+    """The model as a source, its generator giving `texts`, and the calls of that generator."""
     calls = []
 
-    def write(contexts, **given):
+    def generate(contexts, **given):
         calls.append((contexts, given))
         return [GeneratedText(text, (), finished) for text, finished in texts[: len(contexts)]]
 
     values = dict(window=4000, max_tokens=50, think=True) | how
     cfg = dataclasses.replace(tiny.MODEL, max_text=4096)
-    return written.speaker(write, cfg, Tokens(), **values), calls
+    return ModelText(types.SimpleNamespace(generate=generate), cfg, Tokens(), **values), calls
 
 
-def test_the_model_as_a_writer():
-    say, calls = speaking([("0.5", True), ("0.", False)])
-    requests = [Request(picture(), "a"), Request(picture(), "straße"), Request(picture(), "b" * 9)]
-    answers = say(requests, temperature=0.7, seeds=[7, 8, 9])
-    assert answers == [Answer("0.5"), Answer("", failure=judge.UNKNOWN_WORDS), Answer("0.", False)]
+def test_the_model_as_a_source():
+    source, calls = model_text([("0.5", True), ("0.", False)])
+    requests = [QuestionRequest(picture(), text) for text in ("a", "straße", "b" * 9)]
+    answers = source.answer(requests, temperature=0.7, seeds=[7, 8, 9], params="new")
+    assert answers == [
+        WrittenAnswer("0.5"),
+        WrittenAnswer("", failure=judge.UNKNOWN_WORDS),
+        WrittenAnswer("0.", False),
+    ]
     ((contexts, given),) = calls
-    assert given == dict(max_tokens=50, temperature=0.7, seeds=[7, 9])
+    assert given == dict(max_tokens=50, temperature=0.7, seeds=[7, 9], params="new")
     assert [[type(item).__name__ for item in c] for c in contexts] == [
         ["Text", "Picture", "Text"]
     ] * 2
     assert len(contexts[1][2].ids) == 9
-    plain, calls = speaking([("0.5", True)], think=False)
-    assert plain(requests[:1], temperature=0.0, seeds=[0]) == [Answer("0.5")]
+    plain, calls = model_text([("0.5", True)], think=False)
+    assert plain.answer(requests[:1], temperature=0.0, seeds=[0]) == [WrittenAnswer("0.5")]
     assert [type(item).__name__ for item in calls[0][0][0]] == ["Picture", "Text"]
+    plain.answer([QuestionRequest(None, "a")], temperature=0.0, seeds=[0])
+    assert [type(item).__name__ for item in calls[1][0][0]] == ["Text"]
 
 
 def test_questions_that_do_not_fit_the_window():
-    say, calls = speaking([("0.5", True)], window=500, think=False)
-    requests = [Request(picture(), "a" * 600), Request(picture(), "a")]
-    assert say(requests, temperature=0.0, seeds=[0, 1]) == [
-        Answer("", failure=written.TOO_LONG),
-        Answer("0.5"),
+    source, calls = model_text([("0.5", True)], window=500, think=False)
+    requests = [QuestionRequest(picture(), "a" * 600), QuestionRequest(picture(), "a")]
+    assert source.answer(requests, temperature=0.0, seeds=[0, 1]) == [
+        WrittenAnswer("", failure=written.TOO_LONG),
+        WrittenAnswer("0.5"),
     ]
-    assert say(requests[:1], temperature=0.0, seeds=[0])[0].failure == written.TOO_LONG
+    (answer,) = source.answer(requests[:1], temperature=0.0, seeds=[0])
+    assert answer.failure == written.TOO_LONG
     assert len(calls) == 1
 
 

@@ -1,10 +1,13 @@
 """Monitor checks: what they measure, when they end a training, and what a stopped run leaves."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
+import zlib
 
 import jax
+import jax.numpy as jnp
 import jsonschema
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ from stages import test_evaluate, test_train
 
 from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
-from srum_jax.rewards import judge
-from srum_jax.stages import evaluate, generate, monitor, train
-from srum_jax.stages.manifest import Workdir
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.rewards import judge, parsing, written
+from srum_jax.stages import evaluate, generate, judges, monitor, score, train
+from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
 
 BOUNDS = MonitorConfig(
@@ -205,7 +209,7 @@ def test_rows_pictures_and_answers(done):
         assert sum(r["status"].values()) == 6 and r["counted"] == 6
         assert r["diversity"] == pytest.approx(r["distance"] / rows[0]["distance"])
         assert 0 <= r["agreement"] <= 1 and 0 <= r["counts_right"] <= 1
-    looked = [list(monitor.seen_pictures(folder, r["step"])) for r in rows]
+    looked = [list(monitor.sampled_images(folder, r["step"])) for r in rows]
     assert [r["prompt"] for r in looked[0]] == [text for text in MONITORED for _ in range(2)]
     assert [r["seed"] for r in looked[0]] == [r["seed"] for r in looked[2]]
     assert not np.array_equal(looked[0][0]["latent"], looked[2][0]["latent"])
@@ -219,7 +223,7 @@ def test_rows_pictures_and_answers(done):
     part = json.loads(work.results.read_text())["rounds"][0]["train"]
     assert part["monitor"] == monitor.curve(rows) and "stopped_at" not in part
     assert manifest.counts["steps"] == 3
-    kept = [path.parent.name for path in folder.glob("probe/*/params")]
+    kept = [path.parent.name for path in folder.glob("monitor/*/params")]
     assert sorted(kept) == ["2", "3"] and cfg.train.keep == 2
 
 
@@ -237,7 +241,7 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
     opened = train.loading.base(cfg, other, mesh)
     with jax.set_mesh(mesh):
         asked = monitor.TrainingMonitor(cfg, mesh, other.stage("train"), opened, {}, held)
-        asked.look(2, opened.params)  # the weights of the start
+        asked.measure(2, opened.params)  # the weights of the start
     assert asked.rows[-1]["agreement"] == pytest.approx(0.4)
     assert asked.rows[-1]["diversity"] == 1.0  # bit for bit the first pictures
     assert [r["step"] for r in monitor.read(other.stage("train"))] == [0, 1, 2]
@@ -247,9 +251,11 @@ def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
     cfg, whole, _ = done
     work = write(Workdir(tmp_path), cfg)
     test_train.stopped(monkeypatch, 2, lambda: test_train.run(cfg, work))
-    looks, look = [], monitor.TrainingMonitor.look
+    looks, measure = [], monitor.TrainingMonitor.measure
     monkeypatch.setattr(
-        monitor.TrainingMonitor, "look", lambda self, n, ema: looks.append(n) or look(self, n, ema)
+        monitor.TrainingMonitor,
+        "measure",
+        lambda self, n, ema: looks.append(n) or measure(self, n, ema),
     )
     test_train.run(cfg, work)
     assert looks == [3]
@@ -280,9 +286,94 @@ def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatc
         np.testing.assert_array_equal(leaf, after[path], err_msg=path)
     # Killed before its manifest was written: it ends where it had ended, without a further step.
     (work.stage("train") / "manifest.json").unlink()
-    monkeypatch.setattr(monitor.TrainingMonitor, "look", None)
+    monkeypatch.setattr(monitor.TrainingMonitor, "measure", None)
     again = test_train.run(cfg, work)
     assert again.counts == manifest.counts
+
+
+# ------------------------------------------------------------------------------- with which judge
+
+
+def numbered(text, ids, *, finished=True):
+    """In the parser's place: no first word of a text is read before it is asked for again."""
+    first = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest())
+    status = judge.OK if first % 3 else parsing.MISSING
+    score = first / 2**15 - 1 if status == judge.OK else float("nan")
+    return parsing.ParsedScores({i: (score, status) for i in ids})
+
+
+def any_words(self, text):
+    """In the tokenizer's place: every word is one of its own."""
+    return [5 + zlib.crc32(word.encode()) % 40 for word in text.split()]
+
+
+READ_OUTS = {
+    "logits": {"score__crop": 8, "score__verify": 0.55, "score__margin": 3},
+    "written": {
+        "score__readout": "written",
+        "score__view": "outline",
+        "score__written__think": False,
+        "score__written__max_tokens": 4,
+        "score__written__attempts": 2,
+    },
+    "proposer": {"score__proposers": ("grid", "components"), "score__grid": 3, "score__regions": 4},
+}
+
+
+@pytest.mark.parametrize("readout", READ_OUTS)
+def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
+    """One model, one image: one score and one status, whatever `score` says."""
+    if readout == "written":
+        monkeypatch.setattr(written.parsing, "parse", numbered)
+        monkeypatch.setattr(Tokenizer, "encode", any_words)
+    folder = tiny.write_model(tmp_path / "model", answers=True)
+    cfg = config(folder, train__trainable="all", seed=3, **READ_OUTS[readout])
+    work = write(Workdir(tmp_path / "work", config_file="c"), cfg)
+    mesh, held = tiny.mesh(cfg), monitor.prompts(work.stage("generate"), 3)
+    with jax.set_mesh(mesh):
+        opened = train.loading.base(cfg, work, mesh, dtype=jnp.float32)
+        stage = work.stage("train")
+        watch = monitor.TrainingMonitor(
+            cfg, mesh, stage, opened, {}, held, seed=cfg.seed + work.round
+        )
+        watch.measure(0, opened.params)
+        records = list(monitor.sampled_images(stage, 0))
+        judged = watch.judge([r["image"] for r in records], opened.params)
+        # A judge without these settings gives other scores: the test would see it.
+        plain = config(folder, score__margin=cfg.score.margin)
+        panel = judges.panel(opened, judges.scores_alone(plain), mesh)
+        others = panel.judge(score.prompted_images(records))
+        other = Workdir(tmp_path / "other", config_file="c")
+        generated(other, cfg, records)
+        score.run(cfg, mesh, other)
+    scored = list(shards.read(other.stage("score")))
+    assert [s["image_status"] for s in scored] == [j.image_status for j in judged]
+    own = [(float(s["image_score"]), [float(r["score"]) for r in of_first(s, cfg)]) for s in scored]
+    want = [(j.image_score, [r.score for r in j.regions]) for j in judged]
+    for (a, regions_a), (b, regions_b) in zip(own, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(regions_a, regions_b, atol=1e-5)
+    assert repr([j.regions for j in judged]) != repr([j.regions for j in others])
+    ok = [s["image_score"] for s in scored if s["image_status"] == judge.OK]
+    assert len(ok) >= 2 and len(set(np.round(ok, 5))) > 1
+    assert watch.rows[0]["own_score"] == pytest.approx(np.mean(ok), abs=1e-5)
+
+
+def of_first(scored, cfg):
+    return [r for r in scored["regions"] if r["proposer"] == cfg.score.proposers[0]]
+
+
+def generated(work, cfg, records):
+    """What the stage `generate` would have left of these images."""
+
+    def body(folder):
+        rows = [{**r, "image": test_train.encode_png(r["image"])} for r in records]
+        features = shards.candidate_features(tiny.GRID)
+        shards.write_shard(folder, "candidates", features, rows, 0, 1)
+        shards.finish(folder, "candidates", features, [len(rows)])
+        return Outcome({}, {}, len(rows))
+
+    run_stage("generate", cfg, work, sections=(), inputs={}, body=body)
 
 
 # ------------------------------------------------------------------------- beside the verifier

@@ -20,6 +20,7 @@ from srum_jax.report.candidates import scored_pictures
 from srum_jax.report.pictures import picture
 from srum_jax.rewards import judge, maps
 from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.logits import LogitJudge
 from srum_jax.stages import judges, score
 from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
@@ -41,20 +42,14 @@ class Words:
         return (WORDS[word],)
 
 
-def bench(ask):
-    """A judge that reads `ask` and both proposers of pixels."""
-
-    def judged(seen, proposer, whole):
-        if whole:
-            return judge.judge_images(ask, Words(), seen, proposer)
-        found = judge.judge_regions(ask, Words(), seen, proposer)
-        return [judge.Judgement(one, np.nan, judge.NOT_ASKED, {}) for one in found]
-
-    return judges.JudgePanel(judged, (regions.components(), regions.grid()), None, {})
+def panel(scorer):
+    """A judge that reads the answers of `scorer`, and both proposers of pixels."""
+    proposers = (regions.ComponentsProposer(), regions.GridProposer())
+    return judges.JudgePanel(LogitJudge(scorer, Words()), proposers)
 
 
 def candidates():
-    """Four candidates a prompt; candidate k shows k red squares, and the judge is shown to err."""
+    """Four candidates a prompt; candidate k shows k red squares, so the judge errs."""
     made = []
     for n, prompt in enumerate(PROMPTS):
         for k in range(4):
@@ -77,13 +72,13 @@ def candidates():
     return made
 
 
-class Asked:
+class Scorer:
     """Says one word, surely, to every question; counts the images."""
 
     def __init__(self):
         self.images = 0
 
-    def __call__(self, images, questions):
+    def probabilities(self, images, questions, params=None):
         self.images += len(images)
         answers = []
         for image, texts in zip(images, questions, strict=True):
@@ -99,7 +94,7 @@ class Asked:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "score"
-    outcome = score.score(candidates(), folder, CFG, bench(Asked()))
+    outcome = score.score(candidates(), folder, CFG, panel(Scorer()))
     return folder, outcome, shards.read(folder)
 
 
@@ -148,9 +143,9 @@ def test_examples_hold_what_the_report_needs(done):
     by_id = {record["id"]: record for record in scored}
     for example in examples:
         record = by_id[example["id"]]
-        shown = decode((folder / example["image"]).read_bytes(), name="example")
+        kept = decode((folder / example["image"]).read_bytes(), name="example")
         original = candidates()[int(example["id"][0]) * 4 + record["k"]]["image"]
-        np.testing.assert_array_equal(shown, original)
+        np.testing.assert_array_equal(kept, original)
         assert len(example["boxes"]) == len(record["regions"])
         own = [r for r in record["regions"] if r["proposer"] == "components"]
         dense = maps.release_map(
@@ -172,13 +167,13 @@ def test_examples_hold_what_the_report_needs(done):
 def test_goes_on_where_it_stopped(done, tmp_path):
     folder, outcome, scored = done
     records = candidates()
-    ask = Asked()
-    made = score.score_shard(records[3:6], bench(ask))
+    first = Scorer()
+    made = score.score_shard(records[3:6], panel(first))
     shards.write_shard(tmp_path, score.NAME, shards.score_features(answers=True), made, 1, 4)
-    again = score.score(records, tmp_path, CFG, bench(second := Asked()))
-    whole = Asked()
-    score.score(records, tmp_path / "whole", CFG, bench(whole))
-    assert ask.images and second.images == whole.images - ask.images
+    again = score.score(records, tmp_path, CFG, panel(second := Scorer()))
+    whole = Scorer()
+    score.score(records, tmp_path / "whole", CFG, panel(whole))
+    assert first.images and second.images == whole.images - first.images
     assert again.counts == outcome.counts
     for a, b in zip(shards.read(tmp_path), scored, strict=True):
         assert a["id"] == b["id"]

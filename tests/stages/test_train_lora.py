@@ -96,7 +96,7 @@ def test_it_starts_at_the_base_and_moves(done):
     looks = monitor.read(work.stage("train"))
     assert [r["step"] for r in looks] == [0, 1, 2, 3]
     assert {r["agreement"] for r in looks} == {1.0}  # nobody was asked: no answer can change
-    first, last = (monitor.seen_pictures(work.stage("train"), n) for n in (0, 3))
+    first, last = (monitor.sampled_images(work.stage("train"), n) for n in (0, 3))
     assert not np.array_equal(first[0]["latent"], last[0]["latent"])
 
 
@@ -107,7 +107,7 @@ def test_the_first_look_is_at_the_base(done):
     base = loading.base(cfg, work, mesh)
     new = loading.trained(base, cfg, work, mesh)
     for step, loaded in ((0, base), (3, new)):
-        seen = list(monitor.seen_pictures(work.stage("train"), step))
+        seen = list(monitor.sampled_images(work.stage("train"), step))
         with jax.set_mesh(mesh):
             sampler = loaded.image_sampler(cfg, mesh)
             prompts, seeds = [r["prompt"] for r in seen], [r["seed"] for r in seen]

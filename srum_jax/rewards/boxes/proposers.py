@@ -1,23 +1,26 @@
 """Proposers that need more than pixels: the model itself, Segment Anything, a file of boxes.
 
-Owns how each comes to the one interface of `regions.py`. The model grounds what the prompt asks
-for, in words read strictly; Segment Anything (`masks.py`) knows masks and no prompt; a file names
-candidates and their boxes, whoever found them.
+Owns how each comes to the one interface of `regions.py` (`Proposer`). The model grounds what the
+prompt asks for, in words read strictly; Segment Anything (`masks.py`) knows masks and no prompt; a
+file names candidates and their boxes, whoever found them.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from absl import logging
 from etils import epath
 
+from srum_jax.core.param_tree import Params
 from srum_jax.rewards import question_templates
-from srum_jax.rewards.boxes.regions import DEFAULT, Box, Limits, PromptedImage, Proposer, Region
-from srum_jax.rewards.boxes.sam import automatic as sam_automatic
+from srum_jax.rewards.boxes.regions import DEFAULT, Box, Limits, PromptedImage, ProposedRegion
+from srum_jax.rewards.boxes.sam.automatic import MaskGenerator
 from srum_jax.rewards.question_templates import Decomposition
-from srum_jax.rewards.written import Request, Write
+from srum_jax.rewards.written import QuestionRequest, TextSource
 
 VERSION = "1"
 GROUND = """\
@@ -40,30 +43,42 @@ def grounding_hash() -> str:
     return hashlib.blake2b(json.dumps([VERSION, GROUND]).encode(), digest_size=6).hexdigest()
 
 
-def grounded(
-    write: Write, scenes: Mapping[str, Decomposition] | None = None, limits: Limits = DEFAULT
-) -> Proposer:
+@dataclasses.dataclass(frozen=True)
+class ModelProposer:
     """The model finds what the prompt names, one question for every noun.
 
-    scenes: prompts taken apart; others are read by the grammar, and where it does not reach the
-    model is asked for every object. Answers that cannot be read are counted in the log.
+    scenes: {prompt: what it demands} of prompts that were decomposed before; others are read by the
+    grammar, and where it does not reach the model is asked for every object. Answers that cannot
+    be read are counted in the log.
     """
 
-    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
-        owners = [(n, noun) for n, one in enumerate(seen) for noun in _nouns(one.prompt, scenes)]
-        requests = [Request(seen[n].image, GROUND.format(noun=noun)) for n, noun in owners]
-        answers = write(requests, temperature=0.0, seeds=[0] * len(requests)) if requests else []
-        found: list[list[Region]] = [[] for _ in seen]
+    source: TextSource
+    scenes: Mapping[str, Decomposition] | None = None
+    limits: Limits = DEFAULT
+    name: ClassVar[str] = "self"
+    separates: ClassVar[bool] = False
+
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
+        nouns = [_nouns(one.prompt, self.scenes) for one in images]
+        owners = [(n, noun) for n, of_image in enumerate(nouns) for noun in of_image]
+        requests = [QuestionRequest(images[n].image, GROUND.format(noun=x)) for n, x in owners]
+        answers = []
+        if requests:
+            seeds = [0] * len(requests)
+            answers = self.source.answer(requests, temperature=0.0, seeds=seeds, params=params)
+        found: list[list[ProposedRegion]] = [[] for _ in images]
         unread = 0
         for (n, _), answer in zip(owners, answers, strict=True):
-            height, width = seen[n].image.shape[:2]
+            height, width = images[n].image.shape[:2]
             try:
-                boxes = read_boxes(answer.text if answer.finished and not answer.failure else "?")
+                boxes = parse_boxes(answer.text if answer.finished and not answer.failure else "?")
             except ValueError:
                 unread += 1
                 continue
             found[n] += [
-                Region(
+                ProposedRegion(
                     (
                         a * width / _PARTS,
                         b * height / _PARTS,
@@ -77,8 +92,6 @@ def grounded(
             logging.warning("score: %d of %d answers name no boxes", unread, len(owners))
         return found
 
-    return Proposer("self", find, separates=False, limits=limits)
-
 
 def _nouns(prompt: str, scenes: Mapping[str, Decomposition] | None) -> list[str]:
     scene = (scenes or {}).get(prompt) or question_templates.decompose(prompt)
@@ -86,7 +99,7 @@ def _nouns(prompt: str, scenes: Mapping[str, Decomposition] | None) -> list[str]
     return list(dict.fromkeys(nouns))[:MOST_NOUNS] or ["object"]
 
 
-def read_boxes(answer: str) -> list[tuple[int, int, int, int]]:
+def parse_boxes(answer: str) -> list[tuple[int, int, int, int]]:
     """Boxes in thousandths from an answer to GROUND; [] for "none".
 
     Raises ValueError for anything else: other lines, ends outside [0, 1000], empty boxes.
@@ -111,38 +124,46 @@ def read_boxes(answer: str) -> list[tuple[int, int, int, int]]:
 # ------------------------------------------------------------------------------- Segment Anything
 
 
-def segmented(automatic: sam_automatic.Automatic, limits: Limits = DEFAULT) -> Proposer:
+@dataclasses.dataclass(frozen=True)
+class SamProposer:
     """Every mask that Segment Anything finds by itself, with its box."""
 
-    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
-        made = automatic([one.image for one in seen])
+    generator: MaskGenerator
+    limits: Limits = DEFAULT
+    name: ClassVar[str] = "sam"
+    separates: ClassVar[bool] = False
+
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
         return [
             [
-                Region(tuple(map(float, box)), mask)
+                ProposedRegion(tuple(map(float, box)), mask)
                 for box, mask in zip(one.boxes, one.masks, strict=True)
             ]
-            for one in made
+            for one in self.generator.generate([one.image for one in images])
         ]
-
-    return Proposer("sam", find, separates=False, limits=limits)
 
 
 # ------------------------------------------------------------------------------------------ a file
 
 
-def listed(path: epath.PathLike, limits: Limits = DEFAULT) -> Proposer:
-    """The boxes of a JSONL file: {"id": "<prompt id>-<k>", "boxes": [[x0, y0, x1, y1], …]} a line,
-    in pixels of the candidate, upper ends excluded.
+@dataclasses.dataclass(frozen=True)
+class FileProposer:
+    """Boxes that are given: {candidate's id: boxes} in pixels, upper ends excluded.
 
-    A candidate that the file does not name has no regions. Raises FileNotFoundError, or ValueError
-    naming file and line.
+    A candidate that is not named has no regions.
     """
-    boxes = read_file(path)
 
-    def find(seen: Sequence[PromptedImage]) -> list[list[Region]]:
-        return [[Region(box) for box in boxes.get(one.id, ())] for one in seen]
+    boxes: Mapping[str, tuple[Box, ...]]
+    limits: Limits = DEFAULT
+    name: ClassVar[str] = "file"
+    separates: ClassVar[bool] = False
 
-    return Proposer("file", find, separates=False, limits=limits)
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
+        return [[ProposedRegion(box) for box in self.boxes.get(one.id, ())] for one in images]
 
 
 def digest(path: epath.PathLike) -> str:
@@ -153,8 +174,13 @@ def digest(path: epath.PathLike) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
-def read_file(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
-    """{candidate's id: boxes} of a file as `listed` describes it."""
+def read_boxes(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
+    """{candidate's id: boxes} of a JSONL file, in pixels of the candidate, upper ends excluded.
+
+    A line is {"id": "<prompt id>-<k>", "boxes": [[x0, y0, x1, y1], …]}.
+
+    Raises FileNotFoundError, or ValueError naming file and line.
+    """
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of boxes (score.boxes)")

@@ -1,19 +1,21 @@
 """Regions of an image that are worth a question: what they are, who finds the simple ones, crops.
 
 Owns the one interface of all proposers and what is done to whatever they propose: cut to the
-image, an area band, suppression of repeats, a limit that keeps small ones too. `components` and
-`grid` look at pixels here; those that need a model or a file are in `proposers.py`. Whether a
+image, an area band, suppression of repeats, a limit that keeps small ones too. The proposers that
+need nothing but pixels are here; those that need a model or a file are in `proposers.py`. Whether a
 region shows what the prompt asks is the judge's business. Boxes are (x0, y0, x1, y1) in pixels,
 the upper ends excluded.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
+
+from srum_jax.core.param_tree import Params
 
 Box = tuple[float, float, float, float]
 
@@ -24,7 +26,7 @@ SAME_BOX = 0.9  # intersection over union from which two boxes are one
 
 
 @dataclasses.dataclass(frozen=True)
-class Region:
+class ProposedRegion:
     """A place in an image: its box and, where the proposer knows it, its mask, bool [H, W]."""
 
     box: Box
@@ -33,38 +35,44 @@ class Region:
 
 @dataclasses.dataclass(frozen=True)
 class PromptedImage:
-    """What a proposer may look at: image uint8 [H, W, 3], its prompt, the candidate's id."""
+    """What proposers and judges get: image uint8 [H, W, 3], its prompt, the candidate's id."""
 
     image: np.ndarray
     prompt: str = ""
     id: str = ""
 
 
-Find = Callable[[Sequence[PromptedImage]], list[list[Region]]]  # one list of regions an image
-
-
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is kept of proposals: areas as shares of the image, overlap of boxes, how many."""
+    """What is kept of proposals: areas as shares of the image, in [0, 1]; the intersection over
+    union of boxes above which the smaller one is a repeat; how many regions an image."""
 
     min_area: float = 0.0
     max_area: float = 1.0
-    overlap: float = SAME_BOX  # intersection over union above which the smaller box is a repeat
-    most: int = MAX_REGIONS
+    overlap: float = SAME_BOX
+    max_regions: int = MAX_REGIONS
 
 
 DEFAULT = Limits()
 
 
-@dataclasses.dataclass(frozen=True)
-class Proposer:
-    """A way to find regions. `separates`: a box holds one whole object, so boxes may be counted
-    and assigned to the prompt's objects; otherwise they only say where to look."""
+class Proposer(Protocol):
+    """A way to find regions.
+
+    name: stands beside every region · separates: a box holds one whole object, so boxes may be
+    counted and assigned to the prompt's objects; otherwise they only say where to ask · limits: of
+    what is kept, which `propose` applies.
+    """
 
     name: str
-    find: Find
     separates: bool
-    limits: Limits = DEFAULT
+    limits: Limits
+
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
+        """One list of regions an image. params: the model's, where it finds them itself;
+        None: those it was opened with."""
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
@@ -103,7 +111,7 @@ def find_components(image: np.ndarray) -> list[Box]:
 def find_grid(image: np.ndarray, cells: int) -> list[Box]:
     """The cells of a regular grid of cells x cells that hold some foreground.
 
-    Cells of plain background are left out: they show nothing, so no score of theirs would mean
+    Cells of plain background are left out: they hold nothing, so no score of theirs would mean
     anything.
     """
     mask = foreground(image)
@@ -117,22 +125,38 @@ def find_grid(image: np.ndarray, cells: int) -> list[Box]:
     ]
 
 
-def each(boxes: Callable[[np.ndarray], list[Box]]) -> Find:
-    """A proposer's `find` from a function of one image."""
-    return lambda seen: [[Region(box) for box in boxes(one.image)] for one in seen]
-
-
-def components(limits: Limits = DEFAULT) -> Proposer:
+@dataclasses.dataclass(frozen=True)
+class ComponentsProposer:
     """Groups of touching foreground pixels: for pictures on a plain ground."""
-    return Proposer("components", each(find_components), separates=True, limits=limits)
+
+    limits: Limits = DEFAULT
+    name: ClassVar[str] = "components"
+    separates: ClassVar[bool] = True
+
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
+        return [[ProposedRegion(box) for box in find_components(one.image)] for one in images]
 
 
-def grid(cells: int = 2, limits: Limits = DEFAULT) -> Proposer:
-    """Cells of a grid. Raises ValueError for fewer than 1 a side."""
-    if cells < 1:
-        raise ValueError(f"a grid of {cells} cells a side: give 1 or more")
-    find = each(functools.partial(find_grid, cells=cells))
-    return Proposer("grid", find, separates=False, limits=limits)
+@dataclasses.dataclass(frozen=True)
+class GridProposer:
+    """The cells of a grid of cells x cells that hold some foreground. Raises ValueError for fewer
+    than 1 a side."""
+
+    cells: int = 2
+    limits: Limits = DEFAULT
+    name: ClassVar[str] = "grid"
+    separates: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.cells < 1:
+            raise ValueError(f"a grid of {self.cells} cells a side: give 1 or more")
+
+    def find(
+        self, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> list[list[ProposedRegion]]:
+        return [[ProposedRegion(box) for box in find_grid(one.image, self.cells)] for one in images]
 
 
 def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -143,21 +167,24 @@ def overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / np.maximum(union, 1e-9)
 
 
-def suppress(boxes: Sequence[Box], threshold: float = SAME_BOX) -> list[int]:
-    """Places of the boxes, largest first, without those that repeat a larger one.
-
-    threshold: intersection over union above which a box is a repeat.
-    """
-    array = np.array(boxes, np.float64).reshape(-1, 4)
-    order = np.argsort(-(array[:, 2:] - array[:, :2]).prod(axis=1), kind="stable")
+def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
+    """Non-maximum suppression: places of the boxes [R, 4] by falling score [R], without those whose
+    intersection over union with a better one exceeds `threshold`. The earlier of equals stays."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     kept: list[int] = []
-    for index in order:
-        if not kept or overlap(array[index], array[kept]).max() <= threshold:
+    for index in np.argsort(-np.asarray(scores), kind="stable"):
+        if not kept or overlap(boxes[index], boxes[kept]).max() <= threshold:
             kept.append(int(index))
     return kept
 
 
-def _cut(region: Region, height: int, width: int) -> Region | None:
+def suppress_repeats(boxes: Sequence[Box], threshold: float = SAME_BOX) -> list[int]:
+    """`suppress` where the larger box is the better one."""
+    array = np.array(boxes, np.float64).reshape(-1, 4)
+    return suppress(array, (array[:, 2:] - array[:, :2]).prod(axis=1), threshold)
+
+
+def _cut(region: ProposedRegion, height: int, width: int) -> ProposedRegion | None:
     """The region inside the image; None where nothing of it is."""
     x0, y0, x1, y1 = region.box
     box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
@@ -168,7 +195,7 @@ def _cut(region: Region, height: int, width: int) -> Region | None:
     return dataclasses.replace(region, box=tuple(map(float, box)))
 
 
-def area(region: Region) -> float:
+def area(region: ProposedRegion) -> float:
     """Pixels: those of the mask, otherwise of the box."""
     if region.mask is not None:
         return float(region.mask.sum())
@@ -176,51 +203,55 @@ def area(region: Region) -> float:
     return (x1 - x0) * (y1 - y0)
 
 
-def _spread(found: Sequence[Region], most: int) -> list[Region]:
+def _spread(found: Sequence[ProposedRegion], most: int) -> list[ProposedRegion]:
     """At most `most` of regions in order of size, evenly over the order: small ones stay too."""
     if len(found) <= most:
         return list(found)
     return [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
 
 
-def clean(found: Sequence[Region], height: int, width: int, limits: Limits) -> tuple[Region, ...]:
+def clean(
+    found: Sequence[ProposedRegion], height: int, width: int, limits: Limits
+) -> tuple[ProposedRegion, ...]:
     """Proposals of an image as they are judged: cut, banded, without repeats, largest box first."""
     inside = [r for region in found if (r := _cut(region, height, width)) is not None]
     low, high = (share * height * width for share in (limits.min_area, limits.max_area))
     banded = [region for region in inside if low <= area(region) <= high]
-    kept = [banded[i] for i in suppress([region.box for region in banded], limits.overlap)]
-    return tuple(_spread(kept, limits.most))
+    kept = [banded[i] for i in suppress_repeats([region.box for region in banded], limits.overlap)]
+    return tuple(_spread(kept, limits.max_regions))
 
 
-def propose(how: Proposer, seen: Sequence[PromptedImage]) -> list[tuple[Region, ...]]:
+def propose(
+    proposer: Proposer, images: Sequence[PromptedImage], *, params: Params | None = None
+) -> list[tuple[ProposedRegion, ...]]:
     """Different regions of each image, largest box first, within the proposer's limits.
 
     Raises ValueError for a thing that is no image, or a proposer that answers for too few.
     """
-    for one in seen:
+    for one in images:
         check_image(one.image)
-    found = how.find(seen)
-    if len(found) != len(seen):
-        raise ValueError(f"{how.name} proposed for {len(found)} of {len(seen)} images")
+    found = proposer.find(images, params=params)
+    if len(found) != len(images):
+        raise ValueError(f"{proposer.name} proposed for {len(found)} of {len(images)} images")
     return [
-        clean(regions, *one.image.shape[:2], how.limits)
-        for one, regions in zip(seen, found, strict=True)
+        clean(regions, *one.image.shape[:2], proposer.limits)
+        for one, regions in zip(images, found, strict=True)
     ]
 
 
 def outline(image: np.ndarray, box: Box) -> np.ndarray:
-    """The image with a white frame, lined in black, just outside a box: seen on any ground.
+    """The image with a white frame, lined in black, just outside a box: visible on any ground.
 
     uint8 [H, W, 3] -> the same; lines are 1/192 of the shorter side, at least a pixel.
     """
-    latent_grid = Image.fromarray(check_image(image))
-    draw = ImageDraw.Draw(latent_grid)
-    line = max(1, min(latent_grid.size) // 192)
+    framed = Image.fromarray(check_image(image))
+    draw = ImageDraw.Draw(framed)
+    line = max(1, min(framed.size) // 192)
     x0, y0, x1, y1 = (int(v) for v in box)
     for inner, color in ((0, "black"), (line, "white"), (2 * line, "black")):
         grown = (x0 - inner - line, y0 - inner - line, x1 + inner + line - 1, y1 + inner + line - 1)
         draw.rectangle(grown, outline=color, width=line)
-    return np.asarray(latent_grid)
+    return np.asarray(framed)
 
 
 def crop(image: np.ndarray, box: Box, margin: int = 1, side: int = 0) -> np.ndarray:

@@ -9,12 +9,12 @@ import pytest
 
 from srum_jax.rewards.boxes.sam import automatic as sam_automatic
 from srum_jax.rewards.boxes.sam import weights as sam_weights
-from srum_jax.rewards.boxes.sam.automatic import Settings
+from srum_jax.rewards.boxes.sam.automatic import MaskGenerator, MaskSettings
 
 GOLDENS = pathlib.Path(__file__).parents[2] / "goldens"
 PIPELINE = np.load(GOLDENS / "sam_masks.npz")  # by make_sam_masks.py beside it
 GIVEN = json.loads(str(PIPELINE["settings"]))
-SETTINGS = Settings(
+SETTINGS = MaskSettings(
     points_per_side=GIVEN["points_per_crop"],
     points_per_batch=GIVEN["points_per_batch"],
     pred_iou=GIVEN["pred_iou_thresh"],
@@ -40,7 +40,7 @@ def model():
 @pytest.fixture(scope="module")
 def found(model):
     with jax.default_matmul_precision("highest"):
-        return sam_automatic.automatic(*model, SETTINGS)(IMAGES)
+        return MaskGenerator(*model, SETTINGS).generate(IMAGES)
 
 
 @pytest.mark.parametrize("i", range(3))
@@ -68,8 +68,8 @@ def test_pixels_are_those_of_the_pipeline(i):
 
 
 def test_the_batches_of_points_do_not_matter(model, found):
-    other = Settings(**{**vars(SETTINGS), "points_per_batch": 20})
-    for a, b in zip(sam_automatic.automatic(*model, other)(IMAGES[:1]), found[:1], strict=True):
+    other = MaskSettings(**{**vars(SETTINGS), "points_per_batch": 20})
+    for a, b in zip(MaskGenerator(*model, other).generate(IMAGES[:1]), found[:1], strict=True):
         np.testing.assert_array_equal(a.masks, b.masks)
         np.testing.assert_allclose(a.iou, b.iou, atol=1e-5)
         np.testing.assert_allclose(a.stability, b.stability, atol=1e-5)
@@ -79,32 +79,32 @@ def test_one_compilation_serves_every_image(model, found):
     jitted = (sam_automatic._encode, sam_automatic._decode)
     before = [f._cache_size() for f in jitted]
     other = np.roll(IMAGES[0], 7, axis=1)[:40]
-    sam_automatic.automatic(*model, SETTINGS)([other])
+    MaskGenerator(*model, SETTINGS).generate([other])
     assert [f._cache_size() for f in jitted] == before
 
 
 def test_an_image_may_have_no_masks(model):
     for settings in (
-        Settings(**{**vars(SETTINGS), "pred_iou": 9.0}),
-        Settings(**{**vars(SETTINGS), "mask_threshold": 99.0, "pred_iou": 0, "stability": 0}),
+        MaskSettings(**{**vars(SETTINGS), "pred_iou": 9.0}),
+        MaskSettings(**{**vars(SETTINGS), "mask_threshold": 99.0, "pred_iou": 0, "stability": 0}),
     ):
-        (none,) = sam_automatic.automatic(*model, settings)(IMAGES[:1])
+        (none,) = MaskGenerator(*model, settings).generate(IMAGES[:1])
         assert none.masks.shape == (0, 48, 80) and none.boxes.shape == (0, 4)
         assert none.iou.shape == none.stability.shape == (0,)
-    assert sam_automatic.automatic(*model)([]) == []
+    assert MaskGenerator(*model).generate([]) == []
 
 
 def test_bad_input_is_refused(model):
-    run = sam_automatic.automatic(*model, SETTINGS)
+    run = MaskGenerator(*model, SETTINGS).generate
     with pytest.raises(ValueError, match="float64"):
         run([np.zeros((4, 4, 3))])
     cfg, params = model
     broken = jax.tree.map(lambda x: x * np.nan, params)
     with pytest.raises(ValueError, match="not finite"):
-        sam_automatic.automatic(cfg, broken, SETTINGS)(IMAGES[:1])
+        MaskGenerator(cfg, broken, SETTINGS).generate(IMAGES[:1])
     for wrong in ({"points_per_side": 0}, {"box_nms": 1.5}, {"stability_offset": -1.0}):
         with pytest.raises(ValueError):
-            Settings(**wrong)
+            MaskSettings(**wrong)
 
 
 def test_sizes_of_the_input_are_rounded_as_in_the_original():
@@ -114,7 +114,7 @@ def test_sizes_of_the_input_are_rounded_as_in_the_original():
 
 
 def test_points_lie_in_the_middle_of_a_grids_cells_row_by_row():
-    settings = Settings(points_per_side=2, points_per_batch=3)
+    settings = MaskSettings(points_per_side=2, points_per_batch=3)
     batches = list(sam_automatic._batches(settings, (40, 64)))
     assert [count for _, count in batches] == [3, 1]
     points = np.concatenate([points[:count] for points, count in batches])
@@ -141,10 +141,3 @@ def test_stability_and_boxes_of_known_logits():
     )
     np.testing.assert_allclose(stability, [7 / 8, 1 / 2, 0])
     np.testing.assert_array_equal(boxes, [[3, 2, 6, 3], [0, 0, 0, 0], [-1, -1, -1, -1]])
-
-
-def test_suppression_keeps_the_better_box():
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [4, 4, 4, 4], [4, 4, 4, 4]])
-    scores = np.array([0.5, 0.9, 0.7, 0.1, 0.1])
-    assert sam_automatic._suppress(boxes, scores, 0.8).tolist() == [1, 2, 3, 4]
-    assert sam_automatic._suppress(boxes, scores, 0.9).tolist() == [1, 2, 0, 3, 4]

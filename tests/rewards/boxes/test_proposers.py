@@ -7,66 +7,70 @@ import numpy as np
 import pytest
 
 from srum_jax.rewards.boxes import proposers, regions
+from srum_jax.rewards.boxes.proposers import FileProposer, ModelProposer, SamProposer
 from srum_jax.rewards.boxes.regions import Limits, PromptedImage
-from srum_jax.rewards.written import Answer
+from srum_jax.rewards.written import WrittenAnswer
 
 IMAGE = np.zeros((50, 100, 3), np.uint8)
 
 
-def boxes(how, *seen):
-    return [[region.box for region in found] for found in regions.propose(how, seen)]
+def boxes(proposer, *images):
+    return [[region.box for region in found] for found in regions.propose(proposer, images)]
 
 
 def test_the_model_is_asked_for_every_noun_and_its_boxes_are_scaled():
     asked = []
 
-    def write(requests, *, temperature, seeds):
-        asked.extend(r.text for r in requests)
+    def answer(requests, *, temperature, seeds, params):
+        asked.extend((r.text, params) for r in requests)
         said = {
             "circle": "Box: 0, 0, 500, 500",
             "cross": "box: [500,0,1000,1000]\nBox: 0, 500, 100, 1000",
         }
-        return [Answer(next(v for k, v in said.items() if k in r.text)) for r in requests]
+        return [WrittenAnswer(next(v for k, v in said.items() if k in r.text)) for r in requests]
 
-    how = proposers.grounded(write)
-    found = boxes(how, PromptedImage(IMAGE, "a red circle and two blue crosses"))
-    assert len(asked) == 2
+    proposer = ModelProposer(types.SimpleNamespace(answer=answer))
+    images = [PromptedImage(IMAGE, "a red circle and two blue crosses")]
+    (regions_,) = regions.propose(proposer, images, params="new")
+    found = [[region.box for region in regions_]]
+    assert len(asked) == 2 and {params for _, params in asked} == {"new"}
     assert found == [[(50.0, 0.0, 100.0, 50.0), (0.0, 0.0, 50.0, 25.0), (0.0, 25.0, 10.0, 50.0)]]
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(""),
-        Answer("I see a cat."),
-        Answer("Box: 0, 0, 500"),
-        Answer("Box: 0, 0, 1500, 500"),
-        Answer("Box: 500, 0, 500, 500"),
-        Answer("Box: -5, 0, 500, 500"),
-        Answer("Box: 0, 0, 500, 500\nand so on"),
-        Answer("Box: 0, 0, 500, 500", finished=False),
-        Answer("Box: 0, 0, 500, 500", failure="timeout"),
+        WrittenAnswer(""),
+        WrittenAnswer("I see a cat."),
+        WrittenAnswer("Box: 0, 0, 500"),
+        WrittenAnswer("Box: 0, 0, 1500, 500"),
+        WrittenAnswer("Box: 500, 0, 500, 500"),
+        WrittenAnswer("Box: -5, 0, 500, 500"),
+        WrittenAnswer("Box: 0, 0, 500, 500\nand so on"),
+        WrittenAnswer("Box: 0, 0, 500, 500", finished=False),
+        WrittenAnswer("Box: 0, 0, 500, 500", failure="timeout"),
     ],
 )
 def test_an_answer_that_names_no_boxes_gives_none(answer):
-    how = proposers.grounded(lambda requests, **_: [answer] * len(requests))
-    assert boxes(how, PromptedImage(IMAGE, "a dream")) == [[]]
+    source = types.SimpleNamespace(answer=lambda requests, **_: [answer] * len(requests))
+    assert boxes(ModelProposer(source), PromptedImage(IMAGE, "a dream")) == [[]]
 
 
 def test_none_is_an_answer():
-    assert proposers.read_boxes("None.") == []
+    assert proposers.parse_boxes("None.") == []
 
 
 def test_masks_come_with_their_boxes():
     mask = np.zeros((50, 100), bool)
     mask[10:20, 30:60] = True
     made = types.SimpleNamespace(boxes=np.array([[30, 10, 60, 20]]), masks=mask[None])
-    how = proposers.segmented(lambda images: [made] * len(images))
-    ((region,),) = regions.propose(how, [PromptedImage(IMAGE)])
+    generator = types.SimpleNamespace(generate=lambda images: [made] * len(images))
+    ((region,),) = regions.propose(SamProposer(generator), [PromptedImage(IMAGE)])
     assert region.box == (30.0, 10.0, 60.0, 20.0) and (region.mask == mask).all()
     bad = types.SimpleNamespace(boxes=made.boxes, masks=mask[None, :, :50])
+    generator = types.SimpleNamespace(generate=lambda images: [bad])
     with pytest.raises(ValueError, match="mask of"):
-        regions.propose(proposers.segmented(lambda images: [bad]), [PromptedImage(IMAGE)])
+        regions.propose(SamProposer(generator), [PromptedImage(IMAGE)])
 
 
 def write_lines(path, *lines):
@@ -81,9 +85,9 @@ def test_a_file_of_boxes(tmp_path):
         "",
         {"id": "3-1", "boxes": []},
     )
-    how = proposers.listed(path)
-    seen = [PromptedImage(IMAGE, id=name) for name in ("3-0", "3-1", "4-0")]
-    assert boxes(how, *seen) == [[(5.0, 5.0, 100.0, 40.5), (0.0, 0.0, 10.0, 10.0)], [], []]
+    proposer = FileProposer(proposers.read_boxes(path))
+    images = [PromptedImage(IMAGE, id=name) for name in ("3-0", "3-1", "4-0")]
+    assert boxes(proposer, *images) == [[(5.0, 5.0, 100.0, 40.5), (0.0, 0.0, 10.0, 10.0)], [], []]
 
 
 @pytest.mark.parametrize(
@@ -105,21 +109,20 @@ def test_a_file_of_boxes(tmp_path):
 def test_a_bad_file_of_boxes_is_refused_with_its_line(tmp_path, line, why):
     path = write_lines(tmp_path / "boxes.jsonl", {"id": "0-0", "boxes": []}, line)
     with pytest.raises(ValueError, match=why) as error:
-        proposers.listed(path)
+        proposers.read_boxes(path)
     assert "boxes.jsonl, line 2" in str(error.value)
 
 
 def test_no_file_of_boxes(tmp_path):
     with pytest.raises(FileNotFoundError, match="score.boxes"):
-        proposers.listed(tmp_path / "none.jsonl")
+        proposers.read_boxes(tmp_path / "none.jsonl")
 
 
 def test_limits_hold_for_every_proposer(tmp_path):
     many = [[0, 0, 100, 50], [0, 0, 2, 2], *([i, 0, i + 20, 20] for i in range(0, 80, 20))]
     path = write_lines(tmp_path / "b.jsonl", {"id": "a", "boxes": many})
-    banded = boxes(
-        proposers.listed(path, Limits(min_area=0.01, max_area=0.9)), PromptedImage(IMAGE, id="a")
-    )
+    given, image = proposers.read_boxes(path), PromptedImage(IMAGE, id="a")
+    banded = boxes(FileProposer(given, Limits(min_area=0.01, max_area=0.9)), image)
     assert len(banded[0]) == 4
-    few = boxes(proposers.listed(path, Limits(most=3)), PromptedImage(IMAGE, id="a"))[0]
+    few = boxes(FileProposer(given, Limits(max_regions=3)), image)[0]
     assert few[0] == (0.0, 0.0, 100.0, 50.0) and few[-1] == (0.0, 0.0, 2.0, 2.0) and len(few) == 3

@@ -9,7 +9,7 @@ from srum_jax.rewards.boxes import regions
 from srum_jax.worlds.shapes import language
 from srum_jax.worlds.shapes import rendering as render
 
-COMPONENTS = regions.components()
+COMPONENTS = regions.ComponentsProposer()
 
 
 def proposed(how, image):
@@ -39,7 +39,7 @@ def test_any_plain_background_and_size():
 
 def test_specks_and_empty_pictures_give_nothing():
     assert proposed(COMPONENTS, picture((4, 4, 6, 6), noise=12)) == []
-    assert proposed(regions.grid(4), picture(noise=12)) == []
+    assert proposed(regions.GridProposer(4), picture(noise=12)) == []
 
 
 def test_components_find_every_object_of_clean_scenes():
@@ -55,12 +55,12 @@ def test_components_find_every_object_of_clean_scenes():
 
 def test_grid_keeps_cells_with_something_in_them():
     image = picture((2, 3, 12, 14), (18, 16, 26, 30), size=(32, 31))
-    assert proposed(regions.grid(2), image) == [
+    assert proposed(regions.GridProposer(2), image) == [
         (0.0, 0.0, 16.0, 16.0),
         (16.0, 16.0, 31.0, 32.0),
     ]
-    assert len(proposed(regions.grid(1), image)) == 1
-    assert not regions.grid().separates and COMPONENTS.separates
+    assert len(proposed(regions.GridProposer(1), image)) == 1
+    assert not regions.GridProposer().separates and COMPONENTS.separates
 
 
 def test_not_more_regions_than_the_limit():
@@ -71,9 +71,16 @@ def test_not_more_regions_than_the_limit():
 
 def test_suppress_keeps_the_larger_of_repeats():
     boxes = [(0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 10.5, 10.0), (0.0, 0.0, 5.0, 10.0)]
-    assert regions.suppress(boxes) == [1, 2]
-    assert regions.suppress(boxes, threshold=0.4) == [1]
-    assert regions.suppress([]) == []
+    assert regions.suppress_repeats(boxes) == [1, 2]
+    assert regions.suppress_repeats(boxes, threshold=0.4) == [1]
+    assert regions.suppress_repeats([]) == []
+
+
+def test_suppression_keeps_the_better_box():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [4, 4, 4, 4], [4, 4, 4, 4]])
+    scores = np.array([0.5, 0.9, 0.7, 0.1, 0.1])
+    assert regions.suppress(boxes, scores, 0.8) == [1, 2, 3, 4]
+    assert regions.suppress(boxes, scores, 0.9) == [1, 2, 0, 3, 4]
 
 
 def test_crop_has_the_picture_s_size_and_what_the_box_holds():
@@ -101,7 +108,7 @@ def test_crop_of_nothing_is_refused(box):
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="cells"):
-        regions.grid(0)
+        regions.GridProposer(0)
     for bad in (
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4), np.uint8),
@@ -118,7 +125,7 @@ def test_proposals_are_cut_to_the_image_and_banded_by_area():
         (4.0, 4.0, 5.0, 5.0),
         (40.0, 0.0, 50.0, 9.0),
     ]
-    found = [regions.Region(box) for box in boxes]
+    found = [regions.ProposedRegion(box) for box in boxes]
     band = regions.Limits(min_area=0.01, max_area=0.9)
     assert [r.box for r in regions.clean(found, 32, 32, band)] == [(0.0, 0.0, 10.0, 10.0)]
     everything = [r.box for r in regions.clean(found, 32, 32, regions.DEFAULT)]
@@ -128,14 +135,14 @@ def test_proposals_are_cut_to_the_image_and_banded_by_area():
 def test_the_area_of_a_region_is_that_of_its_mask():
     mask = np.zeros((32, 32), bool)
     mask[3, 3:13] = True
-    thin = regions.Region((3.0, 3.0, 13.0, 13.0), mask)
+    thin = regions.ProposedRegion((3.0, 3.0, 13.0, 13.0), mask)
     assert regions.area(thin) == 10
     assert regions.clean([thin], 32, 32, regions.Limits(min_area=0.05)) == ()
 
 
 def test_a_limit_keeps_small_regions_too():
-    found = [regions.Region((0.0, 0.0, float(side), float(side))) for side in range(1, 33)]
-    kept = regions.clean(found, 32, 32, regions.Limits(overlap=1.0, most=4))
+    found = [regions.ProposedRegion((0.0, 0.0, float(side), float(side))) for side in range(1, 33)]
+    kept = regions.clean(found, 32, 32, regions.Limits(overlap=1.0, max_regions=4))
     assert [r.box[2] for r in kept] == [32.0, 22.0, 11.0, 1.0]
 
 
@@ -149,6 +156,9 @@ def test_an_outline_lies_outside_its_box_and_shows_on_any_ground():
 
 
 def test_a_proposer_that_forgets_an_image_is_an_error():
-    broken = regions.Proposer("broken", lambda seen: [], separates=False)
+    class Broken(regions.ComponentsProposer):
+        def find(self, images, *, params=None):
+            return []
+
     with pytest.raises(ValueError, match="0 of 1"):
-        regions.propose(broken, [regions.PromptedImage(picture())])
+        regions.propose(Broken(), [regions.PromptedImage(picture())])

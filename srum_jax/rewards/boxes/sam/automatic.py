@@ -14,17 +14,20 @@ Every array on the device has a fixed shape, save that a new size of image compi
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from etils import epath
 from PIL import Image
 
 from srum_jax.core.param_tree import Params
-from srum_jax.rewards.boxes.regions import check_image, overlap
+from srum_jax.data.masks import bilinear_points
+from srum_jax.rewards.boxes.regions import check_image, suppress
 from srum_jax.rewards.boxes.sam import model as sam_model
+from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.boxes.sam.config import SamConfig
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)  # of red, green, blue, of 255
@@ -33,7 +36,7 @@ _AT_ONCE = 8  # masks of the image's size that are in memory
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MaskSettings:
     """Which masks are kept; the original's defaults. Raises ValueError for what means nothing."""
 
     points_per_side: int = 32
@@ -61,24 +64,39 @@ class Masks:
     stability: np.ndarray  # float32 [M], in [0, 1]
 
 
-Automatic = Callable[[Sequence[np.ndarray]], list[Masks]]  # images uint8 [H, W, 3]
+@dataclasses.dataclass(frozen=True)
+class MaskGenerator:
+    """A model with its settings; cfg and params as `sam_weights.load` gives them.
 
-
-def automatic(cfg: SamConfig, params: Params, settings: Settings = Settings()) -> Automatic:
-    """The generator of a model, from `sam_weights.load`; `params` move to the device once.
-
-    What it returns raises ValueError for an image that is not uint8 [H, W, 3], and where the
-    model's numbers are not finite.
+    Raises ValueError for a model that reads other images than RGB.
     """
-    if cfg.vision.channels != 3:
-        raise ValueError(f"images have 3 channels, this model reads {cfg.vision.channels}")
-    params = jax.tree.map(jnp.asarray, params)
 
-    def generate(images: Sequence[np.ndarray]) -> list[Masks]:
+    cfg: SamConfig
+    params: Params
+    settings: MaskSettings = MaskSettings()
+
+    def __post_init__(self):
+        if self.cfg.vision.channels != 3:
+            raise ValueError(f"images have 3 channels, this model reads {self.cfg.vision.channels}")
+
+    @classmethod
+    def from_folder(
+        cls, folder: epath.PathLike, settings: MaskSettings = MaskSettings()
+    ) -> "MaskGenerator":
+        """The model in a folder in the Hugging Face layout, its params on the device.
+
+        Raises FileNotFoundError or ValueError naming the file, the tensor or the field.
+        """
+        cfg, params = sam_weights.load(folder)
+        return cls(cfg, jax.tree.map(jnp.asarray, params), settings)
+
+    def generate(self, images: Sequence[np.ndarray]) -> list[Masks]:
+        """All masks of images uint8 [H, W, 3].
+
+        Raises ValueError for another array, and where the model's numbers are not finite.
+        """
         images = [check_image(image) for image in images]
-        return [_generate(params, cfg, settings, image) for image in images]
-
-    return generate
+        return [_generate(self.params, self.cfg, self.settings, image) for image in images]
 
 
 # ------------------------------------------------------------------------- to the model and back
@@ -100,12 +118,10 @@ def pixels(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _bilinear(inputs: int, outputs: int) -> np.ndarray:
-    """Matrix [outputs, inputs] of a bilinear resize without antialiasing, pixel centres at .5."""
-    at = np.maximum((np.arange(outputs) + 0.5) * inputs / outputs - 0.5, 0)
-    low = np.floor(at).astype(int)
+    """Matrix float64 [outputs, inputs] of a bilinear resize without antialiasing."""
+    places, weights = bilinear_points(outputs, inputs)
     matrix = np.zeros((outputs, inputs))
-    np.add.at(matrix, (np.arange(outputs), low), 1 - (at - low))
-    np.add.at(matrix, (np.arange(outputs), np.minimum(low + 1, inputs - 1)), at - low)
+    np.add.at(matrix, (np.arange(outputs)[:, None], places), weights)
     return matrix
 
 
@@ -165,7 +181,7 @@ def _inside(logits, rows, columns, threshold):
 # ------------------------------------------------------------------------------------- on the host
 
 
-def _generate(params: Params, cfg: SamConfig, settings: Settings, image: np.ndarray) -> Masks:
+def _generate(params: Params, cfg: SamConfig, settings: MaskSettings, image: np.ndarray) -> Masks:
     side, decoded = cfg.vision.image, 4 * cfg.vision.grid
     size = image.shape[:2]
     used = input_size(*size, side)
@@ -195,7 +211,7 @@ def _generate(params: Params, cfg: SamConfig, settings: Settings, image: np.ndar
     kept = np.zeros(0, int)
     if logits:
         logits, iou, stability, boxes = map(np.concatenate, (logits, iou, stability, boxes))
-        kept = _suppress(boxes, iou, settings.box_nms)
+        kept = np.array(suppress(boxes, iou, settings.box_nms), int)
     masks = np.zeros((len(kept), *size), bool)
     for start, (chosen, real) in enumerate(_chunks(kept, settings.points_per_batch)):
         inside = _inside(logits[chosen], rows, columns, settings.mask_threshold)
@@ -207,7 +223,7 @@ def _generate(params: Params, cfg: SamConfig, settings: Settings, image: np.ndar
     return Masks(masks, ends.astype(np.float32), iou[kept], stability[kept])
 
 
-def _batches(settings: Settings, used: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(settings: MaskSettings, used: tuple[int, int]) -> Iterator[tuple[np.ndarray, int]]:
     """(points float32 [points_per_batch, 2] in pixels of the input, how many of them are real)."""
     at = (np.arange(settings.points_per_side) + 0.5) / settings.points_per_side
     x, y = np.meshgrid(at * used[1], at * used[0])
@@ -221,13 +237,3 @@ def _chunks(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
     for start in range(0, len(indices), size):
         piece = indices[start : start + size]
         yield np.concatenate([piece, np.full(size - len(piece), piece[0])]), len(piece)
-
-
-def _suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the boxes [R, 4] by falling score, without those that overlap a better one."""
-    kept: list[int] = []
-    boxes = boxes.astype(np.float64)
-    for index in np.argsort(-scores, kind="stable"):
-        if not kept or overlap(boxes[index], boxes[kept]).max() <= threshold:
-            kept.append(int(index))
-    return np.array(kept, int)

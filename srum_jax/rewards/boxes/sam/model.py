@@ -1,6 +1,6 @@
 """Segment Anything (SAM): an image's embeddings, and masks for points, boxes and masks.
 
-The image encoder (`sam_vision.py`) runs once an image. The prompt encoder turns places into tokens
+The image encoder (`vision.py`) runs once an image. The prompt encoder turns places into tokens
 by random Fourier features; the mask decoder lets tokens and image attend to each other and reads
 masks out of the up-scaled image (Kirillov et al. 2023, arXiv 2304.02643;
 facebookresearch/segment-anything; the numbers are those of transformers' SamModel).

@@ -1,0 +1,402 @@
+"""The judge that reads soft answers: the model scores its own images by visual questions (VQA).
+
+Owns how the probabilities of answers become numbers. Everything that the judge knows comes from
+pixels (`regions.py`), the prompt's words (`protocol.py`) and the model's answers.
+
+A region is scored by its best match among the prompt's objects: half P(colour)·P(shape) from two
+open questions about its crop, half P(yes) of "is this a C S ?". An image is scored by the mean of
+ · global: P(yes) of "does the image show CAPTION ?";
+ · questions: product over objects of mean(exists, count), of the total count, of the relation, of
+   the sizes that the prompt states;
+ · assembled: the best assignment of crops to demanded objects, times 0.1 per missing and per extra
+   one, times the sizes, times the relation, which here is half the model's own answers and half
+   the geometry of the assigned boxes. Left out where a proposer's boxes do not separate objects.
+A prompt that nobody could decompose is scored by the global part alone, its regions not at all.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from srum_jax.core.param_tree import Params
+from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.rewards import question_templates
+from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
+from srum_jax.rewards.judge import (
+    IRRELEVANT,
+    NO_REGIONS,
+    NOT_ASKED,
+    NOT_FINITE,
+    OK,
+    UNDECOMPOSED,
+    UNKNOWN_WORDS,
+    UNPARSED,
+    Judgement,
+    JudgeSettings,
+    RegionJudgement,
+    SoftAnswer,
+    View,
+)
+from srum_jax.rewards.question_templates import Decomposition, Question
+
+NOT_SCORED = (UNDECOMPOSED, IRRELEVANT)  # statuses of regions that say nothing against an image
+WRONG_COUNT = 0.1  # factor for each missing and each extra object
+DECOMPOSED_SHARE = 0.5  # of P(colour)P(shape) in a region's probability; the rest is "is this …?"
+GEOMETRY_SHARE = 0.5  # of the boxes' geometry in the assembled relation
+MIN_MASS = 0.5  # least probability on the sensible answers of a closed question
+REGION_NAMES: dict[View, str] = {  # in place of "this" in the questions about a region
+    "crop": "this",
+    "outline": "the outlined object",
+    "coordinates": "the object at ({0:.0f}, {1:.0f}, {2:.0f}, {3:.0f})",
+}
+
+
+class Vocabulary(Protocol):
+    """What the judge needs of a tokenizer; both raise ValueError for a word it does not have.
+
+    answers: the ids of the single tokens that spell a word. word_level: its words are all there
+    is, each one token, with a blank before every sign.
+    """
+
+    word_level: bool
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, no marks added."""
+
+    def answers(self, word: str) -> tuple[int, ...]:
+        """Ids of the single tokens that spell a word."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is asked for one prompt, or why nothing is."""
+
+    status: str
+    scene: Decomposition
+    crop: tuple[Question, ...] = ()
+    image: tuple[Question, ...] = ()
+    ids: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    word_level: bool = True
+
+    def texts(self, questions: Sequence[Question], about: str = "this") -> list[str]:
+        """The questions as the model reads them; `about` names the region that they call "this"."""
+        texts = [question.text for question in questions]
+        if about != "this":
+            texts = [text.replace("this", about, 1) for text in texts]
+        return texts if self.word_level else [question_templates.natural(text) for text in texts]
+
+
+class _Unusable(Exception):
+    """Answers that cannot be read; the argument is the status."""
+
+
+def _plan(scene: Decomposition, vocabulary: Vocabulary) -> _Plan:
+    crop = question_templates.crop_questions(scene) if scene.objects else ()
+    image = question_templates.image_questions(scene)
+    words = {word for q in (*crop, *image) for word in (q.answer, *q.choices) if word}
+    if scene.open:
+        words |= {word for spec in scene.objects for word in (spec.color, spec.shape)}
+    try:
+        for question in (*crop, *image):
+            vocabulary.encode(question.text)
+        ids = {word: vocabulary.answers(word) for word in words}
+    except ValueError:
+        return _Plan(UNKNOWN_WORDS, scene)
+    return _Plan(OK, scene, crop, image, ids, vocabulary.word_level)
+
+
+def _plans(
+    prompts: Sequence[str],
+    vocabulary: Vocabulary,
+    scenes: Mapping[str, Decomposition] | None,
+) -> list[_Plan]:
+    """One a prompt: of its scene where one is given, otherwise of what the grammar reads."""
+    known = {}
+    for prompt in set(prompts):
+        scene = (
+            (scenes or {}).get(prompt)
+            or question_templates.decompose(prompt)
+            or question_templates.whole(prompt)
+        )
+        known[prompt] = _plan(scene, vocabulary)
+    return [known[prompt] for prompt in prompts]
+
+
+# ---------------------------------------------------------------------------- reading the answers
+
+
+def _mass(row: np.ndarray, word: str, ids: Mapping[str, tuple[int, ...]]) -> float:
+    """P(word) in an answer's probabilities [V], over the tokens that spell it."""
+    return float(row[list(ids[word])].sum())
+
+
+def _open_words(plan: _Plan, question: Question) -> list[str]:
+    """The word of each object of the prompt that an open question about a crop asks for."""
+    part = "color" if question.kind == "crop_color" else "shape"
+    return [getattr(spec, part) for spec in plan.scene.objects]
+
+
+def _probability(row: np.ndarray, question: Question, plan: _Plan) -> float:
+    """P(answer), for a closed question among its choices. Raises _Unusable."""
+    if not np.isfinite(row).all() or row.min() < 0 or row.max() > 1 + 1e-3:
+        raise _Unusable(NOT_FINITE)
+    if not question.answer:
+        return min(1.0, max(_mass(row, word, plan.ids) for word in _open_words(plan, question)))
+    p = _mass(row, question.answer, plan.ids)
+    if not question.choices:
+        return min(p, 1.0)
+    mass = sum(_mass(row, word, plan.ids) for word in question.choices)
+    if mass < MIN_MASS:
+        raise _Unusable(UNPARSED)
+    return p / mass
+
+
+def _answers(
+    plan: _Plan, questions: Sequence[Question], rows: np.ndarray
+) -> tuple[SoftAnswer, ...]:
+    """What probabilities [Q,V] say to the questions, each with a status of its own."""
+    rows = np.asarray(rows)
+    if rows.ndim != 2 or len(rows) != len(questions):
+        raise ValueError(
+            f"answers of shape {rows.shape} to {len(questions)} questions: expected [Q, V]"
+        )
+    read = []
+    for row, question in zip(rows, questions, strict=True):
+        try:
+            p, status = _probability(row, question, plan), OK
+        except _Unusable as why:
+            p, status = float("nan"), str(why)
+        read.append(SoftAnswer(question.kind, question.about, p, status))
+    return tuple(read)
+
+
+def _usable(answers: Sequence[SoftAnswer]) -> list[float]:
+    """Their probabilities. Raises _Unusable where one has none: NOT_FINITE before others."""
+    failed = {one.status for one in answers} - {OK}
+    if failed:
+        raise _Unusable(NOT_FINITE if NOT_FINITE in failed else failed.pop())
+    return [one.p for one in answers]
+
+
+def _region_probabilities(
+    plan: _Plan, answers: Sequence[SoftAnswer], rows: np.ndarray
+) -> tuple[tuple[float, ...], float]:
+    """(P(the crop shows object i) for each object, P(it shows some object's kind of thing)), from
+    the answers to the crop questions and their probabilities [Q,V]."""
+    given, objects = _usable(answers), len(plan.scene.objects)
+    if not plan.scene.open:
+        return tuple(given[:objects]), max(given[objects:])
+    colors, shapes = (
+        [min(1.0, _mass(row, word, plan.ids)) for word in _open_words(plan, question)]
+        for row, question in zip(rows[:2], plan.crop[:2], strict=True)
+    )
+    mixed = [
+        DECOMPOSED_SHARE * color * shape + (1 - DECOMPOSED_SHARE) * p
+        for color, shape, p in zip(colors, shapes, given[2:], strict=True)
+    ]
+    return tuple(mixed), max(shapes)
+
+
+def _region(
+    plan: _Plan, found: regions.ProposedRegion, rows: np.ndarray | None, name: str, verify: float
+) -> RegionJudgement:
+    answers: tuple[SoftAnswer, ...] = ()
+    try:
+        if rows is None:
+            raise _Unusable(plan.status if plan.status != OK else UNDECOMPOSED)
+        answers = _answers(plan, plan.crop, rows)
+        p, relevance = _region_probabilities(plan, answers, rows)
+    except _Unusable as why:
+        none = float("nan")
+        return RegionJudgement(found.box, none, str(why), "", (), name, found.mask, answers)
+    best = int(np.argmax(p))
+    status, score = (OK, 2 * p[best] - 1) if relevance >= verify else (IRRELEVANT, float("nan"))
+    label = plan.scene.objects[best].name
+    return RegionJudgement(found.box, score, status, label, p, name, found.mask, answers)
+
+
+# ------------------------------------------------------------------------------ the image's score
+
+
+def _answered(plan: _Plan, answers: Sequence[SoftAnswer]) -> dict[str, float]:
+    """{"global", "questions" (of objects), "relation", "sizes" (1 without any)} from answers about
+    the image."""
+    asked = list(zip(plan.image, _usable(answers), strict=True))
+
+    def mean(values: list[float]) -> float:
+        return float(np.mean(values)) if values else 1.0
+
+    relation = mean([v for q, v in asked if q.kind.startswith("relation")])
+    total = mean([v for q, v in asked if q.kind == "count_all"])
+    sizes = float(np.prod([v for q, v in asked if q.kind == "size"]))
+    each = [mean([v for q, v in asked if q.about == i]) for i in range(len(plan.scene.objects))]
+    parts = {
+        "global": mean([v for q, v in asked if q.kind == "caption_right"]),
+        "relation": relation,
+        "sizes": sizes,
+    }
+    if plan.scene.objects:
+        parts["questions"] = float(np.prod(each)) * total * relation * sizes
+    return parts
+
+
+def holds(kind: str, first: Box, second: Box) -> bool:
+    """Whether `first` lies strictly left of / right of / above / below `second`.
+
+    Each box's centre must be past the other's nearer edge, so boxes that largely overlap along
+    the axis are neither.
+    """
+    if kind in ("right", "below"):
+        kind, first, second = question_templates.OPPOSITE[kind], second, first
+    low, high = (0, 2) if kind == "left" else (1, 3)
+    return (first[low] + first[high]) / 2 < second[low] and (
+        second[low] + second[high]
+    ) / 2 > first[high]
+
+
+def assemble(
+    scene: Decomposition, boxes: Sequence[Box], p: np.ndarray, relation: float = 1.0
+) -> float:
+    """Probability, in [0, 1], that these regions are exactly what the prompt demands.
+
+    p [R, O]: P(region shows object); relation: the model's own P(relation holds). A region that
+    shows nothing demanded counts as one missing and one extra.
+    """
+    slots = np.repeat(np.arange(len(scene.objects)), [spec.count for spec in scene.objects])
+    fit = np.maximum(
+        np.asarray(p, np.float64).reshape(-1, len(scene.objects))[:, slots], WRONG_COUNT**2
+    )
+    rows, cols = linear_sum_assignment(-np.log(fit))
+    value = fit[rows, cols].prod() * WRONG_COUNT ** abs(len(fit) - len(slots))
+    if scene.relation is not None:
+        place = {int(slots[col]): boxes[row] for row, col in zip(rows, cols, strict=True)}
+        pair = [place.get(i) for i in (scene.relation.subject, scene.relation.other)]
+        fits = None not in pair and holds(scene.relation.kind, *pair)
+        value *= GEOMETRY_SHARE * fits + (1 - GEOMETRY_SHARE) * relation
+    return float(value)
+
+
+def _image(
+    plan: _Plan,
+    found: tuple[RegionJudgement, ...],
+    rows: np.ndarray | None,
+    separates: bool,
+) -> Judgement:
+    answers: tuple[SoftAnswer, ...] = ()
+    try:
+        if plan.status != OK:
+            raise _Unusable(plan.status)
+        if not found:
+            raise _Unusable(NO_REGIONS)
+        for region in found:
+            if region.status not in (OK, *NOT_SCORED):
+                raise _Unusable(region.status)
+        answers = _answers(plan, plan.image, rows)
+        parts = _answered(plan, answers)
+    except _Unusable as why:
+        return Judgement(found, float("nan"), str(why), {}, answers)
+    relation, sizes = parts.pop("relation"), parts.pop("sizes")
+    scored = [region for region in found if region.status == OK]
+    if separates and scored:
+        p = np.array([region.p for region in scored])
+        boxes = [region.bbox for region in scored]
+        parts["assembled"] = sizes * assemble(plan.scene, boxes, p, relation)
+    return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts, answers)
+
+
+# ------------------------------------------------------------------------------------ all at once
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitJudge:
+    """Soft answers to the questions that the prompt's words make: VQA by the first answer token.
+
+    scorer: the model · vocabulary: its tokenizer · scenes: {prompt: what it demands} of prompts
+    that were decomposed before; others are read by the grammar.
+    """
+
+    scorer: AnswerScorer
+    vocabulary: Vocabulary
+    settings: JudgeSettings = JudgeSettings()
+    scenes: Mapping[str, Decomposition] | None = None
+
+    def judge(
+        self,
+        images: Sequence[PromptedImage],
+        proposer: Proposer,
+        *,
+        whole: bool = True,
+        params: Params | None = None,
+    ) -> list[Judgement]:
+        """See `Judge`. One call of the scorer for all regions and one for all images; an image is
+        asked about only where all of its regions could be judged."""
+        plans = _plans([one.prompt for one in images], self.vocabulary, self.scenes)
+        found = self._regions(plans, images, proposer, params)
+        if not whole:
+            return [Judgement(regions_, float("nan"), NOT_ASKED, {}) for regions_ in found]
+        wanted = [
+            plan.status == OK
+            and bool(parts)
+            and all(region.status in (OK, *NOT_SCORED) for region in parts)
+            for plan, parts in zip(plans, found, strict=True)
+        ]
+        texts = [plan.texts(plan.image) for plan in plans]
+        rows = self._rows(wanted, [one.image for one in images], texts, params)
+        return [
+            _image(plan, parts, row, proposer.separates)
+            for plan, parts, row in zip(plans, found, rows, strict=True)
+        ]
+
+    def _regions(
+        self,
+        plans: Sequence[_Plan],
+        images: Sequence[PromptedImage],
+        proposer: Proposer,
+        params: Params | None,
+    ) -> list[tuple[RegionJudgement, ...]]:
+        """The scored regions of each image."""
+        view = self.settings.view
+        proposed = regions.propose(proposer, images, params=params)
+        owners = [(n, region) for n, found in enumerate(proposed) for region in found]
+        wanted = [plans[n].status == OK and bool(plans[n].crop) for n, _ in owners]
+        pictures, texts = [], []
+        for (n, region), want in zip(owners, wanted, strict=True):
+            image = images[n].image
+            pictures.append(self._picture(image, region.box) if want else image)
+            texts.append(plans[n].texts(plans[n].crop, REGION_NAMES[view].format(*region.box)))
+        rows = self._rows(wanted, pictures, texts, params)
+        found: list[list[RegionJudgement]] = [[] for _ in images]
+        for (n, region), row in zip(owners, rows, strict=True):
+            verify = self.settings.verify
+            found[n].append(_region(plans[n], region, row, proposer.name, verify))
+        return [tuple(regions_) for regions_ in found]
+
+    def _picture(self, image: np.ndarray, box: Box) -> np.ndarray:
+        """What the model sees when it is asked about a region."""
+        settings = self.settings
+        if settings.view == "crop":
+            return regions.crop(image, box, settings.margin, settings.crop)
+        return regions.outline(image, box) if settings.view == "outline" else image
+
+    def _rows(
+        self,
+        wanted: Sequence[bool],
+        images: Sequence[np.ndarray],
+        texts: Sequence[Sequence[str]],
+        params: Params | None,
+    ) -> list[np.ndarray | None]:
+        """Probabilities [Q,V] of the wanted images' answers, by one call; None for the others."""
+        chosen = [i for i, want in enumerate(wanted) if want]
+        rows: list[np.ndarray | None] = [None] * len(images)
+        if chosen:
+            pictures, questions = [images[i] for i in chosen], [texts[i] for i in chosen]
+            given = self.scorer.probabilities(pictures, questions, params=params)
+            if len(given) != len(chosen):
+                raise ValueError(f"the scorer answered {len(given)} of {len(chosen)} images")
+            for i, answer in zip(chosen, given, strict=True):
+                rows[i] = answer
+        return rows
