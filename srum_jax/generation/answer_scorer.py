@@ -7,7 +7,6 @@ sees another, and one forward pass gives every answer.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +50,7 @@ class AnswerScorer:
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     batch: int
     batch_sharding: jax.sharding.Sharding | None = None
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def probabilities(
         self,

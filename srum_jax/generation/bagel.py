@@ -1,11 +1,11 @@
 """The family BAGEL: how its folders are known and loaded, and what runs the model."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
@@ -32,7 +32,7 @@ def load(
     base: epath.PathLike | None = None,
     *,
     mesh: jax.sharding.Mesh,
-    dtype: Any,
+    dtype: DTypeLike,
     want: Sequence[str] = ("model", "vae"),
     int8_weights: bool = False,
 ) -> tuple[BagelConfig, Params | None, Params | None, Tokenizer]:

@@ -10,7 +10,6 @@ import functools
 import itertools
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -311,7 +310,7 @@ class ImageSampler:
     window: int
     min_rows: int = 1
     batch_sharding: jax.sharding.Sharding | None = None
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     @functools.cached_property

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +145,7 @@ class TextGenerator:
     window: int
     min_rows: int = 1
     batch_sharding: jax.sharding.Sharding | None = None
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     @functools.cached_property
