@@ -309,7 +309,7 @@ def test_a_thought_is_split_off_the_answer(thinker, monkeypatch, written, answer
         (dict(batch=0), "api.load: batch must be at least 1, got 0"),
         (dict(frame="{name}"), "may hold {seconds} and {number}"),
         (dict(generate={"stpes": 3}), 'api.load, generate: unknown key "stpes"'),
-        (dict(edit={"steps": 0}), "api.load, edit: sample.steps must be above 0"),
+        (dict(edit={"steps": 0}), "api.load, edit: steps must be above 0"),
     ],
 )
 def test_a_model_is_not_opened(folder, how, message):

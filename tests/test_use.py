@@ -224,7 +224,7 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         ([*DRAW, "--prompt", PROMPT, "--precision", "int4"], "invalid choice: 'int4'"),
         ([*DRAW, "--prompt", PROMPT, "--size", "32"], "'32' is no HxW, for example 768x1024"),
         ([*DRAW, "--prompt", PROMPT, "--size", "-8x32"], "expected one argument"),
-        ([*DRAW, "--prompt", PROMPT, "--size", "0x32"], "generate: sample.size must be above 0"),
+        ([*DRAW, "--prompt", PROMPT, "--size", "0x32"], "generate: size[0] must be above 0"),
         ([*DRAW, "--prompt", PROMPT, "--size", "36x32"], "36x32: sides must be multiples of 8"),
         ([*DRAW, "--prompt", PROMPT, "--size", "32x999992"], "positions for 8 a side"),
         ([*DRAW, "--prompt", PROMPT, "--n", "0"], "--n: '0' is no whole number from 1"),

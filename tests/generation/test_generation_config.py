@@ -67,9 +67,9 @@ def test_editing_starts_from_how_the_model_draws(tmp_path):
         ({"edit": []}, "edit: must hold keys, got []"),
         ({"edit": {"step": 3}}, 'edit: unknown key "step": did you mean "steps"?'),
         ({"edit": {"steps": "3"}}, "edit: steps must be int, got '3'"),
-        ({"edit": {"steps": 0}}, "edit: sample.steps must be above 0, got 0"),
+        ({"edit": {"steps": 0}}, "edit: steps must be above 0, got 0"),
         ({"generate": {"size": [8]}}, "generate: size must be a tuple of 2 values"),
-        ({"generate": {"guidance": -1}}, "generate: sample.guidance must not be negative"),
+        ({"generate": {"guidance": -1}}, "generate: guidance must not be negative"),
         ({"generate": {"renorm": "gobal"}}, 'did you mean "global"?'),
         ({"generate": {"guidance_interval": [0.5, 0.2]}}, "must be low <= high in [0, 1]"),
         ('{"srum_jax": {"generate": {"shift": NaN}}}', "shift must be a finite number"),
@@ -93,7 +93,7 @@ def test_some_settings_can_be_changed():
         ({"windwo": 9}, 'options: unknown key "windwo": did you mean "window"'),
         ({"window": "9"}, "options: window must be int, got '9'"),
         ({"window": 0}, "options: window must be at least 1"),
-        ({"edit": {"steps": 0}}, "options, edit: sample.steps must be above 0"),
+        ({"edit": {"steps": 0}}, "options, edit: steps must be above 0"),
     ):
         with pytest.raises(BadInput, match=message):
             generation_config.updated(start, values, where="options")
@@ -104,7 +104,7 @@ def test_settings_can_be_changed_for_one_call():
     found = generation_config.changed(generate, {"size": (64, 32), "steps": 3}, where="generate")
     assert found == dataclasses.replace(generate, size=(64, 32), steps=3)
     assert isinstance(found, SampleConfig)
-    with pytest.raises(BadInput, match="generate: sample.batch must be above 0, got 0"):
+    with pytest.raises(BadInput, match="generate: batch must be above 0, got 0"):
         generation_config.changed(generate, {"batch": 0}, where="generate")
 
 

@@ -367,7 +367,7 @@ def test_the_judge_is_held_against_the_verifier():
             "proposer": name,
         }
 
-    shown = [{"image": image_sampler, "prompt": prompt, "prompt_id": 0} for image in (good, bad)]
+    shown = [{"image": image, "prompt": prompt, "prompt_id": 0} for image in (good, bad)]
     shown.append({"image": good, "prompt": "a dog", "prompt_id": 1})
     scored = [
         {
