@@ -85,7 +85,7 @@ class MetricsLog(Callback):
     def __init__(
         self,
         writer: Writer,
-        cfg,
+        cfg: LoopConfig,
         title: str,
         *,
         start: int,
