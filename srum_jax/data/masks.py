@@ -104,13 +104,13 @@ def cover(
     size: tuple[int, int],
     grid: tuple[int, int],
     sampling: Sampling,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(inside [h·w,P,R], weights [h·w,P], areas [R]) of an image of `size` (H, W), `grid` (h, w).
+) -> tuple[np.ndarray, np.ndarray]:
+    """(inside [h·w,P,R], weights [h·w,P]), float32, of an image of `size` (H, W), `grid` (h, w).
 
     inside: the share of what a token reads that a region's mask, or its box if it has none, covers:
     of "area" the token's cell of H/h × W/w pixels (P = 1, exact), of "centre" each of the four
-    pixels of the bilinear sample (P = 4, 0 or 1), whose weights sum to 1. float32; areas int32, in
-    pixels. Raises ValueError for a mask that is not bool of the image's size.
+    pixels of the bilinear sample (P = 4, 0 or 1), whose weights sum to 1. Raises ValueError for a
+    mask that is not bool of the image's size.
     """
     masks = (None,) * len(boxes) if masks is None else masks
     if len(masks) != len(boxes):
@@ -121,21 +121,19 @@ def cover(
     else:
         share = _of_pixels
         reads, points = zip(*map(bilinear_points, grid, size), strict=True)
-    inside, areas = np.zeros((*grid, POINTS[sampling], len(masks)), np.float32), []
+    inside = np.zeros((*grid, POINTS[sampling], len(masks)), np.float32)
     for r, (box, mask) in enumerate(zip(boxes, masks, strict=True)):
         if mask is not None and _checked(mask).shape != tuple(size):
             raise ValueError(
                 f"region {r}: a mask of {list(mask.shape)} pixels for an image of {list(size)}"
             )
         rows, cols = _box(box, size)
-        areas.append(rows.sum() * cols.sum() if mask is None else mask.sum())
         found = share(rows, cols, mask, reads)
         inside[..., r] = rearrange(found, "(h a) (w b) -> h w (a b)", h=grid[0], w=grid[1])
     weights = np.einsum("ha,wb->hwab", *points).astype(np.float32)
     return (
         rearrange(inside, "h w p r -> (h w) p r"),
         rearrange(weights, "h w a b -> (h w) (a b)"),
-        np.array(areas, np.int32),
     )
 
 

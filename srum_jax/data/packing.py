@@ -160,7 +160,6 @@ class _Row:
             points = masks.POINTS[coverage]
             self.inside = np.zeros((g, points, r), np.float32)
             self.point_weights = np.zeros((g, points), np.float32)
-            self.areas = np.zeros((n, r), np.int32)
         self.u = self.g = self.p = self.y = self.n = self.index = 0
         self.segment = self.picture = 0
 
@@ -237,9 +236,8 @@ class _Row:
             self.values[n, :k], self.image_values[n] = _values(item.regions, self.advantages)
         if self.coverage:
             r = item.regions or Regions(np.zeros((0, 4)), np.zeros(0), 0.0)
-            inside, weights, areas = masks.cover(r.boxes, r.masks, item.size, (h, w), self.coverage)
-            self.inside[where, :, : len(areas)], self.point_weights[where] = inside, weights
-            self.areas[n, : len(areas)] = areas
+            inside, weights = masks.cover(r.boxes, r.masks, item.size, (h, w), self.coverage)
+            self.inside[where, :, : len(r.boxes)], self.point_weights[where] = inside, weights
         self.g, self.n = self.g + count, n + 1
         return position if item.noisy else position + 1
 
@@ -330,7 +328,7 @@ def pack(
             scores=None if advantages else stack("values"),
             valid=stack("valid"),
             image_score=None if advantages else stack("image_values"),
-            coverage=Coverage(stack("inside"), stack("point_weights"), stack("areas"))
+            coverage=Coverage(stack("inside"), stack("point_weights"))
             if coverage
             else None,
             advantages=stack("values") if advantages else None,

@@ -144,13 +144,11 @@ class Coverage:
     """Where the regions of a batch with masks lie, per latent token (`data/masks.py`, cover).
 
     inside [B,G,P,R] float32: the share of each of the P points a token reads that each region of
-    the token's image covers · weights [B,G,P] float32: of the points, sum 1 (0: padding) ·
-    areas [B,N,R] int32 pixels
+    the token's image covers · weights [B,G,P] float32: of the points, sum 1 (0: padding)
     """
 
     inside: jax.Array
     weights: jax.Array
-    areas: jax.Array
 
 
 @struct.dataclass

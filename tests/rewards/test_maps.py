@@ -374,8 +374,8 @@ def covered(boxes, valid, size, grid, sampling, shapes=None):
         ]
         given = painted if shapes is None else shapes[n]
         parts.append(masks.cover(of_image, given, size, grid, sampling))
-    inside, weights, areas = zip(*parts, strict=True)
-    return Coverage(np.concatenate(inside), np.concatenate(weights), np.stack(areas))
+    inside, weights = zip(*parts, strict=True)
+    return Coverage(np.concatenate(inside), np.concatenate(weights))
 
 
 @pytest.mark.parametrize("size,grid", [((32, 32), (4, 4)), ((50, 70), (3, 4)), ((5, 6), (8, 3))])
