@@ -326,7 +326,8 @@ def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
     if readout == "written":
         monkeypatch.setattr(written.parsing, "parse", numbered)
         monkeypatch.setattr(Tokenizer, "encode", any_words)
-    folder = tiny.write_model(tmp_path / "model", answers=True)
+    # Of few words where they are scored; of any where texts are: those must differ.
+    folder = tiny.write_model(tmp_path / "model", answers=readout != "written")
     cfg = config(folder, train__trainable="all", seed=3, **READ_OUTS[readout])
     work = write(Workdir(tmp_path / "work", config_file="c"), cfg)
     mesh, held = tiny.mesh(cfg), monitor.prompts(work.stage("generate"), 3)
