@@ -24,9 +24,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
-import srum_jax
 from srum_jax.config import MeshConfig
-from srum_jax.core import sharding
+from srum_jax.core import registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
@@ -44,7 +43,6 @@ from srum_jax.generation import (
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.models.bagel.model_config import BagelConfig
 
-BASES = {"shapes": "worlds/shapes/base"}  # models that ship with the package
 PRECISIONS = ("float32", "bfloat16", "int8")
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
 AnyVideo = Any  # path, or (seconds, image) of each frame, or None
@@ -127,11 +125,11 @@ def generation_settings(
 
 
 def _folder(model: epath.PathLike) -> epath.Path:
-    if model in BASES:
-        return epath.resource_path(srum_jax) / BASES[model]
+    if model in registry.WORLDS:
+        return registry.base_folder(model)
     folder = epath.Path(model).expanduser()
     if not folder.is_dir():
-        raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(BASES)}")
+        raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
     return folder
 
 

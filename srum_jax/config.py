@@ -43,6 +43,7 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
     Stage,
     TrainConfig,
 )
+from srum_jax.core import registry
 from srum_jax.core.checked import build, key_names, suggest, unknown_key
 from srum_jax.core.errors import BadInput
 
@@ -298,9 +299,10 @@ def _run(cfg: Config) -> Iterable[str]:
     if list(cfg.stages) != sorted(cfg.stages, key=STAGES.index):
         yield f"stages must be in this order: {', '.join(STAGES)}"
     making = [name for name in ("autoencoder", "pretrain") if name in cfg.stages]
-    if making and cfg.model != "shapes":
-        yield f'stages {making} make the base of "shapes", and model is "{cfg.model}"'
-    if not cfg.weights and cfg.model != "shapes":
+    if making and cfg.model not in registry.WORLDS:
+        worlds = " or ".join(f'"{world}"' for world in registry.WORLDS)
+        yield f'stages {making} make the base of {worlds}, and model is "{cfg.model}"'
+    if not cfg.weights and cfg.model not in registry.WORLDS:
         yield f'weights must name the folder with the weights of "{cfg.model}"'
     if cfg.weights_base and not cfg.weights:
         yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
@@ -312,6 +314,12 @@ def _run(cfg: Config) -> Iterable[str]:
 def _data(cfg: Config) -> Iterable[str]:
     for name in ("generate.prompts", "evaluate.prompts"):
         yield from _prompts(name, _part(cfg, name))
+    names = [entry.partition(":")[0] for entry in cfg.evaluate.suites]
+    for name in sorted(set(names)):
+        if name not in registry.SUITES:
+            yield f'evaluate.suites: "{name}" is not known: {suggest(name, registry.SUITES)}'
+        elif names.count(name) > 1:
+            yield f'evaluate.suites names "{name}" twice'
     if cfg.generate.shard_size % cfg.sample.batch:
         yield (
             f"generate.shard_size = {cfg.generate.shard_size} must be a multiple of sample.batch = "
@@ -343,8 +351,8 @@ def _score(cfg: Config) -> Iterable[str]:
     logits = c.judge != "external" and c.readout == "logits"
     if c.verify and not logits:
         yield f"score.verify = {c.verify} is read from logits: judge self, read-out logits"
-    if cfg.model == "shapes" and logits and c.view != "crop":
-        yield f'score.view = "{c.view}": the shapes base has no words for it; use "crop"'
+    if cfg.model in registry.WORLDS and logits and c.view != "crop":
+        yield f'score.view = "{c.view}": the {cfg.model} base has no words for it; use "crop"'
 
 
 def _ingest(cfg: Config) -> Iterable[str]:
@@ -403,7 +411,7 @@ def _train(cfg: Config) -> Iterable[str]:
 
 
 def _prompts(name: str, value: str) -> Iterable[str]:
-    built_in = [f"shapes:{split}" for split in ("train", "validation", "test")]
+    built_in = [f"{world}:{split}" for world in registry.WORLDS for split in registry.SPLITS]
     if value.startswith("tfds:"):
         return  # `data/tfds_texts.py` reads the rest
     if ":" in value and "://" not in value and value not in built_in:

@@ -25,8 +25,7 @@ from srum_jax.generation import text_generator
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import hf, vae
 from srum_jax.models.bagel import model as bagel_model
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import verifier
+from srum_jax.worlds.shapes import examples, verifier
 
 PROMPTS = ["a red circle", "a red circle , a blue square and a green cross", "two blue squares"]
 QUESTIONS = [
@@ -58,7 +57,7 @@ def write_model(folder, tokenizer, cfg=tiny.MODEL, seed=0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    return write_model(folder, shapes.write_tokenizer(folder / "words"))
+    return write_model(folder, examples.write_tokenizer(folder / "words"))
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +251,7 @@ def test_a_base_has_what_the_folder_lacks(folder, bagel, tmp_path):
 def thinker(tmp_path_factory):
     """A model whose vocabulary has the words of the requests to think."""
     folder = tmp_path_factory.mktemp("thinker")
-    path = shapes.write_tokenizer(folder / "words")
+    path = examples.write_tokenizer(folder / "words")
     document = json.loads(path.read_text())
     vocabulary = document["model"]["vocab"]
     inner = tokenizers.Tokenizer.from_file(str(path))

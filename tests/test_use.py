@@ -12,7 +12,7 @@ from PIL import Image
 from srum_jax import api, use
 from srum_jax.core import console
 from srum_jax.data import images
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import examples
 
 PROMPT = "a red circle"
 QUESTION = "is there a red square ?"
@@ -21,7 +21,7 @@ QUESTION = "is there a red square ?"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    return test_api.write_model(folder, shapes.write_tokenizer(folder / "words"))
+    return test_api.write_model(folder, examples.write_tokenizer(folder / "words"))
 
 
 @pytest.fixture(scope="module")

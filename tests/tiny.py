@@ -12,7 +12,7 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import hf, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import SHAPES, VAEConfig
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import examples
 
 MODEL = dataclasses.replace(
     SHAPES,
@@ -38,7 +38,7 @@ def weights(seed=0, scale=0.2):
 
 def write_model(folder, seed=0, *, answers=False):
     """A folder in the Hugging Face layout; `answers`: of a model that says little but yes or no."""
-    words = shapes.write_tokenizer(folder.parent / "words")
+    words = examples.write_tokenizer(folder.parent / "words")
     model, coder = weights(seed)
     if answers:
         known, head = Tokenizer.from_folder(words.parent), model["lm_head"]

@@ -19,9 +19,9 @@ from srum_jax.evals import stats
 from srum_jax.generation import image_sampler
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes import regions
-from srum_jax.stages import judges
+from srum_jax.stages import judges, replies
 from srum_jax.stages.loading import LoadedModel
-from srum_jax.worlds.shapes import skills, verifier
+from srum_jax.worlds.shapes import exam
 
 PLAIN = 1.0  # the scale at which guidance does nothing
 
@@ -70,15 +70,9 @@ def bits(values: Sequence[bool]) -> str:
     return "".join("01"[bool(value)] for value in values)
 
 
-def verified(pictures: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
-    """bool [N]: what the exact program says."""
-    pairs = zip(pictures, texts, strict=True)
-    return np.array([verifier.verify(picture, text).right for picture, text in pairs], bool)
-
-
 def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> dict[str, Any]:
     """{"best": the scale with most right, of equals the lowest, "grid": {scale: bits}}."""
-    found = {scale: verified(artist.draw(texts, scale), texts) for scale in sorted(grid)}
+    found = {scale: exam.right_drawings(artist.draw(texts, scale), texts) for scale in sorted(grid)}
     best = max(found, key=lambda scale: (found[scale].sum(), -scale))
     return {"best": best, "grid": {str(scale): bits(right) for scale, right in found.items()}}
 
@@ -86,16 +80,18 @@ def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> d
 def accuracy(artist: Artist, texts: Sequence[str], scales: Sequence[float]) -> dict[str, str]:
     """{scale: bits} of every prompt drawn once at each scale."""
     return {
-        str(scale): bits(verified(artist.draw(texts, scale), texts))
+        str(scale): bits(exam.right_drawings(artist.draw(texts, scale), texts))
         for scale in sorted(set(scales))
     }
 
 
-def answers(artist: Artist, asked: Sequence[skills.Asked]) -> dict[str, str]:
+def answers(artist: Artist, items: Sequence[exam.Item]) -> dict[str, str]:
     """{kind of question: bits}: whether the likeliest first word is the answer's."""
+    asked = replies.model_under_test(artist.opened, artist.cfg, artist.mesh)
+    requests = exam.answer_requests(items)
     right: dict[str, list[bool]] = {}
-    for answer in skills.answered(skills.of(artist.opened, artist.cfg, artist.mesh), asked):
-        right.setdefault(answer["kind"], []).append(answer["right"])
+    for verdict in exam.judge_answers(requests, asked.answers(requests)):
+        right.setdefault(verdict.category, []).append(verdict.right)
     return {kind: bits(values) for kind, values in sorted(right.items())}
 
 
@@ -112,7 +108,7 @@ def own_scores(
     for k in range(draws):
         pictures.append(artist.draw(texts, scale, k))
         judged = panel.judge(list(map(regions.PromptedImage, pictures[k], texts)))
-        right.append(verified(pictures[k], texts))
+        right.append(exam.right_drawings(pictures[k], texts))
         scores.append([judgement.image_score for judgement in judged])
         counts.append([len(judgement.regions) for judgement in judged])
     return pictures, np.array(right).T, np.array(scores, float).T, np.array(counts, float).T

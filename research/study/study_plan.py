@@ -21,7 +21,7 @@ from srum_jax.configs import shapes as shapes_config  # noqa: E402
 from srum_jax.core.errors import BadInput  # noqa: E402
 from srum_jax.core.files import read_json  # noqa: E402
 from srum_jax.data import prompts as prompt_lists  # noqa: E402
-from srum_jax.worlds.shapes import examples as shapes  # noqa: E402
+from srum_jax.worlds.shapes import language  # noqa: E402
 
 BASE = "base"  # the arm that is not trained; every phase has it, first
 STAGES = ("generate", "score", "train", "export")
@@ -211,7 +211,7 @@ def config_of(plan: Plan, arm: Arm, seed: int) -> Config:
         raise BadInput(f"arm {arm.name}: {e}") from e
 
 
-def drawn_prompts(plan: Plan, phase: Phase) -> tuple[shapes.Prompt, ...]:
+def drawn_prompts(plan: Plan, phase: Phase) -> tuple[language.ScenePrompt, ...]:
     """The prompts that a phase measures on. Raises BadInput where the split has too few."""
     seen: set[str] = set()
     if phase.fresh:
@@ -223,15 +223,15 @@ def drawn_prompts(plan: Plan, phase: Phase) -> tuple[shapes.Prompt, ...]:
     return _unseen(phase.measure.prompts, seen, f"phase {phase.name}, prompts")
 
 
-def tuning_prompts(plan: Plan, phase: Phase) -> tuple[shapes.Prompt, ...]:
+def tuning_prompts(plan: Plan, phase: Phase) -> tuple[language.ScenePrompt, ...]:
     """The prompts on which a phase chooses guidance: none that it measures on."""
     seen = {p.text for p in drawn_prompts(plan, phase)}
     return _unseen(phase.measure.tuning, seen, f"phase {phase.name}, tuning")
 
 
-def _unseen(listed: Listed, seen: set[str], where: str) -> tuple[shapes.Prompt, ...]:
-    most = min(listed.count + len(seen), len(shapes.prompts(listed.split)))
-    found = shapes.balanced_prompts(listed.split, most, listed.seed)
+def _unseen(listed: Listed, seen: set[str], where: str) -> tuple[language.ScenePrompt, ...]:
+    most = min(listed.count + len(seen), len(language.prompts(listed.split)))
+    found = language.balanced_prompts(listed.split, most, listed.seed)
     found = tuple(p for p in found if p.text not in seen)[: listed.count]
     if len(found) < listed.count:
         raise BadInput(

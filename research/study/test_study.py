@@ -29,7 +29,7 @@ from srum_jax.rewards import judge  # noqa: E402
 from srum_jax.stages import generate  # noqa: E402
 from srum_jax.stages import train as training  # noqa: E402
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage  # noqa: E402
-from srum_jax.worlds.shapes import examples as shapes  # noqa: E402
+from srum_jax.worlds.shapes import examples, language  # noqa: E402
 
 PROMPTS = 40
 
@@ -249,7 +249,7 @@ def test_a_diverged_arm_is_a_result(plan, monkeypatch, tmp_path):
 def test_the_oracle_scores_as_the_stage_does(tmp_path):
     cfg = tiny.load_config("unused", generate__candidates=2, score__shard_size=3)
     work = Workdir(tmp_path)
-    clean = [shapes.clean_image(0, i) for i in range(4)]
+    clean = [examples.clean_image(0, i) for i in range(4)]
     ground = np.zeros_like(clean[0][1])
     records = [
         {
@@ -275,7 +275,7 @@ def test_the_oracle_scores_as_the_stage_does(tmp_path):
     found, left_out = training.candidates(shards.read(work.stage("generate")), scored, "components")
     assert left_out == 0 and [c.image_score for c in found] == [-1, 1] * 4
     for c, (text, _) in zip(found[1::2], clean, strict=True):
-        assert len(c.scores) == len(shapes.parse(text).pairs) and (c.scores == 1).all()
+        assert len(c.scores) == len(language.parse(text).pairs) and (c.scores == 1).all()
     assert all(len(c.scores) == 0 for c in found[::2])
     assert {r["status"] for s in scored for r in s["regions"]} == {judge.OK}
 

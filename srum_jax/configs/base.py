@@ -333,6 +333,7 @@ class TrainConfig(PackedConfig):
 class EvaluateConfig:
     """What base and trained model are asked, and how much."""
 
+    suites: tuple[str, ...] = ("shapes",)  # NAME or NAME:PATH of its data, as core/registry.py says
     prompts: str = "shapes:test"  # as generate.prompts
     count: PositiveInt = 600  # prompts, one image each, the same noise for base and trained
     questions: PositiveInt = 800  # VQA: asked of base and trained about held-back pictures

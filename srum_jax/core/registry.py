@@ -1,16 +1,15 @@
 """What is added to the package by one module and one line here: worlds and evaluation suites.
 
 Owns the names and where their modules lie, as strings: nothing is imported before `load` is called,
-so what stands low in the package can name what stands high. The side that judges and trains calls
-`load` nowhere; it may ask for a world's name or its folder of weights.
+so what stands low in the package can name what stands high. The side that judges and trains loads
+languages alone; it may ask for a world's name or its folder of weights.
 
 A world is a package with `prompts(split, count, first)` and, beside its modules, a folder `base`
-with a small model that is trained on it. A suite is a module with `make(cfg, data)`, which gives an
-`evals.suite.Suite`. A language is a module with `normalise(text, kind)`, which puts plain English
-into the words of a world's models.
+with a small model that is trained on it. A suite is a module with `make(cfg, data, language)`,
+which gives an `evals.suite.Suite`. A language is a module with `normalise(text, kind)`, which puts
+plain English into the words of a world's models.
 """
 
-import difflib
 import importlib
 import types
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from etils import epath
 
 import srum_jax
+from srum_jax.core.checked import suggest
 from srum_jax.core.errors import BadInput
 
 WORLDS = {"shapes": "srum_jax.worlds.shapes"}
@@ -29,9 +29,7 @@ SPLITS = ("train", "validation", "test")  # of every world's prompts
 def load(table: Mapping[str, str], name: str) -> types.ModuleType:
     """The module that `table` has under `name`. Raises BadInput naming the closest known name."""
     if name not in table:
-        close = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        known = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(table)}"
-        raise BadInput(f'"{name}" is not known: {known}')
+        raise BadInput(f'"{name}" is not known: {suggest(name, table)}')
     return importlib.import_module(table[name])
 
 

@@ -1,8 +1,9 @@
 """Lists of prompts: what the model is asked to draw.
 
-From the shapes world, from a file of `data/records.py` (.txt, .json, .jsonl, .csv), or from a TFDS
-data set that is on this machine. A record of a file is a text or an object with the prompt, and
-perhaps a category and an id, under the names in `FIELDS`, which are also those of T2I-CompBench.
+From a world of `core/registry.py`, from a file of `data/records.py` (.txt, .json, .jsonl, .csv), or
+from a TFDS data set that is on this machine. A record of a file is a text or an object with the
+prompt, and perhaps a category and an id, under the names in `FIELDS`, which are also those of
+T2I-CompBench.
 """
 
 import dataclasses
@@ -14,11 +15,11 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import hash_json
+from srum_jax.core import registry
 from srum_jax.data import languages, records, tfds_texts
 from srum_jax.data.records import FileRecord, Reject
 from srum_jax.data.tokenizer import Tokenizer
 
-SHAPES = "shapes:"  # followed by a split of the shapes world
 # Names a field may have, the second those of T2I-CompBench's files.
 FIELDS = {
     "text": ("prompt", "Question"),
@@ -73,7 +74,7 @@ def read(
 ) -> LoadedPrompts:
     """`count` different prompts of a source, without a count all.
 
-    source: "shapes:<split>", a file, or a text field of a TFDS data set (`data/tfds_texts.py`).
+    source: "WORLD:SPLIT", a file, or a text field of a TFDS data set (`data/tfds_texts.py`).
     From place `first` of the list on, which begins again where it ends. An id that a record does
     not give is its place in the source, from 0. A text that was there before is left out; a source
     with fewer prompts gives all it has; both are logged.
@@ -81,8 +82,12 @@ def read(
     files and data sets are put (`data/languages.py`); what has none there is faulty. Raises
     FileNotFoundError, or ValueError listing the faulty records.
     """
-    if source.startswith(SHAPES):
-        found = LoadedPrompts(_shapes(source, count, first))
+    world, colon, split = source.partition(":")
+    if colon and world in registry.WORLDS:
+        made = registry.load(registry.WORLDS, world).prompts(split, count, first)
+        found = LoadedPrompts(
+            tuple(Prompt(i, *one, f"{source}, prompt {i}") for i, one in enumerate(made))
+        )
     else:
         in_file = not source.startswith(tfds_texts.PREFIX)
         rows = _file(epath.Path(source)) if in_file else tfds_texts.read(source)
@@ -128,16 +133,6 @@ def leaks(a: Iterable[Prompt], b: Iterable[Prompt]) -> tuple[tuple[Prompt, Promp
 
 
 # ---------------------------------------------------------------------------------------- sources
-
-
-def _shapes(source: str, count: int | None, first: int) -> tuple[Prompt, ...]:
-    from srum_jax.worlds.shapes import language  # only here: the judge's side reads no shapes
-
-    split = source.removeprefix(SHAPES)
-    everything = len(language.prompts(split))
-    most = everything if count is None else count
-    made = language.balanced_prompts(split, max(most, everything) if first else most)
-    return tuple(Prompt(i, p.text, p.category, f"{source}, prompt {i}") for i, p in enumerate(made))
 
 
 def _file(path: epath.Path) -> Iterator[FileRecord]:

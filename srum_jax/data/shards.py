@@ -80,6 +80,15 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     )
 
 
+def image_features() -> Any:
+    """TFDS features of a record that is an image alone: `id` and `image`, as above."""
+    from tensorflow_datasets import features as f
+
+    return f.FeaturesDict(
+        {"id": f.Text(), "image": f.Image(shape=(None, None, 3), encoding_format="png")}
+    )
+
+
 def shard_sizes(records: int, size: int) -> list[int]:
     """Records in each shard when `records` are cut into shards of `size` (the last may be
     short)."""

@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srum_jax.evals import stats
+from srum_jax.evals.suite import Verdict
 
 
 def accuracy_section(correct: np.ndarray, categories: Sequence[str] | None = None) -> dict:
-    """One arm: how many are right, with a Wilson interval, in all and by category.
+    """One model: how many are right, with a Wilson interval, in all and by category.
 
     Args:
       correct: bool [N], or [P, S] for S samples of each prompt (n is then P*S; the interval takes
-        samples as independent, which is the contract for one arm).
+        samples as independent, which is the contract for one model).
       categories: one name per row of `correct`; None leaves `by_category` out.
 
     Returns:
@@ -124,19 +125,19 @@ def best_of_k_section(
     }
 
 
-def qa_section(
-    kinds: Sequence[str],
+def by_model(
+    categories: Sequence[str],
     base: np.ndarray,
     trained: np.ndarray | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> dict:
-    """Question answering by kind of question.
+    """The same items put to both models.
 
     Args:
-      kinds: [Q] names.
-      base, trained: bool [Q]; `trained` None (not measured) leaves its parts out.
-      seed, draws: of the bootstrap over questions.
+      categories: [N] names.
+      base, trained: bool [N]; `trained` None (not measured) leaves its parts out.
+      seed, draws: of the bootstrap over items.
 
     Returns:
       {"base": accuracy_section, "trained": accuracy_section, "paired": paired_section}.
@@ -144,15 +145,42 @@ def qa_section(
     Raises:
       ValueError: lengths differ, nothing to count, or not bool.
     """
-    section = {"base": accuracy_section(base, kinds)}
+    section = {"base": accuracy_section(base, categories)}
     if trained is not None:
-        section["trained"] = accuracy_section(trained, kinds)
+        section["trained"] = accuracy_section(trained, categories)
         section["paired"] = paired_section(base, trained, seed, draws)
     return section
 
 
+def section(title: str, verdicts: Mapping[str, Sequence[Verdict]]) -> dict:
+    """A suite's section of what was asked of "base" and perhaps of "trained".
+
+    Args:
+      verdicts: by model, on the same requests in the same order.
+
+    Returns:
+      {"title", "models": {name: accuracy_section by category}, "paired": {"metric": "accuracy",
+      **paired_section}}; "paired" is absent for one model. Empty if nothing was asked.
+
+    Raises:
+      ValueError: the models were not asked the same.
+    """
+    asked = {tuple((v.id, v.category) for v in found) for found in verdicts.values()}
+    if asked == {()}:
+        return {}
+    if len(asked) > 1:
+        raise ValueError(f"{title}: {' and '.join(verdicts)} were not asked the same")
+    models = by_model(
+        [category for _, category in next(iter(asked))],
+        **{name: np.array([v.right for v in found], bool) for name, found in verdicts.items()},
+    )
+    paired = models.pop("paired", None)
+    more = {"paired": {"metric": "accuracy", **paired}} if paired else {}
+    return {"title": title, "models": models, **more}
+
+
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class ScoredItems:
     """What the judge said of R regions (or images), and the truth.
 
     scores: float [R] in [-1, 1], NaN unless the status is "ok".
@@ -166,9 +194,9 @@ class Judged:
 
 
 def scores_section(
-    regions: Mapping[str, Judged],
+    regions: Mapping[str, ScoredItems],
     proposer: str,
-    images: Judged | None = None,
+    images: ScoredItems | None = None,
     prompts: Sequence | None = None,
 ) -> dict:
     """How well the model's own scores tell right from wrong.
@@ -205,7 +233,7 @@ def scores_section(
     return section
 
 
-def _auc_fields(judged: Judged, what: str) -> dict:
+def _auc_fields(judged: ScoredItems, what: str) -> dict:
     if len(judged.status) != len(judged.scores):
         raise ValueError(
             f"scores_section: {len(judged.scores)} {what} scores but {len(judged.status)} statuses"

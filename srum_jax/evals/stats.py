@@ -7,11 +7,8 @@ arguments only (the bootstrap's randomness is its seed).
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
-
-Z95 = 1.959963984540054  # standard normal quantile at 0.975
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
@@ -30,16 +27,12 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
     inference", JASA 22 (1927).
     """
+    from scipy.stats import binomtest  # only here: importing it takes a second
+
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"wilson: need 0 <= correct <= n and n >= 1, got {correct} of {n}")
-    p, z2 = correct / n, Z95 * Z95
-    centre = p + z2 / (2 * n)
-    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    scale = 1 + z2 / n
-    # At 0 or n successes the bound is exactly 0 or 1; rounding would leave 1e-17 beside it.
-    lo = 0.0 if correct == 0 else max(0.0, (centre - half) / scale)
-    hi = 1.0 if correct == n else min(1.0, (centre + half) / scale)
-    return lo, hi
+    found = binomtest(int(correct), int(n)).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def paired_bootstrap(
@@ -117,6 +110,8 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
     Raises:
       ValueError: lengths differ.
     """
+    from scipy.stats import rankdata
+
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
     group = np.zeros(scores.shape, np.int64)
     if groups is not None and len(groups):
@@ -130,17 +125,12 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
     n, excluded = int(keep.sum()), int((~keep).sum())
     if n == 0:
         return Auc(None, 0, excluded)
-    order = np.lexsort((scores[keep], group[keep]))
-    s, right, g = scores[keep][order], labels[keep][order], group[keep][order]
-    # A run is a stretch of equal scores in one group; within it every pair is a tie.
-    starts = np.concatenate([[True], (s[1:] != s[:-1]) | (g[1:] != g[:-1])])
-    run = np.cumsum(starts) - 1
-    rights = np.bincount(run, weights=right)
-    wrongs = np.bincount(run, weights=~right)
-    run_group = np.unique(g[starts], return_inverse=True)[1]
-    group_wrongs = np.bincount(run_group, weights=wrongs)
-    earlier_groups = np.concatenate([[0.0], np.cumsum(group_wrongs)[:-1]])
-    below = np.cumsum(wrongs) - wrongs - earlier_groups[run_group]
-    pairs = float(np.bincount(run_group, weights=rights) @ group_wrongs)
-    won = float(rights @ (below + 0.5 * wrongs))
+    s, right = scores[keep], labels[keep]
+    g = np.unique(group[keep], return_inverse=True)[1]
+    sizes, rights = np.bincount(g), np.bincount(g, weights=right)
+    # Groups one after the other: a rank less those of the groups before is the rank in the group.
+    ranks = rankdata(g * n + rankdata(s, "dense") - 1)
+    own = ranks - (np.cumsum(sizes) - sizes)[g]
+    won = float(own[right].sum() - (rights * (rights + 1) / 2).sum())
+    pairs = float(rights @ (sizes - rights))
     return Auc(won / pairs if pairs else None, n, excluded)

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from etils import epath
 from jax import monitoring
 
-import srum_jax
 from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
-from srum_jax.core import files, param_tree, sharding
+from srum_jax.core import files, param_tree, registry, sharding
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
@@ -31,7 +30,6 @@ from srum_jax.programs import TRAINABLE, Trainable, lora_scale  # noqa: F401 (st
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
-BASE = "worlds/shapes/base"  # inside the package, for a run that names no weights
 _COMPILING = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -119,7 +117,7 @@ def source(cfg: Config, work: Workdir) -> hf.Parts:
     if "pretrain" in cfg.stages:
         return _made_by(work.stage("pretrain"))
     if not cfg.weights:
-        return hf.locate(epath.resource_path(srum_jax) / BASE)
+        return hf.locate(registry.base_folder(cfg.model))
     return hf.locate(cfg.weights, cfg.weights_base)
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from srum_jax.data import prompts, records, tfds_texts
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import tfds_builder
+from srum_jax.worlds.shapes import examples, language, tfds_builder
 
 
 def write(tmp_path, name, content):
@@ -27,8 +26,8 @@ def texts(found):
 def test_the_shapes_world_from_the_front_and_by_category():
     found = prompts.load("shapes:test", 12)
     assert [p.id for p in found] == list(range(12)) and len({p.text for p in found}) == 12
-    kinds = len(shapes.CATEGORIES)
-    assert [p.category for p in found[:kinds]] == list(shapes.CATEGORIES)
+    kinds = len(language.CATEGORIES)
+    assert [p.category for p in found[:kinds]] == list(language.CATEGORIES)
     assert found[:4] == prompts.load("shapes:test", 4)
     with pytest.raises(ValueError, match="1000000 prompts asked of split 'train'"):
         prompts.load("shapes:train", 10**6)
@@ -150,7 +149,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
-    tokenizer = Tokenizer.from_folder(pathlib.Path(shapes.write_tokenizer(tmp_path)).parent)
+    tokenizer = Tokenizer.from_folder(pathlib.Path(examples.write_tokenizer(tmp_path)).parent)
     path = write(tmp_path, "p.txt", "a red circle\na beige circle\ntwo red dogs\n")
     found = prompts.load(path, 3)
     prompts.check(found[:1], tokenizer)

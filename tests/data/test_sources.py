@@ -7,12 +7,12 @@ import tiny
 from srum_jax.data import packing, sources
 from srum_jax.data.schema import Branch, Latent, Picture, Regions, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import changes, examples
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+    return Tokenizer.from_folder(examples.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
 def test_text_to_image(words):
@@ -44,7 +44,7 @@ def test_questions(words):
 
 
 def test_questions_about_several_pictures(words):
-    frames, asked = shapes.several_example(0, 0)
+    frames, asked = changes.several_example(0, 0)
     pairs = [(q.text, q.answer) for q in asked]
     made = sources.questions(words, tiny.MODEL.layout, frames, iter(pairs))
     pictures, branches = made.items[: len(frames)], made.items[len(frames) :]

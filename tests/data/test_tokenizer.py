@@ -14,7 +14,8 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 import srum_jax
 from srum_jax.data.tokenizer import MARKS, Tokenizer
 from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import changes as shapes_changes
+from srum_jax.worlds.shapes import examples, language, questions
 
 SHIPPED = pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
 
@@ -34,28 +35,28 @@ def test_text_is_an_item_of_a_sample(tokenizer):
 
 
 def test_the_shipped_file_is_what_the_world_writes(tmp_path):
-    written = shapes.write_tokenizer(tmp_path).read_bytes()
+    written = examples.write_tokenizer(tmp_path).read_bytes()
     assert written == (SHIPPED / "tokenizer.json").read_bytes()
 
 
 def test_marks_come_first_and_words_fit_the_vocabulary(tokenizer):
     marks = (tokenizer.bos, tokenizer.eos, tokenizer.image_start, tokenizer.image_end)
     assert marks == (1, 2, 3, 4) and tokenizer.id("<pad>") == 0
-    assert len(tokenizer) == len(shapes.vocabulary()) <= shapes.VOCAB_SIZE == 96
+    assert len(tokenizer) == len(examples.vocabulary()) <= examples.VOCAB_SIZE == 96
 
 
 def test_every_prompt_question_and_answer_comes_back(tokenizer):
-    texts = {p.text for split in shapes.SPLITS for p in shapes.balanced_prompts(split, 500)}
+    texts = {p.text for split in language.SPLITS for p in language.balanced_prompts(split, 500)}
     for i in range(300):
-        _, asked = shapes.understanding_example(4, i)
-        _, compared = shapes.several_example(4, i)
+        _, asked = questions.understanding_example(4, i)
+        _, compared = shapes_changes.several_example(4, i)
         texts |= {text for q in (*asked, *compared) for text in (q.text, q.answer)}
-        texts.add(shapes.edit_example(4, i).instruction)
+        texts.add(shapes_changes.edit_example(4, i).instruction)
     assert len(texts) > 1500
     for text in texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     used = {word for text in texts for word in text.split()}
-    unused = set(shapes.vocabulary()) - used
+    unused = set(examples.vocabulary()) - used
     assert unused == {
         "<pad>",
         "<|im_start|>",
@@ -84,7 +85,7 @@ def test_an_unknown_word_is_named(tokenizer):
 def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="tokenizer.json"):
         Tokenizer.from_folder(tmp_path)
-    path = shapes.write_tokenizer(tmp_path)
+    path = examples.write_tokenizer(tmp_path)
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
     with pytest.raises(ValueError, match="not a readable tokenizer.json"):

@@ -24,7 +24,7 @@ from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.generation.image_sampler import Guidance, ImageRequest, ImageSampler, SamplingParams
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import examples
 
 SETTINGS = SampleConfig(
     size=(16, 16),
@@ -435,7 +435,7 @@ SEEDS = [image_sampler.candidate_seed(0, i, 0) for i in range(len(PROMPTS))]
 @pytest.fixture(scope="module")
 def prompted(model, tmp_path_factory):
     """`sample_prompts` of a sampler with these settings."""
-    words = shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent
+    words = examples.write_tokenizer(tmp_path_factory.mktemp("words")).parent
     tokenizer = Tokenizer.from_folder(words)
 
     def make(settings):

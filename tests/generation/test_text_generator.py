@@ -18,12 +18,12 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_generator
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models.bagel import model as bagel
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import examples, questions
 
 # --------------------------------------------------------------------------------------- answers
 
 CFG = tiny.MODEL
-ASKED = [shapes.understanding_example(5, i) for i in range(7)]
+ASKED = [questions.understanding_example(5, i) for i in range(7)]
 IMAGES = [image for image, _ in ASKED]
 QUESTIONS = [[q.text for q in asked if q.kind != "caption"] for _, asked in ASKED]
 PAIR = IMAGES[:2]
@@ -42,7 +42,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+    return Tokenizer.from_folder(examples.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,10 @@ def full(tmp_path):
     rng = np.random.default_rng(0)
     base, trained = np.arange(200) % 5 < 2, np.arange(200) % 5 < 3
     right = rng.random((50, 4)) < 0.5
-    judged = result_sections.Judged(
+    judged = result_sections.ScoredItems(
         right.ravel() + rng.normal(0, 0.3, 200), right.ravel(), ["ok"] * 200
     )
-    grid = result_sections.Judged(
+    grid = result_sections.ScoredItems(
         np.r_[np.nan, np.arange(7.0)], np.arange(8) % 2 == 0, ["unparsed"] + ["ok"] * 7
     )
     results = {
@@ -75,9 +75,9 @@ def full(tmp_path):
                         right, right + rng.normal(0, 0.1, right.shape), categories=["attr"] * 50
                     ),
                 },
-                "qa": result_sections.qa_section(["color", "count"] * 100, trained, trained),
-                "captions": result_sections.qa_section(["attr", "triple"] * 100, base, trained),
-                "edits": result_sections.qa_section(["add", "move"] * 100, base, trained),
+                "qa": result_sections.by_model(["color", "count"] * 100, trained, trained),
+                "captions": result_sections.by_model(["attr", "triple"] * 100, base, trained),
+                "edits": result_sections.by_model(["add", "move"] * 100, base, trained),
                 "scores": result_sections.scores_section(
                     {"components": judged, "grid": grid}, "components", judged, np.arange(200) // 4
                 ),
@@ -329,7 +329,7 @@ def test_what_fell_is_said_first_of_the_rest(full):
     results, _ = full
     part = results["rounds"][0]
     right = np.arange(200) % 4 > 0
-    part["edits"] = result_sections.qa_section(
+    part["edits"] = result_sections.by_model(
         ["add", "move"] * 100, right, right & (np.arange(200) > 30)
     )
     page = read(build(results, []))

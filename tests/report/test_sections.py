@@ -16,7 +16,7 @@ KINDS = ["far_away", "near"] * 40
 
 
 def part(title, **more):
-    skill = result_sections.qa_section(KINDS, FIRST, SECOND)
+    skill = result_sections.by_model(KINDS, FIRST, SECOND)
     models = {name: skill[name] for name in ("base", "trained")}
     return {"title": title, "models": models, "paired": skill["paired"], **more}
 
@@ -65,7 +65,7 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
 
 
 def test_what_the_contract_has_too_is_drawn_once_as_the_suite_names_it():
-    skill = result_sections.qa_section(KINDS, FIRST, SECOND)
+    skill = result_sections.by_model(KINDS, FIRST, SECOND)
     found = sections.of_round({"qa": skill, "suites": {"frogs": part("Asking frogs")}})
     assert [(s.key, s.title, s.unit) for s in found] == [("qa", "Asking frogs", "questions")]
     other = {**part("Asking frogs"), "models": {"base": result_sections.accuracy_section(FIRST)}}

@@ -9,11 +9,10 @@ import shapes_truth
 
 from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import verifier
+from srum_jax.worlds.shapes import examples, language, rendering, verifier
 
 COMPONENTS = regions.ComponentsProposer()
-VOCABULARY = list(shapes.vocabulary())
+VOCABULARY = list(examples.vocabulary())
 
 
 class World:
@@ -66,47 +65,50 @@ class World:
 
 def faults(rng, scene, content):
     """(what is wrong, a scene one fault away) for all faults that a prompt's scene can have."""
-    things, free = scene.things, sorted(set(shapes.CELLS) - {(t.row, t.col) for t in scene.things})
+    things, free = (
+        scene.things,
+        sorted(set(rendering.CELLS) - {(t.row, t.col) for t in scene.things}),
+    )
 
     def other(at, pair, scale):
-        new = shapes.place(rng, pair, (things[at].row, things[at].col), scale)
+        new = rendering.place(rng, pair, (things[at].row, things[at].col), scale)
         return dataclasses.replace(scene, things=(*things[:at], new, *things[at + 1 :]))
 
     at = int(rng.random() * len(things))
     thing = things[at]
-    spare = [p for p in shapes.PAIRS if p not in content.pairs]
-    color = shapes.pick(rng, [p for p in spare if p[1] == thing.shape])
-    shape = shapes.pick(rng, [p for p in spare if p[0] == thing.color])
+    spare = [p for p in language.PAIRS if p not in content.pairs]
+    color = rendering.pick(rng, [p for p in spare if p[1] == thing.shape])
+    shape = rendering.pick(rng, [p for p in spare if p[0] == thing.color])
     yield "color", other(at, color, thing.scale)
     yield "shape", other(at, shape, thing.scale)
     if len(things) > 1:
         yield "missing", dataclasses.replace(scene, things=things[:at] + things[at + 1 :])
     if free:
-        extra = shapes.place(rng, shapes.pick(rng, spare), free[0])
+        extra = rendering.place(rng, rendering.pick(rng, spare), free[0])
         yield "extra", dataclasses.replace(scene, things=(*things, extra))
-        twin = shapes.place(rng, thing.pair, free[0], thing.scale)
+        twin = rendering.place(rng, thing.pair, free[0], thing.scale)
         yield "twin", dataclasses.replace(scene, things=(*things, twin))
     if content.sizes:
         yield "size", other(at, thing.pair, "small" if thing.scale == "big" else "big")
     if content.relation:
         a, b = things
         swapped = [
-            shapes.place(rng, a.pair, (b.row, b.col)),
-            shapes.place(rng, b.pair, (a.row, a.col)),
+            rendering.place(rng, a.pair, (b.row, b.col)),
+            rendering.place(rng, b.pair, (a.row, a.col)),
         ]
         yield "relation", dataclasses.replace(scene, things=tuple(swapped))
 
 
-@pytest.mark.parametrize("category", shapes.CATEGORIES)
+@pytest.mark.parametrize("category", language.CATEGORIES)
 def test_a_judge_that_sees_well_tells_right_from_wrong(category):
     rng = random.Random(7)
-    contents = shapes.contents("test", category)
-    wanted = [shapes.pick(rng, contents) for _ in range(5)]
+    contents = language.contents("test", category)
+    wanted = [rendering.pick(rng, contents) for _ in range(5)]
     cases = []  # (prompt, picture, fault or "")
     for content in wanted:
-        prompt, scene = shapes.say(rng, content), shapes.scene_for(rng, content)
-        cases.append((prompt, shapes.draw(scene), ""))
-        cases += [(prompt, shapes.draw(s), fault) for fault, s in faults(rng, scene, content)]
+        prompt, scene = language.say(rng, content), examples.scene_for(rng, content)
+        cases.append((prompt, rendering.draw(scene), ""))
+        cases += [(prompt, rendering.draw(s), fault) for fault, s in faults(rng, scene, content)]
     prompts, images, kinds = zip(*cases, strict=True)
     world = World(images)
     prompted = list(map(regions.PromptedImage, images, prompts))
@@ -125,6 +127,6 @@ def test_a_judge_that_sees_well_tells_right_from_wrong(category):
 
 def test_four_big_things_of_one_color_are_not_taken_for_the_ground():
     rng = random.Random(8)
-    for pair in shapes.PAIRS:
-        image = shapes.draw(shapes.scatter(rng, [pair] * 4, ["big"] * 4))
+    for pair in language.PAIRS:
+        image = rendering.draw(rendering.scatter(rng, [pair] * 4, ["big"] * 4))
         assert len(regions.find_components(image)) == 4, pair

@@ -4,8 +4,7 @@ import pytest
 
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.question_templates import ObjectSpec, Relation, decompose
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import language
+from srum_jax.worlds.shapes import examples, language
 
 
 def texts(questions):
@@ -162,7 +161,7 @@ def test_image_questions_of_sizes():
 
 
 def test_every_question_of_a_prompt_is_in_the_worlds_words():
-    words = set(shapes.vocabulary())
+    words = set(examples.vocabulary())
     for prompt in language.balanced_prompts("test", 140):
         scene = decompose(prompt.text)
         for q in (

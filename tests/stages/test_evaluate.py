@@ -17,12 +17,23 @@ from etils import epath
 from srum_jax.core import param_tree
 from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
+from srum_jax.evals.model_under_test import ModelUnderTest
+from srum_jax.evals.suite import EditRequest, Replies, Requests, TextRequest
 from srum_jax.generation import image_sampler, text_generator
-from srum_jax.stages import evaluate, generate, loading, report, score
+from srum_jax.stages import evaluate, generate, loading, replies, report, score, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import skills, verifier
+from srum_jax.worlds.shapes import (
+    changes,
+    exam,
+    examples,
+    language,
+    question_forms,
+    rendering,
+    verifier,
+)
+from srum_jax.worlds.shapes import questions as shapes_questions
+from srum_jax.worlds.shapes import suite as exam_suite
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
 
@@ -62,7 +73,7 @@ def train(cfg, work, seed=1):
 
 
 def scene(prompt, seed):
-    return shapes.draw(shapes.scene_for(random.Random(seed), shapes.parse(prompt)))
+    return rendering.draw(examples.scene_for(random.Random(seed), language.parse(prompt)))
 
 
 def is_base(params):
@@ -80,7 +91,7 @@ class Sampler:
     sample: Callable | None = None
 
     def sample_prompts(self, prompts, seeds):
-        empty = shapes.draw(shapes.Scene((), shapes.ground(random.Random(0))))
+        empty = rendering.draw(rendering.Scene((), rendering.ground(random.Random(0))))
         images = [
             empty if self.base and seed % 2 else scene(p, seed)
             for p, seed in zip(prompts, seeds, strict=True)
@@ -97,17 +108,17 @@ def seen(items):
 
 def able_of(loaded, *rest):
     """The base describes and edits only every second scene as it should, the trained all."""
-    able, cfg = TRUE_OF(loaded, *rest), loaded.cfg
-    base = is_base(loaded.params)
-    words, known = able.words, {}
-    for i, s in enumerate(shapes.caption_set("test", CAPTIONS)):
-        right = shapes.wordings(shapes.scene_contents(s)[0])[0]
-        known[seen((picture(shapes.draw(s), cfg.layout), words(shapes.DESCRIBE)))] = (
+    asked, layout = TRUE_OF(loaded, *rest), loaded.cfg.layout
+    base, known = is_base(loaded.params), {}
+    words = loaded.tokenizer.text
+    for i, s in enumerate(shapes_questions.caption_set("test", CAPTIONS)):
+        right = language.wordings(language.scene_contents(s)[0])[0]
+        known[seen((picture(rendering.draw(s), layout), words(question_forms.DESCRIBE)))] = (
             "a red" if base and i % 2 else right
         )
-    for i, e in enumerate(shapes.edit_set("test", EDITS)):
-        made = shapes.draw(e.source if base and i % 2 else e.target)
-        known[seen((picture(shapes.draw(e.source), cfg.layout), words(e.instruction)))] = made
+    for i, e in enumerate(changes.edit_set("test", EDITS)):
+        made = rendering.draw(e.source if base and i % 2 else e.target)
+        known[seen((picture(rendering.draw(e.source), layout), words(e.instruction)))] = made
 
     def write(contexts, *, max_tokens):
         return [text_generator.GeneratedText(known[seen(c)], (), True) for c in contexts]
@@ -116,10 +127,10 @@ def able_of(loaded, *rest):
         return [image_sampler.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
 
     generator = SimpleNamespace(generate=write)
-    return dataclasses.replace(able, sampler=Sampler(base, draw), generator=generator)
+    return dataclasses.replace(asked, sampler=Sampler(base, draw), generator=generator)
 
 
-TRUE_OF = skills.of
+TRUE_OF = replies.model_under_test
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +142,7 @@ def done(weights, tmp_path_factory):
         patch.setattr(
             loading.LoadedModel, "image_sampler", lambda self, *_: Sampler(is_base(self.params))
         )
-        patch.setattr(skills, "of", able_of)
+        patch.setattr(replies, "model_under_test", able_of)
         run(cfg, work, generate)
         run(cfg, work, score)
         train(cfg, work)
@@ -143,15 +154,15 @@ def test_results_are_as_the_contract_says(done):
     results = json.loads(work.results.read_text())
     jsonschema.validate(results, SCHEMA)
     part = results["rounds"][0]
-    assert set(part) == {"round", "t2i", "qa", "captions", "edits", "scores"}
+    assert set(part) == {"round", "t2i", "qa", "captions", "edits", "scores", "suites"}
     assert part["t2i"]["base"]["n"] == part["t2i"]["trained"]["n"] == 7
     assert sum(c["n"] for c in part["t2i"]["base"]["by_category"].values()) == 7
-    kinds = {*shapes.KINDS, *shapes.PAIR_KINDS, *shapes.CLIP_KINDS}
+    kinds = {*question_forms.KINDS, *changes.PAIR_KINDS, *changes.CLIP_KINDS}
     for name, n in (("qa", 22 + SEVERAL), ("captions", CAPTIONS), ("edits", EDITS)):
         for arm in (part[name]["base"], part[name]["trained"]):
             assert arm["n"] == n == sum(c["n"] for c in arm["by_category"].values())
     assert part["qa"]["base"]["by_category"].keys() == kinds
-    assert part["edits"]["base"]["by_category"].keys() == set(shapes.EDITS)
+    assert part["edits"]["base"]["by_category"].keys() == set(changes.EDITS)
     best = part["t2i"]["best_of_k"]
     assert best["k"] == 2 and best["self"]["n"] == best["oracle"]["n"] == 3
     assert set(part["scores"]["by_proposer"]) == {"components", "grid"}
@@ -167,7 +178,7 @@ def test_results_are_as_the_contract_says(done):
 def test_verdicts_follow_the_pictures(done):
     cfg, work, _ = done
     found = json.loads((work.stage("evaluate") / "evaluation.json").read_text())
-    records = [r for r in shards.read(work.stage("evaluate") / "base") if r["k"] == 0]
+    records = [r for r in shards.read(work.stage("evaluate") / "shapes/base/images") if r["k"] == 0]
     assert [p["prompt_id"] for p in found["prompts"]] == list(range(7))
     for row, record in zip(found["prompts"], records, strict=True):
         assert row["base_correct"] == (record["seed"] % 2 == 0) == (not row["base_reason"])
@@ -177,7 +188,7 @@ def test_verdicts_follow_the_pictures(done):
     assert t2i["trained"]["accuracy"] == 1
     assert t2i["base"]["correct"] == sum(r["seed"] % 2 == 0 for r in records) < 7
     assert t2i["paired"]["trained_only"] == 7 - t2i["base"]["correct"]
-    every = list(shards.read(work.stage("evaluate") / "base"))[:6]
+    every = list(shards.read(work.stage("evaluate") / "shapes/base/images"))[:6]
     oracle = sum(any(r["seed"] % 2 == 0 for r in every[i : i + 2]) for i in (0, 2, 4))
     assert t2i["best_of_k"]["oracle"]["correct"] == oracle
 
@@ -191,22 +202,24 @@ def test_captions_and_edits_are_judged_and_the_first_can_be_shown(done):
         assert part[name]["trained"]["correct"] == n
         assert part[name]["paired"]["trained_only"] == n // 2
     kinds = part["edits"]["base"]["by_category"]
-    assert [kinds[k]["correct"] for k in shapes.EDITS] == [2, 0, 2, 0]  # kinds come in turn
+    assert [kinds[k]["correct"] for k in changes.EDITS] == [2, 0, 2, 0]  # kinds come in turn
 
     def picture(name):
         return decode((folder / name).read_bytes(), name=name)
 
     captions = json.loads((folder / manifest.outputs["examples-captions"]).read_text())
-    for i, (shown, s) in enumerate(zip(captions, shapes.caption_set("test", 6), strict=True)):
-        assert np.array_equal(picture(shown["image"]), shapes.draw(s))
+    for i, (shown, s) in enumerate(
+        zip(captions, shapes_questions.caption_set("test", 6), strict=True)
+    ):
+        assert np.array_equal(picture(shown["image"]), rendering.draw(s))
         assert shown["base_correct"] == (i % 2 == 0) and shown["trained_correct"]
         for arm in ("base", "trained"):
             right = verifier.verify_caption(shown[f"{arm}_caption"], s)
             assert right == shown[f"{arm}_correct"]
     edits = json.loads((folder / manifest.outputs["examples-edits"]).read_text())
-    for shown, edit in zip(edits, shapes.edit_set("test", 6), strict=True):
+    for shown, edit in zip(edits, changes.edit_set("test", 6), strict=True):
         assert shown["instruction"] == edit.instruction
-        assert np.array_equal(picture(shown["image"]), shapes.draw(edit.source))
+        assert np.array_equal(picture(shown["image"]), rendering.draw(edit.source))
         for arm in ("base", "trained"):
             right = verifier.verify_edit(picture(shown[f"{arm}_image"]), edit)
             assert right == shown[f"{arm}_correct"]
@@ -237,59 +250,86 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     cfg, work, manifest = done
     folder = work.stage("evaluate")
     before = json.loads((folder / "evaluation.json").read_text())
-    for name in ("manifest.json", "evaluation.json", "answers-trained.json"):
+    for name in ("manifest.json", "evaluation.json", "shapes/trained/answers.json"):
         (folder / name).unlink()
     draws, made = [], []
     monkeypatch.setattr(generate, "generate_shard", lambda *args: draws.append(args))
-    for name in ("answered", "described", "edited"):
-        does = getattr(skills, name)
+    for name in ("answers", "texts", "edits"):
+        does = getattr(ModelUnderTest, name)
         monkeypatch.setattr(
-            skills, name, lambda able, some, n=name, d=does: made.append(n) or d(able, some)
+            ModelUnderTest,
+            name,
+            lambda asked, some, n=name, d=does: made.append((n, len(some))) or d(asked, some),
         )
     again = run(cfg, work)
-    assert not draws and made == ["answered"]  # of the trained model
+    assert not draws and made == [("answers", 22 + SEVERAL)]  # of the trained model
     assert again.counts == manifest.counts and again.outputs == manifest.outputs
     assert json.loads((folder / "evaluation.json").read_text()) == before
 
 
-def test_tasks_are_done_in_parts_and_the_first_pictures_kept(tmp_path):
-    """Parts of 4·batch; a part that was interrupted leaves nothing that would pass for all."""
-    able = skills.ShapesSkills(
-        **dict.fromkeys(f.name for f in dataclasses.fields(skills.ShapesSkills))
-    )
-    able = dataclasses.replace(able, batch=1)
-    parts = []
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    """A model under test that is stopped at its second call."""
 
-    def do(able, some):
-        parts.append(len(some))
-        if parts == [4, 4]:
+    calls: list
+    batch: int = 1
+    sampler = None
+
+    def texts(self, requests):
+        self.calls.append(len(requests))
+        if self.calls == [4, 4]:
             raise KeyboardInterrupt
-        return [{"of": i, "image": np.full((4, 4, 3), i, np.uint8)} for i in some]
+        return [request.id for request in requests]
 
-    path = epath.Path(tmp_path) / "edits-base.json"
+    def edits(self, requests):
+        self.texts(requests)
+        return [np.full((4, 4, 3), int(request.id), np.uint8) for request in requests]
+
+    answers = texts
+
+
+@pytest.mark.parametrize("kind, kept", [("texts", 0), ("edits", 4)])
+def test_replies_are_asked_for_in_parts(tmp_path, kind, kept):
+    """Parts of 4·batch; a list that was interrupted leaves nothing that would pass for all."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    made = {
+        "texts": lambda i: TextRequest(str(i), "a", (image,), "what ?", 3),
+        "edits": lambda i: EditRequest(str(i), "a", image, "what ?", i),
+    }[kind]
+    requests, calls = Requests(**{kind: [made(i) for i in range(10)]}), []
+
+    def replied():
+        place = epath.Path(tmp_path)
+        how = dict(loaded=None, asked=Interrupted(calls), cfg=None, mesh=None, title="x")
+        return getattr(replies.replies(requests, place, **how), kind)
+
     with pytest.raises(KeyboardInterrupt):
-        evaluate._kept(path, do, able, range(10), "edits")
-    assert not path.exists()
-    found = evaluate._kept(path, do, able, range(10), "edits")
-    assert parts == [4, 4, 4, 4, 2] and [record["of"] for record in found] == list(range(10))
-    named = [i for i, record in enumerate(found) if "image" in record]
-    assert named == list(range(evaluate.SHOWN))
-    for i in named:
-        shown = decode((path.parent / found[i]["image"]).read_bytes(), name="edit")
-        assert (shown == i).all()
-    assert evaluate._kept(path, None, able, range(10), "edits") == found
+        replied()
+    assert not (tmp_path / "texts.json").exists()
+    for _ in range(2):
+        found = replied()
+        said = [int(one if kind == "texts" else one[0, 0, 0]) for one in found]
+        assert said == list(range(10))
+    assert calls == ([4, 4, 4, 4, 2] if kind == "texts" else [4, 4, 4, 2])  # finished shards stay
 
 
-def test_a_model_of_another_kind_has_no_tasks(weights, caplog):
+def test_a_model_of_another_kind_is_asked_nothing(weights, caplog):
     cfg = load_config(weights)
-    assert [len(x) for x in dataclasses.astuple(evaluate.tasks(cfg))] == [22 + 7, 9, 8]
+    asked = exam_suite.make(cfg).requests("trained")
+    assert [len(x) for x in (asked.images, asked.answers, asked.texts, asked.edits)] == [
+        7,
+        22 + SEVERAL,
+        CAPTIONS,
+        EDITS,
+    ]
     with caplog.at_level("INFO", logger="absl"):
-        none = evaluate.tasks(dataclasses.replace(cfg, model="bagel_7b_mot"))
-    assert none == evaluate.Tasks() and "no questions are asked" in caplog.text
-    idle = evaluate.ModelOutputs([], [], [], [], [])
-    assert all(
-        evaluate.skill_section({"base": idle}, name) == {} for name in ("qa", "captions", "edits")
-    )
+        other = exam_suite.make(dataclasses.replace(cfg, model="bagel_7b_mot"))
+    asked = other.requests("base")
+    assert not (asked.answers or asked.texts or asked.edits)
+    assert "no questions are asked" in caplog.text
+    nothing = evaluate.ModelOutputs(Requests(), Replies(), other.verdicts(Requests(), Replies()))
+    found = other.findings({"base": nothing})
+    assert found.section == {} and found.fields == {} and found.examples == {}
 
 
 def test_a_run_that_does_not_train(weights, tmp_path):
@@ -314,10 +354,13 @@ def test_a_run_that_does_not_train(weights, tmp_path):
         assert part[name]["base"]["n"] and "trained" not in part[name]
         shown = json.loads((work.stage("evaluate") / f"examples-{name}.json").read_text())
         assert len(shown) == 6 and not any("trained_correct" in one for one in shown)
-    answers = json.loads((work.stage("evaluate") / "answers-base.json").read_text())
-    questions = shapes.qa_set("test", 11) + shapes.several_set("test", SEVERAL)
+    answers = json.loads((work.stage("evaluate") / "evaluation.json").read_text())["items"]["qa"]
+    questions = shapes_questions.qa_set("test", 11) + changes.several_set("test", SEVERAL)
     assert [a["question"] for a in answers] == [q.text for _, q in questions]
-    assert all(a["right"] == (a["given"] == a["answer"]) for a in answers)
+    assert [a["expected"] for a in answers] == [q.answer for _, q in questions]
+    assert all(a["base_correct"] == (a["base_answer"] == a["expected"]) for a in answers)
+    kept = json.loads((work.stage("evaluate") / "shapes/base/answers.json").read_text())
+    assert [one["reply"] for one in kept] == [a["base_answer"] for a in answers]
 
 
 def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, caplog):
@@ -338,7 +381,7 @@ def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, ca
     assert run(cfg, work).counts == {"prompts": 0, "images": 0} | tasks
     results = json.loads(work.results.read_text())
     jsonschema.validate(results, SCHEMA)
-    assert set(results["rounds"][0]) == {"round", "qa", "captions", "edits"}
+    assert set(results["rounds"][0]) == {"round", "qa", "captions", "edits", "suites"}
 
 
 def test_the_train_stage_must_be_finished(weights, tmp_path):
@@ -386,22 +429,23 @@ def test_the_judge_is_held_against_the_verifier():
         },
         {"image_score": np.nan, "image_status": "undecomposed", "regions": []},
     ]
-    section = evaluate.scores_section(shown, scored, ("components", "grid"))
+    exact = exam.ShapesVerifier()
+    section = verified.scores_section(shown, scored, ("components", "grid"), exact)
     assert section["image_auc"] == 1 and section["image_n"] == 2
     assert section["region_auc"] == 0.5 and section["region_n"] == 3
     assert section["status"] == {"ok": 3, "unparsed": 1}
     assert "region_auc" not in section["by_proposer"]["grid"]
     assert section["image_auc_within_prompt"] == 1
     # Records of a proposer that the config no longer names are passed over.
-    alone = evaluate.scores_section(shown, scored, ("components",))
+    alone = verified.scores_section(shown, scored, ("components",), exact)
     assert alone["by_proposer"].keys() == {"components"} and alone["region_auc"] == 0.5
-    assert evaluate.scores_section(shown[2:], scored[2:], ("components",)) == {}
+    assert verified.scores_section(shown[2:], scored[2:], ("components",), exact) == {}
 
 
 def test_pairs_take_outcomes_and_categories_in_turn():
     base = [True] * 6 + [False] * 2
     trained = [True] * 6 + [False, True]
     categories = ["a"] * 4 + ["b"] * 4
-    assert evaluate.choose_pairs(base, trained, categories, 4) == [0, 4, 6, 7]
-    assert evaluate.choose_pairs(base, trained, categories, 6) == [0, 1, 4, 5, 6, 7]
-    assert evaluate.choose_pairs(base, trained, categories) == list(range(8))
+    assert exam_suite.choose_pairs(base, trained, categories, 4) == [0, 4, 6, 7]
+    assert exam_suite.choose_pairs(base, trained, categories, 6) == [0, 1, 4, 5, 6, 7]
+    assert exam_suite.choose_pairs(base, trained, categories) == list(range(8))

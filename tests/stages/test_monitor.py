@@ -18,9 +18,10 @@ from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.rewards import judge, parsing, written
-from srum_jax.stages import evaluate, generate, judges, monitor, score, train
+from srum_jax.stages import generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
+from srum_jax.worlds.shapes import exam
 
 BOUNDS = MonitorConfig(
     prompts=3,
@@ -393,7 +394,7 @@ def test_the_verifier_stands_beside_the_own_score(done, tmp_path):
     features = shards.candidate_features(tiny.GRID)
     shards.write_shard(folder, monitor.NAME, features, records, 0, 1)
     shards.finish(folder, monitor.NAME, features, [len(records)])
-    evaluate.verify_monitor(other)
+    verified.verify_monitor(other, exam.ShapesVerifier())
     results = json.loads(other.results.read_text())
     jsonschema.validate(results, test_evaluate.SCHEMA)
     found = results["rounds"][0]["train"]["monitor"]

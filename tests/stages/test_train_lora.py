@@ -1,7 +1,5 @@
 """Adapters on the road: trained beside a base that stays, monitored, resumed, merged afterwards."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -12,12 +10,14 @@ from stages import test_monitor, test_train
 
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
+from srum_jax.evals.suite import Replies
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf
-from srum_jax.stages import evaluate, export, loading, monitor
+from srum_jax.stages import evaluate, export, loading, monitor, replies
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, loop, metrics
 from srum_jax.training.callbacks import MetricsLog
+from srum_jax.worlds.shapes.suite import ShapesSuite
 
 ADAPTED = {f"blocks/gen/{name}/w" for name in ("q", "k", "v", "o", "gate", "up", "down")}
 
@@ -144,21 +144,21 @@ def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
     following = loading.base(cfg, Workdir(work.root, round=1), tiny.mesh(cfg))
     np.testing.assert_array_equal(following.params["embed"], base["embed"])
 
-    arms = {}
+    asked = {}
 
-    def arm(name, opened, *rest):
-        arms[name] = param_tree.flatten(opened.params)
-        if name == "trained":
+    def replied(requests, folder, loaded, *rest, title):
+        asked[folder.name] = param_tree.flatten(loaded.params)
+        if folder.name == "trained":
             raise Caught
-        return types.SimpleNamespace(records=[])
+        return Replies()
 
-    monkeypatch.setattr(evaluate, "_arm", arm)
-    monkeypatch.setattr(evaluate, "_judge", lambda *_: [])
+    monkeypatch.setattr(replies, "replies", replied)
+    monkeypatch.setattr(ShapesSuite, "verdicts", lambda *_: None)
     with pytest.raises(Caught):
         run(evaluate, cfg, work)
     for path, leaf in merged.items():
-        np.testing.assert_array_equal(arms["base"][path], param_tree.flatten(base)[path])
-        np.testing.assert_allclose(arms["trained"][path], leaf, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(asked["base"][path], param_tree.flatten(base)[path])
+        np.testing.assert_allclose(asked["trained"][path], leaf, rtol=1e-6, atol=1e-7)
 
 
 def test_what_the_loop_is_handed(weights, tmp_path, monkeypatch):

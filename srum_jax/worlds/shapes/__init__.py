@@ -1,0 +1,23 @@
+"""The shapes world: small pictures of coloured shapes, what can be said of them, and who checks it.
+
+32x32 RGB, 2x2 cells, one to four objects of 8 colours, 4 shapes, 2 sizes. Owns what
+`core/registry.py` asks of a world; the rest lies in modules of their own: scenes and pictures
+(`rendering`), prompts and their splits (`language`), questions (`question_forms`, `questions`),
+edits, pairs and clips (`changes`), streams of training examples and the words (`examples`), a TFDS
+data set (`tfds_builder`), the exact verifier (`verifier`), the exam (`exam`, `suite`), and the
+stages that make the base (`autoencoder`, `pretrain`).
+"""
+
+from srum_jax.worlds.shapes import language
+
+
+def prompts(split: str, count: int | None, first: int = 0) -> tuple[tuple[str, str], ...]:
+    """(text, category) of the split's prompts, the categories in turn: `count`, without one all.
+
+    With a place `first` to begin at, all of them: the list is then turned. Raises ValueError for
+    an unknown split or more prompts than it has.
+    """
+    everything = len(language.prompts(split))
+    wanted = everything if count is None else count
+    found = language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+    return tuple((prompt.text, prompt.category) for prompt in found)

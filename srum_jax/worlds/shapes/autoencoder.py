@@ -26,8 +26,7 @@ from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
 from srum_jax.worlds.shapes import autoencoder_objective as objective
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import verifier
+from srum_jax.worlds.shapes import examples, verifier
 
 CLEAN_IMAGES = 1536  # never trained on: the gate's, and what scale and shift are measured on
 GATE = 0.99  # share of them that the verifier must still call right
@@ -109,7 +108,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
 
 def batch(numbers: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:
     """The pictures with these numbers in the endless stream, and the numbers."""
-    pictures = np.stack([shapes.autoencoder_image(seed, i) for i in numbers])
+    pictures = np.stack([examples.autoencoder_image(seed, i) for i in numbers])
     return {"images": to_float(pictures), "numbers": np.array(numbers, np.uint32)}
 
 
@@ -117,7 +116,7 @@ def clean(seed: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Batches of clean pictures uint8 [N, 32, 32, 3] with the captions they must still fit."""
     for first in range(0, CLEAN_IMAGES, CLEAN_BATCH):
         numbers = range(first, min(first + CLEAN_BATCH, CLEAN_IMAGES))
-        captions, pictures = zip(*(shapes.clean_image(seed, i) for i in numbers), strict=True)
+        captions, pictures = zip(*(examples.clean_image(seed, i) for i in numbers), strict=True)
         yield np.stack(pictures), list(captions)
 
 

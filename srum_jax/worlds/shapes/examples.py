@@ -1,11 +1,8 @@
-"""The shapes world: small pictures of coloured shapes, what can be said and asked of them.
+"""The streams of training examples of the shapes world, and its words.
 
-Owns the streams of training examples, each a pure function of (seed, index), and the world's
-tokenizer file, and gathers the names of its parts: drawing (`shapes_render`), prompts and their
-splits (`shapes_language`), questions (`shapes_forms`, `shapes_questions`), edits, comparisons and
-clips (`shapes_changes`).  The TFDS builder is `shapes_tfds`.
-32x32 RGB, 2x2 cells, one to four objects of 8 colours, 4 shapes, 2 sizes; see `HELD_OUT` for the
-pairs that captions of the generation stream never name, though understanding sees them.
+Each example is a pure function of (seed, index): captions with pictures to draw, pictures for the
+autoencoder. Owns the shares of their kinds, the vocabulary, and the tokenizer's file. Captions to
+draw never name the pairs of `language.HELD_OUT`, though understanding sees them.
 """
 
 from __future__ import annotations
@@ -16,60 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
-from srum_jax.worlds.shapes.changes import (
-    CLIP_KINDS,
-    EDITS,
-    PAIR_KINDS,
-    Edit,
-    edit_example,
-    edit_of,
-    edit_set,
-    several_example,
-    several_question,
-    several_set,
-)
 from srum_jax.worlds.shapes.language import (
-    CATEGORIES,
-    HELD_OUT,
     NUMBERS,
     PAIRS,
-    RELATIONS,
-    SPLITS,
     Content,
-    Prompt,
-    balanced_prompts,
     content_of,
     contents,
-    holds,
-    parse,
     plural,
-    prompts,
-    same_things,
     say,
-    scene_contents,
-    split_of,
-    wordings,
 )
-from srum_jax.worlds.shapes.question_forms import CROP_KINDS, DESCRIBE, KINDS, SCENE_KINDS, Question
-from srum_jax.worlds.shapes.questions import (
-    Mix,
-    caption_set,
-    qa_set,
-    stream_rng,
-    understanding_example,
-)
+from srum_jax.worlds.shapes.questions import stream_rng
 from srum_jax.worlds.shapes.rendering import (
-    CELLS,
     COLORS,
     FLAWS,
-    PALETTE,
     SHAPES,
-    SIDE,
     SIZES,
-    Box,
-    Pair,
     Scene,
-    Thing,
     crop,
     draw,
     draw_flawed,
@@ -79,78 +38,8 @@ from srum_jax.worlds.shapes.rendering import (
     scatter,
     shuffled,
     soften,
-    template,
     weighted,
 )
-
-__all__ = [
-    "AUTOENCODER_SHARES",
-    "CATEGORIES",
-    "CELLS",
-    "CLIP_KINDS",
-    "COLORS",
-    "CROP_KINDS",
-    "DESCRIBE",
-    "EDITS",
-    "GENERATION_SHARES",
-    "HELD_OUT",
-    "KINDS",
-    "NUMBERS",
-    "PAIRS",
-    "PAIR_KINDS",
-    "PALETTE",
-    "RELATIONS",
-    "SCENE_KINDS",
-    "SHAPES",
-    "SIDE",
-    "SIZES",
-    "SPLITS",
-    "VOCAB_SIZE",
-    "Box",
-    "Content",
-    "Edit",
-    "Mix",
-    "Pair",
-    "Prompt",
-    "Question",
-    "Scene",
-    "Thing",
-    "autoencoder_image",
-    "balanced_prompts",
-    "caption_set",
-    "clean_image",
-    "content_of",
-    "contents",
-    "crop",
-    "draw",
-    "draw_flawed",
-    "edit_example",
-    "edit_of",
-    "edit_set",
-    "generation_example",
-    "holds",
-    "parse",
-    "pick",
-    "place",
-    "prompts",
-    "qa_set",
-    "same_things",
-    "say",
-    "scatter",
-    "scene_contents",
-    "scene_for",
-    "several_example",
-    "several_question",
-    "several_set",
-    "soften",
-    "split_of",
-    "stream_rng",
-    "template",
-    "understanding_example",
-    "vocabulary",
-    "wordings",
-    "write_tokenizer",
-]
 
 # Relations are read in many questions but hardly ever drawn from a caption, as captions of pictures
 # on the web seldom state them: what the model then understands and cannot draw.

@@ -65,7 +65,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ScenePrompt:
     """A prompt's words, its category, and whether it names a pair held out of pretraining."""
 
     text: str
@@ -117,7 +117,7 @@ def ways_to_say(content: Content) -> int:
 
 
 def wording(content: Content, number: int) -> str:
-    """Prompt text `number` (0 ≤ number < ways_to_say) with this content."""
+    """ScenePrompt text `number` (0 ≤ number < ways_to_say) with this content."""
     if content.category == "count":
         color, shape = content.pairs[0]
         return f"{NUMBERS[len(content.pairs)]} {color} {plural(shape)}"
@@ -242,17 +242,17 @@ def contents(split: str, category: str, held_out: bool = True) -> tuple[Content,
 
 
 @functools.cache
-def prompts(split: str) -> tuple[Prompt, ...]:
+def prompts(split: str) -> tuple[ScenePrompt, ...]:
     """Every content of the split as one prompt, its wording picked by the content's hash."""
     found = []
     for category in CATEGORIES:
         for content in contents(split, category):
             text = wording(content, (_hash(content) >> 7) % ways_to_say(content))
-            found.append(Prompt(text, category, content.held_out))
+            found.append(ScenePrompt(text, category, content.held_out))
     return tuple(found)
 
 
-def balanced_prompts(split: str, count: int, seed: int = 0) -> tuple[Prompt, ...]:
+def balanced_prompts(split: str, count: int, seed: int = 0) -> tuple[ScenePrompt, ...]:
     """`count` different prompts of the split, taken in turn from the categories.
 
     A category that runs out (there are few single prompts) leaves its turns to the others.

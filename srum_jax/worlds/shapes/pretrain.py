@@ -15,25 +15,27 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-import srum_jax
 from srum_jax import programs
 from srum_jax.config import Config
-from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.core import param_tree, preemption, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.evals.suite import Verdict
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import joint
 from srum_jax.stages import loading as stage_model
+from srum_jax.stages import replies
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, TrainState, create
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import skills, verifier
+from srum_jax.worlds.shapes import changes, exam, language, rendering
+from srum_jax.worlds.shapes.examples import generation_example
+from srum_jax.worlds.shapes.questions import Mix, understanding_example
 
 QUICK_QUESTIONS = 400  # of the validation split, at every evaluation
 QUICK_SEVERAL = 240
@@ -50,7 +52,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         made = work.stage("autoencoder")
         towers = made / Manifest.read(made).outputs["model"]
     else:
-        shipped = epath.resource_path(srum_jax) / "worlds/shapes/base"
+        shipped = registry.base_folder("shapes")
         towers = epath.Path(cfg.weights) if cfg.weights else shipped
     inputs = {"autoencoder": stage_model.fingerprint(towers)}
 
@@ -112,17 +114,17 @@ def _encoded(vae_params, cfg: BagelConfig, seed: int, scenes: int, edits: int) -
     captions, latents = [], []
     for first in tqdm(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
-        words, images = zip(*(shapes.generation_example(seed, i) for i in numbers), strict=True)
+        words, images = zip(*(generation_example(seed, i) for i in numbers), strict=True)
         captions += words
         latents.append(encoder.means(images))
     instructions, sources, before, after = [], [], [], []
     for first in tqdm(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, edits))
-        made = [shapes.edit_example(seed, i) for i in numbers]
+        made = [changes.edit_example(seed, i) for i in numbers]
         instructions += [e.instruction for e in made]
-        sources.append(np.stack([shapes.draw(e.source) for e in made]))
+        sources.append(np.stack([rendering.draw(e.source) for e in made]))
         before.append(encoder.means(sources[-1]))
-        after.append(encoder.means([shapes.draw(e.target) for e in made]))
+        after.append(encoder.means([rendering.draw(e.target) for e in made]))
     return {
         "captions": np.array(captions),
         "latents": np.concatenate(latents),
@@ -158,8 +160,8 @@ def row(
         if _pictures(examples[0]) == 2:
             examples.append(_several(cfg.seed, 2 * number + 1, tokenizer, layout, pairs=True))
     else:
-        mix = shapes.Mix(questions=c.questions)
-        image, asked = shapes.understanding_example(cfg.seed, number, mix)
+        mix = Mix(questions=c.questions)
+        image, asked = understanding_example(cfg.seed, number, mix)
         examples = [
             sources.questions(tokenizer, layout, (image,), [(q.text, q.answer) for q in asked])
         ]
@@ -196,7 +198,7 @@ def _several(
     seed: int, index: int, tokenizer: Tokenizer, layout: LayoutSizes, pairs: bool = False
 ) -> Example:
     """Pictures of the stream of several with their questions, if `pairs` two pictures."""
-    images, asked = shapes.several_example(seed, index, clips=not pairs)
+    images, asked = changes.several_example(seed, index, clips=not pairs)
     return sources.questions(tokenizer, layout, images, [(q.text, q.answer) for q in asked])
 
 
@@ -246,7 +248,7 @@ def pretrain(
         model_config.PRESETS[cfg.model], vae=model_config.autoencoder_from_folder(towers)
     )
     _, vae_params = hf.load(towers, model, want=("vae",))
-    tokenizer_file = epath.resource_path(srum_jax) / "worlds/shapes/base/tokenizer.json"
+    tokenizer_file = registry.base_folder("shapes") / "tokenizer.json"
     tokenizer = Tokenizer.from_folder(tokenizer_file.parent)
     pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=c.latents, edits=c.edits)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
@@ -347,26 +349,26 @@ def quick_look(
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
     and edits."""
     loaded = stage_model.LoadedModel(model, params, vae_params, tokenizer)
-    able = skills.of(loaded, cfg, mesh)
-    asked = shapes.qa_set("validation", QUICK_QUESTIONS) + shapes.several_set(
-        "validation", QUICK_SEVERAL
-    )
-    prompts = shapes.balanced_prompts("validation", QUICK_IMAGES, seed=0)
-    images, _ = able.sampler.sample_prompts([p.text for p in prompts], range(len(prompts)))
-    drawn = [verifier.verify(i, p.text).right for i, p in zip(images, prompts, strict=True)]
-    captions = shapes.caption_set("validation", QUICK_CAPTIONS)
-    edits = shapes.edit_set("validation", QUICK_EDITS)
+    asked = replies.model_under_test(loaded, cfg, mesh)
+    prompts = language.balanced_prompts("validation", QUICK_IMAGES, seed=0)
+    texts = [prompt.text for prompt in prompts]
+    images, _ = asked.sampler.sample_prompts(texts, range(len(texts)))
+    drawn = exam.right_drawings(images, texts)
+    questions = exam.questions("validation", QUICK_QUESTIONS, QUICK_SEVERAL)
+    captions = exam.captions("validation", QUICK_CAPTIONS)
+    edits = exam.edits("validation", QUICK_EDITS)
     found = {
         "t2i": [
-            {"kind": p.category, "right": good} for p, good in zip(prompts, drawn, strict=True)
+            Verdict(str(i), prompt.category, bool(right))
+            for i, (prompt, right) in enumerate(zip(prompts, drawn, strict=True))
         ],
-        "qa": skills.answered(able, asked),
-        "captions": skills.described(able, captions),
-        "edits": skills.edited(able, edits),
+        "qa": exam.judge_answers(questions, asked.answers(questions)),
+        "captions": exam.judge_captions(captions, asked.texts(captions)),
+        "edits": exam.judge_edits(edits, asked.edits(edits)),
     }
     parts: dict[str, list[bool]] = {}
-    for name, records in found.items():
-        for record in records:
-            parts.setdefault(name, []).append(record["right"])
-            parts.setdefault(f"{name}_{record['kind']}", []).append(record["right"])
+    for name, verdicts in found.items():
+        for one in verdicts:
+            parts.setdefault(name, []).append(one.right)
+            parts.setdefault(f"{name}_{one.category}", []).append(one.right)
     return {name: float(np.mean(good)) for name, good in sorted(parts.items())}

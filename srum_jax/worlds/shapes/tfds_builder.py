@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from srum_jax.data.images import encode_png
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import changes, examples, language, question_forms, questions, rendering
 from srum_jax.worlds.shapes.question_forms import View, ask
 
 # What a data set holds, and the stream of its first split's random numbers.
@@ -104,7 +104,7 @@ def builder_class() -> type:
         def _split_generators(self, dl_manager):
             del dl_manager  # nothing is downloaded
             sizes = self.builder_config
-            return {s: self._generate_examples(s, getattr(sizes, s)) for s in shapes.SPLITS}
+            return {s: self._generate_examples(s, getattr(sizes, s)) for s in language.SPLITS}
 
         def _generate_examples(self, split, count):
             config = self.builder_config
@@ -135,40 +135,42 @@ def _handed_over(tfds, example: dict[str, Any]) -> dict[str, Any]:
 def features(tfds: ModuleType, kind: str = "scenes") -> Any:
     """The features of a kind of records; `tfds` is the imported library."""
     text, labels, several = tfds.features.Text, tfds.features.ClassLabel, tfds.features.Sequence
-    image = tfds.features.Image(shape=(shapes.SIDE, shapes.SIDE, 3), encoding_format="png")
+    image = tfds.features.Image(shape=(rendering.SIDE, rendering.SIDE, 3), encoding_format="png")
     question = {"question": text(), "answer": text()}
     thing = {
-        "color": labels(names=list(shapes.COLORS)),
-        "shape": labels(names=list(shapes.SHAPES)),
-        "size": labels(names=list(shapes.SIZES)),
+        "color": labels(names=list(rendering.COLORS)),
+        "shape": labels(names=list(rendering.SHAPES)),
+        "size": labels(names=list(rendering.SIZES)),
         "bbox": tfds.features.BBoxFeature(),
     }
     fields = {
         "scenes": {
             "image": image,
             "caption": text(),
-            "category": labels(names=list(shapes.CATEGORIES)),
+            "category": labels(names=list(language.CATEGORIES)),
             "held_out": np.bool_,
             "objects": several(thing),
-            "questions": several({**question, "kind": labels(names=list(shapes.SCENE_KINDS))}),
+            "questions": several(
+                {**question, "kind": labels(names=list(question_forms.SCENE_KINDS))}
+            ),
         },
         "edits": {
             "source": image,
             "instruction": text(),
             "target": image,
             "held_out": np.bool_,
-            "kind": labels(names=list(shapes.EDITS)),
+            "kind": labels(names=list(changes.EDITS)),
         },
         "pairs": {
             "first": image,
             "second": image,
             **question,
-            "kind": labels(names=list(shapes.PAIR_KINDS)),
+            "kind": labels(names=list(changes.PAIR_KINDS)),
         },
         "clips": {
             "frames": several(image),
             **question,
-            "kind": labels(names=list(shapes.CLIP_KINDS)),
+            "kind": labels(names=list(changes.CLIP_KINDS)),
         },
     }
     return tfds.features.FeaturesDict({"id": text(), **fields[kind]})
@@ -180,17 +182,17 @@ def record(split: str, seed: int, index: int, kind: str = "scenes") -> dict[str,
     Categories of scenes, kinds of edits and of questions take turns; a scene has one question of
     each kind that fits.  A pure function of its arguments.
     """
-    rng = shapes.stream_rng(seed, index, STREAMS[kind] + shapes.SPLITS.index(split))
+    rng = questions.stream_rng(seed, index, STREAMS[kind] + language.SPLITS.index(split))
     return {"id": f"{split}-{index:06d}", **_RECORDS[kind](rng, split, index)}
 
 
 def _scene(rng: random.Random, split: str, index: int) -> dict[str, Any]:
-    category = shapes.CATEGORIES[index % len(shapes.CATEGORIES)]
-    content = shapes.pick(rng, shapes.contents(split, category))
-    scene = shapes.scene_for(rng, content)
+    category = language.CATEGORIES[index % len(language.CATEGORIES)]
+    content = rendering.pick(rng, language.contents(split, category))
+    scene = examples.scene_for(rng, content)
     return {
-        "image": encode_png(shapes.draw(scene)),
-        "caption": shapes.say(rng, content),
+        "image": encode_png(rendering.draw(scene)),
+        "caption": language.say(rng, content),
         "category": category,
         "held_out": content.held_out,
         "objects": [
@@ -202,26 +204,26 @@ def _scene(rng: random.Random, split: str, index: int) -> dict[str, Any]:
 
 
 def _edit(rng: random.Random, split: str, index: int) -> dict[str, Any]:
-    edit = shapes.edit_of(rng, split, shapes.EDITS[index % len(shapes.EDITS)])
+    edit = changes.edit_of(rng, split, changes.EDITS[index % len(changes.EDITS)])
     scenes = (edit.source, edit.target)
     return {
-        "source": encode_png(shapes.draw(edit.source)),
+        "source": encode_png(rendering.draw(edit.source)),
         "instruction": edit.instruction,
-        "target": encode_png(shapes.draw(edit.target)),
-        "held_out": any(t.pair in shapes.HELD_OUT for scene in scenes for t in scene.things),
+        "target": encode_png(rendering.draw(edit.target)),
+        "held_out": any(t.pair in language.HELD_OUT for scene in scenes for t in scene.things),
         "kind": edit.kind,
     }
 
 
 def _pair(rng: random.Random, split: str, index: int) -> dict[str, Any]:
-    kind = shapes.PAIR_KINDS[index % len(shapes.PAIR_KINDS)]
-    (first, second), question = shapes.several_question(rng, split, kind)
+    kind = changes.PAIR_KINDS[index % len(changes.PAIR_KINDS)]
+    (first, second), question = changes.several_question(rng, split, kind)
     return {"first": encode_png(first), "second": encode_png(second), **_asked(question)}
 
 
 def _clip(rng: random.Random, split: str, index: int) -> dict[str, Any]:
-    kind = shapes.CLIP_KINDS[index % len(shapes.CLIP_KINDS)]
-    frames, question = shapes.several_question(rng, split, kind)
+    kind = changes.CLIP_KINDS[index % len(changes.CLIP_KINDS)]
+    frames, question = changes.several_question(rng, split, kind)
     return {"frames": [encode_png(frame) for frame in frames], **_asked(question)}
 
 
@@ -230,14 +232,14 @@ _RECORDS = {"scenes": _scene, "edits": _edit, "pairs": _pair, "clips": _clip}
 
 def _questions(rng: random.Random, view: View) -> list[dict[str, str]]:
     """One question of each kind that the scene allows."""
-    found = (ask(rng, view, kind) for kind in shapes.SCENE_KINDS)
+    found = (ask(rng, view, kind) for kind in question_forms.SCENE_KINDS)
     return [_asked(q) for q in found if q]
 
 
-def _asked(q: shapes.Question) -> dict[str, str]:
+def _asked(q: question_forms.Question) -> dict[str, str]:
     return {"question": q.text, "answer": q.answer, "kind": q.kind}
 
 
-def _bbox(box: shapes.Box) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = (v / shapes.SIDE for v in box)
+def _bbox(box: rendering.Box) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (v / rendering.SIDE for v in box)
     return y0, x0, y1, x1

@@ -15,8 +15,7 @@ from srum_jax.data.images import to_float
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.stages.manifest import Workdir
 from srum_jax.training import metrics
-from srum_jax.worlds.shapes import autoencoder
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import autoencoder, examples
 
 STEPS = 3
 VAE = dataclasses.replace(tiny.MODEL.vae, ch_mult=(1,), scale=0.3, shift=5.0)
@@ -102,6 +101,6 @@ def test_a_batch_is_a_function_of_its_numbers():
     one, again = (autoencoder.batch([12, 13, 14, 15], seed=1) for _ in range(2))
     np.testing.assert_array_equal(one["images"], again["images"])
     assert one["numbers"].tolist() == [12, 13, 14, 15] and one["images"].dtype == np.float32
-    np.testing.assert_array_equal(one["images"][2], to_float(shapes.autoencoder_image(1, 14)))
+    np.testing.assert_array_equal(one["images"][2], to_float(examples.autoencoder_image(1, 14)))
     other = autoencoder.batch([16, 17, 18, 19], seed=1)["images"]
     assert not np.array_equal(one["images"], other)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import shapes_truth
 
-from srum_jax.worlds.shapes import changes, language
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import changes, language, rendering
 
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -18,16 +17,16 @@ def pairs_of(scene):
 
 
 def split_of(scene):
-    return shapes.split_of(shapes.content_of(pairs_of(scene)))
+    return language.split_of(language.content_of(pairs_of(scene)))
 
 
 def splits_of(things):
     """The splits of what can be said of things drawn or seen; one alone is of its size, too."""
     pairs = [thing.pair for thing in things]
-    said = [shapes.content_of(pairs)]
+    said = [language.content_of(pairs)]
     if len(pairs) == 1:
         said.append(language.sized(pairs, [things[0].scale]))
-    return {shapes.split_of(content) for content in said}
+    return {language.split_of(content) for content in said}
 
 
 def cells(scene):
@@ -38,19 +37,19 @@ def cells(scene):
 
 
 def test_edits_take_kinds_in_turn_within_their_split():
-    edits = shapes.edit_set("test", 80)
-    assert [e.kind for e in edits[:8]] == [*shapes.EDITS, *shapes.EDITS]
-    assert shapes.edit_set("test", 12) == edits[:12] != shapes.edit_set("test", 12, seed=1)
-    assert shapes.edit_set("validation", 12) != edits[:12]
+    edits = changes.edit_set("test", 80)
+    assert [e.kind for e in edits[:8]] == [*changes.EDITS, *changes.EDITS]
+    assert changes.edit_set("test", 12) == edits[:12] != changes.edit_set("test", 12, seed=1)
+    assert changes.edit_set("validation", 12) != edits[:12]
     for edit in edits:
         assert split_of(edit.target) == "test" and "test" in splits_of(edit.source.things)
         assert edit.source.ground == edit.target.ground
-    assert any(set(pairs_of(e.source)) & shapes.HELD_OUT for e in edits)
+    assert any(set(pairs_of(e.source)) & language.HELD_OUT for e in edits)
 
 
 def test_just_what_the_instruction_says_has_changed():
     seen = collections.Counter()
-    for edit in shapes.edit_set("validation", 120):
+    for edit in changes.edit_set("validation", 120):
         before, after = cells(edit.source), cells(edit.target)
         same = {cell for cell in before if before[cell] == after.get(cell)}
         assert set(edit.kept) == {before[cell] for cell in same}
@@ -89,23 +88,23 @@ def test_just_what_the_instruction_says_has_changed():
 def test_training_edits_are_train_without_held_out_pairs():
     kinds = collections.Counter()
     for i in range(300):
-        edit = shapes.edit_example(3, i)
+        edit = changes.edit_example(3, i)
         kinds[edit.kind] += 1
         assert split_of(edit.target) == "train" and "train" in splits_of(edit.source.things)
         for scene in (edit.source, edit.target):
-            assert not set(pairs_of(scene)) & shapes.HELD_OUT
-        assert not any(" ".join(pair) in edit.instruction for pair in shapes.HELD_OUT)
-    assert set(kinds) == set(shapes.EDITS) and min(kinds.values()) > 50
-    assert shapes.edit_example(3, 7) == shapes.edit_example(3, 7) != shapes.edit_example(3, 8)
+            assert not set(pairs_of(scene)) & language.HELD_OUT
+        assert not any(" ".join(pair) in edit.instruction for pair in language.HELD_OUT)
+    assert set(kinds) == set(changes.EDITS) and min(kinds.values()) > 50
+    assert changes.edit_example(3, 7) == changes.edit_example(3, 7) != changes.edit_example(3, 8)
 
 
 def test_an_edit_that_does_not_fit_is_none():
     rng = random.Random(0)
-    full = shapes.scatter(rng, shapes.PAIRS[:4])
+    full = rendering.scatter(rng, language.PAIRS[:4])
     assert changes.edited(rng, full, "add") is None and changes.edited(rng, full, "move") is None
-    alone = shapes.scatter(rng, shapes.PAIRS[:1])
+    alone = rendering.scatter(rng, language.PAIRS[:1])
     assert changes.edited(rng, alone, "remove") is None
-    twins = shapes.scatter(rng, shapes.PAIRS[:1] * 2)
+    twins = rendering.scatter(rng, language.PAIRS[:1] * 2)
     for kind in ("recolor", "remove", "move"):
         assert changes.edited(rng, twins, kind) is None
 
@@ -115,7 +114,7 @@ def test_an_edit_that_does_not_fit_is_none():
 
 @pytest.fixture(scope="module")
 def stream():
-    return [shapes.several_example(11, i) for i in range(1200)]
+    return [changes.several_example(11, i) for i in range(1200)]
 
 
 def truth(frames, q):
@@ -138,7 +137,7 @@ def test_answers_about_several_pictures_are_what_looking_gives(stream):
         for q in asked:
             assert truth(frames, q) == q.answer, q
             checked[q.kind] += 1
-    assert set(checked) == {*shapes.PAIR_KINDS, *shapes.CLIP_KINDS} and min(checked.values()) > 15
+    assert set(checked) == {*changes.PAIR_KINDS, *changes.CLIP_KINDS} and min(checked.values()) > 15
 
 
 def test_examples_of_several_pictures(stream):
@@ -148,12 +147,12 @@ def test_examples_of_several_pictures(stream):
     for frames, asked in stream:
         assert all(f.shape == (32, 32, 3) and f.dtype == np.uint8 for f in frames)
         assert 1 <= len(asked) <= 4 and len({q.text for q in asked}) == len(asked)
-        kinds = shapes.PAIR_KINDS if len(frames) == 2 else shapes.CLIP_KINDS
+        kinds = changes.PAIR_KINDS if len(frames) == 2 else changes.CLIP_KINDS
         assert {q.kind for q in asked} <= set(kinds)
-    one, again = shapes.several_example(11, 5), stream[5]
+    one, again = changes.several_example(11, 5), stream[5]
     assert one[1] == again[1] and all(map(np.array_equal, one[0], again[0]))
     for i in range(40):
-        assert len(shapes.several_example(2, i, clips=False)[0]) == 2
+        assert len(changes.several_example(2, i, clips=False)[0]) == 2
 
 
 def shares(asked):
@@ -178,16 +177,16 @@ def test_no_answer_about_several_pictures_is_a_good_guess(stream):
     assert set(found) == set(most)
     for kind, (number, most_often) in most.items():
         assert len(found[kind]) == number and max(found[kind].values()) < most_often, found[kind]
-    tested = shares(q for _, q in shapes.several_set("test", 900))
+    tested = shares(q for _, q in changes.several_set("test", 900))
     for kind, (number, most_often) in (most | {"pair_more": (3, 0.42)}).items():
         assert len(tested[kind]) == number and max(tested[kind].values()) < most_often + 0.03
 
 
 def test_questions_of_a_split_are_about_its_contents():
-    asked = shapes.several_set("test", 60, seed=1)
-    kinds = (*shapes.PAIR_KINDS, *shapes.CLIP_KINDS)
+    asked = changes.several_set("test", 60, seed=1)
+    kinds = (*changes.PAIR_KINDS, *changes.CLIP_KINDS)
     assert collections.Counter(q.kind for _, q in asked) == dict.fromkeys(kinds, 10)
-    assert [q for _, q in shapes.several_set("test", 6, seed=1)] == [q for _, q in asked[:6]]
+    assert [q for _, q in changes.several_set("test", 6, seed=1)] == [q for _, q in asked[:6]]
     for frames, q in asked:
         shown = frames if len(frames) == 2 else frames[:1]
         for frame in shown:
@@ -198,7 +197,7 @@ def test_questions_of_a_split_are_about_its_contents():
 def test_more_is_counted():
     rng = random.Random(3)
     red, blue = ("red", "circle"), ("blue", "square")
-    scenes = shapes.scatter(rng, [red, blue]), shapes.scatter(rng, [red, red, blue])
+    scenes = rendering.scatter(rng, [red, blue]), rendering.scatter(rng, [red, red, blue])
     wanted = {"objects": "second", "circles": "second", "squares": "neither"}
     wanted |= {"red objects": "second", "blue objects": "neither"}
     found = [changes.more_question(rng, scenes, "") for _ in range(80)]
@@ -228,4 +227,4 @@ def test_movers_go_one_cell_and_the_others_stay(movers):
         assert sorted(moved) == sorted(told)
         ends = [tuple(np.add(cell, WAYS[way])) for _, cell, way in moved]
         start = {shapes_truth.cell(seen) for seen in shapes_truth.objects(clip.frames[0])}
-        assert set(ends) <= set(shapes.CELLS) - start and len(set(ends)) == movers
+        assert set(ends) <= set(rendering.CELLS) - start and len(set(ends)) == movers

@@ -9,7 +9,7 @@ import tiny
 from srum_jax.data import packing, sources
 from srum_jax.data.schema import Example, Lanes
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import examples as shapes_examples
 from srum_jax.worlds.shapes import pretrain
 
 CAPTIONS = ["a red circle", "two blue squares", "a red circle and a blue square"]
@@ -18,7 +18,9 @@ EDITS = ["remove the red circle .", "move the blue square up ."]
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    return Tokenizer.from_folder(shapes.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
+    return Tokenizer.from_folder(
+        shapes_examples.write_tokenizer(tmp_path_factory.mktemp("words")).parent
+    )
 
 
 @pytest.fixture(scope="module")

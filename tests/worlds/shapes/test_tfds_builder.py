@@ -6,8 +6,7 @@ import textwrap
 
 import pytest
 
-from srum_jax.worlds.shapes import examples as shapes
-from srum_jax.worlds.shapes import tfds_builder
+from srum_jax.worlds.shapes import language, tfds_builder
 
 
 def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
@@ -43,7 +42,7 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
     for split, row, made in rows("scenes"):
         caption = row["caption"].decode()
         assert caption == made["caption"] and same(row["image"], made["image"])
-        assert shapes.split_of(shapes.parse(caption)) == split
+        assert language.split_of(language.parse(caption)) == split
         kinds = [shapes.SCENE_KINDS[k] for k in row["questions"]["kind"]]
         assert kinds == [q["kind"] for q in made["questions"]]
         things = row["objects"]
@@ -87,7 +86,7 @@ def test_held_out_pairs_are_marked():
     edits = [tfds_builder.record("test", 0, i, "edits") for i in range(40)]
     assert {edit["held_out"] for edit in edits} == {False, True}
     for edit in edits:
-        named = any(" ".join(pair) in edit["instruction"] for pair in shapes.HELD_OUT)
+        named = any(" ".join(pair) in edit["instruction"] for pair in language.HELD_OUT)
         assert edit["held_out"] or not named
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from srum_jax.worlds.shapes import examples as shapes
+from srum_jax.worlds.shapes import changes, examples, language, questions, rendering
 from srum_jax.worlds.shapes.changes import Edit, edited
 from srum_jax.worlds.shapes.verifier import see, verify, verify_caption, verify_edit, verify_region
 
@@ -24,8 +24,8 @@ PLACED = {
 
 def picture(name, seed=0):
     rng = random.Random(seed)
-    things = tuple(shapes.place(rng, pair, cell) for pair, cell in PLACED[name])
-    return shapes.draw(shapes.Scene(things, (24.0, 26.0, 30.0))), things
+    things = tuple(rendering.place(rng, pair, cell) for pair, cell in PLACED[name])
+    return rendering.draw(rendering.Scene(things, (24.0, 26.0, 30.0))), things
 
 
 def changed(image, sigma=0.0, noise=0.0, seed=0):
@@ -35,17 +35,17 @@ def changed(image, sigma=0.0, noise=0.0, seed=0):
 
 
 def rate(change, count=150):
-    made = [shapes.clean_image(8, i) for i in range(count)]
+    made = [examples.clean_image(8, i) for i in range(count)]
     return sum(verify(change(image), text).right for text, image in made) / count
 
 
 def test_clean_pictures_are_right():
     for i in range(600):
-        text, image = shapes.clean_image(3, i)
+        text, image = examples.clean_image(3, i)
         verdict = verify(image, text)
         assert verdict.right and all(verdict.objects) and verdict.reason == "", (i, text, verdict)
     for i in range(600):
-        text, image = shapes.generation_example(3, i)
+        text, image = examples.generation_example(3, i)
         verdict = verify(image, text)
         assert verdict.right and len(verdict.found) == len(verdict.objects), (i, text, verdict)
 
@@ -122,45 +122,47 @@ def test_a_prompt_one_change_away_is_wrong(name, right, wrong):
 def sized(**scales):
     """A red circle and a blue square of these sizes."""
     rng = random.Random(len(scales["red"]) + 2 * len(scales["blue"]))
-    red = shapes.place(rng, ("red", "circle"), (0, 0), scales["red"])
-    blue = shapes.place(rng, ("blue", "square"), (1, 0), scales["blue"])
-    return shapes.draw(shapes.Scene((red, blue), (24.0, 26.0, 30.0)))
+    red = rendering.place(rng, ("red", "circle"), (0, 0), scales["red"])
+    blue = rendering.place(rng, ("blue", "square"), (1, 0), scales["blue"])
+    return rendering.draw(rendering.Scene((red, blue), (24.0, 26.0, 30.0)))
 
 
 def test_sizes_are_verified():
-    for red in shapes.SIZES:
-        for blue in shapes.SIZES:
+    for red in rendering.SIZES:
+        for blue in rendering.SIZES:
             image = sized(red=red, blue=blue)
             assert verify(image, "a red circle and a blue square").right
-            for said in shapes.SIZES:
-                for told in shapes.SIZES:
+            for said in rendering.SIZES:
+                for told in rendering.SIZES:
                     verdict = verify(image, f"a {told} blue square and a {said} red circle")
                     assert verdict.right == ((said, told) == (red, blue))
                     assert verdict.objects == (True, True)  # both are there
     image, (thing,) = picture("one")
-    other = next(size for size in shapes.SIZES if size != thing.scale)
+    other = next(size for size in rendering.SIZES if size != thing.scale)
     assert verify(image, f"a {thing.scale} red circle").right
     verdict = verify(image, f"a {other} red circle")
     assert verdict.reason == f"a red circle is not {other}"
 
 
 def test_a_size_between_is_neither():
-    cover = shapes.template("square", 10)[None].repeat(2, 0).mean(0)
+    cover = rendering.template("square", 10)[None].repeat(2, 0).mean(0)
     image = np.full((32, 32, 3), 25.0)
-    image[3:13, 4:14] += cover[..., None] * (shapes.PALETTE[0] - 25)
-    image[3:13, 14] += 0.5 * (shapes.PALETTE[0] - 25)  # half a pixel more each way
-    image[13, 4:14] += 0.5 * (shapes.PALETTE[0] - 25)
+    image[3:13, 4:14] += cover[..., None] * (rendering.PALETTE[0] - 25)
+    image[3:13, 14] += 0.5 * (rendering.PALETTE[0] - 25)  # half a pixel more each way
+    image[13, 4:14] += 0.5 * (rendering.PALETTE[0] - 25)
     (seen,) = see(image.astype(np.uint8))
     assert seen.pair == ("red", "square") and seen.flaw == seen.scale == ""
-    assert not any(verify(image.astype(np.uint8), f"a {s} red square").right for s in shapes.SIZES)
+    assert not any(
+        verify(image.astype(np.uint8), f"a {s} red square").right for s in rendering.SIZES
+    )
 
 
 @pytest.mark.parametrize("change", [lambda x: changed(x, sigma=0.6), lambda x: changed(x, noise=8)])
 def test_sizes_survive_a_decoder(change):
     rng = random.Random(6)
-    made = [shapes.scatter(rng, [shapes.pick(rng, shapes.PAIRS)]) for _ in range(150)]
+    made = [rendering.scatter(rng, [rendering.pick(rng, language.PAIRS)]) for _ in range(150)]
     right = [
-        [seen.scale for seen in see(change(shapes.draw(scene)))] == [scene.things[0].scale]
+        [seen.scale for seen in see(change(rendering.draw(scene)))] == [scene.things[0].scale]
         for scene in made
     ]
     assert np.mean(right) >= 0.97
@@ -178,10 +180,10 @@ def test_objects_say_which_demand_is_met():
 def test_the_same_column_is_neither_left_nor_right():
     rng = random.Random(1)
     a, b = (
-        shapes.place(rng, p, c)
+        rendering.place(rng, p, c)
         for p, c in ((("red", "circle"), (0, 0)), (("blue", "square"), (1, 0)))
     )
-    image = shapes.draw(shapes.Scene((a, b), (20.0, 20.0, 20.0)))
+    image = rendering.draw(rendering.Scene((a, b), (20.0, 20.0, 20.0)))
     assert verify(image, "a red circle above a blue square").right
     for word in ("left", "right"):
         assert not verify(image, f"a red circle {word} of a blue square").right
@@ -206,8 +208,8 @@ def test_blur_fails():
 def test_malformed_objects_are_no_objects(flaw):
     rng = random.Random(2)
     for _ in range(450):
-        scene = shapes.scatter(rng, [shapes.pick(rng, shapes.PAIRS)])
-        seen = see(shapes.draw_flawed(rng, scene, 0, flaw))
+        scene = rendering.scatter(rng, [rendering.pick(rng, language.PAIRS)])
+        seen = see(rendering.draw_flawed(rng, scene, 0, flaw))
         assert seen and all(thing.flaw for thing in seen), (flaw, scene, seen)
 
 
@@ -215,8 +217,8 @@ def test_one_malformed_object_spoils_the_picture():
     rng = random.Random(2)
     text = "a red circle and a blue square"
     for flaw in ("half", "mixed", "cut"):
-        scene = shapes.scatter(rng, [("red", "circle"), ("blue", "square")])
-        verdict = verify(shapes.draw_flawed(rng, scene, 0, flaw), text)
+        scene = rendering.scatter(rng, [("red", "circle"), ("blue", "square")])
+        verdict = verify(rendering.draw_flawed(rng, scene, 0, flaw), text)
         assert not verdict.right and verdict.objects == (False, True)
 
 
@@ -230,12 +232,12 @@ def test_quarters_of_two_shapes_fail():
             ("triangle", "square"),
             ("cross", "circle"),
         ):
-            cover = shapes.template(shape, size).copy()
+            cover = rendering.template(shape, size).copy()
             half = size // 2
-            cover[:half, :half] = shapes.template(other, size)[:half, :half]
-            cover[half:, half:] = shapes.template(other, size)[half:, half:]
+            cover[:half, :half] = rendering.template(other, size)[:half, :half]
+            cover[half:, half:] = rendering.template(other, size)[half:, half:]
             image = np.full((32, 32, 3), 25.0)
-            tone = shapes.pick(rng, shapes.PALETTE)
+            tone = rendering.pick(rng, rendering.PALETTE)
             part = image[2 : 2 + size, 2 : 2 + size]
             part += cover[..., None] * (tone - part)
             assert all(thing.flaw for thing in see(image.astype(np.uint8))), (size, shape, other)
@@ -258,7 +260,9 @@ def test_a_region_is_right_if_it_holds_one_demanded_object():
     assert not verify_region(image, (17, 0, 32, 15), text)  # none
     x0, y0, x1, y1 = circle.box
     assert not verify_region(image, (x0, y0, (x0 + x1) / 2 + 1, y1), text)  # cut through
-    flawed = shapes.draw_flawed(random.Random(0), shapes.Scene((circle,), (20.0,) * 3), 0, "cut")
+    flawed = rendering.draw_flawed(
+        random.Random(0), rendering.Scene((circle,), (20.0,) * 3), 0, "cut"
+    )
     assert not verify_region(flawed, circle.box, text)
 
 
@@ -277,21 +281,23 @@ def spoilt(rng, edit):
             yield further.target
     for thing in target.things:
         rest = tuple(t for t in target.things if t != thing)
-        shape = next(s for s in shapes.SHAPES if (thing.color, s) != edit.new and s != thing.shape)
-        another = shapes.place(rng, (thing.color, shape), (thing.row, thing.col))
-        yield shapes.Scene((*rest, another), target.ground)
+        shape = next(
+            s for s in rendering.SHAPES if (thing.color, s) != edit.new and s != thing.shape
+        )
+        another = rendering.place(rng, (thing.color, shape), (thing.row, thing.col))
+        yield rendering.Scene((*rest, another), target.ground)
 
 
-@pytest.mark.parametrize("kind", shapes.EDITS)
+@pytest.mark.parametrize("kind", changes.EDITS)
 def test_an_edit_is_right_if_just_that_has_changed(kind):
     rng, refused = random.Random(1), 0
-    for edit in (e for e in shapes.edit_set("test", 100) if e.kind == kind):
-        assert verify_edit(shapes.draw(edit.target), edit)
-        assert not verify_edit(shapes.draw(edit.source), edit)
-        flawed = shapes.draw_flawed(rng, edit.target, 0, "mixed")
+    for edit in (e for e in changes.edit_set("test", 100) if e.kind == kind):
+        assert verify_edit(rendering.draw(edit.target), edit)
+        assert not verify_edit(rendering.draw(edit.source), edit)
+        flawed = rendering.draw_flawed(rng, edit.target, 0, "mixed")
         assert not verify_edit(flawed, edit)
         for scene in spoilt(rng, edit):
-            assert not verify_edit(shapes.draw(scene), edit), (edit.instruction, scene)
+            assert not verify_edit(rendering.draw(scene), edit), (edit.instruction, scene)
             refused += 1
     assert refused > 60
 
@@ -299,30 +305,32 @@ def test_an_edit_is_right_if_just_that_has_changed(kind):
 def test_where_an_edit_leaves_a_choice_any_is_right():
     rng = random.Random(2)
     a, b = (
-        shapes.place(rng, pair, cell, "big")
+        rendering.place(rng, pair, cell, "big")
         for pair, cell in ((("red", "circle"), (0, 0)), (("blue", "square"), (0, 1)))
     )
-    scene = shapes.Scene((a, b), (20.0, 20.0, 20.0))
+    scene = rendering.Scene((a, b), (20.0, 20.0, 20.0))
     new = ("green", "cross")
-    added = shapes.Scene((a, b, shapes.place(rng, new, (1, 0))), scene.ground)
+    added = rendering.Scene((a, b, rendering.place(rng, new, (1, 0))), scene.ground)
     edit = Edit("add", scene, "add a green cross .", added, new, None)
     for cell in ((1, 0), (1, 1)):
-        either = shapes.Scene((a, b, shapes.place(rng, new, cell)), scene.ground)
-        assert verify_edit(shapes.draw(either), edit)
+        either = rendering.Scene((a, b, rendering.place(rng, new, cell)), scene.ground)
+        assert verify_edit(rendering.draw(either), edit)
     # A thing kept may be drawn anew in its cell, smaller and shifted, but not in another cell.
-    again = shapes.place(rng, a.pair, (0, 0), "small")
-    assert verify_edit(shapes.draw(shapes.Scene((again, *added.things[1:]), scene.ground)), edit)
-    there = shapes.place(rng, a.pair, (1, 1))
+    again = rendering.place(rng, a.pair, (0, 0), "small")
+    assert verify_edit(
+        rendering.draw(rendering.Scene((again, *added.things[1:]), scene.ground)), edit
+    )
+    there = rendering.place(rng, a.pair, (1, 1))
     assert not verify_edit(
-        shapes.draw(shapes.Scene((there, *added.things[1:]), scene.ground)), edit
+        rendering.draw(rendering.Scene((there, *added.things[1:]), scene.ground)), edit
     )
 
 
 def test_a_caption_says_all_that_the_scene_shows():
     rng = random.Random(3)
-    a = shapes.place(rng, ("red", "circle"), (0, 0), "big")
-    b = shapes.place(rng, ("blue", "square"), (1, 0), "small")
-    scene = shapes.Scene((a, b), (20.0, 20.0, 20.0))
+    a = rendering.place(rng, ("red", "circle"), (0, 0), "big")
+    b = rendering.place(rng, ("blue", "square"), (1, 0), "small")
+    scene = rendering.Scene((a, b), (20.0, 20.0, 20.0))
     for text, right in {
         "a red circle and a blue square": True,
         "A blue square and a red circle": True,
@@ -340,11 +348,11 @@ def test_a_caption_says_all_that_the_scene_shows():
         "": False,
     }.items():
         assert verify_caption(text, scene) is right, text
-    three = shapes.Scene((a, shapes.place(rng, a.pair, (0, 1)), b), scene.ground)
+    three = rendering.Scene((a, rendering.place(rng, a.pair, (0, 1)), b), scene.ground)
     assert not verify_caption("a red circle and a blue square", three)
-    for made in shapes.caption_set("test", 40):
+    for made in questions.caption_set("test", 40):
         said = [
-            text for content in shapes.scene_contents(made) for text in shapes.wordings(content)
+            text for content in language.scene_contents(made) for text in language.wordings(content)
         ]
         assert said and all(verify_caption(text, made) for text in said)
 

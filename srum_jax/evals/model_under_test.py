@@ -1,0 +1,76 @@
+"""A model that a suite asks: it draws, answers, writes and edits, in whole compiled calls.
+
+Owns how each kind of request is put to a model. What it replies is a function of the request and
+the weights alone; what else is asked beside it changes nothing.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from srum_jax.data.images import picture
+from srum_jax.data.schema import LayoutSizes
+from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.evals.suite import AnswerRequest, EditRequest, TextRequest
+from srum_jax.generation import context
+from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.generation.image_sampler import ImageRequest, ImageSampler, guidance_contexts
+from srum_jax.generation.text_generator import TextGenerator
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelUnderTest:
+    """A model and the ways to ask it; `batch`: requests that share a compiled call."""
+
+    layout: LayoutSizes
+    tokenizer: Tokenizer
+    batch: int
+    sampler: ImageSampler
+    scorer: AnswerScorer
+    generator: TextGenerator
+    encoder: ImageEncoder
+
+    def answers(self, requests: Sequence[AnswerRequest]) -> list[str]:
+        """The likeliest first token of each answer, as a text."""
+        given: dict[int, int] = {}
+        # One image, two, and clips go apart, or a clip would lengthen every row; clips of all
+        # lengths go together, or each would have its own program.
+        numbers = [min(len(request.images), 3) for request in requests]
+        for number in sorted(set(numbers)):
+            places = [i for i, n in enumerate(numbers) if n == number]
+            some = [requests[i] for i in places]
+            found = self.scorer.probabilities(
+                [r.images for r in some], [[r.question] for r in some]
+            )
+            given |= {i: int(p[0].argmax()) for i, p in zip(places, found, strict=True)}
+        return [self.tokenizer.decode([given[i]]) for i in range(len(requests))]
+
+    def texts(self, requests: Sequence[TextRequest]) -> list[str]:
+        """What is written about the images, by the likeliest tokens."""
+        written: dict[int, str] = {}
+        for limit in sorted({request.max_tokens for request in requests}):
+            places = [i for i, request in enumerate(requests) if request.max_tokens == limit]
+            contexts = [self._context(requests[i]) for i in places]
+            found = self.generator.generate(contexts, max_tokens=limit)
+            written |= {i: one.text for i, one in zip(places, found, strict=True)}
+        return [written[i] for i in range(len(requests))]
+
+    def edits(self, requests: Sequence[EditRequest]) -> list[np.ndarray]:
+        """The changed images uint8 [H,W,3], in the sizes of those that were given."""
+        asked = []
+        for request in requests:
+            before = request.image
+            items = (
+                self.encoder.encode(before),
+                picture(before, self.layout),
+                self.tokenizer.text(request.instruction),
+            )
+            contexts = guidance_contexts(items)
+            asked.append(ImageRequest(**contexts, size=before.shape[:2], seed=request.seed))
+        return [one.image for one in self.sampler.sample(asked)]
+
+    def _context(self, request: TextRequest) -> context.Context:
+        pictures = (picture(one, self.layout) for one in request.images)
+        return (*pictures, self.tokenizer.text(request.instruction))
