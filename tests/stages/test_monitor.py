@@ -295,12 +295,20 @@ def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatc
 # ------------------------------------------------------------------------------- with which judge
 
 
-def numbered(text, ids, *, finished=True):
-    """In the parser's place: no first word of a text is read before it is asked for again."""
-    first = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest())
-    status = judge.OK if first % 3 else parsing.MISSING
-    score = first / 2**15 - 1 if status == judge.OK else float("nan")
-    return parsing.ParsedScores({i: (score, status) for i in ids})
+class Numbered:
+    """In the parser's place: a text is its own score, but for the one that comes first, so that
+    whatever is answered greedily is asked for again."""
+
+    def __init__(self):
+        self.first = None
+
+    def __call__(self, text, ids, *, finished=True):
+        self.first = text if self.first is None else self.first
+        score = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest()) / 2**15 - 1
+        unread = (float("nan"), parsing.MISSING)
+        return parsing.ParsedScores(
+            {i: unread if text == self.first else (score, judge.OK) for i in ids}
+        )
 
 
 def any_words(self, text):
@@ -315,7 +323,8 @@ READ_OUTS = {
         "score__view": "outline",
         "score__written__think": False,
         "score__written__max_tokens": 4,
-        "score__written__attempts": 2,
+        "score__written__attempts": 3,
+        "score__written__temperature": 5.0,
     },
     "proposer": {"score__proposers": ("grid", "components"), "score__grid": 3, "score__regions": 4},
 }
@@ -325,7 +334,7 @@ READ_OUTS = {
 def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
     """One model, one image: one score and one status, whatever `score` says."""
     if readout == "written":
-        monkeypatch.setattr(written.parsing, "parse", numbered)
+        monkeypatch.setattr(written.parsing, "parse", Numbered())
         monkeypatch.setattr(Tokenizer, "encode", any_words)
     # Of few words where they are scored; of any where texts are: those must differ.
     folder = tiny.write_model(tmp_path / "model", answers=readout != "written")
