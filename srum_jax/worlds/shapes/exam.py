@@ -92,6 +92,7 @@ class ShapesVerifier:
         return verifier.verify(image, prompt).right
 
     def region_right(self, image: np.ndarray, box: Sequence[float], prompt: str) -> bool:
+        """Whether the box (x0, y0, x1, y1 in px) holds one object, well made, of the prompt."""
         return verifier.verify_region(image, box, prompt)
 
 

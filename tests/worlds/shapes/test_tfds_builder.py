@@ -16,10 +16,10 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
     import sys
     import numpy as np
     from PIL import Image
-    from srum_jax.data import shapes, shapes_tfds
+    from srum_jax.worlds.shapes import language, question_forms, rendering, tfds_builder
     assert "tensorflow_datasets" not in sys.modules
     sizes = dict(train=14, validation=4, test=5)
-    built = {{k: shapes_tfds.build({str(tmp_path)!r}, k, **sizes) for k in shapes_tfds.STREAMS}}
+    built = {{k: tfds_builder.build({str(tmp_path)!r}, k, **sizes) for k in tfds_builder.STREAMS}}
     import tensorflow_datasets as tfds
     assert len({{b.data_dir for b in built.values()}}) == 4
 
@@ -27,10 +27,10 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
         assert isinstance(built[kind], tfds.core.GeneratorBasedBuilder)
         loaded = tfds.builder_from_directory(built[kind].data_dir)
         assert {{k: v.num_examples for k, v in loaded.info.splits.items()}} == sizes
-        for split in shapes.SPLITS:
+        for split in language.SPLITS:
             for row in loaded.as_data_source(split):
                 number = int(row["id"].decode().split("-")[1])
-                made = shapes_tfds.record(split, 0, number, kind)
+                made = tfds_builder.record(split, 0, number, kind)
                 names = loaded.info.features["kind"].names if "kind" in row else None
                 assert names is None or names[row["kind"]] == made["kind"]
                 yield split, row, made
@@ -43,14 +43,14 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
         caption = row["caption"].decode()
         assert caption == made["caption"] and same(row["image"], made["image"])
         assert language.split_of(language.parse(caption)) == split
-        kinds = [shapes.SCENE_KINDS[k] for k in row["questions"]["kind"]]
+        kinds = [question_forms.SCENE_KINDS[k] for k in row["questions"]["kind"]]
         assert kinds == [q["kind"] for q in made["questions"]]
         things = row["objects"]
         boxes = np.rint(np.array(things["bbox"]) * 32).astype(int)
         for (y0, x0, y1, x1), color, size in zip(boxes, things["color"], things["size"]):
             middle = row["image"][(y0 + y1) // 2, (x0 + x1) // 2].astype(float)
-            assert np.abs(middle - shapes.PALETTE[color]).max() <= 12
-            assert y1 - y0 == x1 - x0 and y1 - y0 in tuple(shapes.SIZES.values())[size]
+            assert np.abs(middle - rendering.PALETTE[color]).max() <= 12
+            assert y1 - y0 == x1 - x0 and y1 - y0 in tuple(rendering.SIZES.values())[size]
     for split, row, made in rows("edits"):
         assert row["instruction"].decode() == made["instruction"]
         assert same(row["source"], made["source"]) and same(row["target"], made["target"])
