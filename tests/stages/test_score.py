@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-import srum_jax
 from srum_jax import config
 from srum_jax.configs import base
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import param_tree, registry, sharding
 from srum_jax.data import shards
 from srum_jax.data.images import decode, encode_png
 from srum_jax.models.bagel import hf, model_config, vae
@@ -22,7 +20,6 @@ from srum_jax.rewards import judge, maps
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.logits import LogitJudge
 from srum_jax.stages import judges, score
-from srum_jax.stages import loading as stage_model
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
 CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, shard_size=3)
@@ -191,7 +188,7 @@ def test_examples_take_categories_in_turn_and_the_widest_prompts_first():
 
 def test_a_whole_stage_with_a_tiny_untrained_model(tmp_path):
     """From files to files, through the loader, the tokenizer and the model itself."""
-    tokenizer = pathlib.Path(srum_jax.__file__).parent / stage_model.BASE / "tokenizer.json"
+    tokenizer = registry.base_folder("shapes") / "tokenizer.json"
     shapes = model_config.SHAPES
     tiny = dataclasses.replace(
         shapes,
