@@ -33,8 +33,7 @@ from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models import int8
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
-from srum_jax.worlds.shapes import questions as shapes_questions
-from srum_jax.worlds.shapes import verifier
+from srum_jax.worlds.shapes import exam
 
 BASE = "float32"  # differences are to it
 PRECISIONS = {  # dtype of weights, dtype of products, and whether the large matrices are int8
@@ -106,32 +105,29 @@ def draw(arms: dict[str, Arm], vae_params, cfg, words, settings, count: int) -> 
 
     found = in_turn({n: call(a) for n, a in arms.items()}, prompts, settings.batch, "draw")
 
-    def right(images):
-        verdicts = [verifier.verify(i, p.text) for i, p in zip(images, prompts, strict=True)]
-        return np.array([verdict.right for verdict in verdicts])
-
-    return {name: (right(images), rate) for name, (images, rate) in found.items()}
+    texts = [p.text for p in prompts]
+    return {n: (exam.right_drawings(images, texts), rate) for n, (images, rate) in found.items()}
 
 
 def ask(arms: dict[str, Arm], cfg, words, count: int) -> dict[str, tuple]:
     """{precision: (bool [count] of right answers, answers a second)}."""
-    asked = shapes_questions.qa_set("test", count)
+    asked = exam.questions("test", count, several=0)
 
     def call(arm: Arm):
         scorer = AnswerScorer(arm.params, cfg, words, ASKED, dtype=arm.dtype)
 
         def answered(part):
-            images, questions = zip(*part, strict=True)
-            found = scorer.probabilities(images, [[q.text] for q in questions])
-            return [
-                words.encode(q.answer)[0] == p[0].argmax()
-                for q, p in zip(questions, found, strict=True)
-            ]
+            found = scorer.probabilities([r.images for r in part], [[r.question] for r in part])
+            return [words.decode([int(p[0].argmax())]) for p in found]
 
         return answered
 
     found = in_turn({n: call(a) for n, a in arms.items()}, asked, ASKED, "ask")
-    return {name: (np.array(right), rate) for name, (right, rate) in found.items()}
+
+    def right(replies):
+        return np.array([verdict.right for verdict in exam.judge_answers(asked, replies)])
+
+    return {name: (right(replies), rate) for name, (replies, rate) in found.items()}
 
 
 def share(right: np.ndarray) -> str:
@@ -180,7 +176,7 @@ def main() -> None:
 
     cfg, words = model_config.from_folder(args.model), Tokenizer.from_folder(args.model)
     settings = dataclasses.replace(generation_config.from_folder(args.model).generate, batch=DRAWN)
-    if settings.size != (verifier.SIDE, verifier.SIDE):
+    if settings.size != (exam.SIDE, exam.SIDE):
         parser.error(f"{args.model} draws {settings.size} pixels: not the shapes world's")
     params, vae_params = hf.load(args.model, cfg)
     vae_params = jax.tree.map(jnp.asarray, vae_params)

@@ -37,8 +37,8 @@ from srum_jax.stages import export, generate, judges, loading, score
 from srum_jax.stages import train as training
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, device_name, run_stage, versions
 from srum_jax.training import metrics
+from srum_jax.worlds.shapes import exam
 from srum_jax.worlds.shapes import questions as shapes_questions
-from srum_jax.worlds.shapes import verifier
 
 SCHEMA = 1
 ALL = "all"  # --phase: one after the other, while each has a winner
@@ -157,49 +157,44 @@ def link(shared: Any, work: Any, stage: str) -> None:
     here.symlink_to(os.path.relpath(there.resolve(), here.parent.resolve()), True)
 
 
+@dataclasses.dataclass(frozen=True)
+class OracleJudge:
+    """The exact verifier in the judge's place: images and regions score +1 right, -1 wrong."""
+
+    def judge(
+        self, images: Sequence[regions.PromptedImage], proposer: regions.Proposer, **_: Any
+    ) -> list[judge.Judgement]:
+        """One judgement an image; what the exam cannot judge raises ValueError."""
+        exact = exam.ShapesVerifier()
+        right = exam.right_drawings([one.image for one in images], [one.prompt for one in images])
+
+        def judged(one: regions.PromptedImage, box: regions.Box) -> judge.RegionJudgement:
+            sign = 1.0 if exact.region_right(one.image, box, one.prompt) else -1.0
+            return judge.RegionJudgement(box, sign, judge.OK, "", (), proposer.name)
+
+        return [
+            judge.Judgement(
+                regions=tuple(judged(one, region.box) for region in found),
+                image_score=1.0 if fits else -1.0,
+                image_status=judge.OK,
+                parts={},
+            )
+            for one, fits, found in zip(
+                images, right, regions.propose(proposer, images), strict=True
+            )
+        ]
+
+
 def oracle_scores(cfg: Config, work: Any) -> None:
-    """The stage `score` of this round, the exact verifier in the judge's place: +1 right, -1 wrong.
-
-    Images by `verify`, the regions that the first proposer finds by `verify_region`.
-    """
-
+    """The stage `score` of this round, by the oracle and the regions of the first proposer."""
     candidates = work.stage("generate")
     inputs = {"candidates": Manifest.read(candidates).hash, "reward": "oracle"}
-    proposer = judges.proposer(cfg.score.proposers[0], cfg.score)
-
-    def scored(record: dict[str, Any]) -> dict[str, Any]:
-        picture, prompt = record["image"], record["prompt"]
-        (found,) = regions.propose(proposer, [regions.PromptedImage(picture, prompt)])
-        boxes = [region.box for region in found]
-
-        def sign(right: bool) -> np.float32:
-            return np.float32(1 if right else -1)
-
-        return {
-            **{name: record[name] for name in ("id", "prompt_id", "k")},
-            "regions": [
-                {
-                    "bbox": np.array(box, np.float32),
-                    "score": sign(verifier.verify_region(picture, box, prompt)),
-                    "status": judge.OK,
-                    "label": "",
-                    "proposer": proposer.name,
-                }
-                for box in boxes
-            ],
-            "image_score": sign(verifier.verify(picture, prompt).right),
-            "image_status": judge.OK,
-        }
+    how = judges.scores_alone(cfg).score
+    panel = judges.JudgePanel(OracleJudge(), (judges.proposer(how.proposers[0], how),))
 
     def body(folder: Any) -> Outcome:
-        records = shards.read(candidates)
-        sizes = shards.shard_sizes(len(records), cfg.score.shard_size)
-        for u, size in enumerate(sizes):
-            part = [scored(records[u * cfg.score.shard_size + i]) for i in range(size)]
-            shards.write_shard(folder, score.NAME, shards.score_features(), part, u, len(sizes))
-        shards.finish(folder, score.NAME, shards.score_features(), sizes)
-        counts = score.count_statuses(shards.read(folder), proposer.name)
-        return Outcome({"scores": "."}, counts, len(records))
+        outcome = score.score(shards.read(candidates), folder, how, panel)
+        return dataclasses.replace(outcome, outputs={"scores": "."})  # it is not calibrated
 
     run_stage("score", cfg, work, sections=("score",), inputs=inputs, body=body)
 

@@ -7,7 +7,7 @@ picture by picture. Right and wrong are strings of 1 and 0 in prompt order.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from srum_jax.config import Config
 from srum_jax.evals import stats
-from srum_jax.generation import image_sampler
+from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
 from srum_jax.rewards import question_templates
-from srum_jax.rewards.boxes import regions
-from srum_jax.stages import judges, replies
+from srum_jax.stages import draw_and_judge, judges, replies
+from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.worlds.shapes import exam
 
@@ -35,34 +35,34 @@ class Artist:
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
-    def _sampler(self) -> image_sampler.ImageSampler:
+    def _sampler(self) -> ImageSampler:
         return self.opened.image_sampler(self.cfg, self.mesh)
 
-    def draw(self, texts: Sequence[str], scale: float, k: int = 0) -> list[np.ndarray]:
-        """Picture number k of each prompt, uint8 [H,W,3], at this guidance scale."""
-        words, size = self.opened.tokenizer, self.cfg.sample.size
+    def draw(self, texts: Sequence[str], scale: float, k: int = 0) -> list[dict[str, Any]]:
+        """SeededPrompt records with picture number k of each prompt, at this guidance scale."""
         run_seed = self.cfg.evaluate.seed + self.cfg.seed
-        requests = []
-        for text in texts:
-            context = (words.text(text),)
-            seed = image_sampler.candidate_seed(run_seed, text, k)
-            requests.append(
-                image_sampler.ImageRequest(context=context, size=size, seed=seed, texts=context)
-            )
+        wanted = [
+            SeededPrompt(i, text, "", k, candidate_seed(run_seed, text, k))
+            for i, text in enumerate(texts)
+        ]
         settings = dataclasses.replace(self.cfg.sample, guidance=scale)
+        sampler = dataclasses.replace(self._sampler, settings=settings)
         batch = 8 * self.cfg.sample.batch  # several calls, so that like lengths find each other
         starts = tqdm(
-            range(0, len(requests), batch),
+            range(0, len(wanted), batch),
             desc=f"guidance {scale:g}, picture {k}",
             unit="call",
             dynamic_ncols=True,
             leave=False,
         )
         return [
-            one.image
-            for i in starts
-            for one in self._sampler.sample(requests[i : i + batch], settings=settings)
+            record for i in starts for record in draw_and_judge.draw(wanted[i : i + batch], sampler)
         ]
+
+
+def right_ones(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """bool [N]: which candidate records the verifier calls right."""
+    return np.array([verdict.right for verdict in exam.judge_drawings(records)], bool)
 
 
 def bits(values: Sequence[bool]) -> str:
@@ -72,7 +72,7 @@ def bits(values: Sequence[bool]) -> str:
 
 def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> dict[str, Any]:
     """{"best": the scale with most right, of equals the lowest, "grid": {scale: bits}}."""
-    found = {scale: exam.right_drawings(artist.draw(texts, scale), texts) for scale in sorted(grid)}
+    found = {scale: right_ones(artist.draw(texts, scale)) for scale in sorted(grid)}
     best = max(found, key=lambda scale: (found[scale].sum(), -scale))
     return {"best": best, "grid": {str(scale): bits(right) for scale, right in found.items()}}
 
@@ -80,8 +80,7 @@ def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> d
 def accuracy(artist: Artist, texts: Sequence[str], scales: Sequence[float]) -> dict[str, str]:
     """{scale: bits} of every prompt drawn once at each scale."""
     return {
-        str(scale): bits(exam.right_drawings(artist.draw(texts, scale), texts))
-        for scale in sorted(set(scales))
+        str(scale): bits(right_ones(artist.draw(texts, scale))) for scale in sorted(set(scales))
     }
 
 
@@ -106,9 +105,10 @@ def own_scores(
     panel = judges.panel(artist.opened, cfg, artist.mesh)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
-        pictures.append(artist.draw(texts, scale, k))
-        judged = panel.judge(list(map(regions.PromptedImage, pictures[k], texts)))
-        right.append(exam.right_drawings(pictures[k], texts))
+        drawn = artist.draw(texts, scale, k)
+        judged = draw_and_judge.judge(drawn, panel)
+        pictures.append([record["image"] for record in drawn])
+        right.append(right_ones(drawn))
         scores.append([judgement.image_score for judgement in judged])
         counts.append([len(judgement.regions) for judgement in judged])
     return pictures, np.array(right).T, np.array(scores, float).T, np.array(counts, float).T

@@ -19,7 +19,6 @@ from etils import epath
 from srum_jax.config import Config
 from srum_jax.core import sharding
 from srum_jax.core.files import write_json
-from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import records, shards
 from srum_jax.data.prompts import Prompt
@@ -27,7 +26,8 @@ from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
-from srum_jax.stages import loading, shard_worker
+from srum_jax.stages import draw_and_judge, loading, shard_worker
+from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 NAME = "candidates"
@@ -195,19 +195,8 @@ def draw(
 
 
 def generate_shard(jobs: Sequence[Job], sampler: ImageSampler, seed: int) -> list[dict[str, Any]]:
-    """One candidate record per job, by one call of the sampler."""
-    seeds = [candidate_seed(seed, prompt.id, k) for prompt, k in jobs]
-    images, latents = sampler.sample_prompts([prompt.text for prompt, _ in jobs], seeds)
-    return [
-        {
-            "id": f"{prompt.id}-{k}",
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "category": prompt.category,
-            "k": k,
-            "seed": number,
-            "image": pictures.encode_png(picture),
-            "latent": latent,
-        }
-        for (prompt, k), number, picture, latent in zip(jobs, seeds, images, latents, strict=True)
+    """One candidate record per job as it is stored, by one call of the sampler."""
+    wanted = [
+        SeededPrompt(p.id, p.text, p.category, k, candidate_seed(seed, p.id, k)) for p, k in jobs
     ]
+    return draw_and_judge.encoded(draw_and_judge.draw(wanted, sampler))

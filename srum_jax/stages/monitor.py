@@ -39,13 +39,12 @@ from etils import epath
 from srum_jax.config import Config, MonitorConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.files import read_json, write_json
-from srum_jax.data import images as pictures
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.rewards import judge, question_templates
-from srum_jax.rewards.boxes.regions import PromptedImage
-from srum_jax.stages import judges, loading
+from srum_jax.stages import draw_and_judge, judges, loading
+from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.training import metrics
@@ -233,19 +232,14 @@ class TrainingMonitor:
         self.folder, self.frozen, self.words = folder, frozen, loaded.tokenizer
         # Every call brings the parameters of its step.
         self.loaded = dataclasses.replace(loaded, params=None)
-        self.jobs = [
-            {
-                "id": f"{prompt['id']}-{k}",
-                "prompt_id": prompt["id"],
-                "prompt": prompt["prompt"],
-                "category": prompt["category"],
-                "k": k,
-                "seed": candidate_seed(cfg.seed, prompt["id"], k),
-            }
-            for prompt in wanted
+        self.prompts = [
+            SeededPrompt(
+                p["id"], p["prompt"], p["category"], k, candidate_seed(cfg.seed, p["id"], k)
+            )
+            for p in wanted
             for k in range(self.bounds.candidates)
         ]
-        self.texts = [job["prompt"] for job in self.jobs]
+        self.texts = [one.prompt for one in self.prompts]
         # All devices work together: a batch that is each host's own may be too small for them.
         ways = sharding.row_ways(mesh)
         sampled, asked = (-(-c.batch // ways) * ways for c in (cfg.sample, cfg.score))
@@ -270,17 +264,17 @@ class TrainingMonitor:
         """Checks at `step` and returns its numbers for the metrics; later checks are void."""
         dtype = jnp.dtype(self.cfg.compute.dtype)
         params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
-        seeds = [job["seed"] for job in self.jobs]
-        images, latents = self.sampler.sample_prompts(self.texts, seeds, params=params)
-        judged = self.judge(images, params)
+        records = draw_and_judge.draw(self.prompts, self.sampler, params=params)
+        judged = self.judge(records, params)
         separates = self.panel.proposers[0].separates
+        latents = np.stack([record["latent"] for record in records])
         groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
         row = {"step": step, **measure(judged, self.texts, groups, separates)}
         first = self.rows[0] if step else row
         if first.get("distance") and "distance" in row:
             row["diversity"] = row["distance"] / first["distance"]
-        self._keep_pictures(step, images, latents)
-        agreement = self._agreement(step, params, images)
+        self._keep_pictures(step, records)
+        agreement = self._agreement(step, params, records)
         if agreement is not None:
             row["agreement"] = agreement
         faults = broken(row, first, self.bounds)
@@ -294,9 +288,9 @@ class TrainingMonitor:
         return {f"monitor_{name}": row[name] for name in CURVE if name in row}
 
     def judge(
-        self, images: Sequence[np.ndarray], params: param_tree.Params
+        self, records: Sequence[draw_and_judge.Record], params: param_tree.Params
     ) -> list[judge.Judgement]:
-        """The judgements, as the stage `score` makes them, of the jobs' images, uint8 [H,W,3] each.
+        """The judgements, as the stage `score` makes them, of what was drawn.
 
         The prompts are decomposed once, by the first parameters that come.
         """
@@ -307,11 +301,7 @@ class TrainingMonitor:
             )
             cfg = judges.scores_alone(self.cfg)
             self.panel = judges.panel(self.loaded, cfg, self.mesh, scenes=scenes, seed=self.seed)
-        prompted = [
-            PromptedImage(image, job["prompt"], job["id"])
-            for image, job in zip(images, self.jobs, strict=True)
-        ]
-        return self.panel.judge(prompted, params=params)
+        return draw_and_judge.judge(records, self.panel, params=params)
 
     def stopped(self, step: int) -> EarlyStop | None:
         """Whether the checks up to `step` end the training there."""
@@ -322,7 +312,7 @@ class TrainingMonitor:
         return load_params(_at(self.folder, step) / "params", like)
 
     def _agreement(
-        self, step: int, params: param_tree.Params, images: Sequence[np.ndarray]
+        self, step: int, params: param_tree.Params, records: Sequence[draw_and_judge.Record]
     ) -> float | None:
         """Share of the first check's answers that are given; None where nothing can be asked."""
         asked = questions(self.texts, self.words, self.bounds.questions)
@@ -332,13 +322,12 @@ class TrainingMonitor:
             return 1.0
         path = self.folder / FOLDER / "answers.json"
         if step:
-            records = sampled_images(self.folder, 0)
-            images = [record["image"] for record in records]
+            records = list(sampled_images(self.folder, 0))
         by_image: dict[int, list[str]] = {}
         for i, question in asked:
             by_image.setdefault(i, []).append(question)
         given = self.scorer.probabilities(
-            [images[i] for i in by_image], list(by_image.values()), params=params
+            [records[i]["image"] for i in by_image], list(by_image.values()), params=params
         )
         answers = [
             {"image": i, "question": question, "answer": self.words.decode([int(p.argmax())])}
@@ -352,18 +341,14 @@ class TrainingMonitor:
         same = [now == before for now, before in zip(answers, read_json(path), strict=True)]
         return float(np.mean(same))
 
-    def _keep_pictures(self, step: int, images: np.ndarray, latents: np.ndarray) -> None:
-        records = [
-            {**job, "image": pictures.encode_png(image), "latent": latent}
-            for job, image, latent in zip(self.jobs, images, latents, strict=True)
-        ]
+    def _keep_pictures(self, step: int, records: Sequence[draw_and_judge.Record]) -> None:
         if jax.process_index() == 0:
             folder = _at(self.folder, step)
             if folder.exists():
                 folder.rmtree()
             folder /= "pictures"
-            features = shards.candidate_features(latents.shape[1:])
-            shards.write_shard(folder, NAME, features, records, 0, 1)
+            features = shards.candidate_features(records[0]["latent"].shape)
+            shards.write_shard(folder, NAME, features, draw_and_judge.encoded(records), 0, 1)
             shards.finish(folder, NAME, features, [len(records)])
 
     def _add(self, row: Row) -> None:

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +22,7 @@ from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
 from srum_jax.rewards import judge, maps
-from srum_jax.rewards.boxes.regions import PromptedImage
-from srum_jax.stages import calibration, judges, loading, shard_worker
+from srum_jax.stages import calibration, draw_and_judge, judges, loading, shard_worker
 from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
 
@@ -97,11 +96,6 @@ def score(
     return Outcome(outputs, counts, len(records))
 
 
-def prompted_images(records: Sequence[Mapping[str, Any]]) -> list[PromptedImage]:
-    """Candidate records as judges and proposers get them."""
-    return [PromptedImage(record["image"], record["prompt"], record["id"]) for record in records]
-
-
 def score_shard(
     records: Sequence[dict[str, Any]], panel: JudgePanel, *, masked: bool = False
 ) -> list[dict[str, Any]]:
@@ -119,7 +113,7 @@ def score_shard(
             **(mask if masked else {}),
         }
 
-    judged = panel.judge(prompted_images(records))
+    judged = draw_and_judge.judge(records, panel)
     return [
         {
             "id": record["id"],
@@ -159,7 +153,8 @@ def compare(
     if path.exists():
         return read_json(path)
     name, other = panel.other
-    some = prompted_images([records[i] for i in range(min(cfg.compare, len(records)))])
+    first = [records[i] for i in range(min(cfg.compare, len(records)))]
+    some = draw_and_judge.prompted_images(first)
     found = [
         {
             "id": one.id,

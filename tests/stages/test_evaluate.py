@@ -90,7 +90,7 @@ class Sampler:
     base: bool
     sample: Callable | None = None
 
-    def sample_prompts(self, prompts, seeds):
+    def sample_prompts(self, prompts, seeds, *, params=None):
         empty = rendering.draw(rendering.Scene((), rendering.ground(random.Random(0))))
         images = [
             empty if self.base and seed % 2 else scene(p, seed)
@@ -183,7 +183,9 @@ def test_verdicts_follow_the_pictures(done):
     for row, record in zip(found["prompts"], records, strict=True):
         assert row["base_correct"] == (record["seed"] % 2 == 0) == (not row["base_reason"])
         assert row["trained_correct"] and row["prompt"] == record["prompt"]
-        assert record["seed"] == generate.candidate_seed(cfg.evaluate.seed, row["prompt_id"], 0)
+        assert record["seed"] == image_sampler.candidate_seed(
+            cfg.evaluate.seed, row["prompt_id"], 0
+        )
     t2i = found["t2i"]
     assert t2i["trained"]["accuracy"] == 1
     assert t2i["base"]["correct"] == sum(r["seed"] % 2 == 0 for r in records) < 7

@@ -102,7 +102,7 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
     seen = {}
 
     class Blank:
-        def sample_prompts(self, prompts, seeds):
+        def sample_prompts(self, prompts, seeds, *, params=None):
             count = len(prompts)
             images = np.zeros((count, 32, 32, 3), np.uint8)
             return images, np.zeros((count, *tiny.GRID), np.float32)

@@ -420,7 +420,7 @@ def test_what_is_written_as_published_comes_back(done, weights, tmp_path):
 
 def test_generate_sets_faulty_lines_aside_and_finds_leaks(weights, tmp_path, monkeypatch, caplog):
     class Blank:
-        def sample_prompts(self, prompts, seeds):
+        def sample_prompts(self, prompts, seeds, *, params=None):
             count = len(prompts)
             images = np.zeros((count, 32, 32, 3), np.uint8)
             return images, np.zeros((count, *tiny.GRID), np.float32)

@@ -18,7 +18,7 @@ from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.rewards import judge, parsing, written
-from srum_jax.stages import generate, judges, monitor, score, train, verified
+from srum_jax.stages import draw_and_judge, generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
 from srum_jax.worlds.shapes import exam
@@ -349,11 +349,11 @@ def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
         )
         watch.measure(0, opened.params)
         records = list(monitor.sampled_images(stage, 0))
-        judged = watch.judge([r["image"] for r in records], opened.params)
+        judged = watch.judge(records, opened.params)
         # A judge without these settings gives other scores: the test would see it.
         plain = config(folder, score__margin=cfg.score.margin)
         panel = judges.panel(opened, judges.scores_alone(plain), mesh)
-        others = panel.judge(score.prompted_images(records))
+        others = draw_and_judge.judge(records, panel)
         other = Workdir(tmp_path / "other", config_file="c")
         generated(other, cfg, records)
         score.run(cfg, mesh, other)

@@ -26,7 +26,7 @@ from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
 from srum_jax.worlds.shapes import autoencoder_objective as objective
-from srum_jax.worlds.shapes import examples, verifier
+from srum_jax.worlds.shapes import exam, examples
 
 CLEAN_IMAGES = 1536  # never trained on: the gate's, and what scale and shift are measured on
 GATE = 0.99  # share of them that the verifier must still call right
@@ -128,12 +128,9 @@ def verified(params: param_tree.Params, cfg: VAEConfig, *, seed: int) -> float:
         return vae.to_uint8(vae.decode(params, cfg, vae.encode(params, cfg, images)))
 
     right = [
-        verifier.verify(picture, caption).right
-        for pictures, captions in clean(seed)
-        for picture, caption in zip(
-            np.asarray(there_and_back(params, jnp.asarray(to_float(pictures)))),
-            captions,
-            strict=True,
+        exam.right_drawings(
+            np.asarray(there_and_back(params, jnp.asarray(to_float(pictures)))), captions
         )
+        for pictures, captions in clean(seed)
     ]
-    return float(np.mean(right))
+    return float(np.concatenate(right).mean())

@@ -1,0 +1,67 @@
+"""Prompts drawn from given noise, and judged: the one way that stages and the monitor do both.
+
+Owns what a candidate's record is made of and how a judge panel gets to see it. Whoever draws says
+which sampler, prompts and seeds; where records are kept is the caller's own.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srum_jax.core.param_tree import Params
+from srum_jax.data import images as pictures
+from srum_jax.generation.image_sampler import ImageSampler
+from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.rewards.judge import Judgement
+from srum_jax.stages.judges import JudgePanel
+
+Record = Mapping[str, Any]  # of a candidate, as `data/shards.py` describes it
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededPrompt:
+    """Image `k` of a prompt, from the noise of `seed`, 32 bits."""
+
+    prompt_id: int
+    prompt: str
+    category: str
+    k: int
+    seed: int
+
+
+def draw(
+    prompts: Sequence[SeededPrompt], sampler: ImageSampler, *, params: Params | None = None
+) -> list[dict[str, Any]]:
+    """A candidate record of each prompt, by one call of the sampler.
+
+    "image" is uint8 [H,W,3], "latent" float32 [h,w,p·p·Z] · params: the model's, in place of the
+    sampler's own. Raises ValueError for a prompt the model cannot read.
+    """
+    texts, seeds = [one.prompt for one in prompts], [one.seed for one in prompts]
+    images, latents = sampler.sample_prompts(texts, seeds, params=params)
+    return [
+        {
+            "id": f"{one.prompt_id}-{one.k}",
+            **dataclasses.asdict(one),
+            "image": image,
+            "latent": latent,
+        }
+        for one, image, latent in zip(prompts, images, latents, strict=True)
+    ]
+
+
+def encoded(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The records as shards store them, images as PNG."""
+    return [{**record, "image": pictures.encode_png(record["image"])} for record in records]
+
+
+def prompted_images(records: Sequence[Record]) -> list[PromptedImage]:
+    """Candidate records as judges and proposers get them."""
+    return [PromptedImage(record["image"], record["prompt"], record["id"]) for record in records]
+
+
+def judge(
+    records: Sequence[Record], panel: JudgePanel, *, params: Params | None = None
+) -> list[Judgement]:
+    """The panel's judgement of each candidate; params as in `JudgePanel.judge`."""
+    return panel.judge(prompted_images(records), params=params)
