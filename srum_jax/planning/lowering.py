@@ -1,6 +1,6 @@
 """The programs of a run from shapes alone: the train step, the sampler, the decoder, the scorer.
 
-Each is the one that the stages run (`programs.py`, `inference/`), with arguments that have a shape,
+Each is the one that the stages run (`programs.py`, `generation/`), with arguments that have a shape,
 a type and a place on a mesh and no content: ready to be lowered for any machine and counted.
 """
 
