@@ -10,7 +10,7 @@ import numpy as np
 
 from srum_jax import config
 from srum_jax.configs import base
-from srum_jax.core import param_tree
+from srum_jax.core import param_tree, sharding
 from srum_jax.core.loss import LossOut, ratio
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
@@ -57,6 +57,14 @@ def batches(start):
         start += 1
 
 
+def on_devices(batch, mesh):
+    """Host arrays in their place, as the loop wants them; arrays of devices as they are."""
+    if not isinstance(batch["x"], np.ndarray):
+        return batch
+    at = sharding.batch_sharding(mesh) if mesh else None
+    return jax.device_put(batch, at)
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Functions as the loop asks them."""
@@ -84,6 +92,9 @@ def start(cfg, mesh=None):
     tx = optim.make(cfg.optim, TRAINED, steps=cfg.steps)
     trained, frozen = (param_tree.init(s, jax.random.key(0)) for s in (TRAINED, FROZEN))
     reference = jax.tree.map(jnp.copy, trained)
+    if mesh:
+        frozen = jax.device_put(frozen, sharding.shardings(FROZEN, mesh))
+        reference = jax.device_put(reference, sharding.shardings(TRAINED, mesh))
     return create(trained, tx, TRAINED if mesh else None, mesh), FrozenParams(frozen, reference), tx
 
 
@@ -107,7 +118,7 @@ def run(
     return loop.run(
         state,
         loop.Step.of(state, frozen, loss_fn=loss_fn, tx=tx, key=key, cfg=cfg),
-        map(jax.device_put, batches(int(state.step))) if mesh is None else batches(int(state.step)),
+        (on_devices(batch, mesh) for batch in batches(int(state.step))),
         callbacks.standard(
             cfg,
             folder,

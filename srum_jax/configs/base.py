@@ -289,7 +289,7 @@ class TrainLanesConfig(LanesConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(PackedConfig):
-    """The defaults are the study's winner (research/study); the other objectives stay selectable."""
+    """Defaults are the study's winner (research/study); the other objectives stay selectable."""
 
     lanes: TrainLanesConfig = TrainLanesConfig()
     # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper

@@ -82,9 +82,11 @@ def batches(
 
 def place(local: Any, sharding: jax.sharding.Sharding) -> Any:
     """A tree of this host's rows -> global device arrays, all hosts' rows laid by `sharding`."""
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
-    )
+    # The one transfer that a step is meant to make: the training loop forbids all others.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
+        )
 
 
 def local_rows(step: int, rows: int, sharding: jax.sharding.Sharding) -> list[int]:

@@ -49,11 +49,14 @@ class Step:
         micro_batches.
         """
         committed = state.step.committed
+        if committed:
+            # By a program: device_put does not reach the devices of other processes.
+            key = jax.jit(lambda k: k, out_shardings=state.step.sharding)(key)
         shardings = jax.tree.map(lambda x: x.sharding, state) if committed else None
         return cls(
             program(loss_fn, tx, ema=cfg.ema, micro_batches=cfg.micro_batches, shardings=shardings),
             frozen,
-            jax.device_put(key, state.step.sharding) if committed else key,
+            key,
         )
 
     def __call__(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:

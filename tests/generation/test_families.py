@@ -10,6 +10,7 @@ import tiny
 from etils import epath
 
 from srum_jax import api
+from srum_jax.core import registry
 from srum_jax.data.schema import Text
 from srum_jax.generation import bagel, families
 from srum_jax.generation.image_sampler import GeneratedImage
@@ -61,8 +62,7 @@ def grey(tmp_path, monkeypatch):
 
 
 def test_a_folder_tells_its_family(grey, tmp_path):
-    shipped = api.BASES["shapes"]
-    assert families.find(epath.resource_path("srum_jax") / shipped) is bagel
+    assert families.find(registry.base_folder("shapes")) is bagel
     assert families.find(grey) is STUB
     assert families.find(tmp_path / "nothing", grey) is STUB
     # What nobody recognises is opened as a BAGEL, which says what its folder lacks.

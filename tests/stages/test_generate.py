@@ -34,6 +34,7 @@ def run(cfg, work):
 @pytest.fixture(scope="module")
 def done(weights, tmp_path_factory):
     work = Workdir(tmp_path_factory.mktemp("work"))
+    jax.clear_caches()  # programs of tests before: what is compiled here is counted
     manifest = run(tiny.load_config(weights), work)
     return work, manifest, shards.read(work.stage("generate"))
 
