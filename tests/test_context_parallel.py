@@ -69,9 +69,9 @@ def alone():
 @pytest.mark.parametrize(
     "name, sizes, micro_batches",
     [
-        ("dense", (1, 1, 1, 2), 1),
+        pytest.param("dense", (1, 1, 1, 2), 1, marks=pytest.mark.slow),
         ("chunked", (1, 2, 1, 1), 1),
-        ("chunked", (1, 1, 2, 1), 1),
+        pytest.param("chunked", (1, 1, 2, 1), 1, marks=pytest.mark.slow),
         pytest.param("dense", (1, 1, 1, 8), 1, marks=MANY),
         pytest.param("dense", (1, 2, 2, 2), 2, marks=MANY),
         pytest.param("chunked", (2, 1, 1, 4), 1, marks=MANY),

@@ -124,6 +124,7 @@ def assert_ended(started, two):
     assert last in printed[0] and last not in printed[1]
 
 
+@pytest.mark.slow
 def test_the_whole_loop_on_two_hosts_is_that_of_one(tmp_path):
     run, one, two = runner(tmp_path, 1, **QUICK), tmp_path / "one", tmp_path / "two"
     hosts.ended(run(one, 1))

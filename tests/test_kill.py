@@ -65,6 +65,7 @@ def killed(runs):
     return runs.root / "killed"
 
 
+@pytest.mark.slow
 def test_killed_while_drawing_and_while_scoring(runs, whole, killed):
     shutil.copytree(killed, runs.root / "one")
     assert runs.kill("one", "score", 1) == 1

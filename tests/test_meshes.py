@@ -80,9 +80,9 @@ def alone(batch):
     "name, sizes, micro_batches",
     [
         ("joint", (8, 1, 1, 1), 1),
-        ("joint", (1, 8, 1, 1), 1),
-        ("joint", (2, 2, 2, 1), 1),
-        ("joint", (1, 2, 2, 2), 2),
+        pytest.param("joint", (1, 8, 1, 1), 1, marks=pytest.mark.slow),
+        pytest.param("joint", (2, 2, 2, 1), 1, marks=pytest.mark.slow),
+        pytest.param("joint", (1, 2, 2, 2), 2, marks=pytest.mark.slow),
         ("srum_advantage", (2, 2, 2, 1), 1),
     ],
 )

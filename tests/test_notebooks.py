@@ -76,10 +76,12 @@ def test_draw(tmp_path):
     check_draw(run("draw", tmp_path, SRUM_JAX_MANY="2"), many=2)
 
 
+@pytest.mark.slow
 def test_rewards(tmp_path):
     check_rewards(run("rewards", tmp_path, SRUM_JAX_MANY="2"), many=2)
 
 
+@pytest.mark.slow
 def test_train(tmp_path):
     weights = tiny.write_model(tmp_path / "model", answers=True)
     config = " ".join(f"--config.{one}" for one in [*SMALL.split(), f"weights={weights}"])

@@ -62,6 +62,7 @@ def test_the_assumed_answers_are_read_and_count_as_stated():
     assert 5 * (4 + 28) <= tokens["regions"] <= 5 * (4 + 28) + 4
 
 
+@pytest.mark.slow
 def test_rows_are_those_that_are_packed(model, monkeypatch):
     model, _ = model
     packed, pack = [], packing.pack

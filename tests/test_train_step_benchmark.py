@@ -20,6 +20,7 @@ from srum_jax.objectives import terms  # noqa: E402
 WORK = train_step.WORK["quick"]
 
 
+@pytest.mark.slow
 def test_the_flops_counted_are_those_of_the_forward_pass():
     work = dataclasses.replace(WORK, llm=dataclasses.replace(WORK.llm, layers=3))
     batch, drawn = train_step.batch(work), train_step.draws(work, 0)

@@ -329,6 +329,7 @@ def test_help_needs_no_jax():
     assert wrong.returncode == 2 and wrong.stdout == ""
 
 
+@pytest.mark.slow
 def test_as_a_program(folder, tmp_path):
     """Logs stay off stdout; without --model it is the base that ships with the package."""
     command = ["generate", "--prompt", PROMPT, "-o", str(tmp_path / "out"), "--json"]

@@ -1,7 +1,7 @@
 """The programs of a run from shapes alone: the train step, the sampler, the decoder, the scorer.
 
-Each is the one that the stages run (`programs.py`, `generation/`), with arguments of a shape, a type
-and a place on a mesh and no content: ready to be lowered for any machine and counted.
+Each is the one that the stages run (`programs.py`, `generation/`), with arguments that have a
+shape, a type and a place on a mesh and no content: ready to be lowered for any machine and counted.
 """
 
 import dataclasses

@@ -263,6 +263,7 @@ def within(measured, share):
     return measured["load"] - measured["arrays"] <= 2 * measured["shard"] + share
 
 
+@pytest.mark.slow
 def test_loading_needs_no_second_copy(tmp_path):
     found = peak_memory.measure(tmp_path / "m", layers=4, hidden=512)
     assert found["arrays"] > 90e6

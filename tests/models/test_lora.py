@@ -190,6 +190,7 @@ def test_at_the_start_nothing_has_drifted(batch):
     assert all(np.any(g) for path, g in flat.items() if path.endswith("gate/lora/b"))
 
 
+@pytest.mark.slow
 def test_a_step_on_many_devices_is_that_of_one(batch):
     cfg = types.SimpleNamespace(
         optimizer="adamw",

@@ -54,7 +54,11 @@ def arguments(mesh, tx, specs, rows, reference, advantages):
 
 
 @pytest.mark.parametrize(
-    "objective, sizes", [("srum_advantage", (1, 8, 1, 1)), ("srum_release", (1, 2, 4, 1))]
+    "objective, sizes",
+    [
+        pytest.param("srum_advantage", (1, 8, 1, 1), marks=pytest.mark.slow),
+        ("srum_release", (1, 2, 4, 1)),
+    ],
 )
 def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     before = peak_gib()

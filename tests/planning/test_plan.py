@@ -453,6 +453,7 @@ def test_every_row_is_a_config_that_holds_together():
     importlib.util.find_spec("libtpu") is None,
     reason='libtpu is not installed: pip install -e ".[plan-tpu]"',
 )
+@pytest.mark.slow
 def test_a_small_step_compiles_for_a_tpu():
     machine = topology.describe(topology.parse("v5e:2x2"))
     assert len(machine.devices) == 4 and machine.hbm_gib == 15.75

@@ -448,9 +448,15 @@ def test_only_the_generation_side_is_trained(done):
     "objective, optimizer, anchor, logged",
     [
         ("srum_release", "adamw", 0.0, {"token_weight", "reward", "constraint"}),
-        ("sft", "muon", 1.0, {"anchor", "drift"}),
-        ("srum_paper", "adamw", 0.0, {"token_weight", "repelled", "drift"}),
-        ("nft", "adamw", 0.0, {"token_advantage", "repelled", "drift", "nft"}),
+        pytest.param("sft", "muon", 1.0, {"anchor", "drift"}, marks=pytest.mark.slow),
+        pytest.param(
+            *("srum_paper", "adamw", 0.0, {"token_weight", "repelled", "drift"}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("nft", "adamw", 0.0, {"token_advantage", "repelled", "drift", "nft"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_objectives(weights, tmp_path, objective, optimizer, anchor, logged):
@@ -477,6 +483,7 @@ def test_a_run_that_runs_away_is_stopped(weights, tmp_path):
     assert not (work.stage("train") / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_everything_may_be_trained(weights, tmp_path):
     cfg = config(weights, train__objective="sft", train__trainable="all")
     work = write(Workdir(tmp_path), cfg)

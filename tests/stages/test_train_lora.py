@@ -116,6 +116,7 @@ def test_the_first_look_is_at_the_base(done):
             np.testing.assert_allclose(record["latent"], latent, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_resumed_bit_for_bit(done, tmp_path, monkeypatch):
     cfg, first, _ = done
     work = write(tmp_path, cfg)

@@ -105,7 +105,8 @@ toy.run(sys.argv[1], threading.Event(), batches=batches)
 """
 
 
-@pytest.mark.parametrize("at", [6, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [6, 7])
 def test_killed_and_resumed(whole, tmp_path, at):
     """At 6 in the middle of a save, at 7 after it."""
     paths = os.pathsep.join(p for p in sys.path if p)
@@ -306,6 +307,7 @@ def log_config(**values):
     return types.SimpleNamespace(**({"writers": (), "profile": (0, 0)} | values))
 
 
+@pytest.mark.slow
 def test_chosen_steps_are_traced(tmp_path):
     traced = [tmp_path / name for name in ("some", "rest", "none")]
     for folder, profile in zip(traced, [(2, 3), (6, 50), (9, 2)], strict=True):
