@@ -72,6 +72,7 @@ def check_train(shown, work):
     assert "--plan v5p:2x2x2" in plan and "launch/tpu_pod.sh delete" in plan
 
 
+@pytest.mark.slow
 def test_draw(tmp_path):
     check_draw(run("draw", tmp_path, SRUM_JAX_MANY="2"), many=2)
 

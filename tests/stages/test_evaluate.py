@@ -365,6 +365,7 @@ def test_a_run_that_does_not_train(weights, tmp_path):
     assert [one["reply"] for one in kept] == [a["base_answer"] for a in answers]
 
 
+@pytest.mark.slow
 def test_prompts_without_a_verifier_are_left_out_and_named(weights, tmp_path, caplog):
     (tmp_path / "mine.txt").write_text("describe the image\na red circle\n")
     cfg = load_config(

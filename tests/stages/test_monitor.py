@@ -248,6 +248,7 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
     assert [r["step"] for r in monitor.read(other.stage("train"))] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
     cfg, whole, _ = done
     work = write(Workdir(tmp_path), cfg)

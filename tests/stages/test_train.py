@@ -430,6 +430,7 @@ def may_move(path):
     return path.startswith(loading.TRAINABLE["gen"])
 
 
+@pytest.mark.slow
 def test_only_the_generation_side_is_trained(done):
     cfg, work, manifest = done
     moved, rows = check(cfg, work, manifest)

@@ -55,6 +55,7 @@ def run(cfg, folder):
         return autoencoder.run(cfg, mesh, Workdir(folder))
 
 
+@pytest.mark.slow
 def test_what_is_left_behind_is_read_by_the_importer(small, tmp_path, monkeypatch):
     manifest = run(small, tmp_path)
     folder = tmp_path / "round0" / "autoencoder"
