@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from srum_jax.report import charts
 from srum_jax.report.numbers import count, short
@@ -81,6 +82,8 @@ def training(facts: Mapping[str, Any], manifest: Mapping[str, Any], metrics: Met
 
     Raises ValueError where a row of the monitor has no step.
     """
+    if "monitor" not in facts and "probe" in facts:  # for one version
+        logging.warning('results.json: "probe" is the former name of "monitor"; it is still read')
     rows = facts.get("monitor", facts.get("probe", []))
     if not all(isinstance(row, Mapping) and "step" in row for row in rows):
         raise ValueError('results.json: a row of train.monitor has no "step"; run train again')

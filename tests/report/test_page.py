@@ -452,3 +452,11 @@ def test_many_pictures_are_grouped_by_what_became_of_them(full):
     path.write_text(json.dumps(json.loads(path.read_text())[:1] * 20))
     page = read(build(results, [folder]))
     assert "Right only when trained 20 kept, the first 16 shown" in page.text
+
+
+def test_a_monitor_under_its_former_name_is_drawn_with_a_warning(caplog):
+    made = [training.training({name: MONITORED}, {}, {}) for name in ("probe", "monitor")]
+    assert made[0].monitored and made[0].monitored == made[1].monitored
+    assert [r.message for r in caplog.records if "former name" in r.message] == [
+        'results.json: "probe" is the former name of "monitor"; it is still read'
+    ]
