@@ -98,12 +98,12 @@ REGION: dict[View, str] = {
 }
 COLORS = ("#e6194b", "#1f78ff", "#f58231", "#17a673", "#911eb4", "#b8860b")  # of frames, in turn
 AT_ONCE = 64  # questions a call of `write`, so that not all crops lie in memory together
-LEAST_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be read
+MIN_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be read
 
 
 def protocol_hash() -> str:
     """Twelve hex digits that change when any wording or a version does."""
-    parts = [VERSION, parsing.VERSION, TEMPLATES, OPENINGS, REGION, COLORS, LEAST_SIDE]
+    parts = [VERSION, parsing.VERSION, TEMPLATES, OPENINGS, REGION, COLORS, MIN_SIDE]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
@@ -204,10 +204,10 @@ class ModelText:
 def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     """The image with every box framed and its number in it.
 
-    uint8 [H,W,3] -> uint8, enlarged by a whole factor to at least LEAST_SIDE pixels a side.
+    uint8 [H,W,3] -> uint8, enlarged by a whole factor to at least MIN_SIDE pixels a side.
     """
     image = regions.check_image(image)
-    factor = -(-LEAST_SIDE // min(image.shape[:2]))
+    factor = -(-MIN_SIDE // min(image.shape[:2]))
     height, width = image.shape[0] * factor, image.shape[1] * factor
     framed = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(framed)

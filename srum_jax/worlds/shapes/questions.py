@@ -1,7 +1,7 @@
 """The streams of shapes pictures with questions: what is learned from, and what is asked in tests.
 
 Owns `Mix`, the shares of the understanding stream, and the sets of questions and of scenes to be
-described.  The forms of the questions are in `shapes_forms`.
+described.  The forms of the questions are in `question_forms`.
 """
 
 from __future__ import annotations
