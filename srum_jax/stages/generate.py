@@ -1,4 +1,4 @@
-"""Stage `generate`: the model draws K candidates of every prompt, shard by shard.
+"""Stage `generate`, the rollout: the model samples K candidates of every prompt, shard by shard.
 
 Leaves shards "candidates" beside TFDS metadata: pictures as PNG and the latents they were decoded
 from. A candidate is a function of the weights, the prompt, the run's seed, the round and its
