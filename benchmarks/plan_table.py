@@ -14,6 +14,7 @@ other. What was not made is marked so in docs/scale.md.
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,11 +167,11 @@ def _of(*tables: str) -> tuple[list[tuple[Row, dict]], list[str]]:
 
 
 def _kept(entry: Mapping[str, Any]) -> float:
-    return sum(size for part, size in entry["parts_gib"].items() if part != "temporaries")
+    return math.fsum(size for part, size in entry["parts_gib"].items() if part != "temporaries")
 
 
 def _sent(entry: Mapping[str, Any]) -> float:
-    return sum(entry["collective_gib"].values())
+    return math.fsum(entry["collective_gib"].values())
 
 
 MEMORY = ["fits", "peak, GiB", "kept, GiB", "usable, GiB", "TFLOP", "sent a chip, GiB"]
