@@ -1,0 +1,60 @@
+"""Properties tried on many cases: how many, the same ones every time, and what a reader may do.
+
+    @hypothesis_cases.counts(quick=1000)
+    def test_any_bytes_are_read_or_refused(cases):
+        def check(data):
+            hypothesis_cases.value_or_refusal(lambda: read(data), names="a.json")
+
+        hypothesis_cases.run(check, cases, data=strategies.binary())
+
+`make test` tries `quick` of them, `make test-all` LARGE.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+
+from srum_jax.core.errors import BadInput
+
+LARGE = 100_000
+REFUSALS = (ValueError, BadInput, FileNotFoundError)  # themselves: what inherits escaped a library
+MAX_SECONDS = 1.0  # of processor time that one case may take, however loaded the machine is
+MAX_MESSAGE = 2000  # characters of a refusal
+
+
+def counts(quick: int) -> pytest.MarkDecorator:
+    """Gives a test the argument `cases`: `quick`, and as a slow test LARGE."""
+    return pytest.mark.parametrize("cases", [quick, pytest.param(LARGE, marks=pytest.mark.slow)])
+
+
+def run(check: Callable[..., None], cases: int, **strategies: Any) -> None:
+    """Calls `check` with `cases` draws of the strategies; a failure shows the smallest found."""
+    settings = hypothesis.settings(
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,  # by the clock: a loaded machine would fail it
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    settings(hypothesis.given(**strategies)(check))()
+
+
+def value_or_refusal(read: Callable[[], Any], *, names: str = "") -> Any:
+    """What `read` gives, or None where it refuses with a short message that has `names` in it.
+
+    Any other exception goes through; a case that takes long fails.
+    """
+    start = time.process_time()
+    try:
+        return read()
+    except Exception as e:
+        if type(e) not in REFUSALS:
+            raise
+        assert names in str(e), f"{e} does not name {names}"
+        assert len(str(e)) <= MAX_MESSAGE, f"{len(str(e))} characters: {str(e)[:200]} …"
+        return None
+    finally:
+        assert time.process_time() - start < MAX_SECONDS, "it takes longer than a second"
