@@ -328,9 +328,7 @@ def pack(
             scores=None if advantages else stack("values"),
             valid=stack("valid"),
             image_score=None if advantages else stack("image_values"),
-            coverage=Coverage(stack("inside"), stack("point_weights"))
-            if coverage
-            else None,
+            coverage=Coverage(stack("inside"), stack("point_weights")) if coverage else None,
             advantages=stack("values") if advantages else None,
             image_advantage=stack("image_values") if advantages else None,
         )

@@ -46,15 +46,12 @@ def accuracy_section(correct: np.ndarray, categories: Sequence[str] | None = Non
     return section
 
 
-def paired_section(
-    base: np.ndarray, trained: np.ndarray, seed: int = 0, draws: int = 10_000
-) -> dict:
+def paired_section(base: np.ndarray, trained: np.ndarray) -> dict:
     """Trained against base on the same prompts and seeds.
 
     Args:
       base, trained: bool, both [P] or both [P, S], row by row the same prompt, column by column
         the same sampling seed.
-      seed, draws: of the bootstrap over prompts.
 
     Returns:
       {"n": pairs, "prompts": P, "base_only", "trained_only", "diff" in [-1, 1], "ci95": [lo, hi]}.
@@ -65,7 +62,7 @@ def paired_section(
     base, trained = _verdicts(base, "base"), _verdicts(trained, "trained")
     if base.shape != trained.shape:
         raise ValueError(f"paired_section: base is {base.shape}, trained {trained.shape}")
-    diff, (lo, hi) = stats.paired_bootstrap(base, trained, seed, draws)
+    diff, (lo, hi) = stats.paired_bootstrap(base, trained)
     return {
         "n": int(base.size),
         "prompts": len(base),
@@ -79,8 +76,6 @@ def paired_section(
 def best_of_k_section(
     correct: np.ndarray,
     self_scores: np.ndarray,
-    seed: int = 0,
-    draws: int = 10_000,
     categories: Sequence[str] | None = None,
 ) -> dict:
     """What choosing one of K candidates gives: by the model's own score, blindly, and at best.
@@ -93,7 +88,6 @@ def best_of_k_section(
       correct: bool [P, K].
       self_scores: float [P, K]; NaN (no score) is never preferred. Ties, and rows without any
         score, take the lowest k.
-      seed, draws: of the bootstrap over prompts for `gain`.
       categories: one name per prompt, or None.
 
     Returns:
@@ -112,7 +106,7 @@ def best_of_k_section(
         )
     best = np.argmax(np.where(np.isnan(self_scores), -np.inf, self_scores), axis=1)
     chosen = np.take_along_axis(correct, best[:, None], axis=1)[:, 0]
-    diff, (lo, hi) = stats.paired_bootstrap(correct, chosen, seed, draws)
+    diff, (lo, hi) = stats.paired_bootstrap(correct, chosen)
     return {
         "k": int(correct.shape[1]),
         "self": accuracy_section(chosen, categories),
@@ -129,15 +123,12 @@ def by_model(
     categories: Sequence[str],
     base: np.ndarray,
     trained: np.ndarray | None = None,
-    seed: int = 0,
-    draws: int = 10_000,
 ) -> dict:
     """The same items put to both models.
 
     Args:
       categories: [N] names.
       base, trained: bool [N]; `trained` None (not measured) leaves its parts out.
-      seed, draws: of the bootstrap over items.
 
     Returns:
       {"base": accuracy_section, "trained": accuracy_section, "paired": paired_section}.
@@ -148,7 +139,7 @@ def by_model(
     section = {"base": accuracy_section(base, categories)}
     if trained is not None:
         section["trained"] = accuracy_section(trained, categories)
-        section["paired"] = paired_section(base, trained, seed, draws)
+        section["paired"] = paired_section(base, trained)
     return section
 
 

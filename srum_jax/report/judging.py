@@ -46,6 +46,7 @@ class Judging:
 
     @property
     def image_auc(self) -> float | None:
+        """Of whole pictures; None where the checker was not asked."""
         return next((s.auc for s in self.scored if s.name == "whole pictures"), None)
 
 

@@ -30,6 +30,7 @@ class Captioned:
 
     @property
     def shown(self) -> list[Picture]:
+        """The pictures as the page holds them."""
         return [picture(p if isinstance(p, bytes) else encode_png(p)) for p in self.pictures]
 
 

@@ -186,6 +186,7 @@ class Changes:
 
     @classmethod
     def of(cls, found: Sequence[Section]) -> "Changes":
+        """Those among the sections of a round."""
         shown = tuple(s for s in found if s.compares and s.difference)
         pairs = [(s.difference.value, s.difference.ci95) for s in shown]
         return cls(shown, charts.reach(*pairs) if pairs else 0.0)

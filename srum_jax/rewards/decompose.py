@@ -2,8 +2,8 @@
 
 Owns the request that has the model do it, and the rules its answer must keep: nothing may be in it
 that the prompt does not say, and no colour or number of the prompt may be missing. Prompts that the
-grammar of `protocol.py` reads are not asked about. What neither reaches is asked about as a
-whole; who read a prompt stands in `Decomposition.source`, and is counted.
+grammar of `question_templates.py` reads are not asked about. What neither reaches is asked about as
+a whole; who read a prompt stands in `Decomposition.source`, and is counted.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The judge that reads soft answers: the model scores its own images by visual questions (VQA).
 
 Owns how the probabilities of answers become numbers. Everything that the judge knows comes from
-pixels (`regions.py`), the prompt's words (`protocol.py`) and the model's answers.
+pixels (`boxes/regions.py`), the prompt's words (`question_templates.py`) and the model's answers.
 
 A region is scored by its best match among the prompt's objects: half P(colour)·P(shape) from two
 open questions about its crop, half P(yes) of "is this a C S ?". An image is scored by the mean of

@@ -100,6 +100,7 @@ class Decomposition:
 
     @property
     def total(self) -> int:
+        """Objects that the prompt demands, all kinds together."""
         return sum(spec.count for spec in self.objects)
 
 
@@ -209,7 +210,7 @@ def crop_questions(scene: Decomposition) -> tuple[Question, ...]:
     or, of a free prompt, after it the same with the bare noun, which tells a wrong object from a
     region that is beside the point.
 
-    The open ones carry no answer word: `judge.py` reads each object's colour and shape from them.
+    The open ones carry no answer word: `logits.py` reads each object's colour and shape from them.
     """
     asked = [("crop_is", spec.name, i) for i, spec in enumerate(scene.objects)]
     opening = ()

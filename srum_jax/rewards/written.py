@@ -97,7 +97,7 @@ REGION: dict[View, str] = {
     "crop": "Region {id}: all that you see",
 }
 COLORS = ("#e6194b", "#1f78ff", "#f58231", "#17a673", "#911eb4", "#b8860b")  # of frames, in turn
-AT_ONCE = 64  # questions a call of `write`, so that not all crops lie in memory together
+AT_ONCE = 64  # questions a call of the source, so that not all crops lie in memory together
 MIN_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be read
 
 

@@ -23,7 +23,6 @@ from srum_jax.stages import generate, judges, score, shard_worker
 from srum_jax.stages.loading import LoadedModel
 
 EDITS = "edits"  # the name of their shards
-WINDOW = 8192  # tokens of a context that is written about
 
 
 def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> ModelUnderTest:
@@ -36,7 +35,9 @@ def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) 
         sampler=loaded.image_sampler(cfg, mesh),
         scorer=loaded.answer_scorer(cfg, mesh, batch=batch),
         # All calls are full ones: empty rows cost less than a program for fewer.
-        generator=loaded.text_generator(cfg, mesh, batch=batch, window=WINDOW, min_rows=batch),
+        generator=loaded.text_generator(
+            cfg, mesh, batch=batch, window=judges.WINDOW, min_rows=batch
+        ),
         encoder=loaded.encoder(),
     )
 

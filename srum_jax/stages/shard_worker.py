@@ -31,13 +31,12 @@ def make_all(
     make: Make,
     *,
     title: str,
-    unit: str = "img",
 ) -> None:
     """Makes the shards of `folder` that are missing, and finishes the folder when all are there.
 
-    sizes: records of each shard · title: of the progress bar · unit: what it counts. Shard u is
-    made by host u modulo their number. Raises as `shards.write_shard`, `shard_done` and `finish`
-    do, and Preempted, on every host, where one was told to stop and shards are left.
+    sizes: records of each shard · title: of the progress bar. Shard u is made by host u modulo
+    their number. Raises as `shards.write_shard`, `shard_done` and `finish` do, and Preempted, on
+    every host, where one was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
     several = jax.process_count() > 1
@@ -53,7 +52,7 @@ def make_all(
         total=total,
         initial=total - sum(sizes[u] for u in todo),
         desc=title,
-        unit=unit,
+        unit="img",
         dynamic_ncols=True,
         disable=not first,
     )

@@ -237,7 +237,7 @@ def record(
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
     part = math.ceil(len(losses) / 10)
     ends = {"loss_first": losses[:part], "loss_last": losses[-part:]}
-    looks, why = monitor.curve(monitor.read(folder)), {}
+    checks, why = monitor.curve(monitor.read(folder)), {}
     if ended:
         why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
     update_round(
@@ -248,7 +248,7 @@ def record(
             "steps": summary.steps,
             **{name: float(np.mean(values)) for name, values in ends.items() if values},
             "skipped_steps": summary.skipped_steps,
-            **({"monitor": looks} if looks else {}),
+            **({"monitor": checks} if checks else {}),
             **why,
         },
     )

@@ -35,11 +35,11 @@ def test_accuracy_section_of_several_samples():
 def test_paired_section():
     base = np.array([[True, False], [True, False], [False, False]])
     trained = np.array([[True, True], [False, True], [False, True]])
-    section = sections.paired_section(base, trained, seed=4)
+    section = sections.paired_section(base, trained)
     assert section["n"] == 6 and section["prompts"] == 3
     assert (section["base_only"], section["trained_only"]) == (1, 3)
     assert section["diff"] == pytest.approx(2 / 6)
-    assert section["ci95"] == list(stats.paired_bootstrap(base, trained, 4)[1])
+    assert section["ci95"] == list(stats.paired_bootstrap(base, trained)[1])
 
 
 def test_best_of_k_chooses_by_score_with_nan_last():

@@ -1,8 +1,8 @@
 """Proposers that need more than pixels: the model itself, Segment Anything, a file of boxes.
 
 Owns how each comes to the one interface of `regions.py` (`Proposer`). The model grounds what the
-prompt asks for, in words read strictly; Segment Anything (`masks.py`) knows masks and no prompt; a
-file names candidates and their boxes, whoever found them.
+prompt asks for, in words read strictly; Segment Anything (`sam/`) knows masks and no prompt; a file
+names candidates and their boxes, whoever found them.
 """
 
 import dataclasses
