@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
-from srum_jax.config import MeshConfig
+from srum_jax.config import Config, MeshConfig
 from srum_jax.core import registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
@@ -79,14 +79,14 @@ class Drawing:
 
 
 def load(
-    model: epath.PathLike = "shapes",
+    model: epath.PathLike = Config.model,
     *,
     precision: str | None = None,
     base: epath.PathLike | None = None,
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> "Model":
-    """Loads a model: "shapes", or a folder in the Hugging Face layout of BAGEL.
+    """Loads a model: a world's base ("shapes"), or a folder in the Hugging Face layout of BAGEL.
 
     precision: of the weights, float32 | bfloat16 | int8 (matrices only; for small hardware);
     default bfloat16, on a CPU float32. base: the folder with what `model` lacks (towers that were
@@ -118,7 +118,7 @@ def load(
 
 
 def generation_settings(
-    model: epath.PathLike = "shapes", base: epath.PathLike | None = None
+    model: epath.PathLike = Config.model, base: epath.PathLike | None = None
 ) -> GenerationConfig:
     """How a model wants to be used, and which language it reads, without loading it."""
     return generation_config.from_folder(_folder(model), None if base is None else _folder(base))

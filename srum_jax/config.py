@@ -48,6 +48,7 @@ from srum_jax.core.checked import build, key_names, suggest, unknown_key
 from srum_jax.core.errors import BadInput
 
 STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
+MAKING = ("autoencoder", "pretrain")  # of these the ones that make a world's base
 
 
 def load(values: Mapping[str, Any]) -> Config:
@@ -298,17 +299,26 @@ def _contradictions(cfg: Config) -> Iterable[str]:
 def _run(cfg: Config) -> Iterable[str]:
     if list(cfg.stages) != sorted(cfg.stages, key=STAGES.index):
         yield f"stages must be in this order: {', '.join(STAGES)}"
-    making = [name for name in ("autoencoder", "pretrain") if name in cfg.stages]
-    if making and cfg.model not in registry.WORLDS:
-        worlds = " or ".join(f'"{world}"' for world in registry.WORLDS)
-        yield f'stages {making} make the base of {worlds}, and model is "{cfg.model}"'
-    if not cfg.weights and cfg.model not in registry.WORLDS:
-        yield f'weights must name the folder with the weights of "{cfg.model}"'
+    models = (*registry.WORLDS, *registry.PRESETS)
+    if cfg.model not in models:
+        yield f"model = {cfg.model!r} is not known: {suggest(cfg.model, models)}"
+    elif cfg.model not in registry.WORLDS:
+        yield from misplaced(cfg.model, cfg.stages)
+        if not cfg.weights:
+            yield f'weights must name the folder with the weights of "{cfg.model}"'
     if cfg.weights_base and not cfg.weights:
         yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)
     if list(sizes.values()).count(-1) > 1:
         yield f"mesh may leave one axis to the rest (-1), got {sizes}"
+
+
+def misplaced(model: str, stages: Iterable[str]) -> Iterator[str]:
+    """What is wrong with stages that make a base, where `model` is no world: a line at most."""
+    making = [name for name in MAKING if name in stages]
+    if making and model not in registry.WORLDS:
+        worlds = " or ".join(f'"{world}"' for world in registry.WORLDS)
+        yield f'stages {making} make the base of {worlds}, and model is "{model}"'
 
 
 def _data(cfg: Config) -> Iterable[str]:

@@ -3,12 +3,13 @@
 import importlib
 import os
 import sys
+import types
 from collections.abc import Sequence
 
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console
+from srum_jax.core import console, registry
 from srum_jax.core.errors import BadInput, Stopped
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -48,10 +49,9 @@ Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 7
 clean save.
 """
 
-# Every stage, and the module whose run(cfg, mesh, work) -> Manifest it is.
+# Every stage, and the module whose run(cfg, mesh, work) -> Manifest it is; those that make a base,
+# `config.MAKING`, are its world's.
 STAGES = {
-    "autoencoder": "srum_jax.worlds.shapes.autoencoder",
-    "pretrain": "srum_jax.worlds.shapes.pretrain",
     "ingest": "srum_jax.stages.ingest",
     "generate": "srum_jax.stages.generate",
     "score": "srum_jax.stages.score",
@@ -60,8 +60,6 @@ STAGES = {
     "export": "srum_jax.stages.export",
     "report": "srum_jax.stages.report",
 }
-
-ALONE = {"autoencoder", "pretrain"}  # what makes the small base: not for several processes
 
 
 def define_flags() -> flags.FlagValues:
@@ -85,7 +83,7 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
     program is called `program`."""
     if len(argv) < 2 or {"--help", "-help", "-h"} & set(argv):
         configs = " ".join(config.packaged())
-        print(HELP.format(program=program, configs=configs, stages=" ".join(STAGES)))
+        print(HELP.format(program=program, configs=configs, stages=" ".join(config.STAGES)))
         return 0
     console.log_to_stderr()
     debug = "--debug" in argv
@@ -112,14 +110,16 @@ def run(argv: Sequence[str]) -> str | None:
         return None
     wanted = options.stage or cfg.stages
     for name in wanted:
-        if name not in STAGES:
-            raise BadInput(f'--stage "{name}" is not known: {config.suggest(name, STAGES)}')
+        if name not in config.STAGES:
+            raise BadInput(f'--stage "{name}" is not known: {config.suggest(name, config.STAGES)}')
+    for problem in config.misplaced(cfg.model, wanted):
+        raise BadInput(problem)
     if not options.workdir:
         raise BadInput("no work folder: give --workdir DIR, for example --workdir runs/shapes")
     if os.path.isfile(options.workdir):
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
-    stages = [name for name in STAGES if name in wanted]
+    stages = [name for name in config.STAGES if name in wanted]
     return run_stages(cfg, stages, options, config_file=config.config_path(argv))
 
 
@@ -144,7 +144,7 @@ def run_stages(
     distributed.check_same(f"{cfg} {stages}", "configs or stages")
     mesh = sharding.make_mesh(cfg.mesh)
     config.check_mesh(cfg, mesh.shape, sharding.host_mesh(mesh).shape)
-    if jax.process_count() > 1 and (alone := ALONE & set(stages)):
+    if jax.process_count() > 1 and (alone := set(config.MAKING) & set(stages)):
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
     for number in range(cfg.rounds):
         work = Workdir(
@@ -153,8 +153,17 @@ def run_stages(
         for i, name in enumerate(stages):
             logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
             with jax.set_mesh(mesh):
-                importlib.import_module(STAGES[name]).run(cfg, mesh, work)
+                stage_module(cfg.model, name).run(cfg, mesh, work)
     return str(work.report) if "report" in stages and jax.process_index() == 0 else None
+
+
+def stage_module(model: str, stage: str) -> types.ModuleType:
+    """The module whose `run` is a stage; of one that makes a base, the one that its world names.
+
+    Raises BadInput where the world has no such stage.
+    """
+    table = registry.load(registry.WORLDS, model).STAGES if stage in config.MAKING else STAGES
+    return registry.load(table, stage)
 
 
 def _split_cpu(count: int) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 from absl import flags, logging
 from tqdm import tqdm
 
-from srum_jax.core import console
+from srum_jax.config import Config
+from srum_jax.core import console, registry
 from srum_jax.core.errors import BadInput, DoesNotFit, Stopped
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -49,7 +50,10 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
 
     def command(name: str, what: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-        made.add_argument("--model", default="shapes", help="shapes, or a folder (default: shapes)")
+        names = ", ".join(registry.WORLDS)
+        made.add_argument(
+            "--model", default=Config.model, help=f"{names}, or a folder (default: {Config.model})"
+        )
         made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
         made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
         made.add_argument("--window", type=_count, help="tokens of a request with its answer")

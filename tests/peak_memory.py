@@ -33,14 +33,14 @@ def main(folder, layers, hidden, saves):
     import jax
     import numpy as np
 
-    from srum_jax.core import param_tree, sharding
+    from srum_jax.core import param_tree, registry, sharding
     from srum_jax.models import safetensors_io
     from srum_jax.models.bagel import hf, model_config, vae
     from srum_jax.models.bagel import model as bagel
-    from srum_jax.models.bagel.model_config import SHAPES, LLMConfig
+    from srum_jax.models.bagel.model_config import LLMConfig
 
     llm = LLMConfig(hidden, layers, heads=16, kv_heads=8, ffn=4 * hidden, vocab=16 * hidden)
-    cfg = dataclasses.replace(SHAPES, llm=llm)
+    cfg = dataclasses.replace(model_config.from_folder(registry.base_folder("shapes")), llm=llm)
     folder.mkdir()
     for name, content in model_config.to_json(cfg).items():
         (folder / name).write_text(json.dumps(content))

@@ -225,9 +225,45 @@ def test_loading_by_name_is_seen():
 
 
 def test_the_registry_names_what_is_there():
-    for table in (registry.WORLDS, registry.SUITES, registry.LANGUAGES):
+    for table in (registry.WORLDS, registry.PRESETS, registry.SUITES, registry.LANGUAGES):
         for name in table.values():
             assert name.removeprefix(f"{PACKAGE}.") in MODULES
+    for name in registry.WORLDS:
+        stages = registry.load(registry.WORLDS, name).STAGES.values()
+        assert {stage.removeprefix(f"{PACKAGE}.") for stage in stages} <= MODULES.keys()
+    for name in registry.PRESETS:
+        assert name in registry.load(registry.PRESETS, name).PRESETS
+
+
+KNOW_WORLDS = ["worlds", "core.registry", "configs"]  # themselves, the table, and defaults of runs
+
+
+def worlds_named(tree):
+    """What literals of a module name of worlds: one, its prompts or its modules; prose may."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for world, module in registry.WORLDS.items():
+                inside = module in node.value or module.removeprefix(f"{PACKAGE}.") in node.value
+                if inside or node.value.partition(":")[0] == world:
+                    yield f"{node.lineno}: {node.value!r}"
+
+
+def test_worlds_are_known_to_the_table_alone():
+    wrong = {
+        name: found
+        for name, tree in MODULES.items()
+        if not any(within(name, place) for place in KNOW_WORLDS)
+        if (found := list(worlds_named(tree)) + [n for n in own(name) if within(n, "worlds")])
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    "source", ["x = 'shapes'", "f('shapes:test')", "y = {'a': 'srum_jax.worlds.shapes.pretrain'}"]
+)
+def test_naming_a_world_is_seen(source):
+    assert len(list(worlds_named(ast.parse(source)))) == 1
+    assert list(worlds_named(ast.parse("'srum run --config shapes'\nshapes = a.shapes"))) == []
 
 
 def test_outside_packages_stay_in_their_places():

@@ -11,6 +11,7 @@ import pytest
 from srum_jax import main
 from srum_jax.configs import shapes
 from srum_jax.core import console, errors, preemption
+from srum_jax.worlds import shapes as shapes_world
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def stages(monkeypatch, tmp_path):
 
         return types.SimpleNamespace(run=run)
 
-    for name, module in main.STAGES.items():
+    for name, module in (shapes_world.STAGES | main.STAGES).items():
         monkeypatch.setitem(sys.modules, module, stand_in(name))
     monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
     before = signal.getsignal(signal.SIGTERM)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 from jax.extend.core import jaxprs_in_params
+from tiny import SHAPES
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # scripts: they import one another by plain names
@@ -24,7 +25,7 @@ from srum_jax.data.tokenizer import Tokenizer  # noqa: E402
 from srum_jax.generation import text_generator  # noqa: E402
 from srum_jax.models.bagel import model as bagel  # noqa: E402
 from srum_jax.models.bagel import mot  # noqa: E402
-from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES  # noqa: E402
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT  # noqa: E402
 from srum_jax.rewards import parsing  # noqa: E402
 
 

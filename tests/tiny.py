@@ -1,19 +1,21 @@
 """A BAGEL of a few thousand random numbers in the shapes world's geometry, for tests of stages."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 
 from srum_jax import config
 from srum_jax.configs import base
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import param_tree, registry, sharding
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.models.bagel import hf, vae
+from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel.model_config import SHAPES, VAEConfig
+from srum_jax.models.bagel.model_config import VAEConfig
 from srum_jax.worlds.shapes import examples
 
+SHAPES = model_config.from_folder(registry.base_folder("shapes"))  # the base in the package
 MODEL = dataclasses.replace(
     SHAPES,
     llm=dataclasses.replace(SHAPES.llm, hidden=16, layers=1, heads=2, kv_heads=1, ffn=16),
@@ -34,6 +36,14 @@ def weights(seed=0, scale=0.2):
             param_tree.abstract(vae.specs(MODEL.vae)),
         )
     )
+
+
+def sizes_folder(folder, model=MODEL):
+    """`folder` with the JSON files of a model's sizes alone."""
+    folder.mkdir(exist_ok=True)
+    for name, values in model_config.to_json(model).items():
+        (folder / name).write_text(json.dumps(values))
+    return folder
 
 
 def write_model(folder, seed=0, *, answers=False):

@@ -411,7 +411,7 @@ class LogConfig:
 class Config:
     """A whole run."""
 
-    model: Literal["shapes", "bagel_7b_mot"] = "shapes"  # preset of sizes
+    model: str = "shapes"  # a world, whose base it is, or a preset of sizes: bagel_7b_mot
     weights: str = ""  # folder in the Hugging Face layout; "": the base in the package (shapes)
     # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors`
     # alone, without the vision tower, the connector, the autoencoder and the JSON files.

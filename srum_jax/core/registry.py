@@ -1,13 +1,15 @@
-"""What is added to the package by one module and one line here: worlds and evaluation suites.
+"""What is added to the package by one module and one line here: worlds, suites, sizes of models.
 
 Owns the names and where their modules lie, as strings: nothing is imported before `load` is called,
 so what stands low in the package can name what stands high. The side that judges and trains loads
 languages alone; it may ask for a world's name or its folder of weights.
 
-A world is a package with `prompts(split, count, first)` and, beside its modules, a folder `base`
-with a small model that is trained on it. A suite is a module with `make(cfg, data, language)`,
-which gives an `evals.suite.Suite`. A language is a module with `normalise(text, kind)`, which puts
-plain English into the words of a world's models.
+A world is a package with `prompts(split, count, first)`, `STAGES` with the modules of the stages
+that make its base, and, beside its modules, a folder `base` with that small model: its name is a
+`model` of the config. A preset is the sizes of a model whose weights do not ship: an entry of
+`PRESETS` in its module, for plans without its folder. A suite is a module with
+`make(cfg, data, language)`, which gives an `evals.suite.Suite`. A language is a module with
+`normalise(text, kind)`, which puts plain English into the words of a world's models.
 """
 
 import importlib
@@ -21,6 +23,7 @@ from srum_jax.core.checked import suggest
 from srum_jax.core.errors import BadInput
 
 WORLDS = {"shapes": "srum_jax.worlds.shapes"}
+PRESETS = {"bagel_7b_mot": "srum_jax.models.bagel.model_config"}
 SUITES = {"shapes": "srum_jax.worlds.shapes.suite"}
 LANGUAGES = {"shapes": "srum_jax.worlds.shapes.english"}
 SPLITS = ("train", "validation", "test")  # of every world's prompts

@@ -17,7 +17,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import param_tree, registry, sharding
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Picture, Text
@@ -59,11 +59,14 @@ class Program:
 
 
 def sizes_of(cfg: Config) -> BagelConfig:
-    """Sizes of the config's model: of its folder if that is here, otherwise of its preset."""
+    """Sizes of the config's model: of its folder if that is here, otherwise of its world's base or
+    of its preset."""
     for folder in filter(None, (cfg.weights, cfg.weights_base)):
         if (epath.Path(folder) / "llm_config.json").exists():
             return model_config.from_folder(folder)
-    return model_config.PRESETS[cfg.model]
+    if cfg.model in registry.WORLDS:
+        return model_config.from_folder(registry.base_folder(cfg.model))
+    return registry.load(registry.PRESETS, cfg.model).PRESETS[cfg.model]
 
 
 def bytes_per_chip(tree: Any) -> int:

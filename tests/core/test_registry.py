@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from srum_jax import main
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import prompts
@@ -29,6 +30,16 @@ def test_a_new_world_is_one_module_and_one_line(tmp_path, monkeypatch):
     ]
     assert found[1].where == "little:test, prompt 1"
     assert [p.text for p in prompts.load("little:train", 1)] == ["train 0"]
+
+
+def test_a_world_names_the_stages_that_make_its_base(tmp_path, monkeypatch):
+    (tmp_path / "made_world.py").write_text('STAGES = {"pretrain": "made_world"}')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry.WORLDS, "made", "made_world")
+    assert main.stage_module("made", "pretrain").__name__ == "made_world"
+    assert main.stage_module("made", "score").__name__ == "srum_jax.stages.score"
+    with pytest.raises(BadInput, match='"autoencoder" is not known: known: pretrain'):
+        main.stage_module("made", "autoencoder")
 
 
 def test_names_alone_import_nothing():

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from samples import CFG
+from tiny import SHAPES
 
 from srum_jax.core.patches import unpatchify
 from srum_jax.data import images
-from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
 CASES = json.loads((COMMON / "common.json").read_text())

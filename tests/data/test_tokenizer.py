@@ -9,11 +9,12 @@ import unicodedata
 import numpy as np
 import pytest
 import tokenizers
+from tiny import SHAPES
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 import srum_jax
 from srum_jax.data.tokenizer import MARKS, Tokenizer
-from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, SHAPES
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 from srum_jax.worlds.shapes import changes as shapes_changes
 from srum_jax.worlds.shapes import examples, language, questions
 

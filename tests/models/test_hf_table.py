@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny import SHAPES
 
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import hf, model_config, vae
@@ -27,7 +28,7 @@ def test_table_is_a_bijection_onto_the_official_tensors():
     assert len(official[hf.MODEL_FILE]) == 1223 and len(official[hf.VAE_FILE]) == 244
 
 
-@pytest.mark.parametrize("cfg", [model_config.BAGEL_7B_MOT, model_config.SHAPES])
+@pytest.mark.parametrize("cfg", [model_config.BAGEL_7B_MOT, SHAPES])
 def test_table_fills_every_element_of_every_leaf_once(cfg):
     for file, specs in ((hf.MODEL_FILE, bagel.specs(cfg)), (hf.VAE_FILE, vae.specs(cfg.vae))):
         places = [(e.path, e.layer) for e in hf.table(cfg)[file]]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from tiny import SHAPES
 
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import hf, model_config, vae
@@ -55,11 +56,11 @@ def test_bytes_are_truncated_as_officially():
 
 def test_specs_scale_with_the_preset():
     assert param_tree.count(vae.specs(model_config.BAGEL_7B_MOT.vae)) == 83_819_683
-    assert param_tree.count(vae.specs(model_config.SHAPES.vae)) == 296_531
+    assert param_tree.count(vae.specs(SHAPES.vae)) == 296_531
 
 
 def test_wrong_sizes_are_refused():
-    cfg = model_config.SHAPES.vae
+    cfg = SHAPES.vae
     params = param_tree.abstract(vae.specs(cfg))
     images = jax.ShapeDtypeStruct((1, 30, 32, 3), jnp.float32)
     with pytest.raises(ValueError, match="30x32 cannot be encoded: sides must be multiples of 4"):

@@ -16,9 +16,8 @@ import tiny
 
 from srum_jax import main
 from srum_jax.configs import shapes
-from srum_jax.core import sharding
+from srum_jax.core import registry, sharding
 from srum_jax.core.errors import BadInput
-from srum_jax.models.bagel import model_config
 from srum_jax.planning import lowering, plan, topology
 from srum_jax.planning.topology import Compiled, Machine, Target
 
@@ -37,8 +36,9 @@ ENTRY %main (p: f32[256]) -> f32[2048] {
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setitem(model_config.PRESETS, "shapes", tiny.MODEL)
+def small(monkeypatch, tmp_path_factory):
+    folder = tiny.sizes_folder(tmp_path_factory.mktemp("sizes"))
+    monkeypatch.setattr(registry, "base_folder", {"shapes": folder}.__getitem__)
 
 
 class Compilers:

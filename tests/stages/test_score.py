@@ -189,7 +189,7 @@ def test_examples_take_categories_in_turn_and_the_widest_prompts_first():
 def test_a_whole_stage_with_a_tiny_untrained_model(tmp_path):
     """From files to files, through the loader, the tokenizer and the model itself."""
     tokenizer = registry.base_folder("shapes") / "tokenizer.json"
-    shapes = model_config.SHAPES
+    shapes = model_config.from_folder(tokenizer.parent)
     tiny = dataclasses.replace(
         shapes,
         llm=dataclasses.replace(shapes.llm, hidden=16, layers=1, heads=2, kv_heads=2, ffn=16),

@@ -135,20 +135,6 @@ class BagelConfig:
         )
 
 
-SHAPES = BagelConfig(
-    llm=LLMConfig(hidden=128, layers=4, heads=4, kv_heads=2, ffn=352, vocab=96, rope_theta=1e4),
-    vit=ViTConfig(hidden=128, layers=2, heads=4, ffn=352, patch=8, positions=4),
-    vae=VAEConfig(ch=32, ch_mult=(1, 1, 1), res_blocks=1, z=8, scale=0.6648, shift=-0.0495),
-    latent_patch=2,
-    max_latent=8,
-    max_vit=4,
-    bos=1,
-    eos=2,
-    start_of_image=3,
-    end_of_image=4,
-    max_text=512,
-)
-
 BAGEL_7B_MOT = BagelConfig(
     llm=LLMConfig(hidden=3584, layers=28, heads=28, kv_heads=4, ffn=18944, vocab=152064),
     vit=ViTConfig(hidden=1152, layers=26, heads=16, ffn=4304, patch=14, positions=70),
@@ -163,7 +149,7 @@ BAGEL_7B_MOT = BagelConfig(
 )
 
 VAE_JSON = "ae_config.json"
-PRESETS = {"shapes": SHAPES, "bagel_7b_mot": BAGEL_7B_MOT}
+PRESETS = {"bagel_7b_mot": BAGEL_7B_MOT}  # models that `core/registry.py` names
 
 
 class _Fields:

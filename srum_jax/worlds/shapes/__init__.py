@@ -10,6 +10,11 @@ stages that make the base (`autoencoder`, `pretrain`).
 
 from srum_jax.worlds.shapes import language
 
+STAGES = {  # that make the base, in their order, and the module of each
+    "autoencoder": "srum_jax.worlds.shapes.autoencoder",
+    "pretrain": "srum_jax.worlds.shapes.pretrain",
+}
+
 
 def prompts(split: str, count: int | None, first: int = 0) -> tuple[tuple[str, str], ...]:
     """(text, category) of the split's prompts, the categories in turn: `count`, without one all.

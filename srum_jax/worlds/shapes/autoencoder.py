@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config
-from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.core import param_tree, preemption, registry, sharding
 from srum_jax.core.errors import Diverged
 from srum_jax.data import pipeline
 from srum_jax.data.images import to_float
@@ -48,7 +48,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     """The stage's work: see the module."""
-    c, model = cfg.autoencoder, model_config.PRESETS[cfg.model]
+    c = cfg.autoencoder
+    model = model_config.from_folder(registry.base_folder(cfg.model))
     sizes = dataclasses.replace(model.vae, scale=1.0, shift=0.0)  # known only afterwards
     specs = vae.specs(sizes)
     tx = optim.make(c.optim, specs, steps=c.steps)

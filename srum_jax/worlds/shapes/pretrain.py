@@ -52,8 +52,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         made = work.stage("autoencoder")
         towers = made / Manifest.read(made).outputs["model"]
     else:
-        shipped = registry.base_folder("shapes")
-        towers = epath.Path(cfg.weights) if cfg.weights else shipped
+        towers = epath.Path(cfg.weights) if cfg.weights else registry.base_folder(cfg.model)
     inputs = {"autoencoder": stage_model.fingerprint(towers)}
 
     def body(folder: epath.Path) -> Outcome:
@@ -244,12 +243,13 @@ def pretrain(
 ) -> Outcome:
     """The stage's work: see the module."""
     c = cfg.pretrain
+    shipped = registry.base_folder(cfg.model)
     model = dataclasses.replace(
-        model_config.PRESETS[cfg.model], vae=model_config.autoencoder_from_folder(towers)
+        model_config.from_folder(shipped), vae=model_config.autoencoder_from_folder(towers)
     )
     _, vae_params = hf.load(towers, model, want=("vae",))
-    tokenizer_file = registry.base_folder("shapes") / "tokenizer.json"
-    tokenizer = Tokenizer.from_folder(tokenizer_file.parent)
+    tokenizer_file = shipped / "tokenizer.json"
+    tokenizer = Tokenizer.from_folder(shipped)
     pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=c.latents, edits=c.edits)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
 

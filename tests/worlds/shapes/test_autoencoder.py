@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from srum_jax.core import param_tree
+from srum_jax.core import param_tree, registry
 from srum_jax.core.errors import Diverged
 from srum_jax.data.images import to_float
 from srum_jax.models.bagel import hf, model_config, vae
@@ -31,14 +31,15 @@ def drawn(specs, key):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, tmp_path_factory):
     """A run of a few steps on few pictures, its gate wide open."""
     monkeypatch.setattr(autoencoder, "CLEAN_IMAGES", 12)
     monkeypatch.setattr(autoencoder, "CLEAN_BATCH", 6)
     monkeypatch.setattr(autoencoder, "GATE", 0.0)
     monkeypatch.setattr(param_tree, "init", drawn)
     model = dataclasses.replace(tiny.MODEL, vae=VAE)
-    monkeypatch.setitem(model_config.PRESETS, "shapes", model)
+    folder = tiny.sizes_folder(tmp_path_factory.mktemp("sizes"), model)
+    monkeypatch.setattr(registry, "base_folder", {"shapes": folder}.__getitem__)
     return tiny.load_config(
         "",
         stages=("autoencoder",),
