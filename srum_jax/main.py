@@ -1,16 +1,17 @@
 """The command line: reads the config, makes the mesh, runs the stages, exits with a code."""
 
+import contextlib
 import importlib
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags, logging
 
 from srum_jax import config
 from srum_jax.core import console, registry
-from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.core.errors import BadInput, exit_code
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
@@ -89,11 +90,13 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
     debug = "--debug" in argv
     try:
         report = run(argv)
-    except (Stopped, ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as e:
+    except Exception as e:
+        if (code := exit_code(e)) is None:
+            raise
         if debug:
             logging.exception("traceback")
         print(f"error: {e}" + ("" if debug else "\n(--debug shows where)"), file=sys.stderr)
-        return e.exit_code if isinstance(e, Stopped) else BadInput.exit_code
+        return code
     if report:
         print(f"report: {report}")
     return 0
@@ -146,14 +149,15 @@ def run_stages(
     config.check_mesh(cfg, mesh.shape, sharding.host_mesh(mesh).shape)
     if jax.process_count() > 1 and (alone := set(config.MAKING) & set(stages)):
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
-    for number in range(cfg.rounds):
-        work = Workdir(
-            options.workdir, number, options.allow_config_change, config_file=config_file
-        )
-        for i, name in enumerate(stages):
-            logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
-            with jax.set_mesh(mesh):
-                stage_module(cfg.model, name).run(cfg, mesh, work)
+    with _one_run(options.workdir):
+        for number in range(cfg.rounds):
+            work = Workdir(
+                options.workdir, number, options.allow_config_change, config_file=config_file
+            )
+            for i, name in enumerate(stages):
+                logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
+                with jax.set_mesh(mesh):
+                    stage_module(cfg.model, name).run(cfg, mesh, work)
     return str(work.report) if "report" in stages and jax.process_index() == 0 else None
 
 
@@ -164,6 +168,30 @@ def stage_module(model: str, stage: str) -> types.ModuleType:
     """
     table = registry.load(registry.WORLDS, model).STAGES if stage in config.MAKING else STAGES
     return registry.load(table, stage)
+
+
+@contextlib.contextmanager
+def _one_run(workdir: str) -> Iterator[None]:
+    """The work folder is this run's; of several processes the first one holds it for all.
+
+    Raises BadInput, in every process, where another run has it.
+    """
+    import jax
+
+    from srum_jax.core import distributed, lock
+
+    with contextlib.ExitStack() as holding:
+        problem = ""
+        if jax.process_index() == 0:
+            try:
+                holding.enter_context(lock.held(workdir))
+            except (BadInput, OSError) as e:
+                if jax.process_count() == 1:
+                    raise
+                problem = str(e)
+        if problem := distributed.from_first(problem, "the work folder"):
+            raise BadInput(problem)
+        yield
 
 
 def _split_cpu(count: int) -> None:

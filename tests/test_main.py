@@ -10,7 +10,7 @@ import pytest
 
 from srum_jax import main
 from srum_jax.configs import shapes
-from srum_jax.core import console, errors, preemption
+from srum_jax.core import console, errors, lock, preemption
 from srum_jax.worlds import shapes as shapes_world
 
 
@@ -72,6 +72,17 @@ def test_errors_become_exit_codes(stages, capsys, error, code):
     out, err = capsys.readouterr()
     assert "error: told" in err and "Traceback" not in err and "report:" not in out
     assert stages.calls[-1] == (0, "score")
+
+
+def test_a_second_run_in_a_work_folder_is_refused(stages, capsys):
+    with lock.held(stages.root):
+        assert go(stages) == 2
+    assert f"error: {stages.root} is in use by process" in capsys.readouterr().err
+    assert stages.calls == []
+    stages.fail["score"] = TypeError("a bug")
+    with pytest.raises(TypeError):
+        go(stages)
+    assert list(stages.root.iterdir()) == []  # a run that failed holds nothing
 
 
 def test_faults_of_the_program_are_not_called_bad_input(stages):

@@ -1,9 +1,10 @@
 """The ways a run ends that are not success, each with its exit code; `main.py` alone exits.
 
 Code below raises ValueError or FileNotFoundError for bad input where no more needs to be said: both
-end with code 2 and their message.
+end with code 2 and their message, and so does an OSError of a place that cannot be written.
 """
 
+import errno
 from collections.abc import Sequence
 
 
@@ -42,3 +43,22 @@ class Preempted(Stopped):
     """Told to stop, and stopped after a clean save: the same command goes on from there."""
 
     exit_code = 75
+
+
+# What a person has to mend where something is read or written: no restart does.
+_OF_PLACES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+)
+_OF_NAMES = (
+    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError),
+)
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The code a run ends with; None for a fault of the program, whose traceback is to be seen."""
+    if isinstance(error, Stopped):
+        return error.exit_code
+    bad = isinstance(error, (ValueError, *_OF_NAMES))
+    bad = bad or isinstance(error, OSError) and error.errno in _OF_PLACES
+    return BadInput.exit_code if bad else None

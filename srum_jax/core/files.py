@@ -1,5 +1,6 @@
 """Files that are whole or absent, in local folders and buckets, and what tells files apart."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,17 +12,50 @@ from etils import epath
 _SAMPLE, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 
 
-def write_bytes(path: epath.PathLike, chunks: Iterable[bytes | memoryview]) -> None:
-    """Writes a file under a temporary name beside its own and renames it: readers see old or new.
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path names a place in a bucket."""
+    return "://" in os.fspath(path)
 
-    The folder must exist.
+
+def write_bytes(path: epath.PathLike, chunks: Iterable[bytes | memoryview]) -> None:
+    """Writes a file that readers see old or new, never in part, also after a loss of power.
+
+    The folder must exist. Raises OSError naming the file where there is no room, or no permission;
+    the old file is then as it was.
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
-    with temporary.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            if not is_remote(path):
+                file.flush()
+                os.fsync(file.fileno())
+        move(temporary, path)
+    except BaseException as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.errno and not e.filename:
+            raise OSError(e.errno, e.strerror, os.fspath(path)) from e
+        raise
+
+
+def move(source: epath.PathLike, target: epath.PathLike) -> None:
+    """Gives a file the name `target`, in the place of what has it; the content must be synced."""
+    target = epath.Path(target)
+    epath.Path(source).replace(target)
+    if not is_remote(target):
+        sync(target.parent)
+
+
+def sync(path: epath.PathLike) -> None:
+    """Returns when a local file's content, or the names in a local folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
