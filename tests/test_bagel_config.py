@@ -1,4 +1,7 @@
-"""The whole road of configs/bagel_7b_srum.py, with the shapes weights in the place of BAGEL-7B."""
+"""The whole road of configs/bagel_7b_srum.py, with the shapes weights in the place of BAGEL-7B.
+
+Sizes and counts are smaller; lanes of text are the config's own.
+"""
 
 import json
 import pathlib
@@ -31,8 +34,7 @@ SMALL = {
     "score.written.batch": 8,
     "train.rows": 8,
     "train.steps": 2,
-    "train.lanes.und": 36,
-    "train.lanes.gen": 32,
+    "train.lanes.gen": 32,  # two images of 16 tokens, as 8192 are two of 4096
     "train.min_score": -1.0,
     "train.monitor.prompts": 0,
     "export.dtype": "float32",

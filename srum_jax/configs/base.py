@@ -237,7 +237,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LanesConfig:
-    """Fixed sizes of one packed row; a fill under 60 % is refused, with the sizes to use."""
+    """Fixed sizes of one packed row; what is padding is computed too, and the log says how much."""
 
     und: PositiveInt = 60  # text and ViT tokens (U)
     gen: PositiveInt = 64  # latent tokens (G)

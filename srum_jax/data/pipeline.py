@@ -16,14 +16,14 @@ from srum_jax.data.schema import Batch, Example, Lanes
 
 RowFn = Callable[[int], list[Example]]  # number of a row in the endless sequence -> its samples
 
-MIN_FILL = 0.6
+MAX_PADDING = 0.4  # share of a step's tokens from which on other lanes are advised
 
 
 class EpochRows:
     """The endless sequence over a finite set: epoch after epoch of `packing.plan`.
 
-    `__call__(i)` gives (epoch, example numbers) of row i. Raises ValueError if the lanes would be
-    less than 60 % full, naming the sizes to use.
+    `__call__(i)` gives (epoch, example numbers) of row i. Raises ValueError for no examples and for
+    one that fits no row.
     """
 
     def __init__(self, sizes: np.ndarray, lanes: Lanes, *, seed: int):
@@ -34,17 +34,31 @@ class EpochRows:
         self.ends: list[int] = []
         self._extend()
         # The last row takes what is left over: its room is not for sizes to change.
-        rows = self.plans[0][:-1] or self.plans[0]
-        self.fill = packing.fill(sizes, rows, lanes)
-        low = [name for name, share in self.fill.items() if share < MIN_FILL]
-        if low and len(self.plans[0]) > 1:
-            used = np.max([sizes[r].sum(axis=0) for r in rows], axis=0)
-            shares = ", ".join(f"{name} {self.fill[name]:.0%}" for name in low)
-            raise ValueError(
-                f"lanes would be filled too little ({shares}, at least {MIN_FILL:.0%}) with rows "
-                f"of up to {max(map(len, rows))} samples: set und={used[0]}, gen={used[1]} in "
-                "train.lanes, or make room for more samples in the other lanes"
-            )
+        self._whole = self.plans[0][:-1] or self.plans[0]
+        self.fill = packing.fill(sizes, self._whole, lanes)
+
+    @property
+    def padding(self) -> float:
+        """Share of a step's tokens, both lanes together, that hold nothing and are computed."""
+        width = {name: getattr(self.lanes, name) for name in self.fill}
+        used = sum(share * width[name] for name, share in self.fill.items())
+        return 1 - used / sum(width.values())
+
+    @property
+    def advice(self) -> str:
+        """What emptier lanes cost, and the sizes to use; "" where at most MAX_PADDING is padding.
+
+        A single row is as full as there are examples: nothing is advised.
+        """
+        if self.padding <= MAX_PADDING or len(self.plans[0]) == 1:
+            return ""
+        used = np.max([self.sizes[row].sum(axis=0) for row in self._whole], axis=0)
+        samples = max(map(len, self._whole))
+        return (
+            f"{self.padding:.0%} of every step's tokens are padding, with rows of up to {samples} "
+            f"samples: set und={used[0]}, gen={used[1]} in train.lanes, or make room for more "
+            "samples in the other lanes"
+        )
 
     def _extend(self):
         rows = packing.plan(self.sizes, self.lanes, seed=self.seed, epoch=len(self.plans))

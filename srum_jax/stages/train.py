@@ -126,7 +126,10 @@ def train(
             c.lanes.regions,
         )
     order = examples.order
-    logging.info("train: lanes %s full", {k: f"{v:.0%}" for k, v in order.fill.items()})
+    full = ", ".join(f"{name} {share:.0%}" for name, share in order.fill.items())
+    logging.info("train: lanes full: %s; padding: %.0f %% of tokens", full, 100 * order.padding)
+    if order.advice:
+        logging.warning("train: %s", order.advice)
     at = sharding.batch_sharding(mesh)
 
     watch = None

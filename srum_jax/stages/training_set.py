@@ -97,7 +97,7 @@ class TrainingSet:
 
     @functools.cached_property
     def order(self) -> pipeline.EpochRows:
-        """Which candidates share a row; raises ValueError where lanes would be too empty."""
+        """Which candidates share a row; raises ValueError where one fits none."""
         return pipeline.EpochRows(self.sizes, self.lanes, seed=self.seed)
 
     @property
