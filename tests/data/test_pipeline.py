@@ -8,7 +8,7 @@ import pytest
 
 from srum_jax.config import MeshConfig
 from srum_jax.core import sharding
-from srum_jax.data import packing, pipeline
+from srum_jax.data import pipeline
 from srum_jax.data.pipeline import EpochRows
 from srum_jax.data.schema import Lanes
 
