@@ -4,8 +4,18 @@ A shard is written under a temporary name and renamed, so it is whole or absent:
 killed goes on with the first shard that is absent. When all are there, `finish` counts their
 records and writes TFDS metadata beside them. ArrayRecord opens local files only: for a bucket a
 shard is written to a local folder and copied, and read from a local copy.
+
+Beside each shard lies a file of summaries: what its records are without their pictures and latents,
+so that nobody reads gigabytes to learn prompts and sizes. It holds nothing of its own; where it is
+missing or damaged the shard is read.
 """
 
+import bisect
+import errno
+import functools
+import io
+import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -15,9 +25,14 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from PIL import Image
+
+from srum_jax.core import files
+from srum_jax.core.errors import BadInput
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
 UNFINISHED = ".shard-"  # begins the names of folders that a killed writer leaves behind
+OPEN_READERS = 32  # shards of a folder that are open at a time, a file handle each
 
 
 def candidate_features(
@@ -95,11 +110,21 @@ def shard_sizes(records: int, size: int) -> list[int]:
     return [min(size, records - start) for start in range(0, records, size)]
 
 
+def shard_name(name: str, index: int, total: int) -> str:
+    """The file name of shard `index` (from 0) of `total`, as TFDS names shards."""
+    return f"{name}-{SPLIT}.array_record-{index:05d}-of-{total:05d}"
+
+
 def unit_path(folder: epath.PathLike, name: str, index: int, total: int) -> epath.Path:
-    """The file of shard `index` (from 0) of `total`, as TFDS names shards."""
+    """The file of shard `index` (from 0) of `total`."""
     if not 0 <= index < total:
         raise ValueError(f"{name}: there is no shard {index} of {total}")
-    return epath.Path(folder) / f"{name}-{SPLIT}.array_record-{index:05d}-of-{total:05d}"
+    return epath.Path(folder) / shard_name(name, index, total)
+
+
+def summaries_path(shard: epath.Path) -> epath.Path:
+    """The file of the summaries of a shard's records, one JSON line each."""
+    return shard.parent / shard.name.replace(".array_record-", ".summaries-")
 
 
 def write_shard(
@@ -130,6 +155,9 @@ def write_shard(
         count = _count(temporary)
         if count != len(records):
             raise OSError(f"{final}: {count} of {len(records)} records written; is the disk full?")
+        # Before the shard, so that there is none beside summaries of another one.
+        lines = (json.dumps(_summary(features, record)) + "\n" for record in records)
+        files.write_bytes(summaries_path(final), map(str.encode, lines))
         if _remote(final):
             _upload(temporary, final)
         else:
@@ -143,7 +171,7 @@ def shard_done(folder: epath.PathLike, name: str, index: int, total: int, count:
     if not path.exists():
         return False
     if not _remote(path):  # counting needs the file at hand; `finish` counts the remote ones
-        _check_count(path, _count(path), count)
+        _check_count(path.parent, path.name, _count(path), count)
     return True
 
 
@@ -167,7 +195,7 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
         scratch = pathlib.Path(scratch)
         for path, expected in zip(paths, counts, strict=True):
             local = _download(path, scratch) if _remote(path) else path
-            _check_count(path, _count(local), expected)
+            _check_count(folder, path.name, _count(local), expected)
             size += os.path.getsize(local)
             # TFDS wants to see the names of the shards beside its metadata, not their content.
             (scratch / path.name).write_bytes(b"")
@@ -193,7 +221,8 @@ class ShardRecords(Sequence):
     """Random access to the records of finished shards, in shard order; see `read`.
 
     A record is a dict of NumPy arrays and scalars, str for text, and for a sequence of dicts a list
-    of dicts. Pickles by its folder, so that loader processes can open it again.
+    of dicts. Threads may share it. Pickles by its folder, so that loader processes can open it
+    again.
     """
 
     def __init__(self, folder: epath.PathLike):
@@ -203,8 +232,7 @@ class ShardRecords(Sequence):
     def _open(self):
         import tensorflow_datasets as tfds
 
-        self._copy = None
-        local = self.folder
+        self._copy, self._local = None, self.folder
         if not (self.folder / "dataset_info.json").exists():
             raise FileNotFoundError(
                 f"{self.folder}: no finished records (dataset_info.json is missing); "
@@ -212,51 +240,91 @@ class ShardRecords(Sequence):
             )
         if _remote(self.folder):
             self._copy = tempfile.TemporaryDirectory()
-            local = pathlib.Path(self._copy.name)
+            self._local = epath.Path(self._copy.name)
             for path in self.folder.iterdir():
                 if path.suffix == ".json" or ".array_record-" in path.name:
-                    _download(path, local)
+                    _download(path, self._local)
+        _check_opens(self._local / "dataset_info.json")
         try:
-            builder = tfds.builder_from_directory(local)
-            self.features = builder.info.features
-            split = builder.info.splits[SPLIT]
-            self.counts = tuple(split.shard_lengths)
-            self._names = [os.path.basename(name) for name in split.filenames]
+            info = tfds.builder_from_directory(self._local).info
+            self.features, self.counts = info.features, tuple(info.splits[SPLIT].shard_lengths)
+            # TFDS sorts its names as text, which past 99,999 shards is not their order.
+            total = len(self.counts)
+            self._names = [shard_name(info.name, i, total) for i in range(total)]
         except Exception as e:  # any fault in hand-edited or damaged metadata
             raise ValueError(
                 f"{self.folder}: dataset_info.json or features.json is damaged ({e}); delete both "
                 "and run the stage that wrote them again"
             ) from e
+        self._ends = list(itertools.accumulate(self.counts))
         for name, expected in zip(self._names, self.counts, strict=True):
-            if not (local / name).exists():
-                raise FileNotFoundError(f"{self.folder / name}: this shard is missing; {REDO}")
-            _check_count(self.folder / name, _count(local / name), expected)
-        self._source = builder.as_data_source(SPLIT)
+            try:
+                count = _count(os.path.join(self._local, name))
+            except FileNotFoundError:
+                path = self.folder / name
+                raise FileNotFoundError(f"{path}: this shard is missing; {REDO}") from None
+            _check_count(self.folder, name, count, expected)
+        # A reader that is dropped closes when the last thread that reads from it is done.
+        self._reader = functools.lru_cache(OPEN_READERS)(_reader)
+        self._kept = functools.lru_cache(None)(self._features_of)
 
     def __reduce__(self):
         return ShardRecords, (self.folder,)
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = index + len(self) if index < 0 else index
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.folder}: record {index} of {len(self)}")
-        try:
-            record = self._source[index]
-        except Exception as e:  # ArrayRecord reports a flipped bit as whatever its decoder meets
-            raise ValueError(f"{self.folder / self._unit_of(index)}: damaged ({e}); {REDO}") from e
-        return {key: _tidy(self.features[key], value) for key, value in record.items()}
+        return self.fields(index, tuple(self.features))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
 
-    def _unit_of(self, index: int) -> str:
-        ends = np.cumsum(self.counts)
-        return self._names[int(np.searchsorted(ends, index, side="right"))]
+    def fields(self, index: int, names: Sequence[str]) -> dict[str, Any]:
+        """Record `index` without its other fields, which are not decoded."""
+        return self._decoded(index, tuple(names), {})
+
+    def summaries(self) -> Iterator[dict[str, Any]]:
+        """Every record in brief: numbers and texts as they are, of an array its shape (of a picture
+        [H, W, 3]); no sequences. No picture is decoded."""
+        for shard, count in enumerate(self.counts):
+            found = _read_summaries(summaries_path(self.folder / self._names[shard]), count)
+            yield from found or map(self._summary_of, self._places(shard))
+
+    def _places(self, shard: int) -> range:
+        return range(self._ends[shard] - self.counts[shard], self._ends[shard])
+
+    def _summary_of(self, index: int) -> dict[str, Any]:
+        from tensorflow_datasets import decode
+        from tensorflow_datasets import features as f
+
+        images = [key for key, kind in self.features.items() if isinstance(kind, f.Image)]
+        raw = {key: decode.SkipDecoding() for key in images}
+        return _summary(self.features, self._decoded(index, tuple(self.features), raw))
+
+    def _decoded(self, index: int, names: tuple[str, ...], how: Mapping[str, Any]) -> dict:
+        """Fields of a record by TFDS's decoders `how`, by default each feature's own."""
+        index = index + len(self) if index < 0 else index
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.folder}: record {index} of {len(self)}")
+        shard = bisect.bisect_right(self._ends, index)
+        name, place = self._names[shard], index - self._places(shard).start
+        kept = self._kept(names)
+        try:
+            (raw,) = self._reader(os.path.join(self._local, name)).read([place])
+            record = kept.deserialize_example_np(raw, decoders=how or None)
+        except (OSError, BadInput):  # of the machine, not of what was read
+            raise
+        except Exception as e:  # ArrayRecord reports a flipped bit as whatever its decoder meets
+            raise ValueError(f"{self.folder / name}: damaged ({e}); {REDO}") from e
+        return {key: _tidy(kept[key], value) for key, value in record.items()}
+
+    def _features_of(self, names: tuple[str, ...]) -> Any:
+        from tensorflow_datasets import features as f
+
+        return f.FeaturesDict({name: self.features[name] for name in names})
 
 
 REDO = (
@@ -295,22 +363,77 @@ def _tidy(feature: Any, value: Any) -> Any:
     return value
 
 
-def _count(path: epath.PathLike) -> int:
-    """Records in a local shard. A truncated file reads as 0 records, or does not open at all."""
+def _summary(features: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's summary; its images are PNG bytes."""
+    from tensorflow_datasets import features as f
+
+    brief = {}
+    for key, kind in features.items():
+        value = record[key]
+        if isinstance(kind, f.Image):
+            width, height = Image.open(io.BytesIO(value)).size
+            brief[key] = [height, width, 3]
+        elif isinstance(kind, f.Text):
+            brief[key] = value
+        elif isinstance(kind, f.Tensor):
+            brief[key] = list(np.shape(value)) if kind.shape else np.asarray(value).item()
+    return brief
+
+
+def _read_summaries(path: epath.Path, count: int) -> list[dict[str, Any]]:
+    """What `write_shard` wrote at `path`; [] where it is not there or not whole."""
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
+    return found if len(found) == count else []
+
+
+def _check_opens(path: epath.PathLike) -> None:
+    """Raises OSError where a local file cannot be opened, BadInput for want of a file handle."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as e:
+        if e.errno in (errno.EMFILE, errno.ENFILE):
+            raise BadInput(
+                f"{path}: too many open files; allow more (ulimit -n 4096) and start again"
+            ) from e
+        raise
+
+
+def _reader(path: str) -> Any:
+    """A local shard opened for reading by number.
+
+    Raises OSError, and BadInput where the process has no more file handles.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
+    _check_opens(path)  # the reader below gives no reason: no handle looks like damage
+    # Neither threads nor a buffer that reads ahead: records are asked for in any order.
+    how = "readahead_buffer_size:0,max_parallelism:0"
+    return ArrayRecordReader(path, how, file_reader_buffer_size=2**15)
+
+
+def _count(path: epath.PathLike) -> int:
+    """Records in a local shard. A truncated file reads as 0 records, or does not open at all.
+
+    Raises OSError or BadInput where it cannot be opened, which says nothing of its content.
+    """
     try:
-        reader = ArrayRecordReader(os.fspath(path))
+        reader = _reader(os.fspath(path))
         count = reader.num_records()
         reader.close()
+    except (OSError, BadInput):
+        raise
     except Exception:  # the wheel raises RuntimeError or ValueError by version
         return 0
     return count
 
 
-def _check_count(path: epath.Path, count: int, expected: int) -> None:
+def _check_count(folder: epath.Path, name: str, count: int, expected: int) -> None:
     if count != expected:
-        raise ValueError(f"{path}: damaged, {count} records instead of {expected}; {REDO}")
+        raise ValueError(f"{folder / name}: damaged, {count} records instead of {expected}; {REDO}")
 
 
 def _remote(path: epath.PathLike) -> bool:

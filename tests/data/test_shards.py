@@ -1,9 +1,11 @@
 """Shards: round trip, going on, and every kind of damage named with what to do."""
 
 import io
+import json
 import math
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -78,6 +80,83 @@ def test_round_trip_is_exact(written):
         read[7]
     assert pickle.loads(pickle.dumps(read))[4]["id"] == read[4]["id"]
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == []
+
+
+def test_fields_and_summaries_decode_no_picture(written, monkeypatch):
+    folder, pixels, records, _ = written
+    read = shards.read(folder)
+    plain = ("id", "prompt_id", "prompt", "category", "k", "seed")
+    want = [{**{k: r[k] for k in plain}, "image": [8, 6, 3], "latent": [2, 3, 4]} for r in records]
+    monkeypatch.setattr(Image.Image, "load", None)  # what decodes
+    for i in (0, 5, -1):
+        found = read.fields(i, ("latent", "id"))
+        assert found.keys() == {"latent", "id"} and found["id"] == records[i]["id"]
+        np.testing.assert_array_equal(found["latent"], records[i]["latent"])
+    assert list(read.summaries()) == want
+    monkeypatch.setattr(shards.ShardRecords, "_decoded", None)  # what reads the shards
+    assert list(read.summaries()) == want
+    monkeypatch.undo()
+    monkeypatch.setattr(Image.Image, "load", None)
+    shards.summaries_path(shards.unit_path(folder, NAME, 0, 3)).unlink()  # as folders of old have
+    shards.summaries_path(shards.unit_path(folder, NAME, 1, 3)).write_bytes(b'{"id": "1')
+    assert list(shards.read(folder).summaries()) == want
+
+
+def test_more_shards_than_file_handles(tmp_path):
+    """1019 shards and 256 handles, read in any order by several threads."""
+    count, kinds = 1019, 3
+    features = shards.image_features()
+    for i in range(count):
+        path = shards.unit_path(tmp_path, "images", i, count)
+        if i < kinds:
+            record = {"id": str(i), "image": png(np.zeros((1, 1, 3), np.uint8))}
+            shards.write_shard(tmp_path, "images", features, [record], i, count)
+        else:
+            shutil.copy(shards.unit_path(tmp_path, "images", i % kinds, count), path)
+    shards.finish(tmp_path, "images", features, [1] * count)
+    code = """if True:
+        import concurrent.futures, os, resource, sys
+        import numpy as np
+        from srum_jax.data import shards
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        read = shards.read(sys.argv[1])
+        order = np.random.default_rng(0).permutation(len(read)).tolist()
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda i: read[i]["id"], order))
+        assert found == [str(i % 3) for i in order]
+        if os.path.isdir("/proc/self/fd"):
+            assert len(os.listdir("/proc/self/fd")) < 3 * shards.OPEN_READERS
+        others = []
+        try:
+            while True:
+                others.append(open(os.devnull))
+        except OSError:
+            pass
+        for ask in (lambda: shards.read(sys.argv[1]), lambda: list(read)):
+            try:
+                ask()
+            except shards.BadInput as e:
+                assert "too many open files" in str(e) and "damaged" not in str(e), e
+            else:
+                raise AssertionError("read without a handle")
+    """
+    asked = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_past_99999_shards_are_taken_by_number(written, monkeypatch):
+    """As text "100000-of-100001" comes before "99999-of-100001"."""
+    folder, _, _, _ = written
+    path, count = folder / "dataset_info.json", 100_001
+    info = json.loads(path.read_text())
+    info["splits"][0]["shardLengths"] = ["1"] * count
+    path.write_text(json.dumps(info))
+    monkeypatch.setattr(shards, "_count", lambda path: 1)
+    names = shards.read(folder)._names
+    assert [name.partition("record-")[2] for name in names[99_998:]] == [
+        f"{i}-of-100001" for i in (99_998, 99_999, 100_000)
+    ]
 
 
 def test_scores_round_trip_with_nan_and_no_regions(tmp_path):
