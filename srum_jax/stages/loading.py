@@ -26,7 +26,6 @@ from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, 
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.programs import TRAINABLE, Trainable, lora_scale  # noqa: F401 (stages ask here)
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
@@ -169,10 +168,10 @@ def trained(
     like = sharding.placed_params(specs, jnp.float32, mesh)
     made = checkpoint.load_params(stage / "params", like)
     if cfg.train.trainable == "lora":
-        merged = lora.merge(loaded.params, made, lora_scale(cfg.train))
+        merged = lora.merge(loaded.params, made, programs.lora_scale(cfg.train))
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
         return dataclasses.replace(loaded, params=jax.device_put(merged, places))
-    old, frozen = param_tree.split(loaded.params, Trainable(cfg.train.trainable))
+    old, frozen = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
     made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
     return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
 
@@ -182,7 +181,7 @@ def in_training(
 ) -> param_tree.Params:
     """The model in training: trained leaves `made` in `dtype`, adapters scaled, `frozen` ones."""
     if c.trainable == "lora":
-        return lora.scaled(param_tree.merge(made, frozen), lora_scale(c))
+        return lora.scaled(param_tree.merge(made, frozen), programs.lora_scale(c))
     return param_tree.merge(jax.tree.map(lambda x: x.astype(dtype), made), frozen)
 
 

@@ -91,46 +91,20 @@ def train(
     watched: Sequence[Mapping[str, Any]],
 ) -> Outcome:
     """The stage's work: see the module."""
-    c = cfg.train
+    c, dtype = cfg.train, jnp.dtype(cfg.compute.dtype)
     want = ("model", "vae") if watched else ("model",)
-    dtype, adapting = jnp.dtype(cfg.compute.dtype), c.trainable == "lora"
     # Trained leaves are float32 masters; beside adapters nothing of the model is trained.
-    opened = loading.base(cfg, work, mesh, want=want, dtype=dtype if adapting else jnp.float32)
+    held = dtype if c.trainable == "lora" else jnp.float32
+    opened = loading.base(cfg, work, mesh, want=want, dtype=held)
     lanes = programs.lanes(c)
     sizes = programs.attending(cfg, opened.cfg, mesh, tokens=lanes.und + lanes.gen)
     program = programs.training(cfg, sizes)
-    if adapting:
-        trained, frozen = param_tree.init(program.trained, jax.random.key(cfg.seed)), opened.params
-    else:
-        trained, frozen = param_tree.split(opened.params, loading.Trainable(c.trainable))
-    frozen = jax.tree.map(lambda x: x.astype(dtype), frozen)
+    trained, frozen = trained_and_frozen(cfg, opened.params, program)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
-    reference = None
-    if program.reference is not None:
-        start = trained if program.reference else {}
-        reference = jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), start)
-    elif c.max_drift:
-        logging.info(
-            'train: "%s" without an anchor keeps no copy of the starting model: train.max_drift is '
-            "not checked",
-            c.objective,
-        )
+    fixed = FrozenParams(frozen, reference(cfg, trained, program))
     state = create(trained, program.tx, program.trained, mesh)
-
     examples = TrainingSet(chosen, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed)
-    if examples.left_out:
-        logging.warning(
-            "train: %d regions are left out, the weakest of images with more than "
-            "train.lanes.regions = %d: raise it to keep them",
-            examples.left_out,
-            c.lanes.regions,
-        )
-    order = examples.order
-    full = ", ".join(f"{name} {share:.0%}" for name, share in order.fill.items())
-    logging.info("train: lanes full: %s; padding: %.0f %% of tokens", full, 100 * order.padding)
-    if order.advice:
-        logging.warning("train: %s", order.advice)
-    at = sharding.batch_sharding(mesh)
+    log_rows(examples)
 
     watch = None
     if watched:
@@ -140,14 +114,9 @@ def train(
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     state = checkpoints.newest(state, steps=c.steps)
-    step = loop.Step.of(
-        state,
-        FrozenParams(frozen, reference),
-        loss_fn=program.loss_fn,
-        tx=program.tx,
-        key=jax.random.key(cfg.seed),
-        cfg=c,
-    )
+    key = jax.random.key(cfg.seed)
+    step = loop.Step.of(state, fixed, loss_fn=program.loss_fn, tx=program.tx, key=key, cfg=c)
+    at, rows = sharding.batch_sharding(mesh), len(examples.order.plans[0])
     make = functools.partial(examples.batch, at=at)
     state, summary = loop.run(
         state,
@@ -162,32 +131,95 @@ def train(
             checkpoints=checkpoints,
             stop=preemption.stop,
             log=cfg.log,
-            limits=drift_limits(c.max_drift) if reference is not None else (),
-            cost=step_cost(cfg, opened.cfg, program, examples.sizes, rows=len(order.plans[0])),
+            limits=drift_limits(c.max_drift) if fixed.reference is not None else (),
+            cost=step_cost(cfg, opened.cfg, program, examples.sizes, rows=rows),
             evaluator=Monitoring(watch) if watch else None,
             evaluate_every=c.monitor.every,
         ),
         steps=c.steps,
     )
-    left, ended = state.ema, watch and watch.stopped(summary.steps)
+    counts = {**counts, "candidates": len(chosen), "regions left out": examples.left_out}
+    return finish(cfg, work, folder, state.ema, summary, watch, counts)
+
+
+def trained_and_frozen(
+    cfg: Config, params: param_tree.Params, program: programs.Training
+) -> tuple[param_tree.Params, param_tree.Params]:
+    """(trained leaves, float32; frozen ones, compute.dtype) at the start of a run.
+
+    params: of the model. Adapters are trained beside all of them, which are frozen then.
+    """
+    if cfg.train.trainable == "lora":
+        trained, frozen = param_tree.init(program.trained, jax.random.key(cfg.seed)), params
+    else:
+        trained, frozen = param_tree.split(params, programs.Trainable(cfg.train.trainable))
+    return trained, jax.tree.map(lambda x: x.astype(cfg.compute.dtype), frozen)
+
+
+def reference(
+    cfg: Config, trained: param_tree.Params, program: programs.Training
+) -> param_tree.Params | None:
+    """The copy of the trained leaves, compute.dtype, by which the loss reads the starting model.
+
+    None where it does not read it. Of adapters an empty tree: without them the frozen leaves are
+    the starting model.
+    """
+    c = cfg.train
+    if program.reference is not None:
+        start, dtype = trained if program.reference else {}, jnp.dtype(cfg.compute.dtype)
+        return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), start)
+    if c.max_drift:
+        logging.info(
+            'train: "%s" without an anchor keeps no copy of the starting model: train.max_drift is '
+            "not checked",
+            c.objective,
+        )
+    return None
+
+
+def log_rows(examples: TrainingSet) -> None:
+    """Logs how full the rows are, and the regions that they have no room for."""
+    if examples.left_out:
+        logging.warning(
+            "train: %d regions are left out, the weakest of images with more than "
+            "train.lanes.regions = %d: raise it to keep them",
+            examples.left_out,
+            examples.lanes.regions,
+        )
+    order = examples.order
+    full = ", ".join(f"{name} {share:.0%}" for name, share in order.fill.items())
+    logging.info("train: lanes full: %s; padding: %.0f %% of tokens", full, 100 * order.padding)
+    if order.advice:
+        logging.warning("train: %s", order.advice)
+
+
+def finish(
+    cfg: Config,
+    work: Workdir,
+    folder: epath.Path,
+    ema: param_tree.Params,
+    summary: loop.Summary,
+    watch: monitor.TrainingMonitor | None,
+    counts: dict[str, int],
+) -> Outcome:
+    """Writes the weights that the run leaves and its part of results.json.
+
+    They are the averaged ones of its end, or, where the monitor ended it, of its last good check.
+    """
+    ended = watch and watch.stopped(summary.steps)
     if ended:
-        left = watch.weights(ended.kept, left)
+        ema = watch.weights(ended.kept, ema)
         counts = {**counts, "stopped_at": ended.step}
         logging.warning(
             "train: stopped early at step %d of %d, with the weights of step %d: %s",
-            *(ended.step, c.steps, ended.kept, ended.why),
+            *(ended.step, cfg.train.steps, ended.kept, ended.why),
         )
-    save_params(folder / "params", left)
+    save_params(folder / "params", ema)
     if jax.process_index() == 0:
         record(work, cfg, folder, summary, ended)
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
-        counts={
-            **counts,
-            "candidates": len(chosen),
-            "regions left out": examples.left_out,
-            "steps": summary.steps,
-        },
+        counts={**counts, "steps": summary.steps},
         items=summary.steps,
         compile_seconds=summary.compile_seconds,
     )

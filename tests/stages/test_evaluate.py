@@ -14,6 +14,7 @@ import pytest
 import tiny
 from etils import epath
 
+from srum_jax import programs
 from srum_jax.core import param_tree
 from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
@@ -65,7 +66,7 @@ def train(cfg, work, seed=1):
     """A train stage that leaves other random numbers."""
 
     def body(folder):
-        made, _ = param_tree.split(tiny.weights(seed)[0], loading.Trainable(cfg.train.trainable))
+        made, _ = param_tree.split(tiny.weights(seed)[0], programs.Trainable(cfg.train.trainable))
         checkpoint.save_params(folder / "params", made)
         return Outcome({"params": "params"}, {}, 1)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
+from srum_jax import programs
 from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import masks, pipeline, shards
@@ -427,7 +428,7 @@ def check(cfg, work, manifest):
 
 
 def may_move(path):
-    return path.startswith(loading.TRAINABLE["gen"])
+    return path.startswith(programs.TRAINABLE["gen"])
 
 
 @pytest.mark.slow
