@@ -1,4 +1,4 @@
-"""Keys of the config as former versions named them: read with a warning, for one version.
+"""Names of former versions, of config keys above all: read with a warning, for one version.
 
 Config files, the command line and the records of runs may use them; nothing else does.
 """
@@ -24,6 +24,8 @@ RENAMED = {
     "pretrain.several_every": "pretrain.multi_image_every",
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
+# Former names of what stages record beside the config as read ("inputs"), and their names.
+RENAMED_INPUTS = {"probe": "monitor"}
 # Keys that are gone, and the value that always holds; recorded with it, they are no change.
 REMOVED = {
     "train.lanes.vit": 0,
@@ -46,6 +48,11 @@ def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys with values, as a former version wrote them down, under the names of today."""
     named = {current_name(name): value for name, value in values.items()}
     return {name: x for name, x in named.items() if name not in REMOVED or REMOVED[name] != x}
+
+
+def recorded_inputs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage of a former version recorded of its inputs, under the names of today."""
+    return {RENAMED_INPUTS.get(name, name): value for name, value in values.items()}
 
 
 def current(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -237,7 +237,8 @@ def ingest(
     """Writes the shards of `plan` that are not there yet, and what lies beside them."""
     c, shared = cfg.ingest, []
     if jax.process_index() == 0:
-        shared = write_beside(plan, folder, cfg, loaded.tokenizer)
+        language = loading.language(loaded.source)
+        shared = write_beside(plan, folder, cfg, loaded.tokenizer, language)
     entries = list(itertools.chain(*plan.shards))
     sizes = [len(shard) for shard in plan.shards]
     encoder = loaded.encoder(c.batch, mesh)
@@ -276,8 +277,12 @@ def ingest(
     )
 
 
-def write_beside(plan: IngestPlan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer) -> list:
+def write_beside(
+    plan: IngestPlan, folder: epath.Path, cfg: Config, tokenizer: Tokenizer, language: str
+) -> list:
     """Writes what lies beside the shards, and returns the prompts that are also evaluated on.
+
+    language: the one that the model reads, in which prompts are compared.
 
     The prompts held back for looking at the model in training are the last ones: given data has
     no others, so they are trained on too.
@@ -288,7 +293,7 @@ def write_beside(plan: IngestPlan, folder: epath.Path, cfg: Config, tokenizer: T
     ]
     held = generate.readable(prompts[-generate.HELD_BACK :], tokenizer)
     write_json(folder / "held_back.json", held)
-    shared = generate.leaks(cfg, prompts)
+    shared = generate.leaks(cfg, prompts, language)
     generate.write_findings(folder, plan.rejects, shared)
     return shared
 

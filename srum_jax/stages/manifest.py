@@ -241,11 +241,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
-    names = sorted(old["inputs"].keys() | new["inputs"].keys())
+    was, now = config_history.recorded_inputs(old["inputs"]), new["inputs"]
     return lines + [
         f"input {name}: its content changed"
-        for name in names
-        if old["inputs"].get(name) != new["inputs"].get(name)
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
     ]
 
 

@@ -280,6 +280,13 @@ def test_minimal_page_says_that_nothing_was_measured(tmp_path):
     assert page.ids == []
 
 
+def test_a_stage_without_its_time_is_shown_and_counts_for_nothing():
+    stages = {"generate": {"seconds": 30.0, "items": 5}, "train": {"items": 7}}
+    page = read(build({"stages": stages}, []))
+    assert page.ids == ["stages"]
+    assert "All stages together: 30.0\u00a0s." in page.text and "7" in page.text
+
+
 def test_base_alone():
     section = {"base": result_sections.accuracy_section(np.arange(10) < 3)}
     page = read(build({"rounds": [{"round": 0, "t2i": section}]}, []))

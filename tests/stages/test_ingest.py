@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
+from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images, masks, shards, srum_dataset
 from srum_jax.data.srum_dataset import ImageSample
+from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import vae
 from srum_jax.stages import generate, ingest, selection, train, training_set
@@ -413,6 +415,18 @@ def test_what_is_written_as_published_comes_back(done, weights, tmp_path):
         kept = [r for r in old["regions"] if r["status"] == "ok"]
         np.testing.assert_equal(kept, new["regions"])
     np.testing.assert_array_equal(drawn[1]["image"], shards.read(again.stage("ingest"))[1]["image"])
+
+
+def test_leaks_are_found_in_the_words_that_the_model_reads(source, tmp_path):
+    theirs = tmp_path / "theirs.txt"
+    theirs.write_text("A red circle, and two blue squares.\nThere is a green cross.\n")
+    cfg = config("", source, stages=("ingest", "evaluate"), evaluate__prompts=str(theirs))
+    prompts = ("a red circle and two blue squares", "a cyan triangle")
+    plan = ingest.IngestPlan((), prompts, targets=False, rejects=())
+    tokenizer = Tokenizer.from_folder(registry.base_folder("shapes"))
+    (leak,) = ingest.write_beside(plan, tmp_path, cfg, tokenizer, "shapes")
+    assert leak["prompt"] == prompts[0] and leak["evaluated"].endswith("theirs.txt, line 1")
+    assert ingest.write_beside(plan, tmp_path, cfg, tokenizer, "") == []
 
 
 # ------------------------------------------------------------------- what generate says of prompts

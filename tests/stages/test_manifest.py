@@ -137,6 +137,18 @@ def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name):
     assert body.calls == (name == "started.json")
 
 
+def test_an_input_under_its_former_name_is_no_change_of_the_run(work):
+    run(work, Body(), inputs={"monitor": "abc"})
+    path = work.stage("train") / "manifest.json"
+    recorded = json.loads(path.read_text())
+    path.write_text(json.dumps({**recorded, "inputs": {"probe": "abc"}}))
+    body = Body()
+    run(work, body, inputs={"monitor": "abc"})
+    assert body.calls == 0
+    with pytest.raises(BadInput, match="input monitor: its content changed"):
+        run(work, body, inputs={"monitor": "def"})
+
+
 def test_changed_input_is_refused_and_other_sections_are_not(work):
     run(work, Body())
     with pytest.raises(BadInput, match="input score: its content changed"):
