@@ -6,6 +6,7 @@ what is unknown, missing, of another type, out of range or contradictory before 
 """
 
 import dataclasses
+import difflib
 import hashlib
 import importlib
 import itertools
@@ -43,7 +44,7 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
     Stage,
     TrainConfig,
 )
-from srum_jax.core import registry
+from srum_jax.core import places, registry
 from srum_jax.core.checked import build, key_names, suggest, unknown_key
 from srum_jax.core.errors import BadInput
 
@@ -165,7 +166,11 @@ def _override(word: str) -> str:
     for key in name.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if key not in hints:
-            elsewhere = [known for known in key_names(Config) if known.split(".")[-1] == key]
+            names = {known: known.split(".")[-1] for known in key_names(Config)}
+            elsewhere = [known for known, last in names.items() if last == key]
+            if not elsewhere and not difflib.get_close_matches(key, hints, n=1, cutoff=0.5):
+                near = difflib.get_close_matches(key, names.values(), n=1, cutoff=0.75)
+                elsewhere = [known for known, last in names.items() if last in near]
             said = unknown_key(path, key, hints, elsewhere)
             raise BadInput(f"--config.{former}: {said}")
         kind, path = hints[key], f"{path}{key}."
@@ -424,6 +429,9 @@ def _prompts(name: str, value: str) -> Iterable[str]:
     built_in = [f"{world}:{split}" for world in registry.WORLDS for split in registry.SPLITS]
     if value.startswith("tfds:"):
         return  # `data/tfds_texts.py` reads the rest
+    if problem := places.fault(value):
+        yield f"{name}: {problem}"
+        return
     if ":" in value and "://" not in value and value not in built_in:
         yield f"{name} = {value!r} is not known: {suggest(value, built_in)}"
     elif value not in built_in and not value.endswith((".txt", ".json", ".jsonl", ".csv")):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console, registry
+from srum_jax.core import console, places, registry
 from srum_jax.core.errors import BadInput, exit_code
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -119,6 +119,7 @@ def run(argv: Sequence[str]) -> str | None:
         raise BadInput(problem)
     if not options.workdir:
         raise BadInput("no work folder: give --workdir DIR, for example --workdir runs/shapes")
+    options.workdir = os.fspath(places.place(options.workdir, "--workdir"))
     if os.path.isfile(options.workdir):
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it

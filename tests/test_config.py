@@ -5,8 +5,10 @@ import dataclasses
 import logging
 import pathlib
 import sys
+import traceback
 import typing
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -122,6 +124,14 @@ def test_names_agree_with_the_tables_they_choose_from():
             100,
             "generate.shard_size = 100 must be a multiple of sample.batch = 64",
         ),
+        ("train.steps", 10**20, "train.steps must be below 2147483648"),
+        ("seed", 2**32, "seed must lie in [0, 4294967295]"),
+        ("seed", -1, "seed must lie in [0, 4294967295]"),
+        ("evaluate.seed", 2**63, "evaluate.seed must lie in [0, 4294967295]"),
+        ("weights", "hf://a/b", "weights must be a path: 'hf://a/b' is an address"),
+        ("score.boxes", "https://a/b.jsonl", "score.boxes must be a path"),
+        ("generate.prompts", "https://a/p.txt", "generate.prompts: 'https://a/p.txt' is an addr"),
+        ("score.external.url", "localhost:8000", "score.external.url must be http://host"),
         ("generate.prompts", "shapes:tets", 'did you mean "shapes:test"?'),
         ("generate.prompts", "prompts.doc", "must be shapes:train | shapes:validation"),
         ("score.proposers", ("grid", "box"), "score.proposers[1] = 'box' is not known"),
@@ -169,6 +179,40 @@ def test_wrong_values_are_named(path, value, message):
     with pytest.raises(BadInput) as e:
         config.load(values)
     assert message in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "secret", ["sk-open-sesame", "hf_openSesame", "open sesame", "SESAME" * 20]
+)
+def test_a_secret_in_place_of_its_variables_name_is_not_shown(secret, tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text(
+        f"from configs import shapes\ndef get_config():\n  c = shapes.get_config()\n"
+        f"  c.score.external.key_env = {secret!r}\n  return c\n"
+    )
+    told = [["--config=shapes", f"--config.score.external.key_env={secret}"], [f"--config={file}"]]
+    for args in told:
+        with pytest.raises(BadInput, match="key_env must be the name of an environment") as e:
+            parse(*args)
+        shown = "".join(traceback.format_exception(e.value)).casefold()
+        assert "sesame" not in shown
+    values = base.get_config().to_dict()
+    values["score"]["external"]["url"] = f"https://me:{secret}@a/v1"
+    with pytest.raises(BadInput, match="score.external.url must be http") as e:
+        config.load(values)
+    assert secret not in str(e.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    values = base.get_config().to_dict()
+    values["train"]["steps"], values["sample"]["guidance"] = np.int64(7), np.float32(1.5)
+    values["sample"]["size"], values["seed"] = np.array([64, 32]), np.array(3)
+    cfg = config.load(values)
+    assert (cfg.train.steps, cfg.sample.guidance, cfg.seed) == (7, 1.5, 3)
+    assert cfg.sample.size == (64, 32) and type(cfg.train.steps) is int
+    values["train"]["steps"] = np.float64(7)
+    with pytest.raises(BadInput, match="train.steps must be int, got 7.0"):
+        config.load(values)
 
 
 def test_all_problems_are_told_at_once():
@@ -332,6 +376,7 @@ def test_command_line_overrides_the_file():
             ["--config=shapes", "--config.candidates=4"],
             "did you mean generate.candidates or",
         ),
+        (["--config=shapes", "--config.candidate=4"], "did you mean generate.candidates or"),
         (["--config=shapes", "--config.seed.x=4"], 'unknown key "seed.x"'),
         (["--config", shapes.__file__, "--config.train.steps=many"], "many"),
         (["--config", shapes.__file__, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),

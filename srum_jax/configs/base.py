@@ -19,8 +19,12 @@ from srum_jax.core.constraints import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    Path,
     PositiveFloat,
     PositiveInt,
+    Seed,
+    Url,
+    VariableName,
 )
 
 Stage = Literal[
@@ -98,7 +102,7 @@ class IngestConfig:
 
     # published:FILE.jsonl (the released SRUM data set) | parquet:GLOB (pictures with captions)
     source: str = ""
-    images: str = ""  # published: folder of the pictures; "": the folder of the file
+    images: Path = ""  # published: folder of the pictures; "": the folder of the file
     # What of the autoencoder's posterior is kept: mean | sampled (one draw, by the seed) | resample
     # (mean and deviation, drawn anew each time a picture is trained on, as the original does)
     latents: Literal["mean", "sampled", "resample"] = "mean"
@@ -131,7 +135,7 @@ class GenerateConfig:
 class SamConfig:
     """Segment Anything, for the proposer "sam"."""
 
-    weights: str = ""  # folder with config.json and model.safetensors of ViT-B, L or H
+    weights: Path = ""  # folder with config.json and model.safetensors of ViT-B, L or H
     points: PositiveInt = 32  # a side of the grid of points that masks are asked for
     batch: PositiveInt = 64  # points a compiled call
     min_iou: Fraction = 0.88  # as Segment Anything expects it of its own mask
@@ -153,9 +157,9 @@ class WrittenConfig:
 class ExternalConfig:
     """A judge over the network."""
 
-    url: str = ""  # of an OpenAI-compatible server, such as "http://localhost:8000/v1"
+    url: Url = ""  # of an OpenAI-compatible server, such as "http://localhost:8000/v1"
     model: str = ""  # its name there
-    key_env: str = ""  # environment variable with the key; "": no key
+    key_env: VariableName = ""  # environment variable with the key; "": no key
     timeout: PositiveFloat = 120.0  # seconds for a whole reply
     attempts: PositiveInt = 4  # requests for one answer, with growing pauses between them
     concurrency: PositiveInt = 8  # requests at a time
@@ -184,7 +188,7 @@ class ScoreConfig:
         tuple[Literal["components", "grid", "sam", "self", "file"], ...], Distinct(1)
     ] = ("components", "grid")
     grid: PositiveInt = 2  # cells a side, for the proposer "grid"
-    boxes: str = ""  # for "file": JSONL of {"id": "<prompt id>-<k>", "boxes": [[x0,y0,x1,y1]]}
+    boxes: Path = ""  # for "file": JSONL of {"id": "<prompt id>-<k>", "boxes": [[x0,y0,x1,y1]]}
     # Least probability that a region shows a kind of thing that the prompt names; others are set
     # aside as irrelevant. 0.0: all regions count. Read by the read-out logits.
     verify: Fraction = 0.0
@@ -343,7 +347,7 @@ class EvaluateConfig:
     best_of: Annotated[int, AtLeast(2)] = 4  # images a prompt for best-of-K by self-score
     best_of_prompts: PositiveInt = 200  # prompts it is measured on
     batch: PositiveInt = 100  # pictures with questions a compiled call
-    seed: NonNegativeInt = 1000  # of evaluation noise
+    seed: Seed = 1000  # of evaluation noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,11 +416,11 @@ class Config:
     """A whole run."""
 
     model: str = "shapes"  # a world, whose base it is, or a preset of sizes: bagel_7b_mot
-    weights: str = ""  # folder in the Hugging Face layout; "": the base in the package (shapes)
+    weights: Path = ""  # folder in the Hugging Face layout; "": the base in the package (shapes)
     # Folder with what `weights` lacks ("": nothing): training often writes `model.safetensors`
     # alone, without the vision tower, the connector, the autoencoder and the JSON files.
-    weights_base: str = ""
-    seed: NonNegativeInt = 0  # of candidates, training noise and orders; evaluation has its own
+    weights_base: Path = ""
+    seed: Seed = 0  # of candidates, training noise and orders; evaluation has its own
     rounds: PositiveInt = 1  # times the stages run, each from the weights of the one before
     # What runs, in this order. There are also autoencoder and pretrain, which come first, and
     # ingest, which stands in the place of generate, and of score too where its data is scored.

@@ -29,9 +29,15 @@ def build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
     return cls(**fields) if len(problems) == before else None
 
 
+def plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy and JAX as Python's numbers and lists; all else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value` as `kind`: int, float, bool, str, Literal, a tuple of them, or one of these Annotated
     with constraints."""
+    value = plain(value)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         before = len(problems)

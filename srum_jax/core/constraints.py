@@ -6,7 +6,11 @@ what is wrong with a value in the words that follow the key's name, or returns N
 """
 
 import dataclasses
+import re
+import urllib.parse
 from typing import Annotated
+
+from srum_jax.core import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +90,56 @@ class Ascending:
         return None if list(value) == sorted(value) else f"must be low <= high, got {value}"
 
 
-PositiveInt = Annotated[int, Above(0)]
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """The name of an environment variable, or "". What is none may be a secret: it is not shown."""
+
+    def problem(self, value: str) -> str | None:
+        if not value or re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
+            return None
+        return (
+            "must be the name of an environment variable, in capitals, such as JUDGE_KEY; "
+            "the key itself stands in that variable"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WebAddress:
+    """An http or https address without a user, a query or a fragment, or "". It is not shown."""
+
+    def problem(self, value: str) -> str | None:
+        plain = value.isascii() and value.isprintable() and " " not in value
+        try:
+            url = urllib.parse.urlsplit(value)
+            whole = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            whole = False
+        if not value or (whole and plain and not (url.username or url.query or url.fragment)):
+            return None
+        return (
+            "must be http://host[:port]/path or https://…, without a user, a query or a fragment, "
+            'such as "http://localhost:8000/v1"'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A path on this machine or in a bucket, or ""."""
+
+    def problem(self, value: str) -> str | None:
+        problem = places.fault(value) if value else None
+        return problem and f"must be a path: {problem}"
+
+
+_COUNTS = Below(2**31)  # what int32 holds
+PositiveInt = Annotated[int, Above(0), _COUNTS]
 PositiveFloat = Annotated[float, Above(0)]
-NonNegativeInt = Annotated[int, AtLeast(0)]
+NonNegativeInt = Annotated[int, AtLeast(0), _COUNTS]
+Seed = Annotated[int, Between(0, 2**32 - 1)]  # keys of JAX are made of 32 bits
 NonNegativeFloat = Annotated[float, AtLeast(0)]
+Path = Annotated[str, Place()]
+Url = Annotated[str, WebAddress()]
+VariableName = Annotated[str, Variable()]
 Fraction = Annotated[float, Between(0, 1)]
 Decay = Annotated[float, AtLeast(0), Below(1)]  # of a moving average
 DeviceCount = Annotated[int, Devices()]

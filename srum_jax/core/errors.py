@@ -15,6 +15,12 @@ def listed(problems: Sequence[str], most: int = 100) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
+def quoted(text: str, most: int = 80) -> str:
+    """`text` in quotes as messages show it: in one line, its middle left out where it is long."""
+    shown = repr(text)
+    return shown if len(shown) <= most else f"{shown[: most - 20]} … {shown[-10:]}"
+
+
 class Stopped(Exception):
     """A run that ends before its work is done. The message is for the person who started it."""
 

@@ -1,8 +1,10 @@
 """Records of text files with the lines they stand on, and what becomes of the faulty ones.
 
 A file is .txt (a text a line), .jsonl (a JSON value a line), .json (a list of values) or .csv (a
-header, then RFC 4180 records). A faulty record never ends the reading: it is kept as a `Reject`,
-and `check_limit` says whether there are too many. Texts are UTF-8.
+header, then RFC 4180 records). Lines end as any system ends them: LF, CR LF or CR; in .txt also
+where Unicode must break a line (VT, FF, NEL, U+2028, U+2029), which a JSON text may hold. A faulty
+record never ends the reading: it is kept as a `Reject`, and `check_limit` says whether there are
+too many. Texts are UTF-8.
 """
 
 import csv
@@ -21,6 +23,7 @@ SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_SHOWN = 10  # faults listed in one message
 MAX_TEXT = 2000  # characters of a faulty record that are kept
 NOT_UTF8 = "not UTF-8 text; save the file as UTF-8"
+_ENDS = re.compile("\r\n?|[\n\v\f\x85\u2028\u2029]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,8 @@ def usable_text(value: Any, where: str) -> str:
         raise ValueError(f"no text in the {where}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):  # what UTF-8 cannot write
         raise ValueError(f"half a character in the {where}: {value!r}")
+    if "\0" in value:
+        raise ValueError(f"a NUL character in the {where}; text files have none")
     return " ".join(value.split())
 
 
@@ -99,21 +104,38 @@ def read(path: epath.PathLike) -> Iterator[FileRecord]:
     and ValueError for a file that is no list of records at all.
     """
     path = epath.Path(path)
+    if path.suffix not in SUFFIXES and not path.is_dir():
+        raise ValueError(f"{path}: must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
+    if path.suffix == ".jsonl":
+        return read_json_lines(path)
+    text = _text(path)
+    if path.suffix == ".json":
+        found = _elements(path, _newlines(text))
+    elif path.suffix == ".csv":
+        found = _rows(path, text)
+    else:
+        found = _lines(_ENDS.split(text), as_json=False)
+    return map(_checked, found)
+
+
+def read_json_lines(path: epath.PathLike) -> Iterator[FileRecord]:
+    """The records of a file with a JSON value a line, whatever its ending; otherwise as `read`."""
+    path = epath.Path(path)
+    return map(_checked, _lines(_newlines(_text(path)).split("\n"), as_json=True))
+
+
+def _text(path: epath.Path) -> str:
+    """A file's text. What is not UTF-8 becomes lone surrogates, which `_checked` finds."""
     if path.is_dir():
         raise ValueError(f"{path}: Is a directory; name a file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
-    # What is not UTF-8 becomes lone surrogates, which `_checked` finds in the record they are in.
-    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    if path.suffix == ".json":
-        found = _elements(path, text)
-    elif path.suffix == ".csv":
-        found = _rows(path, text)
-    else:
-        found = _lines(text, as_json=path.suffix == ".jsonl")
-    return map(_checked, found)
+    return path.read_bytes().decode("utf-8-sig", "surrogateescape")
+
+
+def _newlines(text: str) -> str:
+    """JSON with every line end as LF; inside its texts there are none."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _checked(record: FileRecord) -> FileRecord:
@@ -121,11 +143,13 @@ def _checked(record: FileRecord) -> FileRecord:
         record.text.encode()
     except UnicodeEncodeError:
         return dataclasses.replace(record, value=ValueError(NOT_UTF8))
+    if "\0" in record.text:  # ASCII in UTF-16 is UTF-8 with a NUL beside every letter
+        return dataclasses.replace(record, value=ValueError(NOT_UTF8))
     return record
 
 
-def _lines(text: str, *, as_json: bool) -> Iterator[FileRecord]:
-    for line, content in enumerate(text.split("\n"), 1):
+def _lines(lines: Sequence[str], *, as_json: bool) -> Iterator[FileRecord]:
+    for line, content in enumerate(lines, 1):
         if content.strip():
             yield FileRecord(line, _json(content) if as_json else content, content)
 

@@ -7,6 +7,7 @@ and the four marks that a packed sample needs: begin and end of text (`<|im_star
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ import tokenizers
 from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
+from srum_jax.core.errors import quoted
 from srum_jax.core.files import read_json
 from srum_jax.data.schema import LayoutSizes, Text
 
@@ -151,11 +153,11 @@ class Tokenizer:
         try:
             ids = self._inner.encode(text, add_special_tokens=False).ids
         except Exception as error:  # a word-level model without <unk> raises bare Exception
-            raise ValueError(f"text {text!r}: {self._unknown(text)}") from error
+            raise ValueError(f"text {quoted(text)}: {self._unknown(text)}") from error
         for i in self._special.intersection(ids):
             raise ValueError(
-                f"text {text!r} contains {self._inner.id_to_token(i)!r}, which is no word but a "
-                f"mark of {self._source}; leave it out"
+                f"text {quoted(text)} contains {self._inner.id_to_token(i)!r}, which is no word "
+                f"but a mark of {self._source}; leave it out"
             )
         return ids
 
@@ -178,8 +180,10 @@ class Tokenizer:
         if self._inner.normalizer is not None:
             text = self._inner.normalizer.normalize_str(text)
         words = [word for word, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
-        unknown = next((w for w in words if self._inner.token_to_id(w) is None), None)
-        return f"the word {unknown!r} is not in {self._source}; use the words listed there"
+        unknown = next((w for w in words if self._inner.token_to_id(w) is None), "")
+        near = difflib.get_close_matches(unknown, self._inner.get_vocab(), cutoff=0.7)
+        hint = f"near are {', '.join(near)}" if near else "use the words listed there"
+        return f"the word {quoted(unknown)} is not in {self._source}; {hint}"
 
     def _check_bytes(self) -> None:
         """A byte-level model drops bytes that have no token without a word."""

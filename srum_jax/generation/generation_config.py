@@ -13,7 +13,7 @@ from etils import epath
 from srum_jax import config
 from srum_jax.config import SampleConfig
 from srum_jax.core import registry
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import languages
 from srum_jax.models.bagel import hf_folder
 
@@ -86,7 +86,7 @@ class GenerationConfig:
     def question(self, text: str, shown: bool) -> str:
         """The same of a question; shown: whether a picture or a video is asked about."""
         if self.language and not shown:
-            raise BadInput(f"{text!r}: this model answers about pictures; give it one")
+            raise BadInput(f"{quoted(text)}: this model answers about pictures; give it one")
         return languages.normalise(self.language, text, "question")
 
 

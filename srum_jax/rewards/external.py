@@ -26,6 +26,7 @@ import jax
 from absl import logging
 
 from srum_jax.core import distributed
+from srum_jax.core.constraints import Variable, WebAddress
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data.images import encode_png
@@ -66,17 +67,11 @@ class Endpoint:
     max_tokens: int = 1024
 
     def __post_init__(self):
-        try:
-            url = urllib.parse.urlsplit(self.base_url)
-            whole = url.scheme in ("http", "https") and url.hostname and url.port != 0
-        except ValueError:
-            whole = False
-        plain = self.base_url.isascii() and self.base_url.isprintable() and " " not in self.base_url
-        if not whole or not plain or url.username or url.query or url.fragment:
-            raise BadInput(
-                "base_url must be http://host[:port]/path or https://…, without a user, a query or "
-                'a fragment, such as "http://localhost:8000/v1"'
-            )
+        if not self.base_url:
+            raise BadInput('base_url is empty: give one such as "http://localhost:8000/v1"')
+        for name, rule in (("base_url", WebAddress()), ("key_env", Variable())):
+            if problem := rule.problem(getattr(self, name)):
+                raise BadInput(f"{name} {problem}")
         if not self.model:
             raise BadInput("model is empty: name one that the server offers")
         for name in ("timeout", "attempts", "concurrency", "max_tokens"):
@@ -199,7 +194,7 @@ def _key(at: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
         return {}
     key = environ.get(at.key_env, "")
     if not key:
-        raise BadInput(f"the environment variable {at.key_env} that key_env names is not set")
+        raise BadInput("the environment variable that key_env names is not set, or empty")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise BadInput(f"the environment variable {at.key_env} holds no key: it has odd characters")
     url = urllib.parse.urlsplit(at.base_url)

@@ -58,6 +58,40 @@ def test_a_prompt_a_line(tmp_path):
     assert texts(prompts.load(path, 2)) == texts(found)[:2]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\v", "\f", "\x85", "\u2028", "\u2029"])
+def test_a_prompt_a_line_whatever_ends_it(tmp_path, end):
+    path = write(tmp_path, "p.txt", f"a red circle{end}{end}a dog{end}".encode())
+    found = prompts.load(path)
+    assert texts(found) == ["a red circle", "a dog"]
+    assert found[1].where.endswith("p.txt, line 3")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_other_forms_end_their_lines_as_any_system_does(tmp_path, end):
+    lines = ['{"prompt": "a\u2028red\x85circle"}', "", '{"prompt": "a dog"}', "{"]
+    found = prompts.read(write(tmp_path, "p.jsonl", end.join(lines).encode()), limit=1)
+    assert texts(found.prompts) == ["a red circle", "a dog"]
+    assert [r.line for r in found.rejects] == [4]
+    found = prompts.load(write(tmp_path, "p.json", end.join(["[", '"a",', '"b"', "]"]).encode()))
+    assert [p.where[-6:] for p in found] == ["line 2", "line 3"]
+    found = prompts.load(write(tmp_path, "p.csv", end.join(["prompt", "a", "b"]).encode()))
+    assert texts(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1"])
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.csv"])
+def test_texts_in_another_encoding_are_never_prompts(tmp_path, encoding, name):
+    content = "prompt\né a red circle\né two blue squares\n"
+    try:
+        found = prompts.read(write(tmp_path, name, content.encode(encoding)), limit=9).prompts
+    except ValueError as e:
+        assert name in str(e)
+    else:
+        assert texts(found) == ["prompt"]  # of latin-1, which in its first line is UTF-8
+    with pytest.raises(ValueError, match="NUL"):
+        prompts.load(write(tmp_path, "q.jsonl", '{"prompt": "a \\u0000 dog"}'))
+
+
 def test_records_with_and_without_an_id(tmp_path):
     rows = [{"prompt": "a", "category": "x", "id": 7, "more": [1]}, {"prompt": "b"}, "c"]
     whole = prompts.load(write(tmp_path, "p.json", rows), 9)

@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.core.param_tree import Params
+from srum_jax.data import records
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes.regions import DEFAULT, Box, Limits, PromptedImage, ProposedRegion
 from srum_jax.rewards.boxes.sam.automatic import MaskGenerator
@@ -167,11 +168,17 @@ class FileProposer:
 
 
 def digest(path: epath.PathLike) -> str:
-    """Sixteen hex digits of a file's bytes. Raises FileNotFoundError."""
+    """Sixteen hex digits of a file's bytes. Raises FileNotFoundError, ValueError for a folder."""
+    _check_boxes_file(path)
+    return hashlib.blake2b(epath.Path(path).read_bytes(), digest_size=8).hexdigest()
+
+
+def _check_boxes_file(path: epath.PathLike) -> None:
     path = epath.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; score.boxes names a JSONL file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file of boxes (score.boxes)")
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def read_boxes(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
@@ -181,24 +188,22 @@ def read_boxes(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
 
     Raises FileNotFoundError, or ValueError naming file and line.
     """
-    path = epath.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file of boxes (score.boxes)")
+    _check_boxes_file(path)
     found: dict[str, tuple[Box, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
+    for record in records.read_json_lines(path):
         try:
-            name, boxes = _record(json.loads(line))
+            name, boxes = _record(record.value)
             if name in found:
                 raise ValueError(f"the id {name!r} was there before")
-        except (ValueError, RecursionError) as e:
-            raise ValueError(f"{path}, line {number}: {e}") from e
+        except ValueError as e:
+            raise ValueError(str(records.reject(path, record, e))) from e
         found[name] = boxes
     return found
 
 
 def _record(value: object) -> tuple[str, tuple[Box, ...]]:
+    if isinstance(value, ValueError):
+        raise value
     if not isinstance(value, dict) or not isinstance(value.get("id"), str):
         raise ValueError('expected an object with a text "id"')
     boxes = value.get("boxes")

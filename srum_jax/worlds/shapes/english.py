@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.worlds.shapes.language import COUNTS, NUMBERS, RELATION_WORDS, name, plural
 from srum_jax.worlds.shapes.question_forms import DESCRIBE
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair
@@ -246,7 +246,7 @@ def normalise(text: str, kind: Kind | None = None) -> str:
     if asks := _ASKING.match(said):
         said = said[asks.end() :]
     if not said:
-        raise BadInput(f"{text!r} says nothing; say for example {_example(kind)!r}")
+        raise BadInput(f"{quoted(text)} says nothing; say for example {_example(kind)!r}")
     found = _sentence(said) or _sentence(_PLACE.sub("", said))
     if not found:
         _refuse_unknown(text, said, kind)
@@ -263,7 +263,7 @@ def normalise(text: str, kind: Kind | None = None) -> str:
         wrong = f"is no {kind or 'sentence'} of the shapes world"
         near = [example for example in EXAMPLES if kind in (None, kind_of(example))]
         near.sort(key=lambda e: -difflib.SequenceMatcher(None, said, e).ratio())
-        raise BadInput(f"{text!r} {wrong}; the nearest are {near[0]!r} and {near[1]!r}")
+        raise BadInput(f"{quoted(text)} {wrong}; the nearest are {near[0]!r} and {near[1]!r}")
     return found
 
 
@@ -322,7 +322,7 @@ def _refuse_unknown(text: str, said: str, kind: Kind | None) -> None:
         elif not near and i and words[i - 1] in (*COLORS, *SIZES):
             near = SHAPES
         raise BadInput(
-            f"{text!r}: the word {word!r} has no meaning in the shapes world; "
+            f"{quoted(text)}: the word {quoted(word)} has no meaning in the shapes world; "
             + (f"near are {', '.join(near)}" if near else f"say for example {_example(kind)!r}")
         )
 
@@ -334,15 +334,15 @@ def _prompt(text: str, words: str) -> str:
     """A drawing prompt's wording. Raises BadInput as `normalise`, which gives the whole `text`."""
     if missing := re.search(rf"\b(?:{'|'.join(sorted(NEGATIONS))})\b.*?(?= ,| and |$)", words):
         raise BadInput(
-            f"{text!r}: {missing[0]!r} cannot be said; prompts of the shapes world say what is "
-            "there, and nothing else is then drawn"
+            f"{quoted(text)}: {quoted(missing[0])} cannot be said; prompts of the shapes world "
+            "say what is there, and nothing else is then drawn"
         )
     links = "|".join(RELATION_WORDS.values())
     first, *rest = re.split(rf" (?:(?:that |which )?(?:is|are) )?({links}) ", words)
     if len(rest) > 2 or (rest and re.search(" and | , ", f"{first} {rest[1]}")):
         raise BadInput(
-            f"{text!r}: {rest[-2]!r} beside other objects cannot be said; a relation is one of two "
-            f"objects, for example {RELATED!r}"
+            f"{quoted(text)}: {rest[-2]!r} beside other objects cannot be said; a relation is one "
+            f"of two objects, for example {RELATED!r}"
         )
     if rest:
         objects = _named(text, first), _named(text, rest[1])
@@ -350,11 +350,11 @@ def _prompt(text: str, words: str) -> str:
             if one.count > 1 or one.size:
                 what = "a size" if one.size else "a count"
                 raise BadInput(
-                    f"{text!r}: {one.phrase!r} has {what} beside a relation, which cannot be said; "
-                    f"say for example {RELATED!r}"
+                    f"{quoted(text)}: {quoted(one.phrase)} has {what} beside a relation, which "
+                    f"cannot be said; say for example {RELATED!r}"
                 )
         if objects[0].pair == objects[1].pair:
-            raise BadInput(f"{text!r}: the two objects of a relation must differ")
+            raise BadInput(f"{quoted(text)}: the two objects of a relation must differ")
         return f" {rest[0]} ".join(name(one.pair) for one in objects)
     objects = [_named(text, phrase) for phrase in re.split(" , and | and , | , | and ", words)]
     return _list(text, objects)
@@ -366,25 +366,25 @@ def _list(text: str, objects: list[Named]) -> str:
     kinds = {one.pair for one in objects}
     if total > MOST_OBJECTS:
         raise BadInput(
-            f"{text!r} names {total} objects; the shapes world has {MOST_OBJECTS} at most"
+            f"{quoted(text)} names {total} objects; the shapes world has {MOST_OBJECTS} at most"
         )
     for one in objects:
         if one.size and total > 2:
             raise BadInput(
-                f"{text!r}: the size of {one.phrase!r} cannot be said here; sizes are for one or "
-                f"two objects, for example {SIZED!r}"
+                f"{quoted(text)}: the size of {quoted(one.phrase)} cannot be said here; "
+                f"sizes are for one or two objects, for example {SIZED!r}"
             )
         if len(kinds) > 1 and (one.count > 1 or sum(one.pair == o.pair for o in objects) > 1):
             raise BadInput(
-                f"{text!r}: {one.phrase!r} beside other objects cannot be said; several alike "
-                f"stand alone, for example {ALIKE!r}"
+                f"{quoted(text)}: {quoted(one.phrase)} beside other objects cannot be said; "
+                f"several alike stand alone, for example {ALIKE!r}"
             )
     if len(kinds) == 1 and total > 1:
         one = next((one for one in objects if one.size), None)
         if one:
             raise BadInput(
-                f"{text!r}: the size of {one.phrase!r} cannot be said of several alike; say for "
-                f"example {ALIKE!r}"
+                f"{quoted(text)}: the size of {quoted(one.phrase)} cannot be said of several "
+                f"alike; say for example {ALIKE!r}"
             )
         color, shape = objects[0].pair
         return f"{NUMBERS[total]} {color} {plural(shape)}"
@@ -416,7 +416,7 @@ def _named(text: str, phrase: str) -> Named:
     elif not number and found["shape"][0] in SINGULAR:
         problem = f"say how many, for example {ALIKE!r}"
     if problem:
-        raise BadInput(f"{text!r}: {phrase!r} cannot be said; {problem}")
+        raise BadInput(f"{quoted(text)}: {quoted(phrase)} cannot be said; {problem}")
     noun = found["shape"][0]
     count = 1 if number in ("", *articles) else NUMBERS.index(number)
     pair = (found["color"][0], SINGULAR.get(noun, noun))

@@ -113,6 +113,19 @@ def test_a_bad_file_of_boxes_is_refused_with_its_line(tmp_path, line, why):
     assert "boxes.jsonl, line 2" in str(error.value)
 
 
+def test_a_file_of_boxes_as_others_save_it(tmp_path):
+    line = '{"id": "1-1", "boxes": []}'
+    path = tmp_path / "boxes.json"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n".encode())
+    assert proposers.read_boxes(path) == {"1-1": ()}
+    path.write_bytes(line.encode() + '\r{"id": "é", "boxes": []}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="boxes.json, line 2: not UTF-8"):
+        proposers.read_boxes(path)
+    for read in (proposers.read_boxes, proposers.digest):
+        with pytest.raises(ValueError, match="a folder; score.boxes names a JSONL file"):
+            read(tmp_path)
+
+
 def test_no_file_of_boxes(tmp_path):
     with pytest.raises(FileNotFoundError, match="score.boxes"):
         proposers.read_boxes(tmp_path / "none.jsonl")
