@@ -88,12 +88,10 @@ class Auc:
 
     value: in [0, 1]; None if there is no (right, wrong) pair to compare.
     n: scores that took part.
-    excluded: scores that were NaN.
     """
 
     value: float | None
     n: int
-    excluded: int
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Auc:
@@ -103,7 +101,7 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
     that among two candidates of one prompt, one right and one wrong, the right one scores higher.
 
     Args:
-      scores: float [N]; NaN means no score: left out and counted.
+      scores: float [N]; NaN means no score: left out.
       labels: bool [N]; True is right.
       groups: [N] of ids (integers or strings), or None for one group.
 
@@ -122,9 +120,9 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
             f"{labels.shape}, {group.shape}"
         )
     keep = ~np.isnan(scores)
-    n, excluded = int(keep.sum()), int((~keep).sum())
+    n = int(keep.sum())
     if n == 0:
-        return Auc(None, 0, excluded)
+        return Auc(None, 0)
     s, right = scores[keep], labels[keep]
     g = np.unique(group[keep], return_inverse=True)[1]
     sizes, rights = np.bincount(g), np.bincount(g, weights=right)
@@ -133,4 +131,4 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
     own = ranks - (np.cumsum(sizes) - sizes)[g]
     won = float(own[right].sum() - (rights * (rights + 1) / 2).sum())
     pairs = float(rights @ (sizes - rights))
-    return Auc(won / pairs if pairs else None, n, excluded)
+    return Auc(won / pairs if pairs else None, n)

@@ -115,14 +115,13 @@ class ExternalText:
         cls,
         endpoint: Endpoint,
         *,
-        environ: Mapping[str, str] = os.environ,
         sleep: Callable[[float], None] = time.sleep,
         counts: collections.Counter | None = None,
     ) -> "ExternalText":
-        """With the key that `environ` holds. Raises BadInput for one that is missing or cannot be
-        sent; nothing is sent yet."""
+        """With the key that the environment holds. Raises BadInput for one that is missing or
+        cannot be sent; nothing is sent yet."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        headers |= _key(endpoint, environ)
+        headers |= _key(endpoint)
         return cls(endpoint, headers, sleep, collections.Counter() if counts is None else counts)
 
     def answer(
@@ -189,10 +188,11 @@ class FirstProcess:
         return [WrittenAnswer(**one) for one in json.loads(distributed.from_first(given, "judge"))]
 
 
-def _key(at: Endpoint, environ: Mapping[str, str]) -> dict[str, str]:
+def _key(at: Endpoint) -> dict[str, str]:
+    """The header with the key, where the endpoint names one."""
     if not at.key_env:
         return {}
-    key = environ.get(at.key_env, "")
+    key = os.environ.get(at.key_env, "")
     if not key:
         raise BadInput("the environment variable that key_env names is not set, or empty")
     if not (key.isascii() and key.isprintable() and " " not in key):

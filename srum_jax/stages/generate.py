@@ -31,7 +31,7 @@ from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 NAME = "candidates"
-HELD_BACK = 64  # prompts at hand for looking at the model in training
+HELD_BACK = 64  # prompts for the training monitor
 Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
 
 

@@ -284,8 +284,8 @@ def write_beside(
 
     language: the one that the model reads, in which prompts are compared.
 
-    The prompts held back for looking at the model in training are the last ones: given data has
-    no others, so they are trained on too.
+    The prompts held back for the training monitor are the last ones: given data has no others, so
+    they are trained on too.
     """
     prompts = [
         Prompt(i, text, "ingested", f"{cfg.ingest.source}, prompt {i}")

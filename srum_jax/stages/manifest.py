@@ -317,7 +317,7 @@ def update_results(work: Workdir, change: Callable[[dict[str, Any]], Any]) -> No
 
 
 def update_round(work: Workdir, **parts: Any) -> None:
-    """Sets parts ("t2i", "qa", "scores", "train") of this round's entry in results.json."""
+    """Sets parts ("t2i", "suites", "train", …) of this round's entry in results.json."""
 
     def change(results: dict[str, Any]) -> None:
         rounds = {entry["round"]: entry for entry in results["rounds"]}

@@ -124,7 +124,8 @@ def distance(latents: np.ndarray) -> float:
 def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tuple[int, str]]:
     """At most `count` pairs (image, question), evenly from all the judge would ask of the images.
 
-    texts: the prompt of every image. Questions with a word that the model lacks are left out.
+    texts: the prompt of every image. Questions are worded as the judge words them for this model;
+    those with a word that it lacks are left out.
     """
 
     def readable(question: str) -> bool:
@@ -134,9 +135,12 @@ def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tu
             return False
         return True
 
+    def worded(text: str) -> str:
+        return text if tokenizer.word_level else question_templates.natural(text)
+
     scenes = [question_templates.decompose(text) for text in texts]
     pairs = [
-        (i, question.text)
+        (i, worded(question.text))
         for i, scene in enumerate(scenes)
         if scene is not None
         for question in question_templates.image_questions(scene)

@@ -138,10 +138,16 @@ def own_scores(
     cfg: Config,
     mesh: jax.sharding.Mesh,
 ) -> Sequence[dict[str, Any]]:
-    """The model's own scores of candidates it drew, as the stage `score` gives them."""
+    """The model's own scores of candidates it drew, as the stage `score` gives them.
+
+    The model judges, whatever `score.judge` says. Decomposed prompts lie beside `folder`.
+    """
     # Where that stage has run, the other proposers are measured on its records.
     proposers = cfg.score.proposers[: 1 if "score" in cfg.stages else None]
     how = dataclasses.replace(cfg.score, proposers=proposers, judge="self", compare=0)
-    panel = judges.panel(loaded, dataclasses.replace(cfg, score=how), mesh)
+    own = dataclasses.replace(cfg, score=how)
+    prompts = [record["prompt"] for record in records]
+    scenes = judges.decomposed(prompts, loaded, own, mesh, folder.parent / score.SCENES)
+    panel = judges.panel(loaded, own, mesh, scenes=scenes)
     score.score(records, folder, how, panel)
     return shards.read(folder)

@@ -8,6 +8,7 @@ piece that is there but broken is an error that names it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,7 +112,7 @@ def _round(number: int, measured: Mapping[str, Any], folder: epath.Path | None) 
             measured.get("scores", {}), _read_if_there(folder / "score" / "calibration.json", {})
         ),
         scored=candidates.scored_pictures(
-            _read_if_there(scored, []), str(scored), _opened_from(scored.parent)
+            _read_if_there(scored, []), str(scored), functools.partial(_picture, scored.parent)
         ),
         training=training.training(
             facts,
@@ -150,22 +151,19 @@ def _shown(
         files[DRAWING] = folder / "pairs.json"
     return {
         key: records.with_reasons(
-            records.items(read_json(path), str(path), _opened_from(folder)), items.get(key, ())
+            records.items(read_json(path), str(path), functools.partial(_picture, folder)),
+            items.get(key, ()),
         )
         for key, path in sorted(files.items())
     }
 
 
-def _opened_from(folder: epath.Path):
-    """Opens pictures whose paths are relative to `folder`."""
-
-    def opened(path: str) -> Picture:
-        file = folder / path
-        if not file.exists():
-            return pictures.MISSING
-        try:
-            return pictures.picture(file.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-
-    return opened
+def _picture(folder: epath.Path, path: str) -> Picture:
+    """The picture at `path`, which is relative to `folder`."""
+    file = folder / path
+    if not file.exists():
+        return pictures.MISSING
+    try:
+        return pictures.picture(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error

@@ -97,7 +97,7 @@ def test_auc_matches_counting_pairs(seed):
     labels, groups = rng.random(80) < 0.4, rng.integers(0, 12, 80)
     whole = stats.auc(scores, labels)
     assert whole.value == pytest.approx(_loop_auc(scores, labels, np.zeros(80)))
-    assert whole.n + whole.excluded == 80 and whole.excluded == np.isnan(scores).sum()
+    assert whole.n == np.isfinite(scores).sum() < 80
     within = stats.auc(scores, labels, [f"p{g}" for g in groups])
     assert within.value == pytest.approx(_loop_auc(scores, labels, groups))
 
@@ -106,9 +106,9 @@ def test_auc_edges():
     assert stats.auc([0.1, 0.9], [False, True]).value == 1.0
     assert stats.auc([0.9, 0.1], [False, True]).value == 0.0
     assert stats.auc([0.5, 0.5], [False, True]).value == 0.5
-    assert stats.auc([0.5, 0.6], [True, True]) == stats.Auc(None, 2, 0)
-    assert stats.auc([np.nan, 0.6], [False, True]) == stats.Auc(None, 1, 1)
-    assert stats.auc([], [], []) == stats.Auc(None, 0, 0)
+    assert stats.auc([0.5, 0.6], [True, True]) == stats.Auc(None, 2)
+    assert stats.auc([np.nan, 0.6], [False, True]) == stats.Auc(None, 1)
+    assert stats.auc([], [], []) == stats.Auc(None, 0)
     # Right and wrong exist, but never in the same group.
     assert stats.auc([0.1, 0.9], [False, True], [0, 1]).value is None
     with pytest.raises(ValueError, match="one length"):

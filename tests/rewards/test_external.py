@@ -8,9 +8,11 @@ import http.server
 import io
 import json
 import logging as python_logging
+import os
 import socket
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -69,12 +71,10 @@ class Server:
 
     def ask(self, count=1, environ=None, temperature=0.0, **how):
         values = dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how
-        source = ExternalText.connect(
-            Endpoint(**values),
-            environ={} if environ is None else environ,
-            sleep=self.waits.append,
-            counts=self.counts,
-        )
+        with mock.patch.dict(os.environ, environ or {}):
+            source = ExternalText.connect(
+                Endpoint(**values), sleep=self.waits.append, counts=self.counts
+            )
         requests = [QuestionRequest(IMAGE, f"question {n}") for n in range(count)]
         return source.answer(requests, temperature=temperature, seeds=list(range(count)))
 

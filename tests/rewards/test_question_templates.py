@@ -1,4 +1,4 @@
-"""Prompts taken apart, the wording of questions, and that a change of wording is noticed."""
+"""Prompts decomposed, the wording of questions, and that a change of wording is noticed."""
 
 import pytest
 

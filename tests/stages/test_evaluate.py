@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from etils import epath
+from stages import test_score
 
 from srum_jax import programs
 from srum_jax.core import param_tree
@@ -21,7 +22,19 @@ from srum_jax.data.images import decode, picture
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import EditRequest, Replies, Requests, TextRequest
 from srum_jax.generation import image_sampler, text_generator
-from srum_jax.stages import evaluate, generate, loading, replies, report, score, verified
+from srum_jax.rewards import question_templates
+from srum_jax.rewards.boxes.regions import GridProposer
+from srum_jax.rewards.logits import LogitJudge
+from srum_jax.stages import (
+    evaluate,
+    generate,
+    judges,
+    loading,
+    replies,
+    report,
+    score,
+    verified,
+)
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
 from srum_jax.worlds.shapes import (
@@ -444,6 +457,24 @@ def test_the_judge_is_held_against_the_verifier():
     alone = verified.scores_section(shown, scored, ("components",), exact)
     assert alone["by_proposer"].keys() == {"components"} and alone["region_auc"] == 0.5
     assert verified.scores_section(shown[2:], scored[2:], ("components",), exact) == {}
+
+
+def test_own_scores_are_of_prompts_that_are_decomposed_like_those_of_the_stage_score(
+    tmp_path, monkeypatch
+):
+    def panel(loaded, cfg, mesh, *, scenes):
+        judge = LogitJudge(test_score.Scorer(), test_score.Words(), scenes=scenes)
+        return judges.JudgePanel(judge, (GridProposer(),))
+
+    def decomposed(prompts, *_):
+        return {prompt: question_templates.whole(prompt) for prompt in prompts}
+
+    monkeypatch.setattr(judges, "panel", panel)
+    monkeypatch.setattr(judges, "decomposed", decomposed)
+    cfg, records = load_config("", score__proposers=("grid",)), test_score.candidates()[1:3]
+    scored = replies.own_scores(None, records, tmp_path / "scores", cfg, None)
+    answers = [answer for record in scored for answer in json.loads(record["answers"])]
+    assert [kind for _, kind, *_ in answers] == ["caption_right"] * 2
 
 
 def test_pairs_take_outcomes_and_categories_in_turn():

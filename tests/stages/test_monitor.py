@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import types
 import zlib
 
 import jax
@@ -17,7 +18,7 @@ from stages import test_evaluate, test_train
 from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.rewards import judge, parsing, written
+from srum_jax.rewards import judge, logits, parsing, written
 from srum_jax.stages import draw_and_judge, generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
@@ -38,6 +39,15 @@ FIRST = {"step": 0, "own_score": 0.5, "diversity": 1.0, "agreement": 1.0}
 
 def row(step, **values):
     return {**FIRST, "step": step, **values}
+
+
+@pytest.mark.parametrize("word_level", [True, False])
+def test_questions_are_worded_as_the_judge_words_them(word_level):
+    """Both read the same templates: with blanks before signs, or as people write."""
+    vocabulary = types.SimpleNamespace(word_level=word_level, encode=str.split, answers=len)
+    (plan,) = logits._plans(["a red circle"], vocabulary, None)
+    asked = monitor.questions(["a red circle", "A dream."], vocabulary, 9)
+    assert asked == [(0, text) for text in plan.texts(plan.image)]
 
 
 # -------------------------------------------------------------------------------------- the bounds
