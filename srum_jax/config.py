@@ -311,6 +311,8 @@ def _run(cfg: Config) -> Iterable[str]:
         yield from misplaced(cfg.model, cfg.stages)
         if not cfg.weights:
             yield f'weights must name the folder with the weights of "{cfg.model}"'
+    if cfg.rounds > 1 and "export" not in cfg.stages:
+        yield f'rounds = {cfg.rounds}: a round starts from what "export" made, which stages lacks'
     if cfg.weights_base and not cfg.weights:
         yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)

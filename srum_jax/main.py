@@ -1,16 +1,14 @@
-"""The command line: reads the config, makes the mesh, runs the stages, exits with a code."""
+"""The command line of a run: reads config and flags, hands them on, exits with a code."""
 
-import contextlib
 import importlib
 import os
 import sys
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console, places, registry
+from srum_jax.core import console, places
 from srum_jax.core.errors import BadInput, exit_code
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -30,6 +28,8 @@ Options
   --plan TYPE:SHAPE         run nothing: compile for such a machine and say whether it fits, as
                             v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
   --plan_out FILE.json      the plan as JSON
+  --check                   run nothing: look at everything that can be known before the first hour
+                            is spent, say all problems at once, and what will be written
   --allow_config_change     go on with finished work although the config changed since
   --distributed             join the other processes of a run on several hosts, as a TPU pod, SLURM,
                             Open MPI or Kubernetes describes it; where nothing does, instead:
@@ -50,19 +50,6 @@ Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 7
 clean save.
 """
 
-# Every stage, and the module whose run(cfg, mesh, work) -> Manifest it is; those that make a base,
-# `config.MAKING`, are its world's.
-STAGES = {
-    "ingest": "srum_jax.stages.ingest",
-    "generate": "srum_jax.stages.generate",
-    "score": "srum_jax.stages.score",
-    "train": "srum_jax.stages.train",
-    "evaluate": "srum_jax.stages.evaluate",
-    "export": "srum_jax.stages.export",
-    "report": "srum_jax.stages.report",
-}
-
-
 def define_flags() -> flags.FlagValues:
     """The flags beside `--config`, in a set of their own."""
     values = flags.FlagValues()
@@ -70,6 +57,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("stage", None, "Only these stages.", flag_values=values)
     flags.DEFINE_string("plan", None, "Where it would fit.", flag_values=values)
     flags.DEFINE_string("plan_out", None, "The plan as JSON.", flag_values=values)
+    flags.DEFINE_boolean("check", False, "Say all problems.", flag_values=values)
     flags.DEFINE_boolean("allow_config_change", False, "Go on regardless.", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "Several processes.", flag_values=values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
@@ -123,87 +111,20 @@ def run(argv: Sequence[str]) -> str | None:
     if os.path.isfile(options.workdir):
         raise BadInput(f"--workdir {options.workdir} is a file; name a folder")
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask for it
-    stages = [name for name in config.STAGES if name in wanted]
-    return run_stages(cfg, stages, options, config_file=config.config_path(argv))
-
-
-def run_stages(
-    cfg: config.Config, stages: Sequence[str], options: flags.FlagValues, *, config_file: str
-) -> str | None:
-    """Runs `stages` in order in every round, on a mesh of all devices; returns as `run` does.
-
-    `config_file`: where the config came from, for results.json.
-    """
-    import jax
-
-    from srum_jax.core import distributed, preemption, sharding
-    from srum_jax.stages.manifest import Workdir
-
+    running = importlib.import_module("srum_jax.running")
+    asked = running.Run(
+        cfg,
+        [name for name in config.STAGES if name in wanted],
+        options.workdir,
+        options.allow_config_change,
+        config.config_path(argv),
+    )
+    if options.check:
+        print("\n".join([*asked.check().said, "check: no problems"]))
+        return None
     named = {name: options[name].value for name in ("coordinator", "processes", "process")}
-    if options.distributed or set(named.values()) != {None}:
-        distributed.join(cfg.distributed, **named)
-    console.cache_compiled_programs()
-    _split_cpu(cfg.compute.cpu_devices)
-    preemption.install()
-    distributed.check_same(f"{cfg} {stages}", "configs or stages")
-    mesh = sharding.make_mesh(cfg.mesh)
-    config.check_mesh(cfg, mesh.shape, sharding.host_mesh(mesh).shape)
-    if jax.process_count() > 1 and (alone := set(config.MAKING) & set(stages)):
-        raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
-    with _one_run(options.workdir):
-        for number in range(cfg.rounds):
-            work = Workdir(
-                options.workdir, number, options.allow_config_change, config_file=config_file
-            )
-            for i, name in enumerate(stages):
-                logging.info("round %d, stage %d of %d: %s", number, i + 1, len(stages), name)
-                with jax.set_mesh(mesh):
-                    stage_module(cfg.model, name).run(cfg, mesh, work)
-    return str(work.report) if "report" in stages and jax.process_index() == 0 else None
-
-
-def stage_module(model: str, stage: str) -> types.ModuleType:
-    """The module whose `run` is a stage; of one that makes a base, the one that its world names.
-
-    Raises BadInput where the world has no such stage.
-    """
-    table = registry.load(registry.WORLDS, model).STAGES if stage in config.MAKING else STAGES
-    return registry.load(table, stage)
-
-
-@contextlib.contextmanager
-def _one_run(workdir: str) -> Iterator[None]:
-    """The work folder is this run's; of several processes the first one holds it for all.
-
-    Raises BadInput, in every process, where another run has it.
-    """
-    import jax
-
-    from srum_jax.core import distributed, lock
-
-    with contextlib.ExitStack() as holding:
-        problem = ""
-        if jax.process_index() == 0:
-            try:
-                holding.enter_context(lock.held(workdir))
-            except (BadInput, OSError) as e:
-                if jax.process_count() == 1:
-                    raise
-                problem = str(e)
-        if problem := distributed.from_first(problem, "the work folder"):
-            raise BadInput(problem)
-        yield
-
-
-def _split_cpu(count: int) -> None:
-    if not count:
-        return
-    import jax
-
-    try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # called from a program that has used its devices already
-        logging.info("devices are in use: compute.cpu_devices = %d has no effect", count)
+    several = options.distributed or set(named.values()) != {None}
+    return running.start(asked, named if several else None)
 
 
 if __name__ == "__main__":

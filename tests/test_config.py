@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from srum_jax import config, config_history, flow, main
+from srum_jax import config, config_history, flow, running
 from srum_jax.configs import base, forkme, shapes, shapes_pretrain
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
@@ -64,7 +64,7 @@ def test_the_default_config_is_the_default_of_every_key():
 
 
 def test_names_agree_with_the_tables_they_choose_from():
-    assert config.STAGES == (*config.MAKING, *main.STAGES)
+    assert config.STAGES == (*config.MAKING, *running.STAGES)
     renorms = typing.get_args(typing.get_type_hints(config.SampleConfig)["renorm"])
     assert renorms == flow.RENORMS
     remats = typing.get_args(typing.get_type_hints(config.ComputeConfig)["remat"])

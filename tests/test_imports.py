@@ -27,6 +27,7 @@ LAYERS = [
     ["evals", "report"],
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
+    ["running"],
     ["main", "use", "api", "serve", "cli", "convert", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers

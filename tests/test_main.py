@@ -8,7 +8,7 @@ import types
 import jax
 import pytest
 
-from srum_jax import main
+from srum_jax import main, running
 from srum_jax.configs import shapes
 from srum_jax.core import console, errors, lock, preemption
 from srum_jax.worlds import shapes as shapes_world
@@ -25,9 +25,9 @@ def stages(monkeypatch, tmp_path):
             if name in fail:
                 raise fail[name]
 
-        return types.SimpleNamespace(run=run)
+        return types.SimpleNamespace(run=run, check=lambda cfg, work, found: None)
 
-    for name, module in (shapes_world.STAGES | main.STAGES).items():
+    for name, module in (shapes_world.STAGES | running.STAGES).items():
         monkeypatch.setitem(sys.modules, module, stand_in(name))
     monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
     before = signal.getsignal(signal.SIGTERM)
@@ -50,8 +50,8 @@ def test_runs_all_stages_and_prints_the_report_last(stages, capsys):
 
 
 def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
-    assert go(stages, "--stage", "evaluate,train", "--config.rounds=2") == 0
-    assert stages.calls == [(r, s) for r in (0, 1) for s in ("train", "evaluate")]
+    assert go(stages, "--stage", "export,train", "--config.rounds=2") == 0
+    assert stages.calls == [(r, s) for r in (0, 1) for s in ("train", "export")]
     assert "report:" not in capsys.readouterr().out
 
 
@@ -127,9 +127,10 @@ def test_termination_sets_the_stop_event(stages, monkeypatch):
 def test_a_mesh_is_set_while_stages_run(stages, monkeypatch):
     seen = []
     run = types.SimpleNamespace(
-        run=lambda cfg, mesh, work: seen.append((jax.sharding.get_abstract_mesh(), mesh))
+        run=lambda cfg, mesh, work: seen.append((jax.sharding.get_abstract_mesh(), mesh)),
+        check=lambda cfg, work, found: None,
     )
-    monkeypatch.setitem(sys.modules, main.STAGES["report"], run)
+    monkeypatch.setitem(sys.modules, running.STAGES["report"], run)
     assert go(stages, "--stage=report") == 0
     assert seen[0][0].shape == seen[0][1].shape == dict(data=8, fsdp=1, tensor=1, context=1)
 

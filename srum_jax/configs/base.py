@@ -403,8 +403,8 @@ class LogConfig:
     """What training stages tell of themselves beyond their metrics; no result depends on it."""
 
     # Beside metrics.jsonl: tensorboard (event files in the stage's folder) | wandb (Weights &
-    # Biases; WANDB_PROJECT names the project, else it is srum_jax). Each needs its extra:
-    # pip install "srum_jax[tensorboard]" or "srum_jax[wandb]".
+    # Biases; WANDB_PROJECT names the project, else it is srum_jax). Each needs its package:
+    # pip install tensorboardX or wandb.
     writers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Distinct()] = ()
     # (first, count): a trace of so many steps from step `first` on (from 0), for TensorBoard,
     # XProf or Perfetto, under profile/ in the stage's folder; count 0: none.

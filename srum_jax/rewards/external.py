@@ -188,6 +188,26 @@ class FirstProcess:
         return [WrittenAnswer(**one) for one in json.loads(distributed.from_first(given, "judge"))]
 
 
+def reach(at: Endpoint, *, timeout: float = 10.0) -> None:
+    """Asks the server for its list of models, to know before a run that it answers.
+
+    One that has no such list answers too. Raises BadInput where there is no answer within `timeout`
+    seconds, the key is missing, or the server does not take it.
+    """
+    headers, url = _key(at), urllib.parse.urlsplit(at.base_url)
+    connection = _connection(at, timeout)
+    try:
+        connection.request("GET", url.path.rstrip("/") + "/models", headers=headers)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as e:
+        raise BadInput(f"the judge at {at.base_url} does not answer: {e}; is it running?") from e
+    finally:
+        connection.close()
+    if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+        which = f"the key in {at.key_env}" if at.key_env else "a request without a key"
+        raise BadInput(f"the judge at {at.base_url} refuses {which} (HTTP {status})")
+
+
 def _key(at: Endpoint) -> dict[str, str]:
     """The header with the key, where the endpoint names one."""
     if not at.key_env:
@@ -221,9 +241,7 @@ def _body(at: Endpoint, request: QuestionRequest, temperature: float, seed: int)
 def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a reply with code 200. Raises _Failed for everything else."""
     url = urllib.parse.urlsplit(at.base_url)
-    https = url.scheme == "https"
-    connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
-    connection = connect(url.hostname, url.port, timeout=at.timeout)
+    connection = _connection(at, at.timeout)
     expired = threading.Event()
     lines: list[socket.socket] = []  # the connection forgets its own while a reply is being read
 
@@ -263,6 +281,13 @@ def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
     if expired.is_set():
         raise _Failed(TIMEOUT)
     return data
+
+
+def _connection(at: Endpoint, timeout: float) -> http.client.HTTPConnection:
+    url = urllib.parse.urlsplit(at.base_url)
+    https = url.scheme == "https"
+    connect = http.client.HTTPSConnection if https else http.client.HTTPConnection
+    return connect(url.hostname, url.port, timeout=timeout)
 
 
 def _refusal(reply: http.client.HTTPResponse) -> tuple[str, float | None]:

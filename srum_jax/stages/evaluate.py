@@ -23,7 +23,7 @@ from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Suite, Verifier
 from srum_jax.rewards import question_templates
-from srum_jax.stages import loading, replies, verified
+from srum_jax.stages import judges, loading, preflight, replies, verified
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -32,10 +32,25 @@ from srum_jax.stages.manifest import (
     run_stage,
     update_round,
 )
+from srum_jax.stages.preflight import Checks
 
 SCHEMA = 1  # of a suite's section in results.json
 
 Outputs = Mapping[str, Mapping[str, ModelOutputs]]  # of each suite, by model
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Suites whose data is there and whose prompts the model can read."""
+    for name in ("train", "score"):
+        if name in cfg.stages:
+            found.needs(work, name)
+    judges.check(cfg, found)
+    weights = preflight.weights(cfg, work, found)
+    if weights:
+        with found.noting():
+            words = Tokenizer.from_folder(weights.words)
+            for suite in named(cfg, loading.language(weights)):
+                prompt_lists.check(suite.prompts, words)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

@@ -8,9 +8,9 @@ from etils import epath
 
 from srum_jax.config import Config, section_hash
 from srum_jax.core import param_tree
-from srum_jax.models.bagel import hf, vae
+from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
-from srum_jax.stages import loading
+from srum_jax.stages import loading, preflight
 from srum_jax.stages.manifest import (
     ALL_SECTIONS,
     Manifest,
@@ -19,8 +19,23 @@ from srum_jax.stages.manifest import (
     run_stage,
     versions,
 )
+from srum_jax.stages.preflight import Checks, Cost
 
 FOLDER = "model"
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """A trained model that is there or will be, and room for it."""
+    if "train" in cfg.stages:
+        found.needs(work, "train")
+    weights = preflight.weights(cfg, work, found)
+    if weights:
+        with found.noting():
+            sizes = model_config.from_folder(weights.sizes)
+            both = bagel.specs(sizes), vae.specs(sizes.vae)
+            made = preflight.weight_bytes(both, cfg.export.dtype)
+            what = f"the model in {cfg.export.dtype}, in each of {cfg.rounds} rounds"
+            found.costs.append(Cost("export", what, cfg.rounds * made))
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

@@ -26,13 +26,38 @@ from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
-from srum_jax.stages import draw_and_judge, loading, shard_worker
+from srum_jax.models.bagel import hf
+from srum_jax.stages import draw_and_judge, loading, preflight, shard_worker
 from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.stages.preflight import Checks, Cost
 
 NAME = "candidates"
 HELD_BACK = 64  # prompts for the training monitor
 Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Weights that are there, prompts that the model can read, and room for the pictures."""
+    c = cfg.generate
+    weights = preflight.weights(cfg, work, found)
+    with found.noting():
+        wanted = rollout(cfg, weights)
+        if weights:
+            prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
+            layout, count = preflight.layout(weights), len(wanted) * c.candidates
+            each = preflight.picture_bytes(cfg.sample.size, layout)
+            what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
+            found.costs.append(Cost("generate", what, count * each))
+
+
+def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
+    """The prompts of all rounds, as the model in `weights` (None: not known) reads them.
+
+    Raises FileNotFoundError or ValueError for a list that cannot be used.
+    """
+    c, language = cfg.generate, loading.language(weights) if weights else ""
+    return prompt_lists.load(c.prompts, cfg.rounds * c.count, limit=c.rejects, language=language)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

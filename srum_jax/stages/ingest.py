@@ -39,7 +39,7 @@ from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import model_config
 from srum_jax.rewards import judge
-from srum_jax.stages import generate, loading, score, shard_worker
+from srum_jax.stages import generate, loading, preflight, score, shard_worker
 from srum_jax.stages.manifest import (
     PUBLISHED,
     Manifest,
@@ -47,6 +47,7 @@ from srum_jax.stages.manifest import (
     Workdir,
     run_stage,
 )
+from srum_jax.stages.preflight import Checks
 
 SCORES = "scores"  # the folder of the scores' shards inside the stage's
 NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
@@ -78,6 +79,13 @@ class IngestPlan:
     prompts: tuple[str, ...]  # by prompt_id
     targets: bool
     rejects: tuple[Reject, ...]
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Weights and a source that are there; its pictures are looked at when the stage runs."""
+    preflight.weights(cfg, work, found)
+    with found.noting():
+        open_source(cfg).digest()
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

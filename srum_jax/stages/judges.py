@@ -28,6 +28,7 @@ from srum_jax.rewards.boxes.regions import (
     PromptedImage,
     Proposer,
 )
+from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.boxes.sam.automatic import MaskGenerator, MaskSettings
 from srum_jax.rewards.ensemble import EnsembleJudge
 from srum_jax.rewards.external import ExternalText, FirstProcess
@@ -37,6 +38,7 @@ from srum_jax.rewards.question_templates import Decomposition
 from srum_jax.rewards.written import ModelText, TextSource, WrittenJudge
 from srum_jax.stages import loading
 from srum_jax.stages.loading import LoadedModel
+from srum_jax.stages.preflight import Checks
 
 WINDOW = 8192  # tokens of a context that is written about
 DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
@@ -116,6 +118,20 @@ def panel(
         other = (f"its other read-out, {name}", second)
     found = tuple(proposer(name, c, text, scenes) for name in c.proposers)
     return JudgePanel(main, found, other, counts)
+
+
+def check(cfg: Config, found: Checks) -> None:
+    """What the judges and proposers of a run read, and whether an external judge answers."""
+    c = cfg.score
+    if "sam" in c.proposers:
+        with found.noting():
+            sam_weights.check(c.sam.weights)
+    if "file" in c.proposers:
+        with found.noting():
+            read_boxes(c.boxes)
+    if c.judge != "self" or (c.compare and c.external.url):
+        with found.noting():
+            external.reach(endpoint(c))
 
 
 def scores_alone(cfg: Config) -> Config:

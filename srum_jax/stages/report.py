@@ -22,10 +22,19 @@ from srum_jax.report import candidates, page, pictures, records, sections, train
 from srum_jax.report.judging import judging
 from srum_jax.report.pictures import Picture
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.stages.preflight import Checks
 from srum_jax.training import metrics
 
 DRAWING = "t2i"  # the section whose pictures are in pairs.json
 EXAMPLES = "examples-"  # + the key of a section: its pictures
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """A run to report on, where nothing else runs."""
+    if set(found.stages) == {"report"} and not any(work.root.glob("round*")):
+        found.problems.append(
+            f"--workdir {work.root} holds no run to report on: no folder round0 in it"
+        )
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

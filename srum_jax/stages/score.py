@@ -25,10 +25,17 @@ from srum_jax.rewards import judge, maps
 from srum_jax.stages import calibration, draw_and_judge, judges, loading, shard_worker
 from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
+from srum_jax.stages.preflight import Checks
 
 NAME = "scores"
 SCENES, COMPARISON = "scenes.json", "comparison.json"
 EXAMPLES = 8  # candidates of the report: half of them the best, half the worst of a prompt
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Candidates that are there or will be, and a judge that can be opened."""
+    found.needs(work, candidates_of(cfg, work).name)
+    judges.check(cfg, found)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

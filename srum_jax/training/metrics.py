@@ -5,11 +5,14 @@ what machines are measured by: peak speed and peak memory.
 """
 
 import hashlib
+import importlib
 import json
 import math
+import netrc
 import os
 import resource
 import sys
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -69,6 +72,10 @@ def peak_memory_gib() -> float:
 class Sink(Protocol):
     """Where rows go besides the file."""
 
+    @staticmethod
+    def available() -> None:
+        """Raises BadInput where its package or its key is missing."""
+
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """One row of finite numbers."""
 
@@ -80,11 +87,15 @@ class TensorBoard(Sink):
     """Event files under tensorboard/ in `folder`."""
 
     def __init__(self, folder: epath.Path, title: str):
-        try:
-            import tensorboardX
-        except ImportError as e:
-            raise _missing("tensorboard") from e
+        _check_package("tensorboard", "tensorboardX")
+        import tensorboardX
+
         self.writer = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+
+    @staticmethod
+    def available() -> None:
+        """See `Sink`."""
+        _check_package("tensorboard", "tensorboardX")
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         for name, value in row.items():
@@ -101,10 +112,9 @@ class Wandb(Sink):
     """
 
     def __init__(self, folder: epath.Path, title: str):
-        try:
-            import wandb
-        except ImportError as e:
-            raise _missing("wandb") from e
+        _check_package("wandb", "wandb")
+        import wandb
+
         name = str(folder.resolve())
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "srum_jax",
@@ -114,6 +124,19 @@ class Wandb(Sink):
             dir=name,
         )
 
+    @staticmethod
+    def available() -> None:
+        """See `Sink`. Without a connection: `WANDB_MODE=offline`."""
+        _check_package("wandb", "wandb")
+        if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+            return
+        host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        if not (os.environ.get("WANDB_API_KEY") or _in_netrc(host.hostname or "")):
+            raise BadInput(
+                'log.writers names "wandb", and there is no key for it: give `wandb login`, set '
+                "WANDB_API_KEY, or set WANDB_MODE=offline"
+            )
+
     def write(self, step: int, row: Mapping[str, float]) -> None:
         self.run.log(dict(row), step=step)
 
@@ -121,11 +144,21 @@ class Wandb(Sink):
         self.run.finish()
 
 
-def _missing(writer: str) -> BadInput:
-    return BadInput(
-        f'log.writers names "{writer}", whose package is not installed: '
-        f'pip install "srum_jax[{writer}]"'
-    )
+def _check_package(writer: str, package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as e:
+        raise BadInput(
+            f'log.writers names "{writer}", whose package is not installed: pip install {package}'
+        ) from e
+
+
+def _in_netrc(host: str) -> bool:
+    """Whether the user's netrc has a password for `host`."""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 SINKS = {"tensorboard": TensorBoard, "wandb": Wandb}

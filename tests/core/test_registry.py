@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from srum_jax import main
+from srum_jax import running
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import prompts
@@ -36,10 +36,10 @@ def test_a_world_names_the_stages_that_make_its_base(tmp_path, monkeypatch):
     (tmp_path / "made_world.py").write_text('STAGES = {"pretrain": "made_world"}')
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(registry.WORLDS, "made", "made_world")
-    assert main.stage_module("made", "pretrain").__name__ == "made_world"
-    assert main.stage_module("made", "score").__name__ == "srum_jax.stages.score"
+    assert running.stage_module("made", "pretrain").__name__ == "made_world"
+    assert running.stage_module("made", "score").__name__ == "srum_jax.stages.score"
     with pytest.raises(BadInput, match='"autoencoder" is not known: known: pretrain'):
-        main.stage_module("made", "autoencoder")
+        running.stage_module("made", "autoencoder")
 
 
 def test_names_alone_import_nothing():

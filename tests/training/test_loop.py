@@ -366,7 +366,7 @@ def test_writers_are_handed_every_row(tmp_path, monkeypatch):
 @pytest.mark.parametrize("writer, package", [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_a_writer_that_is_not_installed(tmp_path, monkeypatch, writer, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BadInput, match=rf'"{writer}".* pip install "srum_jax\[{writer}\]"'):
+    with pytest.raises(BadInput, match=rf'"{writer}".* pip install {package}$'):
         toy.run(tmp_path, threading.Event(), log=log_config(writers=(writer,)))
 
 

@@ -21,7 +21,9 @@ from srum_jax.data import pipeline
 from srum_jax.data.images import to_float
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel.model_config import VAEConfig
+from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.stages.preflight import Checks
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
@@ -31,6 +33,11 @@ from srum_jax.worlds.shapes import exam, examples
 CLEAN_IMAGES = 1536  # never trained on: the gate's, and what scale and shift are measured on
 GATE = 0.99  # share of them that the verifier must still call right
 CLEAN_BATCH = 128
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """What writes the metrics."""
+    preflight.check_writers(cfg, found)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

@@ -28,8 +28,9 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import joint
 from srum_jax.stages import loading as stage_model
-from srum_jax.stages import replies
+from srum_jax.stages import preflight, replies
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.stages.preflight import Checks
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, TrainState, create
@@ -44,6 +45,13 @@ QUICK_CAPTIONS = 100
 QUICK_EDITS = 100
 ENCODE_BATCH = 256
 GAP = "Rows of `pretrain` hold branches of questions, which the next ones do not see"
+
+
+def check(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Latents of an autoencoder that is there or will be, and what writes the metrics."""
+    if "autoencoder" in cfg.stages:
+        found.needs(work, "autoencoder")
+    preflight.check_writers(cfg, found)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

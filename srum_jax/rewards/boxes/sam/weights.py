@@ -119,25 +119,19 @@ def table(cfg: SamConfig) -> list[TableEntry]:
     return made
 
 
+def check(folder: epath.PathLike) -> None:
+    """Raises as `load` does for a folder that cannot be used; reads no weights."""
+    _headers(epath.Path(folder))
+
+
 def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
     """(sizes, parameters float32 as NumPy arrays) of a folder, local or in a bucket.
 
     Raises FileNotFoundError or ValueError naming the file and every missing, unknown, misshapen or
     unreadable tensor.
     """
-    folder = epath.Path(folder)
-    cfg = sam_config.read(folder)
-    path = folder / WEIGHTS_FILE
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
-    problems: list[str] = []
-    tensors = safetensors_io.read_header(path, problems) or {}
-    names = table(cfg)
-    if not problems:
-        tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
-        problems = misfits(path, tensors, names)
-    if problems:
-        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:{listed(problems)}")
+    path = epath.Path(folder) / WEIGHTS_FILE
+    cfg, names, tensors = _headers(epath.Path(folder))
     shapes = {p: spec.shape for p, spec in param_tree.flatten(sam_model.specs(cfg)).items()}
     leaves = {p: np.empty(shape, np.float32) for p, shape in shapes.items()}
     with path.open("rb") as file:
@@ -148,3 +142,21 @@ def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
             target = leaf if entry.layer is None else leaf[entry.layer]
             safetensors_io.assign(target, entry.to_ours(whole))
     return cfg, param_tree.unflatten(leaves)
+
+
+def _headers(
+    folder: epath.Path,
+) -> tuple[SamConfig, list[TableEntry], dict[str, safetensors_io.StoredTensor]]:
+    """(sizes, table of names, tensors by name) of a folder whose files fit each other."""
+    cfg, path = sam_config.read(folder), folder / WEIGHTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
+    problems: list[str] = []
+    tensors = safetensors_io.read_header(path, problems) or {}
+    names = table(cfg)
+    if not problems:
+        tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
+        problems = misfits(path, tensors, names)
+    if problems:
+        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:{listed(problems)}")
+    return cfg, names, tensors

@@ -1,0 +1,129 @@
+"""One run: processes become one, everything is checked, stages run in order in every round."""
+
+import contextlib
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from srum_jax import config
+from srum_jax.core import console, distributed, lock, preemption, registry, sharding
+from srum_jax.core.errors import BadInput
+from srum_jax.stages import preflight
+from srum_jax.stages.manifest import Workdir
+
+# Every stage of any model, and the module whose check(cfg, work, found) and
+# run(cfg, mesh, work) -> Manifest it is. Those that make a base are its world's own.
+STAGES = {
+    "ingest": "srum_jax.stages.ingest",
+    "generate": "srum_jax.stages.generate",
+    "score": "srum_jax.stages.score",
+    "train": "srum_jax.stages.train",
+    "evaluate": "srum_jax.stages.evaluate",
+    "export": "srum_jax.stages.export",
+    "report": "srum_jax.stages.report",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a command line asks for.
+
+    stages: in order · config_file: where the config came from, for results.json.
+    """
+
+    cfg: config.Config
+    stages: Sequence[str]
+    workdir: str
+    allow_config_change: bool = False
+    config_file: str = ""
+
+    def round(self, number: int) -> Workdir:
+        """The run's folder in one of its rounds."""
+        return Workdir(self.workdir, number, self.allow_config_change, config_file=self.config_file)
+
+    def check(self, mesh: jax.sharding.Mesh | None = None) -> preflight.Checks:
+        """Looks at everything that can be known before the first hour is spent.
+
+        Without a mesh no device is touched, and rows are not held against it. Raises BadInput with
+        all problems.
+        """
+        modules = {name: stage_module(self.cfg.model, name) for name in self.stages}
+        problems = []
+        if mesh is not None:
+            try:
+                config.check_mesh(self.cfg, mesh.shape, sharding.host_mesh(mesh).shape)
+            except BadInput as e:
+                problems.append(str(e))
+        found = preflight.collect(self.cfg, self.round(0), modules, more=problems)
+        found.refuse()
+        return found
+
+
+def stage_module(model: str, stage: str) -> types.ModuleType:
+    """The module that is a stage; of one that makes a base, the one that its world names.
+
+    Raises BadInput where the world has no such stage.
+    """
+    table = registry.load(registry.WORLDS, model).STAGES if stage in config.MAKING else STAGES
+    return registry.load(table, stage)
+
+
+def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
+    """Runs the stages of `run` on a mesh of all devices.
+
+    processes: coordinator, processes and process of `distributed.join`, None each where the
+    environment says it; None: this process is alone. Returns the path of the report where that
+    stage is among them, in the first process.
+    """
+    if processes is not None:
+        distributed.join(run.cfg.distributed, **processes)
+    console.cache_compiled_programs()
+    _split_cpu(run.cfg.compute.cpu_devices)
+    preemption.install()
+    distributed.check_same(f"{run.cfg} {run.stages}", "configs or stages")
+    mesh = sharding.make_mesh(run.cfg.mesh)
+    if jax.process_count() > 1 and (alone := set(config.MAKING) & set(run.stages)):
+        raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
+    for line in run.check(mesh).said:
+        logging.info(line)
+    with _one_run(run.workdir):
+        for number in range(run.cfg.rounds):
+            for i, name in enumerate(run.stages):
+                logging.info("round %d, stage %d of %d: %s", number, i + 1, len(run.stages), name)
+                with jax.set_mesh(mesh):
+                    stage_module(run.cfg.model, name).run(run.cfg, mesh, run.round(number))
+    first = jax.process_index() == 0
+    return str(run.round(0).report) if "report" in run.stages and first else None
+
+
+@contextlib.contextmanager
+def _one_run(workdir: str) -> Iterator[None]:
+    """The work folder is this run's; of several processes the first one holds it for all.
+
+    Raises BadInput, in every process, where another run has it.
+    """
+    with contextlib.ExitStack() as holding:
+        problem = ""
+        if jax.process_index() == 0:
+            try:
+                holding.enter_context(lock.held(workdir))
+            except (BadInput, OSError) as e:
+                if jax.process_count() == 1:
+                    raise
+                problem = str(e)
+        if problem := distributed.from_first(problem, "the work folder"):
+            raise BadInput(problem)
+        yield
+
+
+def _split_cpu(count: int) -> None:
+    if not count:
+        return
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # called from a program that has used its devices already
+        logging.info("devices are in use: compute.cpu_devices = %d has no effect", count)

@@ -1,0 +1,188 @@
+"""What can be known before the first hour: problems, all at once, and what will be written.
+
+Owns what a stage's `check(cfg, work, found)` adds to, and how the checks of a run are put together.
+A check reads small files and asks the judge's server; it uses no device and changes nothing.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from srum_jax.config import Config, LoopConfig
+from srum_jax.core import param_tree
+from srum_jax.core.errors import BadInput
+from srum_jax.data.schema import LayoutSizes
+from srum_jax.models.bagel import hf, model_config
+from srum_jax.programs import Training
+from srum_jax.stages import loading
+from srum_jax.stages.manifest import Manifest, Workdir
+from srum_jax.training import metrics
+from srum_jax.training.state import fresh
+
+# Bytes of a drawn picture as PNG, as a share of its pixels': photographs take about half.
+PNG_SHARE = 0.6
+GB = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a stage will write: in words, and bytes, about."""
+
+    stage: str
+    what: str
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.what}, about {amount(self.bytes)}"
+
+
+@dataclasses.dataclass
+class Checks:
+    """What the checks of a run have found so far. `stages`: those that are going to run."""
+
+    stages: Sequence[str]
+    problems: list[str] = dataclasses.field(default_factory=list)
+    costs: list[Cost] = dataclasses.field(default_factory=list)
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """What is raised inside about files or values is one problem more."""
+        try:
+            yield
+        except (ValueError, OSError) as e:
+            if str(e) not in self.problems:  # two stages may read one file
+                self.problems.append(str(e))
+
+    def needs(self, work: Workdir, stage: str) -> None:
+        """Notes where `stage` is neither finished nor going to run."""
+        if stage not in self.stages:
+            with self.noting():
+                Manifest.read(work.stage(stage))
+
+    def made_later(self, work: Workdir, stage: str) -> bool:
+        """Whether `stage` is going to run before its files can be read."""
+        return stage in self.stages and not finished(work, stage)
+
+    def refuse(self) -> None:
+        """Raises BadInput with every problem, if there are any."""
+        if self.problems:
+            count = len(self.problems)
+            many = f"{count} problems" if count > 1 else "a problem"
+            lines = "\n".join(self.problems).replace("\n", "\n  ")
+            raise BadInput(f"{many} found before anything is run:\n  {lines}")
+
+    @property
+    def bytes(self) -> int:
+        """What all stages will write, about."""
+        return sum(cost.bytes for cost in self.costs)
+
+    @property
+    def said(self) -> list[str]:
+        """What will be written, a line a stage."""
+        return [*map(str, self.costs), f"to be written in all: about {amount(self.bytes)}"]
+
+
+def finished(work: Workdir, stage: str) -> bool:
+    """Whether the stage has left its manifest in this round."""
+    return (work.stage(stage) / "manifest.json").exists()
+
+
+def collect(
+    cfg: Config, work: Workdir, modules: Mapping[str, ModuleType], *, more: Sequence[str] = ()
+) -> Checks:
+    """Asks the modules of the stages that are going to run; finished ones are left out.
+
+    modules: by the stage's name, in order · more: problems found elsewhere. Stages that make what
+    another one reads are looked at as `Checks.made_later` says.
+    """
+    found = Checks(tuple(modules), list(more))
+    for name, module in modules.items():
+        rounds = (dataclasses.replace(work, round=number) for number in range(cfg.rounds))
+        if not all(finished(one, name) for one in rounds) or name == "report":
+            module.check(cfg, work, found)
+    if cfg.rounds > 1:
+        found.needs(work, "export")  # the next round starts from it
+    with found.noting():
+        _room(work, found.bytes)
+    return found
+
+
+def check_writers(cfg: Config, found: Checks) -> None:
+    """The packages and keys of `log.writers`."""
+    for writer in cfg.log.writers:
+        with found.noting():
+            metrics.SINKS[writer].available()
+
+
+def weights(cfg: Config, work: Workdir, found: Checks) -> hf.Parts | None:
+    """Where the first round's weights lie; None where the run makes them first or they are missing,
+    which is noted."""
+    if found.made_later(work, "pretrain"):
+        return None
+    with found.noting():
+        return loading.source(cfg, work)
+    return None
+
+
+def layout(parts: hf.Parts) -> LayoutSizes:
+    """The sizes of tokens of the model in a folder."""
+    return model_config.from_folder(parts.sizes).layout
+
+
+def training_bytes(c: LoopConfig, program: Training) -> int:
+    """Bytes of a training stage's checkpoints and of the averaged parameters it leaves."""
+    params = param_tree.abstract(program.trained)
+    state = _nbytes(jax.eval_shape(functools.partial(fresh, tx=program.tx), params))
+    kept = min(c.keep, math.ceil(c.steps / c.checkpoint_every)) + 1  # one more while it is saved
+    return kept * state + _nbytes(params)
+
+
+def _nbytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def picture_bytes(size: tuple[int, int], sizes: LayoutSizes) -> int:
+    """Bytes of a stored candidate of `size` (height, width) pixels: PNG and float32 latents."""
+    height, width = size
+    tokens = (height // sizes.token_pixels) * (width // sizes.token_pixels)
+    return int(PNG_SHARE * 3 * height * width) + 4 * sizes.token_dim * tokens
+
+
+def weight_bytes(specs: Sequence[param_tree.Specs], dtype: str) -> int:
+    """Bytes of models as files."""
+    return sum(map(param_tree.count, specs)) * jnp.dtype(dtype).itemsize
+
+
+def amount(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / GB:,.1f} GB" if count >= GB / 10 else f"{count / 10**6:,.1f} MB"
+
+
+def _room(work: Workdir, needed: int) -> None:
+    """Raises BadInput where a local work folder cannot be written, or its disk is too full.
+
+    How much a bucket may still take nobody tells.
+    """
+    if "://" in str(work.root):
+        return
+    place = pathlib.Path(os.path.abspath(work.root))
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise BadInput(f"--workdir {work.root}: {place} cannot be written; name another folder")
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise BadInput(
+            f"--workdir {work.root}: about {amount(needed)} will be written and {amount(free)} are "
+            "free; name a folder on a larger disk"
+        )
