@@ -16,6 +16,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core import sharding
 from srum_jax.core.files import write_json
@@ -27,7 +28,7 @@ from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
 from srum_jax.models.bagel import hf
-from srum_jax.stages import draw_and_judge, loading, preflight, shard_worker
+from srum_jax.stages import draw_and_judge, loading, preflight, shard_worker, training_set
 from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks, Cost
@@ -38,17 +39,23 @@ Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Weights that are there, prompts that the model can read, and room for the pictures."""
+    """Weights that are there, prompts that the model can read, room for the pictures, and lanes that
+    can train on each."""
     c = cfg.generate
     weights = preflight.weights(cfg, work, found)
     with found.noting():
         wanted = rollout(cfg, weights)
         if weights:
-            prompt_lists.check(wanted, Tokenizer.from_folder(weights.words))
+            words = Tokenizer.from_folder(weights.words)
+            prompt_lists.check(wanted, words)
             layout, count = preflight.layout(weights), len(wanted) * c.candidates
             each = preflight.picture_bytes(cfg.sample.size, layout)
             what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
             found.costs.append(Cost("generate", what, count * each))
+            if "train" in cfg.stages:
+                texts = [(prompt.text, prompt.where) for prompt in wanted]
+                lanes = programs.lanes(cfg.train)
+                training_set.check_lanes(texts, words, lanes, layout, cfg.sample.size)
 
 
 def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:

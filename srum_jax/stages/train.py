@@ -22,11 +22,10 @@ from srum_jax import programs
 from srum_jax.config import Config, hash_json
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import cost, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
-from srum_jax.stages import generate, loading, monitor, preflight
+from srum_jax.stages import loading, monitor, preflight
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -38,7 +37,7 @@ from srum_jax.stages.manifest import (
 )
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.selection import Candidate, advantages, candidates, choose
-from srum_jax.stages.training_set import TrainingSet, check_lanes
+from srum_jax.stages.training_set import TrainingSet
 from srum_jax.training import callbacks, loop, metrics
 from srum_jax.training.callbacks import MetricLimit, StepCost
 from srum_jax.training.checkpoint import Checkpoints, save_params
@@ -46,7 +45,10 @@ from srum_jax.training.state import FrozenParams, TrainState, create
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Data that is there or will be, lanes for every prompt, room for the checkpoints."""
+    """Data that is there or will be, writers, room for the checkpoints.
+
+    Whether lanes have room for every prompt says `generate`, which knows them.
+    """
     c = cfg.train
     found.needs(work, candidates_of(cfg, work).name)
     if "score" in cfg.stages:
@@ -60,12 +62,6 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
         size, count = preflight.training_bytes(c, program), param_tree.count(program.trained)
         what = f"{c.keep} checkpoints of {count:,} trained parameters, one more while it is saved"
         found.costs.append(Cost("train", what, size))
-    if "generate" in cfg.stages:
-        with found.noting():
-            prompts = generate.rollout(cfg, weights)
-            tokenizer = Tokenizer.from_folder(weights.words)
-            layout = preflight.layout(weights)
-            check_lanes(prompts, tokenizer, programs.lanes(c), layout, cfg.sample.size)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

@@ -13,7 +13,6 @@ import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, records, sources
-from srum_jax.data.prompts import Prompt
 from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.stages.selection import Candidate
@@ -53,7 +52,7 @@ def example(
 
 
 def check_lanes(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[tuple[str, str]],
     tokenizer: Tokenizer,
     lanes: Lanes,
     layout: LayoutSizes,
@@ -61,17 +60,17 @@ def check_lanes(
 ) -> None:
     """Raises ValueError naming every prompt that, with an image of `size` pixels, fits no row.
 
-    What no row has room for is known before anything is drawn.
+    prompts: the text of each, and where it stands · size: (height, width).
     """
     height, width = (side // layout.token_pixels for side in size)
     latent = np.broadcast_to(np.float32(0), (height, width, layout.token_dim))
     alone = sources.text_to_image(tokenizer, None, latent, size=size, noise_id=0)
     packing.check_fits(packing.size(alone), lanes, what="train.lanes: an image of sample.size")
     faults = []
-    for prompt in prompts:
+    for text, where in prompts:
         try:
-            whole = sources.text_to_image(tokenizer, prompt.text, latent, size=size, noise_id=0)
-            packing.check_fits(packing.size(whole), lanes, what=prompt.where)
+            whole = sources.text_to_image(tokenizer, text, latent, size=size, noise_id=0)
+            packing.check_fits(packing.size(whole), lanes, what=where)
         except ValueError as e:
             faults.append(str(e))
     records.refuse(faults, "train.lanes has no room for these prompts")
