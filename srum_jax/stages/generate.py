@@ -39,8 +39,8 @@ Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Weights that are there, prompts that the model can read, room for the pictures, and lanes that
-    can train on each."""
+    """Weights that are there, prompts that the model can read, room for the pictures, and lanes
+    that can train on each."""
     c = cfg.generate
     weights = preflight.weights(cfg, work, found)
     with found.noting():
