@@ -30,7 +30,6 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
     ExportConfig,
     GenerateConfig,
     IngestConfig,
-    LanesConfig,
     LogConfig,
     LoopConfig,
     LoraConfig,
@@ -60,9 +59,9 @@ def load(values: Mapping[str, Any]) -> Config:
     """
     if hasattr(values, "to_dict"):
         values = values.to_dict()
-    problems: list[str] = []
+    problems = list(config_history.refused(values))
     cfg = build(Config, config_history.current(values), "", problems)
-    if cfg is not None:
+    if cfg is not None and not problems:
         problems = list(_contradictions(cfg))
     if problems:
         raise BadInput("the config does not hold together:\n  " + "\n  ".join(problems))
@@ -163,6 +162,8 @@ def _override(word: str) -> str:
         return word
     former, kind, path = found[2], Config, ""
     name = config_history.current_name(former)
+    if name in config_history.REMOVED:
+        raise BadInput(f"--config.{former}: {config_history.gone(name)}")
     for key in name.split("."):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         if key not in hints:
@@ -234,9 +235,10 @@ def shares(
         "ingest.batch": {"ingest"},
     }
     found = {key: own for key, stages in users.items() if stages & set(cfg.stages)}
-    for name, rows in LOOPS.items():
-        if name in cfg.stages:
-            found[f"{name}.{rows}"] = every * getattr(cfg, name).micro_batches
+    parts = {"train.rows": cfg.train.micro_batches, "pretrain.rows": 1, "autoencoder.batch": 1}
+    for key, count in parts.items():
+        if key.partition(".")[0] in cfg.stages:
+            found[key] = every * count
     return found
 
 
@@ -253,11 +255,13 @@ def check_mesh(
             "mesh.data x mesh.fsdp devices share every batch, a step's in micro_batches parts, and "
             f"these do not divide: {', '.join(uneven)}"
         )
-    ways, packed = mesh_shape["context"], [name for name in PACKED if name in cfg.stages]
-    for name, lane in itertools.product(packed, ("und", "gen", "vit")):
-        if (size := getattr(getattr(cfg, name).lanes, lane, 0)) % ways:
+    ways = mesh_shape["context"]
+    if ways > 1 and "pretrain" in cfg.stages:
+        raise BadInput(f"mesh.context = {ways} cuts long rows, and those of pretrain are short: 1")
+    for lane in ("und", "gen") if "train" in cfg.stages else ():
+        if (size := getattr(cfg.train.lanes, lane)) % ways:
             raise BadInput(
-                f"{name}.lanes.{lane} = {size} does not divide by mesh.context = {ways}, the "
+                f"train.lanes.{lane} = {size} does not divide by mesh.context = {ways}, the "
                 "devices that share every row"
             )
 
@@ -287,18 +291,12 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-PACKED = ("train", "pretrain")
-LOOPS = {"train": "rows", "pretrain": "rows", "autoencoder": "batch"}  # what a step is cut into
-
-
 def _contradictions(cfg: Config) -> Iterable[str]:
     yield from _run(cfg)
     yield from _data(cfg)
     yield from _score(cfg)
     yield from _ingest(cfg)
     yield from _train(cfg)
-    for name, rows in LOOPS.items():
-        yield from _loop(name, getattr(cfg, name), rows)
 
 
 def _run(cfg: Config) -> Iterable[str]:
@@ -342,10 +340,6 @@ def _data(cfg: Config) -> Iterable[str]:
             f"generate.shard_size = {cfg.generate.shard_size} must be a multiple of sample.batch = "
             f"{cfg.sample.batch}: a shard is made by whole compiled calls"
         )
-    for key in ("generation_images", "edit_images"):
-        count, rows = getattr(cfg.pretrain, key), cfg.pretrain.rows
-        if count % rows:
-            yield f"pretrain.{key} = {count} must be a multiple of pretrain.rows = {rows}"
 
 
 def _score(cfg: Config) -> Iterable[str]:
@@ -395,6 +389,10 @@ def _ingest(cfg: Config) -> Iterable[str]:
 
 def _train(cfg: Config) -> Iterable[str]:
     c, drawn = cfg.train, cfg.generate.candidates
+    if c.rows % c.micro_batches:
+        yield (
+            f"train.rows = {c.rows} must be a multiple of train.micro_batches = {c.micro_batches}"
+        )
     if "train" in cfg.stages and "ingest" not in cfg.stages:
         if c.candidates > drawn:
             yield f"train.candidates = {c.candidates} is more than generate.candidates = {drawn}"
@@ -440,12 +438,4 @@ def _prompts(name: str, value: str) -> Iterable[str]:
         yield (
             f"{name} = {value!r} must be {' | '.join(built_in)}, a .txt, .json, .jsonl or .csv "
             "file, or tfds:..."
-        )
-
-
-def _loop(name: str, loop: LoopConfig, rows: str) -> Iterable[str]:
-    if getattr(loop, rows) % loop.micro_batches:
-        yield (
-            f"{name}.{rows} = {getattr(loop, rows)} must be a multiple of {name}.micro_batches = "
-            f"{loop.micro_batches}"
         )

@@ -3,7 +3,7 @@
 Config files, the command line and the records of runs may use them; nothing else does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -26,12 +26,32 @@ RENAMED = {
 }
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor"}
-# Keys that are gone, and the value that always holds; recorded with it, they are no change.
+_BASE_LANES = {"und": 168, "gen": 64, "images": 4, "vit": 32, "labels": 40, "regions": 0}
+_PAIR_LANES = {"und": 176, "gen": 32, "images": 2, "vit": 128, "labels": 24, "regions": 0}
+_LOOP = {"micro_batches": 1, "keep": 2, "max_bad_steps": 3}
+_OPTIM = {"b1": 0.9, "weight_decay": 0.0, "clip_norm": 1.0, "schedule": "cosine", "warmup": 100}
+
+
+def _below(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for key, value in values.items()}
+
+
+# Keys that are gone, and the value that always holds; recorded with it, they are no change. What
+# makes a base is the recipe in `worlds/shapes/pretrain.py` and `autoencoder.py`.
 REMOVED = {
     "train.lanes.vit": 0,
     "train.lanes.labels": 0,
-    "pretrain.lanes.regions": 0,
-    "pretrain.multi_image_lanes.regions": 0,
+    **_below("pretrain.lanes", _BASE_LANES),
+    **_below("pretrain.multi_image_lanes", _PAIR_LANES),
+    **_below("pretrain", _LOOP | {"ema": 0.998, "text_weight": 0.5, "text_dropout": 0.1}),
+    **_below("pretrain", {"timestep_mean": 1.6, "timestep_std": 1.4, "timestep_shift": 1.0}),
+    **_below("pretrain", {"generation_images": 40, "edit_images": 20}),
+    **_below("pretrain", {"questions": 6, "multi_image_every": 3}),
+    **_below("pretrain.optim", _OPTIM | {"optimizer": "muon", "b2": 0.95, "eps": 1e-15}),
+    **_below("pretrain.optim", {"learning_rate": 2e-3, "adam_learning_rate": 2e-3}),
+    **_below("autoencoder", _LOOP | {"ema": 0.999, "kl_weight": 1e-5}),
+    **_below("autoencoder.optim", _OPTIM | {"optimizer": "adamw", "b2": 0.99, "eps": 1e-8}),
+    **_below("autoencoder.optim", {"learning_rate": 2e-3, "adam_learning_rate": 4e-4}),
 }
 
 
@@ -58,25 +78,44 @@ def recorded_inputs(values: Mapping[str, Any]) -> dict[str, Any]:
 def current(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """`values` with renamed keys under their names of today, where they count before the default.
 
-    An empty section under a former name (see `base.get_config`) is left out, and so is a key that
-    is gone, with the value that holds without it.
+    Keys that are gone are left out (see `refused`), and so are sections without a key.
     """
     found, former = {}, {}
     for key, value in values.items():
         name = current_name(path + key)
         if isinstance(value, Mapping):
             value = current(value, f"{name}.")
-        if name in REMOVED and value == REMOVED[name]:
-            logging.warning("%s is gone: it is always %r", name, value)
-        elif name == path + key:
+        if value == {} or name in REMOVED:
+            continue
+        if name == path + key:
             found[key] = value
-        elif value != {}:
+        else:
             warn(path + key, name)
             former[name.removeprefix(path)] = value
     for key, value in former.items():
         both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
         found[key] = found[key] | value if both else value
     return found
+
+
+def refused(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """A line for each key in `values` that is gone and has another value than the one that holds;
+    with that one it is a warning in the log."""
+    for key, value in values.items():
+        name = current_name(path + key)
+        if isinstance(value, Mapping):
+            yield from refused(value, f"{path}{key}.")
+        elif name in REMOVED and value == REMOVED[name]:
+            logging.warning("%s", gone(name))
+        elif name in REMOVED:
+            yield f"{path}{key} = {value!r}: {gone(name)}"
+
+
+def gone(name: str) -> str:
+    """What is said of a key that is gone."""
+    where = name.partition(".")[0]
+    place = f"; srum_jax/worlds has the recipe of the stage {where}" if where != "train" else ""
+    return f"{name} is gone: it is always {REMOVED[name]!r}{place}"
 
 
 def warn(former: str, name: str) -> None:

@@ -25,7 +25,7 @@ from srum_jax.planning import hlo
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams
 
-LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0, text_weight=0.5)
+LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0)
 LANES = Lanes(und=64, gen=24, vit=16, labels=16, images=4, regions=1)
 
 # Eight CPU devices on few busy cores may miss each other in a collective, which ends the process.
@@ -46,7 +46,8 @@ def packed(lanes=LANES):
 def step(name, mesh, batch, micro_batches=1):
     """(the gradients of a training step as a program, its arguments on `mesh`)."""
     cfg = dataclasses.replace(CFG, attention=name)
-    loss = joint.JointLoss(types.SimpleNamespace(**LAW), cfg, dtype=jnp.float32, remat="full")
+    how = dict(dtype=jnp.float32, remat="full", text_weight=0.5)
+    loss = joint.JointLoss(types.SimpleNamespace(**LAW), cfg, **how)
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
     params = jax.device_put(weights(), sharding.shardings(bagel.specs(CFG), mesh))
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))

@@ -49,7 +49,7 @@ def named(name):
     how = dict(dtype=jnp.float32, remat="full")
     if name == "joint":
         return joint.JointLoss(
-            types.SimpleNamespace(text_weight=0.5, **LAW), CFG, **how
+            types.SimpleNamespace(**LAW), CFG, text_weight=0.5, **how
         ), lambda _: True
     numbers = dict(
         rewards="both", map_sampling="centre", advantage_scale=2.0, nft_beta=1.0, anchor=1.0

@@ -226,7 +226,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """What every training stage shares: one loop (`training/loop.py`), one optimiser."""
+    """What every training needs of the loop (`training/loop.py`) and the optimiser."""
 
     steps: PositiveInt = 600  # optimiser steps
     # Gradient accumulation: parts a step's rows are cut into, to save memory; same result.
@@ -246,11 +246,12 @@ class LanesConfig:
     und: PositiveInt = 60  # text and ViT tokens (U)
     gen: PositiveInt = 64  # latent tokens (G)
     images: PositiveInt = 4  # latent images
+    regions: NonNegativeInt = 4  # scored regions a latent image (R)
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedConfig(LoopConfig):
-    """What `train` and `pretrain` share beyond: packed rows, one distribution of timesteps."""
+    """What a training on packed rows needs beyond: their number, the distribution of timesteps."""
 
     rows: PositiveInt = 8  # packed rows a step (B)
     # Raw t = sigmoid(N(mean, std)): a mean above 0 trains more on noise, which is decisive for
@@ -285,17 +286,10 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainLanesConfig(LanesConfig):
-    """Lanes of rows of prompts with their scored images."""
-
-    regions: NonNegativeInt = 4  # scored regions a latent image (R)
-
-
-@dataclasses.dataclass(frozen=True)
 class TrainConfig(PackedConfig):
     """Defaults are the study's winner (research/study); the other objectives stay selectable."""
 
-    lanes: TrainLanesConfig = TrainLanesConfig()
+    lanes: LanesConfig = LanesConfig()
     # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
     # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense
     # advantages, bounded | nft: DiffusionNFT with dense advantages, bounded
@@ -361,41 +355,29 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainLanesConfig(LanesConfig):
-    """Lanes of rows of pictures with their questions, captions and edits."""
+class PretrainConfig:
+    """How long and on how much a world's base is trained; the rest of the recipe is the world's."""
 
-    vit: NonNegativeInt = 32  # ViT patches among the und tokens
-    labels: NonNegativeInt = 40  # text tokens with a cross-entropy loss
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig(PackedConfig):
-    """How the shapes base is made: cross-entropy on answers, flow matching on images."""
-
-    # One picture with its questions, two captions and an edit.
-    lanes: PretrainLanesConfig = PretrainLanesConfig(und=168)
-    generation_images: PositiveInt = 40  # sampled a step from captions
-    edit_images: PositiveInt = 20  # sampled a step from instructions, where one picture is read
-    questions: PositiveInt = 6  # about each picture read alone
-    # Every so many steps read a clip or two pairs of pictures in every row.
-    multi_image_every: PositiveInt = 3
-    multi_image_lanes: PretrainLanesConfig = PretrainLanesConfig(  # such rows have no edits
-        und=176, gen=32, images=2, vit=128, labels=24
-    )
-    text_weight: NonNegativeFloat = 0.5  # of the cross-entropy beside the flow-matching loss
-    # What counts the same in it: token (every one) | sample (every text) | square (in between).
+    steps: PositiveInt = 9500  # optimiser steps
+    rows: PositiveInt = 20  # packed rows a step
+    # What counts the same in the cross-entropy: token (every one) | sample (every text) | square
+    # (in between).
     label_weights: Literal["token", "sample", "square"] = "token"
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
     edits: PositiveInt = 20000  # the same of edits
     evaluate_every: PositiveInt = 1000  # steps
+    checkpoint_every: PositiveInt = 500  # steps
+    log_every: PositiveInt = 20  # steps
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoencoderConfig(LoopConfig):
-    """How the shapes world's autoencoder is made."""
+class AutoencoderConfig:
+    """How long a world's autoencoder is trained; the rest of the recipe is the world's."""
 
+    steps: PositiveInt = 3000  # optimiser steps
     batch: PositiveInt = 16  # pictures a step
-    kl_weight: NonNegativeFloat = 1e-5  # of the KL term beside the pixel error
+    checkpoint_every: PositiveInt = 300  # steps
+    log_every: PositiveInt = 25  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -442,31 +424,8 @@ class Config:
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
-    pretrain: PretrainConfig = PretrainConfig(
-        steps=9500,
-        rows=20,
-        optim=OptimConfig(
-            learning_rate=2e-3, adam_learning_rate=2e-3, warmup=100, schedule="cosine"
-        ),
-        ema=0.998,
-        checkpoint_every=500,
-        log_every=20,
-    )
-    autoencoder: AutoencoderConfig = AutoencoderConfig(
-        steps=3000,
-        optim=OptimConfig(
-            optimizer="adamw",
-            learning_rate=2e-3,
-            adam_learning_rate=4e-4,
-            warmup=100,
-            schedule="cosine",
-            b2=0.99,
-            eps=1e-8,
-        ),
-        ema=0.999,
-        checkpoint_every=300,
-        log_every=25,
-    )
+    pretrain: PretrainConfig = PretrainConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
     log: LogConfig = LogConfig()
 
 
@@ -475,6 +434,8 @@ def get_config() -> Any:
     from ml_collections import ConfigDict  # a program that uses the package may lack it
 
     c = ConfigDict(dataclasses.asdict(Config()))
-    # Former names of sections, for config files that put values there (config_history.py).
-    c.train.probe, c.pretrain.several_lanes = ConfigDict(), ConfigDict()
+    # Former sections, for config files that put values there (config_history.py).
+    c.train.probe, c.autoencoder.optim = ConfigDict(), ConfigDict()
+    for name in ("optim", "lanes", "multi_image_lanes", "several_lanes"):
+        c.pretrain[name] = ConfigDict()
     return c

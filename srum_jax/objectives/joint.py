@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from srum_jax import flow
-from srum_jax.config import PretrainConfig
+from srum_jax.config import PackedConfig
 from srum_jax.core.loss import LossOut
 from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch
@@ -17,15 +17,16 @@ from srum_jax.objectives.srum import sft
 
 @dataclasses.dataclass(frozen=True)
 class JointLoss(terms.Objective):
-    """L = text_weight·CE + MSE; cfg holds the timestep distribution and the weight.
+    """L = text_weight·CE + MSE; cfg holds the timestep distribution.
 
     dtype: of matrix products · remat: what is kept for the backward pass.
     """
 
-    cfg: PretrainConfig
+    cfg: PackedConfig
     model: BagelConfig
     dtype: jnp.dtype
     remat: str
+    text_weight: float
 
     def __call__(
         self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
@@ -40,5 +41,5 @@ class JointLoss(terms.Objective):
         return LossOut(
             terms={"ce": ce, "mse": sft(out.velocity, batch, draws, out.trained)},
             metrics={"accuracy": accuracy},
-            coefficients=(("ce", cfg.text_weight), ("mse", 1.0)),
+            coefficients=(("ce", self.text_weight), ("mse", 1.0)),
         )

@@ -22,8 +22,8 @@ def found():
     """(batch, params, LossOut, gradients) of the loss with text weight 0.25."""
     batch = pack([[questions(1), text_to_image(2, 5)], [edit(3, 6)]], spare=1)
     params = weights()
-    cfg = types.SimpleNamespace(text_weight=0.25, **LAW)
-    loss = joint.JointLoss(cfg, CFG, dtype=jnp.float32, remat="full")
+    cfg = types.SimpleNamespace(**LAW)
+    loss = joint.JointLoss(cfg, CFG, dtype=jnp.float32, remat="full", text_weight=0.25)
 
     @jit
     def run(params, batch):

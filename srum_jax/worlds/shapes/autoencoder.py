@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from srum_jax.config import Config
+from srum_jax.config import Config, LoopConfig, OptimConfig
 from srum_jax.core import param_tree, preemption, registry, sharding
 from srum_jax.core.errors import Diverged
 from srum_jax.data import pipeline
@@ -30,6 +30,13 @@ from srum_jax.training.state import FrozenParams, create
 from srum_jax.worlds.shapes import autoencoder_objective as objective
 from srum_jax.worlds.shapes import exam, examples
 
+RECIPE = LoopConfig(
+    optim=OptimConfig(
+        optimizer="adamw", learning_rate=2e-3, warmup=100, schedule="cosine", b2=0.99, eps=1e-8
+    ),
+    ema=0.999,
+)
+KL_WEIGHT = 1e-5  # of the KL term beside the pixel error
 CLEAN_IMAGES = 1536  # never trained on: the gate's, and what scale and shift are measured on
 GATE = 0.99  # share of them that the verifier must still call right
 CLEAN_BATCH = 128
@@ -55,7 +62,10 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     """The stage's work: see the module."""
-    c = cfg.autoencoder
+    own = cfg.autoencoder
+    c = dataclasses.replace(
+        RECIPE, steps=own.steps, checkpoint_every=own.checkpoint_every, log_every=own.log_every
+    )
     model = model_config.from_folder(registry.base_folder(cfg.model))
     sizes = dataclasses.replace(model.vae, scale=1.0, shift=0.0)  # known only afterwards
     specs = vae.specs(sizes)
@@ -63,7 +73,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     at = sharding.batch_sharding(mesh)
 
     def make(step: int):
-        return batch(pipeline.local_rows(step, c.batch, at), seed=cfg.seed)
+        return batch(pipeline.local_rows(step, own.batch, at), seed=cfg.seed)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     state = create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
@@ -71,7 +81,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
     step = loop.Step.of(
         state,
         FrozenParams({}, None),
-        loss_fn=objective.AutoencoderLoss(sizes, c.kl_weight),
+        loss_fn=objective.AutoencoderLoss(sizes, KL_WEIGHT),
         tx=tx,
         key=jax.random.key(cfg.seed),
         cfg=c,

@@ -16,7 +16,7 @@ from etils import epath
 from tqdm import tqdm
 
 from srum_jax import programs
-from srum_jax.config import Config
+from srum_jax.config import Config, OptimConfig, PackedConfig
 from srum_jax.core import param_tree, preemption, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
@@ -38,6 +38,22 @@ from srum_jax.worlds.shapes import changes, exam, language, rendering
 from srum_jax.worlds.shapes.examples import generation_example
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
 
+# Muon for the block matrices and Adam elsewhere; timesteps that train more on noise, which is
+# decisive for small models.
+RECIPE = PackedConfig(
+    optim=OptimConfig(learning_rate=2e-3, adam_learning_rate=2e-3, warmup=100, schedule="cosine"),
+    ema=0.998,
+    timestep_mean=1.6,
+    timestep_std=1.4,
+    text_dropout=0.1,
+)
+TEXT_WEIGHT = 0.5  # of the cross-entropy beside the flow-matching loss
+# A row with one picture has its questions, two captions to draw and an edit.
+LANES = Lanes(und=168, gen=64, vit=32, labels=40, images=4, regions=0)
+QUESTIONS, IMAGES, EDITS = 6, 2, 1  # of a row, at most; the last is none in rows of several
+# Every so many steps read a clip or two pairs of pictures in every row.
+MULTI_IMAGE_EVERY = 3
+MULTI_IMAGE_LANES = Lanes(und=176, gen=32, vit=128, labels=24, images=2, regions=0)
 QUICK_QUESTIONS = 400  # of the validation split, at every evaluation
 QUICK_SEVERAL = 240
 QUICK_IMAGES = 192
@@ -151,40 +167,39 @@ def row(
     number: int,
     *,
     several: bool,
-    cfg: Config,
+    seed: int,
     layout: LayoutSizes,
     tokenizer: Tokenizer,
     pool: Pool,
+    text_dropout: float = RECIPE.text_dropout,
 ) -> list[Example]:
     """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
 
     A row reads one picture, or (`several`) a clip or two pairs of pictures; the captions to draw
     follow, and, beside one picture, the edits.
     """
-    c = cfg.pretrain
     if several:
-        examples = [_several(cfg.seed, 2 * number, tokenizer, layout)]
+        examples = [_several(seed, 2 * number, tokenizer, layout)]
         if _pictures(examples[0]) == 2:
-            examples.append(_several(cfg.seed, 2 * number + 1, tokenizer, layout, pairs=True))
+            examples.append(_several(seed, 2 * number + 1, tokenizer, layout, pairs=True))
     else:
-        mix = Mix(questions=c.questions)
-        image, asked = understanding_example(cfg.seed, number, mix)
+        image, asked = understanding_example(seed, number, Mix(questions=QUESTIONS))
         examples = [
             sources.questions(tokenizer, layout, (image,), [(q.text, q.answer) for q in asked])
         ]
     size = tuple(s * layout.token_pixels for s in pool.latents.shape[1:3])
-    images, edits = c.generation_images // c.rows, 0 if several else c.edit_images // c.rows
-    for i in range(number * images, (number + 1) * images):
-        which = _place(cfg.seed, 2, i, len(pool.captions))
+    edits = 0 if several else EDITS
+    for i in range(number * IMAGES, (number + 1) * IMAGES):
+        which = _place(seed, 2, i, len(pool.captions))
         prompt = pool.captions[which]
-        if sources.dropped(cfg.seed, i, c.text_dropout):
+        if sources.dropped(seed, i, text_dropout):
             prompt = None
         latent = pool.latents[which]
         examples.append(sources.text_to_image(tokenizer, prompt, latent, size=size, noise_id=which))
     for i in range(number * edits, (number + 1) * edits):
-        which = _place(cfg.seed, 3, i, len(pool.instructions))
+        which = _place(seed, 3, i, len(pool.instructions))
         words = pool.instructions[which]
-        if sources.dropped(cfg.seed, (1 << 40) + i, c.text_dropout):
+        if sources.dropped(seed, (1 << 40) + i, text_dropout):
             words = None
         examples.append(
             sources.edit(
@@ -250,7 +265,14 @@ def pretrain(
     cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, towers: epath.Path
 ) -> Outcome:
     """The stage's work: see the module."""
-    c = cfg.pretrain
+    own = cfg.pretrain
+    c = dataclasses.replace(
+        RECIPE,
+        steps=own.steps,
+        rows=own.rows,
+        checkpoint_every=own.checkpoint_every,
+        log_every=own.log_every,
+    )
     shipped = registry.base_folder(cfg.model)
     model = dataclasses.replace(
         model_config.from_folder(shipped), vae=model_config.autoencoder_from_folder(towers)
@@ -258,7 +280,7 @@ def pretrain(
     _, vae_params = hf.load(towers, model, want=("vae",))
     tokenizer_file = shipped / "tokenizer.json"
     tokenizer = Tokenizer.from_folder(shipped)
-    pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=c.latents, edits=c.edits)
+    pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=own.latents, edits=own.edits)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
 
     dtype = jnp.dtype(cfg.compute.dtype)
@@ -267,24 +289,23 @@ def pretrain(
     params = param_tree.init(specs, jax.random.key(cfg.seed))
     state = create(params, tx, specs, mesh)
     rows_sharding = sharding.batch_sharding(mesh)
-    make_row = functools.partial(row, cfg=cfg, layout=model.layout, tokenizer=tokenizer, pool=pool)
+    how = dict(seed=cfg.seed, layout=model.layout, tokenizer=tokenizer, pool=pool)
 
     def make(step: int):
-        several = reads_several(step, c.multi_image_every)
-        sizes = c.multi_image_lanes if several else c.lanes
-        lanes = Lanes(**{k: getattr(sizes, k, 0) for k in packing.LANES})
+        several = reads_several(step, MULTI_IMAGE_EVERY)
+        lanes = MULTI_IMAGE_LANES if several else LANES
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
-        rows = [fitted(make_row(i, several=several), lanes) for i in numbers]
-        return packing.pack(rows, lanes, model.layout, label_weights=c.label_weights)
+        rows = [fitted(row(i, several=several, **how), lanes) for i in numbers]
+        return packing.pack(rows, lanes, model.layout, label_weights=own.label_weights)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     state = checkpoints.newest(state, steps=c.steps)
-    longest = max(x.und + x.gen for x in (c.lanes, c.multi_image_lanes))
+    longest = max(x.und + x.gen for x in (LANES, MULTI_IMAGE_LANES))
     attending = programs.attending(cfg, model, mesh, tokens=longest, gap=GAP)
     step = loop.Step.of(
         state,
         FrozenParams({}, None),
-        loss_fn=joint.JointLoss(c, attending, dtype=dtype, remat=cfg.compute.remat),
+        loss_fn=joint.JointLoss(c, attending, dtype, cfg.compute.remat, TEXT_WEIGHT),
         tx=tx,
         key=jax.random.key(cfg.seed),
         cfg=c,
@@ -303,7 +324,7 @@ def pretrain(
             stop=preemption.stop,
             log=cfg.log,
             evaluator=QuickLook(cfg, mesh, model, vae_params, tokenizer, tokenizer_file, folder),
-            evaluate_every=c.evaluate_every,
+            evaluate_every=own.evaluate_every,
         ),
         steps=c.steps,
     )

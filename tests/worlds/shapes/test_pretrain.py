@@ -24,18 +24,9 @@ def words(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cfg():
-    return tiny.load_config("", pretrain__text_dropout=0.0)
-
-
-def lanes_of(sizes):
-    return Lanes(**{name: getattr(sizes, name, 0) for name in packing.LANES})
-
-
-@pytest.fixture(scope="module")
-def lanes(cfg):
+def lanes():
     """Of a row that reads one picture."""
-    return lanes_of(cfg.pretrain.lanes)
+    return pretrain.LANES
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +37,10 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def row(cfg, words, pool):
-    def make(number, several=False):
-        how = dict(cfg=cfg, layout=tiny.MODEL.layout, tokenizer=words, pool=pool)
-        return pretrain.row(number, several=several, **how)
+def row(words, pool):
+    def make(number, several=False, text_dropout=0.0):
+        how = dict(seed=0, layout=tiny.MODEL.layout, tokenizer=words, pool=pool)
+        return pretrain.row(number, several=several, text_dropout=text_dropout, **how)
 
     return make
 
@@ -80,13 +71,13 @@ def kinds(examples):
     return [[type(item).__name__ for item in example.items] for example in examples]
 
 
-def test_a_row_is_a_function_of_its_number(row, cfg):
+def test_a_row_is_a_function_of_its_number(row):
     one, again = row(5), row(5)
     assert [packing.size(e).tolist() for e in one] == [packing.size(e).tolist() for e in again]
     np.testing.assert_array_equal(one[0].items[0].patches, again[0].items[0].patches)
     assert not np.array_equal(one[0].items[0].patches, row(6)[0].items[0].patches)
     asked, *drawn, edit = kinds(one)  # a picture with questions, two images to draw, an edit
-    assert asked == ["Picture"] + ["Branch"] * cfg.pretrain.questions
+    assert asked == ["Picture"] + ["Branch"] * pretrain.QUESTIONS
     assert drawn == [["Text", "Latent"]] * 2
     assert edit == ["Latent", "Picture", "Text", "Latent"]
 
@@ -101,8 +92,8 @@ def test_every_scene_and_edit_comes_once_an_epoch(row):
     assert all((latent.tokens == 1).all() for latent in edits)  # what comes after
 
 
-def test_some_steps_read_pairs_and_clips(row, cfg):
-    every = cfg.pretrain.multi_image_every
+def test_some_steps_read_pairs_and_clips(row):
+    every = pretrain.MULTI_IMAGE_EVERY
     assert [pretrain.reads_several(step, 3) for step in range(6)] == [False, False, True] * 2
     assert [pretrain.reads_several(step, 1) for step in range(2)] == [True, True]
     assert sum(pretrain.reads_several(step, every) for step in range(10 * every)) == 10
@@ -118,17 +109,14 @@ def test_some_steps_read_pairs_and_clips(row, cfg):
     assert 2 in seen and len(seen) > 2
 
 
-def test_texts_are_dropped_as_the_config_says(cfg, words, pool):
-    always = dataclasses.replace(cfg, pretrain=dataclasses.replace(cfg.pretrain, text_dropout=1.0))
-    made = pretrain.row(
-        0, several=False, cfg=always, layout=tiny.MODEL.layout, tokenizer=words, pool=pool
-    )
+def test_texts_may_be_dropped(row):
+    made = row(0, text_dropout=1.0)
     assert kinds(made)[1:] == [["Latent"], ["Latent"], ["Latent", "Picture", "Latent"]]
 
 
-def test_rows_that_fit_stay_as_they_are(row, cfg, lanes):
+def test_rows_that_fit_stay_as_they_are(row, lanes):
     """Nearly all do; every one is packed."""
-    for several, sizes in ((False, lanes), (True, lanes_of(cfg.pretrain.multi_image_lanes))):
+    for several, sizes in ((False, lanes), (True, pretrain.MULTI_IMAGE_LANES)):
         whole = 0
         for number in range(24):
             examples = row(number, several)
