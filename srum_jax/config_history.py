@@ -26,6 +26,7 @@ RENAMED = {
 }
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor"}
+
 _BASE_LANES = {"und": 168, "gen": 64, "images": 4, "vit": 32, "labels": 40, "regions": 0}
 _PAIR_LANES = {"und": 176, "gen": 32, "images": 2, "vit": 128, "labels": 24, "regions": 0}
 _LOOP = {"micro_batches": 1, "keep": 2, "max_bad_steps": 3}
@@ -85,7 +86,7 @@ def current(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         name = current_name(path + key)
         if isinstance(value, Mapping):
             value = current(value, f"{name}.")
-        if value == {} or name in REMOVED:
+        if name in REMOVED or (isinstance(value, Mapping) and not value):
             continue
         if name == path + key:
             found[key] = value
