@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import uuid
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run a few times; 0: as users compile them.
@@ -14,6 +15,8 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax  # noqa: E402  (after the flags above: they are read when jax starts)
+import pytest  # noqa: E402
+from etils import epath  # noqa: E402
 
 if sys.prefix != sys.base_prefix:
     cache = pathlib.Path(sys.prefix) / "jax_cache"
@@ -35,3 +38,18 @@ def pytest_report_header():
         f"golden cases: {', '.join(c.name for c in cases)}",
         f"not a case: {', '.join(others) or 'none'}",
     ]
+
+
+@pytest.fixture(scope="session")
+def storage():
+    """The address of a Google Cloud Storage emulator; one for all, as gcsfs keeps the first."""
+    import buckets
+
+    with buckets.emulator() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(storage):
+    """A folder of a test's own in a bucket, "gs://…"."""
+    return epath.Path(f"gs://runs/{uuid.uuid4().hex}")

@@ -124,9 +124,9 @@ def main(folder, after, *args):
     from etils import epath
 
     from srum_jax import main
-    from srum_jax.data import shards
+    from srum_jax.data import shard_file, shards
 
-    count, written = shards._count, 0
+    count, written = shard_file.count, 0
 
     def counting(path):
         nonlocal written
@@ -140,7 +140,7 @@ def main(folder, after, *args):
             written += 1
         return found
 
-    shards._count = counting
+    shard_file.count = counting
     sys.exit(main.main(["main", *args]))
 
 

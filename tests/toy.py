@@ -1,12 +1,12 @@
 """A regression of a few numbers in the trainer's form, for tests of the loop and the step."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from srum_jax import config
 from srum_jax.configs import base
@@ -110,7 +110,7 @@ def run(
     **more,
 ):
     """The loop on this problem, its files in `folder`: (state, summary)."""
-    cfg, folder = cfg or loop_config(), pathlib.Path(folder)
+    cfg, folder = cfg or loop_config(), epath.Path(folder)
     state, frozen, tx = start(cfg, mesh)
     checkpoints = Checkpoints(folder / "checkpoints", keep=2)
     state = checkpoints.newest(state, steps=cfg.steps)

@@ -4,17 +4,30 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import fsspec
 from etils import epath
 
 _SAMPLE, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 
 
+# Another process writes what this one looks for: every listing is asked for anew.
+for _protocol in ("gs", "gcs", "s3", "az"):
+    fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
+
+
 def is_remote(path: epath.PathLike) -> bool:
     """Whether a path names a place in a bucket."""
     return "://" in os.fspath(path)
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path that does not depend on the current folder; what names a bucket is one already."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.resolve()
 
 
 def write_bytes(path: epath.PathLike, chunks: Iterable[bytes | memoryview]) -> None:
@@ -24,29 +37,53 @@ def write_bytes(path: epath.PathLike, chunks: Iterable[bytes | memoryview]) -> N
     the old file is then as it was.
     """
     path = epath.Path(path)
+    if is_remote(path):
+        _upload(path, chunks)
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             for chunk in chunks:
                 file.write(chunk)
-            if not is_remote(path):
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         move(temporary, path)
-    except BaseException as e:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(e, OSError) and e.errno and not e.filename:
-            raise OSError(e.errno, e.strerror, os.fspath(path)) from e
         raise
 
 
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+    """An OSError from inside, which for a write has no file's name, gets this one."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno is None or e.filename:
+            raise
+        raise OSError(e.errno, e.strerror, os.fspath(path)) from e
+
+
+def _upload(path: epath.Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """An object appears whole when its upload is committed; buckets rename by copying."""
+    storage, name = fsspec.core.url_to_fs(os.fspath(path))
+    file = storage.open(name, "wb", autocommit=False)
+    try:
+        for chunk in chunks:
+            file.write(chunk)
+        file.close()
+    except BaseException:
+        with contextlib.suppress(Exception):  # what is not committed leaves nothing anyway
+            file.discard()
+        raise
+    file.commit()
+
+
 def move(source: epath.PathLike, target: epath.PathLike) -> None:
-    """Gives a file the name `target`, in the place of what has it; the content must be synced."""
-    target = epath.Path(target)
+    """Gives a local file whose content is synced the name `target`, in the place of what has it."""
     epath.Path(source).replace(target)
-    if not is_remote(target):
-        sync(target.parent)
+    sync(epath.Path(target).parent)
 
 
 def sync(path: epath.PathLike) -> None:
@@ -61,6 +98,49 @@ def sync(path: epath.PathLike) -> None:
 def write_text(path: epath.PathLike, text: str) -> None:
     """`write_bytes` of UTF-8 text."""
     write_bytes(path, [text.encode()])
+
+
+class GrowingText:
+    """A text that grows at its end: a file on a disk. A bucket has no files that grow: there the
+    whole is uploaded, every UPLOAD_EVERY seconds and by `sync`.
+    """
+
+    UPLOAD_EVERY = 30.0
+
+    def __init__(self, path: epath.PathLike, text: str):
+        """Begins with `text`, in the place of what is there. The folder must exist."""
+        self.path, self.file = epath.Path(path), None
+        write_text(self.path, text)
+        if is_remote(self.path):
+            self.parts, self.uploaded, self.new = [text], time.monotonic(), False
+        else:
+            self.file = self.path.open("a")
+
+    def append(self, text: str) -> None:
+        """Adds `text`; who reads the file on a disk sees it at once."""
+        if self.file:
+            with _named(self.path):
+                self.file.write(text)
+                self.file.flush()
+            return
+        self.parts.append(text)
+        self.new = True
+        if time.monotonic() - self.uploaded > self.UPLOAD_EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """Returns when what was added outlives this process and a loss of power."""
+        if self.file:
+            os.fsync(self.file.fileno())
+        elif self.new:
+            write_bytes(self.path, map(str.encode, self.parts))
+            self.uploaded, self.new = time.monotonic(), False
+
+    def close(self) -> None:
+        """Syncs, and adds no more."""
+        self.sync()
+        if self.file:
+            self.file.close()
 
 
 def _plain(x: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from srum_jax.core import files
 from srum_jax.core.errors import listed
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
@@ -73,7 +74,7 @@ def write_rejects(path: epath.PathLike, rejects: Sequence[Reject]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in rejects)
-    path.write_text("".join(lines))
+    files.write_text(path, "".join(lines))
 
 
 def check_limit(rejects: Sequence[Reject], total: int, limit: float, what: str) -> None:

@@ -2,12 +2,13 @@
 
 A shard is written under a temporary name and renamed, so it is whole or absent: a stage that was
 killed goes on with the first shard that is absent. When all are there, `finish` counts their
-records and writes TFDS metadata beside them. ArrayRecord opens local files only: for a bucket a
-shard is written to a local folder and copied, and read from a local copy.
+records and writes TFDS metadata beside them. One that a loss of power left empty or cut counts as
+absent. For a bucket a shard is written to a local folder and uploaded; of one in a bucket only the
+records that are asked for are fetched (`shard_file.py`).
 
 Beside each shard lies a file of summaries: what its records are without their pictures and latents,
-so that nobody reads gigabytes to learn prompts and sizes. It holds nothing of its own; where it is
-missing or damaged the shard is read.
+so that nobody reads gigabytes to learn prompts and sizes, and where in the shard they lie. It holds
+nothing of its own; where it is missing or damaged the shard is read.
 """
 
 import bisect
@@ -18,21 +19,26 @@ import itertools
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 from PIL import Image
 
 from srum_jax.core import files
 from srum_jax.core.errors import BadInput
+from srum_jax.data import shard_file
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
 UNFINISHED = ".shard-"  # begins the names of folders that a killed writer leaves behind
 OPEN_READERS = 32  # shards of a folder that are open at a time, a file handle each
+KEPT_ENDS = 4096  # shards in a bucket whose index is kept, some kilobytes each
+SPAN = "_bytes"  # in a summary: the first of the record's bytes and the one after the last
+AT_ONCE = 16  # shards in a bucket that are looked at side by side
 
 
 def candidate_features(
@@ -143,7 +149,7 @@ def write_shard(
 
     final = unit_path(folder, name, index, total)
     final.parent.mkdir(parents=True, exist_ok=True)
-    where = None if _remote(final) else final.parent
+    where = None if files.is_remote(final) else final.parent
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=where) as local:
         temporary = pathlib.Path(local) / final.name
         writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
@@ -152,26 +158,53 @@ def write_shard(
                 writer.write(_serialise(features, record, f"{final.name}, record {i}"))
         finally:
             writer.close()
-        count = _count(temporary)
+        count = shard_file.count(temporary)
         if count != len(records):
-            raise OSError(f"{final}: {count} of {len(records)} records written; is the disk full?")
+            said = f"{count} of {len(records)} records written; is the disk full?"
+            raise OSError(errno.ENOSPC, said, os.fspath(final))
         # Before the shard, so that there is none beside summaries of another one.
-        lines = (json.dumps(_summary(features, record)) + "\n" for record in records)
+        spans = shard_file.spans(temporary, count)
+        lines = (
+            json.dumps(_summary(features, record) | {SPAN: span}) + "\n"
+            for record, span in zip(records, spans, strict=True)
+        )
         files.write_bytes(summaries_path(final), map(str.encode, lines))
-        if _remote(final):
-            _upload(temporary, final)
+        if files.is_remote(final):
+            with temporary.open("rb") as whole:
+                files.write_bytes(final, iter(lambda: whole.read(2**24), b""))
         else:
-            temporary.replace(final)
+            files.sync(temporary)
+            files.move(temporary, final)
     return count
 
 
 def shard_done(folder: epath.PathLike, name: str, index: int, total: int, count: int) -> bool:
-    """Whether shard `index` exists. Raises ValueError where it does not hold `count` records."""
+    """Whether shard `index` is there with its `count` records; a warning names one that is cut."""
     path = unit_path(folder, name, index, total)
     if not path.exists():
         return False
-    if not _remote(path):  # counting needs the file at hand; `finish` counts the remote ones
-        _check_count(path.parent, path.name, _count(path), count)
+    if files.is_remote(path):  # an object is whole
+        return True
+    found = shard_file.count(path)
+    if found != count:
+        logging.warning("%s: damaged, %d records instead of %d; made again", path, found, count)
+    return found == count
+
+
+def is_whole(folder: epath.PathLike) -> bool:
+    """Whether every shard that the metadata of a local folder announces is there, uncut.
+
+    A warning names what is not. True for a folder without metadata, and for one in a bucket, whose
+    objects are whole.
+    """
+    folder = epath.Path(folder)
+    if files.is_remote(folder) or not (folder / "dataset_info.json").exists():
+        return True
+    try:
+        read(folder)
+    except (ValueError, FileNotFoundError) as e:
+        logging.warning("%s", str(e).removesuffix(f"; {REDO}"))
+        return False
     return True
 
 
@@ -185,18 +218,14 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
 
     folder = epath.Path(folder)
     paths = [unit_path(folder, name, i, len(counts)) for i in range(len(counts))]
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path}: this shard is missing; run its stage again to make it"
-            )
     size = 0
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, futures.ThreadPoolExecutor(AT_ONCE) as threads:
         scratch = pathlib.Path(scratch)
-        for path, expected in zip(paths, counts, strict=True):
-            local = _download(path, scratch) if _remote(path) else path
-            _check_count(folder, path.name, _count(local), expected)
-            size += os.path.getsize(local)
+        for path, expected, found in zip(paths, counts, threads.map(_look, paths), strict=True):
+            if found is None:
+                raise FileNotFoundError(f"{path}: this shard is missing; {REDO}")
+            _check_count(folder, path.name, found[0], expected)
+            size += found[1]
             # TFDS wants to see the names of the shards beside its metadata, not their content.
             (scratch / path.name).write_bytes(b"")
         template = tfds.core.ShardedFileTemplate(
@@ -214,7 +243,15 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
             check_data=False,
         )
         for made in ("features.json", "dataset_info.json"):  # `read` looks for the second
-            epath.Path(scratch / made).copy(folder / made, overwrite=True)
+            files.write_bytes(folder / made, [(scratch / made).read_bytes()])
+
+
+def _look(path: epath.Path) -> tuple[int, int] | None:
+    """Records and bytes of a shard; None where it is missing."""
+    try:
+        return shard_file.count(path), path.stat().length
+    except FileNotFoundError:
+        return None
 
 
 class ShardRecords(Sequence):
@@ -230,43 +267,46 @@ class ShardRecords(Sequence):
         self._open()
 
     def _open(self):
-        import tensorflow_datasets as tfds
-
-        self._copy, self._local = None, self.folder
-        if not (self.folder / "dataset_info.json").exists():
-            raise FileNotFoundError(
-                f"{self.folder}: no finished records (dataset_info.json is missing); "
-                "run the stage that writes them to its end"
-            )
-        if _remote(self.folder):
-            self._copy = tempfile.TemporaryDirectory()
-            self._local = epath.Path(self._copy.name)
-            for path in self.folder.iterdir():
-                if path.suffix == ".json" or ".array_record-" in path.name:
-                    _download(path, self._local)
-        _check_opens(self._local / "dataset_info.json")
         try:
-            info = tfds.builder_from_directory(self._local).info
+            info = _metadata(self.folder)
             self.features, self.counts = info.features, tuple(info.splits[SPLIT].shard_lengths)
             # TFDS sorts its names as text, which past 99,999 shards is not their order.
             total = len(self.counts)
             self._names = [shard_name(info.name, i, total) for i in range(total)]
+        except (OSError, BadInput):
+            raise
         except Exception as e:  # any fault in hand-edited or damaged metadata
             raise ValueError(
                 f"{self.folder}: dataset_info.json or features.json is damaged ({e}); delete both "
                 "and run the stage that wrote them again"
             ) from e
         self._ends = list(itertools.accumulate(self.counts))
-        for name, expected in zip(self._names, self.counts, strict=True):
-            try:
-                count = _count(os.path.join(self._local, name))
-            except FileNotFoundError:
-                path = self.folder / name
-                raise FileNotFoundError(f"{path}: this shard is missing; {REDO}") from None
-            _check_count(self.folder, name, count, expected)
+        remote = files.is_remote(self.folder)
+        if not remote:  # what lies in a bucket is looked at when it is needed
+            for shard in range(total):
+                self._check(shard)
         # A reader that is dropped closes when the last thread that reads from it is done.
-        self._reader = functools.lru_cache(OPEN_READERS)(_reader)
+        self._reader = functools.lru_cache(KEPT_ENDS if remote else OPEN_READERS)(self._opened)
         self._kept = functools.lru_cache(None)(self._features_of)
+
+    def _path(self, shard: int) -> epath.Path:
+        return self.folder / self._names[shard]
+
+    def _check(self, shard: int) -> None:
+        path = self._path(shard)
+        try:
+            found = shard_file.count(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: this shard is missing; {REDO}") from None
+        _check_count(self.folder, path.name, found, self.counts[shard])
+
+    def _opened(self, shard: int) -> Any:
+        path = self._path(shard)
+        if not files.is_remote(path):
+            return shard_file.open_shard(path)
+        self._check(shard)
+        lines = _read_summaries(summaries_path(path), self.counts[shard])
+        return shard_file.open_shard(path, [line[SPAN] for line in lines if SPAN in line])
 
     def __reduce__(self):
         return ShardRecords, (self.folder,)
@@ -290,7 +330,9 @@ class ShardRecords(Sequence):
         """Every record in brief: numbers and texts as they are, of an array its shape (of a picture
         [H, W, 3]); no sequences. No picture is decoded."""
         for shard, count in enumerate(self.counts):
-            found = _read_summaries(summaries_path(self.folder / self._names[shard]), count)
+            found = _read_summaries(summaries_path(self._path(shard)), count)
+            for line in found:
+                line.pop(SPAN, None)
             yield from found or map(self._summary_of, self._places(shard))
 
     def _places(self, shard: int) -> range:
@@ -310,15 +352,15 @@ class ShardRecords(Sequence):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: record {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, index)
-        name, place = self._names[shard], index - self._places(shard).start
+        place = index - self._places(shard).start
         kept = self._kept(names)
         try:
-            (raw,) = self._reader(os.path.join(self._local, name)).read([place])
+            (raw,) = self._reader(shard).read([place])
             record = kept.deserialize_example_np(raw, decoders=how or None)
         except (OSError, BadInput):  # of the machine, not of what was read
             raise
         except Exception as e:  # ArrayRecord reports a flipped bit as whatever its decoder meets
-            raise ValueError(f"{self.folder / name}: damaged ({e}); {REDO}") from e
+            raise ValueError(f"{self._path(shard)}: damaged ({e}); {REDO}") from e
         return {key: _tidy(kept[key], value) for key, value in record.items()}
 
     def _features_of(self, names: tuple[str, ...]) -> Any:
@@ -327,9 +369,25 @@ class ShardRecords(Sequence):
         return f.FeaturesDict({name: self.features[name] for name in names})
 
 
-REDO = (
-    "delete it and its stage's manifest.json, then run the stage again: only this shard is redone"
-)
+REDO = "delete it and run its stage again: only this shard is redone"
+
+
+def _metadata(folder: epath.Path) -> Any:
+    """TFDS's description of a folder. Raises FileNotFoundError where it is not finished."""
+    import tensorflow_datasets as tfds
+
+    if not (folder / "dataset_info.json").exists():
+        raise FileNotFoundError(
+            f"{folder}: no finished records (dataset_info.json is missing); "
+            "run the stage that writes them to its end"
+        )
+    if not files.is_remote(folder):
+        shard_file.check_opens(folder / "dataset_info.json")
+        return tfds.builder_from_directory(folder).info
+    with tempfile.TemporaryDirectory() as local:
+        for name in ("features.json", "dataset_info.json"):
+            (pathlib.Path(local) / name).write_bytes((folder / name).read_bytes())
+        return tfds.builder_from_directory(local).info
 
 
 def read(folder: epath.PathLike) -> ShardRecords:
@@ -389,64 +447,6 @@ def _read_summaries(path: epath.Path, count: int) -> list[dict[str, Any]]:
     return found if len(found) == count else []
 
 
-def _check_opens(path: epath.PathLike) -> None:
-    """Raises OSError where a local file cannot be opened, BadInput for want of a file handle."""
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as e:
-        if e.errno in (errno.EMFILE, errno.ENFILE):
-            raise BadInput(
-                f"{path}: too many open files; allow more (ulimit -n 4096) and start again"
-            ) from e
-        raise
-
-
-def _reader(path: str) -> Any:
-    """A local shard opened for reading by number.
-
-    Raises OSError, and BadInput where the process has no more file handles.
-    """
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    _check_opens(path)  # the reader below gives no reason: no handle looks like damage
-    # Neither threads nor a buffer that reads ahead: records are asked for in any order.
-    how = "readahead_buffer_size:0,max_parallelism:0"
-    return ArrayRecordReader(path, how, file_reader_buffer_size=2**15)
-
-
-def _count(path: epath.PathLike) -> int:
-    """Records in a local shard. A truncated file reads as 0 records, or does not open at all.
-
-    Raises OSError or BadInput where it cannot be opened, which says nothing of its content.
-    """
-    try:
-        reader = _reader(os.fspath(path))
-        count = reader.num_records()
-        reader.close()
-    except (OSError, BadInput):
-        raise
-    except Exception:  # the wheel raises RuntimeError or ValueError by version
-        return 0
-    return count
-
-
 def _check_count(folder: epath.Path, name: str, count: int, expected: int) -> None:
     if count != expected:
         raise ValueError(f"{folder / name}: damaged, {count} records instead of {expected}; {REDO}")
-
-
-def _remote(path: epath.PathLike) -> bool:
-    return "://" in os.fspath(path)
-
-
-def _upload(local: pathlib.Path, final: epath.Path) -> None:
-    # An object in a bucket appears whole when its upload ends, so this needs no rename.
-    epath.Path(local).copy(final, overwrite=True)
-
-
-def _download(path: epath.Path, folder: epath.PathLike) -> pathlib.Path:
-    local = pathlib.Path(folder) / path.name
-    with path.open("rb") as source, local.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    return local

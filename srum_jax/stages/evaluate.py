@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.config import Config
-from srum_jax.core import registry, sharding
+from srum_jax.core import files, registry, sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
@@ -201,6 +201,6 @@ def with_pictures(
                 row[key] = f"examples/{name.removeprefix('examples-')}-{i}-{key}.png"
                 path = folder / row[key]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pictures.encode_png(value))
+                files.write_bytes(path, [pictures.encode_png(value)])
         written.append(row)
     return written

@@ -23,6 +23,7 @@ from srum_jax.config import Config, hash_json, section_hash, section_values
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
+from srum_jax.data import shards
 
 RESULTS_SCHEMA = 1
 PUBLISHED = "published"  # the proposer of regions that came with their scores
@@ -160,12 +161,13 @@ def run_stage(
     """Runs `body(folder)` unless the stage is finished, and records what it did.
 
     `sections` are the dotted config parts the stage reads, `inputs` the hash of everything else it
-    reads. Finished with both unchanged: skipped. Half done: `body` is called again and goes on with
-    the files it finds. Changed: BadInput saying what changed, unless `work.allow_config_change`.
+    reads. Finished with both unchanged: skipped. Half done, or an output missing or cut: `body` is
+    called again and goes on with the files it finds. Changed: BadInput saying what changed, unless
+    `work.allow_config_change`.
     """
     folder = work.stage(name)
     current = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
-    manifest = Manifest.read(folder) if (folder / "manifest.json").exists() else None
+    manifest = _finished(folder)
     changes, allowed = _changes_since(folder, manifest, current)
     if changes and not work.allow_config_change:
         raise BadInput(
@@ -174,7 +176,7 @@ def run_stage(
             + "\nGive another --workdir, put the old values back, or go on with the files that are "
             "there by --allow_config_change."
         )
-    if manifest and not changes and all((folder / p).exists() for p in manifest.outputs.values()):
+    if manifest and not changes and _all_there(folder, manifest):
         logging.info("%s: skipped, finished", name)
         return manifest
     allowed += tuple(changes)
@@ -204,6 +206,25 @@ def run_stage(
     barrier(f"{name}: recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
+
+
+def _finished(folder: epath.Path) -> Manifest | None:
+    """The manifest of a finished stage; None, with a warning, for one that a loss of power cut."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        read_json(path)
+    except ValueError as e:
+        logging.warning("%s; the stage is looked through again", e)
+        return None
+    return Manifest.read(folder)
+
+
+def _all_there(folder: epath.Path, manifest: Manifest) -> bool:
+    """Whether every output is there, and whole as far as a look at its shards' ends tells."""
+    places = [folder / path for path in manifest.outputs.values()]
+    return all(place.exists() for place in places) and all(map(shards.is_whole, places))
 
 
 def _changes_since(

@@ -37,7 +37,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, MonitorConfig
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import files, param_tree, sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
@@ -359,10 +359,7 @@ class TrainingMonitor:
         """Writes the row in place of those from its step on; lets go of weights long passed."""
         self.rows = [old for old in self.rows if old["step"] < row["step"]] + [row]
         if jax.process_index() == 0:
-            path = self.folder / FILE
-            temporary = path.parent / f".{FILE}.tmp"
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in self.rows))
-            temporary.replace(path)
+            files.write_text(self.folder / FILE, "".join(json.dumps(r) + "\n" for r in self.rows))
             # A run that goes on from its newest checkpoint may make the last checks again.
             kept = [_at(self.folder, r["step"]) / "params" for r in self.rows]
             for weights in [w for w in kept if w.exists()][: -self.cfg.train.keep]:

@@ -17,6 +17,7 @@ import jax
 from etils import epath
 
 from srum_jax.config import Config
+from srum_jax.core import files
 from srum_jax.core.files import read_json
 from srum_jax.report import candidates, page, pictures, records, sections, training
 from srum_jax.report.judging import judging
@@ -62,9 +63,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         results = read_json(work.results) if work.results.exists() else {}
         text = page.render(read(results, folders))
         if jax.process_index() == 0:
-            temporary = work.root / ".report.html.tmp"
-            temporary.write_text(text)
-            temporary.replace(work.report)
+            files.write_text(work.report, text)
         return Outcome(
             outputs={"report": "../../report.html"}, counts={"rounds": len(folders)}, items=1
         )

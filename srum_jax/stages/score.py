@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core import sharding
+from srum_jax.core import files, sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
@@ -234,7 +234,7 @@ def write_examples(
         record, result = records[place], scored[place]
         image = f"examples/{record['id']}.png"
         (folder / "examples").mkdir(parents=True, exist_ok=True)
-        (folder / image).write_bytes(pictures.encode_png(record["image"]))
+        files.write_bytes(folder / image, [pictures.encode_png(record["image"])])
         grid = record["latent"].shape[:2]
         examples.append(
             {

@@ -208,6 +208,7 @@ class Checkpointing(Callback):
         stopped = self.stop()
         if stopped or (n > self.start and (last or n % self.every == 0)):
             self.log.flush()  # a state after too many bad steps is not saved
+            self.log.writer.sync()  # a run that goes on from this state has the rows before it
             self.checkpoints.save(n, state, dict(self.meta))
         if stopped and not last:
             raise Preempted(f"{self.title}: stopped at step {n} of {self.steps}, state saved")

@@ -13,9 +13,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from srum_jax.core import files
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
-from srum_jax.core.files import read_json, write_json
 
 DIGESTS = "digests.json"  # beside a tree that `save_params` wrote
 
@@ -46,7 +46,7 @@ class Checkpoints:
         self.folder = epath.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manager = ocp.CheckpointManager(
-            self.folder.resolve(),
+            files.absolute(self.folder),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
             ),
@@ -122,9 +122,9 @@ class Checkpoints:
 def save_params(folder: epath.PathLike, params: Any) -> None:
     """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(epath.Path(folder).resolve(), params, force=True)
+        checkpointer.save(files.absolute(folder), params, force=True)
     if jax.process_index() == 0:
-        write_json(epath.Path(folder).parent / DIGESTS, digests(params))
+        files.write_json(epath.Path(folder).parent / DIGESTS, digests(params))
     barrier("parameters: saved")
 
 
@@ -136,7 +136,7 @@ def saved_shapes(folder: epath.PathLike) -> Any:
     folder = epath.Path(folder)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            tree = checkpointer.metadata(folder.resolve()).item_metadata.tree
+            tree = checkpointer.metadata(files.absolute(folder)).item_metadata.tree
         except (AttributeError, ValueError, FileNotFoundError) as e:
             raise BadInput(f"{folder}: not a saved parameter tree ({e})") from e
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
@@ -153,8 +153,8 @@ def load_params(folder: epath.PathLike, like: Any) -> Any:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            params = checkpointer.restore(folder.resolve(), target)
-            saved = read_json(folder.parent / DIGESTS)
+            params = checkpointer.restore(files.absolute(folder), target)
+            saved = files.read_json(folder.parent / DIGESTS)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(f"{folder}: not the parameters of this model ({e})") from e
     if wrong := _wrong(params, saved):

@@ -12,6 +12,7 @@ import netrc
 import os
 import resource
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -21,6 +22,7 @@ from etils import epath
 from tqdm import tqdm
 
 from srum_jax.config import LogConfig
+from srum_jax.core import files
 from srum_jax.core.errors import BadInput
 
 # What of a row two equal runs may differ in.
@@ -115,13 +117,14 @@ class Wandb(Sink):
         _check_package("wandb", "wandb")
         import wandb
 
-        name = str(folder.resolve())
+        name = str(files.absolute(folder))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "srum_jax",
             name=f"{title} {name}",
             id=hashlib.sha256(name.encode()).hexdigest()[:16],
             resume="allow",
-            dir=name,
+            # Its own files lie on a disk of this machine.
+            dir=tempfile.mkdtemp() if files.is_remote(name) else name,
         )
 
     @staticmethod
@@ -198,10 +201,7 @@ class Writer:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [r for r in read(self.path) if r["step"] <= start] if self.path.exists() else []
-        temporary = self.path.parent / f".{self.path.name}.tmp"
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        temporary.replace(self.path)
-        self.file = self.path.open("a")
+        self.file = files.GrowingText(self.path, "".join(json.dumps(r) + "\n" for r in rows))
 
     def advance(self, step: int) -> None:
         """Moves the bar to `step` finished steps."""
@@ -214,12 +214,16 @@ class Writer:
         clean = {
             k: v if not isinstance(v, float) or math.isfinite(v) else str(v) for k, v in row.items()
         }
-        self.file.write(json.dumps(clean) + "\n")
-        self.file.flush()
+        self.file.append(json.dumps(clean) + "\n")
         for sink in self.sinks:
             sink.write(row["step"], {k: v for k, v in row.items() if k != "step"})
         shown = {k: f"{v:.4g}" for k, v in row.items() if k in ("loss", "ce", "mse", "accuracy")}
         self.bar.set_postfix(shown, refresh=False)
+
+    def sync(self) -> None:
+        """Returns when the rows so far outlive this process."""
+        if self.file is not None:
+            self.file.sync()
 
     def close(self) -> None:
         """Closes the file, the sinks and the bar."""
@@ -231,11 +235,12 @@ class Writer:
 
 
 def read(path: epath.PathLike) -> list[dict]:
-    """Rows of a metrics file; a torn last line (a killed run) is left out.
+    """Rows of a metrics file; a torn last line is left out (of a run that was killed or lost its
+    power: after that zeros may stand in the place of the last ones).
 
     Raises ValueError, naming file and line, for another line that is no object with a "step".
     """
-    lines = epath.Path(path).read_text().splitlines()
+    lines = epath.Path(path).read_text().rstrip("\0").splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:

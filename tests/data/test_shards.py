@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import pathlib
 import pickle
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srum_jax.data import shards
+from srum_jax.data import shard_file, shards
 
 NAME = "candidates"
 
@@ -152,7 +151,7 @@ def test_past_99999_shards_are_taken_by_number(written, monkeypatch):
     info = json.loads(path.read_text())
     info["splits"][0]["shardLengths"] = ["1"] * count
     path.write_text(json.dumps(info))
-    monkeypatch.setattr(shards, "_count", lambda path: 1)
+    monkeypatch.setattr(shard_file, "count", lambda path: 1)
     names = shards.read(folder)._names
     assert [name.partition("record-")[2] for name in names[99_998:]] == [
         f"{i}-of-100001" for i in (99_998, 99_999, 100_000)
@@ -238,16 +237,18 @@ def test_wrong_record_is_named_and_leaves_nothing(tmp_path, change, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_truncated_unit_is_named(written):
+@pytest.mark.parametrize("left", [0, 100, -200])
+def test_an_empty_or_cut_shard_counts_as_absent(written, left, caplog):
     folder, _, _, sizes = written
     path = shards.unit_path(folder, NAME, 1, 3)
-    path.write_bytes(path.read_bytes()[:-200])
-    message = "00001-of-00003: damaged, 0 records instead of 3; delete it"
-    with pytest.raises(ValueError, match=message):
-        shards.shard_done(folder, NAME, 1, 3, 3)
-    with pytest.raises(ValueError, match=message):
+    path.write_bytes(path.read_bytes()[:left])
+    assert not shards.shard_done(folder, NAME, 1, 3, 3)
+    assert not shards.is_whole(folder)
+    message = "00001-of-00003: damaged, 0 records instead of 3"
+    assert caplog.text.count(message) == 2
+    with pytest.raises(ValueError, match=f"{message}; delete it"):
         shards.finish(folder, NAME, shards.candidate_features((2, 3, 4)), sizes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{message}; delete it"):
         shards.read(folder)
 
 
@@ -280,20 +281,6 @@ def test_damaged_metadata_and_missing_unit_are_named(written):
     (folder / "features.json").write_text("{")
     with pytest.raises(ValueError, match="features.json is damaged"):
         shards.read(folder)
-
-
-def test_a_bucket_is_written_and_read_through_local_copies(written, monkeypatch, tmp_path):
-    """A folder that must not be opened by path stands for the bucket."""
-    folder, _, records, sizes = written
-    bucket = tmp_path / "bucket"
-    monkeypatch.setattr(shards, "_remote", lambda path: str(path).startswith(str(bucket)))
-    write_all(bucket, records, sizes)
-    read = shards.read(bucket)
-    assert [r["id"] for r in read] == [r["id"] for r in records]
-    assert len(list(pathlib.Path(read._copy.name).glob("*.array_record-*"))) == len(sizes)
-    shards.unit_path(bucket, NAME, 0, 3).write_bytes(b"")
-    with pytest.raises(ValueError, match="00000-of-00003: damaged, 0 records"):
-        shards.finish(bucket, NAME, shards.candidate_features((2, 3, 4)), sizes)
 
 
 def test_no_tensorflow_is_imported(written):

@@ -5,12 +5,14 @@ import json
 import pathlib
 
 import jsonschema
+import numpy as np
 import pytest
 
 from srum_jax import config, config_history
 from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
+from srum_jax.data import images, shards
 from srum_jax.stages import manifest
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
@@ -90,6 +92,37 @@ def test_lost_outputs_are_made_again(work):
     body = Body()
     run(work, body)
     assert body.calls == 1
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"stage": "tra'])
+def test_an_empty_or_cut_manifest_is_made_again(work, left):
+    first = run(work, Body())
+    (work.stage("train") / "manifest.json").write_text(left)
+    body = Body()
+    assert run(work, body).hash == first.hash == Manifest.read(work.stage("train")).hash
+    assert body.calls == 1
+
+
+def test_a_cut_shard_of_a_finished_stage_is_made_again(work):
+    features = shards.image_features()
+
+    def body(folder):
+        made = [i for i in range(2) if not shards.shard_done(folder, "a", i, 2, 1)]
+        for i in made:
+            record = {"id": str(i), "image": images.encode_png(np.zeros((2, 2, 3), np.uint8))}
+            shards.write_shard(folder, "a", features, [record], i, 2)
+        shards.finish(folder, "a", features, [1, 1])
+        return Outcome({"images": "."}, {"made": len(made)}, items=1)
+
+    assert run(work, body).counts["made"] == run(work, body).counts["made"] == 2
+    path = shards.unit_path(work.stage("train"), "a", 1, 2)
+    whole = path.read_bytes()
+    for left in (b"", whole[:-100]):
+        path.write_bytes(left)
+        assert run(work, body).counts["made"] == 1
+        assert path.read_bytes() == whole
+    path.unlink()
+    assert run(work, body).counts["made"] == 1
 
 
 @pytest.mark.parametrize("fail", [True, False])
@@ -183,7 +216,7 @@ def test_missing_and_damaged_manifests_are_named(work):
         run(work, Body())
     path.write_text("{")
     with pytest.raises(ValueError, match="manifest.json: not valid JSON"):
-        run(work, Body())
+        Manifest.read(work.stage("train"))
 
 
 def test_hash_follows_config_and_inputs(work, tmp_path):

@@ -1,0 +1,45 @@
+"""A Google Cloud Storage emulator as a process of its own, for tests of work folders in a bucket.
+
+gcsfs and tensorstore find it by the variables that their users set for one, and so do the processes
+that a test starts.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+
+import hosts
+
+NAME = "runs"
+VARIABLES = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
+
+
+@contextlib.contextmanager
+def emulator():
+    """Its address; it has one bucket, gs://runs, and keeps its objects in memory."""
+    port = hosts.free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = ["start", "--host=127.0.0.1", f"--port={port}", "--in-memory"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "gcp_storage_emulator", *command, f"--default-bucket={NAME}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.environ |= dict.fromkeys(VARIABLES, address)
+    # There are no credentials with which gcsfs could ask for the kind of the bucket.
+    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+    try:
+        limit = time.monotonic() + hosts.PATIENCE
+        while True:
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                assert started.poll() is None and time.monotonic() < limit
+                time.sleep(0.05)
+        yield address
+    finally:
+        hosts.kill([started])

@@ -1,0 +1,211 @@
+"""Work folders in a bucket: files, locks, metrics, shards and checkpoints in a real emulator."""
+
+import collections
+import json
+import threading
+import urllib.request
+
+import fsspec
+import numpy as np
+import pytest
+import toy
+
+from srum_jax.core import files, lock
+from srum_jax.core.errors import BadInput, Preempted
+from srum_jax.data import images, shard_file, shards
+from srum_jax.training import metrics
+from srum_jax.training.checkpoint import load_params, save_params
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def another_writes(storage, path, data):
+    """As another process would: past everything that this one keeps of the bucket."""
+    bucket, _, name = str(path).removeprefix("gs://").partition("/")
+    address = f"{storage}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}"
+    urllib.request.urlopen(urllib.request.Request(address, data=data, method="POST")).close()
+
+
+def test_what_another_process_writes_is_seen_at_once(storage, bucket):
+    files.write_text(bucket / "a", "1")
+    assert [p.name for p in bucket.iterdir()] == ["a"] and not (bucket / "stop").exists()
+    another_writes(storage, bucket / "stop", b"x")
+    assert (bucket / "stop").exists() and (bucket / "stop").read_text() == "x"
+    assert sorted(p.name for p in bucket.iterdir()) == ["a", "stop"]
+    another_writes(storage, bucket / "a", b"22")
+    assert (bucket / "a").read_text() == "22" and (bucket / "a").stat().length == 2
+
+
+def test_what_fails_while_it_is_uploaded_leaves_the_old_object(bucket):
+    path = bucket / "a"
+    files.write_bytes(path, [b"old"])
+
+    def chunks():
+        yield b"new"
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        files.write_bytes(path, chunks())
+    assert path.read_bytes() == b"old"
+    large = [bytes([i]) * 3_000_000 for i in range(7)]
+    files.write_bytes(path, large)
+    assert path.read_bytes() == b"".join(large)
+    files.write_bytes(path, [])
+    assert path.read_bytes() == b""
+    assert [p.name for p in bucket.iterdir()] == ["a"]
+
+
+def test_metrics_grow(bucket):
+    path = bucket / "metrics.jsonl"
+    writer = metrics.Writer(path, steps=10, start=0, title="toy")
+    for step in range(1, 6):
+        writer.write({"step": step, "loss": 1.0})
+    writer.sync()
+    assert [row["step"] for row in metrics.read(path)] == [1, 2, 3, 4, 5]
+    writer.write({"step": 6, "loss": 1.0})  # killed: not synced
+    writer = metrics.Writer(path, steps=10, start=4, title="toy")
+    writer.write({"step": 5, "loss": 2.0})
+    writer.close()
+    found = [(row["step"], row["loss"]) for row in metrics.read(path)]
+    assert found == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 2.0)]
+
+
+def test_one_writer_a_folder(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "SETTLE", 0.1)
+    with lock.held(bucket):
+        with pytest.raises(BadInput, match="is in use by process"):
+            with lock.held(bucket):
+                pass
+    assert not (bucket / lock.FILE).exists()
+
+
+def test_of_two_that_start_together_one_holds(storage, bucket, monkeypatch):
+    """The other one's lock comes after this one has looked and written."""
+    monkeypatch.setattr(lock, "SETTLE", 0.5)
+    other = json.dumps(lock.dataclasses.asdict(lock.Holder.here())).encode()
+    write = lock._write
+
+    def both(path, holder):
+        write(path, holder)
+        another_writes(storage, path, other)
+
+    monkeypatch.setattr(lock, "_write", both)
+    with pytest.raises(BadInput, match="is in use by process"):
+        with lock.held(bucket):
+            pass
+    assert (bucket / lock.FILE).read_bytes() == other
+
+
+def candidates(count):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        yield {
+            "id": f"{i}-0",
+            "prompt_id": i,
+            "prompt": f"prompt {i}",
+            "category": "shape",
+            "k": 0,
+            "seed": i,
+            "image": images.encode_png(rng.integers(0, 255, (64, 64, 3), np.uint8)),
+            "latent": rng.standard_normal((32, 32, 16), np.float32),
+        }
+
+
+@pytest.fixture
+def written(bucket):
+    """A bucket's folder with 2 shards of 12 records, and the same on a disk."""
+
+    def write(folder):
+        features, records = shards.candidate_features((None, None, 16)), list(candidates(24))
+        for i in range(2):
+            shards.write_shard(folder, "c", features, records[12 * i : 12 * i + 12], i, 2)
+        assert all(shards.shard_done(folder, "c", i, 2, 12) for i in range(2))
+        shards.finish(folder, "c", features, [12, 12])
+        return shards.read(folder)
+
+    return write
+
+
+def test_shards_are_read_by_record(written, bucket, tmp_path, monkeypatch):
+    there, here = written(bucket), written(tmp_path)
+    fetched, cat_file = collections.Counter(), fsspec.filesystem("gcs").__class__.cat_file
+
+    def counting(self, path, start=None, end=None, **more):
+        data = cat_file(self, path, start, end, **more)
+        fetched[path.rpartition("/")[2].partition("-of")[0]] += len(data)
+        return data
+
+    monkeypatch.setattr(fsspec.filesystem("gcs").__class__, "cat_file", counting)
+    assert [r["prompt"] for r in there.summaries()] == [f"prompt {i}" for i in range(24)]
+    assert not fetched  # of the shards
+    for i in (17, 3, 0, 23, 11):
+        a, b = there[i], here[i]
+        assert a["id"] == b["id"]
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["latent"], b["latent"])
+    size = there._path(0).stat().length
+    assert size > 800_000 and sum(fetched.values()) < 5 * 80_000 + 4 * 2**18
+
+
+def test_records_are_read_where_nobody_noted_their_places(written, bucket):
+    there = written(bucket)
+    for i in range(2):
+        shards.summaries_path(there._path(i)).unlink()
+    assert [r["id"] for r in shards.read(bucket)] == [f"{i}-0" for i in range(24)]
+
+
+def test_shards_that_were_lost_are_named(written, bucket):
+    there = written(bucket)
+    files.write_bytes(there._path(0), [b""])
+    with pytest.raises(ValueError, match="c-train.array_record-00000-of-00002: damaged"):
+        there[0]
+    there._path(1).unlink()
+    with pytest.raises(FileNotFoundError, match="00001-of-00002: this shard is missing"):
+        there[12]
+    with pytest.raises(ValueError, match="00000-of-00002: damaged, 0 records instead of 12"):
+        shards.finish(bucket, "c", there.features, [12, 12])
+
+
+@pytest.mark.parametrize("sizes", [[1], [40_000, 24, 65_495, 0, 65_496, 65_497, 131_000, 7]])
+def test_places_of_records_of_any_size(tmp_path, sizes):
+    """Also of those that end where a block of the file does."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path, rng = tmp_path / "a", np.random.default_rng(0)
+    sizes = [*sizes, *rng.integers(0, 70_000, 40).tolist()]
+    records = [rng.bytes(size) for size in sizes]
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    spans = shard_file.spans(path, len(records))
+    shard = shard_file.BucketShard.open(path, spans)  # fsspec opens local files as well
+    whole, cut = path.read_bytes(), bytearray(path.stat().st_size)
+    assert shard.num_records() == len(records)
+    for i, (start, end) in enumerate(spans):
+        cut[:] = bytes(len(cut))
+        cut[start:end], cut[-(2**17) :] = whole[start:end], whole[-(2**17) :]
+        path.write_bytes(bytes(cut))  # whoever reads beyond the span finds nothing
+        assert shard.read([i]) == [records[i]]
+
+
+def test_a_run_goes_on_in_a_bucket(bucket, tmp_path):
+    """Checkpoints, metrics and parameters: those of a run on a disk, bit for bit."""
+    told = threading.Event()
+
+    def batches(start):
+        for step, batch in enumerate(toy.batches(start), start):
+            if step == 4:
+                told.set()
+            yield batch
+
+    with pytest.raises(Preempted):
+        toy.run(bucket, told, batches=batches)
+    assert {p.name for p in (bucket / "checkpoints").iterdir()} <= {"2", "4", "5"}
+    state, _ = toy.run(bucket, threading.Event())
+    whole, _ = toy.run(tmp_path, threading.Event())
+    toy.assert_same(state, whole)
+    losses = [[r["loss"] for r in metrics.read(f / "metrics.jsonl")] for f in (bucket, tmp_path)]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    save_params(bucket / "params", state.params)
+    toy.assert_same(load_params(bucket / "params", state.params), state.params)
