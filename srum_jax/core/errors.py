@@ -5,7 +5,9 @@ end with code 2 and their message, and so does an OSError of a place that cannot
 """
 
 import errno
+import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 
 def listed(problems: Sequence[str], most: int = 100) -> str:
@@ -15,9 +17,10 @@ def listed(problems: Sequence[str], most: int = 100) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def quoted(text: str, most: int = 80) -> str:
-    """`text` in quotes as messages show it: in one line, its middle left out where it is long."""
-    shown = repr(text)
+def quoted(value: Any, most: int = 80) -> str:
+    """A text in quotes, or another value as Python writes it, as messages show it: in one line, its
+    middle left out where it is long."""
+    shown = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return shown if len(shown) <= most else f"{shown[: most - 20]} … {shown[-10:]}"
 
 

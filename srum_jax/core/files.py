@@ -5,11 +5,14 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import fsspec
 from etils import epath
+
+from srum_jax.core.errors import quoted
 
 _SAMPLE, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 
@@ -163,12 +166,61 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def read_json(path: epath.PathLike) -> Any:
     """The content of a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     path = epath.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def read_object(path: epath.PathLike) -> dict[str, Any]:
+    """As `read_json`, of a file that must hold an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {quoted(value)}")
+    return value
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The value of UTF-8 bytes, with or without a byte order mark. ValueError naming `name` for
+    what is no JSON, for a key that an object has twice, and for what nests too deeply to read."""
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: not valid JSON ({e})") from e
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_distinct)
+    except UnicodeDecodeError as e:
+        wrong = mistaken(data) or f"not UTF-8 text ({e.reason} at byte {e.start})"
+    except json.JSONDecodeError as e:
+        wrong = mistaken(data) or f"not valid JSON ({e})"
+    except RecursionError:
+        wrong = "not usable JSON: it nests too deeply"
+    except ValueError as e:  # a number of too many digits, a key that is there twice
+        wrong = f"not usable JSON ({e})"
+    raise ValueError(f"{name}: {wrong}")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(out := dict(pairs)) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{quoted(name)} stands there twice")
+    return out
+
+
+def mistaken(data: bytes) -> str:
+    """What a file is that begins with `data` and was put in place of another, or ""."""
+    start = data[:512].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file it stands for; fetch that with `git lfs pull`"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not the file itself; download it again"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16 text; save it as UTF-8"
+    return "an empty file; copy it again" if not data else ""
+
+
+def length(path: epath.PathLike) -> int:
+    """Bytes of a file. Not by epath's `stat`, which fails where nobody owns the file: a user of
+    another machine or container."""
+    with epath.Path(path).open("rb") as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def fingerprint(sampled: Iterable[epath.Path], whole: Iterable[epath.Path] = ()) -> str:
@@ -182,7 +234,7 @@ def fingerprint(sampled: Iterable[epath.Path], whole: Iterable[epath.Path] = ())
     steps = [(path, _SAMPLE) for path in whole]
     steps += [(path, None) for path in sampled]
     for path, step in steps:
-        size = path.stat().length
+        size = length(path)
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
             for start in range(0, size, step or max(_SAMPLE, size // _SAMPLES)):

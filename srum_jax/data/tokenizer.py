@@ -7,6 +7,7 @@ and the four marks that a packed sample needs: begin and end of text (`<|im_star
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 from collections import Counter
@@ -18,7 +19,7 @@ from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from srum_jax.core.errors import quoted
-from srum_jax.core.files import read_json
+from srum_jax.core.files import mistaken, read_json
 from srum_jax.data.schema import LayoutSizes, Text
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -60,6 +61,8 @@ class Tokenizer:
         inner.encode_special_tokens = not marks_in_text
         added = inner.get_added_tokens_decoder().items()
         self._special = set() if marks_in_text else {i for i, token in added if token.special}
+        word = inner.model.unk_token  # what a file may give in place of unknown words
+        self._no_word = None if word is None else inner.token_to_id(word)
         self._check_bytes()
 
     @classmethod
@@ -81,10 +84,7 @@ class Tokenizer:
         folder = epath.Path(folder)
         path = folder / "tokenizer.json"
         if path.exists():
-            try:
-                inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-            except Exception as error:  # the library raises bare Exception
-                raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
+            inner = _from_json(path)
         elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             path = folder / "vocab.json"
             inner = _qwen2(folder)
@@ -151,9 +151,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The text's ids, no marks added.  ValueError naming a word that has no id."""
         try:
-            ids = self._inner.encode(text, add_special_tokens=False).ids
+            read = self._inner.encode(text, add_special_tokens=False)
         except Exception as error:  # a word-level model without <unk> raises bare Exception
             raise ValueError(f"text {quoted(text)}: {self._unknown(text)}") from error
+        ids = read.ids
+        if self._no_word in ids:
+            start, end = read.offsets[ids.index(self._no_word)]
+            raise ValueError(f"text {quoted(text)}: {self._lacks(text[start:end])}")
         for i in self._special.intersection(ids):
             raise ValueError(
                 f"text {quoted(text)} contains {self._inner.id_to_token(i)!r}, which is no word "
@@ -179,11 +183,14 @@ class Tokenizer:
             return f"the character at {error.start} is no Unicode text; leave it out"
         if self._inner.normalizer is not None:
             text = self._inner.normalizer.normalize_str(text)
-        words = [word for word, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
-        unknown = next((w for w in words if self._inner.token_to_id(w) is None), "")
-        near = difflib.get_close_matches(unknown, self._inner.get_vocab(), cutoff=0.7)
+        cut = self._inner.pre_tokenizer
+        words = [text] if cut is None else [word for word, _ in cut.pre_tokenize_str(text)]
+        return self._lacks(next((w for w in words if self._inner.token_to_id(w) is None), ""))
+
+    def _lacks(self, word: str) -> str:
+        near = difflib.get_close_matches(word[:80], self._inner.get_vocab(), cutoff=0.7)
         hint = f"near are {', '.join(near)}" if near else "use the words listed there"
-        return f"the word {quoted(unknown)} is not in {self._source}; {hint}"
+        return f"the word {quoted(word)} is not in {self._source}; {hint}"
 
     def _check_bytes(self) -> None:
         """A byte-level model drops bytes that have no token without a word."""
@@ -195,6 +202,25 @@ class Tokenizer:
                 f"{self._source}: {len(missing)} of the 256 byte tokens are missing, such as "
                 f"{missing[0]!r}"
             )
+
+
+def _from_json(path: epath.Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a file, without what a library that used it left there for its batches or
+    its training: texts would be cut, filled up, or read in another way each time."""
+    data = path.read_bytes()
+    try:
+        made = tokenizers.Tokenizer.from_buffer(data.removeprefix(codecs.BOM_UTF8))
+    except Exception as error:  # the library raises bare Exception
+        wrong = mistaken(data) or quoted(str(error))
+        raise ValueError(f"{path} is not a readable tokenizer.json: {wrong}") from error
+    if not isinstance(made.model, models.BPE | models.WordLevel):
+        kind = type(made.model).__name__
+        raise ValueError(f"{path}: of the kind {kind}; WordLevel and BPE are read")
+    made.no_truncation()
+    made.no_padding()
+    if isinstance(made.model, models.BPE):
+        made.model.dropout = None
+    return made
 
 
 _BYTES = pre_tokenizers.ByteLevel.alphabet()

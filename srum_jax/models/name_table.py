@@ -7,13 +7,16 @@ official -> ours; the way back is the pattern reversed. A model family owns its 
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from einops import rearrange
 
 from srum_jax.core import param_tree
+from srum_jax.core.errors import quoted
 from srum_jax.models import safetensors_io
 
 
@@ -66,6 +69,23 @@ def entries(
         yield TableEntry(name.format(number), path, layer, pattern, sizes)
 
 
+def without_prefix(
+    file: object,
+    tensors: Mapping[str, safetensors_io.StoredTensor],
+    table: Sequence[TableEntry],
+) -> dict[str, safetensors_io.StoredTensor]:
+    """`tensors` without what stands before every one of their names, with a warning.
+
+    That is what wrappers of a model leave there: "module.", "_orig_mod.", "model.".
+    """
+    want, common = {e.name for e in table}, os.path.commonprefix(list(tensors))
+    starts = [0, *(i + 1 for i, letter in enumerate(common) if letter == ".")]
+    start = max(starts, key=lambda start: sum(name[start:] in want for name in tensors))
+    if start:
+        logging.warning("%s: tensors' names are read without %r", file, common[:start])
+    return {name[start:]: tensor for name, tensor in tensors.items()}
+
+
 def misfits(
     file: object,
     tensors: Mapping[str, safetensors_io.StoredTensor],
@@ -73,8 +93,14 @@ def misfits(
     optional: Mapping[str, tuple[int, ...]] | None = None,
 ) -> list[str]:
     """A line for every tensor of `file` that is missing, unknown, misshapen or of a dtype that is
-    not read; `optional`: {name: shape} of what may be there beside the table."""
+    not read; `optional`: {name: shape} of what may be there beside the table. One line where none
+    of its names is known."""
     want, optional = {e.name: e.shape for e in table}, optional or {}
+    if want and tensors and not tensors.keys() & want.keys():
+        return [
+            f"{file}: of another model: none of its {len(tensors)} tensors has a name such as "
+            f"{min(want)}; the first is {quoted(min(tensors))}"
+        ]
     problems = [f"{file}: tensor {n} {s} is missing" for n, s in want.items() if n not in tensors]
     readable = tuple(safetensors_io.DTYPES)
     for name, tensor in sorted(tensors.items()):

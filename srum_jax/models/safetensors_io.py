@@ -12,7 +12,7 @@ for everything wrong with it at once, and written tensor by tensor, as they come
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.core import files
+from srum_jax.core.errors import listed, quoted
 
 DTYPES = {  # names of the format that are read and written here, smallest steps first
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -33,6 +34,7 @@ _BYTES = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
 }
 _MAX_HEADER = 100_000_000  # bytes; the limit of the format's own library
+_MAX_AXES = 64  # of a tensor: as many as NumPy has
 _BLOCK = 2**23  # bytes read at a time
 _TILE = 64  # columns of a transposed array copied at a time
 
@@ -55,17 +57,18 @@ def read_header(path: epath.Path, problems: list[str]) -> dict[str, StoredTensor
     """
     try:
         size, entries = _header(path)
-    except (OSError, ValueError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         problems.append(f"{path}: not a readable safetensors file ({e})")
         return None
-    data = path.stat().length - size
+    data = files.length(path) - size
     found, spans = {}, []
     for name, entry in entries.items():
         try:
             start, end, tensor = _entry(path, size, entry)
         except (KeyError, TypeError, ValueError) as e:
             what = f"field {e} is missing" if isinstance(e, KeyError) else e
-            problems.append(f"{path}: the header's entry of {name} is malformed ({what})")
+            where = f"{path}: the header's entry of {quoted(name)}"
+            problems.append(f"{where} is malformed ({what})")
         else:
             found[name] = tensor
             spans.append((start, end, name))
@@ -89,26 +92,22 @@ def read_header(path: epath.Path, problems: list[str]) -> dict[str, StoredTensor
 
 def _header(path: epath.Path) -> tuple[int, dict[str, Any]]:
     """(position of the first byte of data, the header's entries)."""
-    length = path.stat().length
+    length = files.length(path)
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
+        start = file.read(512)
+        size = int.from_bytes(start[:8], "little")
         if length < 8 or size > min(_MAX_HEADER, length - 8):
             raise ValueError(
-                f"its first 8 bytes announce a header of {size} bytes, the file has {length} and "
-                f"{_MAX_HEADER} are the limit"
+                files.mistaken(start)
+                or f"its first 8 bytes announce a header of {size} bytes, the file has {length} "
+                f"and {_MAX_HEADER} are the limit"
             )
-        entries = json.loads(file.read(size).decode(), object_pairs_hook=_distinct)
+        file.seek(8)
+        entries = files.parse_json(file.read(size), "the header")
     if not isinstance(entries, dict):
         raise ValueError("the header is not a JSON object")
     entries.pop("__metadata__", None)
     return 8 + size, entries
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(out := dict(pairs)) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)} stands there twice")
-    return out
 
 
 def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, StoredTensor]:
@@ -116,10 +115,12 @@ def _entry(path: epath.Path, first: int, entry: Any) -> tuple[int, int, StoredTe
     shape, offsets, dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError(f"{numbers!r} must be a list of whole numbers")
+            raise ValueError(f"{quoted(numbers)} must be a list of whole numbers")
     start, end = offsets
-    if dtype not in _BYTES:
-        raise ValueError(f"dtype {dtype!r} is unknown")
+    if not isinstance(dtype, str) or dtype not in _BYTES:
+        raise ValueError(f"dtype {quoted(dtype)} is unknown")
+    if len(shape) > _MAX_AXES or max([end, *shape]) >= 2**63:
+        raise ValueError(f"{quoted(shape)} at {quoted(offsets)} is larger than any file")
     if end - start != math.prod(shape) * _BYTES[dtype]:
         raise ValueError(f"{dtype} {tuple(shape)} does not fill the bytes {start} to {end}")
     return start, end, StoredTensor(path, dtype, tuple(shape), first + start)
@@ -143,6 +144,27 @@ def rows(
         if len(data) < count * row:
             raise ValueError(f"{tensor.path}: ended while it was read; copy it again")
         yield first, np.frombuffer(data, dtype).reshape(count, *tensor.shape[1:])
+
+
+def finite(values: np.ndarray) -> bool:
+    """Whether none of the values, of a dtype in `DTYPES`, is NaN or infinite.
+
+    Of 16-bit values by their exponents, which is three times as fast as NumPy's own.
+    """
+    if values.itemsize > 2 or not values.size:
+        return bool(np.isfinite(values).all())
+    infinity = int(np.array(np.inf, values.dtype).view(np.uint16))
+    return int((values.view(np.uint16) & np.uint16(0x7FFF)).max()) < infinity
+
+
+def check_finite(path: epath.PathLike, broken: Collection[str]) -> None:
+    """ValueError naming the tensors of `broken`, whose values are not `finite`, if any."""
+    if broken:
+        raise ValueError(
+            f"{path}: NaN or infinite numbers in {len(broken)} of its tensors:"
+            f"{listed(sorted(broken), 10)}\nNothing right can come of them: copy the file again; "
+            "what overflowed when it was written as float16 must be written as bfloat16"
+        )
 
 
 def assign(out: np.ndarray, values: np.ndarray) -> None:

@@ -6,9 +6,11 @@ import pathlib
 import random
 import unicodedata
 
+import hypothesis_cases
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import strategies as st
 from tiny import SHAPES
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
@@ -97,6 +99,107 @@ def test_missing_and_broken_files_are_named(tmp_path):
     path.write_text(json.dumps(document))
     with pytest.raises(ValueError, match="vision_start"):
         Tokenizer.from_folder(tmp_path)
+
+
+WORDS = "a big red circle and two blue squares"
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        lambda t: t.enable_truncation(4),
+        lambda t: t.enable_truncation(1, strategy="only_first", direction="left"),
+        lambda t: t.enable_padding(length=12, pad_id=0, pad_token="<pad>"),
+        lambda t: t.enable_padding(length=12, pad_id=9, pad_token="and", direction="left"),
+    ],
+)
+def test_what_batches_left_in_the_file_is_no_part_of_a_text(tmp_path, left):
+    saved = tokenizers.Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
+    left(saved)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    found = Tokenizer.from_folder(tmp_path)
+    assert found.decode(found.encode(WORDS)) == WORDS and found.encode("") == []
+
+
+def test_dropout_of_a_training_is_off(qwen, tmp_path):
+    model = models.BPE.from_file(str(qwen / "vocab.json"), str(qwen / "merges.txt"), dropout=0.9)
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    found = Tokenizer.from_folder(tmp_path)
+    assert len({tuple(found.encode(SAMPLE)) for _ in range(20)}) == 1
+
+
+def test_a_file_that_has_a_token_for_unknown_words_does_not_hide_them(tmp_path):
+    document = json.loads((SHIPPED / "tokenizer.json").read_text())
+    document["model"]["vocab"]["<unk>"] = 79
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    found = Tokenizer.from_folder(tmp_path)
+    assert found.decode(found.encode(WORDS)) == WORDS
+    with pytest.raises(ValueError, match="'mauve' is not in .*tokenizer.json"):
+        found.encode("a MAUVE circle".lower())
+
+
+def test_refusals_are_short(tokenizer, tmp_path):
+    for text in ("x" * 10**5, "a " * 10**5 + "dog", "<pad>" * 10**4):
+        with pytest.raises(ValueError) as e:
+            tokenizer.encode(text)
+        assert len(str(e.value)) < 500
+    for raw in ("version https://git-lfs.github.com/spec/v1", "<html>", "[" * 10**5, "", "null"):
+        (tmp_path / "tokenizer.json").write_text(raw)
+        with pytest.raises(ValueError, match="tokenizer.json is not a readable") as e:
+            Tokenizer.from_folder(tmp_path)
+        assert len(str(e.value)) < 500
+
+
+def test_a_kind_of_model_that_is_not_read_is_named(tmp_path):
+    tokenizers.Tokenizer(models.Unigram()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="of the kind Unigram"):
+        Tokenizer.from_folder(tmp_path)
+
+
+PARTS = st.sampled_from(["truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer"])
+PARTS |= st.sampled_from(["post_processor", "decoder", "model", "version"])
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.floats()
+NAMES = st.sampled_from(["type", "vocab", "id", "content", "special", "unk_token", "merges"])
+VALUES = PLAIN | st.dictionaries(NAMES, PLAIN, max_size=3) | st.lists(PLAIN, max_size=2)
+# The file with fewer words: a thousand of them are read in a few seconds.
+SMALL = json.loads((SHIPPED / "tokenizer.json").read_text())
+SMALL["model"]["vocab"] = dict(list(SMALL["model"]["vocab"].items())[:12])
+
+
+def tried(folder, data):
+    """Reads the file and what it makes of a text."""
+    (folder / "tokenizer.json").write_bytes(data)
+
+    def read():
+        found = Tokenizer.from_folder(folder)
+        return found.decode(found.encode("a red circle"))
+
+    return hypothesis_cases.value_or_refusal(read, names="tokenizer.json")
+
+
+@hypothesis_cases.counts(quick=800)
+def test_any_parts_of_a_file_give_a_tokenizer_or_a_refusal(cases, tmp_path):
+    def check(part, inner, value):
+        made = json.loads(json.dumps(SMALL))
+        held = made[part]
+        target, key = (held, inner) if isinstance(held, dict) else (made, part)
+        target[key] = value
+        tried(tmp_path, json.dumps(made).encode())
+
+    hypothesis_cases.run(check, cases, part=PARTS, inner=NAMES, value=VALUES)
+
+
+@hypothesis_cases.counts(quick=800)
+def test_any_bytes_give_a_tokenizer_or_a_refusal(cases, tmp_path):
+    whole = json.dumps(SMALL).encode()
+
+    def check(cut, junk, to):
+        tried(tmp_path, whole[: cut % len(whole)] + junk + whole[to % len(whole) :])
+
+    places = st.integers(0, 10**4)
+    hypothesis_cases.run(check, cases, cut=places, junk=st.binary(max_size=12), to=places)
 
 
 def test_a_mark_in_a_text_is_never_a_mark(tokenizer):

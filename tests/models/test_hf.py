@@ -133,7 +133,7 @@ def test_any_cut_of_any_leaf_is_read_right(folder, weights):
             starts = [int(rng.integers(n)) for n in leaf.shape]
             ends = [int(rng.integers(a, n)) + 1 for a, n in zip(starts, leaf.shape, strict=True)]
             bounds = tuple(zip(starts, ends, strict=True))
-            part = hf._part(header, leaves[path], bounds, np.dtype(np.float32))
+            part = hf._part(header, leaves[path], bounds, np.dtype(np.float32), set())
             want = leaf[tuple(slice(*b) for b in bounds)]
             np.testing.assert_array_equal(part, want, err_msg=f"{path} {bounds}")
 

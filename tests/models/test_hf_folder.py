@@ -1,16 +1,21 @@
 """What a folder may lack, where it then comes from, and every way it can be wrong, told at once."""
 
+import grp
 import json
+import pwd
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import hf, hf_folder
+from srum_jax.stages import loading
 
 MODEL = hf.MODEL_FILE
 LACKING = ("vit_model.", "connector.", "vit_pos_embed.", "latent_pos_embed.")
@@ -165,10 +170,10 @@ def test_a_wrong_index_is_told(folder):
     write_index(folder, wrong | {"ghost": "model-1.safetensors"})
     message = told(folder, tiny.MODEL)
     for part in (
-        f"model-2.safetensors: {moved} is missing",
-        f"model-0.safetensors: {moved} is there, model.safetensors.index.json lists it in model-2",
-        f"model-1.safetensors: {unlisted} is there, model.safetensors.index.json lists it nowhere",
-        "model-1.safetensors: ghost is missing",
+        f"model-2.safetensors: '{moved}' is missing here and listed in model.safetensors.index",
+        f"model-0.safetensors: '{moved}' is here and not listed so in model.safetensors.index",
+        f"model-1.safetensors: '{unlisted}' is here and not listed so",
+        "model-1.safetensors: 'ghost' is missing here",
     ):
         assert part in message, part
     (folder / "model-2.safetensors").unlink()
@@ -178,9 +183,88 @@ def test_a_wrong_index_is_told(folder):
         assert "not an index of safetensors files" in told(folder, tiny.MODEL), text
 
 
+def test_files_of_a_user_that_this_machine_does_not_know_are_read(folder, monkeypatch):
+    def nobody(number):
+        raise KeyError(f"uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(grp, "getgrgid", nobody)
+    with pytest.raises(KeyError):  # what reading must not ask for
+        epath.Path(folder / MODEL).stat()
+    equal(hf.load(folder, tiny.MODEL)[0], tiny.weights()[0])
+    assert len(loading.fingerprint(folder)) == 16
+
+
 def test_halves_are_kept_where_all_are_halves(folder, tmp_path):
     params, coder = hf.load(folder, tiny.MODEL)
     hf.save(tmp_path / "half", tiny.MODEL, params, coder, "bfloat16")
     parts = hf.locate(tmp_path / "half")
     assert hf_folder.stored_dtype(parts, tiny.MODEL) == "bfloat16"
     assert parts.folders == (epath.Path(tmp_path / "half"),)
+
+
+def rewritten(path, change):
+    """The file with every tensor's name and value as `change` gives them."""
+    save_file(dict(change(n, x) for n, x in load_file(path).items()), path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_a_wrappers_prefix_is_left_out(folder, prefix, caplog):
+    for name in (MODEL, hf.VAE_FILE):
+        rewritten(folder / name, lambda n, x: (prefix + n, x))
+    found, coder = hf.load(folder, tiny.MODEL)
+    equal(found, tiny.weights()[0])
+    equal(coder, tiny.weights()[1])
+    assert f"ema.safetensors: tensors' names are read without '{prefix}'" in caplog.text
+    # In a tower that the base has, and on one tensor only, where it is another name.
+    short = trained(folder.parent / "short", load_file(folder / MODEL))
+    save_file({"x": np.zeros(1)}, short / "model.safetensors")
+    assert "of another model: none of its 1 tensors" in told(short, tiny.MODEL, base=folder)
+    rewritten(folder / MODEL, lambda n, x: (n.removeprefix(prefix) if "bias" in n else n, x))
+    assert f"unknown tensor {prefix}" in told(folder, tiny.MODEL)
+
+
+def test_the_weights_of_another_model_are_one_line(folder):
+    rewritten(folder / MODEL, lambda n, x: ("transformer.h." + n.upper(), x))
+    message = told(folder, tiny.MODEL)
+    assert message.count("\n") == 2 and "of another model: none of its " in message
+    assert "'transformer.h.CONNECTOR.FC1.BIAS'" in message
+
+
+def test_shards_that_belong_elsewhere_are_a_line_each(folder):
+    shard(folder)
+    (folder / "model-1.safetensors").write_bytes((folder / "model-2.safetensors").read_bytes())
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    (folder / hf.VAE_FILE).write_bytes(pointer)
+    message = told(folder, tiny.MODEL)
+    assert message.count("model-1.safetensors") == 2 and "model-0" not in message
+    assert "ae.safetensors: not a readable safetensors file (a Git LFS pointer" in message
+    (folder / hf_folder.INDEX_FILE).write_bytes(pointer)
+    assert "index.json: a Git LFS pointer" in told(folder, tiny.MODEL)
+    (folder / hf_folder.INDEX_FILE).write_text('{"weight_map": {"a": {"b": 1}}}')
+    assert "{'b': 1} is not the name of a file" in told(folder, tiny.MODEL)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_numbers_that_are_none_are_found_and_named(folder, value, dtype):
+    import ml_dtypes
+
+    bad = ("llm2vae.bias", "language_model.model.layers.0.mlp.gate_proj.weight")
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+
+    def change(name, x):
+        x = x.astype(dtype)
+        if name in bad:
+            x.reshape(-1)[-1] = value
+        return name, x
+
+    rewritten(folder / MODEL, change)
+    message = told(folder, tiny.MODEL)
+    assert "NaN or infinite numbers in 2 of its tensors" in message
+    assert all(f"\n  {name}" in message for name in bad) and message.count("\n") == 3
+    mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+    at = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), tiny.weights())
+    assert told(folder, tiny.MODEL, shardings=at, dtype=np.float32) == message
+    rewritten(folder / hf.VAE_FILE, lambda n, x: (n, x * np.float32(value)))
+    assert "NaN" in told(folder, tiny.MODEL, want=("vae",))

@@ -66,7 +66,8 @@ def load(
     `base` is a folder that has what this one lacks: autoencoder, vision tower, connector.
     `convert(path, leaf)` -> {path: array} replaces each leaf of the model as soon as it is there,
     for example by a quantized one; then at most three leaves are in memory as they were stored.
-    Raises ValueError naming the file and every missing, unknown, misshapen or unreadable tensor.
+    Raises ValueError naming the file and every missing, unknown, misshapen or unreadable tensor,
+    and those with NaN or infinite numbers.
     """
     unknown = set(want) - {"model", "vae"}
     if unknown:
@@ -93,7 +94,8 @@ def load(
 def _read(
     tensors: Tensors, entries: Sequence[TableEntry], shardings, dtype, convert
 ) -> param_tree.Params:
-    """Every leaf, in the table's order, by two threads."""
+    """Every leaf, in the table's order, by two threads. ValueError for what is not finite."""
+    broken: set[str] = set()  # names of tensors
     dtype, at = np.dtype(dtype), param_tree.flatten(shardings) if shardings else {}
     leaves, waiting = {}, deque()
     total = sum(math.prod(e.shape) for e in entries) * dtype.itemsize
@@ -110,7 +112,8 @@ def _read(
         for path, group in itertools.groupby(entries, key=lambda e: e.path):
             group = list(group)
             size = sum(math.prod(e.shape) for e in group) * dtype.itemsize
-            waiting.append((path, size, _begin(pool, tensors, group, dtype, at.get(path))))
+            leaf = _begin(pool, tensors, group, dtype, at.get(path), broken)
+            waiting.append((path, size, leaf))
             if len(waiting) > _IN_FLIGHT:
                 finish()
         while waiting:
@@ -118,11 +121,12 @@ def _read(
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
+    safetensors_io.check_finite(tensors[entries[0].name].path.parent, broken)
     return param_tree.unflatten(leaves)
 
 
 def _begin(
-    pool, tensors: Tensors, entries: Sequence[TableEntry], dtype, sharding
+    pool, tensors: Tensors, entries: Sequence[TableEntry], dtype, sharding, broken: set[str]
 ) -> Callable[[], Any]:
     """Starts to read a leaf; the function it returns waits for it."""
     shape = tuple(size for _, size in entries[0].sizes)
@@ -130,14 +134,14 @@ def _begin(
         shape = (len(entries), *shape)
     if sharding is None:
         whole = tuple((0, size) for size in shape)
-        return pool.submit(_part, tensors, entries, whole, dtype).result
+        return pool.submit(_part, tensors, entries, whole, dtype, broken).result
     devices: dict[Bounds, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         devices.setdefault(bounds, []).append(device)
 
     def place(bounds: Bounds) -> list[jax.Array]:
-        buffer = _part(tensors, entries, bounds, dtype)
+        buffer = _part(tensors, entries, bounds, dtype, broken)
         return jax.block_until_ready([jax.device_put(buffer, d) for d in devices[bounds]])
 
     shards = [pool.submit(place, bounds) for bounds in devices]
@@ -149,8 +153,13 @@ def _begin(
     return leaf
 
 
-def _part(tensors: Tensors, entries: Sequence[TableEntry], bounds: Bounds, dtype) -> np.ndarray:
-    """The part of a leaf inside `bounds`, on the host; `entries` are all layers of a stack."""
+def _part(
+    tensors: Tensors, entries: Sequence[TableEntry], bounds: Bounds, dtype, broken: set[str]
+) -> np.ndarray:
+    """The part of a leaf inside `bounds`, on the host; `entries` are all layers of a stack.
+
+    Adds the names of tensors that are not finite to `broken`.
+    """
     out = np.empty([stop - start for start, stop in bounds], dtype)
     stacked = entries[0].layer is not None
     with contextlib.ExitStack() as stack:
@@ -160,14 +169,15 @@ def _part(tensors: Tensors, entries: Sequence[TableEntry], bounds: Bounds, dtype
             if tensor.path not in files:
                 files[tensor.path] = stack.enter_context(tensor.path.open("rb"))
             target, inside = (out[i - bounds[0][0]], bounds[1:]) if stacked else (out, bounds)
-            _fill(target, files[tensor.path], tensor, entries[i], inside)
+            if not _fill(target, files[tensor.path], tensor, entries[i], inside):
+                broken.add(entries[i].name)
     return out
 
 
 def _fill(
     out: np.ndarray, file, tensor: safetensors_io.StoredTensor, entry: TableEntry, bounds: Bounds
-) -> None:
-    """Reads the part of one tensor that is ours inside `bounds` into `out`.
+) -> bool:
+    """Reads the part of one tensor that is ours inside `bounds` into `out`; whether it is finite.
 
     An official axis that holds several of ours, "(h c)", is cut at its outermost one while reading;
     cuts of the others are made on our side.
@@ -179,13 +189,15 @@ def _fill(
     (start, stop), others = cuts[0], tuple(slice(*cut) for cut in cuts[1:])
     outermost = {group[0] for group in entry.groups}
     within = tuple(slice(None) if a in outermost else slice(*cut) for a, cut in axes.items())
-    first = list(axes).index(entry.groups[0][0])
+    first, finite = list(axes).index(entry.groups[0][0]), True
     for row, block in safetensors_io.rows(file, tensor, start, stop, multiple=inner[0]):
         values = entry.to_ours(block[:, *others])[within]
         done = (row - start) // inner[0]
         into = [slice(None)] * out.ndim
         into[first] = slice(done, done + values.shape[first])
         safetensors_io.assign(out[tuple(into)], values)
+        finite = finite and safetensors_io.finite(block)
+    return finite
 
 
 def save(

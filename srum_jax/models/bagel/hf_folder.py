@@ -6,20 +6,20 @@ a folder lacks may come from a second one, its base. Of weights nothing but head
 """
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from absl import logging
 from etils import epath
 
 from srum_jax.core import files
+from srum_jax.core.errors import quoted
 from srum_jax.core.files import read_json
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import model_config
 from srum_jax.models.bagel.hf_table import MODEL_FILE, VAE_FILE, computed_tables, table
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.models.name_table import misfits
+from srum_jax.models.name_table import misfits, without_prefix
 from srum_jax.models.safetensors_io import StoredTensor
 
 TRAINED_FILE = "model.safetensors"
@@ -112,6 +112,10 @@ def model_tensors(
     tensors = _open(file, problems)
     if tensors is None:
         return {}
+    tensors = without_prefix(file, tensors, entries)
+    if not any(e.name in tensors for e in entries):
+        problems += misfits(file, tensors, entries)
+        return {}
     lacking = [t for t in TOWERS if not any(name.startswith(t) for name in tensors)]
     towers = [e for e in entries if e.name.startswith(tuple(lacking))]
     own = [e for e in entries if not e.name.startswith(tuple(lacking))]
@@ -128,6 +132,7 @@ def model_tensors(
         names, theirs = {e.name for e in towers}, _model_file(base)
         others = _open(theirs, problems)
         if others is not None:
+            others = without_prefix(theirs, others, entries)
             others = {name: tensor for name, tensor in others.items() if name in names}
             problems += misfits(theirs, others, towers)
             tensors = tensors | others
@@ -142,7 +147,9 @@ def vae_tensors(
     tensors = _open(file, problems)
     if tensors is None:
         return {}
-    problems += misfits(file, tensors, table(cfg)[VAE_FILE])
+    entries = table(cfg)[VAE_FILE]
+    tensors = without_prefix(file, tensors, entries)
+    problems += misfits(file, tensors, entries)
     return tensors
 
 
@@ -190,12 +197,15 @@ def _open(file: epath.Path, problems: list[str]) -> Tensors | None:
     if file.name != INDEX_FILE:
         return safetensors_io.read_header(file, problems)
     try:
-        places = dict(json.loads(file.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as e:
-        problems.append(f"{file}: not an index of safetensors files ({e!r})")
+        places = read_json(file)["weight_map"]
+        wrong = {quoted(part) for part in places.values() if not _plain(part)}
+    except ValueError as e:
+        problems.append(f"{e}: not an index of safetensors files")
         return None
-    wrong = {str(part) for part in places.values() if not _plain(part)}
-    problems += [f"{file}: {part!r} is not the name of a file beside it" for part in sorted(wrong)]
+    except (KeyError, TypeError, AttributeError):
+        problems.append(f"{file}: not an index of safetensors files: it has no weight_map of names")
+        return None
+    problems += [f"{file}: {part} is not the name of a file beside it" for part in sorted(wrong)]
     headers: dict[str, Tensors | None] = {}
     for part in sorted({part for part in places.values() if _plain(part)}):
         headers[part] = None
@@ -207,16 +217,17 @@ def _open(file: epath.Path, problems: list[str]) -> Tensors | None:
         return None
     for part, tensors in headers.items():
         here = {name for name, place in places.items() if place == part}
-        problems += [
-            f"{file.parent / part}: {name} is missing, {INDEX_FILE} lists it there"
-            for name in sorted(here - tensors.keys())
-        ]
-        problems += [
-            f"{file.parent / part}: {name} is there, {INDEX_FILE} lists it "
-            f"{'in ' + places[name] if name in places else 'nowhere'}"
-            for name in sorted(tensors.keys() - here)
-        ]
+        problems += _misplaced(file.parent / part, here - tensors.keys(), "missing here and listed")
+        problems += _misplaced(file.parent / part, tensors.keys() - here, "here and not listed so")
     return {n: headers[part][n] for n, part in places.items() if n in headers[part]}
+
+
+def _misplaced(part: epath.Path, names: Set[str], what: str) -> list[str]:
+    """A line about the tensors in which a file differs from what the index says of it."""
+    if not names:
+        return []
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return [f"{part}: {quoted(min(names))}{more} is {what} in {INDEX_FILE}; copy both again"]
 
 
 def _plain(part: object) -> bool:

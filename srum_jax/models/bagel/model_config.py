@@ -5,11 +5,12 @@ where there is a folder, from a preset otherwise; no other file holds such a con
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from etils import epath
 
-from srum_jax.core.files import read_json
+from srum_jax.core.errors import quoted
+from srum_jax.core.files import read_object
 from srum_jax.data.schema import LayoutSizes
 
 
@@ -51,6 +52,8 @@ class LLMConfig:
             raise ValueError(f"hidden size {self.hidden} is not a multiple of {self.heads} heads")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} kv heads")
+        if self.head_dim % 2:
+            raise ValueError(f"heads of {self.head_dim} features cannot be turned by RoPE: odd")
 
     @property
     def head_dim(self) -> int:
@@ -152,22 +155,56 @@ VAE_JSON = "ae_config.json"
 PRESETS = {"bagel_7b_mot": BAGEL_7B_MOT}  # models that `core/registry.py` names
 
 
+_MOST = {int: 2**31 - 1, float: 1e15}  # no size, id or scale is larger
+_MOST_LAYERS = 1000
+
+
 class _Fields:
-    """A JSON object whose missing or mistyped field is named together with its file."""
+    """A JSON object whose missing, mistyped or absurd field is named together with its file."""
 
     def __init__(self, path: epath.Path):
-        self.path, self.values = path, read_json(path)
+        self.path, self.values = path, read_object(path)
 
-    def __call__(self, name: str, kind: type):
+    def __call__(
+        self, name: str, kind: type, default: Any = None, *, least: float = 1, most: float = 0
+    ) -> Any:
+        """The field, `default` where it is absent or null; a number of `least` to `most`."""
+        value = self.values.get(name)
+        if value is None and default is not None:
+            return default
         if name not in self.values:
             raise ValueError(f"{self.path}: field {name!r} is missing")
-        value = self.values[name]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ValueError(f"{self.path}: field {name!r} must be {kind.__name__}, got {value!r}")
+        if kind is float and type(value) is int:
+            value = float(min(max(value, -1e300), 1e300))
+        if type(value) is not kind:
+            raise self.wrong(name, f"must be {kind.__name__}, got {quoted(value)}")
+        if kind in _MOST and not least <= value <= (most or _MOST[kind]):
+            raise self.wrong(name, f"cannot be {quoted(value)}")
         return value
 
+    def wrong(self, name: str, what: str) -> ValueError:
+        """The error to raise for a field."""
+        return ValueError(f"{self.path}: field {name!r} {what}")
+
+    def only(self, **values: Any) -> None:
+        """ValueError where a field is there and is not what it must be for a BAGEL."""
+        for name, value in values.items():
+            found = self.values.get(name)
+            if found is not None and found != value:
+                raise self.wrong(name, f"must be {value!r} for a BAGEL, got {quoted(found)}")
+
+
+# What transformers fills in where a file leaves it out and no shape of the weights shows it.
+_ROPE_THETA, _RMS_EPS, _LAYER_NORM_EPS = 1e4, 1e-6, 1e-6
+_WINDOW = "max_position_embeddings"
+_EPS = dict(least=0, most=1)
+
+_SPECIAL = {  # ids by their names in bagel_config.json
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "start_of_image": "start_of_image",
+    "end_of_image": "end_of_image",
+}
 
 # Fields of RopeScaling by their names in the JSON, for each kind.
 _SCALING = {
@@ -183,40 +220,48 @@ _SCALING = {
 }
 
 
-def _rope_scaling(llm: _Fields) -> RopeScaling | None:
-    """The `rope_scaling` field (`rope_parameters` in newer files), None where positions are plain.
+def _rope(llm: _Fields) -> tuple[float, RopeScaling | None]:
+    """The base of RoPE's frequencies and how it is stretched: from `rope_theta` and `rope_scaling`,
+    or from `rope_parameters`, where transformers 5 writes both.
 
     Raises ValueError for a type that is not known, and for what a type does not have or lacks.
     """
     name = "rope_scaling" if llm.values.get("rope_scaling") is not None else "rope_parameters"
     values = llm.values.get(name)
+    theta = llm("rope_theta", float, _ROPE_THETA)
     if values is None:
-        return None
+        return theta, None
     if not isinstance(values, dict):
-        raise ValueError(f"{llm.path}: field {name!r} must be an object, got {values!r}")
+        raise llm.wrong(name, f"must be an object, got {quoted(values)}")
     values = {k: v for k, v in values.items() if v is not None}
     kind = values.pop("rope_type", values.pop("type", None))
-    values.pop("rope_theta", None)
-    if kind == "default":
-        return None
-    if kind not in _SCALING:
+    if "rope_theta" in values:
+        theta = values.pop("rope_theta")
+        if not _positive(theta):
+            raise ValueError(f"{llm.path}: {name}.rope_theta cannot be {quoted(theta)}")
+    if kind == "default" or not (kind or values):
+        return float(theta), None
+    if not isinstance(kind, str) or kind not in _SCALING:
         known = ", ".join(["default", *_SCALING])
-        raise ValueError(f"{llm.path}: {name} of type {kind!r} is not known: one of {known}")
+        raise ValueError(f"{llm.path}: {name} of type {quoted(kind)} is not known: one of {known}")
     names = _SCALING[kind]
     if kind == "yarn":
-        values.setdefault("original_max_position_embeddings", llm("max_position_embeddings", int))
+        values.setdefault("original_max_position_embeddings", llm(_WINDOW, int))
     for field, value in values.items():
         if field not in names:
-            raise ValueError(f"{llm.path}: {name}.{field} is not known for the type {kind!r}")
-        if field == "truncate":
-            good = isinstance(value, bool)
-        else:
-            good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            raise ValueError(
+                f"{llm.path}: {name}.{quoted(field)[1:-1]} is not known for the type {kind!r}"
+            )
+        good = isinstance(value, bool) if field == "truncate" else _positive(value)
         if not good or (field == "factor" and value < 1):
-            raise ValueError(f"{llm.path}: {name}.{field} cannot be {value!r}")
+            raise ValueError(f"{llm.path}: {name}.{field} cannot be {quoted(value)}")
     if "factor" not in values:
         raise ValueError(f"{llm.path}: {name}.factor is missing")
-    return RopeScaling(kind, **{names[field]: value for field, value in values.items()})
+    return float(theta), RopeScaling(kind, **{names[f]: value for f, value in values.items()})
+
+
+def _positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= _MOST[float]
 
 
 def _scaling_json(scaling: RopeScaling) -> dict:
@@ -230,13 +275,16 @@ def autoencoder_from_folder(folder: epath.PathLike) -> VAEConfig:
     if not path.exists():
         return BAGEL_7B_MOT.vae
     ae = _Fields(path)
+    widths = ae("ch_mult", list)
+    if not 1 <= len(widths) <= 16 or any(type(w) is not int or not 1 <= w <= 1024 for w in widths):
+        raise ae.wrong("ch_mult", f"must be up to 16 whole numbers from 1, got {quoted(widths)}")
     return VAEConfig(
         ch=ae("ch", int),
-        ch_mult=tuple(ae("ch_mult", list)),
-        res_blocks=ae("num_res_blocks", int),
+        ch_mult=tuple(widths),
+        res_blocks=ae("num_res_blocks", int, most=_MOST_LAYERS),
         z=ae("z_channels", int),
-        scale=ae("scale_factor", float),
-        shift=ae("shift_factor", float),
+        scale=ae("scale_factor", float, least=1e-6),
+        shift=ae("shift_factor", float, least=-1e6),
     )
 
 
@@ -246,7 +294,8 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
     `llm_config.json` and `vit_config.json` are the official files. `ae_config.json` and
     `bagel_config.json` are written by our exporter; the official release lacks them, and then the
     constants of BAGEL-7B-MoT hold (they are hard-coded in the original loader).
-    Raises FileNotFoundError or ValueError naming file and field.
+    What no shape of the weights shows (epsilons, RoPE's base) has transformers' defaults where a
+    file leaves it out. Raises FileNotFoundError or ValueError naming file and field.
     """
     folder = epath.Path(folder)
     for name in ("llm_config.json", "vit_config.json"):
@@ -255,61 +304,79 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
                 f"{folder / name} is missing: a BAGEL checkpoint folder holds llm_config.json, "
                 "vit_config.json, ema.safetensors and ae.safetensors"
             )
-    llm, vit = _Fields(folder / "llm_config.json"), _Fields(folder / "vit_config.json")
-    scaling = _rope_scaling(llm)
-    window = llm("max_position_embeddings", int)
-    if scaling and scaling.kind == "yarn":  # files often keep the window that was trained
-        window = max(window, int(scaling.factor * scaling.original))
-    preset = BAGEL_7B_MOT
-    top = dict(
-        latent_patch=preset.latent_patch,
-        max_latent=preset.max_latent,
-        max_vit=preset.max_vit,
-        bos=preset.bos,
-        eos=preset.eos,
-        start_of_image=preset.start_of_image,
-        end_of_image=preset.end_of_image,
-    )
-    if (folder / "bagel_config.json").exists():
-        b = _Fields(folder / "bagel_config.json")
-        ids = b("special_tokens", dict)
-        try:
-            top = dict(
-                latent_patch=b("latent_patch_size", int),
-                max_latent=b("max_latent_size", int),
-                max_vit=b("vit_max_num_patch_per_side", int),
-                interpolate_pos=b("interpolate_pos", bool),
-                bos=ids["bos_token_id"],
-                eos=ids["eos_token_id"],
-                start_of_image=ids["start_of_image"],
-                end_of_image=ids["end_of_image"],
-            )
-        except KeyError as e:
-            raise ValueError(f"{b.path}: special_tokens lacks {e.args[0]!r}") from e
     return BagelConfig(
-        llm=LLMConfig(
-            hidden=llm("hidden_size", int),
-            layers=llm("num_hidden_layers", int),
-            heads=llm("num_attention_heads", int),
-            kv_heads=llm("num_key_value_heads", int),
-            ffn=llm("intermediate_size", int),
-            vocab=llm("vocab_size", int),
-            rope_theta=llm("rope_theta", float),
-            rms_eps=llm("rms_norm_eps", float),
-            rope_scaling=scaling,
-        ),
-        vit=ViTConfig(
-            hidden=vit("hidden_size", int),
-            layers=vit("num_hidden_layers", int) - 1,
-            heads=vit("num_attention_heads", int),
-            ffn=vit("intermediate_size", int),
-            patch=vit("patch_size", int),
-            positions=vit("image_size", int) // vit("patch_size", int),
-            eps=vit("layer_norm_eps", float),
-        ),
+        llm=_llm(llm := _Fields(folder / "llm_config.json")),
+        vit=_vit(_Fields(folder / "vit_config.json")),
         vae=autoencoder_from_folder(folder),
-        max_text=window,
-        **top,
+        max_text=_window(llm),
+        **_top(folder / "bagel_config.json"),
+    )
+
+
+def _llm(llm: _Fields) -> LLMConfig:
+    llm.only(hidden_act="silu", use_sliding_window=False)
+    theta, scaling = _rope(llm)
+    sizes = dict(
+        hidden=llm("hidden_size", int),
+        layers=llm("num_hidden_layers", int, most=_MOST_LAYERS),
+        heads=llm("num_attention_heads", int),
+        kv_heads=llm("num_key_value_heads", int),
+        ffn=llm("intermediate_size", int),
+        vocab=llm("vocab_size", int),
+        rms_eps=llm("rms_norm_eps", float, _RMS_EPS, **_EPS),
+    )
+    try:
+        made = LLMConfig(**sizes, rope_theta=theta, rope_scaling=scaling)
+    except ValueError as e:
+        raise ValueError(f"{llm.path}: {e}") from e
+    llm.only(head_dim=made.head_dim)
+    return made
+
+
+def _window(llm: _Fields) -> int:
+    """Positions of text; files that stretch them by yarn often keep the window that was trained."""
+    window, (_, scaling) = llm(_WINDOW, int), _rope(llm)
+    if scaling and scaling.kind == "yarn":
+        return max(window, min(int(scaling.factor * scaling.original), _MOST[int]))
+    return window
+
+
+def _vit(vit: _Fields) -> ViTConfig:
+    vit.only(hidden_act="gelu_pytorch_tanh", num_channels=3)
+    patch, image = vit("patch_size", int), vit("image_size", int)
+    if image < patch:
+        raise vit.wrong("image_size", f"of {image} is smaller than a patch of {patch}")
+    sizes = dict(
+        hidden=vit("hidden_size", int),
+        layers=vit("num_hidden_layers", int, least=2, most=_MOST_LAYERS) - 1,
+        heads=vit("num_attention_heads", int),
+        ffn=vit("intermediate_size", int),
+        eps=vit("layer_norm_eps", float, _LAYER_NORM_EPS, **_EPS),
+    )
+    if sizes["hidden"] % sizes["heads"]:
+        raise vit.wrong("hidden_size", f"is not a multiple of {sizes['heads']} heads")
+    return ViTConfig(**sizes, patch=patch, positions=image // patch)
+
+
+def _top(path: epath.Path) -> dict[str, Any]:
+    """The sizes and ids of the whole: of the file, or BAGEL-7B-MoT's where there is none."""
+    if not path.exists():
+        names = ("latent_patch", "max_latent", "max_vit")
+        return {name: getattr(BAGEL_7B_MOT, name) for name in (*names, *_SPECIAL)}
+    file = _Fields(path)
+    ids = file("special_tokens", dict)
+    lacking = [name for name in _SPECIAL.values() if name not in ids]
+    if lacking:
+        raise file.wrong("special_tokens", f"lacks {', '.join(lacking)}")
+    found = {ours: ids[name] for ours, name in _SPECIAL.items()}
+    for value in found.values():
+        if type(value) is not int or not 0 <= value <= _MOST[int]:
+            raise file.wrong("special_tokens", f"must hold ids, got {quoted(value)}")
+    return found | dict(
+        latent_patch=file("latent_patch_size", int),
+        max_latent=file("max_latent_size", int),
+        max_vit=file("vit_max_num_patch_per_side", int),
+        interpolate_pos=file("interpolate_pos", bool),
     )
 
 
@@ -369,11 +436,6 @@ def to_json(cfg: BagelConfig) -> dict[str, dict]:
             "vit_max_num_patch_per_side": cfg.max_vit,
             "connector_act": "gelu_pytorch_tanh",
             "interpolate_pos": cfg.interpolate_pos,
-            "special_tokens": {
-                "bos_token_id": cfg.bos,
-                "eos_token_id": cfg.eos,
-                "start_of_image": cfg.start_of_image,
-                "end_of_image": cfg.end_of_image,
-            },
+            "special_tokens": {name: getattr(cfg, ours) for ours, name in _SPECIAL.items()},
         },
     }

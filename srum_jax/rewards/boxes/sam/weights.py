@@ -10,7 +10,7 @@ from etils import epath
 from srum_jax.core import param_tree
 from srum_jax.core.errors import listed
 from srum_jax.models import safetensors_io
-from srum_jax.models.name_table import TableEntry, entries, misfits
+from srum_jax.models.name_table import TableEntry, entries, misfits, without_prefix
 from srum_jax.rewards.boxes.sam import config as sam_config
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam.config import SamConfig
@@ -128,19 +128,23 @@ def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
     """(sizes, parameters float32 as NumPy arrays) of a folder, local or in a bucket.
 
     Raises FileNotFoundError or ValueError naming the file and every missing, unknown, misshapen or
-    unreadable tensor.
+    unreadable tensor, and those with NaN or infinite numbers.
     """
     path = epath.Path(folder) / WEIGHTS_FILE
     cfg, names, tensors = _headers(epath.Path(folder))
     shapes = {p: spec.shape for p, spec in param_tree.flatten(sam_model.specs(cfg)).items()}
     leaves = {p: np.empty(shape, np.float32) for p, shape in shapes.items()}
+    broken = set()
     with path.open("rb") as file:
         for entry in names:
             tensor, leaf = tensors[entry.name], leaves[entry.path]
             blocks = safetensors_io.rows(file, tensor, 0, tensor.shape[0])
             whole = np.concatenate([block for _, block in blocks])
+            if not safetensors_io.finite(whole):
+                broken.add(entry.name)
             target = leaf if entry.layer is None else leaf[entry.layer]
             safetensors_io.assign(target, entry.to_ours(whole))
+    safetensors_io.check_finite(path, broken)
     return cfg, param_tree.unflatten(leaves)
 
 
@@ -151,9 +155,8 @@ def _headers(
     cfg, path = sam_config.read(folder), folder / WEIGHTS_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
-    problems: list[str] = []
-    tensors = safetensors_io.read_header(path, problems) or {}
-    names = table(cfg)
+    problems, names = [], table(cfg)
+    tensors = without_prefix(path, safetensors_io.read_header(path, problems) or {}, names)
     if not problems:
         tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
         problems = misfits(path, tensors, names)
