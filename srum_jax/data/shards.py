@@ -249,7 +249,7 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
 def _look(path: epath.Path) -> tuple[int, int] | None:
     """Records and bytes of a shard; None where it is missing."""
     try:
-        return shard_file.count(path), path.stat().length
+        return shard_file.count(path), files.length(path)
     except FileNotFoundError:
         return None
 

@@ -19,6 +19,7 @@ from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Batch, Branch, Example, Lanes, Text
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import context
 from srum_jax.generation.context import bucket
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -62,7 +63,7 @@ class AnswerScorer:
 
         images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in
         order); questions: a list of texts per image. Shapes are padded to few buckets. Raises
-        ValueError naming an unknown word.
+        ValueError naming an unknown word, BadInput where the model's numbers are not finite.
         """
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
@@ -81,6 +82,9 @@ class AnswerScorer:
                     dtype=np.dtype(self.dtype),
                 )
             )
+            for i, row in enumerate(found[: len(part)]):  # a softmax is finite as a whole or not
+                asked = row[: len(questions[first + i]), :1]
+                context.check_finite(np.isfinite(asked).all(), "an answer")
             answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
         return answers
 

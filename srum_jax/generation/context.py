@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from jax.typing import DTypeLike
 
+from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
 from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text, Tokens
@@ -78,6 +79,15 @@ def check_window(context: Context, more: int, cfg: BagelConfig, window: int) -> 
     if position + more > cfg.max_text:
         raise ValueError(
             f"the request reaches text position {position + more}; the model knows {cfg.max_text}"
+        )
+
+
+def check_finite(finite: bool, what: str) -> None:
+    """BadInput where what the model gave for `what` is not finite: nothing is made of it."""
+    if not finite:
+        raise BadInput(
+            f"the model's numbers for {what} are NaN or infinite: its weights are damaged, or a "
+            "setting such as the guidance is too large; nothing is made of them"
         )
 
 

@@ -62,11 +62,14 @@ def encode_images(
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def decode_latents(vae_params: Params, tokens: jax.Array, *, cfg: BagelConfig) -> jax.Array:
-    """Latent tokens float32 [N,h,w,p·p·Z] -> images uint8 [N,H,W,3]."""
+def decode_latents(
+    vae_params: Params, tokens: jax.Array, *, cfg: BagelConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Latent tokens float32 [N,h,w,p·p·Z] -> images uint8 [N,H,W,3], whether each was finite."""
     flat = rearrange(tokens, "n h w d -> n (h w) d")
     latents = unpatchify(flat, cfg.latent_patch, *tokens.shape[1:3])
-    return vae.to_uint8(vae.decode(vae_params, cfg.vae, latents))
+    decoded = vae.decode(vae_params, cfg.vae, latents)
+    return vae.to_uint8(decoded), jnp.isfinite(decoded).all(axis=(1, 2, 3))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,14 +132,18 @@ class ImageDecoder:
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     def decode(self, latents: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Latent tokens float32 [h,w,p·p·Z] each, of any sizes -> images uint8 [H,W,3] each."""
+        """Latent tokens float32 [h,w,p·p·Z] each, of any sizes -> images uint8 [H,W,3] each.
+
+        Raises BadInput where one of them, or what becomes of it, is not finite.
+        """
         images: dict[int, np.ndarray] = {}
         for part in _by_size([x.shape[:2] for x in latents], self.model.token_pixels**2):
             rows = context.rows_for(len(part), 2**30)
             tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
             tokens[: len(part)] = [latents[i] for i in part]
             self.programs.note("the decoder", rows=rows, grid=tokens.shape[1:3])
-            decoded = fetch(decode_latents(self.vae_params, tokens, cfg=self.model))
+            decoded, finite = map(fetch, decode_latents(self.vae_params, tokens, cfg=self.model))
+            context.check_finite(finite[: len(part)].all(), "an image")
             images.update(zip(part, decoded, strict=False))
         return [images[i] for i in range(len(latents))]
 

@@ -327,7 +327,8 @@ class ImageSampler:
         """An image of each request, in order; what shares a request's batch changes nothing.
 
         settings, params: in place of the sampler's own. Raises ValueError for a size that the
-        model has no positions for or a context that exceeds the window.
+        model has no positions for or a context that exceeds the window, BadInput where the model's
+        numbers are not finite.
         """
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         settings = settings or self.settings

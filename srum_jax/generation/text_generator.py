@@ -29,6 +29,9 @@ class GeneratedText:
     finished: bool
 
 
+_BROKEN = -2  # in place of a token where the logits are not finite: the row ends there
+
+
 def step(
     params: Params, cache: mot.Cache, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
 ) -> tuple[mot.Cache, jax.Array]:
@@ -60,9 +63,9 @@ def decode(
     seeds [B] uint32 and temperature [B]: 0 takes the likeliest token, otherwise one is drawn from
     softmax(logits / temperature), a function of seed and place alone. limit [B]: tokens a row may
     write. A row's ids end before its end mark; counts says where (its limit if there was none), and
-    past that a mark stands only if the row wrote one. `stop`: "each" row by itself; "first": all
-    when row 0 does, as the original. The cache must have max_tokens free slots. With "each" a
-    row's text does not depend on its company.
+    past that a mark stands only if the row wrote one, and -2 where its logits were not finite.
+    `stop`: "each" row by itself; "first": all when row 0 does, as the original. The cache must have
+    max_tokens free slots. With "each" a row's text does not depend on its company.
     """
     if stop not in ("each", "first"):
         raise ValueError(f"stop must be each or first, not {stop!r}")
@@ -87,8 +90,8 @@ def decode(
     def write(carry):
         place, cache, last, ids, counts, done = carry
         cache, logits = step(params, cache, last, cfg=cfg, dtype=dtype)
-        token = choose(logits, place)
-        done = done | (token == cfg.eos)
+        token = jnp.where(jnp.isfinite(logits).all(-1), choose(logits, place), _BROKEN)
+        done = done | (token == cfg.eos) | (token == _BROKEN)
         ids = jax.lax.dynamic_update_index_in_dim(ids, token, place, axis=1)
         counts = counts + ~done
         done = done | (counts >= limit)
@@ -166,7 +169,8 @@ class TextGenerator:
 
         max_tokens: written at most · temperature 0: the likeliest tokens · seeds: uint32, one a
         context (default 0) · stop: as in `decode` · params: in place of the generator's own.
-        Raises ValueError for a context that exceeds the window with what may be written.
+        Raises ValueError for a context that exceeds the window with what may be written, BadInput
+        where the model's numbers are not finite.
         """
         for one in contexts:
             context.check_window(one, max_tokens + 1, self.model, self.window)
@@ -187,6 +191,7 @@ class TextGenerator:
                 params=params,
             )
             for row, i in enumerate(part):
+                context.check_finite(_BROKEN not in ids[row, : counts[row] + 1], "a text")
                 mine = tuple(ids[row, : counts[row]].tolist())
                 ended = counts[row] < max_tokens and ids[row, counts[row]] == self.model.eos
                 written[i] = GeneratedText(self.tokenizer.decode(mine), mine, bool(ended))

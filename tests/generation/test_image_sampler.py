@@ -14,6 +14,7 @@ from samples import CFG, jit, latent, picture, text, weights
 
 from srum_jax import flow
 from srum_jax.config import SampleConfig
+from srum_jax.core.errors import BadInput
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data import packing
 from srum_jax.data.images import to_float
@@ -524,3 +525,16 @@ def test_moments_of_many_are_those_of_each(model):
     np.testing.assert_allclose(encoder.means(images), mean, atol=1e-5)
     for one, want in zip(images, mean, strict=True):
         np.testing.assert_allclose(encoder.encode(one).tokens, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_give_no_picture(model, sampler, value):
+    params, coder = model
+    request = REQUESTS["draw"]
+    broken = params | {"llm2vae": params["llm2vae"] | {"b": params["llm2vae"]["b"] * value}}
+    with pytest.raises(BadInput, match="for an image are NaN or infinite"):
+        sampler(SETTINGS).sample([request], params=broken)
+    latents = np.zeros((2, 3, CFG.token_dim), np.float32)
+    latents[1, 1, 0] = value
+    with pytest.raises(BadInput, match="for an image are NaN or infinite"):
+        ImageDecoder(coder, CFG).decode([latents])

@@ -11,6 +11,7 @@ import samples
 import tiny
 from samples import jit
 
+from srum_jax.core.errors import BadInput
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Example, Lanes, Text
@@ -109,6 +110,15 @@ def test_several_pictures_are_read_together_in_order(params, tokenizer, ask):
     assert np.abs(found - turned).max() > 1e-3 and np.abs(found - single).max() > 1e-2
     # One picture is one, in a tuple or not, whatever company makes its row longer.
     np.testing.assert_allclose(single, ask(PAIR[:1], [about])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_give_no_answer(params, tokenizer, value):
+    broken = params | {"lm_head": {"w": params["lm_head"]["w"].copy()}}
+    broken["lm_head"]["w"][0, 7] = value
+    ask = AnswerScorer(broken, CFG, tokenizer, 4).probabilities
+    with pytest.raises(BadInput, match="for an answer are NaN or infinite"):
+        ask(IMAGES[:1], QUESTIONS[:1])
 
 
 def test_nothing_asked_and_faults(ask):
@@ -226,6 +236,14 @@ def test_padding_changes_no_text(write, greedy):
     longer = (samples.text(np.random.default_rng(1), 40),)
     found = write([*CONTEXTS[:5], longer], max_tokens=LIMIT)
     assert found[:5] == greedy[:5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_give_no_text(model, write, value):
+    broken = model | {"lm_head": {"w": model["lm_head"]["w"].copy()}}
+    broken["lm_head"]["w"][:, 7] = value
+    with pytest.raises(BadInput, match="for a text are NaN or infinite"):
+        write(CONTEXTS, max_tokens=LIMIT, params=broken)
 
 
 def test_the_limit_is_kept(write, greedy):
