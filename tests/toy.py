@@ -113,7 +113,7 @@ def run(
     cfg, folder = cfg or loop_config(), epath.Path(folder)
     state, frozen, tx = start(cfg, mesh)
     checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    state = checkpoints.newest(state, steps=cfg.steps)
+    state = checkpoints.newest(state, lambda: state, steps=cfg.steps)
     key = jax.random.key(7)
     return loop.run(
         state,

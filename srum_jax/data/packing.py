@@ -84,25 +84,66 @@ def plan(sizes: np.ndarray, lanes: Lanes, *, seed: int, epoch: int) -> list[list
     limit = np.array(dataclasses.astuple(lanes))
     for i in np.flatnonzero((sizes > limit).any(axis=1))[:1]:
         check_fits(sizes[i], lanes, what=f"example {i}")
-    rows: list[list[int]] = []
-    free = np.zeros((0, len(limit)), np.int64)
-    first_open = 0  # rows before it have no room for anything
     # Regions is a width, not a sum: it is checked above and never accumulates.
     need = sizes.copy()
     need[:, LANES.index("regions")] = 0
-    smallest = need.min(axis=0) if len(sizes) else limit
-    for i in np.random.default_rng((seed, epoch)).permutation(len(sizes)):
-        fits = (free[first_open:] >= need[i]).all(axis=1)
-        place = int(np.argmax(fits)) if fits.any() else -1
-        if place < 0:
-            rows.append([int(i)])
-            free = np.concatenate([free, (limit - need[i])[None]])
-        else:
-            rows[first_open + place].append(int(i))
-            free[first_open + place] -= need[i]
-        while first_open < len(rows) and (free[first_open] < smallest).any():
-            first_open += 1
+    rows: list[list[int]] = []
+    places = _OpenRows(limit, need.min(axis=0) if len(sizes) else limit)
+    for i in np.random.default_rng((seed, epoch)).permutation(len(sizes)).tolist():
+        row = places.take(need[i])
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
     return rows
+
+
+class _OpenRows:
+    """The rows of a plan that have room for something, with what is free in each lane.
+
+    limit [6]: of an empty row · smallest [6]: what is less than this is no room. Rows without room
+    are let go as they come to be the half, so an example costs what rows are open, not what there
+    are.
+    """
+
+    def __init__(self, limit: np.ndarray, smallest: np.ndarray):
+        self.limit, self.smallest = limit, smallest
+        self.free = np.zeros((len(limit), 64), np.int64)
+        self.numbers = np.zeros(64, np.int64)  # of the rows, ascending
+        self.open = self.full = self.rows = 0  # columns in use, those without room, rows in all
+
+    def take(self, need: np.ndarray) -> int:
+        """The number of the first row that has room for `need` [6], which it then takes; of a new
+        row where none has."""
+        fits = np.ones(self.open, bool)
+        for lane in np.flatnonzero(need):
+            fits &= self.free[lane, : self.open] >= need[lane]
+        at = int(fits.argmax()) if self.open else 0
+        if not self.open or not fits[at]:
+            at = self._new()
+        self.free[:, at] -= need
+        number = int(self.numbers[at])
+        if (self.free[:, at] < self.smallest).any():
+            self.free[:, at] = -1
+            self.full += 1
+            if 2 * self.full > self.open:
+                self._let_go()
+        return number
+
+    def _new(self) -> int:
+        if self.open == len(self.numbers):
+            self.free = np.concatenate([self.free, np.zeros_like(self.free)], axis=1)
+            self.numbers = np.concatenate([self.numbers, np.zeros_like(self.numbers)])
+        self.free[:, self.open], self.numbers[self.open] = self.limit, self.rows
+        self.open, self.rows = self.open + 1, self.rows + 1
+        return self.open - 1
+
+    def _let_go(self) -> None:
+        kept = np.flatnonzero(self.free[0, : self.open] >= 0)
+        self.open, self.full = len(kept), 0
+        self.free[:, : self.open], self.numbers[: self.open] = (
+            self.free[:, kept],
+            self.numbers[kept],
+        )
 
 
 def fill(sizes: np.ndarray, rows: Sequence[Sequence[int]], lanes: Lanes) -> dict[str, float]:

@@ -5,6 +5,7 @@ on the seed alone. So the data state is the step, and a resumed run sees the sam
 """
 
 import bisect
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,11 +31,12 @@ class EpochRows:
         if not len(sizes):
             raise ValueError("there are no examples to train on")
         self.sizes, self.lanes, self.seed = sizes, lanes, seed
-        self.plans: list[list[list[int]]] = []
-        self.ends: list[int] = []
-        self._extend()
+        # Rows are asked for in order: of earlier epochs only the number of rows is kept.
+        self._plan = functools.lru_cache(2)(self._planned)
+        self.first = self._plan(0)
+        self.ends = [len(self.first)]
         # The last row takes what is left over: its room is not for sizes to change.
-        self._whole = self.plans[0][:-1] or self.plans[0]
+        self._whole = self.first[:-1] or self.first
         self.fill = packing.fill(sizes, self._whole, lanes)
 
     @property
@@ -50,7 +52,7 @@ class EpochRows:
 
         A single row is as full as there are examples: nothing is advised.
         """
-        if self.padding <= MAX_PADDING or len(self.plans[0]) == 1:
+        if self.padding <= MAX_PADDING or len(self.first) == 1:
             return ""
         used = np.max([self.sizes[row].sum(axis=0) for row in self._whole], axis=0)
         samples = max(map(len, self._whole))
@@ -60,17 +62,15 @@ class EpochRows:
             "samples in the other lanes"
         )
 
-    def _extend(self):
-        rows = packing.plan(self.sizes, self.lanes, seed=self.seed, epoch=len(self.plans))
-        self.plans.append(rows)
-        self.ends.append(len(rows) + (self.ends[-1] if self.ends else 0))
+    def _planned(self, epoch: int) -> list[list[int]]:
+        return packing.plan(self.sizes, self.lanes, seed=self.seed, epoch=epoch)
 
     def __call__(self, i: int) -> tuple[int, list[int]]:
         while i >= self.ends[-1]:
-            self._extend()
+            self.ends.append(self.ends[-1] + len(self._plan(len(self.ends))))
         epoch = bisect.bisect_right(self.ends, i)
         first = self.ends[epoch - 1] if epoch else 0
-        return epoch, self.plans[epoch][i - first]
+        return epoch, self._plan(epoch)[i - first]
 
 
 def batches(

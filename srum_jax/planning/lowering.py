@@ -5,7 +5,6 @@ shape, a type and a place on a mesh and no content: ready to be lowered for any 
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config
-from srum_jax.core import param_tree, registry, sharding
+from srum_jax.core import registry, sharding
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Picture, Text
@@ -82,10 +81,8 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     tokens = c.lanes.und + c.lanes.gen
     sizes = programs.attending(cfg, sizes, mesh, tokens=tokens)
     made = programs.training(cfg, sizes)
-    masters = param_tree.abstract(made.trained, jnp.float32)
-    fresh = jax.eval_shape(functools.partial(states.fresh, tx=made.tx), masters)
-    shardings = states.shardings(made.tx, made.trained, mesh)
-    state = sharding.placed(fresh, shardings)
+    state = states.placed(made.tx, made.trained, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     reference = made.reference and sharding.placed_params(made.reference, dtype, mesh)
     fixed = FrozenParams(sharding.placed_params(made.frozen, dtype, mesh), reference)
     lanes = programs.lanes(c)

@@ -50,7 +50,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         records, here = shards.read(candidates), sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
             opened = loading.base(cfg, work, here, want=("model",))
-            prompts = [record["prompt"] for record in records]
+            prompts = [record["prompt"] for record in records.summaries()]
             scenes = judges.decomposed(prompts, opened, cfg, here, folder / SCENES)
             panel = judges.panel(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
             outcome = score(records, folder, cfg.score, panel)

@@ -6,82 +6,112 @@ Pure functions of the records that `generate` (or `ingest`) and `score` leave.
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.rewards import judge, maps
 
-# What records of `ingest` may hold beyond those of `generate`.
-EXTRA = ("target", "latent_std", "target_std")
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A generated image with its scores, as training reads it.
+    """A generated image with its scores, in brief: what choosing and the order of rows need.
 
-    latent float32 [h, w, p·p·Z]; size (H, W); boxes [R, 4]; scores [R] and image_score in
-    [-1, 1]; masks as stored, one a region (b"": the box counts), or () where there are none.
-    target: the latent of the good picture, if it is another; the stds, of latents that are sampled
-    anew at each use: the posterior's deviation around them. advantages [R] and image_advantage in
-    [-1, 1]: what `advantages` makes of the scores, for objectives that read these in their place.
+    Latents and masks stay where they lie: `place` is the candidate's number among the records of
+    images, `judged` among those of scores. grid: shape (h, w, p·p·Z) of its latent; size (H, W);
+    boxes [R, 4]; scores [R] and image_score in [-1, 1]; masked: some region has a mask. advantages
+    [R] and image_advantage in [-1, 1]: what `advantages` makes of the scores, for objectives that
+    read these in their place.
     """
 
     id: str
     prompt_id: int
     prompt: str
-    latent: np.ndarray
+    place: int
+    grid: tuple[int, int, int]
     size: tuple[int, int]
     boxes: np.ndarray
     scores: np.ndarray
     image_score: float
-    masks: tuple[bytes, ...] = ()
-    target: np.ndarray | None = None
-    latent_std: np.ndarray | None = None
-    target_std: np.ndarray | None = None
+    judged: int | None = None
+    masked: bool = False
     advantages: np.ndarray | None = None
     image_advantage: float | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Scores:
+    """What is kept of a score record: its number, the image's status, and fields of a Candidate."""
+
+    status: str
+    image_score: float
+    boxes: np.ndarray
+    scores: np.ndarray
+    judged: int | None = None
+    masked: bool = False
+
+
+_UNJUDGED = _Scores(judge.OK, 0.0, np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def regions_of(record: Mapping[str, Any], proposer: str) -> list[Mapping[str, Any]]:
+    """The regions of a score record that are trained on: the proposer's that have a score."""
+    return [r for r in record["regions"] if r["proposer"] == proposer and r["status"] == judge.OK]
+
+
+def _scores(record: Mapping[str, Any], place: int, proposer: str) -> _Scores:
+    regions = regions_of(record, proposer)
+    return _Scores(
+        status=record["image_status"],
+        image_score=float(record["image_score"]),
+        boxes=np.array([r["bbox"] for r in regions], np.float32).reshape(-1, 4),
+        scores=np.array([r["score"] for r in regions], np.float32),
+        judged=place,
+        masked=any(r.get("mask", b"") for r in regions),
+    )
+
+
 def candidates(
-    drawn: Sequence, scored: Sequence | None, proposer: str, *, first: int = 0
+    drawn: Iterable[Mapping[str, Any]],
+    scored: Iterable[Mapping[str, Any]] | None,
+    proposer: str,
+    *,
+    first: int = 0,
 ) -> tuple[list[Candidate], int]:
     """(candidates with a score, how many have none), joined by id; regions of `proposer`.
 
-    Of each prompt only the `first` drawn count; 0: all. Without `scored` nobody judged them: no
-    regions, and an image score of 0. Raises ValueError where the two stages do not hold the same
-    candidates.
+    drawn: summaries of the images' records, in order · scored: the score records. Of each prompt
+    only the `first` drawn count; 0: all. Without `scored` nobody judged them: no regions, and an
+    image score of 0. Raises ValueError where the two stages do not hold the same candidates.
     """
-    unjudged = {"image_status": judge.OK, "image_score": 0.0, "regions": ()}
-    by_id = {record["id"]: record for record in scored or ()}
+    by_id = {r["id"]: _scores(r, place, proposer) for place, r in enumerate(scored or ())}
     found, left_out = [], 0
-    for record in drawn:
+    for place, record in enumerate(drawn):
         if first and record["k"] >= first:
             continue
         if scored is not None and record["id"] not in by_id:
             raise ValueError(
                 f"candidate {record['id']} has no score record: run the score stage again"
             )
-        score = by_id.get(record["id"], unjudged)
-        if score["image_status"] != judge.OK:
+        score = by_id.get(record["id"], _UNJUDGED)
+        if score.status != judge.OK:
             left_out += 1
             continue
-        regions = [
-            r for r in score["regions"] if r["proposer"] == proposer and r["status"] == judge.OK
-        ]
         found.append(
             Candidate(
                 id=record["id"],
                 prompt_id=int(record["prompt_id"]),
                 prompt=record["prompt"],
-                latent=record["latent"],
-                size=tuple(record["image"].shape[:2]),
-                boxes=np.array([r["bbox"] for r in regions], np.float32).reshape(-1, 4),
-                scores=np.array([r["score"] for r in regions], np.float32),
-                image_score=float(score["image_score"]),
-                masks=tuple(r.get("mask", b"") for r in regions),
-                **{key: record[key] for key in EXTRA if key in record},
+                place=place,
+                grid=tuple(record["latent"]),
+                size=tuple(record["image"][:2]),
+                boxes=score.boxes,
+                scores=score.scores,
+                image_score=score.image_score,
+                judged=score.judged,
+                masked=score.masked,
             )
         )
     if not found:

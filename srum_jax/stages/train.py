@@ -37,11 +37,11 @@ from srum_jax.stages.manifest import (
 )
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.selection import Candidate, advantages, candidates, choose
-from srum_jax.stages.training_set import TrainingSet
+from srum_jax.stages.training_set import StoredArrays, TrainingSet
 from srum_jax.training import callbacks, loop, metrics
 from srum_jax.training.callbacks import MetricLimit, StepCost
 from srum_jax.training.checkpoint import Checkpoints, save_params
-from srum_jax.training.state import FrozenParams, TrainState, create
+from srum_jax.training.state import FrozenParams, TrainState, create, placed
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
@@ -73,9 +73,13 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     def body(folder: epath.Path) -> Outcome:
         c = cfg.train
-        scored = shards.read(data.scores) if data.scores else None
+        stored = StoredArrays(
+            shards.read(data.candidates),
+            shards.read(data.scores) if data.scores else None,
+            data.proposer,
+        )
         everything, unscored = candidates(
-            shards.read(data.candidates), scored, data.proposer, first=c.candidates
+            stored.drawn.summaries(), stored.scored, data.proposer, first=c.candidates
         )
         chosen, counts = choose(everything, c)
         counts = {"unscored": unscored, **counts}
@@ -84,7 +88,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         logging.info(
             "train: %d of %d candidates (%s); %s", len(chosen), len(everything), c.select, counts
         )
-        return train(cfg, mesh, work, folder, chosen, counts, watched)
+        return train(cfg, mesh, work, folder, chosen, stored, counts, watched)
 
     sections = ("model", "weights", "seed", "train", "compute.dtype")
     return run_stage("train", cfg, work, sections=sections, inputs=inputs, body=body)
@@ -109,6 +113,7 @@ def train(
     work: Workdir,
     folder: epath.Path,
     chosen: Sequence[Candidate],
+    stored: StoredArrays,
     counts: dict[str, int],
     watched: Sequence[Mapping[str, Any]],
 ) -> Outcome:
@@ -124,8 +129,14 @@ def train(
     trained, frozen = trained_and_frozen(cfg, opened.params, program)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     fixed = FrozenParams(frozen, reference(cfg, trained, program))
-    state = create(trained, program.tx, program.trained, mesh)
-    examples = TrainingSet(chosen, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
+    begin = functools.partial(create, trained, program.tx, program.trained, mesh)
+    like = placed(program.tx, program.trained, mesh)
+    state = checkpoints.newest(like, begin, steps=c.steps)
+    del trained, begin  # the state has its own copies
+    examples = TrainingSet(
+        chosen, stored, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed
+    )
     log_rows(examples)
 
     watch = None
@@ -134,11 +145,9 @@ def train(
         watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched, seed=seed)
         watch.start(state.ema)
 
-    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-    state = checkpoints.newest(state, steps=c.steps)
     key = jax.random.key(cfg.seed)
     step = loop.Step.of(state, fixed, loss_fn=program.loss_fn, tx=program.tx, key=key, cfg=c)
-    at, rows = sharding.batch_sharding(mesh), len(examples.order.plans[0])
+    at, rows = sharding.batch_sharding(mesh), len(examples.order.first)
     make = functools.partial(examples.batch, at=at)
     state, summary = loop.run(
         state,

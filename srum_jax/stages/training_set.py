@@ -14,17 +14,93 @@ import numpy as np
 from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, records, sources
 from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
+from srum_jax.data.shards import ShardRecords
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.stages.selection import Candidate
+from srum_jax.stages.selection import Candidate, regions_of
+
+LATENTS = ("latent", "target", "latent_std", "target_std")  # `generate` leaves the first alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Arrays float32 [h, w, p·p·Z] of a candidate.
+
+    target: the latent of the good picture, if it is another; the stds, of latents that are sampled
+    anew at each use: the posterior's deviation around them.
+    """
+
+    latent: np.ndarray
+    target: np.ndarray | None = None
+    latent_std: np.ndarray | None = None
+    target_std: np.ndarray | None = None
+
+    def resampled(self, seed: int, use: int) -> "Latents":
+        """Latents sampled from their posteriors for use number `use` of the endless sequence.
+
+        Unchanged where there are no deviations.
+        """
+        if self.latent_std is None:
+            return self
+        rng = np.random.default_rng((seed, use, 2))
+
+        def sample(mean, std):
+            return mean + std * rng.standard_normal(mean.shape, np.float32)
+
+        target = None if self.target is None else sample(self.target, self.target_std)
+        return Latents(sample(self.latent, self.latent_std), target)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArrays:
+    """Where the arrays of candidates lie: fetched by number when a row is packed, none is held.
+
+    drawn and scored: the records that `selection.candidates` was given · proposer: of the regions.
+    """
+
+    drawn: ShardRecords
+    scored: ShardRecords | None
+    proposer: str
+
+    @property
+    def targets(self) -> bool:
+        """Whether candidates have the latent of a good picture."""
+        return "target" in self.drawn.features
+
+    def latents(self, c: Candidate) -> Latents:
+        """The candidate's latents."""
+        names = tuple(name for name in LATENTS if name in self.drawn.features)
+        return Latents(**self.drawn.fields(c.place, names))
+
+    def masks(self, c: Candidate) -> tuple[np.ndarray | None, ...] | None:
+        """Masks of its regions, bool [H, W], None for a region without; None without any.
+
+        Raises ValueError for a mask that is damaged or not of the image's size.
+        """
+        if not c.masked:
+            return None
+        regions = regions_of(self.scored.fields(c.judged, ("regions",)), self.proposer)
+        return tuple(
+            masks.decode(r["mask"], c.size, name=f"candidate {c.id}, region {i}: mask")
+            if r.get("mask")
+            else None
+            for i, r in enumerate(regions)
+        )
 
 
 def example(
-    c: Candidate, number: int, *, tokenizer: Tokenizer | None, regions: int, dropped: bool
+    c: Candidate,
+    latents: Latents,
+    number: int,
+    *,
+    tokenizer: Tokenizer | None,
+    regions: int,
+    dropped: bool = False,
+    region_masks: tuple[np.ndarray | None, ...] | None = None,
 ) -> Example:
     """Candidate number `number`, which names its noise, with its `regions` strongest regions.
 
     Those have the largest scores or advantages, whichever sign. If `dropped`, without its prompt.
-    Raises ValueError for a mask that is damaged or not of the image's size.
+    region_masks: one for each of its regions, or None.
     """
     values = c.scores if c.advantages is None else c.advantages
     strongest = np.argsort(-np.abs(values), kind="stable")[:regions]
@@ -38,16 +114,16 @@ def example(
             advantages=values[strongest],
             image_advantage=c.image_advantage,
         )
-    if any(c.masks):
-        rewards = dataclasses.replace(rewards, masks=tuple(_mask(c, i) for i in strongest))
+    if region_masks is not None:
+        rewards = dataclasses.replace(rewards, masks=tuple(region_masks[i] for i in strongest))
     return sources.text_to_image(
         tokenizer,
         None if dropped else c.prompt,
-        c.latent,
+        latents.latent,
         size=c.size,
         noise_id=number,
         regions=rewards,
-        target=c.target,
+        target=latents.target,
     )
 
 
@@ -76,36 +152,16 @@ def check_lanes(
     records.refuse(faults, "train.lanes has no room for these prompts")
 
 
-def _mask(c: Candidate, region: int) -> np.ndarray | None:
-    name = f"candidate {c.id}, region {region}: mask"
-    return masks.decode(c.masks[region], c.size, name=name) if c.masks[region] else None
-
-
-def resampled(c: Candidate, seed: int, use: int) -> Candidate:
-    """`c` with latents sampled from their posteriors for use number `use` of the endless sequence.
-
-    Unchanged where the records hold no deviations.
-    """
-    if c.latent_std is None:
-        return c
-    rng = np.random.default_rng((seed, use, 2))
-
-    def sample(mean, std):
-        return mean + std * rng.standard_normal(mean.shape, np.float32)
-
-    target = None if c.target is None else sample(c.target, c.target_std)
-    return dataclasses.replace(c, latent=sample(c.latent, c.latent_std), target=target)
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
     """Candidates to train on, all with advantages or none, and how rows are made of them.
 
-    c: the train section · lanes: sizes of a row · layout: sizes of tokens · seed: of order, dropped
-    prompts and resampled latents.
+    stored: where their arrays lie · c: the train section · lanes: sizes of a row · layout: sizes of
+    tokens · seed: of order, dropped prompts and resampled latents.
     """
 
     candidates: Sequence[Candidate]
+    stored: StoredArrays
     tokenizer: Tokenizer
     lanes: Lanes
     layout: LayoutSizes
@@ -118,7 +174,8 @@ class TrainingSet:
 
         With its prompt: without, it only takes less.
         """
-        return np.stack([packing.size(self._example(i, c)) for i, c in enumerate(self.candidates)])
+        made = (self._example(c, _shape_alone(c), i) for i, c in enumerate(self.candidates))
+        return np.stack([packing.size(one) for one in made])
 
     @functools.cached_property
     def order(self) -> pipeline.EpochRows:
@@ -133,30 +190,36 @@ class TrainingSet:
     @functools.cached_property
     def _packed(self) -> dict:
         # One answer for the whole run: arrays that come and go would compile anew.
-        masked = any(any(x.masks) for x in self.candidates)
+        masked = any(x.masked for x in self.candidates)
         return {
             "rewards": True,
             "advantages": self.candidates[0].advantages is not None,
             "coverage": self.c.map_sampling if masked else None,
-            "targets": any(x.target is not None for x in self.candidates),
+            "targets": self.stored.targets,
         }
 
-    def _example(self, number: int, c: Candidate, dropped: bool = False) -> Example:
+    def _example(self, c: Candidate, latents: Latents, number: int, **more) -> Example:
         regions = self.lanes.regions
-        return example(c, number, tokenizer=self.tokenizer, regions=regions, dropped=dropped)
+        return example(c, latents, number, tokenizer=self.tokenizer, regions=regions, **more)
 
     def row(self, number: int) -> list[Example]:
         """The samples of row `number` of the endless sequence."""
         epoch, members = self.order(number)
         examples = []
         for i in members:
-            use = epoch * len(self.candidates) + i
-            c = resampled(self.candidates[i], self.seed, use)
+            use, c = epoch * len(self.candidates) + i, self.candidates[i]
+            latents = self.stored.latents(c).resampled(self.seed, use)
             dropped = sources.dropped(self.seed, use, self.c.text_dropout)
-            examples.append(self._example(i, c, dropped))
+            shown = self.stored.masks(c)
+            examples.append(self._example(c, latents, i, dropped=dropped, region_masks=shown))
         return examples
 
     def batch(self, step: int, at: jax.sharding.Sharding) -> Batch:
         """This host's rows of the batch of `step`, whose rows `at` lays over the devices."""
         rows = [self.row(number) for number in pipeline.local_rows(step, self.c.rows, at)]
         return packing.pack(rows, self.lanes, self.layout, **self._packed)
+
+
+def _shape_alone(c: Candidate) -> Latents:
+    """Latents of the candidate's shape that take no memory."""
+    return Latents(np.broadcast_to(np.float32(0), c.grid))

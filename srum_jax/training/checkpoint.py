@@ -6,6 +6,7 @@ a killed save leaves the one before.
 """
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -98,20 +99,21 @@ class Checkpoints:
             )
         return state
 
-    def newest(self, state: Any, *, steps: int) -> Any:
-        """The state of the newest checkpoint, laid out as `state`, or `state` where there is none.
+    def newest(self, like: Any, fresh: Callable[[], Any], *, steps: int) -> Any:
+        """The state of the newest checkpoint, laid out as `like`, or `fresh()` where there is none.
 
+        `like` may be abstract: a resumed run then holds one state, as a fresh one does.
         Raises BadInput where it is damaged, of another model, or beyond the run's `steps`.
         """
         latest = self.latest()
         if latest is None:
-            return state
+            return fresh()
         if latest > steps:
             raise BadInput(
                 f"{self.folder}: the run is at step {latest}, beyond the {steps} steps of the "
                 "config: raise steps, or use another workdir"
             )
-        return self.restore(latest, state)
+        return self.restore(latest, like)
 
     def close(self) -> None:
         """Waits for the running save."""

@@ -1,5 +1,7 @@
 """The state of a training run: what a checkpoint holds and a step replaces."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,6 +58,15 @@ def create(
         return jax.jit(build)(params)
     layout = shardings(tx, specs, mesh)
     return jax.jit(build, out_shardings=layout)(jax.device_put(params, layout.params))
+
+
+def placed(
+    tx: optax.GradientTransformation, specs: Specs, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """A state over `specs` as shapes in their places: what a checkpoint is restored into, and a
+    plan counts. Nothing is allocated."""
+    shapes = jax.eval_shape(functools.partial(fresh, tx=tx), abstract(specs, jnp.float32))
+    return sharding.placed(shapes, shardings(tx, specs, mesh))
 
 
 def shardings(

@@ -57,8 +57,8 @@ def test_the_order_is_a_function():
 def test_wide_lanes_are_used_as_they_are_with_their_cost_and_the_sizes_to_use():
     wide = Lanes(und=200, gen=160, vit=0, labels=0, images=4, regions=3)
     order = EpochRows(sizes(50), wide, seed=0)
-    held = sum(sizes(50)[row].sum(axis=0)[:2].sum() for row in order.plans[0][:-1])
-    assert order.padding == pytest.approx(1 - held / (len(order.plans[0][:-1]) * 360))
+    held = sum(sizes(50)[row].sum(axis=0)[:2].sum() for row in order.first[:-1])
+    assert order.padding == pytest.approx(1 - held / (len(order.first[:-1]) * 360))
     assert f"{order.padding:.0%} of every step's tokens are padding" in order.advice
     assert "up to 4 samples" in order.advice and "train.lanes" in order.advice
     und, gen = (

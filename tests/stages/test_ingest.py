@@ -311,23 +311,26 @@ def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path,
     cfg, work = config(weights, source, ingest__latents="resample"), Workdir(tmp_path)
     run(cfg, work)
     data = training_data(cfg, work)
-    found, _ = selection.candidates(
+    stored = training_set.StoredArrays(
         shards.read(data.candidates), shards.read(data.scores), PUBLISHED
     )
-    c = next(c for c in found if c.id == "2-0")
+    found, _ = selection.candidates(stored.drawn.summaries(), stored.scored, PUBLISHED)
+    c = stored.latents(next(c for c in found if c.id == "2-0"))
     mean, std = posterior(images.latent_image(picture(3, SIZES[3]), tiny.MODEL.layout))
     np.testing.assert_allclose(c.latent, mean, atol=1e-4)
     np.testing.assert_allclose(c.latent_std, std, rtol=1e-3)
-    draws = [training_set.resampled(c, 0, place) for place in range(400)]
-    np.testing.assert_array_equal(training_set.resampled(c, 0, 3).latent, draws[3].latent)
-    assert np.abs(training_set.resampled(c, 1, 3).latent - draws[3].latent).max() > 1e-3
+    draws = [c.resampled(0, place) for place in range(400)]
+    np.testing.assert_array_equal(c.resampled(0, 3).latent, draws[3].latent)
+    assert np.abs(c.resampled(1, 3).latent - draws[3].latent).max() > 1e-3
     noise = np.stack([(d.latent - c.latent) / c.latent_std for d in draws])
     assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
     other = np.stack([(d.target - c.target) / c.target_std for d in draws])
     assert abs(other.std() - 1) < 0.02 and abs((noise * other).mean()) < 0.02
-    places, resampled = [], training_set.resampled
+    places, resampled = [], training_set.Latents.resampled
     monkeypatch.setattr(
-        training_set, "resampled", lambda c, seed, at: places.append(at) or resampled(c, seed, at)
+        training_set.Latents,
+        "resampled",
+        lambda latents, seed, at: places.append(at) or resampled(latents, seed, at),
     )
     assert run(cfg, work, train).counts["steps"] == 2
     assert len(set(places)) == len(places) >= 4  # no use of a picture has another's draw
@@ -341,8 +344,9 @@ def test_train_reads_what_it_left(done, weights, source):
     cfg = config(weights, source)
     data = training_data(cfg, work)
     assert data.candidates == work.stage("ingest") and data.inputs == {"candidates": manifest.hash}
+    drawn = shards.read(data.candidates)
     found, left_out = selection.candidates(
-        shards.read(data.candidates), shards.read(data.scores), data.proposer
+        drawn.summaries(), shards.read(data.scores), data.proposer
     )
     assert left_out == 0 and len(found) == 5
     assert {len(c.scores) for c in found} == {1}  # the reward without a box is no region

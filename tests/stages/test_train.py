@@ -14,8 +14,9 @@ import tiny
 from srum_jax import programs
 from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import Diverged, Preempted
-from srum_jax.data import masks, pipeline, shards
+from srum_jax.data import masks, packing, pipeline, shards
 from srum_jax.data.images import encode_png
+from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.rewards import judge
 from srum_jax.stages import loading, selection, train, training_set
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
@@ -76,10 +77,21 @@ def records():
     return drawn, scored
 
 
-def write(work, cfg):
-    """What the stages before leave."""
+def summaries(drawn, size=(32, 32)):
+    """Of candidate records, as shards give them."""
+    return [{**r, "image": [*size, 3], "latent": list(np.shape(r["latent"]))} for r in drawn]
+
+
+def write(work, cfg, mask=None):
+    """What the stages before leave; `mask`: of the first region of every image of prompt 1."""
     drawn, scored = records()
-    features = {"generate": shards.candidate_features(tiny.GRID), "score": shards.score_features()}
+    for record in scored if mask is not None else ():
+        for i, each in enumerate(record["regions"]):
+            each["mask"] = mask if i == 0 and record["prompt_id"] == 1 else b""
+    features = {
+        "generate": shards.candidate_features(tiny.GRID),
+        "score": shards.score_features(masks=mask is not None),
+    }
     for stage, name, rows in (("generate", "candidates", drawn), ("score", "scores", scored)):
 
         def body(folder, stage=stage, name=name, rows=rows):
@@ -138,13 +150,13 @@ def trained(cfg, work):
 
 def test_candidates_without_a_score_are_left_out_and_counted():
     drawn, scored = records()
-    for record in drawn:
-        record["image"] = np.zeros((32, 24, 3), np.uint8)
+    drawn = summaries(drawn, (32, 24))
     found, left_out = selection.candidates(drawn, scored[::-1], "components")
     assert left_out == 1 and len(found) == len(drawn) - 1
     assert UNSCORED not in {c.id for c in found}
     c = next(c for c in found if c.id == "3-2")
-    assert (c.prompt_id, c.prompt, c.size) == (3, PROMPTS[3], (32, 24))
+    assert (c.prompt_id, c.prompt, c.size, c.grid) == (3, PROMPTS[3], (32, 24), tiny.GRID)
+    assert drawn[c.place]["id"] == scored[::-1][c.judged]["id"] == c.id
     assert c.image_score == pytest.approx(0.3)
     # Regions of the first proposer that have a score.
     np.testing.assert_allclose(c.scores, [-0.6, -0.5, -0.4, -0.3], rtol=1e-5)
@@ -159,6 +171,7 @@ def test_candidates_without_a_score_are_left_out_and_counted():
 
 def test_candidates_and_scores_must_belong_together():
     drawn, scored = records()
+    drawn = summaries(drawn)
     with pytest.raises(ValueError, match="candidate 4-2 has no score record: run the score stage"):
         selection.candidates(drawn[-1:], scored[:-1], "components")
     with pytest.raises(ValueError, match="none of the 1 candidates has a score"):
@@ -171,7 +184,8 @@ def candidate(id, score, regions=()):
         id=id,
         prompt_id=int(id.split("-")[0]),
         prompt="",
-        latent=np.zeros(tiny.GRID),
+        place=0,
+        grid=tiny.GRID,
         size=(32, 32),
         boxes=np.zeros((len(regions), 4)),
         scores=np.array(regions),
@@ -179,23 +193,65 @@ def candidate(id, score, regions=()):
     )
 
 
-def test_masks_travel_from_the_records_to_the_example():
-    drawn, scored = records()
-    drawn = [{**record, "image": np.zeros((32, 32, 3), np.uint8)} for record in drawn]
-    assert selection.candidates(drawn, scored, "components")[0][-1].masks == (b"",) * 5
+def test_masks_travel_from_the_records_to_the_example(tmp_path):
+    """Of the second prompt: its first region, which is the strongest, has one."""
     mask = np.tri(32, dtype=bool)
-    for record in scored:
-        for i, each in enumerate(record["regions"]):
-            each["mask"] = masks.encode(mask) if i == 0 else b""
-    found, _ = selection.candidates(drawn, scored, "components")
-    last = found[-1]  # regions -.6, -.5 … -.2: the first is the strongest
-    made = training_set.example(last, 3, tokenizer=None, regions=4, dropped=True)
+    work = write(Workdir(tmp_path), tiny.load_config("unused"), masks.encode(mask))
+    drawn, scored = (shards.read(work.stage(name)) for name in ("generate", "score"))
+    found, _ = selection.candidates(drawn.summaries(), scored, "components")
+    assert [c.masked for c in found] == [c.prompt_id == 1 for c in found]
+    stored = training_set.StoredArrays(drawn, scored, "components")
+    assert stored.masks(found[-1]) is None
+    last = next(c for c in found if c.id == "1-2")  # regions -.6, -.5
+    made = training_set.example(
+        last,
+        stored.latents(last),
+        3,
+        tokenizer=None,
+        regions=4,
+        dropped=True,
+        region_masks=stored.masks(last),
+    )
     shown = made.items[0].regions.masks
-    assert [m is None for m in shown] == [False, True, True, True]
+    assert [m is None for m in shown] == [False, True]
     np.testing.assert_array_equal(shown[0], mask)
-    wrong = dataclasses.replace(last, masks=(masks.encode(mask[:9]), *last.masks[1:]))
-    with pytest.raises(ValueError, match="candidate 4-2, region 0: mask: .* 32x9 pixels for an im"):
-        training_set.example(wrong, 3, tokenizer=None, regions=4, dropped=True)
+    np.testing.assert_array_equal(made.items[0].tokens, drawn[last.place]["latent"])
+    wrong = dataclasses.replace(last, size=(32, 9))
+    with pytest.raises(ValueError, match="candidate 1-2, region 0: mask: .* 32x32 pixels for an i"):
+        stored.masks(wrong)
+
+
+def test_nothing_heavy_is_read_before_the_first_step(weights, tmp_path, monkeypatch):
+    """No picture is decoded and no latent fetched until a row is packed, and then its own alone."""
+    cfg = config(weights)
+    work = write(Workdir(tmp_path), cfg)
+    fetched = []
+    decoded = shards.ShardRecords._decoded
+
+    def watched(self, index, names, how):
+        fetched.append((self.folder.name, names))
+        return decoded(self, index, names, how)
+
+    monkeypatch.setattr(shards.ShardRecords, "_decoded", watched)
+    drawn, scored = (shards.read(work.stage(name)) for name in ("generate", "score"))
+    found, _ = selection.candidates(drawn.summaries(), scored, "components")
+    examples = training_set.TrainingSet(
+        found,
+        training_set.StoredArrays(drawn, scored, "components"),
+        Tokenizer.from_folder(loading.source(cfg, work).words),
+        programs.lanes(cfg.train),
+        tiny.MODEL.layout,
+        cfg.train,
+        seed=0,
+    )
+    assert examples.sizes.shape == (len(found), 6) and examples.order.first
+    assert {name for name, _ in fetched} == {"score"}
+    fetched.clear()
+    made = examples.row(0)
+    assert fetched == [("generate", ("latent",))] * len(made)
+    for one, i in zip(made, examples.order(0)[1], strict=True):
+        np.testing.assert_array_equal(one.items[-1].tokens, drawn[found[i].place]["latent"])
+        assert (packing.size(one) <= examples.sizes[i]).all()
 
 
 @pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
@@ -209,19 +265,7 @@ def test_masks_reach_every_batch(weights, tmp_path, monkeypatch, sampling, point
         train__rows=1,
         train__anchor=0.0,
     )
-    work = write(Workdir(tmp_path), cfg)
-    read = selection.candidates
-    mask = masks.encode(np.zeros((32, 32), bool))
-
-    def with_mask(*args, **more):
-        found, left_out = read(*args, **more)
-        found = [
-            dataclasses.replace(c, masks=(mask, *c.masks[1:])) if c.prompt_id == 1 else c
-            for c in found
-        ]
-        return found, left_out
-
-    monkeypatch.setattr(train, "candidates", with_mask)
+    work = write(Workdir(tmp_path), cfg, masks.encode(np.zeros((32, 32), bool)))
     batches = handed(cfg, work, monkeypatch, 3)["batches"]
     shapes = {b.rewards.coverage.inside.shape for b in batches}
     assert shapes == {(1, cfg.train.lanes.gen, points, cfg.train.lanes.regions)}
@@ -356,8 +400,9 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
     )
     work = write(Workdir(tmp_path), cfg)
     seen = handed(cfg, work, monkeypatch, 2)
+    drawn = shards.read(work.stage("generate"))
     found, _ = selection.candidates(
-        shards.read(work.stage("generate")), shards.read(work.stage("score")), "components"
+        drawn.summaries(), shards.read(work.stage("score")), "components"
     )
     chosen = selection.select(found, "best_of_k")
     assert [c.id for c in chosen] == ["0-2", "1-2", "2-2", "3-2", "4-0"]
@@ -385,7 +430,7 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
             np.testing.assert_allclose(np.abs(regions[0, n, valid]), kept)
             tokens = batch.latents[0][batch.latent_images[0] == n]
             real = batch.gen.segment[0][batch.latent_images[0] == n] > 0
-            np.testing.assert_array_equal(tokens[real], c.latent.reshape(16, -1))
+            np.testing.assert_array_equal(tokens[real], drawn[c.place]["latent"].reshape(16, -1))
     assert seen["state"].params.keys() == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
 
 

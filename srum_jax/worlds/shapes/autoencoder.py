@@ -26,7 +26,7 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, create
+from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import autoencoder_objective as objective
 from srum_jax.worlds.shapes import exam, examples
 
@@ -76,8 +76,11 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path) -> Outcome:
         return batch(pipeline.local_rows(step, own.batch, at), seed=cfg.seed)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-    state = create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
-    state = checkpoints.newest(state, steps=c.steps)
+
+    def fresh() -> TrainState:
+        return create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
+
+    state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
     step = loop.Step.of(
         state,
         FrozenParams({}, None),

@@ -33,7 +33,7 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
 from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, TrainState, create
+from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import changes, exam, language, rendering
 from srum_jax.worlds.shapes.examples import generation_example
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
@@ -286,8 +286,6 @@ def pretrain(
     dtype = jnp.dtype(cfg.compute.dtype)
     specs = bagel.specs(model)
     tx = optim.make(c.optim, specs, steps=c.steps)
-    params = param_tree.init(specs, jax.random.key(cfg.seed))
-    state = create(params, tx, specs, mesh)
     rows_sharding = sharding.batch_sharding(mesh)
     how = dict(seed=cfg.seed, layout=model.layout, tokenizer=tokenizer, pool=pool)
 
@@ -299,7 +297,11 @@ def pretrain(
         return packing.pack(rows, lanes, model.layout, label_weights=own.label_weights)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-    state = checkpoints.newest(state, steps=c.steps)
+
+    def fresh() -> TrainState:
+        return create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
+
+    state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
     longest = max(x.und + x.gen for x in (LANES, MULTI_IMAGE_LANES))
     attending = programs.attending(cfg, model, mesh, tokens=longest, gap=GAP)
     step = loop.Step.of(
