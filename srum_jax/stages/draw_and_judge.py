@@ -50,9 +50,9 @@ def draw(
     ]
 
 
-def encoded(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The records as shards store them, images as PNG."""
-    return [{**record, "image": pictures.encode_png(record["image"])} for record in records]
+def encoded(record: Record) -> dict[str, Any]:
+    """The record as shards store it, its image as PNG."""
+    return {**record, "image": pictures.encode_png(record["image"])}
 
 
 def prompted_images(records: Sequence[Record]) -> list[PromptedImage]:

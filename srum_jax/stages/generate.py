@@ -221,14 +221,15 @@ def draw(
     def make(first: int, count: int) -> list[dict[str, Any]]:
         return generate_shard(jobs[first : first + count], sampler, seed)
 
+    sizes = shards.shard_sizes(len(jobs), shard_size)
     shard_worker.make_all(
-        folder, NAME, features, shards.shard_sizes(len(jobs), shard_size), make, title=title
+        folder, NAME, features, sizes, make, title=title, encode=draw_and_judge.encoded
     )
 
 
 def generate_shard(jobs: Sequence[Job], sampler: ImageSampler, seed: int) -> list[dict[str, Any]]:
-    """One candidate record per job as it is stored, by one call of the sampler."""
+    """One candidate record per job, by one call of the sampler."""
     wanted = [
         SeededPrompt(p.id, p.text, p.category, k, candidate_seed(seed, p.id, k)) for p, k in jobs
     ]
-    return draw_and_judge.encoded(draw_and_judge.draw(wanted, sampler))
+    return draw_and_judge.draw(wanted, sampler)

@@ -39,7 +39,14 @@ from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import model_config
 from srum_jax.rewards import judge
-from srum_jax.stages import generate, loading, preflight, score, shard_worker
+from srum_jax.stages import (
+    draw_and_judge,
+    generate,
+    loading,
+    preflight,
+    score,
+    shard_worker,
+)
 from srum_jax.stages.manifest import (
     PUBLISHED,
     Manifest,
@@ -262,11 +269,15 @@ def ingest(
         shard = samples(first, count)
         return candidates(shard, encoder, c.latents, seed=cfg.seed, targets=plan.targets)
 
+    encode = draw_and_judge.encoded
+
     def judged(first: int, count: int) -> list[dict[str, Any]]:
         return [score_record(*pair) for pair in samples(first, count)]
 
     features = shards.candidate_features((None, None, loaded.cfg.token_dim), also=also)
-    shard_worker.make_all(folder, generate.NAME, features, sizes, drawn, title="ingest")
+    shard_worker.make_all(
+        folder, generate.NAME, features, sizes, drawn, title="ingest", encode=encode
+    )
     outputs, counts = {"candidates": ".", "held_back": "held_back.json"}, {}
     if source.judged:
         scores, features = folder / SCORES, shards.score_features()
@@ -320,7 +331,7 @@ def candidates(
     seed: int,
     targets: bool,
 ) -> list[dict[str, Any]]:
-    """A shard's candidate records; `kind` is `ingest.latents`, `targets` the plan's."""
+    """A shard's candidate records, images as arrays; kind: `ingest.latents`."""
     samples = [sample for _, sample in shard]
     mean, std = encoder.moments([s.image for s in samples])
     seeds = [candidate_seed(seed, entry.prompt_id, entry.k) for entry, _ in shard]
@@ -340,7 +351,7 @@ def candidates(
             "category": sample.category,
             "k": entry.k,
             "seed": number,
-            "image": pictures.encode_png(sample.image),
+            "image": sample.image,
             **{name: values[i] for name, values in latents.items()},
         }
         for i, ((entry, sample), number) in enumerate(zip(shard, seeds, strict=True))

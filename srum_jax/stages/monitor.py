@@ -352,7 +352,8 @@ class TrainingMonitor:
                 folder.rmtree()
             folder /= "pictures"
             features = shards.candidate_features(records[0]["latent"].shape)
-            shards.write_shard(folder, NAME, features, draw_and_judge.encoded(records), 0, 1)
+            made = [draw_and_judge.encoded(record) for record in records]
+            shards.write_shard(folder, NAME, features, made, 0, 1)
             shards.finish(folder, NAME, features, [len(records)])
 
     def _add(self, row: Row) -> None:

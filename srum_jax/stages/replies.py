@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from srum_jax.config import Config
 from srum_jax.core.files import read_json, write_json
-from srum_jax.data import images as pictures
 from srum_jax.data import shards
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import Replies, Requests
-from srum_jax.stages import generate, judges, score, shard_worker
+from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker
 from srum_jax.stages.loading import LoadedModel
 
 EDITS = "edits"  # the name of their shards
@@ -122,12 +121,20 @@ def _edits(
     def make(first: int, count: int) -> list[dict[str, Any]]:
         part = requests.edits[first : first + count]
         return [
-            {"id": one.id, "image": pictures.encode_png(image)}
+            {"id": one.id, "image": image}
             for one, image in zip(part, asked.edits(part), strict=True)
         ]
 
     sizes = shards.shard_sizes(len(requests.edits), step)
-    shard_worker.make_all(folder, EDITS, shards.image_features(), sizes, make, title=title)
+    shard_worker.make_all(
+        folder,
+        EDITS,
+        shards.image_features(),
+        sizes,
+        make,
+        title=title,
+        encode=draw_and_judge.encoded,
+    )
     return [record["image"] for record in shards.read(folder)]
 
 

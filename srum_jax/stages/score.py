@@ -7,9 +7,11 @@ stored beside them, under their own name, to be measured.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -29,6 +31,7 @@ from srum_jax.stages.preflight import Checks
 
 NAME = "scores"
 SCENES, COMPARISON = "scenes.json", "comparison.json"
+ScoredCandidate = tuple[dict[str, Any], judge.Judgement]  # id, prompt_id, k · what was judged
 EXAMPLES = 8  # candidates of the report: half of them the best, half the worst of a prompt
 
 
@@ -89,11 +92,13 @@ def score(
     features = shards.score_features(masks=masked, answers=True)
     sizes = shards.shard_sizes(len(records), cfg.shard_size)
 
-    def make(first: int, count: int) -> list[dict[str, Any]]:
-        part = [records[i] for i in range(first, first + count)]
-        return score_shard(part, panel, masked=masked)
+    def make(first: int, count: int) -> list[ScoredCandidate]:
+        with ThreadPoolExecutor(shard_worker.THREADS) as pool:  # each decodes a picture
+            part = list(pool.map(records.__getitem__, range(first, first + count)))
+        return score_shard(part, panel)
 
-    shard_worker.make_all(folder, NAME, features, sizes, make, title="score")
+    encode = functools.partial(score_record, masked=masked)
+    shard_worker.make_all(folder, NAME, features, sizes, make, title="score", encode=encode)
     outputs = {"scores": ".", "examples": "examples.json", "calibration": "calibration.json"}
     if jax.process_index():  # the first process's manifest is the stage's
         return Outcome(outputs, {}, len(records))
@@ -103,36 +108,36 @@ def score(
     return Outcome(outputs, counts, len(records))
 
 
-def score_shard(
-    records: Sequence[dict[str, Any]], panel: JudgePanel, *, masked: bool = False
-) -> list[dict[str, Any]]:
-    """One score record per candidate, with the regions of all proposers, with `masked` also their
+def score_shard(records: Sequence[dict[str, Any]], panel: JudgePanel) -> list[ScoredCandidate]:
+    """The candidates of a shard with the panel's judgements."""
+    judged = draw_and_judge.judge(records, panel)
+    ids = [{key: record[key] for key in ("id", "prompt_id", "k")} for record in records]
+    return list(zip(ids, judged, strict=True))
+
+
+def score_record(scored: ScoredCandidate, *, masked: bool = False) -> dict[str, Any]:
+    """The score record of a candidate, with the regions of all proposers, with `masked` also their
     masks."""
+    ids, judgement = scored
 
     def stored(region: judge.RegionJudgement) -> dict[str, Any]:
-        mask = {"mask": b"" if region.mask is None else masks.encode(region.mask)}
+        mask = {"mask": b"" if region.mask is None else masks.encode(region.mask)} if masked else {}
         return {
             "bbox": np.array(region.bbox, np.float32),
             "score": np.float32(region.score),
             "status": region.status,
             "label": region.label,
             "proposer": region.proposer,
-            **(mask if masked else {}),
+            **mask,
         }
 
-    judged = draw_and_judge.judge(records, panel)
-    return [
-        {
-            "id": record["id"],
-            "prompt_id": record["prompt_id"],
-            "k": record["k"],
-            "regions": [stored(region) for region in judgement.regions],
-            "image_score": np.float32(judgement.image_score),
-            "image_status": judgement.image_status,
-            "answers": stored_answers(judgement),
-        }
-        for record, judgement in zip(records, judged, strict=True)
-    ]
+    return {
+        **ids,
+        "regions": [stored(region) for region in judgement.regions],
+        "image_score": np.float32(judgement.image_score),
+        "image_status": judgement.image_status,
+        "answers": stored_answers(judgement),
+    }
 
 
 def stored_answers(judgement: judge.Judgement) -> str:

@@ -4,9 +4,16 @@ Owns which host makes which shard, the progress bar, stopping between shards whe
 waiting at the end. A shard is whole or absent (`data/shards.py`) and its content a function of its
 number alone, so the records are the same however often the work was interrupted and however many
 hosts took part.
+
+Pictures are encoded and shards written by threads, while the devices make what follows. Shards are
+written in order, and no more than WAITING of them are left while the next one is made.
 """
 
+import collections
+import concurrent.futures
+import contextlib
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +27,11 @@ from srum_jax.data import shards
 
 STOP = ".stop"  # in a folder of shards: some host was told to stop
 
-Make = Callable[[int, int], Sequence[Mapping[str, Any]]]  # (first record, how many) -> records
+WAITING = 1  # shards made and not yet written: what they hold stays in memory
+THREADS = min(8, os.cpu_count() or 1)  # that encode pictures, or decode them
+
+Make = Callable[[int, int], Sequence[Any]]  # (first record, how many) -> what `encode` takes
+Encode = Callable[[Any], Mapping[str, Any]]  # -> a record as it is stored
 
 
 def make_all(
@@ -31,12 +42,14 @@ def make_all(
     make: Make,
     *,
     title: str,
+    encode: Encode = dict,
 ) -> None:
     """Makes the shards of `folder` that are missing, and finishes the folder when all are there.
 
-    sizes: records of each shard · title: of the progress bar. Shard u is made by host u modulo
-    their number. Raises as `shards.write_shard`, `shard_done` and `finish` do, and Preempted, on
-    every host, where one was told to stop and shards are left.
+    sizes: records of each shard · title: of the progress bar · encode: what is done to each of
+    them on the way to the file, in a thread. Shard u is made by host u modulo their number. Raises
+    as `shards.write_shard`, `shard_done` and `finish` do, and Preempted, on every host, where one
+    was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
     several = jax.process_count() > 1
@@ -57,13 +70,11 @@ def make_all(
         disable=not first,
     )
     made = 0
-    with bar:
+    with bar, _Writer(folder, name, features, len(sizes), encode, bar) as writer:
         for u in todo:
             if _stop_asked(folder, several):
                 break
-            records = make(starts[u], sizes[u])
-            shards.write_shard(folder, name, features, records, u, len(sizes))
-            bar.update(sizes[u])
+            writer.put(u, make(starts[u], sizes[u]))
             made += 1
     if distributed.any_process(made < len(todo), f"{title}: made"):
         if several and first:
@@ -74,6 +85,49 @@ def make_all(
             left.rmtree()
         shards.finish(folder, name, features, sizes)
     distributed.barrier(f"{title}: finished")
+
+
+class _Writer:
+    """Encodes and writes shards in a thread, in the order given, and waits for them at the end.
+
+    A fault of a shard is raised where the next ones are put, or at the end.
+    """
+
+    def __init__(
+        self,
+        folder: epath.Path,
+        name: str,
+        features: Any,
+        total: int,
+        encode: Encode,
+        bar: tqdm,
+    ):
+        self.folder, self.name, self.features, self.total = folder, name, features, total
+        self.encode, self.bar = encode, bar
+        self.threads = contextlib.ExitStack()
+        self.waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+
+    def __enter__(self) -> "_Writer":
+        pool = concurrent.futures.ThreadPoolExecutor
+        self.encoders = self.threads.enter_context(pool(THREADS, "encode"))
+        self.writer = self.threads.enter_context(pool(1, "write"))
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        with self.threads:  # which lets those end that were put
+            while self.waiting and kind is None:
+                self.waiting.popleft().result()
+
+    def put(self, index: int, records: Sequence[Any]) -> None:
+        """Shard `index` of these records is next; waits while WAITING are not written."""
+        while len(self.waiting) >= WAITING:
+            self.waiting.popleft().result()
+        self.waiting.append(self.writer.submit(self._write, index, records))
+
+    def _write(self, index: int, records: Sequence[Any]) -> None:
+        encoded = list(self.encoders.map(self.encode, records))
+        shards.write_shard(self.folder, self.name, self.features, encoded, index, self.total)
+        self.bar.update(len(encoded))
 
 
 def _stop_asked(folder: epath.Path, several: bool) -> bool:

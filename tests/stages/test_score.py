@@ -165,7 +165,7 @@ def test_goes_on_where_it_stopped(done, tmp_path):
     folder, outcome, scored = done
     records = candidates()
     first = Scorer()
-    made = score.score_shard(records[3:6], panel(first))
+    made = [score.score_record(one) for one in score.score_shard(records[3:6], panel(first))]
     shards.write_shard(tmp_path, score.NAME, shards.score_features(answers=True), made, 1, 4)
     again = score.score(records, tmp_path, CFG, panel(second := Scorer()))
     whole = Scorer()

@@ -1,5 +1,7 @@
 """Shards: whose they are, going on, and stopping between two of them."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -38,8 +40,9 @@ def make(monkeypatch):
     preemption.stop.clear()
 
 
-def run(folder, make):
-    shard_worker.make_all(folder, "scores", shards.score_features(), SIZES, make, title="score")
+def run(folder, make, encode=dict):
+    features = shards.score_features()
+    shard_worker.make_all(folder, "scores", features, SIZES, make, title="score", encode=encode)
 
 
 def test_told_to_stop_it_stops_between_units_and_goes_on_later(tmp_path, make):
@@ -54,6 +57,47 @@ def test_told_to_stop_it_stops_between_units_and_goes_on_later(tmp_path, make):
     assert make.calls == [4, 6]
     assert [record["id"] for record in shards.read(tmp_path)] == [str(i) for i in range(7)]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_shards_are_encoded_and_written_in_order_while_the_next_are_made(
+    tmp_path, make, monkeypatch
+):
+    made_next, written = threading.Event(), []
+    write = shards.write_shard
+
+    def kept(folder, name, features, records, index, total):
+        written.append((index, len(make.calls), [r["id"] for r in records]))
+        return write(folder, name, features, records, index, total)
+
+    def encode(record):
+        assert threading.current_thread() is not threading.main_thread()
+        assert made_next.wait(20)  # of the first shard: until the second one is made
+        return {**record, "id": f"{record['id']}!"}
+
+    monkeypatch.setattr(shards, "write_shard", kept)
+    make.then = lambda: len(make.calls) == 2 and made_next.set()
+    run(tmp_path, make, encode)
+    assert [(index, ids) for index, _, ids in written] == [
+        (0, ["0!", "1!"]),
+        (1, ["2!", "3!"]),
+        (2, ["4!", "5!"]),
+        (3, ["6!"]),
+    ]
+    # No more shards wait than are let: those made are one ahead, and the one in the making.
+    assert all(made <= index + 1 + shard_worker.WAITING for index, made, _ in written)
+    assert [record["id"] for record in shards.read(tmp_path)] == [f"{i}!" for i in range(7)]
+
+
+def test_a_fault_of_a_shard_ends_the_work_and_leaves_those_before(tmp_path, make):
+    def encode(record):
+        if record["id"] == "2":
+            raise ValueError("no such picture")
+        return record
+
+    with pytest.raises(ValueError, match="no such picture"):
+        run(tmp_path, make, encode)
+    done = [shards.shard_done(tmp_path, "scores", i, 4, 2) for i in (0, 1, 3)]
+    assert done == [True, False, False] and make.calls != [0, 2, 4, 6]
 
 
 def test_told_after_the_last_unit_it_finishes(tmp_path, make):

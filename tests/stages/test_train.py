@@ -1,6 +1,7 @@
 """The stage: whom it trains on, what it hands the loop, and what it changes."""
 
 import dataclasses
+import gc
 import itertools
 import json
 import threading
@@ -17,10 +18,12 @@ from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import masks, packing, pipeline, shards
 from srum_jax.data.images import encode_png
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.planning import lowering
 from srum_jax.rewards import judge
 from srum_jax.stages import loading, selection, train, training_set
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
+from srum_jax.training.checkpoint import Checkpoints
 
 PROMPTS = (
     "a red circle",
@@ -432,6 +435,42 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
             real = batch.gen.segment[0][batch.latent_images[0] == n] > 0
             np.testing.assert_array_equal(tokens[real], drawn[c.place]["latent"].reshape(16, -1))
     assert seen["state"].params.keys() == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
+
+
+@pytest.mark.parametrize("trainable", ["gen", "all", "lora"])
+def test_a_resumed_run_holds_what_a_fresh_one_does_and_the_plan_counts(
+    weights, tmp_path, monkeypatch, trainable
+):
+    """Bytes on the device where the loop begins."""
+    cfg = config(weights, train__trainable=trainable, train__lora__rank=4)
+    work = write(Workdir(tmp_path), cfg)
+    held = []
+
+    def live():
+        gc.collect()
+        # By buffer: an array and its shard, once somebody asked for it, are two names of one.
+        return sum({x.unsafe_buffer_pointer(): x.nbytes for x in jax.live_arrays()}.values())
+
+    def catch(state, step, batches, hooks, **more):
+        held.append(live() - before)
+        for hook in hooks:
+            hook.close()
+        saved = Checkpoints(work.stage("train") / "checkpoints", keep=1)
+        saved.save(0, state, {})
+        saved.close()
+        raise Caught
+
+    monkeypatch.setattr(loop, "run", catch)
+    for _ in range(2):
+        before = live()
+        with pytest.raises(Caught):
+            run(cfg, work)
+    fresh, resumed = held
+    planned = lowering.train_step(cfg, lowering.sizes_of(cfg), tiny.mesh(cfg))
+    parts = planned.parts | planned.resident
+    counted = sum(lowering.bytes_per_chip(parts[key]) for key in parts if key != "batch")
+    assert resumed == fresh
+    assert counted <= fresh <= counted + 64  # beside them keys, and the numbers of steps
 
 
 # ------------------------------------------------------------------------------ what it changes
