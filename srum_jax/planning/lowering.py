@@ -122,6 +122,8 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
             "ref": fixed.reference,
             "batch": batch,
         },
+        # The monitor samples between steps, with a decoder that stays.
+        resident={"autoencoder": _autoencoder(sizes, mesh)} if c.monitor.prompts else {},
         flops=flops * c.rows,
         more={"model_flops": needed * c.rows, "attention": sizes.attention},
     )
@@ -130,14 +132,15 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
 def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
     """(the model's parameters in compute.dtype, or its matrices as `kept` says; the
     autoencoder's)."""
-    specs, own = bagel.specs(sizes), vae.specs(sizes.vae)
+    specs = bagel.specs(sizes)
     dtype = jnp.dtype(cfg.compute.dtype)
     if kept == "int8":
         specs, dtype = int8.specs(specs, dtype), None  # each leaf has its own
-    return (
-        sharding.placed_params(specs, dtype, mesh),
-        sharding.placed_params(own, jnp.float32, mesh),
-    )
+    return sharding.placed_params(specs, dtype, mesh), _autoencoder(sizes, mesh)
+
+
+def _autoencoder(sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Any:
+    return sharding.placed_params(vae.specs(sizes.vae), jnp.float32, mesh)
 
 
 def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from srum_jax.config import Config, ScoreConfig
 from srum_jax.core import sharding
+from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
 from srum_jax.core.param_tree import Params
 from srum_jax.rewards import decompose, external, question_templates, written
@@ -42,7 +43,7 @@ from srum_jax.stages.preflight import Checks
 
 WINDOW = 8192  # tokens of a context that is written about
 DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
-AT_ONCE = 64  # prompts between two writes of those decomposed
+AT_ONCE = 64  # prompts that are decomposed between two looks at the disk
 
 Scenes = Mapping[str, Decomposition]
 
@@ -242,25 +243,67 @@ def decomposed(
     """{prompt: what it demands}, kept in the JSON file `path` and made once.
 
     None for a model of few words, whose prompts the grammar reads: nothing is asked. params: the
-    model's, in place of those of `loaded`.
+    model's, in place of those of `loaded`. Until all are there each AT_ONCE of them have a file of
+    their own in a folder beside `path`; hosts that work apart from each other share them.
     """
     if loaded.tokenizer.word_level:
         return None
     path = epath.Path(path)
     found = {p: _from_json(s) for p, s in read_json(path).items()} if path.exists() else {}
     left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+    parts = _Parts(path.parent / f"{path.stem}-parts", left)
     text = model_text(loaded, cfg, mesh, max_tokens=DECOMPOSED_TOKENS, think=False)
-    first = jax.process_index() == 0
+    first, count = jax.process_index() == 0, jax.process_count()
+    apart = count > 1 and {d.process_index for d in mesh.devices.flat} == {jax.process_index()}
+    mine = range(jax.process_index(), len(parts), count) if apart else range(len(parts))
     with tqdm(total=len(left), desc="prompts", dynamic_ncols=True, disable=not first) as bar:
-        for start in range(0, len(left), AT_ONCE):
-            part = left[start : start + AT_ONCE]
-            found |= decompose.decompose_prompts(part, text, params=params)
-            if first:
-                write_json(path, {p: dataclasses.asdict(s) for p, s in found.items()})
-            bar.update(len(part))
+        for number in mine:
+            if parts.read(number) is None:
+                made = decompose.decompose_prompts(parts.prompts(number), text, params=params)
+                if apart or first:
+                    parts.write(number, made)
+            bar.update(AT_ONCE * (count if apart else 1))
+    barrier("prompts: decomposed")
+    for number in range(len(parts)):
+        found |= parts.read(number)
+    barrier("prompts: read")
+    if first and left:
+        write_json(path, {p: dataclasses.asdict(s) for p, s in found.items()})
+        parts.folder.rmtree()
     counts = collections.Counter(scene.source for scene in found.values())
     logging.info("score: prompts decomposed by %s", dict(counts))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """Prompts decomposed, AT_ONCE of `left` a file in `folder`."""
+
+    folder: epath.Path
+    left: Sequence[str]
+
+    def __len__(self) -> int:
+        return -(-len(self.left) // AT_ONCE)
+
+    def prompts(self, number: int) -> Sequence[str]:
+        """Those of file `number`."""
+        return self.left[number * AT_ONCE : (number + 1) * AT_ONCE]
+
+    def read(self, number: int) -> dict[str, Decomposition] | None:
+        """Those of a file; None where it is not there, or of other prompts."""
+        path = self._path(number)
+        found = read_json(path) if path.exists() else {}
+        if list(found) != list(self.prompts(number)):
+            return None
+        return {prompt: _from_json(scene) for prompt, scene in found.items()}
+
+    def write(self, number: int, found: Mapping[str, Decomposition]) -> None:
+        """Keeps what was found of the prompts of file `number`."""
+        scenes = {prompt: dataclasses.asdict(found[prompt]) for prompt in self.prompts(number)}
+        write_json(self._path(number), scenes)
+
+    def _path(self, number: int) -> epath.Path:
+        return self.folder / f"{number}.json"
 
 
 def _from_json(value: Mapping[str, Any]) -> Decomposition:

@@ -379,14 +379,15 @@ def test_captions_alone_train_without_scores(weights, tmp_path, monkeypatch):
     assert training_data(cfg, work).scores is None
     chosen = []
 
-    def trained(cfg, mesh, work, folder, found, counts, watched):
+    def trained(cfg, mesh, work, folder, found, stored, counts, watched):
+        assert not stored.targets and stored.scored is None
         chosen.extend(found)
         return Outcome({}, counts, 1)
 
     monkeypatch.setattr(train, "train", trained)
     assert run(cfg, work, train).counts["unscored"] == 0
     assert [c.prompt for c in chosen] == list(dict.fromkeys(PROMPTS))
-    assert {(c.image_score, len(c.scores), c.target) for c in chosen} == {(0.0, 0, None)}
+    assert {(c.image_score, len(c.scores)) for c in chosen} == {(0.0, 0)}
     # The stage `score` judges them where the run has it.
     judged = config(weights, tmp_path, **plain, stages=("ingest", "score", "train"))
     with pytest.raises(FileNotFoundError, match="--stage score"):
