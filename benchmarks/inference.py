@@ -119,7 +119,7 @@ def ours_tokens(work: Work, batch: int) -> Call:
             (picture(p, cfg.layout), bagel.tokenizer.text(t))
             for p, t in zip(shown, texts, strict=True)
         ]
-        return np.asarray(run(params, context.pack(items, batch, cfg)))
+        return np.asarray(run(params, context.pack(items, batch, cfg.layout)))
 
     return call
 

@@ -177,9 +177,9 @@ def written_rows(cfg: BagelConfig, side: int, think: bool) -> list[Row]:
             rows.append(Row(patches, context.extent(one)[0]))
         return [text_generator.GeneratedText("", (), False) for _ in contexts]
 
-    cfg, words = dataclasses.replace(cfg, max_text=WINDOW), Lengths(cfg.llm.vocab)
     generator = types.SimpleNamespace(generate=generate)
-    source = written.ModelText(generator, cfg, words, WINDOW, max_tokens=1, think=think)
+    how = dict(window=WINDOW, max_text=WINDOW, max_tokens=1, think=think)
+    source = written.ModelText(generator, cfg.layout, Lengths(cfg.llm.vocab), **how)
     written.WrittenJudge(source, SETTINGS).judge(prompted(side, 1), PROPOSER)
     return rows
 
@@ -340,7 +340,8 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
         return found
 
     generator = types.SimpleNamespace(generate=exactly)
-    source = written.ModelText(generator, cfg, words, WINDOW, way.steps, way.think)
+    how = dict(window=WINDOW, max_text=WINDOW, max_tokens=way.steps, think=way.think)
+    source = written.ModelText(generator, cfg.layout, words, **how)
     judging = written.WrittenJudge(source, SETTINGS)
     return lambda: judging.judge(prompted(model.side, batch), PROPOSER)
 

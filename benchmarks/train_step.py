@@ -63,7 +63,7 @@ from srum_jax.models.bagel.model_config import (
     BagelConfig,  # noqa: E402
     LLMConfig,  # noqa: E402
 )
-from srum_jax.objectives import srum  # noqa: E402
+from srum_jax.objectives import srum, terms  # noqa: E402
 from srum_jax.training import optim, step  # noqa: E402
 from srum_jax.training.state import FrozenParams, create  # noqa: E402
 
@@ -192,7 +192,7 @@ def ours(work: Work, start: param_tree.Params) -> Call:
     how = dict(platform=work.device, tokens=work.und + work.gen, head_dim=c.head_dim)
     backend = attention.choose("auto", **how, dtype=work.dtype)
     sizes = dataclasses.replace(work.cfg, attention=backend)
-    loss_fn = srum.SrumLoss(cfg, sizes, dtype=jnp.dtype(work.dtype), remat=work.remat)
+    loss_fn = srum.SrumLoss(cfg, terms.Predictor(sizes, jnp.dtype(work.dtype), work.remat))
     run = step.program(loss_fn, tx, ema=cfg.ema, micro_batches=1)
     axes = config.MeshConfig(data=-1, fsdp=1, tensor=1, context=1)
     mesh = sharding.make_mesh(axes, jax.devices()[: work.devices])

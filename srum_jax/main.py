@@ -50,6 +50,7 @@ Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 7
 clean save.
 """
 
+
 def define_flags() -> flags.FlagValues:
     """The flags beside `--config`, in a set of their own."""
     values = flags.FlagValues()

@@ -53,7 +53,8 @@ class Training:
 def training(cfg: Config, sizes: BagelConfig) -> Training:
     """The training of a config for a model of these sizes."""
     c, specs = cfg.train, bagel.specs(sizes)
-    loss_fn = srum.SrumLoss(c, sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
+    predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
+    loss_fn = srum.SrumLoss(c, predict)
     if c.trainable == "lora":
         trained = lora.specs(specs, c.lora.rank, lora.Projections(c.lora.experts))
         frozen, copied = specs, {}

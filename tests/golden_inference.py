@@ -95,7 +95,7 @@ def _prefill(params, packed, *, cfg, slots):
 
 def _read(case: Case, *contexts, more: int = 16):
     """The cache of these contexts behind a foreign one, which is row 0."""
-    packed = context.pack([_foreign(case), *contexts], len(contexts) + 1, case.cfg)
+    packed = context.pack([_foreign(case), *contexts], len(contexts) + 1, case.cfg.layout)
     return _prefill(case.params[0], packed, cfg=case.cfg, slots=context.capacity(packed, more))
 
 
@@ -131,7 +131,7 @@ def _greedy(case: Case, cache, want: np.ndarray, returned) -> None:
 
 def check_und(case: Case):
     items = _context(case, "und", case.meta["und/contexts"])
-    packed = context.pack([_foreign(case), items], 2, case.cfg)
+    packed = context.pack([_foreign(case), items], 2, case.cfg.layout)
     forward = jit(
         lambda p: bagel.forward(
             p, case.cfg, packed, packed.latents, jnp.zeros(packed.noisy.shape), keep="hidden"
@@ -189,13 +189,13 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         caches = caches.replace(text=context.shortened(cond, *jnp.asarray(lengths)))
     by_cond = how.image and all(c["texts"] == c["context"] for c in contexts)
     if how.image and not by_cond:
-        packed = context.pack(part("image"), len(contexts) + 1, cfg)
+        packed = context.pack(part("image"), len(contexts) + 1, cfg.layout)
         own = _prefill(model, packed, cfg=cfg, slots=context.capacity(packed))
         caches = caches.replace(image=own)
     rng = np.random.default_rng(3)
     foreign = rng.normal(size=(6, cfg.token_dim)).astype(np.float32)
-    grids = [(2, 3), *(latent_grid(tuple(s), cfg) for s in sizes)]
-    grid = image_sampler.empty_grid(grids, len(grids), cfg)
+    grids = [(2, 3), *(latent_grid(tuple(s), cfg.layout) for s in sizes)]
+    grid = image_sampler.empty_grid(grids, len(grids), cfg.layout)
     ids = grid.positions[1:][grid.valid[1:]]
     key = f"{section}/latent_packed_vae_position_ids"
     if key in case.inputs.files:
@@ -230,7 +230,7 @@ def _show(case: Case):
 
 
 def _check_image(case: Case, key: str, tokens: np.ndarray, size) -> None:
-    h, w = latent_grid(tuple(size), case.cfg)
+    h, w = latent_grid(tuple(size), case.cfg.layout)
     latent = rearrange(tokens, "(h w) d -> h w d", h=h)
     want = case.outputs[f"{key}/image_u8"]
     assert np.abs(_show(case)([latent])[0].astype(int) - want.astype(int)).max() <= 1
@@ -324,7 +324,7 @@ def check_batch(case: Case):
     contexts = list(zip(texts, pictures, strict=True))
     _check_cache(case, "batch", _read(case, *contexts))
     sizes = meta["image_sizes"]
-    ends = np.cumsum([np.prod(latent_grid(tuple(s), case.cfg)) for s in sizes])[:-1]
+    ends = np.cumsum([np.prod(latent_grid(tuple(s), case.cfg.layout)) for s in sizes])[:-1]
     noises = np.split(case.inputs["batch/latent_packed_init_noises"], ends)
     # Here text guidance compares with nothing at all.
     requests = [{"context": c, "plain": 0, "texts": c} for c in contexts]

@@ -20,7 +20,7 @@ from srum_jax.models import attention
 from srum_jax.models.attention import chunked, splash
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
-from srum_jax.objectives import joint
+from srum_jax.objectives import joint, terms
 from srum_jax.planning import hlo
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams
@@ -46,8 +46,8 @@ def packed(lanes=LANES):
 def step(name, mesh, batch, micro_batches=1):
     """(the gradients of a training step as a program, its arguments on `mesh`)."""
     cfg = dataclasses.replace(CFG, attention=name)
-    how = dict(dtype=jnp.float32, remat="full", text_weight=0.5)
-    loss = joint.JointLoss(types.SimpleNamespace(**LAW), cfg, **how)
+    predict = terms.Predictor(cfg, jnp.float32, "full")
+    loss = joint.JointLoss(types.SimpleNamespace(**LAW), predict, text_weight=0.5)
     run = functools.partial(training_step.gradients, loss, micro_batches=micro_batches)
     params = jax.device_put(weights(), sharding.shardings(bagel.specs(CFG), mesh))
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))

@@ -80,7 +80,7 @@ def _check_gradients(case: Case, section: str, grads) -> None:
 
 def _train_loss(cfg, draws):
     def loss_fn(params, reference, batch, key):
-        out = terms.predict(params, cfg, batch, draws, dtype=jnp.float32, remat="full")
+        out = terms.Predictor(cfg, jnp.float32, "full")(params, batch, draws)
         ce, _ = terms.cross_entropy(params, out.und, batch)
         mse = srum.sft(out.velocity, batch, draws, out.trained)
         return losses.LossOut({"ce": ce, "mse": mse}, {}, (("ce", 1.0), ("mse", 1.0)))
@@ -213,7 +213,7 @@ def _check_srum(case: Case, section: str, with_ce: bool):
     np.testing.assert_allclose(weights[real], out["rewards"][pack.vae_at[real]], **TOLERANCE)
 
     def loss_fn(params, reference, batch, key):
-        p = terms.predict(params, case.cfg, batch, draws, dtype=jnp.float32, remat="full")
+        p = terms.Predictor(case.cfg, jnp.float32, "full")(params, batch, draws)
         reward, con = srum.release(p.velocity, batch, draws, p.trained, jnp.asarray(weights))
         found_terms = {"reward": reward, "constraint": con}
         coefficients = (("reward", 1.0), ("constraint", lam))

@@ -267,6 +267,50 @@ def test_naming_a_world_is_seen(source):
     assert list(worlds_named(ast.parse("'srum run --config shapes'\nshapes = a.shapes"))) == []
 
 
+NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others need LayoutSizes
+    "generation.bagel": "the family: reads the sizes of a folder",
+    "generation.context": "runs the model: fills caches",
+    "generation.image_codec": "runs the autoencoder",
+    "generation.image_sampler": "runs the model",
+    "generation.text_generator": "runs the model",
+    "generation.answer_scorer": "runs the model",
+    "objectives.terms": "runs the model: the forward pass of every objective",
+    "programs": "says of which sizes parameters, optimiser and attention are",
+    "stages.loading": "loads a model and hands its sizes to its samplers",
+    "planning.lowering": "compiles the programs of models that are not there",
+    "api": "loads and runs a model for people",
+    "convert": "reads a model in one layout and writes it in another",
+}
+
+
+def names(tree, what):
+    """Whether a module's code names `what`; prose may."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and what in {a.name for a in node.names}:
+            return True
+        if what in (getattr(node, "id", None), getattr(node, "attr", None)):
+            return True
+    return False
+
+
+def test_few_name_the_sizes_of_a_model():
+    """The list neither grows unseen nor keeps who needs it no more."""
+    found = {n for n, tree in MODULES.items() if names(tree, "BagelConfig")}
+    assert {n for n in found if not within(n, "models")} == NAME_SIZES.keys()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from srum_jax.models.bagel.model_config import BagelConfig as Sizes",
+        "def f(sizes: model_config.BagelConfig): ...",
+    ],
+)
+def test_naming_the_sizes_is_seen(source):
+    assert names(ast.parse(source), "BagelConfig")
+    assert not names(ast.parse("'BagelConfig'\nmodel_config.from_folder(x)"), "BagelConfig")
+
+
 def test_outside_packages_stay_in_their_places():
     wrong = [
         f"{name} imports {package}"

@@ -15,7 +15,7 @@ from samples import CFG, as_advantages, edit, jit, pack, questions, talk, text_t
 from srum_jax.core import param_tree, sharding
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, vae
-from srum_jax.objectives import joint, srum
+from srum_jax.objectives import joint, srum, terms
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, create
@@ -46,16 +46,14 @@ def batch():
 
 def named(name):
     """(loss, which leaves are trained): pretraining of everything, or the self-reward loss."""
-    how = dict(dtype=jnp.float32, remat="full")
+    predict = terms.Predictor(CFG, jnp.float32, "full")
     if name == "joint":
-        return joint.JointLoss(
-            types.SimpleNamespace(**LAW), CFG, text_weight=0.5, **how
-        ), lambda _: True
+        return joint.JointLoss(types.SimpleNamespace(**LAW), predict, 0.5), lambda _: True
     numbers = dict(
         rewards="both", map_sampling="centre", advantage_scale=2.0, nft_beta=1.0, anchor=1.0
     )
     cfg = types.SimpleNamespace(objective=name, **numbers, **LAW)
-    return srum.SrumLoss(cfg, CFG, **how), trained
+    return srum.SrumLoss(cfg, predict), trained
 
 
 def gradients(name, mesh, batch, micro_batches=1):

@@ -26,8 +26,7 @@ def test_the_flops_counted_are_those_of_the_forward_pass():
     batch, drawn = train_step.batch(work), train_step.draws(work, 0)
 
     def forward(params):
-        how = dict(dtype="float32", remat=work.remat)
-        return terms.predict(params, work.cfg, batch, drawn, **how).velocity
+        return terms.Predictor(work.cfg, "float32", work.remat)(params, batch, drawn).velocity
 
     traced = products(jax.make_jaxpr(forward)(train_step.weights(work)).jaxpr)
     angles = work.tokens * work.llm.head_dim  # RoPE's are a product of matrices in the trace

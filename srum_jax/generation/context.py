@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
-from srum_jax.data.schema import Batch, Example, Lanes, Latent, Picture, Text, Tokens
+from srum_jax.data.schema import Batch, Example, Lanes, Latent, LayoutSizes, Picture, Text, Tokens
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -66,8 +66,9 @@ def extent(context: Context) -> tuple[int, int]:
     return slots, position
 
 
-def check_window(context: Context, more: int, cfg: BagelConfig, window: int) -> None:
-    """Raises ValueError if a context and `more` tokens after it exceed the window or RoPE."""
+def check_window(context: Context, more: int, *, window: int, max_text: int) -> None:
+    """Raises ValueError if a context and `more` tokens after it exceed the window, in tokens, or
+    the model's `max_text` RoPE positions."""
     slots, position = extent(context)
     if slots + more > window:
         pictures = sum(not isinstance(item, Text) for item in context)
@@ -76,9 +77,9 @@ def check_window(context: Context, more: int, cfg: BagelConfig, window: int) -> 
             f"up to {more} more are to follow: the context window is {window}; use fewer or "
             "smaller images, a shorter text, or a larger window"
         )
-    if position + more > cfg.max_text:
+    if position + more > max_text:
         raise ValueError(
-            f"the request reaches text position {position + more}; the model knows {cfg.max_text}"
+            f"the request reaches text position {position + more}; the model knows {max_text}"
         )
 
 
@@ -91,7 +92,7 @@ def check_finite(finite: bool, what: str) -> None:
         )
 
 
-def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
+def pack(contexts: Sequence[Context], rows: int, layout: LayoutSizes) -> Batch:
     """One context a row, then empty rows; lanes are as long as the buckets above the fullest
     row."""
     sizes = [packing.size(Example(c)) for c in contexts]
@@ -106,7 +107,7 @@ def pack(contexts: Sequence[Context], rows: int, cfg: BagelConfig) -> Batch:
         regions=0,
     )
     padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
-    return packing.pack(padded, lanes, cfg.layout)
+    return packing.pack(padded, lanes, layout)
 
 
 def capacity(batch: Batch, more: int = 0) -> int:

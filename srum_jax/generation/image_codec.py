@@ -13,7 +13,7 @@ from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.core.sharding import fetch, put
 from srum_jax.data.images import to_float
-from srum_jax.data.schema import Latent
+from srum_jax.data.schema import Latent, LayoutSizes
 from srum_jax.generation import context
 from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -21,16 +21,16 @@ from srum_jax.models.bagel.model_config import BagelConfig
 _PIXELS = 2**14  # that go through one call of the decoder, if it is more than one image
 
 
-def latent_grid(size: tuple[int, int], cfg: BagelConfig) -> tuple[int, int]:
+def latent_grid(size: tuple[int, int], layout: LayoutSizes) -> tuple[int, int]:
     """Latent tokens (h, w) of an image of `size` pixels. Raises ValueError for other sizes."""
-    pixels = cfg.token_pixels
+    pixels = layout.token_pixels
     if any(s < pixels or s % pixels for s in size):
         raise ValueError(f"an image of {size[0]}x{size[1]}: sides must be multiples of {pixels}")
-    if max(size) > pixels * cfg.max_latent:
+    if max(size) > pixels * layout.max_latent:
         raise ValueError(
             f"an image of {size[0]}x{size[1]} pixels is {size[0] // pixels}x{size[1] // pixels} "
-            f"latent tokens; the model has positions for {cfg.max_latent} a side "
-            f"({pixels * cfg.max_latent} pixels)"
+            f"latent tokens; the model has positions for {layout.max_latent} a side "
+            f"({pixels * layout.max_latent} pixels)"
         )
     return size[0] // pixels, size[1] // pixels
 
@@ -92,7 +92,7 @@ class ImageEncoder:
         ValueError for a size that the model has no latent tokens for.
         """
         size, p = image.shape[:2], self.model.latent_patch
-        h, w = latent_grid(size, self.model)
+        h, w = latent_grid(size, self.model.layout)
         self.programs.note("the encoder", size=size)
         noise = None
         if seed is not None:

@@ -23,7 +23,7 @@ from srum_jax.config import SampleConfig
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import position_ids
 from srum_jax.core.sharding import fetch, put
-from srum_jax.data.schema import NOISE, Batch, Text
+from srum_jax.data.schema import NOISE, Batch, LayoutSizes, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, bucket
@@ -100,16 +100,16 @@ class Guidance:
         return cls(text, image, runs, settings.renorm)
 
 
-def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, cfg: BagelConfig) -> LatentGrid:
+def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes) -> LatentGrid:
     """Noise-free grid of one image a row, h·w latent tokens each padded to a bucket; NumPy."""
     tokens = bucket(max(h * w for h, w in sizes))
     made = LatentGrid(
-        noise=np.zeros((rows, tokens, cfg.token_dim), np.float32),
+        noise=np.zeros((rows, tokens, layout.token_dim), np.float32),
         positions=np.zeros((rows, tokens), np.int32),
         valid=np.zeros((rows, tokens), bool),
     )
     for row, (h, w) in enumerate(sizes):
-        made.positions[row, : h * w] = position_ids(h, w, cfg.max_latent, cfg.interpolate_pos)
+        made.positions[row, : h * w] = position_ids(h, w, layout.max_latent, layout.interpolate_pos)
         made.valid[row, : h * w] = True
     return made
 
@@ -333,10 +333,11 @@ class ImageSampler:
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         settings = settings or self.settings
         guidance = Guidance.of(settings)
+        how = dict(window=self.window, max_text=self.model.max_text)
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
-            latent_grid(request.size, self.model)
-            context.check_window(request.context, 0, self.model, self.window)
+            latent_grid(request.size, self.model.layout)
+            context.check_window(request.context, 0, **how)
             groups.setdefault(_image_branch(request, guidance), []).append(i)
         latents: dict[int, np.ndarray] = {}
         for branch, members in groups.items():
@@ -372,20 +373,20 @@ class ImageSampler:
         settings: SampleConfig,
     ) -> list[np.ndarray]:
         """One compiled call: latents float32 [h,w,p·p·Z] of each request."""
-        guidance = Guidance.of(settings)
-        sizes = [latent_grid(r.size, self.model) for r in requests]
+        guidance, layout = Guidance.of(settings), self.model.layout
+        sizes = [latent_grid(r.size, layout) for r in requests]
         rows = context.rows_for(len(requests), settings.batch, self.min_rows)
-        grid = empty_grid(sizes, rows, self.model)
+        grid = empty_grid(sizes, rows, layout)
         lengths = np.zeros((2, 2, rows), np.int32)
         seeds = np.zeros(rows, np.uint32)
         for i, r in enumerate(requests):
             lengths[0, :, i] = context.extent(r.context[: r.plain])
             lengths[1, :, i] = context.extent(r.texts)
             seeds[i] = r.seed
-        packed = context.pack([r.context for r in requests], rows, self.model)
+        packed = context.pack([r.context for r in requests], rows, layout)
         texts = None
         if branch == "own":
-            texts = context.pack([r.texts for r in requests], rows, self.model)
+            texts = context.pack([r.texts for r in requests], rows, layout)
         self.programs.note(
             "the image sampler",
             rows=rows,

@@ -172,8 +172,9 @@ class TextGenerator:
         Raises ValueError for a context that exceeds the window with what may be written, BadInput
         where the model's numbers are not finite.
         """
+        how = dict(window=self.window, max_text=self.model.max_text)
         for one in contexts:
-            context.check_window(one, max_tokens + 1, self.model, self.window)
+            context.check_window(one, max_tokens + 1, **how)
         seeds = [0] * len(contexts) if seeds is None else seeds
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
@@ -209,7 +210,7 @@ class TextGenerator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """One compiled call: as `decode`, rows of no context behind the others."""
         count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
-        packed, steps = context.pack(contexts, rows, self.model), bucket(max_tokens)
+        packed, steps = context.pack(contexts, rows, self.model.layout), bucket(max_tokens)
         shape = dict(rows=rows, **context.lengths(packed), steps=steps, stop=stop)
         self.programs.note("the text generator", **shape)
         seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)

@@ -3,29 +3,22 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from srum_jax import flow
 from srum_jax.config import PackedConfig
 from srum_jax.core.loss import LossOut
 from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.srum import sft
 
 
 @dataclasses.dataclass(frozen=True)
 class JointLoss(terms.Objective):
-    """L = text_weight·CE + MSE; cfg holds the timestep distribution.
-
-    dtype: of matrix products · remat: what is kept for the backward pass.
-    """
+    """L = text_weight·CE + MSE; cfg holds the timestep distribution."""
 
     cfg: PackedConfig
-    model: BagelConfig
-    dtype: jnp.dtype
-    remat: str
+    predict: terms.Predictor
     text_weight: float
 
     def __call__(
@@ -36,7 +29,7 @@ class JointLoss(terms.Objective):
         draws = flow.draw(
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
-        out = terms.predict(params, self.model, batch, draws, dtype=self.dtype, remat=self.remat)
+        out = self.predict(params, batch, draws)
         ce, accuracy = terms.cross_entropy(params, out.und, batch)
         return LossOut(
             terms={"ce": ce, "mse": sft(out.velocity, batch, draws, out.trained)},

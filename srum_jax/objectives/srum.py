@@ -24,7 +24,6 @@ from srum_jax.config import TrainConfig
 from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch, Rewards, Sampling
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
@@ -284,13 +283,11 @@ class SrumLoss(terms.Objective):
     """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
 
     cfg is the train section: objective, rewards, anchor, the timestep distribution and the
-    objectives' own numbers. dtype: of matrix products · remat: what is kept for the backward pass.
+    objectives' own numbers.
     """
 
     cfg: TrainConfig
-    model: BagelConfig
-    dtype: jnp.dtype
-    remat: str
+    predict: terms.Predictor
 
     def __call__(
         self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
@@ -308,8 +305,8 @@ class SrumLoss(terms.Objective):
         )
         start = None
         if needs_reference(cfg.objective, cfg.anchor):
-            start = jax.lax.stop_gradient(self._predict(reference, batch, draws).velocity)
-        out = self._predict(params, batch, draws)
+            start = jax.lax.stop_gradient(self.predict(reference, batch, draws).velocity)
+        out = self.predict(params, batch, draws)
         found = OBJECTIVES[cfg.objective](out, start, batch, draws, cfg)
         metrics = {"mse": sft(out.velocity, batch, draws, out.trained)}
         if start is not None:
@@ -323,6 +320,3 @@ class SrumLoss(terms.Objective):
                     coefficients=(*found.coefficients, ("anchor", cfg.anchor)),
                 )
         return found.replace(metrics=metrics | found.metrics)
-
-    def _predict(self, params: Params, batch: Batch, draws: flow.Draws) -> terms.Predicted:
-        return terms.predict(params, self.model, batch, draws, dtype=self.dtype, remat=self.remat)

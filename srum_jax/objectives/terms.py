@@ -3,6 +3,7 @@
 Sums run over real tokens only; weights count numbers (tokens × channels) or labels.
 """
 
+import dataclasses
 import math
 from typing import Protocol
 
@@ -42,19 +43,21 @@ class Predicted:
     trained: jax.Array
 
 
-def predict(
-    params: Params,
-    cfg: BagelConfig,
-    batch: Batch,
-    draws: flow.Draws,
-    *,
-    dtype: DTypeLike,
-    remat: str,
-) -> Predicted:
-    """Runs the model on x_t made from `batch.latents` and the draws."""
-    x_t = flow.interpolate(batch.latents, draws.noise, flow.token_time(batch, draws.t))
-    und, gen, _ = bagel.forward(params, cfg, batch, x_t, draws.t, dtype=dtype, remat=remat)
-    return Predicted(velocity=bagel.velocity(params, gen), und=und, trained=trained(batch))
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """The model as an objective asks it: dtype of matrix products, `remat` what is kept for the
+    backward pass."""
+
+    model: BagelConfig
+    dtype: DTypeLike
+    remat: str
+
+    def __call__(self, params: Params, batch: Batch, draws: flow.Draws) -> Predicted:
+        """Runs the model on x_t made from `batch.latents` and the draws."""
+        x_t = flow.interpolate(batch.latents, draws.noise, flow.token_time(batch, draws.t))
+        how = dict(dtype=self.dtype, remat=self.remat)
+        und, gen, _ = bagel.forward(params, self.model, batch, x_t, draws.t, **how)
+        return Predicted(velocity=bagel.velocity(params, gen), und=und, trained=trained(batch))
 
 
 def trained(batch: Batch) -> jax.Array:

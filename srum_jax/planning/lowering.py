@@ -149,10 +149,10 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     params, autoencoder = _model(cfg, sizes, mesh, kept)
     at = sharding.batch_sharding(mesh)
     prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
-    size = image_codec.latent_grid(c.size, sizes)
+    size = image_codec.latent_grid(c.size, sizes.layout)
     packed, grid = (
-        context.pack([prompt] * rows, rows, sizes),
-        image_sampler.empty_grid([size], rows, sizes),
+        context.pack([prompt] * rows, rows, sizes.layout),
+        image_sampler.empty_grid([size], rows, sizes.layout),
     )
     on = image_sampler.Guidance.of(c)
     packed, seeds, grid = sharding.placed((packed, np.zeros(rows, np.uint32), grid), at)
@@ -180,7 +180,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
 def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The autoencoder's decoder on one image, as the sampler's latents go through it."""
     params, autoencoder = _model(cfg, sizes, mesh, kept)
-    grid = image_codec.latent_grid(cfg.sample.size, sizes)
+    grid = image_codec.latent_grid(cfg.sample.size, sizes.layout)
     tokens = jax.ShapeDtypeStruct(
         (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
     )
@@ -222,7 +222,8 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
     rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
     seen, ids = _asked(cfg, sizes)
-    packed = sharding.placed(context.pack([(seen, *(ids,) * QUESTIONS)] * rows, rows, sizes), at)
+    contexts = [(seen, *(ids,) * QUESTIONS)] * rows
+    packed = sharding.placed(context.pack(contexts, rows, sizes.layout), at)
     kinds = (np.uint32, np.float32, np.int32)
     per_row = sharding.placed([np.zeros(rows, kind) for kind in kinds], at)
     how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)

@@ -22,12 +22,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from srum_jax.core.param_tree import Params
 from srum_jax.data.images import picture
+from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
 from srum_jax.generation.text_generator import TextGenerator
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import parsing
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.boxes.regions import Box, PromptedImage, ProposedRegion, Proposer
@@ -146,15 +146,16 @@ class TextSource(Protocol):
 class ModelText:
     """The model itself as a `TextSource`.
 
-    window: tokens that a context with its answer may take · max_tokens: of an answer · think: the
-    model is told to think first. A question with words that the tokenizer lacks fails as
-    UNKNOWN_WORDS, one that leaves no room for max_tokens as TOO_LONG.
+    window: tokens that a context with its answer may take · max_text: RoPE positions of the model ·
+    max_tokens: of an answer · think: the model is told to think first. A question with words that
+    the tokenizer lacks fails as UNKNOWN_WORDS, one that leaves no room for max_tokens as TOO_LONG.
     """
 
     generator: TextGenerator
-    cfg: BagelConfig
+    layout: LayoutSizes
     tokenizer: Tokenizer
     window: int
+    max_text: int
     max_tokens: int
     think: bool = True
 
@@ -189,10 +190,11 @@ class ModelText:
             words = self.tokenizer.text(request.text)
         except ValueError:
             return UNKNOWN_WORDS
-        image = () if request.image is None else (picture(request.image, self.cfg.layout),)
+        image = () if request.image is None else (picture(request.image, self.layout),)
         items = (*before, *image, words)
+        how = dict(window=self.window, max_text=self.max_text)
         try:
-            context.check_window(items, self.max_tokens + 1, self.cfg, self.window)
+            context.check_window(items, self.max_tokens + 1, **how)
         except ValueError:
             return TOO_LONG
         return items

@@ -146,7 +146,15 @@ def model_text(
 ) -> ModelText:
     """The model answering in words, `score.written.batch` answers at a time."""
     generator = loaded.text_generator(cfg, mesh, batch=cfg.score.written.batch, window=WINDOW)
-    return ModelText(generator, loaded.cfg, loaded.tokenizer, WINDOW, max_tokens, think)
+    return ModelText(
+        generator,
+        loaded.cfg.layout,
+        loaded.tokenizer,
+        window=WINDOW,
+        max_text=loaded.cfg.max_text,
+        max_tokens=max_tokens,
+        think=think,
+    )
 
 
 def external_text(

@@ -23,7 +23,6 @@ from srum_jax.config import Config, hash_json
 from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.models.bagel import cost, model_config
-from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.stages import loading, monitor, preflight
 from srum_jax.stages.manifest import (
@@ -163,7 +162,7 @@ def train(
             stop=preemption.stop,
             log=cfg.log,
             limits=drift_limits(c.max_drift) if fixed.reference is not None else (),
-            cost=step_cost(cfg, opened.cfg, program, examples.sizes, rows=rows),
+            cost=step_cost(cfg, opened, program, examples.sizes, rows=rows),
             evaluator=Monitoring(watch) if watch else None,
             evaluate_every=c.monitor.every,
         ),
@@ -257,10 +256,15 @@ def finish(
 
 
 def step_cost(
-    cfg: Config, sizes: BagelConfig, program: programs.Training, needs: np.ndarray, *, rows: int
+    cfg: Config,
+    loaded: loading.LoadedModel,
+    program: programs.Training,
+    needs: np.ndarray,
+    *,
+    rows: int,
 ) -> StepCost:
-    """Tokens and operations of a step on average: of `rows` packed rows with examples [E, 6] of
-    `packing.size`, without padding; tokens see the tokens of their own example."""
+    """Tokens and operations of a step of the model on average: of `rows` packed rows with examples
+    [E, 6] of `packing.size`, without padding; tokens see the tokens of their own example."""
     need = dict(zip(packing.LANES, needs.T, strict=True))
     tokens = need["und"] + need["gen"]
     row = cost.RowTokens(
@@ -271,7 +275,7 @@ def step_cost(
         times=need["images"].sum() / rows,
     )
     _, needed = cost.step(
-        sizes,
+        loaded.cfg,
         row,
         trained=program.trained,
         remat=cfg.compute.remat,

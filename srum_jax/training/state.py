@@ -60,9 +60,7 @@ def create(
     return jax.jit(build, out_shardings=layout)(jax.device_put(params, layout.params))
 
 
-def placed(
-    tx: optax.GradientTransformation, specs: Specs, mesh: jax.sharding.Mesh
-) -> TrainState:
+def placed(tx: optax.GradientTransformation, specs: Specs, mesh: jax.sharding.Mesh) -> TrainState:
     """A state over `specs` as shapes in their places: what a checkpoint is restored into, and a
     plan counts. Nothing is allocated."""
     shapes = jax.eval_shape(functools.partial(fresh, tx=tx), abstract(specs, jnp.float32))

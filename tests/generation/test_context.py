@@ -45,7 +45,7 @@ def params():
 @pytest.fixture(scope="module")
 def cache(params):
     """Of CONTEXTS and an empty row; 16 slots more than the lanes."""
-    packed = context.pack(CONTEXTS, len(CONTEXTS) + 1, CFG)
+    packed = context.pack(CONTEXTS, len(CONTEXTS) + 1, CFG.layout)
     return prefill(params, packed, context.capacity(packed, 16))
 
 
@@ -78,24 +78,24 @@ def test_rows_are_enough_and_cut_evenly(least):
 
 
 def test_capacity_leaves_room_behind_the_fullest_row(cache):
-    packed = context.pack(CONTEXTS, 8, CFG)
+    packed = context.pack(CONTEXTS, 8, CFG.layout)
     fullest = max(context.extent(c)[0] for c in CONTEXTS)
     for more in (0, 1, 16, 40):
         assert context.capacity(packed, more) >= fullest + more
-    assert context.capacity(context.pack([()], 1, CFG)) >= 1
+    assert context.capacity(context.pack([()], 1, CFG.layout)) >= 1
     assert cache.k.shape[:3] == (CFG.llm.layers, 8, context.capacity(packed, 16))
 
 
 def test_the_window_is_kept():
     slots, position = context.extent(LONG)
     assert (slots, position) == (5 + 8 + 4 + 4 + 7, 5 + 3 + 7)
-    context.check_window(LONG, 4, CFG, slots + 4)
+    context.check_window(LONG, 4, window=slots + 4, max_text=CFG.max_text)
     with pytest.raises(ValueError, match=r"28 tokens \(3 of its items are images.*window is 31"):
-        context.check_window(LONG, 4, CFG, slots + 3)
+        context.check_window(LONG, 4, window=slots + 3, max_text=CFG.max_text)
     many = (Text(np.zeros(CFG.max_text - 10, np.int32)),)
-    context.check_window(many, 8, CFG, 10_000)
+    context.check_window(many, 8, window=10_000, max_text=CFG.max_text)
     with pytest.raises(ValueError, match="text position 513; the model knows 512"):
-        context.check_window(many, 9, CFG, 10_000)
+        context.check_window(many, 9, window=10_000, max_text=CFG.max_text)
 
 
 # ------------------------------------------------------------------------------------------ caches
@@ -122,7 +122,7 @@ def test_company_order_and_padding_change_nothing(params, cache):
     rng = np.random.default_rng(5)
     longer = (text(rng, 30), picture(rng, 4, 4), latent(rng, 5, 4, noisy=False))
     order = [6, 0, 5, 2]
-    packed = context.pack([longer, *(CONTEXTS[i] for i in order)], 6, CFG)
+    packed = context.pack([longer, *(CONTEXTS[i] for i in order)], 6, CFG.layout)
     found = prefill(params, packed, context.capacity(packed))
     assert found.k.shape[2] > cache.k.shape[2]
     for row, i in enumerate(order, start=1):

@@ -235,9 +235,9 @@ def test_image_guidance_without_text_guidance_is_a_choice():
 
 def test_each_step_can_be_traced(model):
     """A trace holds x before each step, every branch's velocity and the guided one, a run each."""
-    packed = context.pack([REQUESTS["draw"].context], 1, CFG)
+    packed = context.pack([REQUESTS["draw"].context], 1, CFG.layout)
     settings = changed(guidance_interval=(0.0, 0.9))
-    blank = image_sampler.empty_grid([(2, 3)], 1, CFG)
+    blank = image_sampler.empty_grid([(2, 3)], 1, CFG.layout)
     noise = np.random.default_rng(0).normal(size=blank.noise.shape).astype(np.float32)
     guidance = Guidance.of(settings)
 
@@ -368,7 +368,7 @@ def test_what_each_guidance_compares_with():
 
 
 def test_a_canvas_marks_what_is_real():
-    made = image_sampler.empty_grid([(2, 3), (5, 4)], 3, CFG)
+    made = image_sampler.empty_grid([(2, 3), (5, 4)], 3, CFG.layout)
     assert made.noise.shape == (3, 24, CFG.token_dim) and not made.noise.any()
     assert made.valid.sum(axis=1).tolist() == [6, 20, 0]
     assert made.positions[0, :6].tolist() == [0, 1, 2, 8, 9, 10]
@@ -499,8 +499,8 @@ def test_traces_name_the_parts_of_the_model(model):
     """What profilers show: the scopes of a lowered program."""
     request, guidance = REQUESTS["edit"], Guidance.of(SETTINGS)
     grid, packed = (
-        image_sampler.empty_grid([(2, 2)], 1, CFG),
-        context.pack([request.context], 1, CFG),
+        image_sampler.empty_grid([(2, 2)], 1, CFG.layout),
+        context.pack([request.context], 1, CFG.layout),
     )
     how = dict(cfg=CFG, guidance=guidance, image_by_cond=False, dtype=np.dtype("float32"))
     lengths, seeds = np.zeros((2, 2, 1), np.int32), np.zeros(1, np.uint32)

@@ -310,7 +310,7 @@ def test_drawn_tokens_follow_the_softmax(model):
     """The first token of many seeds, and the second of those whose first is the commonest."""
     rows, warmth = 4096, 0.7
     cfg = dataclasses.replace(SMALL, eos=-1)
-    packed = context.pack([CONTEXTS[0]], 1, SMALL)
+    packed = context.pack([CONTEXTS[0]], 1, SMALL.layout)
 
     @jit
     def draw(params, seeds, warmth):

@@ -13,7 +13,7 @@ from srum_jax.core import param_tree, sharding
 from srum_jax.models import lora
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, mot
-from srum_jax.objectives import srum
+from srum_jax.objectives import srum, terms
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, create
@@ -135,7 +135,7 @@ def objective(**values):
         repulsion_cap=1.0,
     )
     cfg = types.SimpleNamespace(**(numbers | LAW | values))
-    return srum.SrumLoss(cfg, CFG, dtype=jnp.float32, remat="full")
+    return srum.SrumLoss(cfg, terms.Predictor(CFG, jnp.float32, "full"))
 
 
 def gradients(loss, trained, fixed, batch, parts=1):

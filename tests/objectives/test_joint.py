@@ -15,6 +15,7 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.objectives import joint, terms
 
 LAW = dict(timestep_mean=0.0, timestep_std=1.0, timestep_shift=2.0)
+PREDICT = terms.Predictor(CFG, jnp.float32, "full")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def found():
     batch = pack([[questions(1), text_to_image(2, 5)], [edit(3, 6)]], spare=1)
     params = weights()
     cfg = types.SimpleNamespace(**LAW)
-    loss = joint.JointLoss(cfg, CFG, dtype=jnp.float32, remat="full", text_weight=0.25)
+    loss = joint.JointLoss(cfg, PREDICT, text_weight=0.25)
 
     @jit
     def run(params, batch):
@@ -45,7 +46,7 @@ def predicted(found):
     @jit
     def run(params, batch):
         draws = flow.draw(batch, jax.random.key(1), mean=0.0, std=1.0, shift=2.0)
-        out = terms.predict(params, CFG, batch, draws, dtype=jnp.float32, remat="full")
+        out = PREDICT(params, batch, draws)
         return draws, out, bagel.logits(params, out.und, batch.label_slots)
 
     return run(params, batch)

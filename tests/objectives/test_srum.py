@@ -20,6 +20,7 @@ from srum_jax.objectives import srum, terms
 from srum_jax.objectives.nft import nft
 
 SCALE, ANCHOR, CAP = 2.0, 0.5, 0.75
+PREDICT = terms.Predictor(CFG, jnp.float32, "full")
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,7 @@ def config(objective, **values):
 
 def whole(objective, **values):
     """jitted (params, reference, batch) -> LossOut."""
-    loss = srum.SrumLoss(config(objective, **values), CFG, dtype=jnp.float32, remat="full")
+    loss = srum.SrumLoss(config(objective, **values), PREDICT)
     return jit(lambda params, reference, batch: loss(params, reference, batch, jax.random.key(1)))
 
 
@@ -327,7 +328,7 @@ def test_reference_is_compared_with_and_not_trained(batch):
     params, other = weights(), weights(seed=1)
     cfg = config("srum_advantage", anchor=ANCHOR)
     scores, batch = batch, as_advantages(batch)
-    loss = srum.SrumLoss(cfg, CFG, dtype=jnp.float32, remat="full")
+    loss = srum.SrumLoss(cfg, PREDICT)
 
     @jit
     def both(params, reference):
@@ -384,7 +385,7 @@ def test_the_right_objectives_ask_for_a_reference():
 
 @pytest.mark.parametrize("objective", [name for name in srum.OBJECTIVES if name != "sft"])
 def test_scores_and_advantages_are_never_taken_for_each_other(batch, objective):
-    loss = srum.SrumLoss(config(objective), CFG, dtype=jnp.float32, remat="full")
+    loss = srum.SrumLoss(config(objective), PREDICT)
     other = as_advantages(batch)
     good, bad = (other, batch) if objective in srum.BY_ADVANTAGE else (batch, other)
     what = "advantages, and" if objective in srum.BY_ADVANTAGE else "scores, and"
@@ -397,9 +398,12 @@ def test_scores_and_advantages_are_never_taken_for_each_other(batch, objective):
 def test_an_objective_is_a_value():
     """Equal settings are one objective, for whatever caches by it."""
     cfg = run_config.load(base.get_config())
-    one, same = (srum.SrumLoss(cfg.train, CFG, jnp.dtype("float32"), "full") for _ in range(2))
+    one, same = (
+        srum.SrumLoss(cfg.train, terms.Predictor(CFG, jnp.dtype("float32"), "full"))
+        for _ in range(2)
+    )
     assert one == same and hash(one) == hash(same)
-    assert one != dataclasses.replace(one, remat="none")
+    assert one != dataclasses.replace(one, predict=dataclasses.replace(one.predict, remat="none"))
 
 
 def test_names_are_those_of_the_config():

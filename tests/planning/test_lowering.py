@@ -17,7 +17,7 @@ from srum_jax.generation import context, generation_config, image_sampler, text_
 from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, mot
-from srum_jax.objectives import srum
+from srum_jax.objectives import srum, terms
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, TrainState
@@ -87,7 +87,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     )
     specs, _ = param_tree.split(bagel.specs(CFG), trained)
     tx = optim.make(cfg, specs, steps=100)
-    loss = srum.SrumLoss(cfg, CFG, dtype=jnp.bfloat16, remat="full")
+    loss = srum.SrumLoss(cfg, terms.Predictor(CFG, jnp.bfloat16, "full"))
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = srum.needs_reference(objective, cfg.anchor)
     how = dict(reference=reference, advantages=objective in srum.BY_ADVANTAGE)
@@ -137,8 +137,8 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
     def shapes(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
 
-    packed = shapes(context.pack([()] * 2, 2, CFG))
-    grid = shapes(image_sampler.empty_grid([(64, 64)] * 2, 2, CFG))
+    packed = shapes(context.pack([()] * 2, 2, CFG.layout))
+    grid = shapes(image_sampler.empty_grid([(64, 64)] * 2, 2, CFG.layout))
     settings = generation_config.GenerationConfig().generate
     on = image_sampler.Guidance.of(settings)
     assert on.text and not on.image and [guided for guided, *_ in on.runs] == [True, False]

@@ -1,7 +1,6 @@
 """Written scores with made-up sources: what is asked, what is asked again, what stays no score."""
 
 import collections
-import dataclasses
 import re
 import types
 
@@ -273,9 +272,9 @@ def model_text(texts, **how):
         calls.append((contexts, given))
         return [GeneratedText(text, (), finished) for text, finished in texts[: len(contexts)]]
 
-    values = dict(window=4000, max_tokens=50, think=True) | how
-    cfg = dataclasses.replace(tiny.MODEL, max_text=4096)
-    return ModelText(types.SimpleNamespace(generate=generate), cfg, Tokens(), **values), calls
+    values = dict(window=4000, max_text=4096, max_tokens=50, think=True) | how
+    generator, layout = types.SimpleNamespace(generate=generate), tiny.MODEL.layout
+    return ModelText(generator, layout, Tokens(), **values), calls
 
 
 def test_the_model_as_a_source():

@@ -25,10 +25,8 @@ from srum_jax.evals.suite import Verdict
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.objectives import joint
-from srum_jax.stages import loading as stage_model
-from srum_jax.stages import preflight, replies
+from srum_jax.objectives import joint, terms
+from srum_jax.stages import loading, preflight, replies
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
 from srum_jax.training import callbacks, loop, optim
@@ -77,7 +75,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         towers = made / Manifest.read(made).outputs["model"]
     else:
         towers = epath.Path(cfg.weights) if cfg.weights else registry.base_folder(cfg.model)
-    inputs = {"autoencoder": stage_model.fingerprint(towers)}
+    inputs = {"autoencoder": loading.fingerprint(towers)}
 
     def body(folder: epath.Path) -> Outcome:
         return pretrain(cfg, mesh, folder, towers)
@@ -100,13 +98,7 @@ class Pool:
 
 
 def encode(
-    folder: epath.Path,
-    vae_params: param_tree.Params,
-    cfg: BagelConfig,
-    *,
-    seed: int,
-    scenes: int,
-    edits: int,
+    folder: epath.Path, encoder: ImageEncoder, *, seed: int, scenes: int, edits: int
 ) -> Pool:
     """The Pool of the generation streams' first scenes and edits.
 
@@ -118,7 +110,7 @@ def encode(
             arrays = dict(np.load(file))
         if (len(arrays["captions"]), len(arrays["instructions"])) == (scenes, edits):
             return _pool(arrays)
-    arrays = _encoded(vae_params, cfg, seed, scenes, edits)
+    arrays = _encoded(encoder, seed, scenes, edits)
     temporary = folder / "latents.partial"
     with temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -131,9 +123,8 @@ def _pool(arrays: dict[str, np.ndarray]) -> Pool:
     return Pool(**(arrays | words))
 
 
-def _encoded(vae_params, cfg: BagelConfig, seed: int, scenes: int, edits: int) -> dict:
+def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int) -> dict:
     """The fields of a Pool as arrays."""
-    encoder = ImageEncoder(vae_params, cfg, ENCODE_BATCH)
     captions, latents = [], []
     for first in tqdm(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
@@ -261,40 +252,58 @@ def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, stream)).permutation(count)
 
 
-def pretrain(
-    cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, towers: epath.Path
-) -> Outcome:
-    """The stage's work: see the module."""
+def _recipe(cfg: Config) -> PackedConfig:
+    """RECIPE at the length and the pace that the config gives."""
     own = cfg.pretrain
-    c = dataclasses.replace(
+    return dataclasses.replace(
         RECIPE,
         steps=own.steps,
         rows=own.rows,
         checkpoint_every=own.checkpoint_every,
         log_every=own.log_every,
     )
-    shipped = registry.base_folder(cfg.model)
-    model = dataclasses.replace(
+
+
+def _untrained(shipped: epath.Path, towers: epath.Path) -> loading.LoadedModel:
+    """The sizes and the tokenizer of the base in `shipped`, the autoencoder of `towers`."""
+    sizes = dataclasses.replace(
         model_config.from_folder(shipped), vae=model_config.autoencoder_from_folder(towers)
     )
-    _, vae_params = hf.load(towers, model, want=("vae",))
-    tokenizer_file = shipped / "tokenizer.json"
-    tokenizer = Tokenizer.from_folder(shipped)
-    pool = encode(folder, vae_params, model, seed=cfg.seed, scenes=own.latents, edits=own.edits)
-    logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
+    _, vae_params = hf.load(towers, sizes, want=("vae",))
+    return loading.LoadedModel(sizes, None, vae_params, Tokenizer.from_folder(shipped))
 
-    dtype = jnp.dtype(cfg.compute.dtype)
-    specs = bagel.specs(model)
+
+def _loss(
+    cfg: Config, c: PackedConfig, base: loading.LoadedModel, mesh: jax.sharding.Mesh
+) -> joint.JointLoss:
+    """The joint loss by recipe `c`, with the attention that its rows take on the mesh."""
+    longest = max(x.und + x.gen for x in (LANES, MULTI_IMAGE_LANES))
+    sizes = programs.attending(cfg, base.cfg, mesh, tokens=longest, gap=GAP)
+    predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
+    return joint.JointLoss(c, predict, TEXT_WEIGHT)
+
+
+def pretrain(
+    cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, towers: epath.Path
+) -> Outcome:
+    """The stage's work: see the module."""
+    own, c = cfg.pretrain, _recipe(cfg)
+    shipped = registry.base_folder(cfg.model)
+    base = _untrained(shipped, towers)
+    encoder, layout = base.encoder(ENCODE_BATCH), base.cfg.layout
+    pool = encode(folder, encoder, seed=cfg.seed, scenes=own.latents, edits=own.edits)
+    logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
+    specs = bagel.specs(base.cfg)
     tx = optim.make(c.optim, specs, steps=c.steps)
     rows_sharding = sharding.batch_sharding(mesh)
-    how = dict(seed=cfg.seed, layout=model.layout, tokenizer=tokenizer, pool=pool)
+    how = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
         several = reads_several(step, MULTI_IMAGE_EVERY)
         lanes = MULTI_IMAGE_LANES if several else LANES
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(row(i, several=several, **how), lanes) for i in numbers]
-        return packing.pack(rows, lanes, model.layout, label_weights=own.label_weights)
+        return packing.pack(rows, lanes, layout, label_weights=own.label_weights)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
 
@@ -302,12 +311,10 @@ def pretrain(
         return create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
 
     state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
-    longest = max(x.und + x.gen for x in (LANES, MULTI_IMAGE_LANES))
-    attending = programs.attending(cfg, model, mesh, tokens=longest, gap=GAP)
     step = loop.Step.of(
         state,
         FrozenParams({}, None),
-        loss_fn=joint.JointLoss(c, attending, dtype, cfg.compute.remat, TEXT_WEIGHT),
+        loss_fn=_loss(cfg, c, base, mesh),
         tx=tx,
         key=jax.random.key(cfg.seed),
         cfg=c,
@@ -325,7 +332,7 @@ def pretrain(
             checkpoints=checkpoints,
             stop=preemption.stop,
             log=cfg.log,
-            evaluator=QuickLook(cfg, mesh, model, vae_params, tokenizer, tokenizer_file, folder),
+            evaluator=QuickLook(cfg, mesh, base, shipped / "tokenizer.json", folder),
             evaluate_every=own.evaluate_every,
         ),
         steps=c.steps,
@@ -340,25 +347,25 @@ def pretrain(
 
 @dataclasses.dataclass(frozen=True)
 class QuickLook(callbacks.Evaluator):
-    """`quick_look` at the averaged weights, which are left in `folder` as a model."""
+    """`quick_look` at the averaged weights, which are left in `folder` as a model.
+
+    base: what of the model is not trained; its parameters are those of each look.
+    """
 
     cfg: Config
     mesh: jax.sharding.Mesh
-    model: BagelConfig
-    vae_params: param_tree.Params
-    tokenizer: Tokenizer
+    base: loading.LoadedModel
     tokenizer_file: epath.Path
     folder: epath.Path
 
     def evaluate(self, n: int, state: TrainState) -> dict[str, float]:
-        found = quick_look(
-            self.cfg, self.mesh, self.model, state.ema, self.vae_params, self.tokenizer
-        )
+        averaged = dataclasses.replace(self.base, params=state.ema)
+        found = quick_look(self.cfg, self.mesh, averaged)
         hf.save(
             self.folder / "model",
-            self.model,
+            self.base.cfg,
             jax.device_get(state.ema),
-            self.vae_params,
+            self.base.vae_params,
             "bfloat16",
             tokenizer_files=[self.tokenizer_file],
         )
@@ -370,16 +377,10 @@ class QuickLook(callbacks.Evaluator):
 
 
 def quick_look(
-    cfg: Config,
-    mesh: jax.sharding.Mesh,
-    model: BagelConfig,
-    params: param_tree.Params,
-    vae_params: param_tree.Params,
-    tokenizer: Tokenizer,
+    cfg: Config, mesh: jax.sharding.Mesh, loaded: loading.LoadedModel
 ) -> dict[str, float]:
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
     and edits."""
-    loaded = stage_model.LoadedModel(model, params, vae_params, tokenizer)
     asked = replies.model_under_test(loaded, cfg, mesh)
     prompts = language.balanced_prompts("validation", QUICK_IMAGES, seed=0)
     texts = [prompt.text for prompt in prompts]

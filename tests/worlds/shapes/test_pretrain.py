@@ -48,7 +48,7 @@ def row(words, pool):
 def test_pictures_are_encoded_once_for_each_number_of_them(tmp_path, monkeypatch):
     made = []
 
-    def encoded(vae_params, cfg, seed, scenes, edits):
+    def encoded(encoder, seed, scenes, edits):
         made.append((scenes, edits))
         some = {name: np.zeros(edits) for name in ("sources", "before", "after")}
         words = {"captions": np.array(["a"] * scenes), "instructions": np.array(["b"] * edits)}
@@ -56,7 +56,7 @@ def test_pictures_are_encoded_once_for_each_number_of_them(tmp_path, monkeypatch
 
     monkeypatch.setattr(pretrain, "_encoded", encoded)
     for scenes, edits in ((3, 2), (3, 2), (3, 4), (5, 4), (5, 4)):
-        found = pretrain.encode(tmp_path, None, None, seed=0, scenes=scenes, edits=edits)
+        found = pretrain.encode(tmp_path, None, seed=0, scenes=scenes, edits=edits)
         assert found.captions == ["a"] * scenes and found.instructions == ["b"] * edits
         assert len(found.latents) == scenes and len(found.after) == edits
     assert made == [(3, 2), (3, 4), (5, 4)]
