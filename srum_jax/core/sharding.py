@@ -85,6 +85,14 @@ def host_mesh(mesh: Mesh) -> Mesh:
     )
 
 
+def row_mesh(mesh: Mesh) -> Mesh:
+    """This host's devices of `mesh`, all along rows: for a model that each of them holds whole."""
+    here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    return jax.make_mesh(
+        (len(here), 1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=here
+    )
+
+
 def resolve(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, *, where: str = "array"
 ) -> PartitionSpec:

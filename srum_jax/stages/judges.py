@@ -117,7 +117,7 @@ def panel(
     elif c.compare:
         name = "in words" if second is in_words else "soft answers"
         other = (f"its other read-out, {name}", second)
-    found = tuple(proposer(name, c, text, scenes) for name in c.proposers)
+    found = tuple(proposer(name, c, text, scenes, mesh) for name in c.proposers)
     return JudgePanel(main, found, other, counts)
 
 
@@ -186,9 +186,14 @@ def limits(c: ScoreConfig) -> Limits:
 
 
 def proposer(
-    name: str, c: ScoreConfig, text: TextSource | None = None, scenes: Scenes | None = None
+    name: str,
+    c: ScoreConfig,
+    text: TextSource | None = None,
+    scenes: Scenes | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Proposer:
-    """The named proposer of a run; "self" asks `text`.
+    """The named proposer of a run; "self" asks `text`, "sam" shares images among this host's
+    devices of `mesh`.
 
     Raises FileNotFoundError or ValueError for weights or boxes that cannot be used.
     """
@@ -203,7 +208,9 @@ def proposer(
         case "file":
             return FileProposer(read_boxes(c.boxes), kept)
         case "sam":
-            return SamProposer(MaskGenerator.from_folder(c.sam.weights, mask_settings(c)), kept)
+            at = None if mesh is None else sharding.row_mesh(mesh)
+            generator = MaskGenerator.from_folder(c.sam.weights, mask_settings(c), at)
+            return SamProposer(generator, kept)
     raise ValueError(f"score.proposers: {name!r} is no proposer")
 
 

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from srum_jax.config import MeshConfig
+from srum_jax.core import sharding
 from srum_jax.rewards.boxes.sam import automatic as sam_automatic
 from srum_jax.rewards.boxes.sam import weights as sam_weights
 from srum_jax.rewards.boxes.sam.automatic import MaskGenerator, MaskSettings
@@ -83,6 +85,34 @@ def test_one_compilation_serves_every_image(model, found):
     assert [f._cache_size() for f in jitted] == before
 
 
+def test_images_are_cut_over_devices_in_buckets_and_stay_what_they_are(model, found, monkeypatch):
+    """Five images of two sizes on two devices: each has the masks it has alone."""
+    one = sharding.make_mesh(MeshConfig(data=1, fsdp=1, tensor=2, context=1), jax.devices()[:2])
+    mesh, (cfg, params) = sharding.row_mesh(one), model
+    generator = MaskGenerator(
+        cfg, jax.device_put(params, sharding.replicated(mesh)), SETTINGS, mesh
+    )
+    encode, shapes = sam_automatic._encode, []
+
+    def watched(params, cfg, pixels):
+        shapes.append([shard.data.shape[0] for shard in pixels.addressable_shards])
+        return encode(params, cfg, pixels)
+
+    monkeypatch.setattr(sam_automatic, "_encode", watched)
+    order = [2, 0, 2, 0, 2]
+    together = generator.generate([IMAGES[i] for i in order])
+    assert shapes == [[2, 2], [1, 1]]  # three images in a bucket of four, two in one of two
+    for ours, i in zip(together, order, strict=True):
+        np.testing.assert_array_equal(ours.masks, found[i].masks)
+        np.testing.assert_array_equal(ours.boxes, found[i].boxes)
+        np.testing.assert_allclose(ours.iou, found[i].iou, atol=1e-5)
+        np.testing.assert_allclose(ours.stability, found[i].stability, atol=1e-5)
+    before = encode._cache_size(), sam_automatic._decode._cache_size()
+    generator.generate([IMAGES[0]])
+    generator.generate([IMAGES[2]] * 4)
+    assert (encode._cache_size(), sam_automatic._decode._cache_size()) == before
+
+
 def test_an_image_may_have_no_masks(model):
     for settings in (
         MaskSettings(**{**vars(SETTINGS), "pred_iou": 9.0}),
@@ -137,7 +167,7 @@ def test_stability_and_boxes_of_known_logits():
     logits[1, 5, 7] = -0.5  # outside, but not by the offset
     logits[1, 0, 0] = 3.0
     stability, boxes = sam_automatic._measure(
-        logits, np.eye(6, dtype=np.float32), np.eye(8, dtype=np.float32), 0.0, 1.0
+        logits[None], np.eye(6, dtype=np.float32), np.eye(8, dtype=np.float32), 0.0, 1.0
     )
-    np.testing.assert_allclose(stability, [7 / 8, 1 / 2, 0])
-    np.testing.assert_array_equal(boxes, [[3, 2, 6, 3], [0, 0, 0, 0], [-1, -1, -1, -1]])
+    np.testing.assert_allclose(stability[0], [7 / 8, 1 / 2, 0])
+    np.testing.assert_array_equal(boxes[0], [[3, 2, 6, 3], [0, 0, 0, 0], [-1, -1, -1, -1]])
