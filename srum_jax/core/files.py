@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -241,3 +241,26 @@ def fingerprint(sampled: Iterable[epath.Path], whole: Iterable[epath.Path] = ())
                 file.seek(start)
                 digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:16]
+
+
+def remembered_fingerprint(
+    sampled: Sequence[epath.Path], whole: Sequence[epath.Path], kept: epath.Path
+) -> str:
+    """`fingerprint` of files, whose content is read again only once one of them changed.
+
+    kept: a JSON file that remembers it beside the files' names, sizes and times. It may be deleted.
+    """
+    stamp = hashlib.sha256()
+    for path in (*whole, *sampled):
+        stat = path.stat()
+        changed = stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns
+        stamp.update(f"{path} {stat.length} {changed}\n".encode())
+    try:
+        before = read_json(kept)
+        if before["stamp"] == stamp.hexdigest():
+            return before["fingerprint"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # nothing that can be used: it is made again
+    found = fingerprint(sampled, whole)
+    write_json(kept, {"stamp": stamp.hexdigest(), "fingerprint": found})
+    return found

@@ -9,6 +9,7 @@ import bisect
 import glob
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class Parquet:
     """The rows of the files that match `pattern`, `source[place]` an ImageSample without scores.
 
     Rows are numbered through all files, which are taken by name. Getting a sample raises ValueError
-    naming the column of a row that cannot be used. One row group is held in memory at a time.
+    naming the column of a row that cannot be used. One row group is held in memory at a time, with
+    those of earlier ones that `expect` announced.
     """
 
     judged = False
@@ -61,6 +63,8 @@ class Parquet:
             sizes += rows
         self._ends = list(itertools.accumulate(sizes))
         self._held: tuple[int, Any] = (-1, None)
+        self._turns: dict[int, int] = {}  # row -> when it will be asked for
+        self._kept: dict[int, dict[str, Any]] = {}  # rows read before their turn
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -87,20 +91,41 @@ class Parquet:
             text = ""
         return records.reject(path, FileRecord(line, None, text), error)
 
-    def digest(self) -> str:
-        """Of the files, by `files.fingerprint`."""
-        return files.fingerprint(self.paths)
+    def expect(self, places: Sequence[int]) -> None:
+        """Tells which rows will be asked for, in this order, once each.
+
+        Where it differs from the rows' own order, a group is read once all the same: rows whose
+        turn comes later are kept until then.
+        """
+        self._turns, self._kept = {place: turn for turn, place in enumerate(places)}, {}
+
+    def digest(self, kept: epath.Path) -> str:
+        """Of the files, by `files.fingerprint`; a file at `kept` remembers it."""
+        return files.remembered_fingerprint(self.paths, [], kept)
 
     def _row(self, place: int) -> dict[str, Any]:
+        if place in self._kept:
+            return self._kept.pop(place)
         group = bisect.bisect_right(self._ends, place)
+        first = self._ends[group - 1] if group else 0
         if self._held[0] != group:
             path, number, _ = self._groups[group]
             with path.open("rb") as file, images.readable(f"{path}, row group {number}", "part"):
                 opened = self._open(file)
                 names = [n for n in ("image", *TEXTS) if n in opened.schema_arrow.names]
                 self._held = (group, opened.read_row_group(number, columns=names))
-        first = self._ends[group - 1] if group else 0
+            if self._turns:
+                self._keep(range(first, self._ends[group]), self._turns.get(place, 0))
+                self._kept.pop(place, None)
         return self._held[1].slice(place - first, 1).to_pylist()[0]
+
+    def _keep(self, places: range, turn: int) -> None:
+        """Keeps the rows of the group that is held whose turn comes after `turn`, and lets go of
+        those whose turn has passed."""
+        self._kept = {p: row for p, row in self._kept.items() if self._turns[p] > turn}
+        for offset, place in enumerate(places):
+            if self._turns.get(place, -1) > turn:
+                self._kept[place] = self._held[1].slice(offset, 1).to_pylist()[0]
 
     def _text(self, row: dict[str, Any], place: int) -> str:
         name = next(key for key in TEXTS if key in row)

@@ -12,6 +12,7 @@ nothing of its own; where it is missing or damaged the shard is read.
 """
 
 import bisect
+import dataclasses
 import errno
 import functools
 import io
@@ -316,7 +317,7 @@ class ShardRecords(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return RecordsView(self, range(len(self))[index])
         return self.fields(index, tuple(self.features))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -334,6 +335,10 @@ class ShardRecords(Sequence):
             for line in found:
                 line.pop(SPAN, None)
             yield from found or map(self._summary_of, self._places(shard))
+
+    def column(self, name: str) -> "RecordsView":
+        """One field of every record."""
+        return RecordsView(self, range(len(self)), name)
 
     def _places(self, shard: int) -> range:
         return range(self._ends[shard] - self.counts[shard], self._ends[shard])
@@ -367,6 +372,31 @@ class ShardRecords(Sequence):
         from tensorflow_datasets import features as f
 
         return f.FeaturesDict({name: self.features[name] for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsView(Sequence):
+    """Some records, or one field of them, each read when it is asked for; none is held.
+
+    field: whose value stands for a record; "": the record itself.
+    """
+
+    records: ShardRecords
+    places: range
+    field: str = ""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(index, slice):
+            return dataclasses.replace(self, places=self.places[index])
+        place = self.places[index]
+        return (
+            self.records.fields(place, (self.field,))[self.field]
+            if self.field
+            else self.records[place]
+        )
 
 
 REDO = "delete it and run its stage again: only this shard is redone"

@@ -12,7 +12,7 @@ granted, a missing score as 0 and a box that is none as no region, stays so: see
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,8 +102,9 @@ class SrumDataset:
         """Line `place` as a Reject."""
         return records.reject(self.file, self.records[place], error)
 
-    def digest(self) -> str:
-        """Of the file and of every picture it names that is there, by `files.fingerprint`."""
+    def digest(self, kept: epath.Path) -> str:
+        """Of the file and of every picture it names that is there, by `files.fingerprint`; a file
+        at `kept` remembers it."""
         found = {}
         for record in self.records:
             for key in ("bad_image_file", "good_image_file"):
@@ -112,7 +113,8 @@ class SrumDataset:
                 except (ValueError, TypeError, AttributeError):
                     continue
                 found[path] = None
-        return files.fingerprint((p for p in found if p.is_file()), whole=[self.file])
+        pictures = [path for path in found if path.is_file()]
+        return files.remembered_fingerprint(pictures, [self.file], kept)
 
     def _picture(self, name: str) -> np.ndarray:
         try:
@@ -194,7 +196,7 @@ def _cut(region: ScoredBox, width: int, height: int, what: str) -> ScoredBox:
 def write(
     folder: epath.PathLike,
     candidates: Iterable[Mapping[str, Any]],
-    scores: Iterable[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
     proposer: str,
 ) -> dict[str, int]:
     """Writes a run's candidates with their scores as a released data set into `folder`.
@@ -207,13 +209,26 @@ def write(
     """
     folder = epath.Path(folder)
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    by_id = {record["id"]: record for record in scores}
-    lines, counts = [], {"written": 0, "images left out": 0, "regions left out": 0}
+    counts = {"written": 0, "images left out": 0, "regions left out": 0}
+    lines = _lines(folder, candidates, scores, proposer, counts)
+    files.write_bytes(folder / LINES, map(str.encode, lines))
+    return counts
+
+
+def _lines(
+    folder: epath.Path,
+    candidates: Iterable[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
+    proposer: str,
+    counts: dict[str, int],
+) -> Iterator[str]:
+    """Lines of the data set, each once its picture is written; `counts` goes on as they do."""
+    places = {record["id"]: place for place, record in enumerate(scores)}
     for candidate in candidates:
         name = candidate["id"]
-        if name not in by_id:
+        if name not in places:
             raise ValueError(f"candidate {name} has no score record: run the score stage again")
-        score = by_id[name]
+        score = scores[places[name]]
         if score["image_status"] != "ok":
             counts["images left out"] += 1
             continue
@@ -224,18 +239,14 @@ def write(
         file = f"{name}.png"
         (folder / PICTURES / file).write_bytes(images.encode_png(candidate["image"]))
         whole = {"object": GLOBAL_ENTRY, "score": float(score["image_score"])}
-        lines.append(
-            {
-                "bad_image_file": file,
-                "good_image_file": file,
-                "prompt": candidate["prompt"],
-                "vlm_rewards": [*(e for e in entries if e is not None), whole],
-            }
-        )
+        line = {
+            "bad_image_file": file,
+            "good_image_file": file,
+            "prompt": candidate["prompt"],
+            "vlm_rewards": [*(e for e in entries if e is not None), whole],
+        }
         counts["written"] += 1
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-    (folder / LINES).write_text(text)
-    return counts
+        yield json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _entry(region: Mapping[str, Any], width: int, height: int) -> dict[str, Any] | None:

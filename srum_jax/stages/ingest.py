@@ -57,6 +57,7 @@ from srum_jax.stages.manifest import (
 from srum_jax.stages.preflight import Checks
 
 SCORES = "scores"  # the folder of the scores' shards inside the stage's
+REMEMBERED = ".source.json"  # in the run's folder: which source was fingerprinted
 NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
 
 Source = SrumDataset | Parquet
@@ -92,7 +93,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     """Weights and a source that are there; its pictures are looked at when the stage runs."""
     preflight.weights(cfg, work, found)
     with found.noting():
-        open_source(cfg).digest()
+        open_source(cfg)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -103,7 +104,10 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """
     source = open_source(cfg)
     weights = loading.source(cfg, work)
-    inputs = {"source": source.digest(), "model": loading.fingerprint(*weights.folders)}
+    inputs = {
+        "source": source.digest(work.root / REMEMBERED),
+        "model": loading.fingerprint(*weights.folders),
+    }
 
     def body(folder: epath.Path) -> Outcome:
         tokenizer = Tokenizer.from_folder(weights.words)
@@ -199,16 +203,17 @@ def make_plan(source: Source, cfg: Config, layout: LayoutSizes, tokenizer: Token
 def in_shards(
     entries: Sequence[PlannedSample], shard_size: int
 ) -> tuple[tuple[PlannedSample, ...], ...]:
-    """Groups of at most `shard_size` entries of one size, sizes in the order they first appear
-    in."""
+    """Groups of at most `shard_size` entries of one size, in the order in which the source has
+    their last ones: who reads it once has every group whole when its turn comes."""
     by_size: dict[tuple[int, int], list[PlannedSample]] = {}
     for entry in entries:
         by_size.setdefault((entry.height, entry.width), []).append(entry)
-    return tuple(
+    groups = (
         tuple(group[start : start + shard_size])
         for group in by_size.values()
         for start in range(0, len(group), shard_size)
     )
+    return tuple(sorted(groups, key=lambda group: group[-1].place))
 
 
 def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
@@ -274,6 +279,9 @@ def ingest(
     def judged(first: int, count: int) -> list[dict[str, Any]]:
         return [score_record(*pair) for pair in samples(first, count)]
 
+    if isinstance(source, Parquet):
+        mine = plan.shards[jax.process_index() :: jax.process_count()]
+        source.expect([entry.place for shard in mine for entry in shard])
     features = shards.candidate_features((None, None, loaded.cfg.token_dim), also=also)
     shard_worker.make_all(
         folder, generate.NAME, features, sizes, drawn, title="ingest", encode=encode

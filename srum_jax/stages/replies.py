@@ -66,7 +66,7 @@ def replies(
             seed=cfg.evaluate.seed,
             title=f"{title} draws",
         )
-        images = list(shards.read(folder / "images"))
+        images = shards.read(folder / "images")
     scores: Sequence[dict[str, Any]] = ()
     if requests.scored:
         scores = own_scores(loaded, images[: requests.scored], folder / "scores", cfg, mesh)
@@ -115,7 +115,7 @@ def _texts(
 
 def _edits(
     requests: Requests, folder: epath.Path, asked: ModelUnderTest, step: int, title: str
-) -> list[np.ndarray]:
+) -> Sequence[np.ndarray]:
     """Edited images uint8 [H,W,3], `step` of them a shard."""
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def _edits(
         title=title,
         encode=draw_and_judge.encoded,
     )
-    return [record["image"] for record in shards.read(folder)]
+    return shards.read(folder).column("image")
 
 
 def own_scores(

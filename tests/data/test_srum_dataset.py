@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 import released_reader
+from etils import epath
 from PIL import Image
 
+from srum_jax.core import files
 from srum_jax.data import images, masks, parquet, records, srum_dataset
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens/common/common.json"
@@ -131,13 +133,25 @@ def test_missing_files_are_named(folder):
 
 
 def test_the_digest_sees_lines_and_pictures(folder):
-    first = source(folder, LINE).digest()
-    assert source(folder, LINE).digest() == first
-    assert source(folder, {**LINE, "prompt": "a red Circle"}).digest() != first
+    kept = epath.Path(folder / ".source.json")
+    first = source(folder, LINE).digest(kept)
+    assert source(folder, LINE).digest(kept) == first
+    assert source(folder, {**LINE, "prompt": "a red Circle"}).digest(kept) != first
     s = source(folder, LINE, "{", {**LINE, "bad_image_file": "gone.png"})
-    assert s.digest() == s.digest() != first
+    assert s.digest(kept) == s.digest(kept) != first
+    again = source(folder, LINE)
+    assert again.digest(kept) == first
     (folder / "pictures" / "a.png").write_bytes(images.encode_png(picture(7)))
-    assert source(folder, LINE).digest() != first
+    assert again.digest(kept) != first
+
+
+def test_pictures_are_read_for_the_digest_once(folder, monkeypatch):
+    s, kept, read = source(folder, LINE), epath.Path(folder / ".source.json"), []
+    fingerprint = files.fingerprint
+    monkeypatch.setattr(files, "fingerprint", lambda *args: read.append(args) or fingerprint(*args))
+    assert s.digest(kept) == s.digest(kept) and len(read) == 1
+    kept.write_text("{")  # damaged: as if it were not there
+    assert s.digest(kept) == s.digest(kept) and len(read) == 2
 
 
 def test_rewards_are_what_the_released_reader_makes_of_them():
@@ -309,7 +323,8 @@ def test_rows_of_parquet_files(tmp_path):
         parquet.Parquet(str(tmp_path / "in" / "0.parquet"), seed)[0].prompt for seed in range(9)
     }
     assert drawn == {"one", "other"}
-    assert s.digest() == parquet.Parquet(str(tmp_path / "in" / "*.parquet")).digest()
+    kept = epath.Path(tmp_path / "source.json")
+    assert s.digest(kept) == files.fingerprint(s.paths)
 
 
 def test_rows_that_cannot_be_used_are_named(tmp_path):
