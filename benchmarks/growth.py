@@ -19,6 +19,7 @@ DIR takes about a record's size times the largest count: 0.17 MB at 256 pixels, 
 import argparse
 import collections
 import dataclasses
+import functools
 import importlib
 import itertools
 import json
@@ -30,7 +31,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,11 @@ class Bench:
     count: int
     size: int
 
-    def run(self, stage: str) -> int:
-        """Does the stage's work; the items that it took."""
-        return getattr(self, stage)()
+    def work(self, stage: str) -> Callable[[], int]:
+        """The stage's work, which gives the items that it took, with what it needs at hand."""
+        if stage == "rows":
+            return functools.partial(self.rows, self._training_set())
+        return getattr(self, stage)
 
     def generate(self) -> int:
         """Encodes and writes shards, as they come from the sampler."""
@@ -89,11 +92,11 @@ class Bench:
         self._training_set()
         return self.count
 
-    def rows(self) -> int:
+    def rows(self, examples: Any) -> int:
         """Packs rows of an epoch, whose latents are fetched for it."""
         from srum_jax.data import packing
 
-        examples, done, row = self._training_set(), 0, 0
+        done, row = 0, 0
         while done < min(self.count, STEPS_OF):
             made = examples.row(row)
             packing.pack([made], examples.lanes, examples.layout, rewards=True)
@@ -254,9 +257,10 @@ def measured(bench: Bench, stage: str) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    work = bench.work(stage)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, worked = time.monotonic(), time.process_time()
-    items = bench.run(stage)
+    items = work()
     found = {"cpu_s": time.process_time() - worked, "s": time.monotonic() - start}
     done.set()
     watcher.join()

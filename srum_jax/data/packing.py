@@ -107,16 +107,17 @@ class _OpenRows:
 
     def __init__(self, limit: np.ndarray, smallest: np.ndarray):
         self.limit, self.smallest = limit, smallest
-        self.free = np.zeros((len(limit), 64), np.int64)
+        self.free = np.zeros((len(limit), 64), np.int32)
         self.numbers = np.zeros(64, np.int64)  # of the rows, ascending
         self.open = self.full = self.rows = 0  # columns in use, those without room, rows in all
 
     def take(self, need: np.ndarray) -> int:
         """The number of the first row that has room for `need` [6], which it then takes; of a new
         row where none has."""
-        fits = np.ones(self.open, bool)
-        for lane in np.flatnonzero(need):
-            fits &= self.free[lane, : self.open] >= need[lane]
+        fits = self.free[0, : self.open] >= need[0]
+        for lane in range(1, len(need)):
+            if need[lane]:
+                fits &= self.free[lane, : self.open] >= need[lane]
         at = int(fits.argmax()) if self.open else 0
         if not self.open or not fits[at]:
             at = self._new()

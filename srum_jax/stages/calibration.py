@@ -6,6 +6,7 @@ the report shows both.
 """
 
 import collections
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from srum_jax.rewards import ensemble, judge
-from srum_jax.rewards.answer_table import PADDING, AnswerTable, judgement_table
+from srum_jax.rewards.answer_table import PADDING, judgement_table
 
 BINS = 20  # of [-1, 1]
+AT_ONCE = 256  # records that are held as a table
 
 
 def histogram(scores: Sequence[float]) -> list[int]:
@@ -36,20 +38,66 @@ def calibration(
     to score ({"with", "candidates", "both", "rank", "same_sign", "status"}); what cannot be
     measured is absent.
     """
-    table = judgement_table([judgement(record) for record in scored])
-    names = sorted(set(table.proposer[table.status != PADDING]))
-    found: dict[str, Any] = {
-        "images": _counts(table.image_scores, table.image_status),
-        "regions": {
-            str(name): _counts(table.scores[at], table.status[at])
-            for name in names
-            for at in [table.proposer == name]
-        },
-        "questions": _questions(table.region_answers) | _questions(table.image_answers),
+    images, regions = _Scores(), collections.defaultdict(_Scores)
+    of_regions, of_images = (collections.defaultdict(_Answers) for _ in range(2))
+    for start in range(0, len(scored), AT_ONCE):
+        part = scored[start : start + AT_ONCE]
+        table = judgement_table([judgement(record) for record in part])
+        images.add(table.image_scores, table.image_status)
+        for name in set(table.proposer[table.status != PADDING]):
+            at = table.proposer == name
+            regions[str(name)].add(table.scores[at], table.status[at])
+        for found, answers in (
+            (of_regions, table.region_answers),
+            (of_images, table.image_answers),
+        ):
+            for kind in set(answers.kind[answers.kind != PADDING]):
+                at = answers.kind == kind
+                found[str(kind)].add(answers.p[at], answers.status[at])
+    said = [
+        {kind: found[kind].summary() for kind in sorted(found)} for found in (of_regions, of_images)
+    ]
+    made: dict[str, Any] = {
+        "images": images.summary(),
+        "regions": {name: regions[name].summary() for name in sorted(regions)},
+        "questions": said[0] | said[1],
     }
     if comparison is not None:
-        found["comparison"] = _compared(scored, comparison)
-    return found
+        made["comparison"] = _compared(scored, comparison)
+    return made
+
+
+@dataclasses.dataclass
+class _Scores:
+    """Scores counted as they come: a histogram, and how often each status occurs."""
+
+    histogram: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(BINS, int))
+    status: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, scores: np.ndarray, status: np.ndarray) -> None:
+        self.histogram += histogram(scores[status == judge.OK])
+        self.status.update(_counted(status))
+
+    def summary(self) -> dict[str, Any]:
+        return {"histogram": self.histogram.tolist(), "status": dict(sorted(self.status.items()))}
+
+
+@dataclasses.dataclass
+class _Answers:
+    """Answers to a kind of question: the sum of p where it could be read, and statuses."""
+
+    total: float = 0.0
+    status: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, p: np.ndarray, status: np.ndarray) -> None:
+        self.total += float(p[status == judge.OK].sum(dtype=np.float64))
+        self.status.update(_counted(status))
+
+    def summary(self) -> dict[str, Any]:
+        """No mean where none could be read."""
+        read = self.status[judge.OK]
+        mean = {"mean": self.total / read} if read else {}
+        return {**mean, "status": dict(sorted((+self.status).items()))}
 
 
 def judgement(record: Mapping[str, Any]) -> judge.Judgement:
@@ -80,29 +128,16 @@ def judgement(record: Mapping[str, Any]) -> judge.Judgement:
     return judge.Judgement(regions, score, record["image_status"], {}, tuple(answers[-1]))
 
 
-def _counts(scores: np.ndarray, status: np.ndarray) -> dict[str, Any]:
-    return {"histogram": histogram(scores[status == judge.OK]), "status": _counted(status)}
-
-
 def _counted(status: np.ndarray) -> dict[str, int]:
     """How often each status occurs, padding apart."""
     names, counts = np.unique(status[status != PADDING], return_counts=True)
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _questions(answers: AnswerTable) -> dict[str, Any]:
-    """{kind: {"mean", "status"}} of the answers; no mean where none could be read."""
-    found = {}
-    for kind in sorted(set(answers.kind[answers.kind != PADDING])):
-        p, status = answers.p[answers.kind == kind], answers.status[answers.kind == kind]
-        mean = {"mean": float(p[status == judge.OK].mean())} if (status == judge.OK).any() else {}
-        found[str(kind)] = {**mean, "status": _counted(status)}
-    return found
-
-
 def _compared(scored: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
-    own = {record["id"]: float(record["image_score"]) for record in scored}
     others = comparison["candidates"]
+    named = {one["id"] for one in others}
+    own = {r["id"]: float(r["image_score"]) for r in scored if r["id"] in named}
     agreed = ensemble.agreement(
         np.array([own[one["id"]] for one in others]),
         np.array([one.get("score", np.nan) for one in others]),

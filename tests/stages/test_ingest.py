@@ -127,13 +127,13 @@ def test_records_of_the_kinds_that_generate_and_score_write(done):
     work, manifest = done
     folder = work.stage("ingest")
     drawn, scored = shards.read(folder), shards.read(folder / manifest.outputs["scores"])
-    # Units of one size, sizes as they first appear; the third picture comes to the first's size.
-    assert drawn.counts == scored.counts == (2, 1, 1, 1)
+    # Shards of one size, by their last pictures; the third comes to the first's size.
+    assert drawn.counts == scored.counts == (1, 2, 1, 1)
     assert (
-        [r["id"] for r in drawn] == [r["id"] for r in scored] == ["0-0", "0-1", "3-0", "1-0", "2-0"]
+        [r["id"] for r in drawn] == [r["id"] for r in scored] == ["1-0", "0-0", "0-1", "2-0", "3-0"]
     )
-    assert [r["prompt"] for r in drawn][:3] == [PROMPTS[0], PROMPTS[2], PROMPTS[4]]
-    assert [r["image"].shape[:2] for r in drawn] == [(32, 32)] * 3 + [(64, 32), (32, 64)]
+    assert [r["prompt"] for r in drawn][:3] == [PROMPTS[1], PROMPTS[0], PROMPTS[2]]
+    assert [r["image"].shape[:2] for r in drawn] == [SIZES[i] for i in (1, 0, 4, 3, 4)]
     ordinary = set(shards.candidate_features(tiny.GRID))
     assert set(drawn.features) == ordinary | {"target"}
     assert set(scored.features) == set(shards.score_features())
@@ -144,8 +144,8 @@ def test_records_of_the_kinds_that_generate_and_score_write(done):
         if record["id"] != "2-0":
             np.testing.assert_array_equal(record["target"], record["latent"])
     good, _ = posterior(images.latent_image(picture(9, SIZES[3]), tiny.MODEL.layout))
-    np.testing.assert_allclose(drawn[4]["target"], good, atol=1e-4)
-    assert np.abs(drawn[4]["target"] - drawn[4]["latent"]).max() > 0.01
+    np.testing.assert_allclose(drawn[3]["target"], good, atol=1e-4)
+    assert np.abs(drawn[3]["target"] - drawn[3]["latent"]).max() > 0.01
 
 
 def test_scores_go_with_their_pictures(done):
@@ -239,7 +239,7 @@ def test_a_source_that_changed_is_another_run(weights, tmp_path):
     allowed = dataclasses.replace(work, allow_config_change=True)
     assert run(cfg, allowed).counts["sizes"] == 3
     drawn = shards.read(work.stage("ingest"))
-    assert drawn.counts == (2, 2, 1)
+    assert drawn.counts == (2, 1, 2)
     changed = next(r for r in drawn if r["id"] == "0-0")
     np.testing.assert_array_equal(changed["image"], picture(77, (64, 32)))
 
