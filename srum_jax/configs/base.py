@@ -334,10 +334,10 @@ class EvaluateConfig:
     suites: tuple[str, ...] = ("shapes",)  # NAME or NAME:PATH of its data, as core/registry.py says
     prompts: str = "shapes:test"  # as generate.prompts
     count: PositiveInt = 600  # prompts, one image each, the same noise for base and trained
-    questions: PositiveInt = 800  # VQA: asked of base and trained about held-back pictures
-    multi_image_questions: PositiveInt = 300  # about two pictures or the frames of a clip
-    captions: PositiveInt = 150  # written of held-back pictures
-    edits: PositiveInt = 150  # of held-back pictures, by an instruction
+    questions: NonNegativeInt = 800  # VQA: asked of base and trained about held-back pictures
+    multi_image_questions: NonNegativeInt = 300  # about two pictures or the frames of a clip
+    captions: NonNegativeInt = 150  # written of held-back pictures
+    edits: NonNegativeInt = 150  # of held-back pictures, by an instruction
     best_of: Annotated[int, AtLeast(2)] = 4  # images a prompt for best-of-K by self-score
     best_of_prompts: PositiveInt = 200  # prompts it is measured on
     batch: PositiveInt = 100  # pictures with questions a compiled call

@@ -10,16 +10,17 @@ def get_config() -> Any:
     c = base.get_config()
     # Sized for a few minutes on two cores (docs/results.md); the study draws 8 candidates of each
     # of 1600 prompts. Four of each of 500 gain more than two of each of 1000.
-    c.generate.count = 500
+    c.generate.count = 300
     c.generate.candidates = 4
     c.score.proposers = ("components",)
-    c.train.steps = 200
-    c.train.monitor.every = 200  # at the start and at the end
-    c.evaluate.questions = 300
-    c.evaluate.multi_image_questions = 60
-    c.evaluate.captions = 60
+    c.train.steps = 120
+    c.train.monitor.prompts = 0
+    c.evaluate.count = 300
+    c.evaluate.questions = 200
+    c.evaluate.multi_image_questions = 0
+    c.evaluate.captions = 0
     c.evaluate.edits = 60
-    c.evaluate.best_of_prompts = 60
+    c.evaluate.best_of_prompts = 50
     c.compute.remat = "none"  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time
     c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small
