@@ -13,8 +13,12 @@ TEST_STAMP := $(VENV)/installed_tests
 NEWEST ?= python3.13
 NEWEST_VENV := .venv-newest
 NEWEST_STAMP := $(NEWEST_VENV)/installed_tests
-# --no-compile: most files of these packages are never imported; halves the time.
-INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
+# `$(call install,VENV,WHAT)`: by uv, in a quarter of pip's time; by pip where uv cannot (an index
+# that only pip is told of). --no-compile: most files of these packages are never imported.
+PIP := -m pip install --quiet --no-compile --disable-pip-version-check
+install = { $(1)/bin/python $(PIP) uv && \
+  $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null; } || \
+  $(1)/bin/python $(PIP) $(2)
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -36,15 +40,17 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv $(VENV)
 
 $(STAMP): $(ASKED) | $(BIN)/python
-	@echo "Setting up $(VENV)/ (once, about half a minute)"
-	@$(BIN)/python $(INSTALL) -e .
+	@echo "Setting up $(VENV)/ (once, about 20 seconds)"
+	@$(call install,$(VENV),-e .)
 	@touch $@
 
 $(TEST_STAMP): $(ASKED) | $(BIN)/python
 	@echo "Setting up $(VENV)/ with what the tests need (once, about a minute)"
-	@$(BIN)/python $(INSTALL) -e ".[test]"
+	@$(call install,$(VENV),-e ".[test]")
 	@touch $@ $(STAMP)
 
+# The demo's programs run for seconds each: LLVM's level 1 compiles them in two thirds of the time.
+demo: export XLA_FLAGS := $(XLA_FLAGS) --xla_backend_optimization_level=1
 demo: $(STAMP)
 	$(BIN)/python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes
 
@@ -59,7 +65,7 @@ test-all: $(TEST_STAMP)
 $(NEWEST_STAMP): $(ASKED)
 	@echo "Setting up $(NEWEST_VENV)/ with the newest jax that pyproject.toml allows"
 	@"$(NEWEST)" -m venv $(NEWEST_VENV)
-	@$(NEWEST_VENV)/bin/python $(INSTALL) --upgrade -e ".[test]"
+	@$(call install,$(NEWEST_VENV),--upgrade -e ".[test]")
 	@touch $@
 
 test-newest: $(NEWEST_STAMP)
