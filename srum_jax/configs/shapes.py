@@ -8,8 +8,8 @@ from srum_jax.configs import base
 def get_config() -> Any:
     """The config of this run, a ConfigDict."""
     c = base.get_config()
-    # Sized for a few minutes on two cores (docs/results.md); the study draws 8 candidates of each
-    # of 1600 prompts. Four of each of 500 gain more than two of each of 1000.
+    # Sized for three minutes on two cores (docs/shapes.md, "The demo's recipe"); the study draws 8
+    # candidates of each of 1600 prompts.
     c.generate.count = 300
     c.generate.candidates = 4
     c.score.proposers = ("components",)
