@@ -93,12 +93,14 @@ def run(installed, folder, *words):
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(installed):
     *_, names, inside = installed
     assert names - inside == set()
     assert not [name for name in inside if name.startswith(("tests", "configs", "benchmarks"))]
 
 
+@pytest.mark.slow
 def test_the_command_works_in_an_empty_folder(installed, tmp_path):
     start = time.monotonic()
     shown = run(installed, tmp_path, "--help")
@@ -114,6 +116,7 @@ def test_the_command_works_in_an_empty_folder(installed, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"mine.py"}
 
 
+@pytest.mark.slow
 def test_the_installed_package_is_the_wheels(installed, tmp_path):
     target, environment, *_ = installed
     code = "import srum_jax, srum_jax.configs.base as b; print(srum_jax.__file__, b.__file__)"

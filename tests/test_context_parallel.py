@@ -71,7 +71,7 @@ def alone():
     "name, sizes, micro_batches",
     [
         pytest.param("dense", (1, 1, 1, 2), 1, marks=pytest.mark.slow),
-        ("chunked", (1, 2, 1, 1), 1),
+        pytest.param("chunked", (1, 2, 1, 1), 1, marks=pytest.mark.slow),
         pytest.param("chunked", (1, 1, 2, 1), 1, marks=pytest.mark.slow),
         pytest.param("dense", (1, 1, 1, 8), 1, marks=MANY),
         pytest.param("dense", (1, 2, 2, 2), 2, marks=MANY),
@@ -134,7 +134,14 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(splash, "_INTERPRET", True)
 
 
-@pytest.mark.parametrize("name", ["dense", "chunked", "splash"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense",
+        pytest.param("chunked", marks=pytest.mark.slow),
+        pytest.param("splash", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 2), *(pytest.param(s, marks=MANY) for s in EIGHT)])
 def test_each_back_end_is_the_same_on_a_part_of_the_queries(interpreted, name, sizes):
     """Grouped keys, interval tables of a part of a row, rows that are cut and rows that are not."""
@@ -156,7 +163,7 @@ def test_each_device_runs_its_own_rows_and_heads(interpreted, name, sizes):
         np.testing.assert_allclose(a, b, atol=3e-5)
 
 
-@pytest.mark.parametrize("name", ["dense", "chunked"])
+@pytest.mark.parametrize("name", ["dense", pytest.param("chunked", marks=pytest.mark.slow)])
 def test_weights_are_gathered_and_activations_are_not_summed(name):
     """A step sends what its weights and gradients weigh, whatever the length of its rows."""
     mesh = mesh_of(1, 2, 1, 1)

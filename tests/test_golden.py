@@ -27,6 +27,7 @@ from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, create
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
+LONG = {"edit", "gen", "srum", "srum_mixed", "train", "vae"}
 
 
 @pytest.fixture(autouse=True)
@@ -300,9 +301,18 @@ def test_folders_are_told_apart_by_their_json(tmp_path, monkeypatch):
     assert {c.name for c in cases} >= {"caseA", "samA"} and "points_mask" in mine.sections()
 
 
+def _marks(case, section):
+    """The longest sections of our own second case: those of the first are the quick ones."""
+    return pytest.mark.slow if case.folder == OURS / "caseB" and section in LONG else ()
+
+
 @pytest.mark.parametrize(
     ("case", "section"),
-    [pytest.param(c, s, id=f"{c.name}-{s}") for c in CASES for s in _sections(c)],
+    [
+        pytest.param(c, s, id=f"{c.name}-{s}", marks=_marks(c, s))
+        for c in CASES
+        for s in _sections(c)
+    ],
 )
 def test_golden(case, section):
     if isinstance(case, Case):

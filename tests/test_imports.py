@@ -331,6 +331,7 @@ def test_packages_a_machine_may_lack_are_imported_lazily():
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_everything_imports_without_them():
     names = sorted(f"{PACKAGE}.{name}".rstrip(".") for name in MODULES)
     missing = ["grain", "tensorflow_datasets", "array_record", "ml_collections", "pyarrow"]

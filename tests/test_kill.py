@@ -73,6 +73,7 @@ def test_killed_while_drawing_and_while_scoring(runs, whole, killed):
     assert not list((runs.root / "one").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_killed_on_one_host_and_started_again_on_two(runs, whole, killed):
     shutil.copytree(killed, runs.root / "two")
     hosts.assert_same_records(whole, runs.go("two", processes=2))

@@ -77,7 +77,7 @@ def alone(batch):
 @pytest.mark.parametrize(
     "name, sizes, micro_batches",
     [
-        ("joint", (8, 1, 1, 1), 1),
+        pytest.param("joint", (8, 1, 1, 1), 1, marks=pytest.mark.slow),
         pytest.param("joint", (1, 8, 1, 1), 1, marks=pytest.mark.slow),
         pytest.param("joint", (2, 2, 2, 1), 1, marks=pytest.mark.slow),
         pytest.param("joint", (1, 2, 2, 2), 2, marks=pytest.mark.slow),

@@ -253,6 +253,7 @@ def test_random_requests_compile_few_programs_and_all_are_noted(traced):
     assert len(programs.seen) == before + 2 == len(traced)
 
 
+@pytest.mark.slow
 def test_random_images_compile_few_programs_and_all_are_noted(traced):
     rng, window, batch = np.random.default_rng(1), 24, 2
     programs = context.Programs()

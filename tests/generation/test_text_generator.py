@@ -306,6 +306,7 @@ def surprise(ids, logits):
     return (chi - degrees) / np.sqrt(2 * degrees)
 
 
+@pytest.mark.slow
 def test_drawn_tokens_follow_the_softmax(model):
     """The first token of many seeds, and the second of those whose first is the commonest."""
     rows, warmth = 4096, 0.7

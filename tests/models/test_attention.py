@@ -156,7 +156,9 @@ def concatenated(q, k, v, allowed, past_k, past_v, length):
     return attention.attend(q, k, v, np.concatenate([used, allowed], axis=2))
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1), (2, 2)])
+@pytest.mark.parametrize(
+    "heads, kv_heads", [(4, 2), pytest.param(4, 1, marks=pytest.mark.slow), (2, 2)]
+)
 def test_attend_behind_is_attention_over_cache_and_own(heads, kv_heads):
     args, length = behind(heads=heads, kv_heads=kv_heads)
     found = jit(attention.attend_behind)(*args, length)
@@ -187,6 +189,7 @@ def test_attend_behind_in_bfloat16_stays_close():
     assert 1e-4 < error < 0.02, error
 
 
+@pytest.mark.slow
 def test_long_rows_are_computed_in_parts(monkeypatch):
     (q, k, v, allowed, *past), length = behind()
 

@@ -215,6 +215,7 @@ def test_velocities_and_logits(params):
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_runs_and_stays_close(params):
     batch = pack([[talk(4), edit(2), text_to_image(1)]])
     for a, b in zip(run(params, batch, dtype=jnp.bfloat16), run(params, batch), strict=True):

@@ -55,6 +55,7 @@ def test_what_is_read_is_the_same(params):
     same(found, bagel.logits(params, x, slots))
 
 
+@pytest.mark.slow
 def test_gradients_are_the_same(params, inputs):
     def gradient(forward):
         def loss(p):

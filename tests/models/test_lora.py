@@ -75,7 +75,7 @@ def test_one_percent_of_the_big_experts_and_cut_as_it_is():
         assert "fsdp" in where[path].spec or "tensor" in where[path].spec, (path, spec.axes)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_fresh_adapters_change_no_bit(batch, dtype):
     fresh = param_tree.init(ADAPTERS, jax.random.key(1))
     base = forward(weights(), batch, dtype=dtype)
@@ -143,6 +143,7 @@ def gradients(loss, trained, fixed, batch, parts=1):
     return jit(run)(trained, fixed, batch, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_low_rank_matrix(batch):
     """By the chain rule from the gradient of the whole matrix; the reference is the bare base."""
     made, base = factors(), weights()

@@ -92,6 +92,7 @@ def test_order_of_tokens_within_a_lane_means_nothing(params):
     np.testing.assert_allclose(moved[1], g[:, b], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scan_with_remat_equals_the_unrolled_stack(params):
     lane, tokens = embeddings(1), lanes(0)
     pull = embeddings(2)
@@ -172,6 +173,7 @@ def test_free_slots_change_nothing(params):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_cache_in_bfloat16_stays_close(params):
     (want, _), _, _ = behind_a_cache(params)
     _, (found, _), real = behind_a_cache(params, jnp.bfloat16)

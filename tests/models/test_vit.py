@@ -50,6 +50,7 @@ def test_features_match_the_official_tower(case):
     np.testing.assert_allclose(features[0][back], outputs["vit/features"], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_remat_and_miss_unused_positions():
     cfg, params, inputs, _ = _read("caseB")
     patches, ids, image, back = _row(cfg, inputs)

@@ -80,6 +80,7 @@ def test_both_terms_are_weighted(found, predicted):
         assert max(np.abs(g).max() for g in jax.tree.leaves(gradients[path])) > 0, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3 * 96, 96, 1])
 def test_labels_in_parts_are_the_same_loss(found, predicted, monkeypatch, limit):
     """Parts of which the last is not full, single labels, and more parts than labels."""

@@ -114,6 +114,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     assert re.search(rf"dot_general.*tensor<\d+x{hidden}xbf16>, tensor<{hidden}x{ffn}xbf16>", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept_as", ["bfloat16", "int8"])
 def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
     before = peak_gib()

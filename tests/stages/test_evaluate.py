@@ -348,6 +348,7 @@ def test_a_model_of_another_kind_is_asked_nothing(weights, caplog):
     assert found.section == {} and found.fields == {} and found.examples == {}
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_train(weights, tmp_path):
     """Through the model itself; the judge is measured on the candidates it chose among."""
     work = Workdir(tmp_path, config_file="configs/tiny.py")

@@ -307,6 +307,7 @@ def test_sampled_latents_are_one_draw_each_by_the_seed(done, weights, source, tm
     np.testing.assert_allclose(same["target"], same["latent"])  # one picture, one draw
 
 
+@pytest.mark.slow
 def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path, monkeypatch):
     cfg, work = config(weights, source, ingest__latents="resample"), Workdir(tmp_path)
     run(cfg, work)

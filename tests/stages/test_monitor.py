@@ -210,6 +210,7 @@ def done(weights, tmp_path_factory):
     return cfg, work, test_train.run(cfg, work)
 
 
+@pytest.mark.slow
 def test_rows_pictures_and_answers(done):
     cfg, work, manifest = done
     folder = work.stage("train")
@@ -238,6 +239,7 @@ def test_rows_pictures_and_answers(done):
     assert sorted(kept) == ["2", "3"] and cfg.train.keep == 2
 
 
+@pytest.mark.slow
 def test_agreement_is_with_the_first_answers(done, tmp_path):
     """Of five answers on file three are made others: two fifths stay."""
     cfg, work, _ = done
@@ -274,6 +276,7 @@ def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
     assert monitor.read(work.stage("train")) == monitor.read(whole.stage("train"))
 
 
+@pytest.mark.slow
 def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatch, caplog):
     """Diversity is made to look lost from step 1 on."""
     cfg = config(weights, train__monitor__min_score=2.0)
@@ -341,7 +344,10 @@ READ_OUTS = {
 }
 
 
-@pytest.mark.parametrize("readout", READ_OUTS)
+@pytest.mark.parametrize(
+    "readout",
+    [pytest.param(r, marks=pytest.mark.slow if r == "written" else ()) for r in READ_OUTS],
+)
 def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
     """One model, one image: one score and one status, whatever `score` says."""
     if readout == "written":
@@ -401,6 +407,7 @@ def generated(work, cfg, records):
 # ------------------------------------------------------------------------- beside the verifier
 
 
+@pytest.mark.slow
 def test_the_verifier_stands_beside_the_own_score(done, tmp_path):
     _, work, _ = done
     shutil.copytree(work.root, tmp_path, dirs_exist_ok=True)

@@ -559,6 +559,7 @@ def test_other_objectives(weights, tmp_path, objective, optimizer, anchor, logge
     assert ("drift" in rows[0]) == (objective != "srum_release")
 
 
+@pytest.mark.slow
 def test_a_run_that_runs_away_is_stopped(weights, tmp_path):
     cfg = config(weights, train__max_drift=1e-6)
     work = write(Workdir(tmp_path), cfg)
@@ -595,6 +596,7 @@ def stopped(monkeypatch, step, go):
             go()
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_bit_for_bit(done, tmp_path, monkeypatch):
     cfg, first, _ = done
     work = write(Workdir(tmp_path), cfg)
@@ -615,6 +617,7 @@ def test_stages_before_must_be_finished(weights, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_candidates_are_another_run(done, weights):
     cfg, work, _ = done
     other = dataclasses.replace(cfg, seed=1)

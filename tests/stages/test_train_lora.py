@@ -73,6 +73,7 @@ def adapters(work):
     return param_tree.flatten(checkpoint.load_params(folder, checkpoint.saved_shapes(folder)))
 
 
+@pytest.mark.slow
 def test_adapters_alone_are_made_and_kept(done):
     cfg, work, summary = done
     made = adapters(work)
@@ -89,6 +90,7 @@ def test_adapters_alone_are_made_and_kept(done):
     assert all("['lora']" in path for path in large)
 
 
+@pytest.mark.slow
 def test_it_starts_at_the_base_and_moves(done):
     cfg, work, _ = done
     rows = [r for r in metrics.read(work.stage("train") / "metrics.jsonl") if "loss" in r]
@@ -100,6 +102,7 @@ def test_it_starts_at_the_base_and_moves(done):
     assert not np.array_equal(first[0]["latent"], last[0]["latent"])
 
 
+@pytest.mark.slow
 def test_the_first_look_is_at_the_base(done):
     """The last one is at the merged weights."""
     cfg, work, _ = done
@@ -131,6 +134,7 @@ class Caught(Exception):
     """In place of the work itself."""
 
 
+@pytest.mark.slow
 def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
     cfg, work, _ = done
     run(export, cfg, work)
@@ -177,6 +181,7 @@ def test_what_the_loop_is_handed(weights, tmp_path, monkeypatch):
     assert log.cost.tokens > 0 and log.cost.flops > 0
 
 
+@pytest.mark.slow
 def test_adapters_of_another_rank_are_refused(done):
     cfg, work, _ = done
     other = config(cfg.weights, train__lora__rank=3)

@@ -114,6 +114,7 @@ def matrices(leaf, inputs):
     return np.asarray(leaf).reshape(leaf.shape[0], int(np.prod(leaf.shape[1 : 1 + inputs])), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, inputs", [("q", 1), ("k", 1), ("o", 2), ("gate", 1), ("down", 1)])
 def test_every_layer_is_orthogonalised_for_itself(stepped, name, inputs):
     grads, updates = (tree[f"blocks/gen/{name}/w"] for tree in stepped)
@@ -141,7 +142,14 @@ def test_layers_do_not_mix():
     assert same == [True, False, True]
 
 
-@pytest.mark.parametrize("data, context, shared", [(2, 1, 2), (1, 3, 3), (4, 1, 1)])
+@pytest.mark.parametrize(
+    "data, context, shared",
+    [
+        (2, 1, 2),
+        pytest.param(1, 3, 3, marks=pytest.mark.slow),
+        pytest.param(4, 1, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_devices_with_the_same_parameters_share_the_layers(data, context, shared):
     """Six layers: over two devices each orthogonalises three, over four each all of them."""
     layers = mot.specs(dataclasses.replace(LLM, layers=6))["blocks"]["gen"]
@@ -163,6 +171,7 @@ def test_devices_with_the_same_parameters_share_the_layers(data, context, shared
     assert products and set(products) == {str(6 // shared)}
 
 
+@pytest.mark.slow
 def test_the_rest_goes_to_adam(stepped):
     """Whose first update is the gradient's sign, whatever its size."""
     for path in ("embed", "lm_head/w"):

@@ -69,6 +69,7 @@ def test_pixels_are_those_of_the_pipeline(i):
     assert (off > 1e-4).mean() < 0.002
 
 
+@pytest.mark.slow
 def test_the_batches_of_points_do_not_matter(model, found):
     other = MaskSettings(**{**vars(SETTINGS), "points_per_batch": 20})
     for a, b in zip(MaskGenerator(*model, other).generate(IMAGES[:1]), found[:1], strict=True):

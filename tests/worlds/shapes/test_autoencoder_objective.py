@@ -42,6 +42,7 @@ def _run(params, images, key):
     return out, gradients, mean, logvar, decoded
 
 
+@pytest.mark.slow
 def test_terms_are_what_they_say(params):
     out, _, mean, logvar, decoded = _run(params, _images(), jax.random.key(3))
     error = np.asarray(decoded) - _images()
