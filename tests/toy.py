@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from srum_jax import config
-from srum_jax.configs import base
+from srum_jax.configs.base import LoopConfig, OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.loss import LossOut, ratio
 from srum_jax.training import callbacks, loop, optim
@@ -81,10 +80,11 @@ class Evaluator:
 
 def loop_config(**values):
     """The keys of the loop: 8 steps, every one logged, a checkpoint every second."""
-    cfg = config.load(base.get_config()).autoencoder
-    rate = dataclasses.replace(cfg.optim, learning_rate=0.05, warmup=2)
+    rate = OptimConfig(
+        optimizer="adamw", learning_rate=0.05, warmup=2, schedule="cosine", b2=0.99, eps=1e-8
+    )
     small = {"steps": 8, "optim": rate, "ema": 0.9, "checkpoint_every": 2, "log_every": 1}
-    return dataclasses.replace(cfg, **(small | values))
+    return LoopConfig(**(small | values))
 
 
 def start(cfg, mesh=None):
