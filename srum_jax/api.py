@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image
 
 from srum_jax.config import Config, MeshConfig
 from srum_jax.core import registry, sharding
@@ -403,9 +403,7 @@ def _pixels(given: AnyImage) -> np.ndarray:
     if isinstance(given, Drawing):
         return given.image
     if isinstance(given, Image.Image):
-        pictures.check_size(*given.size, name="the PIL image")
-        with pictures.readable("the PIL image"):
-            return np.asarray(pictures.rgb(ImageOps.exif_transpose(given)))
+        return pictures.from_pil(given, name="the PIL image")
     if isinstance(given, (str, os.PathLike)):
         return pictures.load(given)
     pixels = np.asarray(given)

@@ -7,12 +7,15 @@ the tower's square table.
 
 import contextlib
 import io
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from srum_jax.core.errors import quoted
+from srum_jax.core.files import mistaken
 from srum_jax.core.patches import patchify, position_ids
 from srum_jax.data.schema import LayoutSizes, Picture
 
@@ -23,6 +26,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_FILE_PIXELS = 8192**2
 MAX_RATIO = 100  # of the longer side to the shorter
+MAX_TEXT = 2**20  # bytes of a text in a PNG that may say which way is up
+# PNG chunks that may inflate to anything, and the texts among them that may hold an orientation.
+_TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+_ORIENTING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -58,12 +65,79 @@ def decode(data: bytes, *, name: str, released: bool = False) -> np.ndarray:
     to 8. Raises ValueError naming `name` for damaged or truncated bytes, for formats other than
     FORMATS, and, before any pixel is decoded, for sizes that `check_size` refuses.
     """
-    with readable(name):
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    with readable(name, data=data):
+        image = Image.open(io.BytesIO(without_texts(data)), formats=FORMATS)
     check_size(*image.size, name=name)
+    if not released:
+        return from_pil(image, name=name)
     with readable(name):
         image.load()
-        return np.asarray(_released(image) if released else rgb(_upright(image)))
+        return np.asarray(_released(image))
+
+
+def from_pil(image: Image.Image, *, name: str) -> np.ndarray:
+    """A Pillow image -> uint8 [H,W,3], turned and composited as by `decode`. Raises as that."""
+    check_size(*image.size, name=name)
+    with readable(name):
+        raw = _raw_mode(image)
+        image.load()
+        upright, tags = _upright(image), getattr(image, "tag_v2", {})
+        if upright.mode.startswith("I;16"):
+            white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+            inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+            upright = _eight_bits(upright, white, inverted)
+        elif "transparency" in upright.info:
+            upright.info["transparency"] = _shown(upright.info["transparency"], raw)
+        return np.asarray(rgb(upright))
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How a PNG stores its colours, "L;4" for gray of four bits; known until it is loaded."""
+    raw = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    return raw if isinstance(raw, str) else ""
+
+
+def _shown(transparent, raw: str):
+    """A PNG's transparent colour, which is in the file's bits, in Pillow's eight."""
+    if raw == "RGB;16B":
+        return tuple(value >> 8 for value in transparent)
+    return transparent * {"L;2": 85, "L;4": 17}.get(raw, 1)
+
+
+def without_texts(data: bytes) -> bytes:
+    """The bytes of a PNG without colour profiles and texts, none of which changes a pixel here; of
+    other formats as they are.
+
+    Pillow refuses pictures for the size of what these hold, and would inflate it. Texts that may
+    say which way is up stay where they are of at most MAX_TEXT.
+    """
+    if not data.startswith(b"\x89PNG"):
+        return data
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if kind not in _TEXTS or _orients(kind, data[at + 8 : end - 4]):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _orients(kind: bytes, text: bytes) -> bool:
+    """Whether a text may say which way is up, in few bytes."""
+    if len(text) > MAX_TEXT or not text.startswith(_ORIENTING):
+        return False
+    packed = text.partition(b"\0")[2]
+    if kind == b"iTXt":  # a flag, the method, language, translated keyword
+        packed = packed[2:].split(b"\0", 2)[-1] if packed[:1] == b"\1" else b""
+    elif kind == b"zTXt":
+        packed = packed[1:]
+    else:
+        return True
+    inflate = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):
+        inflate.decompress(packed, MAX_TEXT)
+    return not inflate.unconsumed_tail
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -74,12 +148,25 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 @contextlib.contextmanager
-def readable(name: str, what: str = "image") -> Iterator[None]:
-    """Errors of a reader, of many kinds on damaged bytes, become a ValueError naming `name`."""
+def readable(name: str, what: str = "image", *, data: bytes = b"") -> Iterator[None]:
+    """Errors of a reader, of many kinds on damaged bytes, become a ValueError naming `name`.
+
+    `data` is the file's beginning: what it is instead, where that can be told.
+    """
     try:
         yield
+    except UnidentifiedImageError as e:
+        raise ValueError(f"{name}: not a readable {what} ({_instead(data)})") from e
     except Exception as e:
-        raise ValueError(f"{name}: not a readable {what} ({e})") from e
+        raise ValueError(f"{name}: not a readable {what} ({quoted(str(e), 200)[1:-1]})") from e
+
+
+def _instead(data: bytes) -> str:
+    if wrong := mistaken(data):
+        return wrong
+    film = data[4:8] == b"ftyp"
+    what = "a HEIC, AVIF or film" if film else "damaged, or of a format that is not read"
+    return f"{what}; {', '.join(FORMATS)} are read"
 
 
 def check_size(width: int, height: int, *, name: str) -> None:
@@ -103,12 +190,20 @@ def rgb(image: Image.Image) -> Image.Image:
     named colours are composited as in BAGEL `data/data_utils.py`, pil_img2rgb.
     """
     if image.mode.startswith("I;16"):
-        values = np.array(image)
-        values[values == image.info.get("transparency", -1)] = 65535
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+        image = _eight_bits(image, 65535, inverted=False)
     elif image.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel; save it with 8 or 16")
+        raise ValueError("32 bits a pixel, or a sign, and no agreed white; save it with 8 or 16")
+    elif image.mode == "La":
+        image = image.convert("LA")
     return _on_white(image) if image.has_transparency_data else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, white: int, inverted: bool) -> Image.Image:
+    """A gray image of 16 bits -> "L", what is transparent as white."""
+    values = np.minimum(np.array(image), white)
+    values = white - values if inverted else values
+    values[np.array(image) == image.info.get("transparency", -1)] = white
+    return Image.fromarray(np.round(values / (white / 255)).astype(np.uint8))
 
 
 def _released(image: Image.Image) -> Image.Image:

@@ -1,12 +1,14 @@
 """Frames of a clip: GIF, animated WebP and PNG by Pillow, MP4 and its like by PyAV.
 
 Owns the way from an untrusted clip to a few frames, uint8 [H,W,3], and their times. A clip is
-decoded twice, to count its frames and to keep the wanted ones: memory holds these alone, and no
-header is believed. PyAV is the extra `video`, imported where a clip needs it.
+decoded twice, for the times of its frames and to keep the wanted ones: memory holds these alone,
+and no header is believed about lengths. PyAV is the extra `video`, imported where a clip needs it.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 from etils import epath
@@ -20,19 +22,24 @@ MAX_FRAMES = 50_000  # of a clip: 27 minutes at 30 a second
 MAX_CLIP_PIXELS = 2**37  # of all its frames together: enough for these at 1920x1080
 MAX_KEPT_PIXELS = 2**29  # of the frames asked for: 1.6 GB
 UNTIMED = 0.1  # seconds that viewers show a frame whose file gives no duration
+UNTIMED_RATE = 25  # frames a second of a film that gives neither times nor a rate
+_UNNAMED = 2  # the number of no colour matrix (ITU-T H.273)
 
-# Seconds, (width, height) as stored, and what makes the RGB picture until the next frame is due.
+# Seconds, (width, height) before it is turned, and what makes the RGB picture until the next one.
 Frame = tuple[float, tuple[int, int], Callable[[], Image.Image]]
 
 
 def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     """`count` frames spread evenly over a clip: [(seconds from its start, uint8 [H,W,3])].
 
-    They are numbers round(linspace(0, T-1, count)) of its T frames, each once: fewer than `count`
-    where T is smaller. Transparency lies on white and phones' clips are upright, as in
-    `images.decode`; pixels are taken as square. Raises FileNotFoundError if there is no such file,
-    ValueError for a folder, a damaged or truncated clip, one past the limits above, and for a
-    format that needs PyAV where that is not installed.
+    They are those that begin nearest to as many times, each once: fewer than `count` where the clip
+    has fewer. A frame is as players show it: turned and mirrored as the file says, transparency on
+    white, pixels square, colours by the matrix and range that are given, in high definition BT.709
+    where none is. Not done: deinterlacing, tone mapping, the crop of a container.
+
+    Raises FileNotFoundError if there is no such file, ValueError for a folder, a damaged or
+    truncated clip, one past the limits above, and for a format that needs PyAV where that is not
+    installed.
     """
     path = epath.Path(path)
     if count < 1:
@@ -41,7 +48,7 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
         raise ValueError(f"{path} is a folder: name one clip in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such clip")
-    wanted = set(spread(sum(1 for _ in _decoded(path)), count))
+    wanted = set(spread([seconds for seconds, _, _ in _decoded(path)], count))
     kept, pixels = [], 0
     for number, (seconds, (width, height), picture) in enumerate(_decoded(path)):
         if number not in wanted:
@@ -57,9 +64,13 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     return kept
 
 
-def spread(total: int, count: int) -> list[int]:
-    """Numbers of up to `count` of `total` frames: evenly spaced, first and last among them."""
-    return sorted({round(float(x)) for x in np.linspace(0, total - 1, count)})
+def spread(times: Sequence[float], count: int) -> list[int]:
+    """Numbers of up to `count` frames that begin at `times`, in seconds: nearest to times that are
+    evenly spaced, first and last among them."""
+    numbers = np.arange(len(times))
+    growing = np.maximum.accumulate(times) + 1e-9 * numbers  # where several begin at one time
+    places = np.interp(np.linspace(growing[0], growing[-1], count), growing, numbers)
+    return sorted({round(float(x)) for x in places.round(6)})
 
 
 def _decoded(path: epath.Path) -> Iterator[Frame]:
@@ -83,6 +94,10 @@ def _decoded(path: epath.Path) -> Iterator[Frame]:
 
 def _by_pillow(file, name: str) -> Iterator[Frame]:
     with images.readable(name, "clip"):
+        start = file.read(8)
+        file.seek(0)
+        if start.startswith(b"\x89PNG"):
+            file = io.BytesIO(images.without_texts(file.read(images.MAX_FILE_BYTES)))
         clip = Image.open(file, formats=("GIF", "WEBP", "PNG"))
     seconds, number = 0.0, 0
     while True:
@@ -110,9 +125,7 @@ def _by_pyav(file, name: str) -> Iterator[Frame]:
     with images.readable(name, "clip"):
         clip = av.open(file, options={"format_whitelist": CONTAINERS})
     with clip:
-        if not clip.streams.video or clip.streams.video[0].codec_context is None:
-            raise ValueError(f"{name}: not a readable clip (it has no pictures of a known kind)")
-        stream = clip.streams.video[0]
+        stream = _stream(clip, name)
         images.check_size(stream.width, stream.height, name=name)
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"max_pixels": str(images.MAX_FILE_PIXELS)}
@@ -120,27 +133,103 @@ def _by_pyav(file, name: str) -> Iterator[Frame]:
             yield from _of_stream(clip, stream)
 
 
+def _stream(clip, name: str):
+    """The stream that players show: not a cover, which may come first."""
+    from av.stream import Disposition
+
+    known = [s for s in clip.streams.video if s.codec_context is not None]
+    if not known:
+        raise ValueError(f"{name}: not a readable clip (it has no pictures of a known kind)")
+    shown = [s for s in known if not s.disposition & Disposition.attached_pic]
+    if not shown:
+        raise ValueError(f"{name}: not a readable clip (its only picture is a cover)")
+    best = clip.streams.best("video")
+    return best if best in shown else shown[0]
+
+
+def _decoder(stream):
+    """What decodes a stream: libvpx where it has transparency, which VP8's and VP9's own ignore."""
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return stream.codec_context
+    made = av.CodecContext.create(name, "r")
+    made.options = stream.codec_context.options
+    return made
+
+
 def _of_stream(clip, stream) -> Iterator[Frame]:
     """Frames of an open clip's stream. ValueError for damaged ones, and if the file ends early."""
     number, first, end = 0, None, 0.0
+    decoder, rate = _decoder(stream), float(stream.average_rate or UNTIMED_RATE)
     for packet in clip.demux():  # sound too: it may be what lasts to the end
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        for frame in packet.decode() if packet.stream.index == stream.index else ():
+        if packet.stream.index != stream.index:
+            continue
+        for frame in decoder.decode(packet if packet.size else None):
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
             # Containers without times: frames at an even rate.
-            seconds = number / float(stream.average_rate) if frame.time is None else frame.time
+            untimed = frame.pts is None or stream.time_base is None
+            seconds = number / rate if untimed else float(frame.pts * stream.time_base)
             first = seconds if first is None else first
-            size = (frame.width, frame.height)
-            yield seconds - first, size, functools.partial(_picture, frame)
+            size = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+            images.check_size(*size, name=f"frame {number}")
+            yield seconds - first, size, functools.partial(_picture, frame, size)
             number += 1
     lasts = (clip.duration or 0) / 1e6  # the file's own word, in microseconds
-    end -= (clip.start_time or 0) / 1e6
+    if "matroska" not in clip.format.name:  # whose duration counts from 0, wherever it starts
+        end -= (clip.start_time or 0) / 1e6
     if end < lasts - max(0.5, 0.05 * lasts):
         raise ValueError(f"it ends after {end:.1f} of {lasts:.1f} seconds")
 
 
-def _picture(frame) -> Image.Image:
-    """Upright RGB: a frame may ask to be turned counter-clockwise by its `rotation` in degrees."""
-    return frame.to_image().rotate(frame.rotation, expand=True)
+def _square(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
+    """The size at which pixels whose width is `ratio` times their height are square."""
+    if not ratio or ratio == 1:
+        return width, height
+    if ratio > 1:
+        return round(width * ratio), height
+    return width, round(height / ratio)
+
+
+def _picture(frame, size: tuple[int, int]) -> Image.Image:
+    """RGB of a frame as it is shown, stretched to `size` before it is turned."""
+    picture = Image.fromarray(frame.to_ndarray(format="rgba", **_colours(frame)))
+    picture = images.rgb(picture)
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    for step in _turns(frame):
+        picture = picture.transpose(step)
+    return picture
+
+
+def _colours(frame) -> dict[str, int]:
+    """The colour matrix where the file names none: players take BT.709 in high definition."""
+    from av.video.reformatter import Colorspace
+
+    unnamed = frame.colorspace == _UNNAMED and not frame.format.is_rgb
+    high = frame.width >= 1280 or frame.height > 576
+    return {"src_colorspace": Colorspace.ITU709} if unnamed and high else {}
+
+
+def _turns(frame) -> list[Image.Transpose]:
+    """How to turn and mirror a frame, by the nearest right angle of its display matrix.
+
+    The matrix [a b u; c d v; …] shows the stored point (p, q) at (a p + c q, b p + d q).
+    """
+    matrix = next((m for m in frame.side_data if m.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return []
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], np.int32).tolist()
+    steps = []
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
+        steps.append(Image.Transpose.TRANSPOSE)
+        a, d = c, b
+    if a < 0:
+        steps.append(Image.Transpose.FLIP_LEFT_RIGHT)
+    if d < 0:
+        steps.append(Image.Transpose.FLIP_TOP_BOTTOM)
+    return steps

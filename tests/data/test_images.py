@@ -8,8 +8,10 @@ import struct
 import warnings
 import zlib
 
+import hypothesis_cases
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from samples import CFG
 from tiny import SHAPES
@@ -195,6 +197,8 @@ def test_a_damaged_orientation_changes_nothing():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own word about it
             np.testing.assert_array_equal(images.decode(data, name="x"), NOISE)
+            opened = Image.open(io.BytesIO(data))
+            np.testing.assert_array_equal(images.from_pil(opened, name="x"), NOISE)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -213,6 +217,150 @@ def test_gray_with_transparency_lies_on_white():
     gray = Image.fromarray(np.array([[0, 500, 65535]], np.uint16))
     found = images.decode(encoded(gray, transparency=500), name="x")
     assert found[0, :, 0].tolist() == [0, 255, 255]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(depth, color, row, *more, behind=(), width=2):
+    """A PNG of one row, written chunk by chunk."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
+    parts = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(b"\0" + row)), *behind]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
+
+
+def tiff(bits, photometric, row, *more, width=2):
+    """A TIFF of one row; `more`: (tag, value) of further short fields."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
+    tags += [(278, 1), (279, len(row)), *more]
+    fields = b"".join(struct.pack("<HHIHH", tag, 3, 1, v, 0) for tag, v in sorted(tags))
+    where = struct.pack("<I", 8 + len(row))
+    return b"II*\0" + where + row + struct.pack("<H", len(tags)) + fields + b"\0" * 4
+
+
+PALETTE = (b"PLTE", bytes([9, 9, 9, 200, 0, 0]))
+TWO = {  # what two pixels of a PNG show, by gray value or colour
+    "gray of 1 bit": (png(1, 0, b"\x40", (b"tRNS", b"\0\0")), [255, 255]),
+    "gray of 2 bits": (png(2, 0, b"\x60", (b"tRNS", b"\0\1")), [255, 170]),
+    "gray of 4 bits": (png(4, 0, b"\x1f", (b"tRNS", b"\0\1")), [255, 255]),
+    "gray of 8 bits": (png(8, 0, b"\x01\x07", (b"tRNS", b"\0\1")), [255, 7]),
+    "gray of 16 bits": (png(16, 0, b"\1\xf4\0\0", (b"tRNS", b"\1\xf4")), [255, 0]),
+    "gray and alpha": (png(8, 4, b"\x28\0\x28\xff"), [255, 40]),
+    "gray and alpha of 16 bits": (png(16, 4, b"\x28\x28\0\0\x28\x28\xff\xff"), [255, 40]),
+    "colours of 8 bits": (png(8, 2, bytes(range(6)), (b"tRNS", b"\0\0\0\1\0\2")), [255, (3, 4, 5)]),
+    "colours of 16 bits": (
+        png(16, 2, b"\1\0\2\0\3\0\0\1\0\2\0\3", (b"tRNS", b"\1\0\2\0\3\0")),
+        [255, 0],
+    ),
+    "colours and alpha of 16 bits": (png(16, 6, b"\1\1" * 3 + b"\0\0" + b"\xff" * 8), [255, 255]),
+    "palette of 1 bit": (png(1, 3, b"\x40", PALETTE, (b"tRNS", b"\0")), [255, (200, 0, 0)]),
+    "palette of 4 bits": (png(4, 3, b"\x01", PALETTE, (b"tRNS", b"\xff\0")), [9, 255]),
+    "TIFF, white is 0": (tiff(8, 0, b"\0\xff"), [255, 0]),
+    "TIFF of 4 bits, white is 0": (tiff(4, 0, b"\x0f"), [255, 0]),
+    "TIFF of 16 bits, white is 0": (tiff(16, 0, b"\0\0\xff\xff"), [255, 0]),
+    "TIFF of 16 bits": (tiff(16, 1, b"\0\0\xff\xff"), [0, 255]),
+    "TIFF of 12 bits": (tiff(12, 1, b"\0\x0f\xff"), [0, 255]),
+}
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_every_depth_colour_type_and_transparency(kind):
+    data, want = TWO[kind]
+    found = images.decode(data, name="x")
+    assert found.shape == (1, 2, 3)
+    np.testing.assert_array_equal(found[0], [np.broadcast_to(one, 3) for one in want])
+    pillow = images.from_pil(Image.open(io.BytesIO(data)), name="x")
+    np.testing.assert_array_equal(found, pillow)
+
+
+def test_an_inverted_tiff_lies_as_it_should():
+    found = images.decode(tiff(16, 0, b"\0\0\xff\xff", (274, 6)), name="x")
+    assert found[:, 0, 0].tolist() == [255, 0] and found.shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "YCbCr", "RGBX", "I;16", "HSV"])
+def test_pillow_images_of_other_modes(mode):
+    image = Image.new(mode, (3, 2))
+    assert images.from_pil(image, name="x").shape == (2, 3, 3)
+
+
+def test_prints_and_photographs_of_other_colours():
+    """Four inks, as a TIFF and as Adobe's inverted JPEG, and a JPEG's luma and chroma."""
+    red = Image.new("RGB", (16, 16), (250, 10, 10))
+    for data in (encoded(red.convert("CMYK"), f) for f in ("JPEG", "TIFF")):
+        assert np.abs(images.decode(data, name="x").astype(int) - (250, 10, 10)).max() < 12
+    pages = dict(save_all=True, append_images=[Image.new("RGB", (5, 5))])
+    assert images.decode(encoded(red, "TIFF", **pages), name="x").shape == (16, 16, 3)
+
+
+BIG = zlib.compress(b"\0" * (images.MAX_TEXT + 1))
+TEXTS = {
+    "a profile": (b"iCCP", b"icc\0\0" + BIG),
+    "a text": (b"tEXt", b"workflow\0" + b"x" * (70 * 2**20)),
+    "a packed text": (b"zTXt", b"workflow\0\0" + BIG),
+    "an international text": (b"iTXt", b"workflow\0\1\0\0\0" + BIG),
+    "a record": (b"zTXt", b"Raw profile type exif\0\0" + BIG),
+    "XMP": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BIG),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_a_png_tells_beside_its_pixels_may_be_of_any_size(kind):
+    for data in (
+        png(8, 0, b"\1\2", TEXTS[kind]),
+        png(8, 0, b"\1\2", behind=[TEXTS[kind]]),
+    ):
+        assert images.decode(data, name="x")[0, :, 0].tolist() == [1, 2]
+    cut = png(8, 0, b"\1\2", TEXTS[kind])[:-30]
+    with pytest.raises(ValueError, match="x: not a readable image"):
+        images.decode(cut, name="x")
+
+
+def test_a_text_of_a_png_may_turn_it():
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    assert images.decode(png(8, 0, b"\1\2", (b"iTXt", xmp)), name="x").shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC, AVIF or film"),
+        (b"<!doctype html><html></html>", "an HTML page, not the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b"", "an empty file"),
+        (b"%PDF-1.7 and so on", "damaged, or of a format that is not read; PNG, JPEG, WEBP, GIF"),
+    ],
+)
+def test_what_is_no_picture_is_told_in_short(data, message):
+    with pytest.raises(ValueError, match=f"^a.png: not a readable image .{message}") as e:
+        images.decode(data, name="a.png")
+    assert len(str(e.value)) < 150 and "0x" not in str(e.value)
+
+
+SEEDS = [encoded(Image.fromarray(NOISE[:5, :6]), f) for f in images.FORMATS]
+SEEDS += [data for data, _ in TWO.values()] + [png(8, 0, b"\1\2", (b"iCCP", b"i\0\0" + BIG[:99]))]
+SEEDS.append(encoded(Image.fromarray(NOISE[:5, :6]), "GIF", save_all=True))
+PLACES = st.integers(0, 2**16)
+EDITS = st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=4)), max_size=3)
+
+
+@hypothesis_cases.counts(quick=1000)
+@pytest.mark.filterwarnings("ignore")  # Pillow's own word about damaged fields
+def test_any_bytes_are_a_picture_or_a_refusal(cases):
+    def check(seed, edits, cut, released):
+        data = bytearray(seed)
+        for place, new in edits:
+            data[place % len(data) : place % len(data) + len(new)] = new
+        data = bytes(data[: max(cut, 1) if cut < len(data) else None])
+        found = hypothesis_cases.value_or_refusal(
+            lambda: images.decode(data, name="a.png", released=released), names="a.png"
+        )
+        assert found is None or (found.ndim, found.dtype) == (3, np.uint8)
+
+    cut = PLACES | st.just(2**16)
+    how = dict(seed=st.sampled_from(SEEDS), edits=EDITS, cut=cut, released=st.booleans())
+    hypothesis_cases.run(check, cases, **how)
 
 
 def test_of_an_animation_the_first_frame_is_read():

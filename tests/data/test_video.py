@@ -69,7 +69,13 @@ def levels(found):
     ],
 )
 def test_frames_are_spread_evenly(total, count, wanted):
-    assert video.spread(total, count) == wanted
+    assert video.spread(np.arange(total) / 30, count) == wanted
+
+
+def test_frames_of_uneven_times_are_spread_by_time():
+    assert video.spread([0, 0.1, 0.2, 0.3, 9], 4) == [0, 3, 4]
+    assert video.spread([0, 1, 2, 2.1, 2.2, 2.3, 4], 3) == [0, 2, 6]
+    assert video.spread([5, 5, 5], 3) == [0, 1, 2] and video.spread([3], 2) == [0]
 
 
 @pytest.mark.parametrize("format", PILLOW)
@@ -79,9 +85,9 @@ def test_animations_without_pyav(format, tmp_path, monkeypatch):
     data = animation(format, duration=durations)
     found = read(tmp_path, data, 4)
     assert all(p.shape == (16, 32, 3) and p.dtype == np.uint8 for _, p in found)
-    np.testing.assert_allclose(levels(found), LEVELS[[0, 4, 7, 11]], atol=2)
+    np.testing.assert_allclose(levels(found), LEVELS[[0, 4, 8, 11]], atol=2)
     starts = np.cumsum([0, *durations]) / 1000
-    np.testing.assert_allclose([t for t, _ in found], starts[[0, 4, 7, 11]], atol=1e-6)
+    np.testing.assert_allclose([t for t, _ in found], starts[[0, 4, 8, 11]], atol=1e-6)
     assert len(read(tmp_path, data, 99)) == len(LEVELS)
 
 
