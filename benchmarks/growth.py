@@ -11,7 +11,7 @@ imports apart: a busy machine changes it little. Memory is the largest resident 
 included, files the most that are open at a time. One candidate a prompt.
 
     python benchmarks/growth.py --folder DIR [--counts 1000,10000] [--plan 1000,1000000]
-        [--size 256] [--json FILE]
+        [--size 256] [--stages generate,score,…] [--json FILE]
 
 DIR takes about a record's size times the largest count: 0.17 MB at 256 pixels, 2.6 MB at 1024.
 """
@@ -316,6 +316,7 @@ def main() -> None:
     parser.add_argument("--counts", default="1000,10000")
     parser.add_argument("--plan", default="1000,10000,100000,1000000")
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--stages", default=",".join(STAGES), help="each needs those before it")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
     importlib.import_module("srum_jax.stages.train")  # with all that stages need; no device yet
@@ -326,7 +327,7 @@ def main() -> None:
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     for count in map(int, filter(None, options.counts.split(","))):
         bench = Bench(options.folder / str(count), count, options.size)
-        for stage in STAGES:
+        for stage in options.stages.split(","):
             found.append(in_a_process(bench, stage))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
         shutil.rmtree(bench.folder)

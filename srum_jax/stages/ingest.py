@@ -114,7 +114,6 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         layout = model_config.from_folder(weights.sizes).layout
         key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
         plan = planned(source, folder, key, cfg, layout, tokenizer)
-        barrier("ingest is planned")  # before a shard is made, those of another plan are gone
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
             loaded = loading.base(cfg, work, here, want=("vae",))
@@ -144,22 +143,24 @@ def planned(
     layout: LayoutSizes,
     tokenizer: Tokenizer,
 ) -> IngestPlan:
-    """The plan in `folder` if it was made for `key`; otherwise a new one, of an emptied folder."""
+    """The plan in `folder` if it was made for `key`; otherwise a new one, of an emptied folder.
+
+    The first process reads the source for it, the others what that one wrote.
+    """
     path = folder / "plan.json"
-    if path.exists():
-        kept = read_json(path)
-        if isinstance(kept, dict) and kept.get("key") == key:
-            return _restored(kept["plan"], path)
-    plan = make_plan(source, cfg, layout, tokenizer)
-    if jax.process_index() == 0:
+    kept = read_json(path) if path.exists() and jax.process_index() == 0 else None
+    if jax.process_index() == 0 and not (isinstance(kept, dict) and kept.get("key") == key):
+        plan = make_plan(source, cfg, layout, tokenizer)
         for old in [*folder.glob("*.array_record-*"), *(folder / SCORES).glob("*.array_record-*")]:
             old.unlink()  # of another plan: numbers and places differ
         write_json(path, {"key": key, "plan": dataclasses.asdict(plan)})
-    return plan
+    barrier("ingest is planned")  # before a shard is made, those of another plan are gone
+    return _restored(read_json(path), path)
 
 
-def _restored(values: Any, path: epath.Path) -> IngestPlan:
+def _restored(kept: Any, path: epath.Path) -> IngestPlan:
     try:
+        values = kept["plan"]
         return IngestPlan(
             shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
             prompts=tuple(values["prompts"]),
@@ -177,8 +178,7 @@ def make_plan(source: Source, cfg: Config, layout: LayoutSizes, tokenizer: Token
     """
     entries, rejects, prompts, targets = [], [], {}, False
     drawn: collections.Counter[int] = collections.Counter()
-    bar = tqdm(range(len(source)), desc="ingest: check", unit="img", dynamic_ncols=True)
-    for place in bar if jax.process_index() == 0 else range(len(source)):
+    for place in tqdm(range(len(source)), desc="ingest: check", unit="img", dynamic_ncols=True):
         try:
             sample = fitted(source[place], layout)
             tokenizer.encode(sample.prompt)

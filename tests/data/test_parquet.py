@@ -1,9 +1,12 @@
-"""Parquet files that are read in another order than their own."""
+"""The plan of the stage `ingest`, and Parquet files that it reads in another order than theirs."""
 
 import types
 
+import jax
 import numpy as np
 import pytest
+import tiny
+from etils import epath
 
 from srum_jax.data import images
 from srum_jax.data.parquet import Parquet
@@ -11,6 +14,19 @@ from srum_jax.stages import ingest
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+
+
+def test_one_process_reads_the_source_for_the_plan(tmp_path, monkeypatch):
+    cfg, tokenizer = tiny.load_config("unused"), object()
+    plan = ingest.IngestPlan(((ingest.PlannedSample(0, 0, 0, 8, 8),),), ("one",), False, ())
+    made = []
+    monkeypatch.setattr(ingest, "make_plan", lambda *args: made.append(args) or plan)
+    for process in (0, 1, 0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(ingest, "barrier", lambda label: None)
+        folder = epath.Path(tmp_path)
+        assert ingest.planned(None, folder, "key", cfg, None, tokenizer) == plan
+    assert len(made) == 1
 
 
 def test_a_row_group_is_read_once_however_many_shards_it_feeds(tmp_path):
