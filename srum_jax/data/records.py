@@ -125,6 +125,11 @@ def read_json_lines(path: epath.PathLike) -> Iterator[FileRecord]:
     return map(_checked, _lines(_newlines(_text(path)).split("\n"), as_json=True))
 
 
+def json_line(line: int, text: str) -> FileRecord:
+    """The record of a line's text, as `read_json_lines` gives it."""
+    return _checked(FileRecord(line, _json(text), text))
+
+
 def _text(path: epath.Path) -> str:
     """A file's text. What is not UTF-8 becomes lone surrogates, which `_checked` finds."""
     if path.is_dir():

@@ -69,13 +69,14 @@ class SrumDataset:
             raise ValueError(f"{self.file}: must be a .jsonl file")
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder of pictures")
-        self.records = list(records.read(self.file))
+        # The text alone: parsed, a line takes several times its size.
+        self.lines = [(record.line, record.text) for record in records.read(self.file)]
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.lines)
 
     def __getitem__(self, place: int) -> ImageSample:
-        line = self.records[place].value
+        line = records.json_line(*self.lines[place]).value
         if isinstance(line, ValueError):
             raise line
         if not isinstance(line, dict):
@@ -100,16 +101,17 @@ class SrumDataset:
 
     def reject(self, place: int, error: Exception | str) -> Reject:
         """Line `place` as a Reject."""
-        return records.reject(self.file, self.records[place], error)
+        return records.reject(self.file, records.json_line(*self.lines[place]), error)
 
     def digest(self, kept: epath.Path) -> str:
         """Of the file and of every picture it names that is there, by `files.fingerprint`; a file
         at `kept` remembers it."""
         found = {}
-        for record in self.records:
+        for line in self.lines:
+            value = records.json_line(*line).value
             for key in ("bad_image_file", "good_image_file"):
                 try:
-                    path = self.folder / _file_name(record.value, key)
+                    path = self.folder / _file_name(value, key)
                 except (ValueError, TypeError, AttributeError):
                     continue
                 found[path] = None
