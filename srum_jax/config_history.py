@@ -3,7 +3,7 @@
 Config files, the command line and the records of runs may use them; nothing else does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -24,8 +24,10 @@ RENAMED = {
     "pretrain.several_every": "pretrain.multi_image_every",
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
+# Keys that are new in sections that records of former versions have, and what held without them.
+ADDED = {"evaluate.suites": ["shapes"]}
 # Former names of what stages record beside the config as read ("inputs"), and their names.
-RENAMED_INPUTS = {"probe": "monitor"}
+RENAMED_INPUTS = {"probe": "monitor", "prompts": "suite shapes"}
 
 _BASE_LANES = {"und": 168, "gen": 64, "images": 4, "vit": 32, "labels": 40, "regions": 0}
 _PAIR_LANES = {"und": 176, "gen": 32, "images": 2, "vit": 128, "labels": 24, "regions": 0}
@@ -67,13 +69,30 @@ def current_name(name: str) -> str:
 
 def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys with values, as a former version wrote them down, under the names of today."""
-    named = {current_name(name): value for name, value in values.items()}
-    return {name: x for name, x in named.items() if name not in REMOVED or REMOVED[name] != x}
+    names = {name: current_name(name) for name in values}
+    for former, name in names.items():
+        if former != name:
+            warn(former, name)
+    sections = {name.partition(".")[0] for name in values}
+    found = {name: x for name, x in ADDED.items() if name.partition(".")[0] in sections}
+    found |= {names[former]: value for former, value in values.items()}
+    return {name: x for name, x in found.items() if name not in REMOVED or REMOVED[name] != x}
 
 
-def recorded_inputs(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage of a former version recorded of its inputs, under the names of today."""
-    return {RENAMED_INPUTS.get(name, name): value for name, value in values.items()}
+def recorded_inputs(values: Mapping[str, Any], today: Container[str]) -> dict[str, Any]:
+    """What a stage of a former version recorded of its inputs, under the names of today.
+
+    today: the names that the stage has; one of them is no former name.
+    """
+    found = {}
+    for former, value in values.items():
+        name = RENAMED_INPUTS.get(former, former)
+        if former in today or name not in today:
+            name = former
+        if name != former:
+            warn(f'the input "{former}"', f'"{name}"')
+        found[name] = value
+    return found
 
 
 def current(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -23,6 +23,7 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
+from srum_jax import config_history
 from srum_jax.config import Config, hash_json
 from srum_jax.core import sharding
 from srum_jax.core.distributed import barrier
@@ -161,6 +162,9 @@ def planned(
 def _restored(kept: Any, path: epath.Path) -> IngestPlan:
     try:
         values = kept["plan"]
+        if "shards" not in values and "units" in values:
+            config_history.warn(f'{path}: "units"', '"shards"')
+            values = {**values, "shards": values["units"]}
         return IngestPlan(
             shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
             prompts=tuple(values["prompts"]),

@@ -262,7 +262,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]
-    was, now = config_history.recorded_inputs(old["inputs"]), new["inputs"]
+    now = new["inputs"]
+    was = config_history.recorded_inputs(old["inputs"], now)
     return lines + [
         f"input {name}: its content changed"
         for name in sorted(was.keys() | now.keys())

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from etils import epath
 
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
@@ -226,6 +227,15 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_p
         for a, b in pairs:
             np.testing.assert_equal(a, b)
     assert run(cfg, work) == Manifest.read(work.stage("ingest"))  # finished: skipped
+
+
+def test_a_half_done_plan_under_its_former_name_is_gone_on_from(tmp_path, caplog):
+    sample = {"place": 2, "prompt_id": 0, "k": 1, "height": 32, "width": 48}
+    plan = {"units": [[sample]], "prompts": ["a red circle"], "targets": False, "rejects": []}
+    (tmp_path / "plan.json").write_text(json.dumps({"key": "abc", "plan": plan}))
+    found = ingest.planned(None, epath.Path(tmp_path), "abc", None, None, None)
+    assert found.shards == ((ingest.PlannedSample(2, 0, 1, 32, 48),),)
+    assert 'plan.json: "units" is called "shards"' in caplog.text
 
 
 def test_a_source_that_changed_is_another_run(weights, tmp_path):

@@ -40,12 +40,12 @@ class Body:
         return Outcome({"half": "half.txt"}, {"images": 3}, items=3, compile_seconds=0.25)
 
 
-def run(work, body, cfg=None, inputs=None):
+def run(work, body, cfg=None, inputs=None, sections=("train", "seed")):
     return run_stage(
         "train",
         cfg or make(),
         work,
-        sections=("train", "seed"),
+        sections=sections,
         inputs=inputs or {"score": "abc"},
         body=body,
     )
@@ -155,7 +155,7 @@ def under_former_names(values, path=""):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "started.json"])
-def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name):
+def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name, caplog):
     run(work, Body())
     folder = work.stage("train")
     if name == "started.json":
@@ -168,18 +168,53 @@ def test_names_of_keys_that_changed_are_no_change_of_the_run(work, name):
     body = Body()
     run(work, body)
     assert body.calls == (name == "started.json")
+    assert "train.probe.every is called train.monitor.every" in caplog.text
 
 
-def test_an_input_under_its_former_name_is_no_change_of_the_run(work):
-    run(work, Body(), inputs={"monitor": "abc"})
+def under_former_inputs(work, former):
+    """The manifest as version 0.1 wrote it, with other names of inputs."""
     path = work.stage("train") / "manifest.json"
     recorded = json.loads(path.read_text())
-    path.write_text(json.dumps({**recorded, "inputs": {"probe": "abc"}}))
+    inputs = {former.get(name, name): value for name, value in recorded["inputs"].items()}
+    path.write_text(json.dumps({**recorded, "inputs": inputs}))
+
+
+def test_an_input_under_its_former_name_is_no_change_of_the_run(work, caplog):
+    inputs = {"monitor": "abc", "suite shapes": "def"}
+    run(work, Body(), inputs=inputs)
+    under_former_inputs(work, {"monitor": "probe", "suite shapes": "prompts"})
     body = Body()
-    run(work, body, inputs={"monitor": "abc"})
+    run(work, body, inputs=inputs)
     assert body.calls == 0
+    assert 'the input "probe" is called "monitor"' in caplog.text
+    assert 'the input "prompts" is called "suite shapes"' in caplog.text
     with pytest.raises(BadInput, match="input monitor: its content changed"):
-        run(work, body, inputs={"monitor": "def"})
+        run(work, body, inputs={**inputs, "monitor": "def"})
+
+
+def test_a_former_name_that_a_stage_still_has_is_its_own(work, caplog):
+    run(work, Body(), inputs={"prompts": "abc"})
+    body = Body()
+    run(work, body, inputs={"prompts": "abc"})
+    assert body.calls == 0 and "is called" not in caplog.text
+    with pytest.raises(BadInput, match="input prompts: its content changed"):
+        run(work, body, inputs={"prompts": "def"})
+
+
+def test_a_key_that_a_record_lacks_is_as_it_always_was(work):
+    """Version 0.1 had one suite and no key for it."""
+    run(work, Body(), sections=("evaluate",))
+    path = work.stage("train") / "manifest.json"
+    recorded = json.loads(path.read_text())
+    del recorded["sections"]["evaluate"]["suites"]
+    path.write_text(json.dumps(recorded))
+    c = base.get_config()
+    c.evaluate.suites = ()
+    with pytest.raises(BadInput, match="evaluate.suites: was .'shapes'., is "):
+        run(work, Body(), config.load(c), sections=("evaluate",))
+    body = Body()
+    run(work, body, sections=("evaluate",))
+    assert body.calls == 0
 
 
 def test_changed_input_is_refused_and_other_sections_are_not(work):

@@ -1,7 +1,7 @@
 """Checkpoint folders in the Hugging Face layout of BAGEL: loading and saving them.
 
 Both go tensor by tensor through the table of names (`hf_table.py`); what a folder holds and whether
-it fits is in `hf_folder.py`, the file format in `safetensors.py`.
+it fits is in `hf_folder.py`, the file format in `models/safetensors_io.py`.
 """
 
 import concurrent.futures
@@ -280,7 +280,7 @@ def save_vae(folder: epath.PathLike, cfg: BagelConfig, vae_params: param_tree.Pa
 
 
 def _vae_tensors(cfg: BagelConfig, params: param_tree.Params) -> tuple[list, Iterator[np.ndarray]]:
-    """What `safetensors.write` takes of the autoencoder."""
+    """What `safetensors_io.write` takes of the autoencoder: kinds, tensors."""
     entries = table(cfg)[VAE_FILE]
     return [(e.name, e.shape, "F32") for e in entries], _official(params, entries)
 
