@@ -3,8 +3,8 @@
 An image of five regions, drawn for a prompt of two objects and a relation, is scored by the judge
 itself, proposing of regions and cutting of crops included, in both ways:
  · `logits`: soft answers to the questions that `rewards/question_templates.py` makes of the
- prompt, to each crop and to the whole; one forward pass a picture, all its questions as branches.
- `batch` pictures go through a call, so no row of it is empty.
+   prompt, to each crop and to the whole; one forward pass a picture, all its questions as branches.
+   `batch` pictures go through a call, so no row of it is empty.
  · `written`: the paper's question about the whole and its question about all regions (coordinates
    in words), written token by token; both are rows of one batch, which writes until the longer
    answer ends. One attempt. (The original writes them one after the other.)
@@ -12,7 +12,7 @@ itself, proposing of regions and cutting of crops included, in both ways:
 How long the answers are is an assumption: the form that the questions ask for, filled in with a
 reason of 20 tokens (REASON) a score, without thinking and with `--think` tokens of it first
 (default 250; the release allows 1024 and 4096 tokens, LIMITS). Tokens of prose are pieces of
-Qwen2's law of cutting text, one each, as its vocabulary has them for common words. The small
+Qwen2's rule for cutting text, one each, as its vocabulary has them for common words. The small
 models lack most of these words: they read and write as many tokens of any kind, and no token ends
 an answer, so that exactly so many are written. `logits` asks in the models' own words. After each
 of its passes all answers are called possible, whatever a model said: after an improbable one (all
@@ -294,7 +294,7 @@ def shapes_base() -> tuple[Model, Any]:
     return Model("shapes base", cfg, loaded, Tokenizer.from_folder(folder), side), vae_params
 
 
-def random_bench() -> Model:
+def random_model() -> Model:
     """Random weights: 8 layers of width 256, pictures of 256 tokens."""
     folder = inference.base()
     cfg = dataclasses.replace(
@@ -437,7 +437,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = inference.machine()
     cases = [(base, batch) for batch in batches]
     if not args.quick:  # one image at a time: 32 written at once take many minutes a call
-        cases.append((random_bench(), 1))
+        cases.append((random_model(), 1))
     records = measured(cases, ways, args.repeats)
     speed = rates(base, vae_params, args.images, args.repeats)
     machine = f"{machine} to {os.getloadavg()[0]:.1f}, {jax.default_backend()}"

@@ -55,7 +55,7 @@ job() {
     notice=1
     say_job "told to stop: the training saves"
     [[ -z $step ]] || kill -TERM "$step" 2>/dev/null || true
-    # What does not listen, or not soon enough, is ended by a second signal; finished units stay.
+    # What does not listen, or not soon enough, is ended by a second signal; finished shards stay.
     (sleep "$grace" && kill -TERM "$step") >/dev/null 2>&1 &
     alarm=$!
   }

@@ -39,7 +39,7 @@ class Artist:
         return self.opened.image_sampler(self.cfg, self.mesh)
 
     def draw(self, texts: Sequence[str], scale: float, k: int = 0) -> list[dict[str, Any]]:
-        """SeededPrompt records with picture number k of each prompt, at this guidance scale."""
+        """Candidate records of picture number k of each prompt, at this guidance scale."""
         run_seed = self.cfg.evaluate.seed + self.cfg.seed
         wanted = [
             SeededPrompt(i, text, "", k, candidate_seed(run_seed, text, k))

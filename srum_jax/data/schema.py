@@ -113,7 +113,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-    """Fixed sizes of one row. A fill under 60 % wastes compute and is refused by the planner."""
+    """Fixed sizes of one row, in the axes above; what no sample fills is computed all the same."""
 
     und: int
     gen: int

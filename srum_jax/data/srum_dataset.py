@@ -6,7 +6,7 @@ picture. The reward is of the bad picture; the good one is what training is pull
 often the same. Boxes are (x0, y0, x1, y1) in pixels of the picture's file, ends excluded.
 
 Where the released reader drops a sample silently `SrumDataset` says why. What it takes for
-granted, a missing score as 0 and a box that is none as no region, stays so: see `_region`.
+granted, a missing score as 0 and a box that is none as no region, stays so: see `rewards`.
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 Owns which matrices are adapted (`Projections`), the factors' specs and how factors and weights
 become one matrix. A map {"w", "b"} at `path` is adapted by a sub-tree {"lora": {"a", "b"}} beside
-it, which `layers.linear` reads; so adapters and base are two trees that `P.merge` puts together,
-and the model without its adapters is the base itself: no copy is kept of it.
+it, which `layers.linear` reads; so adapters and base are two trees that `param_tree.merge` puts
+together, and the model without its adapters is the base itself: no copy is kept of it.
 
 Factors are applied, not merged, while they are trained. Merging would write every adapted matrix
 anew and take the gradient of the whole matrix before that of its factors: two more copies of what

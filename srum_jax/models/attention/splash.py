@@ -2,7 +2,7 @@
 
 Queries and keys are brought into packed order by their index maps, and back. A query's interval
 travels in the kernel's one number a query; blocks of keys that no query of a block sees are never
-fetched. A query whose keys are no interval becomes NaN: `intervals.gap` finds such samples before.
+fetched. A query whose keys are no interval becomes NaN: `choice.py` keeps such rows away.
 """
 
 import functools

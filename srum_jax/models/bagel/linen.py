@@ -21,8 +21,8 @@ from srum_jax.models.bagel.model_config import BagelConfig
 class BagelModule(nn.Module):
     """BAGEL of sizes `cfg`, the autoencoder excepted.
 
-    `model.init(key, batch, x_t, t)["params"]` equals `core.params.init(bagel.specs(cfg), key)`
-    bit for bit (inside another module the key is first folded with the module's path), and
+    `model.init(key, batch, x_t, t)["params"]` equals
+    `core.param_tree.init(bagel.specs(cfg), key)` bit for bit (inside another module the key is first folded with the module's path), and
     `model.apply({"params": params}, ...)` equals the function on `params`. `dtype` is that of
     matrix products, `param_dtype` that of fresh parameters, `remat` as in `bagel.forward`.
     """

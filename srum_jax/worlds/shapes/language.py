@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import math
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,7 +116,7 @@ def ways_to_say(content: Content) -> int:
 
 
 def wording(content: Content, number: int) -> str:
-    """ScenePrompt text `number` (0 ≤ number < ways_to_say) with this content."""
+    """Text `number` (0 ≤ number < ways_to_say) with this content."""
     if content.category == "count":
         color, shape = content.pairs[0]
         return f"{NUMBERS[len(content.pairs)]} {color} {plural(shape)}"
@@ -290,8 +289,3 @@ def scene_contents(scene: Scene) -> tuple[Content, ...]:
 def say(rng: random.Random, content: Content) -> str:
     """One of the content's wordings."""
     return wording(content, int(rng.random() * ways_to_say(content)))
-
-
-def same_things(content: Content, pairs: Sequence[Pair]) -> bool:
-    """Whether these pairs are exactly the ones that the content demands."""
-    return Counter(content.pairs) == Counter(pairs)

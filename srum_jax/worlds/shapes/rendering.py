@@ -166,8 +166,8 @@ def template(shape: str, size: int) -> np.ndarray:
     return cover
 
 
-def latent_grid(ground_color: Sequence[float]) -> np.ndarray:
-    """An empty picture in float32 [32, 32, 3], 0..255."""
+def empty_picture(ground_color: Sequence[float]) -> np.ndarray:
+    """A picture of nothing but the ground, float32 [32, 32, 3] in 0..255."""
     image = np.empty((SIDE, SIDE, 3), np.float32)
     image[:] = ground_color
     return image
@@ -188,7 +188,7 @@ def finish(image: np.ndarray) -> np.ndarray:
 
 def draw(scene: Scene) -> np.ndarray:
     """The scene as uint8 [32, 32, 3]; a pure function of the scene."""
-    image = latent_grid(scene.ground)
+    image = empty_picture(scene.ground)
     for thing in scene.things:
         stamp(image, template(thing.shape, thing.size), thing.box[:2], thing.tone)
     return finish(image)
@@ -200,7 +200,7 @@ def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.n
     half: one half is another shape; mixed: one half has another colour; cut: about half of it is
     missing; blurred: its cell is smeared (sigma 1.2..2.4 px).
     """
-    image = latent_grid(scene.ground)
+    image = empty_picture(scene.ground)
     for i, thing in enumerate(scene.things):
         cover, tone = template(thing.shape, thing.size), thing.tone
         if i == index:
