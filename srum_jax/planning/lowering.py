@@ -254,29 +254,25 @@ def _asked(cfg: Config, sizes: BagelConfig) -> tuple[Picture, Text]:
 class Plannable:
     """A program that can be planned: what makes it, the stages that run it, and where.
 
-    per_host: every host runs its own, on its own chips · weights: "int8" as
-    `api.load(precision="int8")` keeps them, for small hardware; "" as the config says.
+    make: the program on a mesh of the machine, or of one of its hosts if it is `per_host`: then
+    every host runs its own, on its own chips.
     """
 
-    make: Callable[..., Program]
+    make: Callable[[Config, BagelConfig, jax.sharding.Mesh], Program]
     stages: tuple[str, ...] = ()
     per_host: bool = True
-    weights: str = ""
-
-    def program(self, cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
-        """The program on a mesh of the machine, or of one of its hosts if it is `per_host`."""
-        return self.make(cfg, sizes, mesh, **({"kept": self.weights} if self.weights else {}))
 
 
+# "_int8": weights as `api.load(precision="int8")` keeps them, for small hardware.
 PROGRAMS = {
     "train_step": Plannable(train_step, ("train",), per_host=False),
     "sample": Plannable(sample, ("generate", "evaluate")),
     "decode": Plannable(decode, ("generate", "evaluate")),
     "score": Plannable(score, ("score",)),
-    "sample_int8": Plannable(sample, weights="int8"),
-    "decode_int8": Plannable(decode, weights="int8"),
-    "read_int8": Plannable(read, weights="int8"),
-    "write_int8": Plannable(write, weights="int8"),
+    "sample_int8": Plannable(functools.partial(sample, kept="int8")),
+    "decode_int8": Plannable(functools.partial(decode, kept="int8")),
+    "read_int8": Plannable(functools.partial(read, kept="int8")),
+    "write_int8": Plannable(functools.partial(write, kept="int8")),
 }
 
 

@@ -97,7 +97,7 @@ def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     """One entry of a plan's "programs": `name` compiled for the machine."""
     planned = PROGRAMS[name]
     mesh = host_mesh(cfg, machine) if planned.per_host else mesh_of(cfg, machine)
-    program = planned.program(cfg, sizes_of(cfg), mesh)
+    program = planned.make(cfg, sizes_of(cfg), mesh)
     logging.info("plan: compiling %s for %s", name, machine.target)
     with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
         lowered = program.lower()

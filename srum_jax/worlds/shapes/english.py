@@ -12,14 +12,13 @@ import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
 
 from srum_jax.core.errors import BadInput, quoted
+from srum_jax.data.languages import Kind
 from srum_jax.worlds.shapes.language import COUNTS, NUMBERS, RELATION_WORDS, name, plural
 from srum_jax.worlds.shapes.question_forms import DESCRIBE
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair
 
-Kind = Literal["prompt", "question", "instruction"]
 MOST_OBJECTS = 4
 SINGULAR = {plural(shape): shape for shape in SHAPES}
 _NOUNS = (*SHAPES, *SINGULAR)

@@ -16,9 +16,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from srum_jax.core.registry import SPLITS
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair, Scene, Thing, shuffled
 
-SPLITS = ("train", "validation", "test")
 CATEGORIES = ("single", "attr", "size", "spatial", "count", "triple", "quad")
 PAIRS: tuple[Pair, ...] = tuple(itertools.product(COLORS, SHAPES))
 HELD_OUT: frozenset[Pair] = frozenset(

@@ -332,7 +332,7 @@ def pretrain(
             checkpoints=checkpoints,
             stop=preemption.stop,
             log=cfg.log,
-            evaluator=QuickLook(cfg, mesh, base, shipped / "tokenizer.json", folder),
+            evaluator=QuickEvaluation(cfg, mesh, base, shipped / "tokenizer.json", folder),
             evaluate_every=own.evaluate_every,
         ),
         steps=c.steps,
@@ -346,10 +346,10 @@ def pretrain(
 
 
 @dataclasses.dataclass(frozen=True)
-class QuickLook(callbacks.Evaluator):
-    """`quick_look` at the averaged weights, which are left in `folder` as a model.
+class QuickEvaluation(callbacks.Evaluator):
+    """`quick_evaluation` at the averaged weights, which are left in `folder` as a model.
 
-    base: what of the model is not trained; its parameters are those of each look.
+    base: what of the model is not trained; its parameters are those of each evaluation.
     """
 
     cfg: Config
@@ -360,7 +360,7 @@ class QuickLook(callbacks.Evaluator):
 
     def evaluate(self, n: int, state: TrainState) -> dict[str, float]:
         averaged = dataclasses.replace(self.base, params=state.ema)
-        found = quick_look(self.cfg, self.mesh, averaged)
+        found = quick_evaluation(self.cfg, self.mesh, averaged)
         hf.save(
             self.folder / "model",
             self.base.cfg,
@@ -376,7 +376,7 @@ class QuickLook(callbacks.Evaluator):
         return False
 
 
-def quick_look(
+def quick_evaluation(
     cfg: Config, mesh: jax.sharding.Mesh, loaded: loading.LoadedModel
 ) -> dict[str, float]:
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions

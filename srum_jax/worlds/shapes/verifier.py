@@ -77,7 +77,7 @@ class DetectedObject:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PictureVerdict:
     """`objects`: per demanded object, in the prompt's order, whether a well-made one is there;
     `found`: the well-made objects as (color, shape, box); `reason`: "" if right."""
 
@@ -87,7 +87,7 @@ class Verdict:
     reason: str
 
 
-def verify(image: np.ndarray, prompt: str) -> Verdict:
+def verify(image: np.ndarray, prompt: str) -> PictureVerdict:
     """Judges a picture uint8 [32, 32, 3] against a prompt of the shapes world.
 
     ValueError for another kind of picture or a prompt outside the grammar.
@@ -102,7 +102,7 @@ def verify(image: np.ndarray, prompt: str) -> Verdict:
         left[pair] -= objects[-1]
     reason = _reason(content, seen, made, tuple(objects))
     found = tuple((s.color, s.shape, s.box) for s in made)
-    return Verdict(not reason, tuple(objects), found, reason)
+    return PictureVerdict(not reason, tuple(objects), found, reason)
 
 
 def verify_edit(image: np.ndarray, edit: Edit) -> bool:
