@@ -11,6 +11,7 @@ the products, are bfloat16; in the last row products are float32, as `api.load` 
 
 import argparse
 import dataclasses
+import functools
 import os
 import platform
 import sys
@@ -49,7 +50,7 @@ Calls = dict[str, Callable[[Sequence], Sequence]]  # per precision: items -> a r
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class Variant:
     """The model in one precision: dtype of its products, and its parameters."""
 
     dtype: Any
@@ -60,10 +61,10 @@ def megabytes(tree: Any) -> float:
     return sum(x.nbytes for x in jax.tree.leaves(tree)) / 1e6
 
 
-def arm(weights: Any, products: Any, is_int8: bool, params: Any, specs: Any) -> Arm:
+def variant(weights: Any, products: Any, is_int8: bool, params: Any, specs: Any) -> Variant:
     """Parameters in one of `PRECISIONS`."""
     params = jax.tree.map(lambda x: jnp.asarray(x, weights), params)
-    return Arm(products, int8.quantize(params, specs) if is_int8 else params)
+    return Variant(products, int8.quantize(params, specs) if is_int8 else params)
 
 
 def in_turn(calls: Calls, items: Sequence, size: int, title: str) -> dict[str, tuple]:
@@ -81,53 +82,56 @@ def in_turn(calls: Calls, items: Sequence, size: int, title: str) -> dict[str, t
     return {name: (results[name], size / np.median(seconds[name])) for name in calls}
 
 
-def draw(arms: dict[str, Arm], vae_params, cfg, words, settings, count: int) -> dict[str, tuple]:
+def draw(
+    variants: dict[str, Variant], vae_params, cfg, words, settings, count: int
+) -> dict[str, tuple]:
     """{precision: (bool [count] of right images, images a second)}."""
     prompts = prompt_lists.load("shapes:test", count)
 
-    def call(arm: Arm):
-        sampler = image_sampler.ImageSampler(
-            arm.params,
+    samplers = {
+        name: image_sampler.ImageSampler(
+            one.params,
             vae_params,
             cfg,
             words,
             settings,
             window=cfg.max_text,
             min_rows=settings.batch,
-            dtype=arm.dtype,
+            dtype=one.dtype,
         )
-
-        def drawn(part):
-            seeds = [image_sampler.candidate_seed(SEED, p.id, 0) for p in part]
-            return list(sampler.sample_prompts([p.text for p in part], seeds)[0])
-
-        return drawn
-
-    found = in_turn({n: call(a) for n, a in arms.items()}, prompts, settings.batch, "draw")
-
+        for name, one in variants.items()
+    }
+    calls = {name: functools.partial(_drawn, sampler) for name, sampler in samplers.items()}
+    found = in_turn(calls, prompts, settings.batch, "draw")
     texts = [p.text for p in prompts]
     return {n: (exam.right_drawings(images, texts), rate) for n, (images, rate) in found.items()}
 
 
-def ask(arms: dict[str, Arm], cfg, words, count: int) -> dict[str, tuple]:
+def _drawn(sampler: image_sampler.ImageSampler, prompts: Sequence) -> list[np.ndarray]:
+    seeds = [image_sampler.candidate_seed(SEED, p.id, 0) for p in prompts]
+    return list(sampler.sample_prompts([p.text for p in prompts], seeds)[0])
+
+
+def ask(variants: dict[str, Variant], cfg, words, count: int) -> dict[str, tuple]:
     """{precision: (bool [count] of right answers, answers a second)}."""
     asked = exam.questions("test", count, several=0)
 
-    def call(arm: Arm):
-        scorer = AnswerScorer(arm.params, cfg, words, ASKED, dtype=arm.dtype)
-
-        def answered(part):
-            found = scorer.probabilities([r.images for r in part], [[r.question] for r in part])
-            return [words.decode([int(p[0].argmax())]) for p in found]
-
-        return answered
-
-    found = in_turn({n: call(a) for n, a in arms.items()}, asked, ASKED, "ask")
+    scorers = {
+        name: AnswerScorer(one.params, cfg, words, ASKED, dtype=one.dtype)
+        for name, one in variants.items()
+    }
+    calls = {name: functools.partial(_answered, scorer) for name, scorer in scorers.items()}
+    found = in_turn(calls, asked, ASKED, "ask")
 
     def right(replies):
         return np.array([verdict.right for verdict in exam.judge_answers(asked, replies)])
 
     return {name: (right(replies), rate) for name, (replies, rate) in found.items()}
+
+
+def _answered(scorer: AnswerScorer, asked: Sequence) -> list[str]:
+    found = scorer.probabilities([r.images for r in asked], [[r.question] for r in asked])
+    return [scorer.tokenizer.decode([int(p[0].argmax())]) for p in found]
 
 
 def share(right: np.ndarray) -> str:
@@ -142,14 +146,14 @@ def difference(base: np.ndarray, other: np.ndarray) -> str:
     return f"{100 * section['diff']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def table(arms: dict[str, Arm], autoencoder: float, drawn: dict, answered: dict) -> str:
+def table(variants: dict[str, Variant], autoencoder: float, drawn: dict, answered: dict) -> str:
     lines = [
         "| weights | model, MB | with autoencoder, MB | images/s | answers/s | T2I right, % "
         f"| − {BASE} | QA right, % | − {BASE} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, arm in arms.items():
-        size = megabytes(arm.params)
+    for name, one in variants.items():
+        size = megabytes(one.params)
         (images, images_rate), (answers, answers_rate) = drawn[name], answered[name]
         cells = [
             name,
@@ -180,9 +184,9 @@ def main() -> None:
         parser.error(f"{args.model} draws {settings.size} pixels: not the shapes world's")
     params, vae_params = hf.load(args.model, cfg)
     vae_params = jax.tree.map(jnp.asarray, vae_params)
-    arms = {name: arm(*how, params, bagel.specs(cfg)) for name, how in PRECISIONS.items()}
-    drawn = draw(arms, vae_params, cfg, words, settings, args.prompts)
-    answered = ask(arms, cfg, words, args.questions)
+    variants = {name: variant(*how, params, bagel.specs(cfg)) for name, how in PRECISIONS.items()}
+    drawn = draw(variants, vae_params, cfg, words, settings, args.prompts)
+    answered = ask(variants, cfg, words, args.questions)
 
     print(f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}: {args.prompts} prompts,")
     print(
@@ -191,7 +195,7 @@ def main() -> None:
     print("Wilson's, and of a paired bootstrap for differences.")
     print(f"srum_jax {srum_jax.__version__}, jax {jax.__version__}, Python ", end="")
     print(f"{platform.python_version()}, {jax.default_backend()}, {os.cpu_count()} cores.\n")
-    print(table(arms, megabytes(vae_params), drawn, answered))
+    print(table(variants, megabytes(vae_params), drawn, answered))
 
 
 if __name__ == "__main__":

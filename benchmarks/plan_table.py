@@ -22,15 +22,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from srum_jax import config
+from srum_jax.configs import bagel_7b_srum
+from srum_jax.core import console
+from srum_jax.core.errors import BadInput
+from srum_jax.planning import plan, topology
+
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from srum_jax import config  # noqa: E402
-from srum_jax.configs import bagel_7b_srum  # noqa: E402
-from srum_jax.core import console  # noqa: E402
-from srum_jax.core.errors import BadInput  # noqa: E402
-from srum_jax.planning import plan, topology  # noqa: E402
-
 FOLDER, PAGE = ROOT / "docs/plans", ROOT / "docs/scale.md"
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 

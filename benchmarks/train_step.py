@@ -42,30 +42,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))  # configs/ is not installed
-
-from srum_jax import config, flow  # noqa: E402
-from srum_jax.configs import base  # noqa: E402
-from srum_jax.core import (
-    param_tree,  # noqa: E402
-    sharding,  # noqa: E402
-)
-from srum_jax.data import packing  # noqa: E402
-from srum_jax.data.schema import Example, Lanes, Latent, Text  # noqa: E402
-from srum_jax.models import attention  # noqa: E402
-from srum_jax.models.bagel import (
-    cost,  # noqa: E402
-    hf_table,  # noqa: E402
-)
-from srum_jax.models.bagel import model as bagel  # noqa: E402
-from srum_jax.models.bagel.model_config import (
-    BAGEL_7B_MOT,  # noqa: E402
-    BagelConfig,  # noqa: E402
-    LLMConfig,  # noqa: E402
-)
-from srum_jax.objectives import srum, terms  # noqa: E402
-from srum_jax.training import optim, step  # noqa: E402
-from srum_jax.training.state import FrozenParams, create  # noqa: E402
+from srum_jax import config, flow
+from srum_jax.configs import base
+from srum_jax.core import param_tree, sharding
+from srum_jax.data import packing
+from srum_jax.data.schema import Example, Lanes, Latent, Text
+from srum_jax.models import attention
+from srum_jax.models.bagel import cost, hf_table
+from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, BagelConfig, LLMConfig
+from srum_jax.objectives import srum, terms
+from srum_jax.training import optim, step
+from srum_jax.training.state import FrozenParams, create
 
 SIDES = ("ours", "PyTorch eager", "PyTorch compiled")
 TURN = 0.5  # seconds at least

@@ -239,25 +239,25 @@ def made(
         opened = loading.trained(loading.base(cfg, work, mesh), cfg, work, mesh)
         rows = metrics.read(work.stage("train") / "metrics.jsonl")
         result["monitor"] = [row for row in rows if any(key.startswith("monitor") for key in row)]
-    artist = measure.Artist(opened, cfg, mesh)
+    sampler = measure.PromptSampler(opened, cfg, mesh)
     texts = [prompt.text for prompt in study_plan.drawn_prompts(plan, phase)]
     with clock(seconds, "tuning"):
         tuning = [prompt.text for prompt in study_plan.tuning_prompts(plan, phase)]
-        result["guidance"] = measure.best_scale(artist, tuning, m.grid)
+        result["guidance"] = measure.best_scale(sampler, tuning, m.grid)
     scales = {"one": measure.PLAIN, "fixed": m.scale, "best": result["guidance"]["best"]}
     with clock(seconds, "draw"):
-        result |= {"at": scales, "right": measure.accuracy(artist, texts, scales.values())}
+        result |= {"at": scales, "right": measure.accuracy(sampler, texts, scales.values())}
     if arm.name == BASE or cfg.train.trainable == "all":  # otherwise nothing that answers changed
         listed = m.questions
         with clock(seconds, "ask"):
             asked = shapes_questions.qa_set(listed.split, listed.count, listed.seed)
-            result["answers"] = measure.answers(artist, asked)
+            result["answers"] = measure.answers(sampler, asked)
     with clock(seconds, "watch"):
-        result["own"] = measure.watch(artist, texts[: m.own_prompts], m.own_draws, m.scale)
+        result["own"] = measure.watch(sampler, texts[: m.own_prompts], m.own_draws, m.scale)
     if arm.name == BASE:
         with clock(seconds, "best_of"):
             result["best_of"] = measure.best_of(
-                artist, texts[: m.best_of], m.own_draws, scales["best"]
+                sampler, texts[: m.best_of], m.own_draws, scales["best"]
             )
     seconds["total"] = round(time.monotonic() - start, 1)
     return result

@@ -27,7 +27,7 @@ PLAIN = 1.0  # the scale at which guidance does nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Artist:
+class PromptSampler:
     """A model that draws prompts of one seed, at any guidance scale."""
 
     opened: LoadedModel
@@ -70,23 +70,27 @@ def bits(values: Sequence[bool]) -> str:
     return "".join("01"[bool(value)] for value in values)
 
 
-def best_scale(artist: Artist, texts: Sequence[str], grid: Sequence[float]) -> dict[str, Any]:
+def best_scale(
+    sampler: PromptSampler, texts: Sequence[str], grid: Sequence[float]
+) -> dict[str, Any]:
     """{"best": the scale with most right, of equals the lowest, "grid": {scale: bits}}."""
-    found = {scale: right_ones(artist.draw(texts, scale)) for scale in sorted(grid)}
+    found = {scale: right_ones(sampler.draw(texts, scale)) for scale in sorted(grid)}
     best = max(found, key=lambda scale: (found[scale].sum(), -scale))
     return {"best": best, "grid": {str(scale): bits(right) for scale, right in found.items()}}
 
 
-def accuracy(artist: Artist, texts: Sequence[str], scales: Sequence[float]) -> dict[str, str]:
+def accuracy(
+    sampler: PromptSampler, texts: Sequence[str], scales: Sequence[float]
+) -> dict[str, str]:
     """{scale: bits} of every prompt drawn once at each scale."""
     return {
-        str(scale): bits(right_ones(artist.draw(texts, scale))) for scale in sorted(set(scales))
+        str(scale): bits(right_ones(sampler.draw(texts, scale))) for scale in sorted(set(scales))
     }
 
 
-def answers(artist: Artist, items: Sequence[exam.Item]) -> dict[str, str]:
+def answers(sampler: PromptSampler, items: Sequence[exam.Item]) -> dict[str, str]:
     """{kind of question: bits}: whether the likeliest first word is the answer's."""
-    asked = replies.model_under_test(artist.opened, artist.cfg, artist.mesh)
+    asked = replies.model_under_test(sampler.opened, sampler.cfg, sampler.mesh)
     requests = exam.answer_requests(items)
     right: dict[str, list[bool]] = {}
     for verdict in exam.judge_answers(requests, asked.answers(requests)):
@@ -95,17 +99,17 @@ def answers(artist: Artist, items: Sequence[exam.Item]) -> dict[str, str]:
 
 
 def own_scores(
-    artist: Artist, texts: Sequence[str], draws: int, scale: float
+    sampler: PromptSampler, texts: Sequence[str], draws: int, scale: float
 ) -> tuple[list[list[np.ndarray]], np.ndarray, np.ndarray, np.ndarray]:
     """(pictures [draws][P], right bool [P,draws], own scores [P,draws], regions [P,draws]).
 
     A picture without a score has NaN, and its regions are counted all the same.
     """
-    cfg = judges.scores_alone(artist.cfg)
-    panel = judges.panel(artist.opened, cfg, artist.mesh)
+    cfg = judges.scores_alone(sampler.cfg)
+    panel = judges.panel(sampler.opened, cfg, sampler.mesh)
     pictures, right, scores, counts = [], [], [], []
     for k in range(draws):
-        drawn = artist.draw(texts, scale, k)
+        drawn = sampler.draw(texts, scale, k)
         judged = draw_and_judge.judge(drawn, panel)
         pictures.append([record["image"] for record in drawn])
         right.append(right_ones(drawn))
@@ -114,7 +118,7 @@ def own_scores(
     return pictures, np.array(right).T, np.array(scores, float).T, np.array(counts, float).T
 
 
-def watch(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dict[str, Any]:
+def watch(sampler: PromptSampler, texts: Sequence[str], draws: int, scale: float) -> dict[str, Any]:
     """Own score against the verifier, and what a model that fools its judge would change.
 
     {"guidance", "pictures", "scored", "score" (mean, in [-1, 1]), "right" (share), "auc" (of the
@@ -122,7 +126,7 @@ def watch(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dic
     (mean over prompts of the root mean square difference of two pictures, in [0, 1])}; what cannot
     be measured is absent.
     """
-    pictures, right, scores, counts = own_scores(artist, texts, draws, scale)
+    pictures, right, scores, counts = own_scores(sampler, texts, draws, scale)
     scenes = [question_templates.decompose(text) for text in texts]
     demanded = np.array([np.nan if s is None else s.total for s in scenes], float)
     found = {
@@ -145,10 +149,12 @@ def diversity(pictures: Sequence[Sequence[np.ndarray]]) -> float:
     return float(np.mean(apart))
 
 
-def best_of(artist: Artist, texts: Sequence[str], draws: int, scale: float) -> dict[str, Any]:
+def best_of(
+    sampler: PromptSampler, texts: Sequence[str], draws: int, scale: float
+) -> dict[str, Any]:
     """Choosing one of `draws` pictures, without training: {"k", "guidance", "random", "self",
     "oracle"}, the last three bits. "random" is picture 0, which `accuracy` draws too."""
-    _, right, scores, _ = own_scores(artist, texts, draws, scale)
+    _, right, scores, _ = own_scores(sampler, texts, draws, scale)
     chosen = np.where(np.isnan(scores), -np.inf, scores).argmax(1)
     return {
         "k": draws,

@@ -7,22 +7,18 @@ fresh phase none that a phase before it or the default evaluation draws.
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from srum_jax import config
+from srum_jax.config import Config, hash_json
+from srum_jax.configs import shapes as shapes_config
+from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json
+from srum_jax.data import prompts as prompt_lists
+from srum_jax.worlds.shapes import language
+
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path.append(str(ROOT))  # configs/ is not installed
-
-from srum_jax import config  # noqa: E402
-from srum_jax.config import Config, hash_json  # noqa: E402
-from srum_jax.configs import shapes as shapes_config  # noqa: E402
-from srum_jax.core.errors import BadInput  # noqa: E402
-from srum_jax.core.files import read_json  # noqa: E402
-from srum_jax.data import prompts as prompt_lists  # noqa: E402
-from srum_jax.worlds.shapes import language  # noqa: E402
-
 BASE = "base"  # the arm that is not trained; every phase has it, first
 STAGES = ("generate", "score", "train", "export")
 

@@ -22,9 +22,10 @@ class BagelModule(nn.Module):
     """BAGEL of sizes `cfg`, the autoencoder excepted.
 
     `model.init(key, batch, x_t, t)["params"]` equals
-    `core.param_tree.init(bagel.specs(cfg), key)` bit for bit (inside another module the key is first folded with the module's path), and
-    `model.apply({"params": params}, ...)` equals the function on `params`. `dtype` is that of
-    matrix products, `param_dtype` that of fresh parameters, `remat` as in `bagel.forward`.
+    `core.param_tree.init(bagel.specs(cfg), key)` bit for bit (inside another module the key is
+    first folded with the module's path), and `model.apply({"params": params}, ...)` equals the
+    function on `params`. `dtype` is that of matrix products, `param_dtype` that of fresh
+    parameters, `remat` as in `bagel.forward`.
     """
 
     cfg: BagelConfig
