@@ -5,6 +5,7 @@ shape, a type and a place on a mesh and no content: ready to be lowered for any 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
