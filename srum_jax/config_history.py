@@ -8,6 +8,8 @@ from typing import Any
 
 from absl import logging
 
+from srum_jax.configs.base import EvaluateConfig
+
 # Former names of keys, and their names.
 RENAMED = {
     "ingest.unit": "ingest.shard_size",
@@ -25,7 +27,7 @@ RENAMED = {
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
 # Keys that are new in sections that records of former versions have, and what held without them.
-ADDED = {"evaluate.suites": ["shapes"]}
+ADDED = {"evaluate.suites": list(EvaluateConfig.suites)}
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor", "prompts": "suite shapes"}
 
