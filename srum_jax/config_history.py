@@ -8,8 +8,6 @@ from typing import Any
 
 from absl import logging
 
-from srum_jax.configs.base import EvaluateConfig
-
 # Former names of keys, and their names.
 RENAMED = {
     "ingest.unit": "ingest.shard_size",
@@ -26,8 +24,8 @@ RENAMED = {
     "pretrain.several_every": "pretrain.multi_image_every",
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
-# Keys that are new in sections that records of former versions have, and what held without them.
-ADDED = {"evaluate.suites": list(EvaluateConfig.suites)}
+# Keys that are new in sections that records of former versions have: without them the defaults held.
+ADDED = ("evaluate.suites",)
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor", "prompts": "suite shapes"}
 
@@ -69,14 +67,17 @@ def current_name(name: str) -> str:
     return found
 
 
-def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys with values, as a former version wrote them down, under the names of today."""
+def recorded(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys with values, as a former version wrote them down, under the names of today.
+
+    defaults: of the keys in ADDED.
+    """
     names = {name: current_name(name) for name in values}
     for former, name in names.items():
         if former != name:
             warn(former, name)
     sections = {name.partition(".")[0] for name in values}
-    found = {name: x for name, x in ADDED.items() if name.partition(".")[0] in sections}
+    found = {name: defaults[name] for name in ADDED if name.partition(".")[0] in sections}
     found |= {names[former]: value for former, value in values.items()}
     return {name: x for name, x in found.items() if name not in REMOVED or REMOVED[name] != x}
 

@@ -255,7 +255,8 @@ def _changes_since(
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every config value and input that differs."""
-    before = config_history.recorded(_leaves(old["sections"]))
+    defaults = section_values(Config(), config_history.ADDED)
+    before = config_history.recorded(_leaves(old["sections"]), defaults)
     after = _leaves(new["sections"])
     lines = [
         f"config {key}: was {before.get(key, 'not read')!r}, is {after.get(key, 'not read')!r}"
