@@ -24,7 +24,7 @@ RENAMED = {
     "pretrain.several_every": "pretrain.multi_image_every",
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
-# Keys that are new in sections that records of former versions have: without them the defaults held.
+# New keys of sections that records of former versions have: without them the defaults held.
 ADDED = ("evaluate.suites",)
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor", "prompts": "suite shapes"}
