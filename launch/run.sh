@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command, and again as long as it ends with 75 (preempted after a clean save).
+# Runs a command, and again as long as it ends with 75 (preempted after a clean save); a few times
+# where a process of the run was lost.
 set -euo pipefail
 
 usage() {
@@ -7,7 +8,9 @@ usage() {
 usage: launch/run.sh COMMAND [ARGUMENT...]
 
 Runs the command; when it ends with exit code 75 (preempted after a clean save) the same command
-runs again, after RESTART_PAUSE seconds (10). Any other exit code is the end, and run.sh's own.
+runs again, after RESTART_PAUSE seconds (10). So it does at most RESTART_LOSSES times (5) after 69
+(another process of the run is gone), 134, 137 or 139 (this one was aborted or killed), counted from
+the last 75. Any other exit code is the end, and run.sh's own.
 SIGTERM and SIGINT are handed on to the command as SIGTERM, and it is not started again.
 EOF
 }
@@ -25,6 +28,11 @@ pause=${RESTART_PAUSE:-10}
   say "error: RESTART_PAUSE \"$pause\" is not a number of seconds"
   exit 2
 }
+losses=${RESTART_LOSSES:-5}
+[[ $losses =~ ^[0-9]+$ ]] || {
+  say "error: RESTART_LOSSES \"$losses\" is not a number"
+  exit 2
+}
 
 child="" stopping="" signalled=""
 # shellcheck disable=SC2329 # the trap calls it
@@ -34,7 +42,7 @@ hand_on() {
 }
 trap hand_on TERM INT
 
-restarts=0
+restarts=0 lost=0
 while :; do
   say "started: $*"
   "$@" &
@@ -48,9 +56,15 @@ while :; do
     wait "$child" || code=$?
   done
   child=""
-  [[ $code -eq 75 && -z $stopping ]] || break
+  [[ -z $stopping ]] || break
+  case $code in
+    75) lost=0 what=preempted ;;
+    69 | 134 | 137 | 139) lost=$((lost + 1)) what="a process was lost, $lost of $losses" ;;
+    *) break ;;
+  esac
+  ((lost <= losses)) || break
   restarts=$((restarts + 1))
-  say "preempted (exit code 75), restart $restarts in $pause s"
+  say "$what (exit code $code), restart $restarts in $pause s"
   sleep "$pause" &
   wait "$!" || true # a signal ends the pause
   [[ -z $stopping ]] || break

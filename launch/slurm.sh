@@ -81,10 +81,13 @@ job() {
 
   case $code in
     75) again=1 ;;
-    137 | 143) again=$notice ;; # ended by the second signal
+    143) again=$notice ;; # ended by the second signal
+    69 | 134 | 137 | 139) # a process was lost
+      ((${SLURM_RESTART_COUNT:-0} >= 20)) && [[ -z $notice ]] || again=1
+      ;;
   esac
   if [[ -n $again ]]; then
-    say_job "preempted (exit code $code): back into the queue"
+    say_job "stopped or lost (exit code $code): back into the queue"
     scontrol requeue "$SLURM_JOB_ID" && exit 0
     say_job "error: this failed: scontrol requeue $SLURM_JOB_ID"
     say_job "what to do: give the same launch/slurm.sh command again; it goes on from the last save"

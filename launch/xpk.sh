@@ -13,7 +13,7 @@ usage: launch/xpk.sh COMMAND --cluster CLUSTER --zone ZONE --project ID --name N
 Commands
   up        build, then create
   build     build the image of this clone and push it
-  create    create the workload; it is restarted on exit code 75
+  create    create the workload; it is restarted on exit codes 75 and 69
   status    the workload's line in XPK's list
   logs      the end of the hosts' logs
   delete    let the training save, then delete the workload; the cluster stays, and costs
@@ -25,7 +25,7 @@ Options
   --name NAME       of the workload
   --image IMAGE     with its registry, as us-docker.pkg.dev/ID/REPO/srum_jax:1 (up, build, create)
   --type TYPE       accelerator type, as v5litepod-16                    (up, create)
-  --slices N        default 1                                            (up, create)
+  --slices N        1, the default: a run uses the chips of one slice    (up, create)
   --restarts N      at most, default 100                                 (up, create)
   --grace SECONDS   for saving, default 300; spot nodes give 30 at most  (up, create)
   --priority LEVEL  very-low, low, medium, high, very-high               (up, create)
@@ -77,6 +77,8 @@ fi
 for number in slices restarts grace lines; do
   [[ ${!number} =~ ^[1-9][0-9]*$ ]] || die "--$number \"${!number}\" is not a number from 1"
 done
+((slices == 1)) || die "--slices $slices: a run cuts its arrays over the chips of one slice;" \
+  "take a larger --type"
 case $command in
   up | build | create) [[ $image == */* ]] || die "--image \"$image\": give it with its registry" ;;
 esac
@@ -109,7 +111,7 @@ create() {
   step "create the workload $name" "read XPK's message: names in use, quota, type, cluster" \
     xpk workload create "${where[@]}" --workload "$name" --tpu-type "$type" \
     --num-slices "$slices" --docker-image "$image" --priority "$priority" \
-    --max-restarts "$restarts" --restart-on-exit-codes 75 \
+    --max-restarts "$restarts" --restart-on-exit-codes 75,69 \
     --termination-grace-period-seconds "$grace" \
     --command "exec python -m srum_jax.main $(words "${training[@]}") --distributed"
   left=""

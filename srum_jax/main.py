@@ -9,7 +9,7 @@ from absl import flags, logging
 
 from srum_jax import config
 from srum_jax.core import console, places
-from srum_jax.core.errors import BadInput, exit_code
+from srum_jax.core.errors import BadInput, Preempted, Stopped, exit_code
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
@@ -46,8 +46,9 @@ Examples
   {program} --config bagel_7b_srum --plan v5e:4x4
 
 Finished stages are skipped and half-done ones go on: after an interruption give the same command.
-Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 75 preempted after a
-clean save.
+Ctrl-C saves and stops; a second one ends at once.
+Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 69 another process of
+the run is gone, 75 stopped after a clean save, 130 interrupted twice.
 """
 
 
@@ -79,16 +80,30 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
     debug = "--debug" in argv
     try:
         report = run(argv)
+    except KeyboardInterrupt:  # before the run listens to signals
+        return 130
     except Exception as e:
-        if (code := exit_code(e)) is None:
-            raise
+        code = exit_code(e)
         if debug:
             logging.exception("traceback")
-        print(f"error: {e}" + ("" if debug else "\n(--debug shows where)"), file=sys.stderr)
+        if isinstance(e, Preempted):
+            print(f"{e}: the same command goes on from there", file=sys.stderr)
+        elif code is not None:
+            print(f"error: {e}" + ("" if debug else "\n(--debug shows where)"), file=sys.stderr)
+        _end_all(code or Stopped.exit_code, e)
+        if code is None:
+            raise
         return code
     if report:
         print(f"report: {report}")
     return 0
+
+
+def _end_all(code: int, error: Exception) -> None:
+    """The other processes of the run, if there are any, end as this one does."""
+    watch = sys.modules.get("srum_jax.core.host_watch")
+    if watch is not None:
+        watch.end(code, error)
 
 
 def run(argv: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 from srum_jax import config
-from srum_jax.core import console, distributed, lock, preemption, registry, sharding
+from srum_jax.core import console, distributed, host_watch, lock, preemption, registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
@@ -83,7 +83,7 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
         distributed.join(run.cfg.distributed, **processes)
     console.cache_compiled_programs()
     _split_cpu(run.cfg.compute.cpu_devices)
-    preemption.install()
+    preemption.install(on_cut=host_watch.cut)
     distributed.check_same(f"{run.cfg} {run.stages}", "configs or stages")
     mesh = sharding.make_mesh(run.cfg.mesh)
     if jax.process_count() > 1 and (alone := set(config.MAKING) & set(run.stages)):
@@ -96,6 +96,7 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
                 logging.info("round %d, stage %d of %d: %s", number, i + 1, len(run.stages), name)
                 with jax.set_mesh(mesh):
                     stage_module(run.cfg.model, name).run(run.cfg, mesh, run.round(number))
+    host_watch.finished()
     first = jax.process_index() == 0
     return str(run.round(0).report) if "report" in run.stages and first else None
 

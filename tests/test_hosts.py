@@ -180,3 +180,35 @@ def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_pat
     assert 4 <= len(before) < 8
     for folder in ("forth", "back"):
         assert_same_losses(tmp_path / "whole", tmp_path / folder, last=8)
+
+
+ENDS = {  # what one host does: (exit codes of both, what it says)
+    "check": ({2}, "told"),
+    "run": ({2}, "told"),
+    "bug": ({1}, "TypeError: told"),
+    "kill": ({69, -signal.SIGKILL}, ""),
+    "stop": ({75}, "the same command goes on"),
+}
+QUICK_ENDS = {("run", 1), ("kill", 0)}
+
+
+@pytest.mark.parametrize(
+    "what, who",
+    [
+        pytest.param(what, who, marks=[] if (what, who) in QUICK_ENDS else pytest.mark.slow)
+        for what in ENDS
+        for who in (0, 1)
+    ],
+)
+def test_what_ends_one_host_ends_both_with_its_code(tmp_path, what, who):
+    """Within a minute, and without a traceback of the one that waits."""
+    codes, said = ENDS[what]
+    program = [TESTS / "ending_host.py", what, who, "--config", "shapes", "--stage", "report"]
+    program += ["--workdir", tmp_path, "--config.distributed.heartbeat_timeout=10"]
+    started = hosts.start(program, processes=2)
+    try:
+        printed = [process.communicate(timeout=180)[0] for process in started]
+    finally:
+        hosts.kill(started)
+    assert {process.returncode for process in started} == codes, printed
+    assert said in printed[who]

@@ -30,9 +30,11 @@ def stages(monkeypatch, tmp_path):
     for name, module in (shapes_world.STAGES | running.STAGES).items():
         monkeypatch.setitem(sys.modules, module, stand_in(name))
     monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     yield types.SimpleNamespace(calls=calls, fail=fail, root=tmp_path / "run")
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
     preemption.stop.clear()
 
 
@@ -63,7 +65,7 @@ def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
         (FileNotFoundError("told"), 2),
         (errors.DoesNotFit("told"), 3),
         (errors.Diverged("told"), 4),
-        (errors.Preempted("told"), 75),
+        (errors.HostLost("told"), 69),
     ],
 )
 def test_errors_become_exit_codes(stages, capsys, error, code):
@@ -108,20 +110,20 @@ def test_bad_command_lines_end_with_2_before_any_stage(stages, capsys, args, mes
     assert stages.calls == []
 
 
-def test_termination_sets_the_stop_event(stages, monkeypatch):
-    """Signals within seconds are one; a later one ends the process, whatever it is saving."""
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_a_signal_asks_for_a_stop(stages, number):
     assert go(stages) == 0
     assert not preemption.stop.is_set()
-    signal.raise_signal(signal.SIGTERM)
-    assert preemption.stop.is_set()
-    handler, ended = signal.getsignal(signal.SIGTERM), []
-    monkeypatch.setattr(signal, "raise_signal", ended.append)
-    started = preemption.monotonic()
-    for later, ends in ((4, []), (9, [signal.SIGTERM])):
-        monkeypatch.setattr(preemption, "monotonic", lambda later=later: started + later)
-        handler(signal.SIGTERM, None)
-        assert ended == ends
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    signal.raise_signal(number)
+    assert preemption.stop.wait(10)
+
+
+def test_a_clean_stop_is_not_called_an_error(stages, capsys):
+    stages.fail["score"] = errors.Preempted("score: stopped, finished shards are kept")
+    assert go(stages) == 75
+    said = capsys.readouterr().err
+    assert "score: stopped, finished shards are kept: the same command goes on from there" in said
+    assert "error" not in said and "--debug" not in said
 
 
 def test_a_mesh_is_set_while_stages_run(stages, monkeypatch):

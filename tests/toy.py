@@ -11,7 +11,7 @@ from etils import epath
 from srum_jax.configs.base import LoopConfig, OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.loss import LossOut, ratio
-from srum_jax.training import callbacks, loop, optim
+from srum_jax.training import callbacks, loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, create
 
@@ -68,11 +68,16 @@ def on_devices(batch, mesh):
 class Evaluator:
     """Functions as the loop asks them."""
 
+    folder: epath.Path
     function: Callable
     ends: Callable = lambda n: False
 
     def evaluate(self, n, state):
         return self.function(n, state)
+
+    def measured(self, n):
+        rows = metrics.read(self.folder / "metrics.jsonl")
+        return any(row["step"] == n and "loss" not in row for row in rows)
 
     def enough(self, n):
         return self.ends(n)
@@ -127,7 +132,7 @@ def run(
             meta={"stage": "toy"},
             checkpoints=checkpoints,
             stop=stop,
-            evaluator=evaluate and Evaluator(evaluate, enough),
+            evaluator=evaluate and Evaluator(folder, evaluate, enough),
             **more,
         ),
         steps=cfg.steps,

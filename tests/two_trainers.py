@@ -12,7 +12,7 @@ import types
 
 
 def main(address, number, folder):
-    from srum_jax.core import distributed, preemption
+    from srum_jax.core import distributed, host_watch, preemption
 
     limits = types.SimpleNamespace(init_timeout=120, heartbeat_timeout=60, shutdown_timeout=60)
     distributed.join(limits, coordinator=address, processes=2, process=int(number))
@@ -45,6 +45,7 @@ def main(address, number, folder):
         toy.run(folder / "forth", preemption.stop, **how)
     except Preempted as e:
         (folder / f"stopped-{number}").write_text(str(e))
+    host_watch.finished()  # what was told is not read again
     preemption.stop.clear()
     toy.run(folder / "back", preemption.stop, batches=batches, mesh=mesh)
 

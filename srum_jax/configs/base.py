@@ -55,7 +55,7 @@ class DistributedConfig:
     """How long the processes of a run wait for each other, in seconds."""
 
     init_timeout: PositiveInt = 300  # at the start, until all are there
-    heartbeat_timeout: PositiveInt = 100  # for a sign of life; then the run ends everywhere
+    heartbeat_timeout: PositiveInt = 40  # for a sign of life; then all end, with exit code 69
     shutdown_timeout: PositiveInt = 300  # at the end, until all are finished
 
 

@@ -4,6 +4,7 @@ A TPU pod, SLURM, Open MPI and a Kubernetes job or JobSet are found by JAX itsel
 says where its processes are. With one process everything here answers at once.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -17,7 +18,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.core import host_watch, preemption
+from srum_jax.core.errors import BadInput, HostLost, Stopped
 
 WAYS = """\
 Ways to start several processes:
@@ -65,6 +67,7 @@ def join(
         raise BadInput(f"no other processes to join ({said}): {reason}\n{WAYS}") from e
     finally:
         late.cancel()
+    host_watch.start(limits.heartbeat_timeout + 15)
     logging.info(
         "process %d of %d, with %d of %d devices",
         *(jax.process_index(), jax.process_count()),
@@ -92,7 +95,7 @@ def _checked(coordinator: str | None, processes: int | None, process: int | None
     if missing:
         raise BadInput(f"{' and '.join(missing)} missing: {', '.join(given)} go together")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or "/" in host:
         raise BadInput(f"--coordinator {coordinator} must be HOST:PORT of process 0")
     if not 0 <= process < processes:
         raise BadInput(f"--process {process} must be one of 0 … --processes - 1 = {processes - 1}")
@@ -102,7 +105,7 @@ def _checked(coordinator: str | None, processes: int | None, process: int | None
 def barrier(label: str) -> None:
     """Returns when every process has come here; `label` tells places apart.
 
-    Raises Stopped where another one is gone, or has come to another place.
+    Raises HostLost where another one is gone, Stopped where it has come to another place.
     """
     if len(set(all_gather(zlib.crc32(label.encode()), label))) > 1:
         raise Stopped(f"{label}: another process of this run is elsewhere; do all see one workdir?")
@@ -111,21 +114,21 @@ def barrier(label: str) -> None:
 def all_gather(number: int, label: str) -> list[int]:
     """What each process gives for `number`, an unsigned 32-bit one, in the order of processes.
 
-    All must call it. Raises Stopped where another one is gone.
+    All must call it. Raises HostLost where another one is gone.
     """
     if jax.process_count() == 1:
         return [number]
     try:
         found = multihost_utils.process_allgather(np.uint32(number))
-    except RuntimeError as e:
-        raise Stopped(f"{label}: another process of this run is gone; its log says why") from e
+    except (RuntimeError, ValueError) as e:  # the second: of Gloo, between CPUs
+        raise HostLost(f"{label}: another process of this run is gone; its log says why") from e
     return found.tolist()
 
 
 def from_first(text: str, label: str) -> str:
     """What the first process gives for `text`, in every process; all must call it.
 
-    Raises Stopped where another one is gone.
+    Raises HostLost where another one is gone.
     """
     if jax.process_count() == 1:
         return text
@@ -136,14 +139,22 @@ def from_first(text: str, label: str) -> str:
         given = own
     try:
         found = multihost_utils.broadcast_one_to_all(given)
-    except RuntimeError as e:
-        raise Stopped(f"{label}: another process of this run is gone; its log says why") from e
+    except (RuntimeError, ValueError) as e:  # the second: of Gloo, between CPUs
+        raise HostLost(f"{label}: another process of this run is gone; its log says why") from e
     return np.asarray(found, np.uint8).tobytes().decode()
 
 
 def any_process(flag: bool, label: str) -> bool:
     """Whether any process says so; all must call it, and get the same answer."""
     return any(all_gather(int(flag), label))
+
+
+def agreeing() -> contextlib.AbstractContextManager[None]:
+    """Inside, a wish to stop is seen by all processes at the same call of `preemption.look`: for
+    work that they do together, and look at equally often."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    return preemption.agreeing(lambda: any_process(preemption.stop.is_set(), "stop?"))
 
 
 def check_same(text: str, what: str) -> None:

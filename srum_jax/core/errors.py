@@ -48,6 +48,12 @@ class Diverged(Stopped):
     exit_code = 4
 
 
+class HostLost(Stopped):
+    """Another process of the run is gone: the same command goes on from the last save."""
+
+    exit_code = 69
+
+
 class Preempted(Stopped):
     """Told to stop, and stopped after a clean save: the same command goes on from there."""
 

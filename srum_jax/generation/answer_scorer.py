@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from srum_jax.core import preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch, put
 from srum_jax.data import packing
@@ -71,6 +72,7 @@ class AnswerScorer:
         examples = [self._example(i, q) for i, q in zip(images, questions, strict=True)]
         answers = []
         for first in range(0, len(examples), self.batch):
+            preemption.look()
             part = examples[first : first + self.batch]
             padded = [[e] for e in part] + [[]] * (self.batch - len(part))
             batch = packing.pack(padded, lanes(part), self.model.layout)

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 
 from srum_jax import flow
 from srum_jax.config import SampleConfig
+from srum_jax.core import preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import position_ids
 from srum_jax.core.sharding import fetch, put
@@ -343,6 +344,7 @@ class ImageSampler:
         for branch, members in groups.items():
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
             for first in range(0, len(members), settings.batch):
+                preemption.look()
                 part = members[first : first + settings.batch]
                 found = self._call(params, [requests[i] for i in part], branch, settings)
                 latents.update(zip(part, found, strict=True))

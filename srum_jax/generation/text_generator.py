@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from srum_jax.core import preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch, put
 from srum_jax.data.schema import CAUSAL, Batch
@@ -182,6 +183,7 @@ class TextGenerator:
             order = list(range(len(contexts)))
         written: dict[int, GeneratedText] = {}
         for first in range(0, len(order), self.batch):
+            preemption.look()
             part = order[first : first + self.batch]
             ids, counts = self._call(
                 [contexts[i] for i in part],

@@ -25,8 +25,6 @@ from srum_jax.core import distributed, preemption
 from srum_jax.core.errors import Preempted
 from srum_jax.data import shards
 
-STOP = ".stop"  # in a folder of shards: some host was told to stop
-
 WAITING = 1  # shards made and not yet written: what they hold stays in memory
 THREADS = min(8, os.cpu_count() or 1)  # that encode pictures, or decode them
 
@@ -52,11 +50,7 @@ def make_all(
     was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
-    several = jax.process_count() > 1
-    if several:
-        if first:
-            (folder / STOP).unlink(missing_ok=True)  # of a run that was killed meanwhile
-        distributed.barrier(f"{title}: starts")
+    distributed.barrier(f"{title}: starts")
     starts = list(itertools.accumulate(sizes, initial=0))
     mine = range(jax.process_index(), len(sizes), jax.process_count())
     todo = [u for u in mine if not shards.shard_done(folder, name, u, len(sizes), sizes[u])]
@@ -72,13 +66,14 @@ def make_all(
     made = 0
     with bar, _Writer(folder, name, features, len(sizes), encode, bar) as writer:
         for u in todo:
-            if _stop_asked(folder, several):
-                break
-            writer.put(u, make(starts[u], sizes[u]))
+            try:
+                preemption.look()
+                records = make(starts[u], sizes[u])
+            except Preempted:
+                break  # other processes are told to stop too, and are at other shards
+            writer.put(u, records)
             made += 1
     if distributed.any_process(made < len(todo), f"{title}: made"):
-        if several and first:
-            (folder / STOP).unlink(missing_ok=True)
         raise Preempted(f"{title}: stopped, finished shards are kept")
     if first:
         for left in folder.glob(f"{shards.UNFINISHED}*"):
@@ -128,14 +123,3 @@ class _Writer:
         encoded = list(self.encoders.map(self.encode, records))
         shards.write_shard(self.folder, self.name, self.features, encoded, index, self.total)
         self.bar.update(len(encoded))
-
-
-def _stop_asked(folder: epath.Path, several: bool) -> bool:
-    """Whether this host or, of several, another one was asked to stop.
-
-    Hosts are at different shards and meet at the end alone, so they tell each other by a file.
-    """
-    if several and preemption.stop.is_set():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STOP).touch()
-    return preemption.stop.is_set() or (several and (folder / STOP).exists())

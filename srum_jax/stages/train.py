@@ -102,6 +102,9 @@ class Monitoring(callbacks.Evaluator):
     def evaluate(self, n: int, state: TrainState) -> Mapping[str, float]:
         return self.watch.measure(n, state.ema)
 
+    def measured(self, n: int) -> bool:
+        return any(row["step"] == n for row in self.watch.rows)
+
     def enough(self, n: int) -> bool:
         return self.watch.stopped(n) is not None
 

@@ -8,14 +8,14 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import jax
 from absl import logging
 from etils import epath
 
 from srum_jax.config import LogConfig, LoopConfig
-from srum_jax.core.distributed import StopAgreement
+from srum_jax.core.distributed import StopAgreement, agreeing
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.training import metrics as measures
 from srum_jax.training import optim
@@ -49,6 +49,9 @@ class Evaluator(Protocol):
 
     def evaluate(self, n: int, state: TrainState) -> Mapping[str, float]:
         """Numbers for the metrics, of the state after `n` steps."""
+
+    def measured(self, n: int) -> bool:
+        """Whether a former run has evaluated the state after `n` steps."""
 
     def enough(self, n: int) -> bool:
         """Whether the run is to end after `n` steps; the same answer whenever it is asked."""
@@ -173,17 +176,26 @@ class MetricsLog(Callback):
 @dataclasses.dataclass(frozen=True)
 class Evaluation(Callback):
     """Evaluates every `every` steps and at the end, a row of the metrics each, and ends the run
-    where the evaluator has enough."""
+    where the evaluator has enough.
+
+    Asked to stop meanwhile it has the state saved, and the next run evaluates it. Raises Preempted.
+    """
 
     evaluator: Evaluator
     every: int
     start: int
     log: MetricsLog
+    saving: "Checkpointing"
 
     def before_step(self, n: int, state: TrainState, last: bool) -> bool:
-        if n > self.start and (last or n % self.every == 0):
-            with self.log.paused():
-                self.log.writer.write({"step": n, **self.evaluator.evaluate(n, state)})
+        due = n > 0 and (last or n % self.every == 0)
+        if due and (n > self.start or not self.evaluator.measured(n)):
+            try:
+                with self.log.paused(), agreeing():
+                    found = self.evaluator.evaluate(n, state)
+            except Preempted:
+                self.saving.save_and_stop(n, state)
+            self.log.writer.write({"step": n, **found})
         return self.evaluator.enough(n)
 
 
@@ -206,13 +218,21 @@ class Checkpointing(Callback):
 
     def before_step(self, n: int, state: TrainState, last: bool) -> bool:
         stopped = self.stop()
-        if stopped or (n > self.start and (last or n % self.every == 0)):
-            self.log.flush()  # a state after too many bad steps is not saved
-            self.log.writer.sync()  # a run that goes on from this state has the rows before it
-            self.checkpoints.save(n, state, dict(self.meta))
         if stopped and not last:
-            raise Preempted(f"{self.title}: stopped at step {n} of {self.steps}, state saved")
+            self.save_and_stop(n, state)
+        if stopped or (n > self.start and (last or n % self.every == 0)):
+            self._save(n, state)
         return False
+
+    def save_and_stop(self, n: int, state: TrainState) -> NoReturn:
+        """Saves the state after `n` steps and raises Preempted."""
+        self._save(n, state)
+        raise Preempted(f"{self.title}: stopped at step {n} of {self.steps}, state saved")
+
+    def _save(self, n: int, state: TrainState) -> None:
+        self.log.flush()  # a state after too many bad steps is not saved
+        self.log.writer.sync()  # a run that goes on from this state has the rows before it
+        self.checkpoints.save(n, state, dict(self.meta))
 
     def close(self) -> None:
         self.checkpoints.close()
@@ -278,6 +298,7 @@ def standard(
         stop=StopAgreement(stop, state.step.sharding),
         log=metrics,
     )
-    evaluation = (Evaluation(evaluator, evaluate_every, start, metrics),) if evaluator else ()
     trace = Trace(folder / "profile", *(log.profile if log else (0, 0)))
-    return (trace, *evaluation, saving, metrics)
+    if evaluator is None:
+        return (trace, saving, metrics)
+    return (trace, Evaluation(evaluator, evaluate_every, start, metrics, saving), saving, metrics)

@@ -15,6 +15,7 @@ import jax
 import optax
 
 from srum_jax.config import LoopConfig
+from srum_jax.core import preemption
 from srum_jax.training.callbacks import Callback
 from srum_jax.training.state import FrozenParams, TrainState
 from srum_jax.training.step import program
@@ -91,7 +92,7 @@ def run(
     Callbacks are closed in any case; they raise Preempted and Diverged.
     """
     start, compile_seconds = int(state.step), 0.0
-    with contextlib.ExitStack() as open_callbacks:
+    with contextlib.ExitStack() as kept, contextlib.ExitStack() as open_callbacks:
         for callback in reversed(callbacks):
             open_callbacks.callback(callback.close)
         for n in range(start, steps + 1):
@@ -109,6 +110,7 @@ def run(
             if n == start:
                 jax.block_until_ready(metrics)
                 compile_seconds = time.monotonic() - fetched
+                kept.enter_context(preemption.saving())  # before, there is nothing to lose
             for callback in callbacks:
                 callback.after_step(n + 1, metrics, fetched - called)
     return state, Summary(

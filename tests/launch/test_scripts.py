@@ -13,6 +13,8 @@ import time
 import pytest
 from stand_ins import LAUNCH
 
+from srum_jax.core import errors
+
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 
@@ -114,6 +116,14 @@ def test_runs_again_after_75_and_ends_with_the_command(world):
     assert "restart 2 in" in out and "ended with exit code 0 after 2 restarts" in out
 
 
+def test_a_lost_process_is_a_reason_to_start_again_a_few_times(world):
+    code, out, _ = world.run(
+        "run.sh", world.trainer, CODES="69 137 75 134 69 69 0", RESTART_LOSSES="2"
+    )
+    assert code == 69 and len(world.runs()) == 6
+    assert "a process was lost, 2 of 2 (exit code 69), restart 5" in out
+
+
 @pytest.mark.parametrize("last", [1, 2, 4])
 def test_other_exit_codes_are_the_end(world, last):
     code, _, _ = world.run("run.sh", world.trainer, CODES=f"75 {last} 0")
@@ -155,7 +165,7 @@ def test_a_signal_ends_the_pause(world):
 # ------------------------------------------------------------------------------------- the page
 
 
-def test_the_job_on_the_page_starts_again_after_75_alone():
+def test_the_job_on_the_page_starts_again_unless_no_restart_helps():
     yaml = pytest.importorskip("yaml")
     text = re.search(r"```yaml\n(.*?)```", (LAUNCH / "README.md").read_text(), re.S)[1]
     service, job = yaml.safe_load_all(text)
@@ -164,8 +174,12 @@ def test_the_job_on_the_page_starts_again_after_75_alone():
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     _, again, end = spec["podFailurePolicy"]["rules"]
     assert again["action"] == "Ignore" and end["action"] == "FailJob"
-    assert again["onExitCodes"]["operator"] == "In" and end["onExitCodes"]["operator"] == "NotIn"
-    assert again["onExitCodes"]["values"] == end["onExitCodes"]["values"] == [75]
+    assert again["onExitCodes"]["operator"] == end["onExitCodes"]["operator"] == "In"
+    assert again["onExitCodes"]["values"] == [errors.Preempted.exit_code]
+    # What a restart does not mend; all else, as a node that is lost, counts and is started again.
+    wrong = (errors.Stopped, errors.BadInput, errors.DoesNotFit, errors.Diverged)
+    assert end["onExitCodes"]["values"] == sorted(kind.exit_code for kind in wrong)
+    assert spec["backoffLimit"] > 0
     (container,) = pod["containers"]
     assert container["name"] == again["onExitCodes"]["containerName"]
     assert f"--processes {spec['completions']} " in container["args"][0]

@@ -62,8 +62,10 @@ def test_a_job_runs_one_process_a_node(world):
     assert world.calls("scontrol", "requeue") == []
 
 
-@pytest.mark.parametrize("last, requeued", [(75, True), (2, False), (4, False), (143, False)])
-def test_a_job_goes_back_into_the_queue_after_75_alone(world, last, requeued):
+@pytest.mark.parametrize(
+    "last, requeued", [(75, True), (69, True), (137, True), (2, False), (4, False), (143, False)]
+)
+def test_a_job_goes_back_into_the_queue_after_75_and_a_loss(world, last, requeued):
     code, out, _ = world.run("slurm.sh", *in_job(world), CODES=str(last), **JOB)
     assert code == (0 if requeued else last), out
     calls = world.calls("scontrol", "requeue")

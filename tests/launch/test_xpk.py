@@ -8,7 +8,7 @@ from stand_ins import LAUNCH, TRAINING, option
 
 GKE = ["--cluster", "c", "--zone", "z1-a", "--project", "p", "--name", "srum"]
 IMAGE = ["--image", "reg.dev/p/srum:1"]
-XPK = ["up", *GKE, *IMAGE, "--type", "v5litepod-16", "--slices", "2", "--yes"]
+XPK = ["up", *GKE, *IMAGE, "--type", "v5litepod-16", "--yes"]
 
 
 def test_xpk_builds_pushes_and_creates(world):
@@ -19,9 +19,9 @@ def test_xpk_builds_pushes_and_creates(world):
     assert build[-1] == str(LAUNCH.parent)
     assert push == ["docker", "push", IMAGE[1]]
     assert create[:3] == ["xpk", "workload", "create"]
-    assert option(create, "--restart-on-exit-codes") == "75"
+    assert option(create, "--restart-on-exit-codes") == "75,69"
     assert int(option(create, "--max-restarts")) > 0
-    assert option(create, "--docker-image") == IMAGE[1] and option(create, "--num-slices") == "2"
+    assert option(create, "--docker-image") == IMAGE[1] and option(create, "--num-slices") == "1"
     # One process, which gets the signal, with its arguments as they were given.
     line = option(create, "--command")
     assert line.startswith("exec python -m srum_jax.main ")
@@ -79,6 +79,7 @@ def test_xpk_looks_and_deletes(world, command, call):
         (["delete", *GKE], "add --yes"),
         (["build", *IMAGE], "add --yes"),
         (["create", *GKE, *IMAGE, "--type", "v4-8", "--slices", "0", "--yes"], "--slices"),
+        (["up", *GKE, *IMAGE, "--type", "v4-8", "--slices", "2", "--yes"], "take a larger --type"),
     ],
 )
 def test_xpk_refuses(world, args, told):

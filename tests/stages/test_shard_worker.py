@@ -116,11 +116,26 @@ def test_a_host_makes_its_share_and_stops_for_another(tmp_path, make, monkeypatc
         return [number, number]
 
     monkeypatch.setattr(distributed, "all_gather", all_gather)
-    make.then = (tmp_path / shard_worker.STOP).touch
+    make.then = preemption.stop.set  # the host watch does, where another one was asked to
     with pytest.raises(Preempted):
         run(tmp_path, make)
     assert make.calls == [2] and said[-1] == 1
-    make.then, told = (lambda: None), tmp_path / shard_worker.STOP
-    told.unlink()  # as the first host does
+    make.then = lambda: None
+    preemption.stop.clear()
     run(tmp_path, make)
     assert make.calls == [2, 6] and len(list(tmp_path.glob("*.array_record*"))) == 2
+
+
+def test_told_in_the_middle_of_a_shard_it_drops_that_shard(tmp_path, make):
+    def stopped_between_two_calls():
+        if len(make.calls) == 2:
+            preemption.stop.set()
+            preemption.look()
+
+    make.then = stopped_between_two_calls
+    with pytest.raises(Preempted, match="score: stopped, finished shards are kept"):
+        run(tmp_path, make)
+    assert len(list(tmp_path.glob("*.array_record*"))) == 1
+    preemption.stop.clear()
+    run(tmp_path, make)
+    assert make.calls == [0, 2, 2, 4, 6] and len(shards.read(tmp_path)) == 7

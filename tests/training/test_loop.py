@@ -212,6 +212,27 @@ def test_evaluated_every_few_steps_and_at_the_end(tmp_path):
     assert [r["step"] for r in found] == sorted(r["step"] for r in found)
 
 
+def test_stopped_in_an_evaluation_the_state_is_saved_and_evaluated_by_the_next_run(tmp_path):
+    stop = threading.Event()
+
+    def stopped(step, state):
+        if step == 6:
+            raise Preempted("stopped")
+        return {"accuracy": step / 8}
+
+    how = dict(evaluate_every=3)
+    with pytest.raises(Preempted, match="toy: stopped at step 6 of 8, state saved"):
+        toy.run(tmp_path, stop, evaluate=stopped, **how)
+    toy.run(tmp_path, stop, evaluate=lambda step, state: {"accuracy": int(state.step) / 8}, **how)
+    found = metrics.read(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["accuracy"]) for r in found if "accuracy" in r] == [
+        (3, 3 / 8),
+        (6, 6 / 8),
+        (8, 1.0),
+    ]
+    assert [r["step"] for r in found if "loss" in r] == list(range(1, 9))
+
+
 def test_a_run_may_have_enough(whole, tmp_path):
     """At an evaluation, whose step is saved; started again, it has enough without a step."""
     looked = []

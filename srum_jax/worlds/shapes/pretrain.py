@@ -29,7 +29,7 @@ from srum_jax.objectives import joint, terms
 from srum_jax.stages import loading, preflight, replies
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
-from srum_jax.training import callbacks, loop, optim
+from srum_jax.training import callbacks, loop, metrics, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import changes, exam, language, rendering
@@ -371,6 +371,10 @@ class QuickEvaluation(callbacks.Evaluator):
         )
         logging.info("step %d: %s", n, {k: round(v, 3) for k, v in found.items()})
         return found
+
+    def measured(self, n: int) -> bool:
+        rows = metrics.read(self.folder / "metrics.jsonl")
+        return any(row["step"] == n and "t2i" in row for row in rows)
 
     def enough(self, n: int) -> bool:
         return False
