@@ -47,6 +47,25 @@ def step(
     return context.append(cache, k, v), bagel.logits(params, und, first)[:, 0]
 
 
+def _choice(
+    logits: jax.Array, seeds: jax.Array, place: jax.Array, temperature: jax.Array
+) -> jax.Array:
+    """The token that each row of logits [B,V] writes at `place`, int32 [B]; see `decode`."""
+
+    def draw(seed, row, scale):
+        key = jax.random.fold_in(jax.random.key(seed), place)
+        return jax.random.categorical(key, row / jnp.maximum(scale, 1e-6))
+
+    likeliest = jnp.argmax(logits, axis=-1)
+    drawn = jax.lax.cond(
+        jnp.any(temperature > 0),
+        lambda: jax.vmap(draw)(seeds, logits, temperature),
+        lambda: likeliest,
+    )
+    token = jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(logits).all(-1), token, _BROKEN)
+
+
 def decode(
     params: Params,
     cache: mot.Cache,
@@ -72,18 +91,6 @@ def decode(
         raise ValueError(f"stop must be each or first, not {stop!r}")
     rows = cache.length.shape[0]
 
-    def choose(logits, place):
-        def draw(seed, row, scale):
-            key = jax.random.fold_in(jax.random.key(seed), place)
-            return jax.random.categorical(key, row / jnp.maximum(scale, 1e-6))
-
-        drawn = jax.lax.cond(
-            jnp.any(temperature > 0),
-            lambda: jax.vmap(draw)(seeds, logits, temperature),
-            lambda: jnp.argmax(logits, axis=-1),
-        )
-        return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
-
     def unfinished(carry):
         place, _, _, _, _, done = carry
         return (place < max_tokens) & ~jnp.all(done)
@@ -91,7 +98,7 @@ def decode(
     def write(carry):
         place, cache, last, ids, counts, done = carry
         cache, logits = step(params, cache, last, cfg=cfg, dtype=dtype)
-        token = jnp.where(jnp.isfinite(logits).all(-1), choose(logits, place), _BROKEN)
+        token = _choice(logits, seeds, place, temperature)
         done = done | (token == cfg.eos) | (token == _BROKEN)
         ids = jax.lax.dynamic_update_index_in_dim(ids, token, place, axis=1)
         counts = counts + ~done

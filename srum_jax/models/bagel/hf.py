@@ -6,6 +6,7 @@ it fits is in `hf_folder.py`, the file format in `models/safetensors_io.py`.
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import math
 from collections import deque
@@ -104,7 +105,8 @@ def _read(
 
     def finish():
         path, size, leaf = waiting.popleft()
-        leaves.update(convert(path, leaf()) if convert else {path: leaf()})
+        whole = leaf.result()
+        leaves.update(convert(path, whole) if convert else {path: whole})
         bar.update(size)
 
     pool = concurrent.futures.ThreadPoolExecutor(_IN_FLIGHT, "load")
@@ -125,16 +127,35 @@ def _read(
     return param_tree.unflatten(leaves)
 
 
+@dataclasses.dataclass(frozen=True)
+class _PendingLeaf:
+    """A leaf of `shape` that threads read, each a part: without a sharding the whole on the host,
+    otherwise an array for each device that has it."""
+
+    parts: Sequence[concurrent.futures.Future]
+    shape: tuple[int, ...]
+    sharding: jax.sharding.Sharding | None
+
+    def result(self) -> np.ndarray | jax.Array:
+        """The leaf, when all of it is there."""
+        if self.sharding is None:
+            return self.parts[0].result()
+        arrays = [array for part in self.parts for array in part.result()]
+        return jax.make_array_from_single_device_arrays(self.shape, self.sharding, arrays)
+
+
 def _begin(
     pool, tensors: Tensors, entries: Sequence[TableEntry], dtype, sharding, broken: set[str]
-) -> Callable[[], Any]:
-    """Starts to read a leaf; the function it returns waits for it."""
+) -> "_PendingLeaf":
+    """Starts to read a leaf."""
     shape = tuple(size for _, size in entries[0].sizes)
     if entries[0].layer is not None:
         shape = (len(entries), *shape)
     if sharding is None:
         whole = tuple((0, size) for size in shape)
-        return pool.submit(_part, tensors, entries, whole, dtype, broken).result
+        return _PendingLeaf(
+            [pool.submit(_part, tensors, entries, whole, dtype, broken)], shape, None
+        )
     devices: dict[Bounds, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
@@ -144,13 +165,7 @@ def _begin(
         buffer = _part(tensors, entries, bounds, dtype, broken)
         return jax.block_until_ready([jax.device_put(buffer, d) for d in devices[bounds]])
 
-    shards = [pool.submit(place, bounds) for bounds in devices]
-
-    def leaf() -> jax.Array:
-        arrays = [array for shard in shards for array in shard.result()]
-        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
-
-    return leaf
+    return _PendingLeaf([pool.submit(place, bounds) for bounds in devices], shape, sharding)
 
 
 def _part(
@@ -233,15 +248,7 @@ def save(
         raise ValueError(f"layout {layout!r} is not one of {LAYOUTS}")
     param_tree.check(params, bagel.specs(cfg), where="export, model")
     param_tree.check(vae_params, vae.specs(cfg.vae), where="export, autoencoder")
-    copies = [epath.Path(path) for path in tokenizer_files]
-    for path in copies:
-        if not path.exists():
-            raise FileNotFoundError(f"tokenizer file {path} is missing")
-    if source is not None:
-        if model_config.from_folder(source.sizes) != cfg:
-            raise ValueError(f"{source.sizes}: its JSON files are not those of the model to save")
-        copies += source.beside()
-    folder, entries = epath.Path(folder), table(cfg)
+    folder, copies = epath.Path(folder), _copies(cfg, source, tokenizer_files)
     model_file = MODEL_FILE if layout == "official" else INDEX_FILE
     others = [str(folder / n) for n in MODEL_FILES if n != model_file and (folder / n).exists()]
     if others:
@@ -249,13 +256,7 @@ def save(
             f"{', '.join(others)}: a model in another layout than {layout!r} is there already; "
             "remove it or name another folder"
         )
-    model = [(e.name, e.shape, DTYPES[dtype]) for e in entries[MODEL_FILE]]
-    fixed = computed_tables(cfg)  # first, as float32: all then start at multiples of their size
-    model = [(name, (side**2, dim), "F32") for name, (side, dim) in fixed.items()] + model
-    tensors = itertools.chain(
-        (position_table(*sizes) for sizes in fixed.values()),
-        _official(params, entries[MODEL_FILE]),
-    )
+    model, tensors = _model_tensors(cfg, params, dtype)
     autoencoder, vae_tensors = _vae_tensors(cfg, vae_params)
     if jax.process_index() != 0:
         deque(itertools.chain(vae_tensors, tensors), maxlen=0)  # its part in gathering them
@@ -277,6 +278,33 @@ def save_vae(folder: epath.PathLike, cfg: BagelConfig, vae_params: param_tree.Pa
     write_json(folder / model_config.VAE_JSON, model_config.to_json(cfg)[model_config.VAE_JSON])
     kinds, values = _vae_tensors(cfg, vae_params)
     safetensors_io.write(folder / VAE_FILE, kinds, values)
+
+
+def _copies(
+    cfg: BagelConfig, source: Parts | None, tokenizer_files: Sequence[epath.PathLike]
+) -> list[epath.Path]:
+    """Files that go along with a model as they are. Raises as `save`."""
+    copies = [epath.Path(path) for path in tokenizer_files]
+    for path in copies:
+        if not path.exists():
+            raise FileNotFoundError(f"tokenizer file {path} is missing")
+    if source is None:
+        return copies
+    if model_config.from_folder(source.sizes) != cfg:
+        raise ValueError(f"{source.sizes}: its JSON files are not those of the model to save")
+    return copies + source.beside()
+
+
+def _model_tensors(
+    cfg: BagelConfig, params: param_tree.Params, dtype: str
+) -> tuple[list, Iterator[np.ndarray]]:
+    """What `safetensors_io.write` takes of the model: kinds, tensors."""
+    entries = table(cfg)[MODEL_FILE]
+    fixed = computed_tables(cfg)  # first, as float32: all then start at multiples of their size
+    kinds = [(name, (side**2, dim), "F32") for name, (side, dim) in fixed.items()]
+    kinds += [(e.name, e.shape, DTYPES[dtype]) for e in entries]
+    tables = (position_table(*sizes) for sizes in fixed.values())
+    return kinds, itertools.chain(tables, _official(params, entries))
 
 
 def _vae_tensors(cfg: BagelConfig, params: param_tree.Params) -> tuple[list, Iterator[np.ndarray]]:

@@ -5,6 +5,7 @@ attention sees both, in lane order [und, gen], behind what a row's cache already
 stacked `[L, ...]` and scanned.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from srum_jax.data.schema import Tokens
 from srum_jax.models import attention
 from srum_jax.models.bagel.model_config import LLMConfig
 from srum_jax.models.layers import linear, merge_heads, rematerialised, rms_norm, rope, rope_angles
+
+HiddenStates = tuple[jax.Array, jax.Array]  # und [B,U,D], gen [B,G,D]
 
 
 @struct.dataclass
@@ -156,21 +159,29 @@ def stack(
         kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
         return (und, gen), kept
 
-    body = rematerialised(block, remat)
     prefix = None if cache is None else (cache.k, cache.v)
-    if isinstance(params["blocks"], tuple):
-        every = []
-        for i, p in enumerate(params["blocks"]):
-            past = None if prefix is None else (cache.k[i], cache.v[i])
-            (und, gen), kept = body((und, gen), (p, past))
-            every.append(kept)
-        kept = jax.tree.map(lambda *x: jnp.stack(x), *every)
-        return *_normed(params, und, gen, cfg), kept
     # Activations are kept only where they are small; copying them into stacked arrays costs more
     # there than the longer program.
     unroll = cfg.layers if remat == "none" and cfg.layers <= _UNROLLED else 1
-    (und, gen), kept = jax.lax.scan(body, (und, gen), (params["blocks"], prefix), unroll=unroll)
+    body = rematerialised(block, remat)
+    (und, gen), kept = _through(body, (und, gen), params["blocks"], prefix, unroll)
     return *_normed(params, und, gen, cfg), kept
+
+
+def _through(
+    body: Callable, x: HiddenStates, blocks: param_tree.Params, prefix: Any, unroll: int
+) -> tuple[HiddenStates, Any]:
+    """(x after every layer, what `body(x, (layer, its part of prefix))` kept, stacked [L, ...]).
+
+    Layers are stacked, and scanned `unroll` at a time, or apart.
+    """
+    if not isinstance(blocks, tuple):
+        return jax.lax.scan(body, x, (blocks, prefix), unroll=unroll)
+    every = []
+    for i, layer in enumerate(blocks):
+        x, kept = body(x, (layer, jax.tree.map(lambda y, i=i: y[i], prefix)))
+        every.append(kept)
+    return x, jax.tree.map(lambda *y: jnp.stack(y), *every)
 
 
 def _normed(params, und, gen, cfg):
