@@ -13,6 +13,7 @@ import pathlib
 
 import numpy as np
 from einops import rearrange
+from golden_arrays import GoldenArrays
 from golden_sam import SamCase, is_case
 
 from srum_jax.data import packing
@@ -22,23 +23,8 @@ from srum_jax.models.bagel import hf, model_config
 OURS = pathlib.Path(__file__).parent / "goldens"
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
+class Case(GoldenArrays):
     """One BAGEL case; arrays are read when first used."""
-
-    folder: pathlib.Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @functools.cached_property
-    def inputs(self):
-        return np.load(self.folder / "inputs.npz")
-
-    @functools.cached_property
-    def outputs(self):
-        return np.load(self.folder / "outputs.npz")
 
     @functools.cached_property
     def meta(self) -> dict:

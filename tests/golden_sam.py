@@ -4,7 +4,6 @@ Sections are "vision" (every layer and the embeddings), "positional", "no_mask",
 the model, whose arrays are `<call>/…` in outputs.npz.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -12,6 +11,7 @@ import pathlib
 import jax
 import numpy as np
 from einops import rearrange
+from golden_arrays import GoldenArrays
 
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam import vision as sam_vision
@@ -29,23 +29,8 @@ def is_case(folder: pathlib.Path) -> bool:
     return kind == "sam" and (folder / "outputs.npz").exists()
 
 
-@dataclasses.dataclass(frozen=True)
-class SamCase:
+class SamCase(GoldenArrays):
     """One case; arrays are read when first used."""
-
-    folder: pathlib.Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @functools.cached_property
-    def inputs(self):
-        return np.load(self.folder / "inputs.npz")
-
-    @functools.cached_property
-    def outputs(self):
-        return np.load(self.folder / "outputs.npz")
 
     @functools.cached_property
     def calls(self) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AbstractMesh
 from samples import CFG, as_advantages, edit, jit, pack, questions, talk, text_to_image, weights
 
+from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, vae
@@ -104,19 +105,7 @@ def test_loss_and_gradients_are_those_of_one_device(batch, alone, name, sizes, m
 def test_masters_moments_and_average_are_cut_alike(optimizer):
     mesh = mesh_of(2, 2, 2, 1)
     specs, _ = param_tree.split(SPECS, trained)
-    cfg = types.SimpleNamespace(
-        optimizer=optimizer,
-        learning_rate=1e-3,
-        adam_learning_rate=1e-3,
-        warmup=1,
-        schedule="constant",
-        b1=0.9,
-        b2=0.95,
-        eps=1e-15,
-        weight_decay=0.0,
-        clip_norm=1.0,
-    )
-    tx = optim.make(cfg, specs, steps=3)
+    tx = optim.make(OptimConfig(optimizer=optimizer), specs, steps=3)
     state = create(param_tree.split(weights(), trained)[0], tx, specs, mesh)
     where = param_tree.flatten(sharding.shardings(specs, mesh))
     cut = 0

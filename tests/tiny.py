@@ -5,10 +5,12 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.core import param_tree, registry, sharding
+from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
@@ -98,6 +100,23 @@ def config_dict(weights, **values):
             part = part[name]
         part[last] = value
     return cfg
+
+
+def killed_at_shard(monkeypatch, number, stage):
+    """Runs `stage`, a function, which is killed as it begins to write its shard of this number,
+    from 1."""
+    write, calls = shards.write_shard, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(shards, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    monkeypatch.setattr(shards, "write_shard", write)
 
 
 def mesh(cfg):

@@ -258,16 +258,7 @@ def test_random_images_compile_few_programs_and_all_are_noted(traced):
     rng, window, batch = np.random.default_rng(1), 24, 2
     programs = context.Programs()
     settings = SampleConfig(
-        size=(8, 8),
-        steps=2,
-        shift=1.0,
-        guidance=2.0,
-        image_guidance=2.0,
-        image_alone=True,
-        guidance_interval=(0.0, 1.0),
-        renorm="none",
-        renorm_min=0.0,
-        batch=batch,
+        size=(8, 8), steps=2, shift=1.0, guidance=2.0, image_guidance=2.0, batch=batch
     )
     how = dict(window=window, programs=programs)
     draw = image_sampler.ImageSampler(NONE, {}, CFG, None, settings, **how).sample

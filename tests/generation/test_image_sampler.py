@@ -27,18 +27,7 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
 from srum_jax.worlds.shapes import examples
 
-SETTINGS = SampleConfig(
-    size=(16, 16),
-    steps=3,
-    shift=3.0,
-    guidance=2.5,
-    image_guidance=1.0,
-    image_alone=True,
-    guidance_interval=(0.0, 1.0),
-    renorm="none",
-    renorm_min=0.0,
-    batch=4,
-)
+SETTINGS = SampleConfig(size=(16, 16), steps=3, shift=3.0, guidance=2.5, batch=4)
 WINDOW = 64
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from samples import CFG, PLAIN, edit, jit, pack, text_to_image, weights
 
+from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.models import lora
 from srum_jax.models.bagel import model as bagel
@@ -193,17 +194,7 @@ def test_at_the_start_nothing_has_drifted(batch):
 
 @pytest.mark.slow
 def test_a_step_on_many_devices_is_that_of_one(batch):
-    cfg = types.SimpleNamespace(
-        optimizer="adamw",
-        learning_rate=1e-3,
-        warmup=1,
-        schedule="constant",
-        b1=0.9,
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.0,
-        clip_norm=1.0,
-    )
+    cfg = OptimConfig(optimizer="adamw", warmup=1, schedule="constant", eps=1e-8)
     tx = optim.make(cfg, ADAPTERS, steps=3)
     sizes = types.SimpleNamespace(data=1, fsdp=2, tensor=2, context=1)
     mesh = sharding.make_mesh(sizes, jax.devices()[:4])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
@@ -72,21 +73,12 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
         rewards="both",
         map_sampling="centre",
         anchor=float(objective != "srum_release"),
-        optimizer="adamw",
-        learning_rate=1e-5,
-        warmup=10,
-        schedule="constant",
-        b1=0.9,
-        b2=0.95,
-        eps=1e-15,
-        weight_decay=0.0,
-        clip_norm=1.0,
     )
     mesh = sharding.make_mesh(
         types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, sizes, strict=True)))
     )
     specs, _ = param_tree.split(bagel.specs(CFG), trained)
-    tx = optim.make(cfg, specs, steps=100)
+    tx = optim.make(OptimConfig(optimizer="adamw"), specs, steps=100)
     loss = srum.SrumLoss(cfg, terms.Predictor(CFG, jnp.bfloat16, "full"))
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = srum.needs_reference(objective, cfg.anchor)

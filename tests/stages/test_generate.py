@@ -69,18 +69,7 @@ def test_the_picture_is_the_latents_decoded(done):
 def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, monkeypatch):
     _, _, whole = done
     cfg, work = tiny.load_config(weights), Workdir(tmp_path)
-    write, calls = shards.write_shard, []
-
-    def killed(*args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return write(*args)
-
-    monkeypatch.setattr(shards, "write_shard", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(cfg, work)
-    monkeypatch.setattr(shards, "write_shard", write)
+    tiny.killed_at_shard(monkeypatch, 2, lambda: run(cfg, work))
     drawn = []
     monkeypatch.setattr(generate, "generate_shard", lambda *args: drawn.append(args) or UNIT(*args))
     assert run(cfg, work).counts["candidates"] == 10

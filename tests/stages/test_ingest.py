@@ -202,18 +202,7 @@ def test_boxes_and_pictures_are_moved_alike():
 def test_a_killed_stage_goes_on_to_the_same_records(done, weights, source, tmp_path, monkeypatch):
     whole, _ = done
     cfg, work = config(weights, source), Workdir(tmp_path)
-    write, calls = shards.write_shard, []
-
-    def killed(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return write(*args)
-
-    monkeypatch.setattr(shards, "write_shard", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(cfg, work)
-    monkeypatch.setattr(shards, "write_shard", write)
+    tiny.killed_at_shard(monkeypatch, 3, lambda: run(cfg, work))
     monkeypatch.setattr(ingest, "make_plan", None)  # what was read and checked is not read again
     made = []
     encode = ingest.candidates
