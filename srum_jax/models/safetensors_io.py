@@ -4,9 +4,12 @@ A file is 8 bytes of header length (little endian), a JSON header {name: {"dtype
 "data_offsets"}}, and the tensors, row-major, one behind the other. Reading goes by seek and read,
 never by mapping a file: so it works for buckets and what is resident is what was asked for.
 
-The format's own library reads local files only, by mapping them; stops at the first thing that is
-wrong with a header; and writes from a whole dictionary of tensors in memory. Here a file is checked
-for everything wrong with it at once, and written tensor by tensor, as they come from the devices.
+The format's own library (0.8.0; `tests/models/test_safetensors.py` holds what is said here) tells
+only the first thing that is wrong with a header, and of a file cut short neither tensor nor byte;
+takes a header that names a tensor twice; opens no address of a bucket; maps the file, so that one
+that shrinks meanwhile kills the process; and writes from a whole dictionary of tensors in memory.
+Here a file is checked for everything wrong with it at once, and written tensor by tensor, as they
+come from the devices.
 """
 
 import dataclasses

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -137,6 +140,60 @@ def test_a_file_that_shrinks_while_it_is_read(path):
     path.write_bytes(path.read_bytes()[:-4])
     with path.open("rb") as file, pytest.raises(ValueError, match="ended while it was read"):
         list(format.rows(file, header["c"], 0, 7))
+
+
+# ------------------------------------------------------------- what the format's library cannot do
+
+
+def of_library(path):
+    """What the library says when it opens the file; "" where it takes it."""
+    try:
+        with safetensors.safe_open(path, "np"):
+            return ""
+    except (safetensors.SafetensorError, OSError) as e:
+        return str(e)
+
+
+def test_the_library_tells_the_first_problem_alone(path):
+    def change(header):
+        header["a"].update(dtype="F7", shape=[16])
+        header["b.w"]["dtype"] = "Q8"
+
+    whole = path.read_bytes()
+    broken(path, change)
+    said, (_, problems) = of_library(path), opened(path)
+    assert "F7" in said and "Q8" not in said and len(problems) == 2
+
+    path.write_bytes(whole[:-20])  # c is gone, and a part of b.w
+    said, (_, problems) = of_library(path), opened(path)
+    assert said.endswith("incomplete metadata, file not fully covered")
+    assert "c ends at byte 122 of the data, the file has 102" in problems[0]
+
+
+def test_the_library_takes_a_name_twice(path):
+    entry = '"a": {"dtype": "F32", "shape": [5, 3], "data_offsets": [0, 60]}'
+    broken(path, lambda header: f"{{{entry}, {entry}}}")
+    path.write_bytes(path.read_bytes()[: -(48 + 14)])
+    assert of_library(path) == "" and "stands there twice" in opened(path)[1][0]
+
+
+def test_the_library_reads_no_bucket():
+    assert "No such file" in of_library("gs://bucket/model.safetensors")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a system does to a mapping differs")
+def test_the_library_dies_of_a_file_that_shrinks(path):
+    safetensors.numpy.save_file({"a": np.zeros(2**18, np.float32)}, path)
+    program = (
+        "import os, safetensors\n"
+        f"with safetensors.safe_open({str(path)!r}, 'np') as file:\n"
+        f"    os.truncate({str(path)!r}, 4096)\n"
+        "    file.get_tensor('a')"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGBUS
+
+
+# ------------------------------------------------------------------------------------- writing
 
 
 def test_a_failed_write_leaves_nothing_under_the_name(tmp_path):
