@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from etils import epath
 
 from srum_jax.core.errors import BadInput, Stopped
-from srum_jax.data import shards, srum_dataset
-from srum_jax.stages.manifest import Manifest
+
+# jax and what needs it are imported after the arguments: help comes at once.
 
 EXAMPLES = """\
 example
@@ -52,6 +52,9 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
 def publish(round_folder: str, target: str, proposer: str | None = None) -> str:
     """Does it; what was written and left out in a sentence. Raises as `published.write` does, and
     BadInput for a target that holds something or a proposer that the run did not have."""
+    from srum_jax.data import shards, srum_dataset
+    from srum_jax.stages.manifest import Manifest
+
     folder, out = epath.Path(round_folder), epath.Path(target)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there and not an empty folder: name another")

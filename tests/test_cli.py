@@ -16,9 +16,12 @@ from srum_jax import cli
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+COMMANDS_OF_ARGPARSE = [name for name in cli.COMMANDS if name not in ("run", "plan")]
+
+
 def without_jax(words):
-    """What `srum WORDS` does where jax cannot be imported."""
-    code = "import sys; sys.modules['jax'] = None; from srum_jax import cli; "
+    """What `srum WORDS` does where neither jax nor flax can be imported."""
+    code = "import sys; sys.modules['jax'] = sys.modules['flax'] = None; from srum_jax import cli; "
     code += f"sys.exit(cli.main({words!r}))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
@@ -31,7 +34,7 @@ def without_jax(words):
         (["run", "--help"], "srum run --config bagel_7b_srum"),
         (["run"], "srum run --config shapes"),
         (["plan", "--help"], "--plan TYPE:SHAPE"),
-        (["generate", "--help"], "usage: srum generate"),
+        *(([command, "--help"], f"usage: srum {command}") for command in COMMANDS_OF_ARGPARSE),
         (["--version"], srum_jax.__version__),
     ],
 )

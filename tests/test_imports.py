@@ -28,7 +28,7 @@ LAYERS = [
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
     ["running"],
-    ["main", "use", "api", "serve", "cli", "convert", "export_dataset"],
+    ["main", "use", "api", "serve", "cli", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config", "configs", "config_history"],
@@ -43,6 +43,7 @@ SIBLINGS = {
     ("config", "config_history"),
     ("configs", "core"),
     ("use", "api"),
+    ("convert", "conversion"),
     ("main", "api"),
     ("main", "use"),
 }
@@ -279,7 +280,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "stages.loading": "loads a model and hands its sizes to its samplers",
     "planning.lowering": "compiles the programs of models that are not there",
     "api": "loads and runs a model for people",
-    "convert": "reads a model in one layout and writes it in another",
+    "conversion": "reads a model in one layout and writes it in another",
 }
 
 
