@@ -19,6 +19,7 @@ from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.rewards import judge, logits, parsing, written
+from srum_jax.rewards import decompose, judge, parsing, question_templates, written
 from srum_jax.stages import draw_and_judge, generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
@@ -330,6 +331,11 @@ def any_words(self, text):
     return [5 + zlib.crc32(word.encode()) % 40 for word in text.split()]
 
 
+def misread(prompts, source, *, params=None):
+    """In the model's place as it decomposes prompts: each demands one red circle."""
+    return {prompt: decompose.by_grammar("a red circle") for prompt in prompts}
+
+
 READ_OUTS = {
     "logits": {"score__crop": 8, "score__verify": 0.55, "score__margin": 3},
     "written": {
@@ -341,6 +347,7 @@ READ_OUTS = {
         "score__written__temperature": 5.0,
     },
     "proposer": {"score__proposers": ("grid", "components"), "score__grid": 3, "score__regions": 4},
+    "decomposed": {},
 }
 
 
@@ -353,6 +360,11 @@ def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
     if readout == "written":
         monkeypatch.setattr(written.parsing, "parse", Numbered())
         monkeypatch.setattr(Tokenizer, "encode", any_words)
+    if readout == "decomposed":  # as with a model of free words, but asked in the world's words
+        monkeypatch.setattr(Tokenizer, "word_level", False)
+        monkeypatch.setattr(Tokenizer, "answers", lambda self, word: (self.id(word),))
+        monkeypatch.setattr(question_templates, "natural", str)
+        monkeypatch.setattr(decompose, "decompose_prompts", misread)
     # Of few words where they are scored; of any where texts are: those must differ.
     folder = tiny.write_model(tmp_path / "model", answers=readout != "written")
     cfg = config(folder, train__trainable="all", seed=3, **READ_OUTS[readout])
