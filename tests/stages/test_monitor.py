@@ -18,8 +18,8 @@ from stages import test_evaluate, test_train
 from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.rewards import judge, logits, parsing, written
-from srum_jax.rewards import decompose, judge, parsing, question_templates, written
+from srum_jax.generation.text_generator import GeneratedText, TextGenerator
+from srum_jax.rewards import decompose, judge, logits, parsing, question_templates
 from srum_jax.stages import draw_and_judge, generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import metrics
@@ -310,20 +310,22 @@ def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatc
 # ------------------------------------------------------------------------------- with which judge
 
 
-class Numbered:
-    """In the parser's place: a text is its own score, but for the one that comes first, so that
-    whatever is answered greedily is asked for again."""
+def answered(self, contexts, *, max_tokens, temperature, seeds, params):
+    """In the generator's place: a text that depends on all that it is asked with, and an empty one
+    greedily, so that another attempt is made."""
 
-    def __init__(self):
-        self.first = None
+    def text(context, seed):
+        items = [np.asarray(x).tobytes() for x in jax.tree.leaves(list(map(vars, context)))]
+        asked = repr((items, max_tokens, temperature, seed))
+        return hashlib.blake2b(asked.encode(), digest_size=2).hexdigest() if temperature else ""
 
-    def __call__(self, text, ids, *, finished=True):
-        self.first = text if self.first is None else self.first
-        score = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=2).digest()) / 2**15 - 1
-        unread = (float("nan"), parsing.MISSING)
-        return parsing.ParsedScores(
-            {i: unread if text == self.first else (score, judge.OK) for i in ids}
-        )
+    return [GeneratedText(text(*one), (), True) for one in zip(contexts, seeds, strict=True)]
+
+
+def numbered(text, ids, *, finished=True):
+    """In the parser's place: a text of `answered` is its own score."""
+    score = (int(text, 16) / 2**15 - 1, judge.OK) if text else (float("nan"), parsing.MISSING)
+    return parsing.ParsedScores(dict.fromkeys(ids, score))
 
 
 def any_words(self, text):
@@ -337,16 +339,21 @@ def misread(prompts, source, *, params=None):
 
 
 READ_OUTS = {
-    "logits": {"score__crop": 8, "score__verify": 0.55, "score__margin": 3},
+    "logits": {"score__proposers": ("grid",), "score__crop": 8, "score__margin": 3},
     "written": {
         "score__readout": "written",
         "score__view": "outline",
         "score__written__think": False,
         "score__written__max_tokens": 4,
         "score__written__attempts": 3,
-        "score__written__temperature": 5.0,
+        "score__written__temperature": 0.5,
     },
-    "proposer": {"score__proposers": ("grid", "components"), "score__grid": 3, "score__regions": 4},
+    "regions": {
+        "score__proposers": ("grid", "components"),
+        "score__grid": 3,
+        "score__regions": 4,
+        "score__verify": 0.55,
+    },
     "decomposed": {},
 }
 
@@ -358,15 +365,15 @@ READ_OUTS = {
 def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
     """One model, one image: one score and one status, whatever `score` says."""
     if readout == "written":
-        monkeypatch.setattr(written.parsing, "parse", Numbered())
+        monkeypatch.setattr(TextGenerator, "generate", answered)
+        monkeypatch.setattr(parsing, "parse", numbered)
         monkeypatch.setattr(Tokenizer, "encode", any_words)
     if readout == "decomposed":  # as with a model of free words, but asked in the world's words
         monkeypatch.setattr(Tokenizer, "word_level", False)
         monkeypatch.setattr(Tokenizer, "answers", lambda self, word: (self.id(word),))
         monkeypatch.setattr(question_templates, "natural", str)
         monkeypatch.setattr(decompose, "decompose_prompts", misread)
-    # Of few words where they are scored; of any where texts are: those must differ.
-    folder = tiny.write_model(tmp_path / "model", answers=readout != "written")
+    folder = tiny.write_model(tmp_path / "model", answers=True)
     cfg = config(folder, train__trainable="all", seed=3, **READ_OUTS[readout])
     work = write(Workdir(tmp_path / "work", config_file="c"), cfg)
     mesh, held = tiny.mesh(cfg), monitor.prompts(work.stage("generate"), 3)
