@@ -1,4 +1,4 @@
-"""The stage: whom it trains on, what it hands the loop, and what it changes."""
+"""The stage: what it hands the loop, and what it changes."""
 
 import dataclasses
 import gc
@@ -15,12 +15,11 @@ import tiny
 from srum_jax import programs
 from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import Diverged, Preempted
-from srum_jax.data import masks, packing, pipeline, shards
+from srum_jax.data import masks, pipeline, shards
 from srum_jax.data.images import encode_png
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.planning import lowering
 from srum_jax.rewards import judge
-from srum_jax.stages import loading, selection, train, training_set
+from srum_jax.stages import loading, selection, train
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
 from srum_jax.training.checkpoint import Checkpoints
@@ -146,196 +145,6 @@ def trained(cfg, work):
     opened = loading.base(cfg, work, mesh, want=("model",), dtype=jnp.float32)
     new = loading.trained(opened, cfg, work, mesh)
     return param_tree.flatten(opened.params), param_tree.flatten(new.params)
-
-
-# -------------------------------------------------------------------------- whom it trains on
-
-
-def test_candidates_without_a_score_are_left_out_and_counted():
-    drawn, scored = records()
-    drawn = summaries(drawn, (32, 24))
-    found, left_out = selection.candidates(drawn, scored[::-1], "components")
-    assert left_out == 1 and len(found) == len(drawn) - 1
-    assert UNSCORED not in {c.id for c in found}
-    c = next(c for c in found if c.id == "3-2")
-    assert (c.prompt_id, c.prompt, c.size, c.grid) == (3, PROMPTS[3], (32, 24), tiny.GRID)
-    assert drawn[c.place]["id"] == scored[::-1][c.judged]["id"] == c.id
-    assert c.image_score == pytest.approx(0.3)
-    # Regions of the first proposer that have a score.
-    np.testing.assert_allclose(c.scores, [-0.6, -0.5, -0.4, -0.3], rtol=1e-5)
-    assert c.boxes[:, 0].tolist() == [0, 1, 2, 3]
-    found, _ = selection.candidates(drawn, scored, "grid")
-    assert {len(c.scores) for c in found} == {1}
-    found, _ = selection.candidates(drawn, scored, "nobody")
-    assert found[0].boxes.shape == (0, 4)
-    found, left_out = selection.candidates(drawn, scored, "components", first=1)
-    assert left_out == 0 and [c.id for c in found] == [f"{p}-0" for p in range(len(PROMPTS))]
-
-
-def test_candidates_and_scores_must_belong_together():
-    drawn, scored = records()
-    drawn = summaries(drawn)
-    with pytest.raises(ValueError, match="candidate 4-2 has no score record: run the score stage"):
-        selection.candidates(drawn[-1:], scored[:-1], "components")
-    with pytest.raises(ValueError, match="none of the 1 candidates has a score"):
-        of_2 = [r for r in drawn if r["id"] == UNSCORED]
-        selection.candidates(of_2, scored, "components")
-
-
-def candidate(id, score, regions=()):
-    return selection.Candidate(
-        id=id,
-        prompt_id=int(id.split("-")[0]),
-        prompt="",
-        place=0,
-        grid=tiny.GRID,
-        size=(32, 32),
-        boxes=np.zeros((len(regions), 4)),
-        scores=np.array(regions),
-        image_score=score,
-    )
-
-
-def test_masks_travel_from_the_records_to_the_example(tmp_path):
-    """Of the second prompt: its first region, which is the strongest, has one."""
-    mask = np.tri(32, dtype=bool)
-    work = write(Workdir(tmp_path), tiny.load_config("unused"), masks.encode(mask))
-    drawn, scored = (shards.read(work.stage(name)) for name in ("generate", "score"))
-    found, _ = selection.candidates(drawn.summaries(), scored, "components")
-    assert [c.masked for c in found] == [c.prompt_id == 1 for c in found]
-    stored = training_set.StoredArrays(drawn, scored, "components")
-    assert stored.masks(found[-1]) is None
-    last = next(c for c in found if c.id == "1-2")  # regions -.6, -.5
-    made = training_set.example(
-        last,
-        stored.latents(last),
-        3,
-        tokenizer=None,
-        regions=4,
-        dropped=True,
-        region_masks=stored.masks(last),
-    )
-    shown = made.items[0].regions.masks
-    assert [m is None for m in shown] == [False, True]
-    np.testing.assert_array_equal(shown[0], mask)
-    np.testing.assert_array_equal(made.items[0].tokens, drawn[last.place]["latent"])
-    wrong = dataclasses.replace(last, size=(32, 9))
-    with pytest.raises(ValueError, match="candidate 1-2, region 0: mask: .* 32x32 pixels for an i"):
-        stored.masks(wrong)
-
-
-def test_nothing_heavy_is_read_before_the_first_step(weights, tmp_path, monkeypatch):
-    """No picture is decoded and no latent fetched until a row is packed, and then its own alone."""
-    cfg = config(weights)
-    work = write(Workdir(tmp_path), cfg)
-    fetched = []
-    decoded = shards.ShardRecords._decoded
-
-    def watched(self, index, names, how):
-        fetched.append((self.folder.name, names))
-        return decoded(self, index, names, how)
-
-    monkeypatch.setattr(shards.ShardRecords, "_decoded", watched)
-    drawn, scored = (shards.read(work.stage(name)) for name in ("generate", "score"))
-    found, _ = selection.candidates(drawn.summaries(), scored, "components")
-    examples = training_set.TrainingSet(
-        found,
-        training_set.StoredArrays(drawn, scored, "components"),
-        Tokenizer.from_folder(loading.source(cfg, work).words),
-        programs.lanes(cfg.train),
-        tiny.MODEL.layout,
-        cfg.train,
-        seed=0,
-    )
-    assert examples.sizes.shape == (len(found), 6) and examples.order.first
-    assert {name for name, _ in fetched} == {"score"}
-    fetched.clear()
-    made = examples.row(0)
-    assert fetched == [("generate", ("latent",))] * len(made)
-    for one, i in zip(made, examples.order(0)[1], strict=True):
-        np.testing.assert_array_equal(one.items[-1].tokens, drawn[found[i].place]["latent"])
-        assert (packing.size(one) <= examples.sizes[i]).all()
-
-
-@pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
-def test_masks_reach_every_batch(weights, tmp_path, monkeypatch, sampling, points):
-    """Also those without a mask: one shape the whole run."""
-    cfg = config(
-        weights,
-        train__objective="srum_release",
-        train__map_sampling=sampling,
-        train__select="best_of_k",
-        train__rows=1,
-        train__anchor=0.0,
-    )
-    work = write(Workdir(tmp_path), cfg, masks.encode(np.zeros((32, 32), bool)))
-    batches = handed(cfg, work, monkeypatch, 3)["batches"]
-    shapes = {b.rewards.coverage.inside.shape for b in batches}
-    assert shapes == {(1, cfg.train.lanes.gen, points, cfg.train.lanes.regions)}
-
-
-GROUPS = [
-    candidate("0-0", 0.2, [0.9]),
-    candidate("1-0", -0.9),
-    candidate("0-1", 0.95, [0.1, 0.5]),
-    candidate("1-1", -0.3),
-    candidate("0-2", 0.9),
-    candidate("0-3", -0.9),
-    candidate("0-4", -0.9),
-]
-
-
-def test_the_best_of_each_prompt_is_selected():
-    assert selection.select(GROUPS, "all") == GROUPS
-    best = selection.select(GROUPS, "best_of_k")
-    assert [c.id for c in best] == ["0-1", "1-1"]
-
-
-def test_prompts_and_candidates_that_teach_too_little_are_left_out(weights):
-    """Prompt 0 gains 0.9 over its mean and has 0.95, prompt 1 gains 0.3 and has -0.3."""
-    base = config(weights, train__select="best_of_k").train
-    assert selection.gain([c for c in GROUPS if c.prompt_id == 1]) == pytest.approx(0.3)
-    flat = [candidate(f"5-{k}", 0.1) for k in range(3)]
-    assert selection.gain(flat) == 0  # not below 0 by rounding, whatever the mean comes to
-
-    def chosen(found=GROUPS, **values):
-        c = dataclasses.replace(base, **values)
-        picked, counts = selection.choose(found, c)
-        return [c.id for c in picked], tuple(counts.values())
-
-    assert chosen(GROUPS + flat) == (["0-1", "1-1", "5-0"], (0, 0))
-    assert chosen(GROUPS + flat, min_gain=0.01) == (["0-1", "1-1"], (1, 0))
-    assert chosen(min_gain=0.5) == (["0-1"], (1, 0))
-    assert chosen(min_gain=0.5, select="all") == ([f"0-{k}" for k in range(5)], (1, 0))
-    assert chosen(min_score=-0.3) == (["0-1", "1-1"], (0, 0))
-    assert chosen(min_score=0.0) == (["0-1"], (0, 1))
-    with pytest.raises(
-        ValueError, match="min_gain = 1.5 .* none of 7 .* gain of a prompt is 0.900"
-    ):
-        chosen(min_gain=1.5)
-    with pytest.raises(ValueError, match="min_score = 0.99 .* best score 0.950; lower them"):
-        chosen(min_score=0.99)
-
-
-def test_advantages_are_centred_in_the_prompts_whole_group():
-    made = selection.advantages(GROUPS, GROUPS)
-    assert [c.id for c in made] == [c.id for c in GROUPS]
-    first = {c.id: c for c in made}
-    scores = np.array([0.2, 0.95, 0.9, -0.9, -0.9])
-    want = np.clip((scores - scores.mean()) / scores.std(), -1, 1)
-    got = [first[f"0-{k}"].image_advantage for k in range(5)]
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-    assert got[1] == got[2] == 1  # clipped: the best cannot be told any more
-    regions = np.array([0.9, 0.1, 0.5])
-    centred = (regions - regions.mean()) / regions.std()
-    np.testing.assert_allclose(first["0-0"].advantages, np.clip(centred[:1], -1, 1), rtol=1e-5)
-    np.testing.assert_allclose(first["0-1"].advantages, np.clip(centred[1:], -1, 1), rtol=1e-5)
-    chosen = [GROUPS[2], GROUPS[1]]
-    assert [(c.id, c.image_advantage) for c in selection.advantages(GROUPS, chosen)] == [
-        (c.id, first[c.id].image_advantage) for c in chosen
-    ]
-    assert [c.image_score for c in made] == [c.image_score for c in GROUPS]  # scores stay
-    assert GROUPS[0].advantages is None is GROUPS[0].image_advantage
 
 
 # ------------------------------------------------------------------------ what it hands the loop
@@ -471,6 +280,23 @@ def test_a_resumed_run_holds_what_a_fresh_one_does_and_the_plan_counts(
     counted = sum(lowering.bytes_per_chip(parts[key]) for key in parts if key != "batch")
     assert resumed == fresh
     assert counted <= fresh <= counted + 64  # beside them keys, and the numbers of steps
+
+
+@pytest.mark.parametrize("sampling, points", [("centre", 4), ("area", 1)])
+def test_masks_reach_every_batch(weights, tmp_path, monkeypatch, sampling, points):
+    """Also those without a mask: one shape the whole run."""
+    cfg = config(
+        weights,
+        train__objective="srum_release",
+        train__map_sampling=sampling,
+        train__select="best_of_k",
+        train__rows=1,
+        train__anchor=0.0,
+    )
+    work = write(Workdir(tmp_path), cfg, masks.encode(np.zeros((32, 32), bool)))
+    batches = handed(cfg, work, monkeypatch, 3)["batches"]
+    shapes = {b.rewards.coverage.inside.shape for b in batches}
+    assert shapes == {(1, cfg.train.lanes.gen, points, cfg.train.lanes.regions)}
 
 
 # ------------------------------------------------------------------------------ what it changes

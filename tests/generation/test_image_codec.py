@@ -1,0 +1,68 @@
+"""Latents to pictures and back: each at its own size, whatever shares its batch."""
+
+import functools
+
+import numpy as np
+import pytest
+import tiny
+from einops import rearrange
+from samples import CFG, jit
+
+from srum_jax.core.patches import patchify, unpatchify
+from srum_jax.data.images import to_float
+from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
+from srum_jax.models.bagel import vae
+
+
+@pytest.fixture(scope="module")
+def coder():
+    """The autoencoder's parameters."""
+    return tiny.weights()[1]
+
+
+def test_latents_are_decoded_at_their_own_size(coder):
+    """No padding: a picture's border is its own, whoever comes along."""
+    rng = np.random.default_rng(0)
+    sizes = [(2, 3), (3, 2), (2, 3), (2, 3)]
+    latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in sizes]
+    show = ImageDecoder(coder, CFG).decode
+    found = show(latents)
+    decode = jit(functools.partial(vae.decode, cfg=CFG.vae))
+    for (h, w), tokens, shown in zip(sizes, latents, found, strict=True):
+        flat = rearrange(tokens, "h w d -> 1 (h w) d")
+        pixels = decode(coder, latents=unpatchify(flat, CFG.latent_patch, h, w))[0]
+        want = np.clip(np.asarray(pixels) / 2 + 0.5, 0, 1) * 255
+        assert shown.shape == (4 * h, 4 * w, 3) and shown.dtype == np.uint8
+        assert np.abs(shown - want).max() <= 1.01
+    assert show([]) == []
+
+
+def test_a_picture_is_encoded_to_the_mean_or_a_seeds_sample(coder):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    encode = ImageEncoder(coder, CFG).encode
+    mean = encode(pixels)
+    assert mean.tokens.shape == (2, 3, CFG.token_dim) and mean.size == (8, 12) and not mean.noisy
+    moments = jit(functools.partial(vae.encode_moments, cfg=CFG.vae))
+    want, logvar = moments(coder, images=to_float(pixels)[None])
+    flat = rearrange(mean.tokens, "h w d -> (h w) d")
+    np.testing.assert_allclose(flat, patchify(want, CFG.latent_patch)[0], atol=1e-5)
+    drawn = [encode(pixels, seed=i).tokens for i in range(64)]
+    np.testing.assert_array_equal(drawn[3], encode(pixels, seed=3).tokens)
+    spread = patchify(np.exp(0.5 * logvar), CFG.latent_patch)[0].reshape(mean.tokens.shape)
+    errors = (np.array(drawn) - mean.tokens) / spread
+    assert abs(errors.mean()) < 0.1 and abs(errors.std() - 1) < 0.1
+    with pytest.raises(ValueError, match="8x10.*multiples of 4"):
+        encode(np.zeros((8, 10, 3), np.uint8))
+
+
+def test_moments_of_many_are_those_of_each(coder):
+    """Pictures of a batch, padded or not, are encoded alone; `means` is the first of the pair."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 256, (5, 8, 12, 3), np.uint8))
+    encoder = ImageEncoder(coder, CFG, batch=2)
+    mean, std = encoder.moments(images)
+    assert mean.shape == std.shape == (5, 2, 3, CFG.token_dim) and (std > 0).all()
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(encoder.means(images), mean, atol=1e-5)
+    for one, want in zip(images, mean, strict=True):
+        np.testing.assert_allclose(encoder.encode(one).tokens, want, atol=1e-5)
