@@ -53,6 +53,23 @@ words() {
   printf '%s' "${line% }"
 }
 
+# read_command COMMANDS ARG...: `command` becomes the first argument, one of COMMANDS, which are
+# names with spaces between them.
+read_command() {
+  command=${2:-}
+  case $command in
+    -h | --help | help)
+      usage
+      exit 0
+      ;;
+    "")
+      usage >&2
+      exit 2
+      ;;
+  esac
+  [[ $command != *" "* && " $1 " == *" $command "* ]] || die "no command \"$command\"; see --help"
+}
+
 training=() # what follows -- : the arguments of python -m srum_jax.main
 
 # read_options VALUED FLAGS LISTS ARG...: `--zone Z` and `--zone=Z` set `zone`, a flag --spot sets

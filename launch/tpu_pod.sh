@@ -50,19 +50,8 @@ EOF
 
 # ------------------------------------------------------------------------------- what was asked
 
-command=${1:-}
-case $command in
-  up | create | install | start | status | logs | stop | delete) shift ;;
-  -h | --help | help)
-    usage
-    exit 0
-    ;;
-  "")
-    usage >&2
-    exit 2
-    ;;
-  *) die "no command \"$command\"; see --help" ;;
-esac
+read_command "up create install start status logs stop delete" "$@"
+shift
 
 name="" zone="" project="" type="" runtime="" spot="" wait=120 poll=30 recreate="" yes=""
 repo="" ref=HEAD worker=0 follow="" lines=50 patience=300

@@ -44,19 +44,8 @@ Example
 EOF
 }
 
-command=${1:-}
-case $command in
-  up | build | create | status | logs | delete) shift ;;
-  -h | --help | help)
-    usage
-    exit 0
-    ;;
-  "")
-    usage >&2
-    exit 2
-    ;;
-  *) die "no command \"$command\"; see --help" ;;
-esac
+read_command "up build create status logs delete" "$@"
+shift
 
 cluster="" zone="" project="" name="" image="" type="" slices=1 restarts=100 grace=300
 priority=medium lines=50 yes=""

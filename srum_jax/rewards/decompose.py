@@ -66,7 +66,7 @@ def decompose_prompts(
     ]
     answers = []
     if requests:
-        answers = source.answer(requests, temperature=0.0, seeds=[0] * len(left), params=params)
+        answers = source.answer(requests, temperature=0.0, params=params)
     for prompt, answer in zip(left, answers, strict=True):
         try:
             found[prompt] = parse(prompt, answer.text if answer.finished else "")

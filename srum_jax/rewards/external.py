@@ -125,20 +125,15 @@ class ExternalText:
         return cls(endpoint, headers, sleep, collections.Counter() if counts is None else counts)
 
     def answer(
-        self,
-        requests: Sequence[QuestionRequest],
-        *,
-        temperature: float,
-        seeds: Sequence[int],
-        params: Params | None = None,
+        self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
     ) -> list[WrittenAnswer]:
         """See `TextSource`; `endpoint.concurrency` requests at a time. `params` play no part."""
         with concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            return list(pool.map(self._answer, requests, [temperature] * len(requests), seeds))
+            return list(pool.map(lambda request: self._answer(request, temperature), requests))
 
-    def _answer(self, request: QuestionRequest, temperature: float, seed: int) -> WrittenAnswer:
+    def _answer(self, request: QuestionRequest, temperature: float) -> WrittenAnswer:
         at = self.endpoint
-        body = json.dumps(_body(at, request, temperature, seed)).encode()
+        body = json.dumps(_body(at, request, temperature)).encode()
         for attempt in range(at.attempts):
             self._count("requests")
             try:
@@ -171,19 +166,12 @@ class FirstProcess:
     source: TextSource
 
     def answer(
-        self,
-        requests: Sequence[QuestionRequest],
-        *,
-        temperature: float,
-        seeds: Sequence[int],
-        params: Params | None = None,
+        self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
     ) -> list[WrittenAnswer]:
         """See `TextSource`."""
         answers = []
         if jax.process_index() == 0:
-            answers = self.source.answer(
-                requests, temperature=temperature, seeds=seeds, params=params
-            )
+            answers = self.source.answer(requests, temperature=temperature, params=params)
         given = json.dumps([dataclasses.asdict(one) for one in answers])
         return [WrittenAnswer(**one) for one in json.loads(distributed.from_first(given, "judge"))]
 
@@ -223,7 +211,7 @@ def _key(at: Endpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _body(at: Endpoint, request: QuestionRequest, temperature: float, seed: int) -> dict:
+def _body(at: Endpoint, request: QuestionRequest, temperature: float) -> dict:
     picture = base64.b64encode(encode_png(request.image)).decode()
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
@@ -233,7 +221,7 @@ def _body(at: Endpoint, request: QuestionRequest, temperature: float, seed: int)
         "model": at.model,
         "messages": [{"role": "user", "content": content}],
         "temperature": temperature,
-        "seed": seed,
+        "seed": request.seed,
         "max_tokens": at.max_tokens,
     }
 

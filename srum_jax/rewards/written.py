@@ -112,10 +112,14 @@ def protocol_hash() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionRequest:
-    """What is asked about a picture, uint8 [H,W,3]; without one the text alone is continued."""
+    """What is asked about a picture, uint8 [H,W,3]; without one the text alone is continued.
+
+    seed: uint32, of the words where they are sampled.
+    """
 
     image: np.ndarray | None
     text: str
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +135,10 @@ class TextSource(Protocol):
     """Whoever answers in words."""
 
     def answer(
-        self,
-        requests: Sequence[QuestionRequest],
-        *,
-        temperature: float,
-        seeds: Sequence[int],
-        params: Params | None = None,
+        self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
     ) -> list[WrittenAnswer]:
-        """One answer a request, in order. temperature: 0 takes the likeliest words · seeds: uint32,
-        one a request · params: the model's, in place of those it was opened with, if it is one."""
+        """One answer a request, in order. temperature: 0 takes the likeliest words · params: the
+        model's, in place of those it was opened with, if it is one; None: those."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +159,7 @@ class ModelText:
     think: bool = True
 
     def answer(
-        self,
-        requests: Sequence[QuestionRequest],
-        *,
-        temperature: float,
-        seeds: Sequence[int],
-        params: Params | None = None,
+        self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
     ) -> list[WrittenAnswer]:
         """See `TextSource`; one call of the generator."""
         read = [self._context(request) for request in requests]
@@ -176,7 +170,7 @@ class ModelText:
                 [read[i] for i in fitting],
                 max_tokens=self.max_tokens,
                 temperature=temperature,
-                seeds=[seeds[i] for i in fitting],
+                seeds=[requests[i].seed for i in fitting],
                 params=params,
             )
             for place, one in zip(fitting, generated, strict=True):
@@ -327,9 +321,8 @@ class WrittenJudge:
             for start in range(0, len(left), AT_ONCE):
                 part = left[start : start + AT_ONCE]
                 answers = self.source.answer(
-                    [asked.request(n, group) for n, group in part],
+                    [asked.request(n, group, attempt) for n, group in part],
                     temperature=how.temperature if attempt else 0.0,
-                    seeds=[asked.seed(n, group, attempt) for n, group in part],
                     params=params,
                 )
                 if len(answers) != len(part):
@@ -354,18 +347,16 @@ class _Asked:
     proposed: Sequence[dict[int, ProposedRegion]]
     settings: JudgeSettings
 
-    def request(self, n: int, numbers: tuple[int, ...]) -> QuestionRequest:
+    def request(self, n: int, numbers: tuple[int, ...], attempt: int) -> QuestionRequest:
         """The question about these regions of image n, or about the whole."""
-        one = self.images[n]
+        one, how = self.images[n], self.settings
         if numbers == (WHOLE,):
-            return whole_request(one.image, one.prompt)
-        boxes = {i: self.proposed[n][i].box for i in numbers}
-        return regions_request(
-            one.image, one.prompt, boxes, self.settings.view, self.settings.margin
-        )
-
-    def seed(self, n: int, numbers: tuple[int, ...], attempt: int) -> int:
-        return candidate_seed(self.settings.seed, f"{self.images[n].id}/{numbers}", attempt)
+            asked = whole_request(one.image, one.prompt)
+        else:
+            boxes = {i: self.proposed[n][i].box for i in numbers}
+            asked = regions_request(one.image, one.prompt, boxes, how.view, how.margin)
+        seed = candidate_seed(how.seed, f"{one.id}/{numbers}", attempt)
+        return dataclasses.replace(asked, seed=seed)
 
 
 def _groups(numbers: tuple[int, ...], view: View, whole: bool) -> list[tuple[int, ...]]:

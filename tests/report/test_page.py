@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from html_page import read
 from PIL import Image
+from stages.test_manifest import RUN
 
 from srum_jax import config
 from srum_jax.configs import base
@@ -57,15 +58,7 @@ def full(tmp_path):
     )
     results = {
         "schema": 1,
-        "run": {
-            "config": "configs/fake.py",
-            "config_hash": "cafe0123",
-            "seed": 7,
-            "srum_jax": "0.1.0",
-            "jax": "0.10.2",
-            "python": "3.11",
-            "device": "cpu x2",
-        },
+        "run": {**RUN, "config": "configs/fake.py", "config_hash": "cafe0123", "seed": 7},
         "rounds": [
             {
                 "round": 0,

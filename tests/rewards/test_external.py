@@ -75,8 +75,8 @@ class Server:
             source = ExternalText.connect(
                 Endpoint(**values), sleep=self.waits.append, counts=self.counts
             )
-        requests = [QuestionRequest(IMAGE, f"question {n}") for n in range(count)]
-        return source.answer(requests, temperature=temperature, seeds=list(range(count)))
+        requests = [QuestionRequest(IMAGE, f"question {n}", seed=n) for n in range(count)]
+        return source.answer(requests, temperature=temperature, params=None)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_no_server():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     source = ExternalText.connect(Endpoint(f"http://127.0.0.1:{port}", "m", attempts=2, wait=0.0))
-    (answer,) = source.answer([QuestionRequest(IMAGE, "a")], temperature=0.0, seeds=[0])
+    (answer,) = source.answer([QuestionRequest(IMAGE, "a")], temperature=0.0, params=None)
     assert answer == WrittenAnswer("", failure=external.UNREACHABLE)
 
 
@@ -354,14 +354,14 @@ def test_processes_that_judge_together_get_the_answers_of_the_first(serve, monke
     server = serve(lambda handler, n: handler.give(reply(f"0.{n}", "length" if n else "stop")))
     source = FirstProcess(ExternalText.connect(Endpoint(server.url, "m", concurrency=1)))
     requests = [QuestionRequest(IMAGE, "a")] * 2
-    given = source.answer(requests, temperature=0.0, seeds=[0, 1])
+    given = source.answer(requests, temperature=0.0, params=None)
     assert given == [WrittenAnswer("0.0"), WrittenAnswer("0.1", finished=False)]
     told = []
     monkeypatch.setattr(external.jax, "process_index", lambda: 1)
     monkeypatch.setattr(
         external.distributed, "from_first", lambda own, _: told.append(own) or '[{"text": "0.9"}]'
     )
-    assert source.answer(requests, temperature=0.0, seeds=[0, 1]) == [WrittenAnswer("0.9")]
+    assert source.answer(requests, temperature=0.0, params=None) == [WrittenAnswer("0.9")]
     assert told == ["[]"] and len(server.http.asked) == 2
 
 

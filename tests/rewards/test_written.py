@@ -34,8 +34,8 @@ class Script:
     def __init__(self, reply):
         self.reply, self.calls = reply, []
 
-    def answer(self, requests, *, temperature, seeds, params=None):
-        self.calls.append((list(requests), temperature, list(seeds)))
+    def answer(self, requests, *, temperature, params):
+        self.calls.append((list(requests), temperature, [request.seed for request in requests]))
         answers = [self.reply(request, len(self.calls) - 1) for request in requests]
         return [WrittenAnswer(a) if isinstance(a, str) else a for a in answers]
 
@@ -279,8 +279,9 @@ def model_text(texts, **how):
 
 def test_the_model_as_a_source():
     source, calls = model_text([("0.5", True), ("0.", False)])
-    requests = [QuestionRequest(picture(), text) for text in ("a", "straße", "b" * 9)]
-    answers = source.answer(requests, temperature=0.7, seeds=[7, 8, 9], params="new")
+    texts = ("a", "straße", "b" * 9)
+    requests = [QuestionRequest(picture(), text, seed) for seed, text in enumerate(texts, 7)]
+    answers = source.answer(requests, temperature=0.7, params="new")
     assert answers == [
         WrittenAnswer("0.5"),
         WrittenAnswer("", failure=judge.UNKNOWN_WORDS),
@@ -293,20 +294,20 @@ def test_the_model_as_a_source():
     ] * 2
     assert len(contexts[1][2].ids) == 9
     plain, calls = model_text([("0.5", True)], think=False)
-    assert plain.answer(requests[:1], temperature=0.0, seeds=[0]) == [WrittenAnswer("0.5")]
+    assert plain.answer(requests[:1], temperature=0.0, params=None) == [WrittenAnswer("0.5")]
     assert [type(item).__name__ for item in calls[0][0][0]] == ["Picture", "Text"]
-    plain.answer([QuestionRequest(None, "a")], temperature=0.0, seeds=[0])
+    plain.answer([QuestionRequest(None, "a")], temperature=0.0, params=None)
     assert [type(item).__name__ for item in calls[1][0][0]] == ["Text"]
 
 
 def test_questions_that_do_not_fit_the_window():
     source, calls = model_text([("0.5", True)], window=500, think=False)
     requests = [QuestionRequest(picture(), "a" * 600), QuestionRequest(picture(), "a")]
-    assert source.answer(requests, temperature=0.0, seeds=[0, 1]) == [
+    assert source.answer(requests, temperature=0.0, params=None) == [
         WrittenAnswer("", failure=written.TOO_LONG),
         WrittenAnswer("0.5"),
     ]
-    (answer,) = source.answer(requests[:1], temperature=0.0, seeds=[0])
+    (answer,) = source.answer(requests[:1], temperature=0.0, params=None)
     assert answer.failure == written.TOO_LONG
     assert len(calls) == 1
 

@@ -304,17 +304,18 @@ ARM = {
     "ci95": [0.3, 0.37],
     "by_category": {"single": {"n": 100, "correct": 70}},
 }
+RUN = {
+    "config": "configs/shapes.py",
+    "config_hash": "0123456789abcdef",
+    "seed": 0,
+    "srum_jax": "0.1.0",
+    "jax": "0.10.2",
+    "python": "3.11",
+    "device": "cpu x2",
+}
 EXAMPLE = {
     "schema": 1,
-    "run": {
-        "config": "configs/shapes.py",
-        "config_hash": "0123456789abcdef",
-        "seed": 0,
-        "srum_jax": "0.1.0",
-        "jax": "0.10.2",
-        "python": "3.11",
-        "device": "cpu x2",
-    },
+    "run": RUN,
     "rounds": [
         {
             "round": 0,

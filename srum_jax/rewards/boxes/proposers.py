@@ -67,8 +67,7 @@ class ModelProposer:
         requests = [QuestionRequest(images[n].image, GROUND.format(noun=x)) for n, x in owners]
         answers = []
         if requests:
-            seeds = [0] * len(requests)
-            answers = self.source.answer(requests, temperature=0.0, seeds=seeds, params=params)
+            answers = self.source.answer(requests, temperature=0.0, params=params)
         found: list[list[ProposedRegion]] = [[] for _ in images]
         unread = 0
         for (n, _), answer in zip(owners, answers, strict=True):

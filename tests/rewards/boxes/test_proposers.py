@@ -21,7 +21,7 @@ def boxes(proposer, *images):
 def test_the_model_is_asked_for_every_noun_and_its_boxes_are_scaled():
     asked = []
 
-    def answer(requests, *, temperature, seeds, params):
+    def answer(requests, *, temperature, params):
         asked.extend((r.text, params) for r in requests)
         said = {
             "circle": "Box: 0, 0, 500, 500",
