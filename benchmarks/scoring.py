@@ -59,7 +59,7 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.rewards import judge, written
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.rewards.boxes.regions import PromptedImage, Proposals
 from srum_jax.rewards.logits import LogitJudge, Vocabulary
 
 PROMPT = "a red circle above a blue square"
@@ -163,7 +163,7 @@ def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
         return [np.ones((len(texts), cfg.llm.vocab), np.float32) for texts in questions]
 
     scorer = types.SimpleNamespace(probabilities=probabilities)
-    LogitJudge(scorer, words).judge(prompted(side, 1), PROPOSER)
+    LogitJudge(scorer, words).judge(Proposals.of(PROPOSER, prompted(side, 1)))
     return rows
 
 
@@ -180,7 +180,7 @@ def written_rows(cfg: BagelConfig, side: int, think: bool) -> list[Row]:
     generator = types.SimpleNamespace(generate=generate)
     how = dict(window=WINDOW, max_text=WINDOW, max_tokens=1, think=think)
     source = written.ModelText(generator, cfg.layout, Lengths(cfg.llm.vocab), **how)
-    written.WrittenJudge(source, SETTINGS).judge(prompted(side, 1), PROPOSER)
+    written.WrittenJudge(source, SETTINGS).judge(Proposals.of(PROPOSER, prompted(side, 1)))
     return rows
 
 
@@ -318,7 +318,7 @@ def logits_call(model: Model, batch: int) -> Callable[[], list[judge.Judgement]]
     judging = LogitJudge(types.SimpleNamespace(probabilities=possible), model.words)
 
     def call():
-        judged = judging.judge(prompted(model.side, batch), PROPOSER)
+        judged = judging.judge(Proposals.of(PROPOSER, prompted(model.side, batch)))
         if any(one.image_status != judge.OK or len(one.regions) != REGIONS for one in judged):
             raise RuntimeError(f"not all was asked: {judged[0]}")
         return judged
@@ -343,7 +343,7 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
     how = dict(window=WINDOW, max_text=WINDOW, max_tokens=way.steps, think=way.think)
     source = written.ModelText(generator, cfg.layout, words, **how)
     judging = written.WrittenJudge(source, SETTINGS)
-    return lambda: judging.judge(prompted(model.side, batch), PROPOSER)
+    return lambda: judging.judge(Proposals.of(PROPOSER, prompted(model.side, batch)))
 
 
 def measured(
@@ -394,7 +394,7 @@ def rates(model: Model, vae_params: Any, count: int, repeats: int) -> dict[str, 
 
     drawn = [PromptedImage(i, p.text, str(p.id)) for i, p in zip(generate(), wanted, strict=True)]
     judging = LogitJudge(scorer, model.words)
-    calls = {"generate": generate, "score": lambda: judging.judge(drawn, PROPOSER)}
+    calls = {"generate": generate, "score": lambda: judging.judge(Proposals.of(PROPOSER, drawn))}
     return {name: count / took for name, took in inference.in_turn(calls, repeats).items()}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from srum_jax.core.param_tree import Params
-from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
+from srum_jax.rewards.boxes.regions import Box, Proposals
 from srum_jax.rewards.judge import OK, Judge, Judgement, RegionJudgement
 
 TOO_FEW = "too few judges"  # fewer than asked for gave a score, for various reasons
@@ -23,15 +23,10 @@ class EnsembleJudge:
     min_judges: int = 1
 
     def judge(
-        self,
-        images: Sequence[PromptedImage],
-        proposer: Proposer,
-        *,
-        whole: bool = True,
-        params: Params | None = None,
+        self, proposed: Proposals, *, whole: bool = True, params: Params | None = None
     ) -> list[Judgement]:
         """See `Judge`, and `combine`."""
-        views = [one.judge(images, proposer, whole=whole, params=params) for one in self.judges]
+        views = [one.judge(proposed, whole=whole, params=params) for one in self.judges]
         return combine(views, min_judges=self.min_judges)
 
 

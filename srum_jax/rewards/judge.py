@@ -7,14 +7,13 @@ sees the truth. A failure is a status beside a NaN, never a number.
 
 import dataclasses
 import typing
-from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from srum_jax.config import ScoreConfig
 from srum_jax.core.param_tree import Params
-from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
+from srum_jax.rewards.boxes.regions import Box, Proposals
 
 OK = "ok"
 UNDECOMPOSED = "undecomposed"  # of a region: the prompt could not be decomposed into objects
@@ -124,16 +123,11 @@ class Judge(Protocol):
     """Whoever gives images their scores."""
 
     def judge(
-        self,
-        images: Sequence[PromptedImage],
-        proposer: Proposer,
-        *,
-        whole: bool = True,
-        params: Params | None = None,
+        self, proposed: Proposals, *, whole: bool = True, params: Params | None = None
     ) -> list[Judgement]:
-        """One judgement an image, of the regions that `proposer` finds and of the whole.
+        """One judgement an image, of its proposed regions and of the whole.
 
-        images: uint8 [H,W,3] with prompts and ids · whole: False leaves out the image's own score,
-        whose status then is NOT_ASKED · params: the model's, in place of those it was opened with.
-        Raises ValueError for things that are no images, or answers that are not as agreed.
+        whole: False leaves out the image's own score, whose status then is NOT_ASKED · params: the
+        model's, in place of those it was opened with. Raises ValueError for answers that are not
+        as agreed.
         """

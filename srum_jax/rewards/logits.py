@@ -25,7 +25,7 @@ from srum_jax.core.param_tree import Params
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposer
+from srum_jax.rewards.boxes.regions import Box, Proposals
 from srum_jax.rewards.judge import (
     IRRELEVANT,
     NO_REGIONS,
@@ -325,17 +325,13 @@ class LogitJudge:
     scenes: Mapping[str, Decomposition] | None = None
 
     def judge(
-        self,
-        images: Sequence[PromptedImage],
-        proposer: Proposer,
-        *,
-        whole: bool = True,
-        params: Params | None = None,
+        self, proposed: Proposals, *, whole: bool = True, params: Params | None = None
     ) -> list[Judgement]:
         """See `Judge`. One call of the scorer for all regions and one for all images; an image is
         asked about only where all of its regions could be judged."""
+        images = proposed.images
         plans = _plans([one.prompt for one in images], self.vocabulary, self.scenes)
-        found = self._regions(plans, images, proposer, params)
+        found = self._regions(plans, proposed, params)
         if not whole:
             return [Judgement(regions_, float("nan"), NOT_ASKED, {}) for regions_ in found]
         wanted = [
@@ -347,21 +343,16 @@ class LogitJudge:
         texts = [plan.texts(plan.image) for plan in plans]
         rows = self._rows(wanted, [one.image for one in images], texts, params)
         return [
-            _image(plan, parts, row, proposer.separates)
+            _image(plan, parts, row, proposed.separates)
             for plan, parts, row in zip(plans, found, rows, strict=True)
         ]
 
     def _regions(
-        self,
-        plans: Sequence[_Plan],
-        images: Sequence[PromptedImage],
-        proposer: Proposer,
-        params: Params | None,
+        self, plans: Sequence[_Plan], proposed: Proposals, params: Params | None
     ) -> list[tuple[RegionJudgement, ...]]:
         """The scored regions of each image."""
-        view = self.settings.view
-        proposed = regions.propose(proposer, images, params=params)
-        owners = [(n, region) for n, found in enumerate(proposed) for region in found]
+        view, images = self.settings.view, proposed.images
+        owners = [(n, region) for n, found in enumerate(proposed.regions) for region in found]
         wanted = [plans[n].status == OK and bool(plans[n].crop) for n, _ in owners]
         pictures, texts = [], []
         for (n, region), want in zip(owners, wanted, strict=True):
@@ -372,7 +363,7 @@ class LogitJudge:
         found: list[list[RegionJudgement]] = [[] for _ in images]
         for (n, region), row in zip(owners, rows, strict=True):
             verify = self.settings.verify
-            found[n].append(_region(plans[n], region, row, proposer.name, verify))
+            found[n].append(_region(plans[n], region, row, proposed.proposer, verify))
         return [tuple(regions_) for regions_ in found]
 
     def _picture(self, image: np.ndarray, box: Box) -> np.ndarray:

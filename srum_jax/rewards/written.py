@@ -30,7 +30,7 @@ from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.rewards import parsing
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import Box, PromptedImage, ProposedRegion, Proposer
+from srum_jax.rewards.boxes.regions import Box, PromptedImage, Proposals, ProposedRegion
 from srum_jax.rewards.judge import (
     NOT_ASKED,
     OK,
@@ -276,31 +276,23 @@ class WrittenJudge:
     )
 
     def judge(
-        self,
-        images: Sequence[PromptedImage],
-        proposer: Proposer,
-        *,
-        whole: bool = True,
-        params: Params | None = None,
+        self, proposed: Proposals, *, whole: bool = True, params: Params | None = None
     ) -> list[Judgement]:
         """See `Judge`; calls of the source with up to AT_ONCE questions each."""
-        proposed = [
-            dict(enumerate(found, start=1))
-            for found in regions.propose(proposer, images, params=params)
-        ]
+        numbered = [dict(enumerate(found, start=1)) for found in proposed.regions]
         view = self.settings.view
         groups = [
             (n, group)
-            for n, found in enumerate(proposed)
+            for n, found in enumerate(numbered)
             for group in _groups(tuple(found), view, whole)
         ]
-        asked = _Asked(images, proposed, self.settings)
+        asked = _Asked(proposed.images, numbered, self.settings)
         scores = self._scores(asked, groups, params)
         not_asked = (float("nan"), NOT_ASKED)
         judged = []
-        for n, found in enumerate(proposed):
+        for n, found in enumerate(numbered):
             mine = tuple(
-                RegionJudgement(region.box, *scores[n, i], "", (), proposer.name, region.mask)
+                RegionJudgement(region.box, *scores[n, i], "", (), proposed.proposer, region.mask)
                 for i, region in found.items()
             )
             judged.append(Judgement(mine, *scores.get((n, WHOLE), not_asked), parts={}))

@@ -27,6 +27,7 @@ from srum_jax.rewards.boxes.regions import (
     GridProposer,
     Limits,
     PromptedImage,
+    Proposals,
     Proposer,
 )
 from srum_jax.rewards.boxes.sam import weights as sam_weights
@@ -71,8 +72,11 @@ class JudgePanel:
         the panel was opened with.
         """
         first, *others = self.proposers
-        judged = self.main.judge(images, first, params=params)
-        more = [self.main.judge(images, p, whole=False, params=params) for p in others]
+        judged = self.main.judge(Proposals.of(first, images, params=params), params=params)
+        more = [
+            self.main.judge(Proposals.of(p, images, params=params), whole=False, params=params)
+            for p in others
+        ]
         return [
             dataclasses.replace(
                 one, regions=(*one.regions, *(region for view in extra for region in view.regions))

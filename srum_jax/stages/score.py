@@ -24,6 +24,7 @@ from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
 from srum_jax.rewards import judge, maps
+from srum_jax.rewards.boxes.regions import Proposals
 from srum_jax.stages import calibration, draw_and_judge, judges, loading, shard_worker
 from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
@@ -167,13 +168,14 @@ def compare(
     name, other = panel.other
     first = [records[i] for i in range(min(cfg.compare, len(records)))]
     some = draw_and_judge.prompted_images(first)
+    judged = other.judge(Proposals.of(panel.proposers[0], some))
     found = [
         {
             "id": one.id,
             "status": judgement.image_status,
             **({"score": judgement.image_score} if judgement.image_status == judge.OK else {}),
         }
-        for one, judgement in zip(some, other.judge(some, panel.proposers[0]), strict=True)
+        for one, judgement in zip(some, judged, strict=True)
     ]
     compared = {"with": name, "candidates": found}
     if jax.process_index() == 0:

@@ -120,12 +120,12 @@ def test_an_ensemble_asks_all_its_judges_alike():
         def __init__(self, score):
             self.score = score
 
-        def judge(self, images, proposer, *, whole=True, params=None):
-            asked.append((images, proposer, whole, params))
+        def judge(self, proposed, *, whole=True, params=None):
+            asked.append((proposed, whole, params))
             return [judgement(self.score)]
 
-    (one,) = EnsembleJudge((Judge(0.5), Judge(-0.1))).judge(["i"], "p", whole=False, params="new")
-    assert one.image_score == pytest.approx(0.2) and asked == [(["i"], "p", False, "new")] * 2
+    (one,) = EnsembleJudge((Judge(0.5), Judge(-0.1))).judge("p", whole=False, params="new")
+    assert one.image_score == pytest.approx(0.2) and asked == [("p", False, "new")] * 2
 
 
 # -- agreement --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from PIL import Image
 from srum_jax.core.errors import BadInput
 from srum_jax.rewards import external, written
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.rewards.boxes.regions import PromptedImage, Proposals
 from srum_jax.rewards.external import Endpoint, ExternalText, FirstProcess
 from srum_jax.rewards.judge import JudgeSettings
 from srum_jax.rewards.written import QuestionRequest, WrittenAnswer, WrittenJudge
@@ -343,7 +343,7 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
     )
     judging = WrittenJudge(source, JudgeSettings(view="coordinates"), counts)
     images = [PromptedImage(image, "a horse", "x")]
-    (judged,) = judging.judge(images, regions.ComponentsProposer())
+    (judged,) = judging.judge(Proposals.of(regions.ComponentsProposer(), images))
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
     assert counts == {"questions": 3, "questions repeated": 1, "strangers": 1}

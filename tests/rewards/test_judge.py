@@ -7,6 +7,7 @@ import pytest
 
 from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
+from srum_jax.rewards.boxes.regions import Proposals
 from srum_jax.rewards.judge import JudgeSettings
 from srum_jax.rewards.logits import LogitJudge
 
@@ -148,8 +149,10 @@ def knowing(sureness=0.96, calls=None):
     return ask
 
 
-def prompted(images, prompts):
-    return [regions.PromptedImage(i, prompt) for i, prompt in zip(images, prompts, strict=True)]
+def prompted(images, prompts, proposer=COMPONENTS):
+    """Images with prompts and the regions that `proposer` finds."""
+    made = [regions.PromptedImage(i, prompt) for i, prompt in zip(images, prompts, strict=True)]
+    return Proposals.of(proposer, made)
 
 
 def judging(ask, vocabulary=None, scenes=None, **settings):
@@ -158,8 +161,8 @@ def judging(ask, vocabulary=None, scenes=None, **settings):
 
 
 def judged(prompt, *things, ask=None, proposer=COMPONENTS):
-    images = prompted([picture(*things)], [prompt])
-    return judging(ask or knowing()).judge(images, proposer)[0]
+    images = prompted([picture(*things)], [prompt], proposer)
+    return judging(ask or knowing()).judge(images)[0]
 
 
 def test_a_right_picture_scores_high():
@@ -334,7 +337,7 @@ def test_prompts_and_words_out_of_reach_cost_no_question():
     calls = []
     images = [picture(("red", TOP_LEFT))] * 3
     prompts = ["a dog chasing a cat", "a red teapot", "a red circle"]
-    results = judging(knowing(calls=calls)).judge(prompted(images, prompts), COMPONENTS)
+    results = judging(knowing(calls=calls)).judge(prompted(images, prompts))
     assert calls == [1, 1]
     assert_no_score(results[0], judge.UNKNOWN_WORDS)
     assert_no_score(results[1], judge.UNKNOWN_WORDS)
@@ -388,16 +391,16 @@ def test_one_call_for_all_crops_and_one_for_all_images():
     calls = []
     images = [picture(("red", TOP_LEFT), ("blue", LOW_LEFT)), picture(), picture(("red", TOP_LEFT))]
     prompts = ["a red circle and a blue square"] * 2 + ["a red circle"]
-    results = judging(knowing(calls=calls)).judge(prompted(images, prompts), COMPONENTS)
+    results = judging(knowing(calls=calls)).judge(prompted(images, prompts))
     assert calls == [3, 2]
     one = judging(knowing())
-    alone = one.judge(prompted(images[2:], prompts[2:]), COMPONENTS)
+    alone = one.judge(prompted(images[2:], prompts[2:]))
     assert results[2] == alone[0]
-    (parts,) = one.judge(prompted(images[:1], prompts[:1]), COMPONENTS, whole=False)
+    (parts,) = one.judge(prompted(images[:1], prompts[:1]), whole=False)
     assert parts.regions == results[0].regions
     assert (parts.image_status, parts.parts) == (judge.NOT_ASKED, {})
     assert np.isnan(parts.image_score)
-    assert one.judge([], COMPONENTS) == []
+    assert one.judge(prompted([], [])) == []
 
 
 def test_parameters_of_a_call_reach_the_model_and_the_proposer():
@@ -408,8 +411,9 @@ def test_parameters_of_a_call_reach_the_model_and_the_proposer():
             found.append(params)
             return super().find(images, params=params)
 
+    images = [regions.PromptedImage(picture(("red", TOP_LEFT)), "a red circle")]
     one = judging(knowing())
-    one.judge(prompted([picture(("red", TOP_LEFT))], ["a red circle"]), Proposer(), params="new")
+    one.judge(Proposals.of(Proposer(), images, params="new"), params="new")
     assert one.scorer.params == ["new", "new"] and found == ["new"]
 
 
@@ -420,7 +424,7 @@ def test_wrong_calls_are_named():
         (lambda i, q: [np.zeros(5)] * len(i), "expected"),
     ):
         with pytest.raises(ValueError, match=message):
-            judging(ask).judge(prompted([image], ["a red circle"]), COMPONENTS)
+            judging(ask).judge(prompted([image], ["a red circle"]))
     for wrong in (dict(view="crops"), dict(attempts=0), dict(temperature=0.0)):
         with pytest.raises(ValueError, match="none of|at least 1"):
             JudgeSettings(**wrong)
@@ -429,6 +433,6 @@ def test_wrong_calls_are_named():
 def test_verification_of_shapes_goes_by_the_shape_alone():
     things = ("green", TOP_LEFT), ("blue", LOW_LEFT)  # a cross and a square
     images = prompted([picture(*things)], ["a red cross"])
-    (found,) = judging(knowing(), verify=0.5).judge(images, COMPONENTS, whole=False)
+    (found,) = judging(knowing(), verify=0.5).judge(images, whole=False)
     status = {region.bbox[:2]: region.status for region in found.regions}
     assert status == {(3.0, 3.0): judge.OK, (4.0, 18.0): judge.IRRELEVANT}

@@ -52,9 +52,9 @@ FREE = question_templates.Decomposition(
 def free(truth, scene=FREE, prompt="A green bench hidden by a dog.", asked=None, **how):
     vocabulary = Anything()
     ask = answering(vocabulary, truth, asked)
-    images = prompted([picture(("red", TOP_LEFT), ("blue", LOW_LEFT))], [prompt])
+    images = prompted([picture(("red", TOP_LEFT), ("blue", LOW_LEFT))], [prompt], GRID)
     scenes = {prompt: scene} if scene else None
-    return judging(ask, vocabulary, scenes, **how).judge(images, GRID)[0]
+    return judging(ask, vocabulary, scenes, **how).judge(images)[0]
 
 
 def test_free_prompts_are_asked_by_yes_no_and_numbers_in_plain_english():

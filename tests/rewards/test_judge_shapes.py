@@ -112,7 +112,8 @@ def test_a_judge_that_sees_well_tells_right_from_wrong(category):
     prompts, images, kinds = zip(*cases, strict=True)
     world = World(images)
     prompted = list(map(regions.PromptedImage, images, prompts))
-    results = logits.LogitJudge(world, world).judge(prompted, COMPONENTS)
+    proposed = regions.Proposals.of(COMPONENTS, prompted)
+    results = logits.LogitJudge(world, world).judge(proposed)
     for result, prompt, image, fault in zip(results, prompts, images, kinds, strict=True):
         assert verifier.verify(image, prompt).right == (not fault), (prompt, fault)
         assert result.image_status == judge.OK

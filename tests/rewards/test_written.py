@@ -12,7 +12,7 @@ from srum_jax.data.schema import Text
 from srum_jax.generation.text_generator import GeneratedText
 from srum_jax.rewards import judge, parsing, written
 from srum_jax.rewards.boxes import regions
-from srum_jax.rewards.boxes.regions import PromptedImage
+from srum_jax.rewards.boxes.regions import PromptedImage, Proposals
 from srum_jax.rewards.judge import OK, JudgeSettings
 from srum_jax.rewards.written import ModelText, QuestionRequest, WrittenAnswer, WrittenJudge
 
@@ -57,7 +57,7 @@ def judged(reply, images=None, *, counts=None, **how):
     prompted = [PromptedImage(image, "a  red\nhorse", f"p{n}") for n, image in enumerate(images)]
     settings = JudgeSettings(**{"view": "coordinates", **how})
     counts = collections.Counter() if counts is None else counts
-    result = WrittenJudge(script, settings, counts).judge(prompted, COMPONENTS)
+    result = WrittenJudge(script, settings, counts).judge(Proposals.of(COMPONENTS, prompted))
     return result, script
 
 
@@ -232,7 +232,7 @@ def test_regions_alone():
     script = Script(good)
     images = [PromptedImage(picture(n), "a horse", f"{n}") for n in (2, 0)]
     judging = WrittenJudge(script, JudgeSettings(view="coordinates"))
-    found = judging.judge(images, COMPONENTS, whole=False)
+    found = judging.judge(Proposals.of(COMPONENTS, images), whole=False)
     assert [[r.score for r in mine.regions] for mine in found] == [[0.1, 0.2], []]
     assert {(mine.image_status, np.isnan(mine.image_score)) for mine in found} == {
         (judge.NOT_ASKED, True)
@@ -244,9 +244,10 @@ def test_wrong_calls_are_named():
     silent = types.SimpleNamespace(answer=lambda *_, **__: [])
     settings = JudgeSettings(view="coordinates")
     with pytest.raises(ValueError, match="0 answers to 2 questions"):
-        WrittenJudge(silent, settings).judge([PromptedImage(picture())], COMPONENTS)
+        proposed = Proposals.of(COMPONENTS, [PromptedImage(picture())])
+        WrittenJudge(silent, settings).judge(proposed)
     with pytest.raises(ValueError, match="expected uint8"):
-        WrittenJudge(Script(good)).judge([PromptedImage(np.zeros((4, 4)))], COMPONENTS)
+        Proposals.of(COMPONENTS, [PromptedImage(np.zeros((4, 4)))])
 
 
 # -- the model itself ------------------------------------------------------------------------------

@@ -239,6 +239,28 @@ def propose(
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Proposals:
+    """Images with the regions of one proposer, which judges are asked about.
+
+    regions: of each image, as `propose` gives them · proposer, separates: its name, and whether a
+    region of it is an object.
+    """
+
+    images: Sequence[PromptedImage]
+    regions: Sequence[tuple[ProposedRegion, ...]]
+    proposer: str
+    separates: bool
+
+    @classmethod
+    def of(
+        cls, proposer: Proposer, images: Sequence[PromptedImage], *, params: Params | None = None
+    ) -> "Proposals":
+        """Those that `proposer` makes; raises ValueError as `propose` does."""
+        found = propose(proposer, images, params=params)
+        return cls(images, found, proposer.name, proposer.separates)
+
+
 def outline(image: np.ndarray, box: Box) -> np.ndarray:
     """The image with a white frame, lined in black, just outside a box: visible on any ground.
 
