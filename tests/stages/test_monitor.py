@@ -395,8 +395,8 @@ def test_it_judges_as_the_stage_score_does(readout, tmp_path, monkeypatch):
         score.run(cfg, mesh, other)
     scored = list(shards.read(other.stage("score")))
     assert [s["image_status"] for s in scored] == [j.image_status for j in judged]
-    own = [(float(s["image_score"]), [float(r["score"]) for r in of_first(s, cfg)]) for s in scored]
-    want = [(j.image_score, [r.score for r in j.regions]) for j in judged]
+    own = [(s["image_score"], [(*r["bbox"], r["score"]) for r in of_first(s, cfg)]) for s in scored]
+    want = [(j.image_score, [(*r.bbox, r.score) for r in j.regions]) for j in judged]
     for (a, regions_a), (b, regions_b) in zip(own, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
         np.testing.assert_allclose(regions_a, regions_b, atol=1e-5)
