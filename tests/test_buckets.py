@@ -3,14 +3,16 @@
 import collections
 import json
 import threading
+import urllib.error
 import urllib.request
 
+import buckets
 import fsspec
 import numpy as np
 import pytest
 import toy
 
-from srum_jax.core import files, lock
+from srum_jax.core import digests, files, lock
 from srum_jax.core.errors import BadInput, Preempted
 from srum_jax.data import images, shard_file, shards
 from srum_jax.training import metrics
@@ -24,6 +26,25 @@ def another_writes(storage, path, data):
     bucket, _, name = str(path).removeprefix("gs://").partition("/")
     address = f"{storage}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}"
     urllib.request.urlopen(urllib.request.Request(address, data=data, method="POST")).close()
+
+
+def test_what_the_emulator_lacks():
+    """By requests of nobody's code: what Google's service does and documents, it does not."""
+    with buckets.emulator(program=("-m", "gcp_storage_emulator")) as plain:
+        there = "/upload/storage/v1/b/runs/o?uploadType=media&name=a"
+
+        def ask(path, data=None):
+            request = urllib.request.Request(plain + path, data=data)
+            try:
+                with urllib.request.urlopen(request) as found:
+                    return found.status, found.headers
+            except urllib.error.HTTPError as e:
+                return e.code, e.headers
+
+        assert ask(there, b"1")[0] == 200
+        assert "x-goog-generation" not in ask("/storage/v1/b/runs/o/a?alt=media")[1]
+        assert ask(f"{there}&ifGenerationMatch=0", b"2")[0] == 200  # 412: there is one already
+        assert ask("/storage/v1/b/runs/o/a/moveTo/o/b", b"{}")[0] == 501
 
 
 def test_what_another_process_writes_is_seen_at_once(storage, bucket):
@@ -207,5 +228,10 @@ def test_a_run_goes_on_in_a_bucket(bucket, tmp_path):
     toy.assert_same(state, whole)
     losses = [[r["loss"] for r in metrics.read(f / "metrics.jsonl")] for f in (bucket, tmp_path)]
     assert losses[0] == losses[1] and len(losses[0]) == 8
+    name = next(iter(digests.files.read_json(bucket / "checkpoints/8" / digests.FILE)))
+    data = (bucket / "checkpoints/8" / name).read_bytes()
+    assert digests.damaged(bucket / "checkpoints/8") == []
+    files.write_bytes(bucket / "checkpoints/8" / name, [data[:-1], bytes([data[-1] ^ 1])])
+    assert digests.damaged(bucket / "checkpoints/8") == [name]
     save_params(bucket / "params", state.params)
     toy.assert_same(load_params(bucket / "params", state.params), state.params)

@@ -1,10 +1,12 @@
 """Several processes are one run: the whole loop on two of them, checkpoints, stopping, failing."""
 
 import json
+import os
 import pathlib
 import signal
 import threading
 
+import fsspec
 import hosts
 import jsonschema
 import numpy as np
@@ -14,7 +16,7 @@ import toy
 from safetensors import numpy as safetensors
 
 from srum_jax.config import MeshConfig
-from srum_jax.core import sharding
+from srum_jax.core import digests, sharding
 from srum_jax.core.errors import Preempted
 from srum_jax.training import metrics
 
@@ -83,7 +85,7 @@ def assert_same_runs(one, two, steps):
     hosts.assert_same_records(one, two)
     assert_same_losses(*(folder / "round0/train" for folder in (one, two)), last=steps)
     exported = [
-        safetensors.load_file(folder / "round0/export/model/ema.safetensors")
+        safetensors.load((folder / "round0/export/model/ema.safetensors").read_bytes())
         for folder in (one, two)
     ]
     assert exported[0].keys() == exported[1].keys()
@@ -99,21 +101,27 @@ def assert_same_runs(one, two, steps):
         assert second[part]["base"] == first[part]["base"], part
         assert second[part]["trained"]["n"] == first[part]["trained"]["n"], part
     assert second["scores"]["status"] == first["scores"]["status"]
-    left = [p for p in two.rglob("*") if p.name.startswith(".")]
+    storage, root = fsspec.core.url_to_fs(os.fspath(two))
+    left = [name for name in storage.find(root) if name.rpartition("/")[2].startswith(".")]
     assert left == []  # what was half written, or told between hosts
 
 
-def runner(folder, devices, **values):
-    """The function that starts the whole loop in a work folder on some hosts."""
+def command(folder, **values):
+    """What follows `python` to do the whole loop; a work folder is to be added."""
     weights = tiny.write_model(folder / "model", answers=True)
     for name, prompts in PROMPTS.items():
         values[f"{name}__prompts"] = str(folder / f"{name}.txt")
         (folder / f"{name}.txt").write_text("\n".join(prompts))
     config = hosts.write_config(folder / "config.py", weights, **values)
+    return ["-m", "srum_jax.main", "--config", config]
+
+
+def runner(folder, devices, **values):
+    """The function that starts the whole loop in a work folder on some hosts."""
+    program = command(folder, **values)
 
     def run(workdir, processes):
-        command = ["-m", "srum_jax.main", "--config", config, "--workdir", workdir]
-        return hosts.start(command, processes=processes, devices=devices)
+        return hosts.start([*program, "--workdir", workdir], processes=processes, devices=devices)
 
     return run
 
@@ -150,6 +158,21 @@ def test_one_host_of_two_is_told_to_stop_and_the_probed_run_goes_on(tmp_path):
     assert_same_monitor_rows(one, two, [0, 12, 24])
 
 
+def assert_every_flipped_bit_is_found(folder):
+    """In the newest checkpoint of two processes: some in the numbers of each."""
+    newest = max((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))
+    numbers = sorted(p for p in newest.glob("state/**/d/*") if p.is_file())
+    assert len({p.relative_to(newest).parts[1] for p in numbers}) >= 2, numbers
+    for i in range(12):
+        path = numbers[i % len(numbers)]
+        whole = path.read_bytes()
+        at = (len(whole) - 1) * i // 11
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << i % 8]) + whole[at + 1 :])
+        assert digests.damaged(newest) == [str(path.relative_to(newest))]
+        path.write_bytes(whole)
+    assert digests.damaged(newest) == []
+
+
 def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_path):
     mesh = sharding.make_mesh(MESH)
     never = threading.Event()
@@ -176,6 +199,7 @@ def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_pat
     stopped = [(tmp_path / f"stopped-{number}").read_text() for number in range(2)]
     assert stopped[0] == stopped[1] and "stopped at step" in stopped[0]
     assert 4 <= len(losses(tmp_path / "forth")) < 8
+    assert_every_flipped_bit_is_found(tmp_path / "back" / "checkpoints")
     toy.run(tmp_path / "forth", never, mesh=mesh)
     assert 4 <= len(before) < 8
     for folder in ("forth", "back"):

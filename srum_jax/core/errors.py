@@ -61,7 +61,7 @@ class Preempted(Stopped):
 
 
 # What a person has to mend where something is read or written: no restart does.
-_OF_PLACES = (
+OF_PLACES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP),
     *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
 )
@@ -75,5 +75,5 @@ def exit_code(error: BaseException) -> int | None:
     if isinstance(error, Stopped):
         return error.exit_code
     bad = isinstance(error, (ValueError, *_OF_NAMES))
-    bad = bad or isinstance(error, OSError) and error.errno in _OF_PLACES
+    bad = bad or isinstance(error, OSError) and error.errno in OF_PLACES
     return BadInput.exit_code if bad else None

@@ -20,6 +20,7 @@ from etils import epath
 import srum_jax
 from srum_jax import config_history
 from srum_jax.config import Config, hash_json, section_hash, section_values
+from srum_jax.core import digests
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
@@ -222,9 +223,15 @@ def _finished(folder: epath.Path) -> Manifest | None:
 
 
 def _all_there(folder: epath.Path, manifest: Manifest) -> bool:
-    """Whether every output is there, and whole as far as a look at its shards' ends tells."""
+    """Whether every output is there, and whole as far as lengths and the ends of shards tell."""
     places = [folder / path for path in manifest.outputs.values()]
-    return all(place.exists() for place in places) and all(map(shards.is_whole, places))
+    if not all(place.exists() for place in places):
+        return False
+    for place in places:
+        if lost := digests.lost(place):
+            logging.warning("%s: damaged, %s; made again", place, ", ".join(lost[:3]))
+            return False
+    return all(map(shards.is_whole, places))
 
 
 def _changes_since(

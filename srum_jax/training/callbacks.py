@@ -217,6 +217,7 @@ class Checkpointing(Callback):
     log: MetricsLog
 
     def before_step(self, n: int, state: TrainState, last: bool) -> bool:
+        self.checkpoints.check()
         stopped = self.stop()
         if stopped and not last:
             self.save_and_stop(n, state)

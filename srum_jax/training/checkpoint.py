@@ -1,47 +1,33 @@
 """Checkpoints: the only file that knows Orbax.
 
-A checkpoint bundles the state and a JSON `meta` (what run it belongs to, and a digest of every
-leaf, so a flipped bit is found on restore). The data state is the step itself. Saves are atomic:
-a killed save leaves the one before.
+A checkpoint bundles the state and a JSON `meta` (what run it belongs to). The data state is the
+step itself. Saves are atomic: a killed save leaves the one before. Beside what a save wrote lie
+digests of its files, made in the background when all is written (`core/digests.py`), so whatever a
+disk lost or changed is found before it is restored, on any number of processes.
 """
 
-import zlib
+import contextlib
+import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
-from srum_jax.core import files
-from srum_jax.core.distributed import barrier
-from srum_jax.core.errors import BadInput
-
-DIGESTS = "digests.json"  # beside a tree that `save_params` wrote
+from srum_jax.core import digests, files
+from srum_jax.core.distributed import any_process, barrier
+from srum_jax.core.errors import OF_PLACES, BadInput, Stopped, exit_code
 
 
-def _paths(tree) -> dict[str, object]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def digests(tree: Any) -> dict[str, int]:
-    """CRC-32 of every fully addressable leaf's bytes, by path."""
-    return {
-        path: zlib.crc32(np.ascontiguousarray(jax.device_get(x)).tobytes())
-        for path, x in _paths(tree).items()
-        if getattr(x, "is_fully_addressable", True)
-    }
-
-
-def _wrong(tree, saved: dict[str, int]) -> list[str]:
-    """Paths of the leaves whose bytes differ from the saved digests."""
-    return [path for path, digest in digests(tree).items() if saved.get(path, digest) != digest]
+class Damaged(BadInput):
+    """Files that are not as they were written."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: save, and restore the newest."""
+    """The checkpoints of one run folder: save, and restore the newest that is whole."""
 
     def __init__(self, folder, *, keep: int):
         self.folder = epath.Path(folder)
@@ -52,22 +38,54 @@ class Checkpoints:
                 max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
             ),
         )
+        self.finishing: threading.Thread | None = None
+        self.failed: Exception | None = None
 
     def latest(self) -> int | None:
         """The newest finished step, or None."""
         return self.manager.latest_step()
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Saves in the background; `close` or the next save waits for it."""
+        """Saves in the background; `close` or the next save waits for it.
+
+        Raises as `check` does, for this save and the one before.
+        """
+        self._wait()
         if self.latest() == step:
             return
-        meta = {**meta, "digests": digests(state)}
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-        )
+        try:
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+            )
+        except Exception as e:  # of the storage: each has its own
+            raise self._failure(step, e) from e
+        self.finishing = threading.Thread(target=self._finish, args=(step,), daemon=True)
+        self.finishing.start()
+
+    def _finish(self, step: int) -> None:
+        try:
+            self.manager.wait_until_finished()
+            if jax.process_index() == 0:
+                digests.write(self.folder / str(step))
+        except Exception as e:  # told by `check`, in the thread of the run
+            self.failed = self._failure(step, e)
+
+    def _failure(self, step: int, error: Exception) -> Stopped:
+        return storage_failure(error, f"{self.folder}: the checkpoint of step {step}")
+
+    def _wait(self) -> None:
+        if self.finishing is not None:
+            self.finishing.join()
+            self.finishing = None
+        self.check()
+
+    def check(self) -> None:
+        """Raises Stopped or BadInput, naming the step, where a save in the background failed."""
+        if self.failed is not None:
+            raise self.failed
 
     def meta(self, step: int) -> dict:
         """The JSON saved with a step."""
@@ -77,33 +95,30 @@ class Checkpoints:
     def restore(self, step: int, like: Any) -> Any:
         """The state of `step` with the structure and shardings of `like` (abstract or real).
 
-        Raises BadInput if it does not have that structure, or a leaf's bytes differ from the
-        saved digest.
+        Raises Damaged if its files are not as they were written, BadInput if it does not have that
+        structure.
         """
         where = self.folder / str(step)
+        _check_files(where)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
             state = self.manager.restore(step, args=args)["state"]
-            saved = self.meta(step)["digests"]
+            self.meta(step)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(
-                f"{where}: the checkpoint can't be read as this run's state ({e}). It is of "
-                "another model, optimiser or version, or damaged: remove that folder, or use "
+                f"{where}: the checkpoint can't be read as this run's state ({_short(e)}). It is "
+                "of another model, optimiser or version, or damaged: remove that folder, or use "
                 "another workdir."
             ) from e
-        if wrong := _wrong(state, saved):
-            raise BadInput(
-                f"{where}: damaged, the bytes of {wrong[0]} (and {len(wrong) - 1} more) differ "
-                "from what was saved. Remove that step's folder to continue from the one before."
-            )
         return state
 
     def newest(self, like: Any, fresh: Callable[[], Any], *, steps: int) -> Any:
-        """The state of the newest checkpoint, laid out as `like`, or `fresh()` where there is none.
+        """The state of the newest whole checkpoint, laid out as `like`; `fresh()` if there is none.
 
-        `like` may be abstract: a resumed run then holds one state, as a fresh one does.
-        Raises BadInput where it is damaged, of another model, or beyond the run's `steps`.
+        `like` may be abstract: a resumed run then holds one state, as a fresh one does. A warning
+        names what is damaged, which is removed: those steps are taken again. Raises BadInput where
+        none can be read and one is of another model, or beyond the run's `steps`.
         """
         latest = self.latest()
         if latest is None:
@@ -113,20 +128,78 @@ class Checkpoints:
                 f"{self.folder}: the run is at step {latest}, beyond the {steps} steps of the "
                 "config: raise steps, or use another workdir"
             )
-        return self.restore(latest, like)
+        state, refused = None, []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                state = self.restore(step, like)
+            except BadInput as e:
+                logging.warning("%s", e)
+                refused.append((step, e))
+                continue
+            logging.info("goes on from the checkpoint of step %d", step)
+            break
+        else:
+            for _, e in refused:
+                if not isinstance(e, Damaged):
+                    raise e
+            logging.warning("%s: no checkpoint is whole; the run begins again", self.folder)
+        for step, _ in refused:
+            self.manager.delete(step)
+        return fresh() if state is None else state
 
     def close(self) -> None:
-        """Waits for the running save."""
-        self.manager.wait_until_finished()
+        """Waits for the running save; raises as `check` does."""
+        try:
+            self._wait()
+        except Stopped:
+            with contextlib.suppress(Exception):  # the same once more, at length
+                self.manager.close()
+            raise
         self.manager.close()
 
 
+def storage_failure(error: Exception, what: str) -> Stopped:
+    """What is raised where storage failed to take `what`: BadInput if a person has to mend it."""
+    said = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore tells the system's
+    bad = said is not None and int(said[1]) in OF_PLACES
+    bad = bad or isinstance(error, OSError) and exit_code(error) == BadInput.exit_code
+    return (BadInput if bad else Stopped)(f"{what} could not be written ({_short(error)})")
+
+
+def _short(error: Exception) -> str:
+    """The beginning of an error's text, in one line: Orbax's hold trees and tracebacks."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-100:]}"
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Raises Damaged, in every process, where files are not as they were; each reads its part."""
+    if not digests.exist(folder):
+        logging.info("%s: has no digests, so its files are not checked", folder)
+        return
+    try:
+        wrong = digests.damaged(folder, part=jax.process_index(), parts=jax.process_count())
+    except OSError as e:  # what a disk cannot give any more
+        wrong = [str(e)]
+    if any_process(bool(wrong), f"{folder}: checked"):
+        names = ", ".join(wrong[:3]) or "files that another process looked at"
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise Damaged(f"{folder}: damaged, not as they were written: {names}{more}")
+
+
 def save_params(folder: epath.PathLike, params: Any) -> None:
-    """Writes a parameter tree alone (what a stage hands to the next), replacing an older one."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(files.absolute(folder), params, force=True)
-    if jax.process_index() == 0:
-        files.write_json(epath.Path(folder).parent / DIGESTS, digests(params))
+    """Writes a parameter tree alone (what a stage hands to the next), replacing an older one.
+
+    Raises Stopped or BadInput where it cannot be written.
+    """
+    folder = epath.Path(folder)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(files.absolute(folder), params, force=True)
+        if jax.process_index() == 0:
+            digests.write(folder)
+    except Exception as e:  # of the storage: each has its own
+        raise storage_failure(e, str(folder)) from e
     barrier("parameters: saved")
 
 
@@ -153,12 +226,9 @@ def load_params(folder: epath.PathLike, like: Any) -> Any:
     if not folder.exists():
         raise BadInput(f"{folder} is missing: run the train stage first")
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    _check_files(folder)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            params = checkpointer.restore(files.absolute(folder), target)
-            saved = files.read_json(folder.parent / DIGESTS)
+            return checkpointer.restore(files.absolute(folder), target)
         except (ValueError, KeyError, FileNotFoundError) as e:
-            raise BadInput(f"{folder}: not the parameters of this model ({e})") from e
-    if wrong := _wrong(params, saved):
-        raise BadInput(f"{folder}: damaged, the bytes of {wrong[0]} differ from what was saved")
-    return params
+            raise BadInput(f"{folder}: not the parameters of this model ({_short(e)})") from e

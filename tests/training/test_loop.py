@@ -454,3 +454,16 @@ def test_steps_have_their_names_and_numbers_in_a_trace(tmp_path):
         if event.name == "train" and "step_num" in dict(event.stats)
     ]
     assert sorted(steps) == [2, 3, 4]
+
+
+def test_a_checkpoint_that_fails_at_the_end_does_not_cost_the_metrics(tmp_path, monkeypatch):
+    closed, close = [], metrics.Writer.close
+
+    def fails(self):
+        raise BadInput("the disk is full")
+
+    monkeypatch.setattr(Checkpoints, "close", fails)
+    monkeypatch.setattr(metrics.Writer, "close", lambda self: (close(self), closed.append(1)))
+    with pytest.raises(BadInput, match="the disk is full"):
+        toy.run(tmp_path, threading.Event())
+    assert closed == [1] and len(metrics.read(tmp_path / "metrics.jsonl")) == 8
