@@ -25,7 +25,7 @@ from etils import epath
 from PIL import Image
 
 from srum_jax.config import Config, MeshConfig
-from srum_jax.core import registry, sharding
+from srum_jax.core import console, registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
@@ -94,6 +94,7 @@ def load(
     device. options: fields of `GenerationConfig` to change, for example window=16384.
     Raises BadInput, FileNotFoundError or ValueError naming file and field.
     """
+    console.cache_compiled_programs()
     if precision not in (None, *PRECISIONS):
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     told = generation_config.updated(generation_settings(model, base), options, where="api.load")

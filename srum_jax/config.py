@@ -46,6 +46,7 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
 from srum_jax.core import places, registry
 from srum_jax.core.checked import build, key_names, suggest, unknown_key
 from srum_jax.core.errors import BadInput
+from srum_jax.core.files import read_json
 
 STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
 MAKING = ("autoencoder", "pretrain")  # of these the ones that make a world's base
@@ -99,6 +100,45 @@ def parse(argv: Sequence[str], flag_values: Any) -> Config:
     if rest:
         raise BadInput(f"not understood on the command line: {' '.join(rest)}")
     return load(values)
+
+
+RECORD = "config.json"  # of a run, whole, in its work folder
+
+
+def record(cfg: Config, config_file: str) -> dict[str, Any]:
+    """What `RECORD` holds of a run: every value, and where they came from. Keys of judges are
+    names of environment variables: nothing secret is in it."""
+    names = [field.name for field in dataclasses.fields(cfg)]
+    return {"config_file": config_file, "config": section_values(cfg, names)}
+
+
+def recorded(argv: Sequence[str], flag_values: Any) -> tuple[Config, str]:
+    """The config of the run in `--workdir`, and where it came from: for a command line without
+    `--config`.
+
+    flag_values: as in `parse`. Raises BadInput where no run left its config there.
+    """
+    from absl import flags
+
+    try:
+        rest = flag_values(list(argv))[1:]
+    except flags.Error as e:
+        raise BadInput(f"command line: {e}; keys of the config go after --config") from e
+    if rest:
+        raise BadInput(f"not understood on the command line: {' '.join(rest)}")
+    if not flag_values.workdir:
+        _file("")
+    path = places.place(flag_values.workdir, "--workdir") / RECORD
+    if not path.exists():
+        raise BadInput(
+            f"no config: {path} is not there, so no run began in --workdir; give --config FILE.py, "
+            f"or one of the package: {', '.join(packaged())}"
+        )
+    found = read_json(path)
+    try:
+        return load(found["config"]), str(found["config_file"])
+    except (TypeError, KeyError) as e:
+        raise BadInput(f"{path} is damaged ({e!r}); give --config") from e
 
 
 def packaged() -> dict[str, pathlib.Path]:

@@ -23,7 +23,8 @@ Options
                             {configs}
                             (srum_jax/configs; base.py there explains every key)
   --config.a.b=VALUE        another value for one key, after --config
-  --workdir DIR             a folder or bucket for everything the run makes
+  --workdir DIR             a folder or bucket for everything the run makes; without --config the
+                            run that began there goes on, with its config
   --stage NAME[,NAME]       only these stages: {stages}
   --plan TYPE:SHAPE         run nothing: compile for such a machine and say whether it fits, as
                             v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
@@ -45,7 +46,8 @@ Examples
   srun {program} --config my_run.py --workdir /shared/run --distributed
   {program} --config bagel_7b_srum --plan v5e:4x4
 
-Finished stages are skipped and half-done ones go on: after an interruption give the same command.
+Finished stages are skipped and half-done ones go on: after an interruption give the same command,
+or {program} --workdir DIR alone.
 Ctrl-C saves and stops; a second one ends at once.
 Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 69 another process of
 the run is gone, 75 stopped after a clean save, 130 interrupted twice.
@@ -109,7 +111,10 @@ def _end_all(code: int, error: Exception) -> None:
 def run(argv: Sequence[str]) -> str | None:
     """Does what a command line says; returns the path of the report, if that stage is among it."""
     options = define_flags()
-    cfg = config.parse(argv, options)
+    if config_file := config.config_path(argv):
+        cfg = config.parse(argv, options)
+    else:
+        cfg, config_file = config.recorded(argv, options)
     if options.plan or options.plan_out:
         importlib.import_module("srum_jax.planning.plan").run(
             cfg, options.plan or "", options.plan_out
@@ -133,7 +138,7 @@ def run(argv: Sequence[str]) -> str | None:
         [name for name in config.STAGES if name in wanted],
         options.workdir,
         options.allow_config_change,
-        config.config_path(argv),
+        config_file,
     )
     if options.check:
         print("\n".join([*asked.check().said, "check: no problems"]))

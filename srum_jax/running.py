@@ -12,6 +12,7 @@ from absl import logging
 from srum_jax import config
 from srum_jax.core import console, distributed, host_watch, lock, preemption, registry, sharding
 from srum_jax.core.errors import BadInput
+from srum_jax.core.files import write_json
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -91,6 +92,9 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
     for line in run.check(mesh).said:
         logging.info(line)
     with _one_run(run.workdir):
+        if jax.process_index() == 0:
+            path = run.round(0).root / config.RECORD
+            write_json(path, config.record(run.cfg, run.config_file))
         for number in range(run.cfg.rounds):
             for i, name in enumerate(run.stages):
                 logging.info("round %d, stage %d of %d: %s", number, i + 1, len(run.stages), name)

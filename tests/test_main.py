@@ -1,5 +1,6 @@
 """The command line: stages in order, exit codes, messages, the last line on stdout."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def test_a_second_run_in_a_work_folder_is_refused(stages, capsys):
     stages.fail["score"] = TypeError("a bug")
     with pytest.raises(TypeError):
         go(stages)
-    assert list(stages.root.iterdir()) == []  # a run that failed holds nothing
+    left = [path.name for path in stages.root.iterdir()]
+    assert left == ["config.json"]  # a run that failed holds nothing
 
 
 def test_faults_of_the_program_are_not_called_bad_input(stages):
@@ -108,6 +110,25 @@ def test_bad_command_lines_end_with_2_before_any_stage(stages, capsys, args, mes
     assert go(stages, *args) == 2
     assert message in capsys.readouterr().err
     assert stages.calls == []
+
+
+def test_the_folder_alone_is_enough_to_go_on(stages, monkeypatch, capsys):
+    assert go(stages, "--config.train.steps=7", "--config.seed=3") == 0
+    held = json.loads((stages.root / "config.json").read_text())
+    assert held["config"]["train"]["steps"] == 7 and held["config_file"] == shapes.__file__
+    seen = []
+    run = types.SimpleNamespace(
+        run=lambda cfg, mesh, work: seen.append((cfg, work.config_file)),
+        check=lambda cfg, work, found: None,
+    )
+    monkeypatch.setitem(sys.modules, running.STAGES["train"], run)
+    stages.calls.clear()
+    assert main.main(["main", "--workdir", str(stages.root)]) == 0
+    ((cfg, config_file),) = seen
+    assert (cfg.train.steps, cfg.train.rows, cfg.seed) == (7, 64, 3)
+    assert config_file == shapes.__file__ and len(stages.calls) == len(cfg.stages) - 1
+    assert main.main(["main", "--workdir", str(stages.root / "elsewhere")]) == 2
+    assert "config.json is not there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)

@@ -1,4 +1,4 @@
-"""What every command line sets up around its work: logs on stderr, compiled programs kept."""
+"""What is set up around all work: logs on stderr, compiled programs that are kept."""
 
 import logging as std_logging
 import os
@@ -23,13 +23,13 @@ def cache_compiled_programs() -> None:
     """Compiled programs are kept between runs, so that a restart does not compile again.
 
     In `JAX_COMPILATION_CACHE_DIR` (a folder or bucket), else in srum_jax/compiled of the user's
-    cache folder.
+    cache folder. What a program has set itself stays.
     """
     import jax  # what a command line says of itself needs no jax
 
+    if jax.config.jax_compilation_cache_dir:
+        return
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = folder or os.path.join(base, "srum_jax", "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", os.path.join(base, "srum_jax", "compiled"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
