@@ -161,16 +161,14 @@ def link(shared: Any, work: Any, stage: str) -> None:
 class OracleJudge:
     """The exact verifier in the judge's place: images and regions score +1 right, -1 wrong."""
 
-    def judge(
-        self, images: Sequence[regions.PromptedImage], proposer: regions.Proposer, **_: Any
-    ) -> list[judge.Judgement]:
+    def judge(self, proposed: regions.Proposals, **_: Any) -> list[judge.Judgement]:
         """One judgement an image; what the exam cannot judge raises ValueError."""
-        exact = exam.ShapesVerifier()
+        exact, images = exam.ShapesVerifier(), proposed.images
         right = exam.right_drawings([one.image for one in images], [one.prompt for one in images])
 
         def judged(one: regions.PromptedImage, box: regions.Box) -> judge.RegionJudgement:
             sign = 1.0 if exact.region_right(one.image, box, one.prompt) else -1.0
-            return judge.RegionJudgement(box, sign, judge.OK, "", (), proposer.name)
+            return judge.RegionJudgement(box, sign, judge.OK, "", (), proposed.proposer)
 
         return [
             judge.Judgement(
@@ -179,9 +177,7 @@ class OracleJudge:
                 image_status=judge.OK,
                 parts={},
             )
-            for one, fits, found in zip(
-                images, right, regions.propose(proposer, images), strict=True
-            )
+            for one, fits, found in zip(images, right, proposed.regions, strict=True)
         ]
 
 

@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Mapping
 
 import jax
-from jax._src import distributed  # the store has no public name
 
 from srum_jax.core import preemption
 from srum_jax.core.errors import HostLost, Preempted, Stopped
@@ -36,6 +35,8 @@ class HostWatch:
     """
 
     def __init__(self, lost_after: float):
+        from jax._src import distributed  # the store has no public name
+
         self.number, self.count = jax.process_index(), jax.process_count()
         self.lost_after, self.store = lost_after, distributed.global_state.client
         self.done = threading.Event()

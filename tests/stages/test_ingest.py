@@ -424,9 +424,9 @@ def test_what_is_written_as_published_comes_back(done, weights, tmp_path):
 
 def test_leaks_are_found_in_the_words_that_the_model_reads(source, tmp_path):
     theirs = tmp_path / "theirs.txt"
-    theirs.write_text("A red circle, and two blue squares.\nThere is a green cross.\n")
+    theirs.write_text("A red circle, and a blue square.\nThere is a green cross.\n")
     cfg = config("", source, stages=("ingest", "evaluate"), evaluate__prompts=str(theirs))
-    prompts = ("a red circle and two blue squares", "a cyan triangle")
+    prompts = ("a red circle and a blue square", "a cyan triangle")
     plan = ingest.IngestPlan((), prompts, targets=False, rejects=())
     tokenizer = Tokenizer.from_folder(registry.base_folder("shapes"))
     (leak,) = ingest.write_beside(plan, tmp_path, cfg, tokenizer, "shapes")
