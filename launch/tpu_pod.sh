@@ -44,7 +44,9 @@ must be one that all hosts see, best a bucket. See first what fits the slice:
 Example
   launch/tpu_pod.sh up --name srum --zone us-east5-a --type v5p-16 --spot -- \
       --config configs/bagel_7b_srum.py --workdir gs://BUCKET/srum \
-      --config.weights=gs://BUCKET/BAGEL-7B-MoT
+      --config.weights=gs://BUCKET/BAGEL-7B-MoT \
+      --config.score.sam.weights=gs://BUCKET/sam-vit-huge \
+      --config.generate.prompts=gs://BUCKET/prompts.json
 EOF
 }
 

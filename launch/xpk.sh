@@ -40,7 +40,9 @@ Example
   launch/xpk.sh up --cluster tpus --zone us-east5-a --project ID --name srum --type v5p-16 \
       --image us-docker.pkg.dev/ID/REPO/srum_jax:1 -- \
       --config configs/bagel_7b_srum.py --workdir gs://BUCKET/srum \
-      --config.weights=gs://BUCKET/BAGEL-7B-MoT
+      --config.weights=gs://BUCKET/BAGEL-7B-MoT \
+      --config.score.sam.weights=gs://BUCKET/sam-vit-huge \
+      --config.generate.prompts=gs://BUCKET/prompts.json
 EOF
 }
 

@@ -13,6 +13,7 @@ import time
 import pytest
 from stand_ins import LAUNCH
 
+from srum_jax.configs import bagel_7b_srum
 from srum_jax.core import errors
 
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -184,6 +185,20 @@ def test_the_job_on_the_page_starts_again_unless_no_restart_helps():
     assert container["name"] == again["onExitCodes"]["containerName"]
     assert f"--processes {spec['completions']} " in container["args"][0]
     assert container["args"][0].startswith("exec ") and pod["restartPolicy"] == "Never"
+
+
+def test_every_example_overrides_every_path_that_is_not_on_the_hosts():
+    config = bagel_7b_srum.get_config()
+    assert config.weights and config.generate.prompts and config.score.sam.weights
+    keys = ("weights", "generate.prompts", "score.sam.weights")
+    texts = [path.read_text() for path in (*SCRIPTS, LAUNCH / "README.md")]
+    command = r"--config \S*bagel_7b_srum\S*(?:.|\n)*?(?=\n\S|\n *[\w`]|\Z)"
+    found = [one for text in texts for one in re.findall(command, text)]
+    examples = [one for one in found if "--workdir" in one]
+    assert len(examples) == 8  # three scripts, and five on the page
+    for example in examples:
+        missing = [key for key in keys if f"--config.{key}=" not in example]
+        assert missing == [], example
 
 
 def test_the_page_names_what_there_is():
