@@ -13,6 +13,7 @@ in a batch does not change a result. Images may be paths, PIL images, drawings o
 
 import dataclasses
 import functools
+import operator
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -25,11 +26,13 @@ from etils import epath
 from PIL import Image
 
 from srum_jax.config import Config, MeshConfig
-from srum_jax.core import console, registry, sharding
-from srum_jax.core.errors import BadInput
+from srum_jax.core import console, files, places, registry, sharding
+from srum_jax.core.checked import plain
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
 from srum_jax.data import video as videos
+from srum_jax.data.prompts import Reader
 from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import (
@@ -71,8 +74,14 @@ class Drawing:
         return f"Drawing({height}x{width} pixels, {self.prompt!r}, seed={self.seed})"
 
     def save(self, path: epath.PathLike) -> None:
-        """Writes a PNG file."""
-        epath.Path(path).write_bytes(self._repr_png_())
+        """Writes a PNG file, whole or not at all.
+
+        Raises BadInput for a name of another format, OSError where it cannot be written.
+        """
+        path = places.place(path, "a drawing's file")
+        if path.suffix.lower() not in ("", ".png"):
+            raise BadInput(f"{path}: a drawing is saved as PNG; give its file such a name")
+        files.write_bytes(path, [self._repr_png_()])
 
     def _repr_png_(self) -> bytes:  # what notebooks show
         return pictures.encode_png(self.image)
@@ -118,6 +127,42 @@ def load(
     return Model(*loaded, told, mesh, precision, dtype, family)
 
 
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a model folder says without its weights: how it wants to be used, its sizes, its words.
+
+    digest: 16 hex digits of the folder's content and its base's, by `core.files.fingerprint`.
+    """
+
+    generation_config: GenerationConfig
+    cfg: BagelConfig
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    digest: str
+
+    def prompt_reader(self, think: bool) -> Reader:
+        """What it can draw of a prompt, with `think` of one that it thinks about before."""
+        told = self.generation_config
+        window = min(told.window, self.cfg.max_text)
+        if think:
+            system = _system(self.tokenizer, system_prompts.THINK_GENERATION)
+            window -= context.extent((system,))[0] + told.think_tokens + 1
+        return Reader(told.language, self.tokenizer, window)
+
+    def check_text(self, said: str) -> None:
+        """Raises ValueError naming a word of an instruction or a question that it lacks."""
+        self.tokenizer.encode(said)
+
+
+def describe(
+    model: epath.PathLike = Config.model, base: epath.PathLike | None = None, **options: Any
+) -> Description:
+    """What is known of a model before it is loaded; the arguments are those of `load`."""
+    told = generation_config.updated(generation_settings(model, base), options, where="options")
+    folders = [_folder(one) for one in (model, base) if one is not None]
+    cfg, tokenizer = families.find(*folders).describe(*folders)
+    return Description(told, cfg, tokenizer, files.model_fingerprint(*folders))
+
+
 def generation_settings(
     model: epath.PathLike = Config.model, base: epath.PathLike | None = None
 ) -> GenerationConfig:
@@ -128,7 +173,7 @@ def generation_settings(
 def _folder(model: epath.PathLike) -> epath.Path:
     if model in registry.WORLDS:
         return registry.base_folder(model)
-    folder = epath.Path(model).expanduser()
+    folder = places.place(model, "the model")
     if not folder.is_dir():
         raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
     return folder
@@ -241,10 +286,12 @@ class Model:
         model's settings say how. think: it first reasons in writing. temperature 0: the likeliest
         words. stop: "each" or "first" (see `generation.text_generator.decode`).
         """
-        if not 0 <= temperature < float("inf"):
-            raise BadInput(f"temperature must be a number from 0, got {temperature}")
+        temperature = plain(temperature)
+        if type(temperature) not in (int, float) or not 0 <= temperature < float("inf"):
+            raise BadInput(f"temperature must be a number from 0, got {quoted(temperature)}")
+        frames, seed = _whole(frames, "frames", 1), _whole(seed, "seed")
         each = (_texts(questions, "answer: a question"), _each(images, questions, "images"))
-        system = self._system(system_prompts.THINK_UNDERSTANDING) if think else None
+        system = _system(self.tokenizer, system_prompts.THINK_UNDERSTANDING) if think else None
         contexts = []
         for question, some, film in zip(*each, _each(video, questions, "video"), strict=True):
             items: list = [self._picture(_pixels(one)) for one in _several(some)]
@@ -255,8 +302,7 @@ class Model:
         if max_tokens is None:
             limits = self.generation_config
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
-        if max_tokens < 1:
-            raise BadInput(f"max_tokens must be at least 1, got {max_tokens}")
+        max_tokens = _whole(max_tokens, "max_tokens", 1)
         written = self._write(contexts, system, max_tokens, temperature, seed, stop)
         answers = [_answer(w, think) for w in written]
         return answers[0] if isinstance(questions, str) else answers
@@ -265,12 +311,13 @@ class Model:
         self, images: AnyImage | Sequence[AnyImage], *, max_tokens: int | None = None
     ) -> Answer | list[Answer]:
         """Describes one image, or each of a list."""
-        several = list(images) if isinstance(images, (list, tuple)) else [images]
+        listed = _listed(images)
+        several = [images] if listed is None else listed
         if any(one is None for one in several):
             raise BadInput("caption: give an image, or a list of images; got None")
         request = self.generation_config.caption
         answers = self.answer([request] * len(several), several, max_tokens=max_tokens)
-        return answers if isinstance(images, (list, tuple)) else answers[0]
+        return answers[0] if listed is None else answers
 
     def _running(self) -> dict[str, Any]:
         return dict(
@@ -310,14 +357,6 @@ class Model:
             items.append(self._picture(_pixels(pixels)))
         return items
 
-    def _system(self, words: str) -> Text:
-        try:
-            return self.tokenizer.text(words)
-        except ValueError as e:
-            raise BadInput(
-                f"this model cannot think: it lacks words of the request to ({e})"
-            ) from e
-
     def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
         before = () if system is None else (system,)
         seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
@@ -333,7 +372,7 @@ class Model:
     def _draw(self, requests: Sequence["_Request"], settings, think: bool) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
-            system = self._system(system_prompts.THINK_GENERATION)
+            system = _system(self.tokenizer, system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}
             written = self._write(contexts.values(), system, self.generation_config.think_tokens)
@@ -362,17 +401,36 @@ class _Request:
     seeds: Sequence[int]
 
 
+def _system(tokenizer: Tokenizer, words: str) -> Text:
+    try:
+        return tokenizer.text(words)
+    except ValueError as e:
+        raise BadInput(f"this model cannot think: it lacks words of the request to ({e})") from e
+
+
+def _listed(given: Any) -> list | None:
+    """What is given for several requests: a list, a tuple, an array of texts or of images, a column
+    of a table; None for anything else."""
+    if getattr(getattr(given, "dtype", None), "kind", "O") not in "OU":  # an array of pixels
+        return list(given) if given.ndim == 4 else None
+    several = plain(given)
+    return list(several) if isinstance(several, (list, tuple)) else None
+
+
 def _several(x) -> list:
     """A list as it is, one thing as a list of one, None as no thing."""
-    return list(x) if isinstance(x, (list, tuple)) else [] if x is None else [x]
+    listed = _listed(x)
+    return listed if listed is not None else [] if x is None else [x]
 
 
 def _texts(given: str | Sequence[str], what: str) -> list[str]:
     """A text or a list of texts as a list. Raises BadInput naming `what` for anything else."""
-    several = [given] if isinstance(given, str) else given
-    if not isinstance(several, (list, tuple)) or not all(isinstance(x, str) for x in several):
-        raise BadInput(f"{what} is a text, or give a list of texts; got {given!r}")
-    return list(several)
+    several = [given] if isinstance(given, str) else _listed(given)
+    if several is None or not all(isinstance(x, str) for x in several):
+        raise BadInput(f"{what} is a text, or give a list of texts; got {quoted(given)}")
+    if not all(map(str.strip, several)):
+        raise BadInput(f"{what} is empty")
+    return several
 
 
 def _each(given, requests, name: str) -> list:
@@ -381,22 +439,37 @@ def _each(given, requests, name: str) -> list:
         return [given]
     if given is None:
         return [None] * len(requests)
-    if not isinstance(given, (list, tuple)) or len(given) != len(requests):
+    several = _listed(given)
+    if several is None or len(several) != len(requests):
         raise BadInput(f"{name} must be a list as long as the {len(requests)} requests")
-    return list(given)
+    return several
+
+
+def _whole(value: Any, name: str, least: int | None = None) -> int:
+    """A whole number of Python, NumPy or JAX, not below `least`. Raises BadInput naming it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise BadInput(f"{name} must be a whole number, got {quoted(value)}") from None
+    if least is not None and number < least:
+        raise BadInput(f"{name} must be at least {least}, got {number}")
+    return number
 
 
 def _seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list[list[int]]:
     """n seeds a request."""
-    if n < 1:
-        raise BadInput(f"n must be at least 1, got {n}")
+    n, seed = _whole(n, "n", 1), _whole(seed, "seed")
     if seeds is None:
         return [
             [image_sampler.candidate_seed(seed, i, k) for k in range(n)] for i in range(requests)
         ]
-    if len(seeds) != requests * n or any(not 0 <= s < 2**32 for s in seeds):
+    seeds = plain(seeds)
+    if not isinstance(seeds, Sequence):
+        raise BadInput(f"seeds must be a list of numbers, got {quoted(seeds)}")
+    told = [_whole(one, "each of seeds") for one in seeds]
+    if len(told) != requests * n or any(not 0 <= one < 2**32 for one in told):
         raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
-    return [[int(s) for s in seeds[i * n : (i + 1) * n]] for i in range(requests)]
+    return [told[i * n : (i + 1) * n] for i in range(requests)]
 
 
 def _pixels(given: AnyImage) -> np.ndarray:

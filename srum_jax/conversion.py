@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import param_tree, places, sharding
 from srum_jax.models.bagel import hf, hf_folder, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -31,7 +31,7 @@ def convert(
     Raises ValueError (also as BadInput), FileNotFoundError or FileExistsError before anything is
     written.
     """
-    origin, folder = epath.Path(source), epath.Path(target)
+    origin, folder = places.place(source, "SOURCE"), places.place(target, "TARGET")
     if not origin.is_dir():
         raise FileNotFoundError(f"{origin}: no such folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -43,22 +43,26 @@ def convert(
     if layout and to == "orbax":
         raise ValueError("--layout is of Hugging Face files; it says nothing with --to orbax")
     read = _from_tree if is_tree else _from_hf
-    parts, cfg, params, vae_params, dtype = read(origin, base, dtype)
-    if to == "hf":
-        hf.save(
-            folder,
-            cfg,
-            params,
-            vae_params,
-            dtype,
-            layout=layout or "official",
-            source=parts,
-            notes=f"## How it was made\n\n- `python -m srum_jax.convert`, values as {dtype}",
-        )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        hf_folder.write_beside(folder, cfg, parts.beside())
-        checkpoint.save_params(folder / PARAMS, {"model": params, "vae": vae_params})
+    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is found early
+    try:
+        parts, cfg, params, vae_params, dtype = read(origin, base, dtype)
+        if to == "hf":
+            hf.save(
+                folder,
+                cfg,
+                params,
+                vae_params,
+                dtype,
+                layout=layout or "official",
+                source=parts,
+                notes=f"## How it was made\n\n- `python -m srum_jax.convert`, values as {dtype}",
+            )
+        else:
+            hf_folder.write_beside(folder, cfg, parts.beside())
+            checkpoint.save_params(folder / PARAMS, {"model": params, "vae": vae_params})
+    except BaseException:  # a full disk, Ctrl-C: a part of a model is not to be taken for one
+        folder.rmtree()
+        raise
     count = param_tree.count(bagel.specs(cfg)) + param_tree.count(vae.specs(cfg.vae))
     return f"{folder}: {count:,} parameters, the model's as {dtype}, in the form {to!r}"
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 
 from srum_jax.configs.base import ExportConfig
-from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.core.errors import exit_code
 
 # What the stage `export` writes too. jax is imported after the arguments: help comes at once.
 DTYPES, LAYOUTS = (
@@ -62,9 +62,11 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.convert") ->
 
     try:
         print(convert(**vars(options)))
-    except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:
+    except Exception as e:
+        if (code := exit_code(e)) is None:
+            raise
         print(f"error: {e}", file=sys.stderr)
-        return e.exit_code if isinstance(e, Stopped) else BadInput.exit_code
+        return code
     return 0
 
 

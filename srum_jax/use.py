@@ -5,20 +5,22 @@ Inputs are read before the model is.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
 from tqdm import tqdm
 
 from srum_jax.config import Config
-from srum_jax.core import console, registry
-from srum_jax.core.errors import BadInput, DoesNotFit, Stopped
+from srum_jax.core import console, files, places, registry
+from srum_jax.core.errors import BadInput, DoesNotFit, exit_code, quoted
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
@@ -33,9 +35,11 @@ examples (the default model is the small shapes base; --model DIR takes a BAGEL 
   %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
 
 Images that -o has already are not drawn again: after an interruption give the same command.
-Exit codes: 0 ok, 2 bad input, 3 not enough device memory.
+Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 130 stopped, 141 nobody reads the output.
 """
 RECORDS = "records.jsonl"
+CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell says of other programs too
+PATHS = ("model", "base", "images")  # of a record: where it lay, not what it was
 
 
 def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
@@ -129,25 +133,39 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.use") -> int
     options = parser(program).parse_args(argv[1:])
     flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
     console.log_to_stderr()
+    console.say_everything()
     try:
-        for result in _COMMANDS[options.command](options):
-            print(json.dumps(result) if options.json else _line(result), flush=True)
+        with contextlib.closing(_COMMANDS[options.command](options)) as results:
+            return _shown(results, as_json=options.json)
     except KeyboardInterrupt:
         return _failed("stopped; what was drawn is kept", 130)
+    except BrokenPipeError:  # who reads our results has gone, as `head` does
+        return CLOSED_PIPE
     except Exception as e:
         if options.debug:
             logging.exception("traceback")
-        bad = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-        more = "" if options.debug else "\n(--debug shows where)"
-        if isinstance(e, Stopped):
-            return _failed(f"{e}{more}", e.exit_code)
-        if isinstance(e, (*bad, PermissionError)):
-            return _failed(f"{e}{more}", BadInput.exit_code)
+        more = "" if options.debug else " (--debug shows where)"
+        if (code := exit_code(e)) is not None:
+            return _failed(f"{e}{more}", code)
         if "RESOURCE_EXHAUSTED" in str(e):  # what jax raises has no type of its own
             how = "a smaller --batch, --size or --window, or --precision int8"
             return _failed(f"the device's memory is full: try {how}{more}", DoesNotFit.exit_code)
         raise
-    return 0
+
+
+def _shown(results: Iterable[dict[str, Any]], *, as_json: bool) -> int:
+    """Prints results as they come and returns the exit code: BadInput's where one has an error."""
+    code = 0
+    for result in results:
+        if "error" in result:
+            code = _failed(result["error"], BadInput.exit_code)
+            continue
+        try:
+            print(json.dumps(result) if as_json else _line(result), flush=True)
+        except OSError:
+            console.close_stdout()
+            raise
+    return code
 
 
 def _failed(message: str, code: int) -> int:
@@ -173,11 +191,12 @@ def _load(options: argparse.Namespace):
     return api.load(options.model, precision=options.precision, base=options.base, **window)
 
 
-def _settings(options: argparse.Namespace):
-    """The model's own settings: what it cannot read is refused before it is loaded."""
+def _described(options: argparse.Namespace):
+    """The model without its weights: what it cannot read is refused before they are loaded."""
     from srum_jax import api
 
-    return api.generation_settings(options.model, options.base)
+    window = {} if options.window is None else {"window": options.window}
+    return api.describe(options.model, options.base, **window)
 
 
 def _sample(options: argparse.Namespace) -> dict[str, Any]:
@@ -190,21 +209,21 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import prompts
     from srum_jax.generation.image_sampler import candidate_seed
 
-    settings = _settings(options)
+    folder, about = _out(options), _described(options)
+    reader = about.prompt_reader(options.think)
     if options.prompts:
-        found = prompts.load(options.prompts, language=settings.language)
+        found = prompts.load(options.prompts, reader=reader)
     else:
-        text = settings.prompt(options.prompt)
+        text = about.generation_config.prompt(options.prompt)
         found = (prompts.Prompt(0, text, prompts.NO_CATEGORY, "--prompt"),)
-    bagel = _load(options)
-    prompts.check(found, bagel.tokenizer)
+    prompts.check(found, reader)
     jobs = [
         {"id": p.id, "k": k, "prompt": p.text, "seed": candidate_seed(options.seed, p.id, k)}
         for p in found
         for k in range(options.n)
     ]
 
-    def draw(part, sample):
+    def draw(bagel, part, sample):
         return bagel.generate(
             [job["prompt"] for job in part],
             seeds=[job["seed"] for job in part],
@@ -212,15 +231,16 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             **sample,
         )
 
-    yield from _drawn(options, bagel, bagel.generation_config.generate, jobs, draw)
+    yield from _drawn(options, folder, about, jobs, draw)
 
 
 def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import images
     from srum_jax.generation.image_sampler import candidate_seed
 
+    folder, about = _out(options), _described(options)
     shown = [images.load(path) for path in options.image]
-    _settings(options).instruction(options.instruction)
+    about.check_text(about.generation_config.instruction(options.instruction))
     jobs = [
         {
             "id": 0,
@@ -228,15 +248,15 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "prompt": options.instruction,
             "seed": candidate_seed(options.seed, 0, k),
             "images": options.image,
+            "pixels": [images.digest(one) for one in shown],
         }
         for k in range(options.n)
     ]
     for path in options.image:
-        if any(_same(path, os.path.join(options.out, _name(job))) for job in jobs):
+        if any(_same(path, folder / _name(job)) for job in jobs):
             raise BadInput(f"{path} would be drawn over; name another folder with -o")
-    bagel = _load(options)
 
-    def draw(part, sample):
+    def draw(bagel, part, sample):
         return bagel.edit(
             shown,
             options.instruction,
@@ -246,38 +266,71 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             **sample,
         )
 
-    yield from _drawn(options, bagel, bagel.generation_config.edit, jobs, draw)
+    yield from _drawn(options, folder, about, jobs, draw)
 
 
-def _same(path: str, other: str) -> bool:
-    return os.path.exists(other) and os.path.samefile(path, other)
+def _same(path: str, other: pathlib.Path) -> bool:
+    return other.exists() and other.samefile(path)
 
 
-Draw = Callable[[Sequence[dict], dict], Sequence]
-
-
-def _drawn(options, bagel, settings, jobs: Sequence[dict], draw: Draw) -> Iterator[dict[str, Any]]:
-    """Draws what the records do not have yet, batch by batch, each kept before the next."""
-    from srum_jax.generation import generation_config
-
-    folder = pathlib.Path(options.out)
+def _out(options: argparse.Namespace) -> pathlib.Path:
+    """The folder of -o. Raises BadInput for what is or can be none."""
+    folder = pathlib.Path(os.fspath(places.place(options.out, "-o")))
+    if files.is_remote(options.out):
+        raise BadInput(f"-o {options.out} is in a bucket; name a folder on this machine")
+    if folder.is_symlink() and not folder.exists():
+        raise BadInput(f"-o {folder} is a link to {os.readlink(folder)}, which is not there")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"-o {folder} is a file; name a folder")
+    return folder
+
+
+Draw = Callable[[Any, Sequence[dict], dict], Sequence]  # (model, jobs, settings) -> drawings
+
+
+def _drawn(
+    options: argparse.Namespace, folder: pathlib.Path, about, jobs: Sequence[dict], draw: Draw
+) -> Iterator[dict[str, Any]]:
+    """Draws what the records of `folder` do not have yet, batch by batch, each kept before the
+    next. Raises BadInput where another process does the same there."""
+    from srum_jax.core import lock
+    from srum_jax.generation import generation_config
+
     sample = _sample(options)
+    settings = getattr(about.generation_config, options.command)
     settings = dataclasses.asdict(
         generation_config.changed(settings, sample, where=options.command)
     )
     batch = settings.pop("batch")  # alone in changing nothing
     if options.command == "edit":
         del settings["size"]
-    how = {
-        "model": options.model,
-        "base": options.base,
-        "precision": bagel.precision,
-        "think": options.think,
-        "settings": settings,
-    }
-    wanted = json.loads(json.dumps([job | how for job in jobs]))  # as records are read
+    with lock.held(folder):
+        bagel = _load(options)
+        how = {
+            "model": options.model,
+            "base": options.base,
+            "weights": about.digest,
+            "precision": bagel.precision,
+            "think": options.think,
+            "settings": settings,
+        }
+        yield from _kept(
+            folder,
+            [job | how for job in jobs],
+            batch,
+            lambda part: draw(bagel, part, sample),
+        )
+
+
+def _kept(
+    folder: pathlib.Path,
+    jobs: Sequence[dict[str, Any]],
+    batch: int,
+    draw: Callable[[Sequence[dict]], Sequence],
+) -> Iterator[dict[str, Any]]:
+    """Records of `jobs` in `folder`: those that are there, then what `draw` draws of the others,
+    `batch` at a time."""
+    wanted = json.loads(json.dumps(jobs))  # as records are read
     done = _done(folder / RECORDS, wanted)
     for job in wanted:
         if _key(job) in done:
@@ -285,19 +338,30 @@ def _drawn(options, bagel, settings, jobs: Sequence[dict], draw: Draw) -> Iterat
     left = [job for job in wanted if _key(job) not in done]
     if len(left) < len(wanted):
         logging.info("%d images are there already", len(wanted) - len(left))
-    folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(left), unit="image", disable=len(left) <= batch, file=sys.stderr) as bar:
         for first in range(0, len(left), batch):
             part = left[first : first + batch]
-            for job, drawing in zip(part, draw(part, sample), strict=True):
+            for job, drawing in zip(part, draw(part), strict=True):
                 drawing.save(folder / _name(job))
                 record = job | {"file": _name(job), "size": list(drawing.image.shape[:2])}
                 if drawing.thought:
                     record["thought"] = drawing.thought
-                with (folder / RECORDS).open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                _append(folder / RECORDS, json.dumps(record) + "\n")
                 yield record | {"file": str(folder / _name(job))}
                 bar.update()
+
+
+def _append(path: pathlib.Path, line: str) -> None:
+    """Adds a whole line or, where there is no room for it, nothing."""
+    data = line.encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(data) < len(data):  # the disk became full on the way
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e:
+            file.truncate(before)
+            raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def _name(record: dict[str, Any]) -> str:
@@ -323,10 +387,10 @@ def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, A
         except (ValueError, KeyError, TypeError) as e:
             raise BadInput(f"{path}, line {number}: not a record of an image ({e!r})") from e
         for name, value in by_key.get(key, {}).items():
-            if record.get(name) != value:
+            if name not in PATHS and record.get(name) != value:
                 raise BadInput(
                     f"{path}, line {number}: image {key[0]}-{key[1]} was drawn with {name} = "
-                    f"{record.get(name)!r}, not {value!r}; name another folder with -o"
+                    f"{quoted(record.get(name))}, not {quoted(value)}; name another folder with -o"
                 )
         if ours and (path.parent / _name(record)).is_file():
             found[key] = record
@@ -340,7 +404,8 @@ def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     shown = [images.load(path) for path in options.image]
     film = None if options.video is None else video.frames(options.video, options.frames)
-    _settings(options).question(options.question, bool(shown or film))
+    about = _described(options)
+    about.check_text(about.generation_config.question(options.question, bool(shown or film)))
     answer = _load(options).answer(
         options.question,
         shown,
@@ -350,21 +415,32 @@ def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         temperature=options.temperature,
         seed=options.seed,
     )
-    about = {"images": options.image} | ({"video": options.video} if film else {})
-    yield {"question": options.question, **about, **dataclasses.asdict(answer)}
+    told = {"images": options.image} | ({"video": options.video} if film else {})
+    yield {"question": options.question, **told, **dataclasses.asdict(answer)}
 
 
 def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A record of each picture, or {"error"} of one that cannot be read: the others are."""
+    from srum_jax.data import images
+
     for path in options.image:
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"{path}: no such picture file")
-    bagel = _load(options)
-    batch = bagel.generation_config.batch
+            images.load(path)  # raises, saying why
+    bagel = None
+    batch = _described(options).generation_config.batch
     for first in range(0, len(options.image), batch):
+        found: dict[int, Any] = {}
         part = options.image[first : first + batch]
-        answers = bagel.caption(part, max_tokens=options.max_tokens)
-        for path, answer in zip(part, answers, strict=True):
-            yield {"image": path, **dataclasses.asdict(answer)}
+        for place, path in enumerate(part):
+            try:
+                found[place] = images.load(path)
+            except ValueError as e:
+                yield {"error": str(e)}
+        if found:
+            bagel = bagel or _load(options)
+            answers = bagel.caption(list(found.values()), max_tokens=options.max_tokens)
+            for place, answer in zip(found, answers, strict=True):
+                yield {"image": part[place], **dataclasses.asdict(answer)}
 
 
 _COMMANDS = {"generate": _generate, "answer": _answer, "caption": _caption, "edit": _edit}

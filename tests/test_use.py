@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 import test_api
 from PIL import Image
+from safetensors import numpy
 
 from srum_jax import api, use
-from srum_jax.core import console
+from srum_jax.core import console, lock
 from srum_jax.data import images
 from srum_jax.worlds.shapes import examples
 
@@ -242,6 +245,19 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         ([*DRAW, "--prompts", "."], "Is a directory"),
         ([*DRAW, "--prompts", "p.jsonl"], "p.jsonl, line 2: not JSON"),
         ([*DRAW, "--prompts", "brown.txt"], "brown.txt, line 2: text 'a brown square': the word"),
+        ([*DRAW, "--prompts", "long.txt"], "long.txt, line 2: text"),
+        ([*DRAW, "--prompts", "https://a/p.txt"], "'https://a/p.txt' is an address, no path"),
+        ([*DRAW, "--prompt", PROMPT, "--model", "hf://a/b"], "is an address, no path; fetch it"),
+        (["generate", "-o", "", "--prompt", PROMPT], "-o: an empty path"),
+        (["generate", "-o", "gone", "--prompt", PROMPT], "-o gone is a link to /nowhere/scratch"),
+        (["generate", "-o", "gs://a/b", "--prompt", PROMPT], "name a folder on this machine"),
+        (["generate", "-o", "a" * 300, "--prompt", PROMPT], "File name too long"),
+        (["generate", "-o", "a.png/x", "--prompt", PROMPT], "Not a directory: 'a.png/x'"),
+        (["generate", "-o", "/proc/x", "--prompt", PROMPT], "No such file or directory"),
+        ([*ASK, "--image", "https://example.org/a.png"], "is an address, no path; fetch it"),
+        ([*ASK, "--video", "https://example.org/a.mp4"], "is an address, no path; fetch it"),
+        (["caption", "https://example.org/a.png"], "is an address, no path; fetch it"),
+        ([*EDIT, "--image", "a.png", "-o", ""], "-o: an empty path"),
         ([*ASK, "--image", "nowhere.png"], "nowhere.png: no such picture file"),
         ([*ASK, "--image", "cut.png"], "cut.png: not a readable image"),
         ([*ASK, "--image", "."], ". is a folder: name one picture in it"),
@@ -267,15 +283,18 @@ def test_bad_input(run, tmp_path, picture, arguments, message):
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "p.jsonl").write_text('{"prompt": "a red circle"}\nno json\n')
     (tmp_path / "brown.txt").write_text("a red circle\na brown square\n")
+    (tmp_path / "long.txt").write_text("a red circle\n" + "a red circle and " * 80 + "a\n")
+    (tmp_path / "gone").symlink_to("/nowhere/scratch")
     code, out, err = run(*arguments)
     assert (code, out) == (2, []), err
-    assert message in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err and err.count("error: ") < 2
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        ([*DRAW, "--prompts", "long.txt"], "long.txt, line 2: 'a red circle , a red circle"),
         ([*DRAW, "--prompt", "a red star"], "the word 'star' has no meaning"),
         ([*DRAW, "--prompts", "prompts.txt"], "prompts.txt, line 2: 'five red circles'"),
         (["answer", "--question", "Is there a red circle?"], "this model answers about pictures"),
@@ -289,10 +308,94 @@ def test_what_a_model_has_no_words_for_is_refused_before_it_is_loaded(
     run, arguments, message, tmp_path, monkeypatch
 ):
     monkeypatch.delattr(api, "load")
+    long = "a red circle , " * 500 + "a red circle"
+    (tmp_path / "long.txt").write_text(f"a red circle\n{long}\n")
     (tmp_path / "prompts.txt").write_text("Draw two red circles\nfive red circles\n")
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     code, out, err = run(*arguments, "--model", "shapes")
     assert (code, out) == (2, []) and message in err
+
+
+def test_what_one_picture_lacks_the_others_do_not(run, picture, tmp_path, monkeypatch):
+    whole = (tmp_path / picture).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:40])
+    (tmp_path / "b.png").write_bytes(whole)
+    code, out, err = run("caption", picture, "cut.png", "b.png", "--json")
+    assert code == 2 and [json.loads(line)["image"] for line in out] == ["a.png", "b.png"]
+    assert err.count("error: ") == 1 and "error: cut.png: not a readable image" in err
+    assert run("caption", picture, "b.png", "--json")[:2] == (0, out)
+    monkeypatch.delattr(api, "load")  # nothing is left to look at
+    assert run("caption", "cut.png")[0] == 2
+
+
+def test_drawings_belong_to_the_picture_and_the_weights_not_to_their_path(
+    run, folder, tmp_path, picture
+):
+    edit = ["--instruction", PROMPT, "-o", "out"]
+    code, out, _ = run("edit", "--image", picture, *edit)
+    assert code == 0
+    assert run("edit", "--image", f"./{picture}", *edit)[:2] == (0, out)
+    (tmp_path / picture).write_bytes(images.encode_png(test_api.image(2)))
+    code, _, err = run("edit", "--image", picture, *edit)
+    assert code == 2 and "was drawn with pixels = " in err and "name another folder" in err
+    shutil.copytree(folder, tmp_path / "mine")
+    draw = ["--prompt", PROMPT, "-o", "drawn", "--model"]
+    code, out, _ = run("generate", *draw, "mine")
+    assert code == 0 and run("generate", *draw, "./mine")[:2] == (0, out)
+    weights = numpy.load_file(tmp_path / "mine/ema.safetensors")
+    numpy.save_file({k: v / 2 for k, v in weights.items()}, tmp_path / "mine/ema.safetensors")
+    code, _, err = run("generate", *draw, "mine")
+    assert code == 2 and "was drawn with weights = " in err
+
+
+def test_one_command_a_folder(run, tmp_path, monkeypatch):
+    monkeypatch.delattr(api, "load")
+    with lock.held(tmp_path / "out"):
+        code, out, err = run(*DRAW, "--prompt", PROMPT)
+    assert (code, out) == (2, []) and "out is in use by process" in err
+
+
+def test_a_full_disk_leaves_what_is_whole(run, tmp_path):
+    """The system's own limit of a file's size stands for the disk; Python ignores its signal."""
+    draw = [*DRAW, "--prompt", PROMPT, "--n", 40, "--batch", 4]
+    assert run(*draw[:-4], "--n", 1)[0] == 0
+    size = (tmp_path / "out" / "records.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6 * size + size // 2, before[1]))
+        code, out, err = run(*draw)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2 and len(out) == 6, err
+    assert err.count("error: ") == 1 and "out/records.jsonl" in err and "Traceback" not in err
+    assert len(lines(tmp_path / "out" / "records.jsonl")) == 6
+    assert run(*draw[:-4], "--n", 8, "--batch", 4)[0] == 0
+
+
+@pytest.mark.parametrize("stdout, code", [("ascii", 0), ("full", 2), ("closed", 141)])
+def test_what_stdout_cannot_say(tmp_path, stdout, code):
+    """In a process of its own: stdout is the system's."""
+    program = (
+        "import sys; from srum_jax import use\n"
+        "use._COMMANDS['caption'] = lambda _: (x for x in [{'image': 'ä.png', 'text': 'ein Hügel',"
+        " 'thought': '', 'finished': True}] * 3)\n"
+        "sys.exit(use.main(['use', 'caption', 'ä.png']))"
+    )
+    reads, writes = os.pipe()
+    if stdout == "closed":
+        os.close(reads)
+    if stdout == "full":
+        writes = os.open("/dev/full", os.O_WRONLY)
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, stdout=writes, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writes)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    if stdout == "ascii":
+        assert os.read(reads, 999) == b"\\xe4.png: ein H\\xfcgel\n" * 3 and not done.stderr
+    else:
+        assert done.stderr.count("\n") == (stdout == "full")
 
 
 def test_debug_shows_where(run):

@@ -1,5 +1,6 @@
 """What is set up around all work: logs on stderr, compiled programs that are kept."""
 
+import contextlib
 import logging as std_logging
 import os
 import pathlib
@@ -33,3 +34,15 @@ def cache_compiled_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", os.path.join(base, "srum_jax", "compiled"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def say_everything() -> None:
+    """What the terminal has no letters for is printed by its numbers, instead of an error."""
+    if hasattr(sys.stdout, "reconfigure"):  # the tests' is none of the system's
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def close_stdout() -> None:
+    """Nobody takes what is printed: what is left of it goes nowhere, at the end too."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

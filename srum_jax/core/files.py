@@ -264,3 +264,9 @@ def remembered_fingerprint(
     found = fingerprint(sampled, whole)
     write_json(kept, {"stamp": stamp.hexdigest(), "fingerprint": found})
     return found
+
+
+def model_fingerprint(*folders: epath.PathLike) -> str:
+    """`fingerprint` of the weights and JSON files of model folders."""
+    paths = (path for folder in folders for path in sorted(epath.Path(folder).iterdir(), key=str))
+    return fingerprint(path for path in paths if path.suffix in (".safetensors", ".json"))

@@ -6,6 +6,7 @@ the tower's square table.
 """
 
 import contextlib
+import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from srum_jax.core import places
 from srum_jax.core.errors import quoted
 from srum_jax.core.files import mistaken
 from srum_jax.core.patches import patchify, position_ids
@@ -39,13 +41,19 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def digest(image: np.ndarray) -> str:
+    """16 hex digits of the pixels of uint8 [H,W,3]."""
+    shape = "x".join(map(str, image.shape)).encode()
+    return hashlib.sha256(shape + b" " + image.tobytes()).hexdigest()[:16]
+
+
 def load(path: epath.PathLike, *, released: bool = False) -> np.ndarray:
     """A picture file -> uint8 [H,W,3], by `decode`.
 
     Raises FileNotFoundError if there is none, ValueError for a folder, for more than
     MAX_FILE_BYTES and for what `decode` refuses.
     """
-    path = epath.Path(path)
+    path = places.place(path, "a picture")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: name one picture in it")
     if not path.is_file():

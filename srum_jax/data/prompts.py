@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
-from etils import epath
 
 from srum_jax.config import hash_json
-from srum_jax.core import registry
+from srum_jax.core import places, registry
+from srum_jax.core.errors import quoted
 from srum_jax.data import languages, records, tfds_texts
 from srum_jax.data.records import FileRecord, Reject
 from srum_jax.data.tokenizer import Tokenizer
@@ -41,6 +41,32 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reader:
+    """What a model can read: prompts in a language of `data/languages.py` ("": any), in words that
+    `tokenizer` has (None: any), of up to `window` tokens with the marks around them (0: any)."""
+
+    language: str = ""
+    tokenizer: Tokenizer | None = None
+    window: int = 0
+
+    def read(self, text: str) -> str:
+        """`text` as the model reads it. Raises ValueError naming the word or the length."""
+        said = languages.normalise(self.language, text, "prompt")
+        self.check(said)
+        return said
+
+    def check(self, said: str) -> None:
+        """Raises ValueError for what is in the language and has other words, or too many."""
+        if self.tokenizer is None:
+            return
+        tokens = len(self.tokenizer.encode(said)) + 2
+        if self.window and tokens > self.window:
+            raise ValueError(
+                f"text {quoted(said)} takes {tokens} tokens; the context window is {self.window}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class LoadedPrompts:
     """Prompts, the records that are none, and the prompts left out because they were there before.
 
@@ -58,10 +84,10 @@ def load(
     first: int = 0,
     *,
     limit: float = 0.0,
-    language: str = "",
+    reader: Reader = Reader(),
 ) -> tuple[Prompt, ...]:
     """The prompts of `read`."""
-    return read(source, count, first, limit=limit, language=language).prompts
+    return read(source, count, first, limit=limit, reader=reader).prompts
 
 
 def read(
@@ -70,7 +96,7 @@ def read(
     first: int = 0,
     *,
     limit: float = 0.0,
-    language: str = "",
+    reader: Reader = Reader(),
 ) -> LoadedPrompts:
     """`count` different prompts of a source, without a count all.
 
@@ -78,9 +104,9 @@ def read(
     From place `first` of the list on, which begins again where it ends. An id that a record does
     not give is its place in the source, from 0. A text that was there before is left out; a source
     with fewer prompts gives all it has; both are logged.
-    limit: of faulty records, as in `records.check_limit`. language: into whose words the texts of
-    files and data sets are put (`data/languages.py`); what has none there is faulty. Raises
-    FileNotFoundError, or ValueError listing the faulty records.
+    limit: of faulty records, as in `records.check_limit`. reader: as whom the texts of files and
+    data sets are read; what it cannot read is faulty. Raises FileNotFoundError, or ValueError
+    listing the faulty records.
     """
     world, colon, split = source.partition(":")
     if colon and world in registry.WORLDS:
@@ -90,8 +116,8 @@ def read(
         )
     else:
         in_file = not source.startswith(tfds_texts.PREFIX)
-        rows = _file(epath.Path(source)) if in_file else tfds_texts.read(source)
-        found = _collect(source, rows, limit, language)
+        rows = _file(source) if in_file else tfds_texts.read(source)
+        found = _collect(source, rows, limit, reader)
         if count is not None and len(found.prompts) < count:
             logging.info("%s: %d prompts, %d were asked for", source, len(found.prompts), count)
     start = first % len(found.prompts)
@@ -104,12 +130,12 @@ def digest(prompts: Sequence[Prompt]) -> str:
     return hash_json([[p.id, p.text, p.category] for p in prompts])
 
 
-def check(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> None:
-    """Raises ValueError naming the file and line of the prompts with words the model lacks."""
+def check(prompts: Sequence[Prompt], reader: Reader) -> None:
+    """Raises ValueError naming the file and line of the prompts that the model cannot read."""
     faults = []
     for prompt in prompts:
         try:
-            tokenizer.encode(prompt.text)
+            reader.check(prompt.text)
         except ValueError as e:
             faults.append(f"{prompt.where}: {e}")
     records.refuse(faults, "the model cannot read these prompts")
@@ -135,7 +161,8 @@ def leaks(a: Iterable[Prompt], b: Iterable[Prompt]) -> tuple[tuple[Prompt, Promp
 # ---------------------------------------------------------------------------------------- sources
 
 
-def _file(path: epath.Path) -> Iterator[FileRecord]:
+def _file(source: str) -> Iterator[FileRecord]:
+    path = places.place(source, "prompts")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such prompts file")
     for record in records.read(path):
@@ -152,9 +179,7 @@ def _numbered(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _collect(
-    name: str, rows: Iterable[FileRecord], limit: float, language: str = ""
-) -> LoadedPrompts:
+def _collect(name: str, rows: Iterable[FileRecord], limit: float, reader: Reader) -> LoadedPrompts:
     """The different prompts of `rows`, in their order."""
     found: dict[str, Prompt] = {}
     ids: dict[int, int] = {}
@@ -163,8 +188,7 @@ def _collect(
         total += 1
         try:
             prompt = _prompt(record.value, place, f"{name}, line {record.line}")
-            text = languages.normalise(language, prompt.text, "prompt")
-            prompt = dataclasses.replace(prompt, text=text)
+            prompt = dataclasses.replace(prompt, text=reader.read(prompt.text))
             if prompt.text in found:
                 repeated.append(prompt)
                 continue

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from srum_jax.core import places
 from srum_jax.data import images
 
 # What PyAV may read: single files. Play lists and the like could name other files or hosts.
@@ -41,7 +42,7 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     truncated clip, one past the limits above, and for a format that needs PyAV where that is not
     installed.
     """
-    path = epath.Path(path)
+    path = places.place(path, "a clip")
     if count < 1:
         raise ValueError(f"{path}: {count} frames asked for; ask for 1 or more")
     if path.is_dir():

@@ -19,12 +19,34 @@ from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
-__all__ = ["AnswerScorer", "ImageEncoder", "ImageSampler", "TextGenerator", "load", "recognises"]
+__all__ = [
+    "AnswerScorer",
+    "ImageEncoder",
+    "ImageSampler",
+    "TextGenerator",
+    "describe",
+    "load",
+    "recognises",
+]
 
 
 def recognises(folder: epath.PathLike) -> bool:
     """Whether the folder has the JSON file of a BAGEL's language model."""
     return (epath.Path(folder) / "llm_config.json").exists()
+
+
+def describe(
+    folder: epath.PathLike, base: epath.PathLike | None = None
+) -> tuple[BagelConfig, Tokenizer]:
+    """(sizes, tokenizer) of a folder; its weights are not read.
+
+    Raises FileNotFoundError or ValueError naming the file or the field.
+    """
+    parts = hf.locate(folder, base)
+    cfg = model_config.from_folder(parts.sizes)
+    tokenizer = Tokenizer.from_folder(parts.words)
+    tokenizer.check(cfg.layout, str(parts.sizes))
+    return cfg, tokenizer
 
 
 def load(
@@ -41,10 +63,7 @@ def load(
     Parameters lie on the mesh; `want` and `base` as in `hf.load`; int8_weights: the large matrices
     are quantized. Raises FileNotFoundError or ValueError naming the file, the tensor or the field.
     """
-    parts = hf.locate(folder, base)
-    cfg = model_config.from_folder(parts.sizes)
-    tokenizer = Tokenizer.from_folder(parts.words)
-    tokenizer.check(cfg.layout, str(parts.sizes))
+    cfg, tokenizer = describe(folder, base)
     specs = bagel.specs(cfg)
     params, vae_params = hf.load(
         folder,

@@ -13,6 +13,7 @@ from etils import epath
 from srum_jax import config
 from srum_jax.config import SampleConfig
 from srum_jax.core import registry
+from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import languages
 from srum_jax.models.bagel import hf_folder
@@ -117,6 +118,7 @@ def updated(
     kinds = {f.name: f.type for f in dataclasses.fields(GenerationConfig)}
     found = {}
     for key, value in values.items():
+        value = plain(value)
         if key not in kinds:
             raise BadInput(f'{where}: unknown key "{key}": {config.suggest(key, kinds)}')
         if kinds[key] is SampleConfig:

@@ -8,8 +8,8 @@ Owns the grammar of a written answer. What it asks for is, for each region,
 
 and for a whole image the last two lines alone. Read as well: other marks around ids, labels and
 numbers (`**Score:** 0.5`, `### Region ID: 3`, `Region 3 (the horse): [0.5]`), a score on the line
-of its region or after its reason, and, where a single score is asked for, an answer that names no
-region or is nothing but a number.
+of its region or after its reason, JSON objects with the keys "score" and "region", fenced or not,
+and, where a single score is asked for, an answer that names no region or is nothing but a number.
 
 A number is a plain decimal: `0.5`, `.5`, `+0.5`, `-0.5` (also with the minus sign, the hyphens and
 the en dash of Unicode), `1.`, and with a decimal comma where it cannot mark thousands (`0,5`,
@@ -18,12 +18,13 @@ the en dash of Unicode), `1.`, and with a decimal comma where it cannot mark tho
 (`Score - 0.5`), a comment behind the number. A whole number over 1 such as `95` is out of range.
 
 Every statement about a score counts: a region is scored if all that are made about it can be read
-and agree. A line that looks like the start of something else (another heading, a number, a region
-that is not clearly named) ends a region, and what follows it belongs to nobody. Thinking in
-`<think>` tags comes first, if at all, and is no part of the answer.
+and agree; that it cannot be judged, outside of a reason, is a statement that cannot be read. A line that looks like the start of something else (another heading, a number, a region
+that is not clearly named) ends a region, and what follows it belongs to nobody. Thinking in tags
+(`<think>`, `<reasoning>`, `[THINK]`) comes first, if at all, and is no part of the answer.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -36,7 +37,7 @@ CONTRADICTORY = "contradictory"  # different scores for one thing
 UNFINISHED = "unfinished"  # thinking or answer did not end
 STATUSES = (OK, UNPARSED, MISSING, OUT_OF_RANGE, CONTRADICTORY, UNFINISHED)
 
-VERSION = "1"  # of these rules: scores read by others are not comparable
+VERSION = "2"  # of these rules: scores read by others are not comparable
 WHOLE = -1  # stands for the image among the ids asked for; regions count from 1
 
 _NOBODY = -2  # whose statements are dropped
@@ -67,7 +68,16 @@ _HEADING = re.compile(  # a region named otherwise, a line led by a number, "Obj
     r"[\W_]*(?:region|\d|[^\W\d_]+[\W_]*\d+[^\w:]*(?::|$))", re.IGNORECASE
 )
 _NUMBER_IN_NAME = re.compile(r"\.\d|score", re.IGNORECASE)  # "(0.9)", but not "(3, 3, 13, 13)"
-_THINK = re.compile(r"<\s*(?P<end>/\s*)?think(?:ing)?\b[^<>]*>?", re.IGNORECASE)
+_TAG = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)\b"
+_THINK = re.compile(
+    rf"<\s*(?P<end>/\s*)?{_TAG}[^<>]*>?|\[\s*(?P<close>/\s*)?{_TAG}\s*\]", re.IGNORECASE
+)
+_FENCED = re.compile(r"\s*```[a-z]*\s*(?P<inside>.*?)\s*```\s*", re.IGNORECASE | re.DOTALL)
+_UNABLE = re.compile(
+    r"\b(?:can\s?not|can['’]t|could not|couldn['’]t|unable to|not able to|refuse to)\s+"
+    r"(?:\w+\s+)?(?:judge|score|rate|assess|evaluate|determine)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +103,7 @@ def parse(text: str, ids: Sequence[int], *, finished: bool = True) -> ParsedScor
     if alone:  # a whole number might be the region's
         clear = ids[0] == WHOLE or not alone["digits"].rstrip(".").isdecimal()
         return ParsedScores({ids[0]: _agreed([_value(alone) if clear else None])})
-    stated = _statements(answer)
+    stated = _from_json(answer) or _statements(answer)
     named = stated.keys() - {WHOLE, _NOBODY}
     if len(ids) == 1 and not named and stated[WHOLE]:  # what else could it be about?
         stated[ids[0]] = stated[WHOLE]
@@ -112,7 +122,7 @@ def _after_thinking(text: str) -> tuple[str, str]:
     mixed = False
     for tag in _THINK.finditer(text):
         stated = depth == 0 and bool(text[start : tag.start()].strip())
-        if tag["end"]:
+        if tag["end"] or tag["close"]:
             mixed |= stated and start > 0
             depth, start = max(0, depth - 1), tag.end()
         else:
@@ -121,6 +131,32 @@ def _after_thinking(text: str) -> tuple[str, str]:
     if depth:
         return "", UNFINISHED
     return ("", UNPARSED) if mixed else (text[start:], OK)
+
+
+def _from_json(answer: str) -> dict[int, list[Decimal | None]] | None:
+    """`_statements` of an answer that is JSON alone: an object, or a list of them; else None."""
+    fenced = _FENCED.fullmatch(answer)
+    text = (fenced["inside"] if fenced else answer).strip()
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        # Pairs in place of objects: a key that stands twice is stated twice.
+        found = json.loads(text, object_pairs_hook=tuple, parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        return None
+    entries = [found] if isinstance(found, tuple) else found
+    if not (isinstance(entries, list) and entries and all(isinstance(e, tuple) for e in entries)):
+        return None
+    stated: dict[int, list[Decimal | None]] = {WHOLE: [], _NOBODY: []}
+    for entry in entries:
+        named = [v for k, v in entry if k.casefold() in ("region", "id")]
+        scores = [v for k, v in entry if k.casefold() == "score"]
+        about = WHOLE if not named else _NOBODY
+        if len(named) == 1 and isinstance(named[0], str) and re.fullmatch("[0-9]{1,6}", named[0]):
+            about = int(named[0])
+        read = [_NUMBER.fullmatch(one) if isinstance(one, str) else None for one in scores]
+        stated.setdefault(about, []).extend(one and _value(one) for one in read)
+    return stated
 
 
 def _statements(answer: str) -> dict[int, list[Decimal | None]]:
@@ -140,6 +176,8 @@ def _statements(answer: str) -> dict[int, list[Decimal | None]]:
             stated[about] += _beside_region(line[region.end() :])
         elif _SCORE.match(line) or _REASON.match(line) or not _breaks(line, place):
             stated[about] += _on_line(line)
+            if _UNABLE.search(line) and not _REASON.match(line):
+                stated[about].append(None)
         else:
             if _NUMBER.fullmatch(line):
                 stated[about].append(None)

@@ -20,7 +20,6 @@ from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import shards
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Suite, Verifier
 from srum_jax.rewards import question_templates
 from srum_jax.stages import judges, loading, preflight, replies, verified
@@ -61,13 +60,13 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """
     weights = loading.source(cfg, work)
     suites = named(cfg, loading.language(weights))
-    words = Tokenizer.from_folder(weights.words)
+    reader = loading.prompt_reader(weights)
     inputs = {
         "model": loading.fingerprint(*weights.folders),
         "protocol": question_templates.protocol_hash(),
     }
     for suite in suites:
-        prompt_lists.check(suite.prompts, words)
+        prompt_lists.check(suite.prompts, reader)
         inputs[f"suite {suite.name}"] = suite.digest
     for name in ("train", "score"):
         if name in cfg.stages:

@@ -22,10 +22,9 @@ from srum_jax.core import sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import records, shards
-from srum_jax.data.prompts import Prompt
+from srum_jax.data.prompts import Prompt, Reader
 from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
 from srum_jax.models.bagel import hf
 from srum_jax.stages import draw_and_judge, loading, preflight, shard_worker, training_set
@@ -74,24 +73,23 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """
     c, count = cfg.generate, cfg.generate.count
     weights = loading.source(cfg, work)
-    language = loading.language(weights)
+    # Before anything is written: prompts put right afterwards would look like a changed run.
+    reader = loading.prompt_reader(weights)
     given = prompt_lists.read(
-        c.prompts, count, first=work.round * count, limit=c.rejects, language=language
+        c.prompts, count, first=work.round * count, limit=c.rejects, reader=reader
     )
     wanted = given.prompts
-    # Before anything is written: prompts put right afterwards would look like a changed run.
-    tokenizer = Tokenizer.from_folder(weights.words)
-    prompt_lists.check(wanted, tokenizer)
+    prompt_lists.check(wanted, reader)
     inputs = {
         "model": loading.fingerprint(*weights.folders),
         "prompts": prompt_lists.digest(wanted),
     }
-    shared = leaks(cfg, wanted, language)
+    shared = leaks(cfg, wanted, reader.language)
 
     def body(folder: epath.Path) -> Outcome:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]
         if jax.process_index() == 0:
-            write_json(folder / "held_back.json", held_back(cfg, tokenizer, language))
+            write_json(folder / "held_back.json", held_back(cfg, reader))
             write_findings(folder, given.rejects, shared)
         here = sharding.host_mesh(mesh)
         with jax.set_mesh(here), loading.compile_clock() as compiling:
@@ -120,29 +118,29 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("generate", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def held_back(cfg: Config, tokenizer: Tokenizer, language: str = "") -> list[dict[str, Any]]:
+def held_back(cfg: Config, reader: Reader) -> list[dict[str, Any]]:
     """At most HELD_BACK records {id, prompt, category}: prompts after those that all rounds draw.
 
     Of a list too short for that its end, which is then drawn too. Without what the model cannot
     read.
     """
     drawn = cfg.rounds * cfg.generate.count
-    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects, language=language)
+    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects, reader=reader)
     if len(found) < drawn + HELD_BACK:
         logging.info(
             "generate: %s has %d prompts; of the %d held back for monitor checks %d are drawn too",
             *(cfg.generate.prompts, len(found), min(HELD_BACK, len(found))),
             min(HELD_BACK, len(found), drawn + HELD_BACK - len(found)),
         )
-    return readable(found[: drawn + HELD_BACK][-HELD_BACK:], tokenizer)
+    return readable(found[: drawn + HELD_BACK][-HELD_BACK:], reader)
 
 
-def readable(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Records {id, prompt, category} of the prompts whose words the model knows."""
+def readable(prompts: Sequence[Prompt], reader: Reader) -> list[dict[str, Any]]:
+    """Records {id, prompt, category} of the prompts that the model can read."""
     out = []
     for prompt in prompts:
         try:
-            tokenizer.encode(prompt.text)
+            reader.check(prompt.text)
         except ValueError:
             continue
         out.append({"id": prompt.id, "prompt": prompt.text, "category": prompt.category})
@@ -161,7 +159,8 @@ def leaks(cfg: Config, wanted: Sequence[Prompt], language: str = "") -> list[dic
     if "evaluate" not in cfg.stages:
         return []
     try:
-        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, language=language)
+        reader = Reader(language)
+        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, reader=reader)
     except FileNotFoundError as e:
         logging.info("evaluate.prompts are not here to compare with: %s", e)
         return []

@@ -18,13 +18,15 @@ from jax import monitoring
 
 from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
-from srum_jax.core import files, param_tree, registry, sharding
+from srum_jax.core import param_tree, registry, sharding
+from srum_jax.core.files import model_fingerprint as fingerprint  # noqa: F401 (stages ask here)
+from srum_jax.data.prompts import Reader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.models import lora
-from srum_jax.models.bagel import hf
+from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
@@ -125,14 +127,14 @@ def language(parts: hf.Parts) -> str:
     return generation_config.from_folder(parts.folder, parts.base).language
 
 
+def prompt_reader(parts: hf.Parts) -> Reader:
+    """What a model can read, without its weights. Raises ValueError naming the file."""
+    window = model_config.from_folder(parts.sizes).max_text
+    return Reader(language(parts), Tokenizer.from_folder(parts.words), window)
+
+
 def _made_by(stage: epath.Path) -> hf.Parts:
     return hf.locate(stage / Manifest.read(stage).outputs["model"])
-
-
-def fingerprint(*folders: epath.PathLike) -> str:
-    """`files.fingerprint` of the weights and JSON files of folders."""
-    paths = (path for folder in folders for path in sorted(epath.Path(folder).iterdir(), key=str))
-    return files.fingerprint(path for path in paths if path.suffix in (".safetensors", ".json"))
 
 
 def base(

@@ -123,7 +123,6 @@ def test_layouts_that_are_clear(answer):
         ("Region 1's score: 0.5", MISSING),
         ("Region ١: 0.5", MISSING),
         ("Rеgion 1: 0.5", MISSING),  # a Cyrillic letter
-        ('{"region": 1, "score": 0.5}', MISSING),
         ("Region 1", UNPARSED),
         ("Region 1 -0.5", MISSING),
         ("Region 1 - 0.5", MISSING),
@@ -434,3 +433,50 @@ def test_fuzz_damaged_answers():
             assert math.isnan(score) == (status != OK)
             assert status != OK or (-1 <= score <= 1 and possible(text, number, score)), text
         assert all(math.isnan(s) for s, _ in parse(text, ASKED, finished=False).scores.values())
+
+
+@pytest.mark.parametrize(
+    "answer, scores",
+    [
+        ('{"score": 0.5}', {WHOLE: 0.5}),
+        ('```json\n{"reason": "one horse, {2} legs", "score": -0.25}\n```', {WHOLE: -0.25}),
+        ('```json {"score": "0.5"} ```', {WHOLE: 0.5}),
+        ('{\n "reason": "a",\n "score": 1\n}', {WHOLE: 1.0}),
+        ('[{"region": 1, "score": 0.5}, {"Region": "2", "Score": -1}]', {1: 0.5, 2: -1.0}),
+        ('<think>a</think>{"region": 1, "score": 0.5}', {1: 0.5}),
+    ],
+)
+def test_json_is_read(answer, scores):
+    found = parse(answer, list(scores)).scores
+    assert found == {i: (score, OK) for i, score in scores.items()}
+
+
+@pytest.mark.parametrize(
+    "answer, status",
+    [
+        ('{"score": 0.5, "score": 0.7}', CONTRADICTORY),
+        ('{"score": 5}', OUT_OF_RANGE),
+        ('{"score": true}', UNPARSED),
+        ('{"score": NaN}', UNPARSED),
+        ('{"score": 1e-1}', UNPARSED),
+        ('{"score": {"score": 0.5}}', UNPARSED),
+        ('{"answer": {"score": 0.5}}', UNPARSED),
+        ('{"region": "one", "score": 0.5}', UNPARSED),
+        ("[0.5, 0.5]", UNPARSED),
+        ("{}", UNPARSED),
+        ("Reason: dark.\nScore: 0.1\nActually, I cannot judge this.", UNPARSED),
+        ("I can't really assess it.\nScore: 0.1", UNPARSED),
+        *((f"{tag} a horse\nScore: 0.5", UNFINISHED) for tag in ("[THINK]", "<reasoning>")),
+        ("<thought>Score: 0.1", UNFINISHED),
+    ],
+)
+def test_what_is_no_clear_score_is_none(answer, status):
+    assert parse(answer, (WHOLE,)).scores[WHOLE][1] == status
+
+
+def test_thinking_in_other_tags_is_no_part_of_the_answer():
+    for opening, closing in (("[THINK]", "[/THINK]"), ("<reasoning>", "</reasoning>")):
+        answer = f"{opening}Score: 0.1{closing}\nReason: I cannot see a tail.\nScore: 0.5"
+        assert parse(answer, (WHOLE,)).scores[WHOLE] == (0.5, OK)
+    for reason in ("I cannot judge its color, it is dark.", "unable to determine the rest."):
+        assert one(f"Region 1\nReason: {reason}\nScore: -0.5") == (-0.5, OK)
