@@ -6,6 +6,7 @@ ask the base that ships with the package.
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -412,7 +413,7 @@ def test_the_shapes_base_takes_plain_english(base):
     [
         (lambda b: b.generate(["a red circle", "a red star"]), "the word 'star'.*near are circle"),
         (lambda b: b.generate("no red circle"), "'no red circle' cannot be said"),
-        (lambda b: b.generate(""), "says nothing"),
+        (lambda b: b.generate(""), "a prompt is empty"),
         (lambda b: b.generate("what changed ?"), "no prompt of the shapes world"),
         (lambda b: b.edit(image(0), "a red circle"), "no instruction of the shapes world"),
         (lambda b: b.answer("how many circles are there ?"), "answers about pictures"),
@@ -429,3 +430,52 @@ def test_a_model_without_the_words_to_think_says_so(base):
         base.answer("how many circles are there ?", think=True)
     with pytest.raises(BadInput, match="this model cannot think"):
         base.generate("a red circle", think=True)
+
+
+def test_arrays_and_columns_are_lists(bagel):
+    texts = np.array([PROMPTS[0], "two blue squares"])
+    one, two = bagel.generate(texts, seeds=np.arange(2), steps=np.int64(2), guidance=np.float32(3))
+    same = bagel.generate(list(texts), seeds=range(2), steps=2, guidance=3.0)
+    assert [d.prompt for d in same] == list(texts) and (one.seed, two.seed) == (0, 1)
+    np.testing.assert_array_equal(two.image, same[1].image)
+    answers = bagel.caption(np.stack([image(0), image(1)]))
+    assert answers == bagel.caption([image(0), image(1)])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda b: b.generate(None), "a prompt is a text, or give a list of texts; got None"),
+        (lambda b: b.generate(5), "got 5"),
+        (lambda b: b.generate(["a red circle", ""]), "a prompt is empty"),
+        (lambda b: b.generate(PROMPTS[0], seed=5.0), "seed must be a whole number, got 5.0"),
+        (lambda b: b.generate(PROMPTS[0], seeds=[1.9]), "each of seeds must be a whole number"),
+        (lambda b: b.generate(PROMPTS[0], seeds=7), "seeds must be a list of numbers"),
+        (lambda b: b.generate(PROMPTS[0], n="2"), "n must be a whole number, got '2'"),
+        (lambda b: b.generate(PROMPTS[0], guidance=np.float32("nan")), "a finite number"),
+        (lambda b: b.caption(None), "give an image, or a list of images"),
+        (lambda b: b.caption("gs+x://a/b.png"), "is an address, no path"),
+        (lambda b: b.answer("", image(0)), "a question is empty"),
+        (
+            lambda b: b.answer("is there a red square ?", image(0), temperature="0"),
+            "temperature must be a number",
+        ),
+        (
+            lambda b: b.answer("is there a red square ?", image(0), max_tokens=1.5),
+            "max_tokens must be a whole",
+        ),
+    ],
+)
+def test_arguments_that_mean_nothing(bagel, call, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        call(bagel)
+
+
+def test_a_drawing_is_a_png_and_shows_itself_shortly(tmp_path):
+    drawing = api.Drawing(image(0), PROMPTS[0], 7)
+    assert repr(drawing) == f"Drawing(32x32 pixels, {PROMPTS[0]!r}, seed=7)"
+    drawing.save(tmp_path / "a.PNG")
+    for name, error in (("a.jpg", BadInput), ("https://a/b.png", BadInput), ("x/y.png", OSError)):
+        with pytest.raises(error, match="y.png|PNG|address"):
+            drawing.save(tmp_path / name if "://" not in name else name)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.PNG"]

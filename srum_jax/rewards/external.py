@@ -2,9 +2,9 @@
 
 Owns the way over the network: a picture and a question go out as one `POST {base_url}/chat/
 completions`, a `WrittenAnswer` for `written.py` comes back. Nothing that the other side does ends
-the run: what gives no text to read is a status. Redirects are never followed and no proxy is used,
-so that pictures and the key reach the named host alone. The key comes from an environment variable
-and is neither stored in a config nor logged.
+the run from here: what gives no text to read is a status, told once in the server's words.
+Redirects are never followed and no proxy is used, so that pictures and the key reach the named host
+alone. The key comes from an environment variable and is neither stored in a config nor logged.
 """
 
 import base64
@@ -16,11 +16,13 @@ import email.utils
 import http.client
 import json
 import os
+import re
 import socket
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import logging
@@ -35,13 +37,25 @@ from srum_jax.rewards.written import QuestionRequest, TextSource, WrittenAnswer
 TIMEOUT = "timeout"  # no whole reply in time
 RATE_LIMITED = "rate limited"  # HTTP 429
 SERVER_ERROR = "server error"  # HTTP 5xx
-REFUSED = "refused"  # other HTTP codes, redirects among them; a content filter
+DENIED = "denied"  # HTTP 401, 402, 404 and the like: of the key, the account or the address
+REFUSED = "refused"  # other HTTP codes, redirects among them: of what was asked
+FILTERED = "filtered"  # the server's content filter kept the answer
 UNREACHABLE = "unreachable"  # no connection, or one that broke before a reply
 BAD_REPLY = "bad reply"  # cut off, too large, not UTF-8, not JSON, fields missing
-STATUSES = (TIMEOUT, RATE_LIMITED, SERVER_ERROR, REFUSED, UNREACHABLE, BAD_REPLY)
-FINAL = (REFUSED,)  # asking again gives the same
+STATUSES = (
+    *(TIMEOUT, RATE_LIMITED, SERVER_ERROR, DENIED, REFUSED, FILTERED, UNREACHABLE, BAD_REPLY),
+)
+MISSING = "questions without an answer"  # among the counts
+FINAL = (DENIED, REFUSED, FILTERED)  # asking again at once gives the same
 
+PATH = "/chat/completions"
+_DENIALS = (401, 402, 403, 404, 405, 407, 421)
+ENDS = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")  # finish_reason of whole answers
+CUTS = ("length", "max_tokens")
+# Fields that some servers refuse, and what such a server may call the same ("" leaves it out).
+RENAMED = {"max_tokens": "max_completion_tokens", "seed": "", "temperature": ""}
 MAX_REPLY = 4 * 2**20  # bytes
+MAX_SAID = 2**16  # bytes of a refusal that are read
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,6 +80,11 @@ class Endpoint:
     concurrency: int = 8
     max_tokens: int = 1024
 
+    @property
+    def root(self) -> str:
+        """The path that paths of the interface follow."""
+        return urllib.parse.urlsplit(self.base_url).path.rstrip("/").removesuffix(PATH).rstrip("/")
+
     def __post_init__(self):
         if not self.base_url:
             raise BadInput('base_url is empty: give one such as "http://localhost:8000/v1"')
@@ -85,11 +104,11 @@ class Endpoint:
 
 
 class _Failed(Exception):
-    """No answer; the arguments are the status and the seconds the server asks to wait, if any."""
+    """No answer: the status, why in words, and the seconds the server asks to wait, if any."""
 
-    def __init__(self, status: str, wait: float | None = None):
+    def __init__(self, status: str, reason: str = "", wait: float | None = None):
         super().__init__(status)
-        self.status, self.wait = status, wait
+        self.status, self.reason, self.wait = status, reason or status, wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +116,9 @@ class ExternalText:
     """The service at `endpoint` as a `TextSource`; make it by `connect`.
 
     headers: of every request, with the key · sleep: takes seconds · counts: gets "requests" and
-    "requests <status>" of those that failed added.
+    "requests <status>" of those that failed, and MISSING added · reasons: gets the first words met
+    for each of these statuses · fields: of a request, under the names that the server takes; one
+    that it names in a refusal is renamed or left out from then on.
     """
 
     endpoint: Endpoint
@@ -105,6 +126,10 @@ class ExternalText:
     sleep: Callable[[float], None] = time.sleep
     counts: collections.Counter = dataclasses.field(
         default_factory=collections.Counter, compare=False
+    )
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    fields: dict[str, str] = dataclasses.field(
+        default_factory=lambda: {name: name for name in RENAMED}, compare=False
     )
     _lock: threading.Lock = dataclasses.field(
         default_factory=threading.Lock, init=False, repr=False, compare=False
@@ -117,12 +142,14 @@ class ExternalText:
         *,
         sleep: Callable[[float], None] = time.sleep,
         counts: collections.Counter | None = None,
+        reasons: dict[str, str] | None = None,
     ) -> "ExternalText":
         """With the key that the environment holds. Raises BadInput for one that is missing or
         cannot be sent; nothing is sent yet."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         headers |= _key(endpoint)
-        return cls(endpoint, headers, sleep, collections.Counter() if counts is None else counts)
+        counts = collections.Counter() if counts is None else counts
+        return cls(endpoint, headers, sleep, counts, {} if reasons is None else reasons)
 
     def answer(
         self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
@@ -132,23 +159,48 @@ class ExternalText:
             return list(pool.map(lambda request: self._answer(request, temperature), requests))
 
     def _answer(self, request: QuestionRequest, temperature: float) -> WrittenAnswer:
-        at = self.endpoint
-        body = json.dumps(_body(at, request, temperature)).encode()
-        for attempt in range(at.attempts):
+        at, attempt = self.endpoint, 0
+        while True:
+            fields = dict(self.fields)
+            body = json.dumps(_body(at, request, temperature, fields)).encode()
             self._count("requests")
             try:
                 return _read(_post(at, self.headers, body))
             except _Failed as failed:
-                status = failed.status
-                self._count(f"requests {status}")
-                pause = min(at.wait * 2.0**attempt, at.longest_wait)
-                if failed.wait is not None:
-                    pause = max(pause, failed.wait)
-            if status in FINAL or pause > at.longest_wait or attempt + 1 == at.attempts:
-                break
+                status, reason, asked = failed.status, failed.reason, failed.wait
+            if status == REFUSED and self._adapted(reason, fields):
+                continue
+            self._note(status, reason)
+            attempt += 1
+            pause = max(min(at.wait * 2.0 ** (attempt - 1), at.longest_wait), asked or 0.0)
+            if status in FINAL or pause > at.longest_wait or attempt == at.attempts:
+                if status != FILTERED:
+                    self._count(MISSING)
+                return WrittenAnswer("", failure=status)
             self.sleep(pause)
-        logging.log_every_n(logging.WARNING, "the external judge gave no answer: %s", 100, status)
-        return WrittenAnswer("", failure=status)
+
+    def _adapted(self, reason: str, sent: Mapping[str, str]) -> bool:
+        """Whether the refusal names a field of the request, which is now renamed or left out."""
+        named = [f for f, name in sent.items() if name and re.search(rf"\b{name}\b", reason)]
+        with self._lock:
+            for field in named:
+                name = RENAMED[field] if sent[field] == field else ""
+                if self.fields[field] == sent[field]:  # of several requests the first one says it
+                    self.fields[field] = name
+                    done = f"is sent as {name!r}" if name else "is left out"
+                    logging.warning("the external judge refuses %r: it %s", sent[field], done)
+        return bool(named)
+
+    def _note(self, status: str, reason: str) -> None:
+        """Counts a failure; each reason is told once."""
+        self._count(f"requests {status}")
+        secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        reason = reason.replace(secret, "***") if secret else reason
+        with self._lock:
+            new = status not in self.reasons
+            self.reasons.setdefault(status, reason)
+        if new:
+            logging.warning("the external judge gives no answer: %s", reason)
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -182,10 +234,9 @@ def reach(at: Endpoint, *, timeout: float = 10.0) -> None:
     One that has no such list answers too. Raises BadInput where there is no answer within `timeout`
     seconds, the key is missing, or the server does not take it.
     """
-    headers, url = _key(at), urllib.parse.urlsplit(at.base_url)
-    connection = _connection(at, timeout)
+    headers, connection = _key(at), _connection(at, timeout)
     try:
-        connection.request("GET", url.path.rstrip("/") + "/models", headers=headers)
+        connection.request("GET", at.root + "/models", headers=headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as e:
         raise BadInput(f"the judge at {at.base_url} does not answer: {e}; is it running?") from e
@@ -211,24 +262,25 @@ def _key(at: Endpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _body(at: Endpoint, request: QuestionRequest, temperature: float) -> dict:
+def _body(
+    at: Endpoint, request: QuestionRequest, temperature: float, fields: Mapping[str, str]
+) -> dict:
+    """The JSON of a request; `fields`: the names of those in RENAMED, "" for one left out."""
     picture = base64.b64encode(encode_png(request.image)).decode()
     content = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
         {"type": "text", "text": request.text},
     ]
+    values = {"temperature": temperature, "seed": request.seed, "max_tokens": at.max_tokens}
     return {
         "model": at.model,
         "messages": [{"role": "user", "content": content}],
-        "temperature": temperature,
-        "seed": request.seed,
-        "max_tokens": at.max_tokens,
+        **{name: values[field] for field, name in fields.items() if name},
     }
 
 
 def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a reply with code 200. Raises _Failed for everything else."""
-    url = urllib.parse.urlsplit(at.base_url)
     connection = _connection(at, at.timeout)
     expired = threading.Event()
     lines: list[socket.socket] = []  # the connection forgets its own while a reply is being read
@@ -247,12 +299,11 @@ def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
         lines.append(connection.sock)
         if expired.is_set():
             raise _Failed(TIMEOUT)
-        path = url.path.rstrip("/") + "/chat/completions"
         with contextlib.suppress(BrokenPipeError):  # refused before all was sent: the reply says it
-            connection.request("POST", path, body, dict(headers))
+            connection.request("POST", at.root + PATH, body, dict(headers))
         with connection.getresponse() as reply:
             if reply.status != http.client.OK:
-                raise _Failed(*_refusal(reply))
+                raise _refusal(reply)
             data = reply.read(MAX_REPLY + 1)
             if len(data) > MAX_REPLY or reply.length:  # length: what is still to come
                 raise _Failed(BAD_REPLY)
@@ -262,7 +313,9 @@ def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
         if isinstance(error, _Failed):
             raise
         early = isinstance(error, (OSError, http.client.RemoteDisconnected))
-        raise _Failed(UNREACHABLE if early else BAD_REPLY) from None
+        raise _Failed(
+            UNREACHABLE if early else BAD_REPLY, f"{UNREACHABLE}: {error}"[:200]
+        ) from None
     finally:
         clock.cancel()
         connection.close()
@@ -278,15 +331,32 @@ def _connection(at: Endpoint, timeout: float) -> http.client.HTTPConnection:
     return connect(url.hostname, url.port, timeout=timeout)
 
 
-def _refusal(reply: http.client.HTTPResponse) -> tuple[str, float | None]:
-    """(status, seconds to wait) of a reply with another code than 200; its body is not read."""
-    if reply.status == http.client.TOO_MANY_REQUESTS:
-        return RATE_LIMITED, _seconds(reply.getheader("Retry-After"))
-    if reply.status == http.client.REQUEST_TIMEOUT:
-        return TIMEOUT, None
-    if reply.status >= 500:
-        return SERVER_ERROR, _seconds(reply.getheader("Retry-After"))
-    return (BAD_REPLY if reply.status < 300 else REFUSED), None
+def _refusal(reply: http.client.HTTPResponse) -> _Failed:
+    """What a reply with another code than 200 means, with what it says itself."""
+    code, wait = reply.status, _seconds(reply.getheader("Retry-After"))
+    if code == http.client.TOO_MANY_REQUESTS:
+        status = RATE_LIMITED
+    elif code == http.client.REQUEST_TIMEOUT:
+        status = TIMEOUT
+    elif code >= 500:
+        status = SERVER_ERROR
+    elif code < 300:
+        status = BAD_REPLY
+    else:
+        status = DENIED if code in _DENIALS or code < 400 else REFUSED
+    patient = status in (RATE_LIMITED, SERVER_ERROR)
+    return _Failed(status, f"HTTP {code}: {_said(reply)}", wait if patient else None)
+
+
+def _said(reply: http.client.HTTPResponse) -> str:
+    """The beginning of what an error's body says, on one line."""
+    text = reply.read(MAX_SAID).decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+        error = json.loads(text)
+        error = error.get("error", error)
+        text = error if isinstance(error, str) else error.get("message") or text
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
+    return " ".join(shown.split())[:200] or reply.reason
 
 
 def _seconds(header: str | None) -> float | None:
@@ -301,15 +371,23 @@ def _seconds(header: str | None) -> float | None:
 
 
 def _read(data: bytes) -> WrittenAnswer:
-    """The answer in a reply. Raises _Failed(BAD_REPLY) for one that is not as agreed."""
+    """The answer in a reply. Raises _Failed for one that is not as agreed, or was filtered."""
     try:
-        reply = json.loads(data.decode("utf-8"))
+        reply = json.loads(data.decode("utf-8-sig"))
         (choice,) = reply["choices"]
-        text, why = choice["message"]["content"], choice["finish_reason"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        raise _Failed(BAD_REPLY) from None
+        text, why = _content(choice["message"]["content"]), choice["finish_reason"]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise _Failed(BAD_REPLY, "a reply without an answer in it") from None
     if why == "content_filter":
-        raise _Failed(REFUSED)
-    if not isinstance(text, str) or why not in ("stop", "length"):
-        raise _Failed(BAD_REPLY)
-    return WrittenAnswer(text, finished=why == "stop")
+        raise _Failed(FILTERED)
+    if not isinstance(text, str) or why not in (*ENDS, *CUTS):
+        raise _Failed(BAD_REPLY, f"a reply that ended by {str(why)[:40]!r}")
+    return WrittenAnswer(text, finished=why in ENDS)
+
+
+def _content(given: Any) -> Any:
+    """The text of an answer that comes in parts; what a model thought is none of them."""
+    if not isinstance(given, list):
+        return given
+    texts = [part["text"] for part in given if part["type"] in ("text", "output_text")]
+    return "".join(texts) if texts else None

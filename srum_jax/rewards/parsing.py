@@ -18,8 +18,9 @@ the en dash of Unicode), `1.`, and with a decimal comma where it cannot mark tho
 (`Score - 0.5`), a comment behind the number. A whole number over 1 such as `95` is out of range.
 
 Every statement about a score counts: a region is scored if all that are made about it can be read
-and agree; that it cannot be judged, outside of a reason, is a statement that cannot be read. A line that looks like the start of something else (another heading, a number, a region
-that is not clearly named) ends a region, and what follows it belongs to nobody. Thinking in tags
+and agree; that it cannot be judged, outside of a reason, is a statement that cannot be read. A line
+that looks like the start of something else (another heading, a number, a region that is not clearly
+named) ends a region, and what follows it belongs to nobody. Thinking in tags
 (`<think>`, `<reasoning>`, `[THINK]`) comes first, if at all, and is no part of the answer.
 """
 

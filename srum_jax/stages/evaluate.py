@@ -47,9 +47,9 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     weights = preflight.weights(cfg, work, found)
     if weights:
         with found.noting():
-            words = Tokenizer.from_folder(weights.words)
+            reader = loading.prompt_reader(weights)
             for suite in named(cfg, loading.language(weights)):
-                prompt_lists.check(suite.prompts, words)
+                prompt_lists.check(suite.prompts, reader)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

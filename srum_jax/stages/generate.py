@@ -45,8 +45,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     with found.noting():
         wanted = rollout(cfg, weights)
         if weights:
-            words = Tokenizer.from_folder(weights.words)
-            prompt_lists.check(wanted, words)
+            reader = loading.prompt_reader(weights)
+            prompt_lists.check(wanted, reader)
             layout, count = preflight.layout(weights), len(wanted) * c.candidates
             each = preflight.picture_bytes(cfg.sample.size, layout)
             what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
@@ -54,7 +54,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             if "train" in cfg.stages:
                 texts = [(prompt.text, prompt.where) for prompt in wanted]
                 lanes = programs.lanes(cfg.train)
-                training_set.check_lanes(texts, words, lanes, layout, cfg.sample.size)
+                training_set.check_lanes(texts, reader.tokenizer, lanes, layout, cfg.sample.size)
 
 
 def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
@@ -62,8 +62,8 @@ def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
 
     Raises FileNotFoundError or ValueError for a list that cannot be used.
     """
-    c, language = cfg.generate, loading.language(weights) if weights else ""
-    return prompt_lists.load(c.prompts, cfg.rounds * c.count, limit=c.rejects, language=language)
+    c, reader = cfg.generate, loading.prompt_reader(weights) if weights else Reader()
+    return prompt_lists.load(c.prompts, cfg.rounds * c.count, limit=c.rejects, reader=reader)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

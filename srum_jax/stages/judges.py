@@ -5,8 +5,9 @@ Owns that wiring alone. A `JudgePanel` gives images their judgements; the stages
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from srum_jax.config import Config, ScoreConfig
 from srum_jax.core import sharding
 from srum_jax.core.distributed import barrier
+from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.core.param_tree import Params
 from srum_jax.rewards import decompose, external, question_templates, written
@@ -45,6 +47,7 @@ from srum_jax.stages.preflight import Checks
 WINDOW = 8192  # tokens of a context that is written about
 DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
 AT_ONCE = 64  # prompts that are decomposed between two looks at the disk
+MOST_MISSING = 0.1  # questions an image that an external judge may leave unanswered
 
 Scenes = Mapping[str, Decomposition]
 
@@ -55,13 +58,30 @@ class JudgePanel:
 
     main: whose scores count · proposers: the first one's regions make the image's score · other:
     name and judge that some candidates are compared by, or None · counts: of what was met on the
-    way.
+    way · reasons: why an external judge gave no answer, in its words, by status.
     """
 
     main: Judge
     proposers: tuple[Proposer, ...]
     other: tuple[str, Judge] | None = None
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def answering(self, images: int) -> Iterator[None]:
+        """Around judging so many images. Raises BadInput at the end where an external judge refused
+        the key or the address, or left more than MOST_MISSING questions an image unanswered: what
+        was judged says little then, and the judge may answer when it is asked again."""
+        denied = f"requests {external.DENIED}"
+        before = self.counts[denied], self.counts[external.MISSING]
+        yield
+        missing = self.counts[external.MISSING] - before[1]
+        if self.counts[denied] > before[0] or missing > MOST_MISSING * images:
+            reasons = "; ".join(self.reasons.values())
+            raise BadInput(
+                f"the external judge left {missing} questions about {images} images unanswered "
+                f"({reasons}). What is judged is kept: put that right and give the same command"
+            )
 
     def judge(
         self, images: Sequence[PromptedImage], *, params: Params | None = None
@@ -101,7 +121,7 @@ def panel(
     written answers after the first. Raises FileNotFoundError or ValueError for weights, boxes or an
     endpoint that cannot be used.
     """
-    c, counts = cfg.score, collections.Counter()
+    c, counts, reasons = cfg.score, collections.Counter(), {}
     settings = JudgeSettings.from_config(c, seed=seed)
     text = model_text(loaded, cfg, mesh, max_tokens=c.written.max_tokens, think=c.written.think)
     ways = sharding.row_ways(mesh)
@@ -111,7 +131,7 @@ def panel(
     own, second = (logits, in_words) if c.readout == "logits" else (in_words, logits)
     main, other = own, None
     if c.judge != "self" or (c.compare and c.external.url):
-        outside = WrittenJudge(external_text(c, mesh, counts), settings, counts)
+        outside = WrittenJudge(external_text(c, mesh, counts, reasons), settings, counts)
     if c.judge == "external":
         main = outside
     elif c.judge == "ensemble":
@@ -122,7 +142,7 @@ def panel(
         name = "in words" if second is in_words else "soft answers"
         other = (f"its other read-out, {name}", second)
     found = tuple(proposer(name, c, text, scenes, mesh) for name in c.proposers)
-    return JudgePanel(main, found, other, counts)
+    return JudgePanel(main, found, other, counts, reasons)
 
 
 def check(cfg: Config, found: Checks) -> None:
@@ -162,10 +182,10 @@ def model_text(
 
 
 def external_text(
-    c: ScoreConfig, mesh: jax.sharding.Mesh, counts: collections.Counter
+    c: ScoreConfig, mesh: jax.sharding.Mesh, counts: collections.Counter, reasons: dict[str, str]
 ) -> TextSource:
     """The external judge's answers; on a mesh of several processes the first one asks for all."""
-    source = ExternalText.connect(endpoint(c), counts=counts)
+    source = ExternalText.connect(endpoint(c), counts=counts, reasons=reasons)
     processes = {device.process_index for device in mesh.devices.flat}
     return FirstProcess(source) if len(processes) > 1 else source
 

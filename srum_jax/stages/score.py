@@ -110,8 +110,10 @@ def score(
 
 
 def score_shard(records: Sequence[dict[str, Any]], panel: JudgePanel) -> list[ScoredCandidate]:
-    """The candidates of a shard with the panel's judgements."""
-    judged = draw_and_judge.judge(records, panel)
+    """The candidates of a shard with the panel's judgements. Raises BadInput where an external
+    judge cannot be asked."""
+    with panel.answering(len(records)):
+        judged = draw_and_judge.judge(records, panel)
     ids = [{key: record[key] for key in ("id", "prompt_id", "k")} for record in records]
     return list(zip(ids, judged, strict=True))
 
@@ -168,7 +170,8 @@ def compare(
     name, other = panel.other
     first = [records[i] for i in range(min(cfg.compare, len(records)))]
     some = draw_and_judge.prompted_images(first)
-    judged = other.judge(Proposals.of(panel.proposers[0], some))
+    with panel.answering(len(some)):
+        judged = other.judge(Proposals.of(panel.proposers[0], some))
     found = [
         {
             "id": one.id,

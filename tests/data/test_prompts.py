@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from srum_jax.data import prompts, records, tfds_texts
+from srum_jax.data.prompts import Reader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.worlds.shapes import examples, language, tfds_builder
 
@@ -183,12 +184,13 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
-    tokenizer = Tokenizer.from_folder(pathlib.Path(examples.write_tokenizer(tmp_path)).parent)
+    words = pathlib.Path(examples.write_tokenizer(tmp_path)).parent
+    reader = Reader(tokenizer=Tokenizer.from_folder(words), window=9)
     path = write(tmp_path, "p.txt", "a red circle\na beige circle\ntwo red dogs\n")
     found = prompts.load(path, 3)
-    prompts.check(found[:1], tokenizer)
+    prompts.check(found[:1], reader)
     with pytest.raises(ValueError, match="line 2: .*'a beige circle'.*'beige'") as error:
-        prompts.check(found, tokenizer)
+        prompts.check(found, reader)
     assert "line 3" in str(error.value) and "line 1" not in str(error.value)
 
 
@@ -390,12 +392,12 @@ def test_a_tfds_data_set_that_is_not_here_is_not_fetched(monkeypatch):
 def test_plain_english_is_put_into_the_words_of_a_language(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("A red circle.\na red circle\na red star\nDraw two blue boxes, please\n")
-    found = prompts.read(str(path), limit=1, language="shapes")
+    found = prompts.read(str(path), limit=1, reader=Reader("shapes"))
     assert [p.text for p in found.prompts] == ["a red circle", "two blue squares"]
     assert [(r.line, "'star'" in r.error) for r in found.rejects] == [(3, True)]
     assert len(found.duplicates) == 1
     with pytest.raises(ValueError, match="line 3: 'a red star': the word 'star'"):
-        prompts.read(str(path), language="shapes")
+        prompts.read(str(path), reader=Reader("shapes"))
     assert [p.text for p in prompts.load(str(path))][0] == "A red circle."
 
 

@@ -2,20 +2,17 @@
 
 import base64
 import collections
-import contextlib
 import email.utils
-import http.server
 import io
 import json
 import logging as python_logging
-import os
 import socket
 import threading
 import time
-from unittest import mock
 
 import numpy as np
 import pytest
+from judge_server import IMAGE, Server, reply
 from PIL import Image
 
 from srum_jax.core.errors import BadInput
@@ -25,58 +22,6 @@ from srum_jax.rewards.boxes.regions import PromptedImage, Proposals
 from srum_jax.rewards.external import Endpoint, ExternalText, FirstProcess
 from srum_jax.rewards.judge import JudgeSettings
 from srum_jax.rewards.written import QuestionRequest, WrittenAnswer, WrittenJudge
-
-IMAGE = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
-
-
-def reply(text="0.5", why="stop", **more):
-    return {"choices": [{"message": {"content": text}, "finish_reason": why}], **more}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        with self.server.lock:
-            number = len(self.server.asked)
-            self.server.asked.append((self.path, dict(self.headers), json.loads(body)))
-        with contextlib.suppress(OSError):
-            self.server.behave(self, number)
-        self.close_connection = True
-
-    def give(self, body, code=200, length=None, **headers):
-        """Answers; `length`: what the header says in place of the true one."""
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-class Server:
-    """A server that behaves as told, and a judge that asks it; `waits` are the pauses it made."""
-
-    def __init__(self, behave):
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.http.block_on_close = False
-        self.http.behave, self.http.asked, self.http.lock = behave, [], threading.Lock()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        self.waits, self.counts = [], collections.Counter()
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def ask(self, count=1, environ=None, temperature=0.0, **how):
-        values = dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how
-        with mock.patch.dict(os.environ, environ or {}):
-            source = ExternalText.connect(
-                Endpoint(**values), sleep=self.waits.append, counts=self.counts
-            )
-        requests = [QuestionRequest(IMAGE, f"question {n}", seed=n) for n in range(count)]
-        return source.answer(requests, temperature=temperature, params=None)
 
 
 @pytest.fixture
@@ -89,8 +34,7 @@ def serve():
 
     yield start
     for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
+        server.close()
 
 
 def test_what_is_sent(serve):
@@ -174,11 +118,13 @@ def test_retry_after(serve, header, waits, asked):
     assert answer.failure == ("" if asked == 2 else external.RATE_LIMITED)
 
 
-@pytest.mark.parametrize("code", [301, 302, 307, 308, 400, 401, 403, 404, 413])
+@pytest.mark.parametrize("code", [301, 302, 307, 308, 400, 401, 402, 403, 404, 413])
 def test_refusals_are_final_and_redirects_are_not_followed(serve, code):
     other = serve(lambda handler, _: handler.give(reply("1.0")))
     server = serve(lambda handler, _: handler.give(reply(), code, Location=other.url))
-    assert server.ask() == [WrittenAnswer("", failure=external.REFUSED)]
+    of_the_question = code in (400, 413)
+    status = external.REFUSED if of_the_question else external.DENIED
+    assert server.ask() == [WrittenAnswer("", failure=status)]
     assert len(server.http.asked) == 1 and not other.http.asked
 
 
@@ -223,7 +169,7 @@ def broken_chunks(handler, _):
             external.BAD_REPLY,
         ),
         (broken_chunks, external.BAD_REPLY),
-        (lambda h, _: h.give(reply(why="content_filter")), external.REFUSED),
+        (lambda h, _: h.give(reply(why="content_filter")), external.FILTERED),
         (lambda h, _: None, external.UNREACHABLE),  # hangs up
         (lambda h, _: h.give(b"", 408), external.TIMEOUT),
     ],
@@ -272,6 +218,72 @@ def test_one_bad_answer_does_not_spoil_the_others(serve):
 
     answers = serve(behave).ask(count=3)
     assert [answer.failure for answer in answers] == ["", external.BAD_REPLY, ""]
+
+
+WHOLE_REPLIES = [
+    b"\xef\xbb\xbf" + json.dumps(reply()).encode(),
+    *(json.dumps(reply(why=why)).encode() for why in ("eos", "eos_token", "stop_sequence")),
+    json.dumps(reply([{"type": "text", "text": "0."}, {"type": "text", "text": "5"}])).encode(),
+    json.dumps(
+        reply([{"type": "thinking", "thinking": "0.1"}, {"type": "text", "text": "0.5"}])
+    ).encode(),
+]
+
+
+@pytest.mark.parametrize("body", WHOLE_REPLIES, ids=lambda body: ascii(body[:60]))
+def test_whole_replies_of_other_servers(serve, body):
+    assert serve(lambda handler, _: handler.give(body)).ask() == [WrittenAnswer("0.5")]
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/chat/completions", "/chat/completions/"])
+def test_an_address_may_be_given_to_its_end(serve, ending):
+    server = serve(lambda handler, _: handler.give(reply()))
+    server.ask(base_url=server.url + ending)
+    assert server.http.asked[0][0] == "/v1/chat/completions"
+
+
+def test_a_field_that_a_server_refuses_is_renamed_or_left_out(serve, caplog):
+    """The words of the refusals are OpenAI's and FastAPI's."""
+
+    def behave(handler, number):
+        body = handler.server.asked[number][2]
+        if "max_tokens" in body:
+            said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            said += "'max_completion_tokens' instead."
+            return handler.give({"error": {"message": said, "type": "invalid"}}, 400)
+        if "seed" in body:
+            detail = [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]
+            return handler.give({"detail": detail}, 422)
+        if "temperature" in body:
+            said = "Unsupported value: 'temperature' does not support 0 with this model."
+            return handler.give({"error": {"message": said}}, 400)
+        handler.give(reply())
+
+    server = serve(behave)
+    with caplog.at_level(python_logging.WARNING):
+        assert server.ask(count=3, concurrency=1, attempts=1) == [WrittenAnswer("0.5")] * 3
+    assert len(server.http.asked) == 6  # learnt once, three fields
+    last = server.http.asked[-1][2]
+    assert set(last) == {"model", "messages", "max_completion_tokens"}
+    assert caplog.text.count("refuses 'max_tokens': it is sent as 'max_completion_tokens'") == 1
+    assert caplog.text.count("refuses 'seed': it is left out") == 1
+
+
+def test_a_field_that_no_name_helps_is_no_endless_loop(serve):
+    everything = "max_tokens, max_completion_tokens, seed, temperature: no"
+    server = serve(lambda handler, _: handler.give({"error": everything}, 400))
+    assert server.ask() == [WrittenAnswer("", failure=external.REFUSED)]
+    assert len(server.http.asked) == 3
+
+
+def test_the_reason_is_told_once_in_the_servers_words(serve, caplog):
+    body = {"error": {"message": "The model `m` does not exist\n\x1b[31m" + "x" * 9000}}
+    server = serve(lambda handler, _: handler.give(body, 404))
+    with caplog.at_level(python_logging.WARNING):
+        server.ask(count=9)
+    assert caplog.text.count("HTTP 404: The model `m` does not exist") == 1
+    assert "\x1b" not in caplog.text and len(caplog.text) < 500
+    assert server.counts == {"requests": 9, "requests denied": 9, external.MISSING: 9}
 
 
 # -- the key and the settings ----------------------------------------------------------------------
@@ -347,7 +359,7 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
     assert counts == {"questions": 3, "questions repeated": 1, "strangers": 1}
-    assert server.counts == {"requests": 4, "requests server error": 2}
+    assert server.counts == {"requests": 4, "requests server error": 2, external.MISSING: 1}
 
 
 def test_processes_that_judge_together_get_the_answers_of_the_first(serve, monkeypatch):

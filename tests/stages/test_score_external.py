@@ -1,0 +1,91 @@
+"""The stage `score` by an external judge that at first cannot be asked: nothing of it is final."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+from judge_server import Server, reply
+
+from srum_jax import config
+from srum_jax.configs import base
+from srum_jax.core.errors import BadInput
+from srum_jax.rewards import external
+from srum_jax.rewards.boxes.regions import GridProposer
+from srum_jax.rewards.external import Endpoint, ExternalText
+from srum_jax.rewards.judge import OK, JudgeSettings
+from srum_jax.rewards.written import WrittenJudge
+from srum_jax.stages import judges, score
+
+SCORE = config.load(base.get_config()).score
+CFG = dataclasses.replace(SCORE, proposers=("grid",), shard_size=4, compare=0)
+
+
+def panel(server):
+    counts, reasons = collections.Counter(), {}
+    source = ExternalText.connect(
+        Endpoint(server.url, "m", attempts=1, concurrency=1), counts=counts, reasons=reasons
+    )
+    judge = WrittenJudge(source, JudgeSettings(view="coordinates", attempts=1), counts)
+    return judges.JudgePanel(judge, (GridProposer(2),), None, counts, reasons)
+
+
+def candidates(count=12):
+    return [
+        {
+            "id": f"{n}-0",
+            "prompt_id": n,
+            "k": 0,
+            "prompt": "a horse",
+            "image": np.full((32, 32, 3), 9 * n, np.uint8),
+            "category": "one",
+            "latent": np.zeros((4, 4, 32), np.float32),
+        }
+        for n in range(count)
+    ]
+
+
+def right(handler):
+    words = handler.server.asked[-1][2]["messages"][0]["content"][1]["text"]
+    regions = "\n".join(f"Region {i}: 0.5" for i in range(1, 5))
+    handler.give(reply(regions if "Region 1:" in words else "Score: 0.5"))
+
+
+REFUSALS = {
+    "HTTP 401: no such key": lambda h: h.give({"error": {"message": "no such key"}}, 401),
+    "HTTP 402: no credit": lambda h: h.give({"error": "no credit"}, 402),
+    "HTTP 503": lambda h: h.give(b"", 503),
+    "unreachable": lambda h: None,
+}
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_the_same_command_asks_again_what_failed(tmp_path, reason):
+    """The first shard is judged, then the service fails, then it is put right."""
+
+    def behave(handler, number):
+        (right if number < 8 or server.mended else REFUSALS[reason])(handler)
+
+    server = Server(behave)
+    server.mended = False
+    with pytest.raises(BadInput, match=reason) as error:
+        score.score(candidates(), tmp_path, CFG, panel(server))
+    assert error.value.exit_code == 2 and "give the same command" in str(error.value)
+    assert len(str(error.value)) < 300
+    before, server.mended = len(server.http.asked), True
+    found = panel(server)
+    outcome = score.score(candidates(), tmp_path, CFG, found)
+    assert len(server.http.asked) - before == 16  # the first shard was kept
+    assert outcome.counts[f"images {OK}"] == 12 and outcome.counts[f"regions {OK}"] == 48
+    assert found.reasons == {}
+    server.close()
+
+
+def test_a_single_question_without_an_answer_is_a_status(tmp_path):
+    """No picture that a server chokes on stops a run for ever."""
+    server = Server(lambda h, number: h.give(b"", 500) if number == 3 else right(h))
+    cfg = dataclasses.replace(CFG, shard_size=12)
+    outcome = score.score(candidates(), tmp_path, cfg, panel(server))
+    broken = {k: n for k, n in outcome.counts.items() if external.SERVER_ERROR in k}
+    assert sum(broken.values()) in (1, 4)  # an image, or its regions
+    server.close()
