@@ -45,7 +45,7 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
 )
 from srum_jax.core import places, registry
 from srum_jax.core.checked import build, key_names, suggest, unknown_key
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.files import read_json
 
 STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
@@ -96,7 +96,7 @@ def parse(argv: Sequence[str], flag_values: Any) -> Config:
     except Exception as e:  # a config file is a program: whatever it raises is a fault in it
         raise BadInput(f"{given} does not run: {type(e).__name__}: {e}") from e
     if not hasattr(values, "to_dict"):
-        raise BadInput(f"{given}: get_config() must return a ConfigDict, got {values!r}")
+        raise BadInput(f"{given}: get_config() must return a ConfigDict, got {quoted(values)}")
     if rest:
         raise BadInput(f"not understood on the command line: {' '.join(rest)}")
     return load(values)
@@ -344,7 +344,7 @@ def _run(cfg: Config) -> Iterable[str]:
         yield f"stages must be in this order: {', '.join(STAGES)}"
     models = (*registry.WORLDS, *registry.PRESETS)
     if cfg.model not in models:
-        yield f"model = {cfg.model!r} is not known: {suggest(cfg.model, models)}"
+        yield f"model = {quoted(cfg.model)} is not known: {suggest(cfg.model, models)}"
     elif cfg.model not in registry.WORLDS:
         yield from misplaced(cfg.model, cfg.stages)
         if not cfg.weights:
@@ -352,7 +352,8 @@ def _run(cfg: Config) -> Iterable[str]:
     if cfg.rounds > 1 and "export" not in cfg.stages:
         yield f'rounds = {cfg.rounds}: a round starts from what "export" made, which stages lacks'
     if cfg.weights_base and not cfg.weights:
-        yield f"weights_base = {cfg.weights_base!r} completes the folder in weights, which is empty"
+        given = quoted(cfg.weights_base)
+        yield f"weights_base = {given} completes the folder in weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)
     if list(sizes.values()).count(-1) > 1:
         yield f"mesh may leave one axis to the rest (-1), got {sizes}"
@@ -412,13 +413,13 @@ def _ingest(cfg: Config) -> Iterable[str]:
         return
     kind, _, path = c.source.partition(":")
     if kind not in ("published", "parquet") or not path:
-        yield f'ingest.source = {c.source!r} must be "published:FILE.jsonl" or "parquet:GLOB"'
+        yield f'ingest.source = {quoted(c.source)} must be "published:FILE.jsonl" or "parquet:GLOB"'
     if "generate" in cfg.stages:
         yield "stages names ingest and generate: training takes its pictures from one of them"
     if cfg.rounds != 1:
         yield f"rounds = {cfg.rounds} with the stage ingest, which has the same data every round"
     if c.images and kind == "parquet":
-        yield f"ingest.images = {c.images!r}: the pictures of a Parquet file are inside it"
+        yield f"ingest.images = {quoted(c.images)}: the pictures of a Parquet file are inside it"
     neutral = (t.objective, t.select, t.min_gain, t.min_score) == ("sft", "all", 0.0, -1.0)
     if kind == "parquet" and {"train", "score"} & set(cfg.stages) == {"train"} and not neutral:
         yield (
@@ -473,9 +474,9 @@ def _prompts(name: str, value: str) -> Iterable[str]:
         yield f"{name}: {problem}"
         return
     if ":" in value and "://" not in value and value not in built_in:
-        yield f"{name} = {value!r} is not known: {suggest(value, built_in)}"
+        yield f"{name} = {quoted(value)} is not known: {suggest(value, built_in)}"
     elif value not in built_in and not value.endswith((".txt", ".json", ".jsonl", ".csv")):
         yield (
-            f"{name} = {value!r} must be {' | '.join(built_in)}, a .txt, .json, .jsonl or .csv "
-            "file, or tfds:..."
+            f"{name} = {quoted(value)} must be {' | '.join(built_in)}, a .txt, .json, .jsonl or "
+            ".csv file, or tfds:..."
         )

@@ -1,5 +1,7 @@
 """The command that converts: bytes come back, every bad wish is refused before anything is made."""
 
+import resource
+
 import numpy as np
 import pytest
 import tiny
@@ -80,6 +82,27 @@ def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
     checkpoint.save_params(tmp_path / "wide" / "params", wide)
     assert run(tmp_path / "wide", tmp_path / "never", "--base", weights) == 2
     assert "llm2vae/w has shape (3, 3)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["hf", "orbax"])
+def test_what_cannot_be_written_whole_is_not_there(weights, tmp_path, capsys, form):
+    """The system's limit of a file's size stands for the disk: JSON fits, weights do not."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+        assert run(weights, tmp_path / "full", "--to", form) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1, said
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to("/nowhere/scratch")
+    for target in ("file/x", "gone", "a" * 300, "/proc/x", "https://a/b", ""):
+        target = target if "://" in target or not target else tmp_path / target
+        assert run(weights, target, "--to", form) == 2, target
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1, said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "gone"]
 
 
 def test_bad_wishes_are_refused(weights, tmp_path, capsys):

@@ -9,11 +9,13 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+from srum_jax.core.errors import quoted
+
 
 def build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
     """An instance of `cls`, or None with a line in `problems` for each wrong key below `path`."""
     if not isinstance(values, Mapping):
-        problems.append(f"{path.rstrip('.')} must be a section with keys, got {values!r}")
+        problems.append(f"{path.rstrip('.')} must be a section with keys, got {quoted(values)}")
         return None
     hints = typing.get_type_hints(cls, include_extras=True)
     before = len(problems)
@@ -47,12 +49,12 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             problems += [f"{path} {text}" for text in found if text]
     elif origin is Literal:
         if value not in args:
-            problems.append(f"{path} = {value!r} is not known: {suggest(value, args)}")
+            problems.append(f"{path} = {quoted(value)} is not known: {suggest(value, args)}")
     elif origin is tuple:
         several = args[-1] is Ellipsis
         if not isinstance(value, (tuple, list)) or not (several or len(value) == len(args)):
             count = "any number of" if several else len(args)
-            problems.append(f"{path} must be a tuple of {count} values, got {value!r}")
+            problems.append(f"{path} must be a tuple of {count} values, got {quoted(value)}")
             return None
         kinds = args[:1] * len(value) if several else args
         return tuple(
@@ -62,9 +64,9 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     elif kind is float and type(value) is int:
         return float(value)
     elif type(value) is not kind:
-        problems.append(f"{path} must be {kind.__name__}, got {value!r}")
+        problems.append(f"{path} must be {kind.__name__}, got {quoted(value)}")
     elif kind is float and value - value != 0:
-        problems.append(f"{path} must be a finite number, got {value!r}")
+        problems.append(f"{path} must be a finite number, got {quoted(value)}")
     return value
 
 

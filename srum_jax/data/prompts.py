@@ -226,9 +226,9 @@ def _prompt(value: Any, place: int, where: str) -> Prompt:
     category = NO_CATEGORY if got["category"] is None else got["category"]
     number = place if got["id"] is None else got["id"]
     if not isinstance(category, str):
-        raise ValueError(f"the category must be a text, got {category!r}")
+        raise ValueError(f"the category must be a text, got {quoted(category)}")
     if type(number) is not int or not 0 <= number <= MAX_ID:
-        raise ValueError(f"the id must be a whole number from 0, got {number!r}")
+        raise ValueError(f"the id must be a whole number from 0, got {quoted(number)}")
     stated = bool(category.strip())
     category = records.usable_text(category, 'field "category"') if stated else NO_CATEGORY
     return Prompt(number, text, category, where)

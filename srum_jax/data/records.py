@@ -18,7 +18,7 @@ from typing import Any
 from etils import epath
 
 from srum_jax.core import files
-from srum_jax.core.errors import listed
+from srum_jax.core.errors import listed, quoted
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_SHOWN = 10  # faults listed in one message
@@ -60,7 +60,7 @@ def usable_text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"no text in the {where}")
     if any("\ud800" <= letter <= "\udfff" for letter in value):  # what UTF-8 cannot write
-        raise ValueError(f"half a character in the {where}: {value!r}")
+        raise ValueError(f"half a character in the {where}: {quoted(value)}")
     if "\0" in value:
         raise ValueError(f"a NUL character in the {where}; text files have none")
     return " ".join(value.split())
@@ -223,5 +223,7 @@ def _header(path: epath.Path, row: list[str] | ValueError) -> list[str]:
         raise ValueError(f"{path}, line 1: {row}")
     names = [name.strip() for name in row]
     if len(set(names)) < len(names) or not all(names):
-        raise ValueError(f"{path}, line 1: the header must name every field once, got {names}")
+        raise ValueError(
+            f"{path}, line 1: the header must name every field once, got {quoted(names)}"
+        )
     return names

@@ -56,6 +56,7 @@ CUTS = ("length", "max_tokens")
 RENAMED = {"max_tokens": "max_completion_tokens", "seed": "", "temperature": ""}
 MAX_REPLY = 4 * 2**20  # bytes
 MAX_SAID = 2**16  # bytes of a refusal that are read
+MOST_TOLD = 200  # characters of one that are told
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -195,7 +196,7 @@ class ExternalText:
         """Counts a failure; each reason is told once."""
         self._count(f"requests {status}")
         secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        reason = reason.replace(secret, "***") if secret else reason
+        reason = (reason.replace(secret, "***") if secret else reason)[:MOST_TOLD]
         with self._lock:
             new = status not in self.reasons
             self.reasons.setdefault(status, reason)
@@ -313,9 +314,7 @@ def _post(at: Endpoint, headers: Mapping[str, str], body: bytes) -> bytes:
         if isinstance(error, _Failed):
             raise
         early = isinstance(error, (OSError, http.client.RemoteDisconnected))
-        raise _Failed(
-            UNREACHABLE if early else BAD_REPLY, f"{UNREACHABLE}: {error}"[:200]
-        ) from None
+        raise _Failed(UNREACHABLE if early else BAD_REPLY, f"{UNREACHABLE}: {error}") from None
     finally:
         clock.cancel()
         connection.close()
@@ -349,14 +348,14 @@ def _refusal(reply: http.client.HTTPResponse) -> _Failed:
 
 
 def _said(reply: http.client.HTTPResponse) -> str:
-    """The beginning of what an error's body says, on one line."""
+    """What an error's body says, on one line."""
     text = reply.read(MAX_SAID).decode("utf-8", "replace")
     with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
         error = json.loads(text)
         error = error.get("error", error)
         text = error if isinstance(error, str) else error.get("message") or text
     shown = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(shown.split())[:200] or reply.reason
+    return " ".join(shown.split()) or reply.reason
 
 
 def _seconds(header: str | None) -> float | None:

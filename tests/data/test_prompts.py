@@ -194,6 +194,21 @@ def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
     assert "line 3" in str(error.value) and "line 1" not in str(error.value)
 
 
+def test_what_the_model_cannot_read_is_set_aside_within_the_limit(tmp_path):
+    """As other faulty lines are: words that the tokenizer lacks, and texts past the window."""
+    words = pathlib.Path(examples.write_tokenizer(tmp_path)).parent
+    reader = Reader(tokenizer=Tokenizer.from_folder(words), window=9)
+    long = "a red circle and a blue square and a green cross"
+    path = write(tmp_path, "p.txt", f"a red circle\na redd circle\n{long}\n")
+    found = prompts.read(path, limit=2, reader=reader)
+    assert texts(found.prompts) == ["a red circle"]
+    unknown, too_long = (str(one) for one in found.rejects)
+    assert "p.txt, line 2" in unknown and "'redd'" in unknown and "near are red" in unknown
+    assert "p.txt, line 3" in too_long and "13 tokens; the context window is 9" in too_long
+    with pytest.raises(ValueError, match="(?s)line 2.*line 3"):
+        prompts.read(path, limit=1, reader=reader)
+
+
 # ------------------------------------------------------------------------------------------- CSV
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 from absl import logging
 from etils import epath
 
+from srum_jax.core.errors import quoted
 from srum_jax.core.param_tree import Params
 from srum_jax.data import records
 from srum_jax.rewards import question_templates
@@ -111,10 +112,10 @@ def parse_boxes(answer: str) -> list[tuple[int, int, int, int]]:
     for line in lines:
         match = _BOX.fullmatch(line)
         if match is None:
-            raise ValueError(f"{line!r} is no box")
+            raise ValueError(f"{quoted(line)} is no box")
         x0, y0, x1, y1 = map(int, match.groups())
         if not (x0 < x1 <= _PARTS and y0 < y1 <= _PARTS):
-            raise ValueError(f"{line!r} is an empty box, or lies outside the picture")
+            raise ValueError(f"{quoted(line)} is an empty box, or lies outside the picture")
         found.append((x0, y0, x1, y1))
     if not found:
         raise ValueError("an empty answer")
@@ -193,7 +194,7 @@ def read_boxes(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
         try:
             name, boxes = _record(record.value)
             if name in found:
-                raise ValueError(f"the id {name!r} was there before")
+                raise ValueError(f"the id {quoted(name)} was there before")
         except ValueError as e:
             raise ValueError(str(records.reject(path, record, e))) from e
         found[name] = boxes
@@ -215,5 +216,5 @@ def _record(value: object) -> tuple[str, tuple[Box, ...]]:
             or not all(type(v) in (int, float) and 0 <= v < 2**24 for v in box)
             or not (box[0] < box[2] and box[1] < box[3])
         ):
-            raise ValueError(f"box {box!r}: four pixels x0 < x1 and y0 < y1, not below 0")
+            raise ValueError(f"box {quoted(box)}: four pixels x0 < x1 and y0 < y1, not below 0")
     return value["id"], tuple(tuple(map(float, box)) for box in boxes)
