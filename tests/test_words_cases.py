@@ -63,7 +63,7 @@ def written(value):
     return json.dumps(value).encode()
 
 
-@hypothesis_cases.counts(quick=1500)
+@hypothesis_cases.counts(quick=300)
 def test_a_file_of_prompts_is_read_or_refused(cases, tmp_path):
     def check(data, ending, limit):
         path = tmp_path / f"p{ending}"
@@ -88,7 +88,7 @@ def test_a_file_of_prompts_is_read_or_refused(cases, tmp_path):
     )
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=300)
 def test_a_file_of_boxes_is_read_or_refused(cases, tmp_path):
     path = tmp_path / "boxes.jsonl"
 
@@ -109,7 +109,7 @@ def test_a_file_of_boxes_is_read_or_refused(cases, tmp_path):
     )
 
 
-@hypothesis_cases.counts(quick=1500)
+@hypothesis_cases.counts(quick=300)
 def test_a_reply_of_a_judge_is_an_answer_or_a_failure(cases):
     def check(data):
         try:
@@ -137,7 +137,7 @@ WORDS = st.sampled_from(
 )
 
 
-@hypothesis_cases.counts(quick=1500)
+@hypothesis_cases.counts(quick=300)
 def test_an_answer_has_a_score_or_says_why_not(cases):
     def check(parts, ids, finished):
         text = "".join(parts)
@@ -161,7 +161,7 @@ def test_an_answer_has_a_score_or_says_why_not(cases):
 KEYS = sorted(config.key_names(config.Config))
 
 
-@hypothesis_cases.counts(quick=400)
+@hypothesis_cases.counts(quick=200)
 def test_a_config_is_whole_or_refused(cases):
     plain = base.get_config().to_dict()
 
@@ -179,7 +179,7 @@ def test_a_config_is_whole_or_refused(cases):
     hypothesis_cases.run(check, cases, key=st.sampled_from(KEYS), value=JSON | odd)
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=300)
 def test_a_word_of_the_command_line_is_an_override_or_refused(cases):
     def check(name, value):
         said = hypothesis_cases.value_or_refusal(
