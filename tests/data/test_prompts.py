@@ -420,7 +420,7 @@ def test_a_text_that_is_none_is_set_aside():
     rows = [{"t": b"one"}, {"t": b"\xff"}, {"t": [b"two", b""]}, {}]
     found = list(tfds_texts._texts([lambda row=row: row for row in rows], ["t"], None))
     assert [r.line for r in found] == [1, 2, 3, 3, 4]
-    loaded = prompts._collect("tfds:x", found, 3)
+    loaded = prompts._collect("tfds:x", found, 3, Reader())
     assert texts(loaded.prompts) == ["one", "two"]
     assert [r.error.split(" (")[0] for r in loaded.rejects] == [
         records.NOT_UTF8,
