@@ -148,10 +148,6 @@ class Description:
             window -= context.extent((system,))[0] + told.think_tokens + 1
         return Reader(told.language, self.tokenizer, window)
 
-    def check_text(self, said: str) -> None:
-        """Raises ValueError naming a word of an instruction or a question that it lacks."""
-        self.tokenizer.encode(said)
-
 
 def describe(
     model: epath.PathLike = Config.model, base: epath.PathLike | None = None, **options: Any

@@ -240,7 +240,7 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     folder, about = _out(options), _described(options)
     shown = [images.load(path) for path in options.image]
-    about.check_text(about.generation_config.instruction(options.instruction))
+    about.tokenizer.encode(about.generation_config.instruction(options.instruction))
     jobs = [
         {
             "id": 0,
@@ -405,7 +405,7 @@ def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shown = [images.load(path) for path in options.image]
     film = None if options.video is None else video.frames(options.video, options.frames)
     about = _described(options)
-    about.check_text(about.generation_config.question(options.question, bool(shown or film)))
+    about.tokenizer.encode(about.generation_config.question(options.question, bool(shown or film)))
     answer = _load(options).answer(
         options.question,
         shown,
