@@ -101,7 +101,10 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
                 with jax.set_mesh(mesh):
                     stage_module(run.cfg.model, name).run(run.cfg, mesh, run.round(number))
     host_watch.finished()
-    first = jax.process_index() == 0
+    first, last = jax.process_index() == 0, run.round(run.cfg.rounds - 1)
+    logging.info("results: %s", last.results)
+    if "export" in run.stages:
+        logging.info("the model: %s", last.stage("export") / "model")
     return str(run.round(0).report) if "report" in run.stages and first else None
 
 

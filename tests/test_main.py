@@ -45,11 +45,14 @@ def go(stages, *more):
     return main.main([*config, "--workdir", str(stages.root), *more])
 
 
-def test_runs_all_stages_and_prints_the_report_last(stages, capsys):
+def test_runs_all_stages_and_says_where_everything_lies(stages, capsys):
     assert go(stages) == 0
     names = ["generate", "score", "train", "evaluate", "export", "report"]
     assert stages.calls == [(0, name) for name in names]
-    assert capsys.readouterr().out.splitlines()[-1] == f"report: {stages.root / 'report.html'}"
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"report: {stages.root / 'report.html'}"
+    assert f"the model: {stages.root / 'round0/export/model'}" in err
+    assert f"results: {stages.root / 'results.json'}" in err
 
 
 def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
