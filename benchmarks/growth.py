@@ -174,6 +174,7 @@ class Bench:
         from srum_jax.configs import base
 
         values = base.get_config()
+        values.train.update(select="all", min_score=-1.0)
         values.train.lanes.update(und=512, gen=8 * (self.size // 16) ** 2, images=8, regions=8)
         return config.load(values)
 
