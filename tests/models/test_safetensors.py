@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 
+import hypothesis_cases
 import numpy as np
 import pytest
 import safetensors.numpy
 from etils import epath
+from hypothesis import strategies as st
 
 from srum_jax.models import safetensors_io as format
 
@@ -201,3 +203,54 @@ def test_a_failed_write_leaves_nothing_under_the_name(tmp_path):
     with pytest.raises(ValueError):
         format.write(path, KINDS, values()[:2])
     assert not path.exists()
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.floats()
+OTHER = PLAIN | st.lists(PLAIN, max_size=3) | st.sampled_from([2**63, 10**400, "F32", "BF16"])
+FIELDS = st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), OTHER)
+NUMBERS = st.lists(st.integers(-1, 240) | st.just(2**63), max_size=3)
+EDITS = st.fixed_dictionaries({}, optional={"shape": NUMBERS, "data_offsets": NUMBERS})
+
+
+@hypothesis_cases.counts(quick=500)
+def test_any_entries_are_tensors_or_problems(cases, path):
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+
+    def check(name, fields, replace):
+        made = {**header, name: fields if replace else {**header.get(name, {}), **fields}}
+        text = json.dumps(made).encode()
+        tried(path, len(text).to_bytes(8, "little") + text + data)
+
+    how = dict(name=st.sampled_from(["a", "b.w", "new", ""]), fields=FIELDS | EDITS)
+    hypothesis_cases.run(check, cases, **how, replace=st.booleans())
+
+
+@hypothesis_cases.counts(quick=500)
+def test_any_bytes_are_tensors_or_problems(cases, path):
+    whole = path.read_bytes()
+
+    def check(edits, cut):
+        made = bytearray(whole)
+        for place, new in edits:
+            made[place % len(made) : place % len(made) + len(new)] = new
+        tried(path, bytes(made[:cut]))
+
+    places = st.integers(0, 400)
+    edits = st.lists(st.tuples(places, st.binary(min_size=1, max_size=4)), max_size=3)
+    hypothesis_cases.run(check, cases, edits=edits, cut=places | st.just(10**4))
+
+
+def tried(path, data):
+    """What a header says lies in the file and can be read; otherwise it is told in short."""
+    path.write_bytes(data)
+    found, problems = hypothesis_cases.value_or_refusal(lambda: opened(path))
+    assert all(str(path) in p and len(p) < 500 for p in problems)
+    if problems:
+        return
+    with path.open("rb") as file:
+        for tensor in found.values():
+            if tensor.dtype in format.DTYPES and tensor.shape:
+                blocks = [b for _, b in format.rows(file, tensor, 0, tensor.shape[0])]
+                assert sum(len(b) for b in blocks) == tensor.shape[0]
