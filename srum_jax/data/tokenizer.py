@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import json
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,7 +18,7 @@ from etils import epath
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from srum_jax.core.errors import quoted
-from srum_jax.core.files import mistaken, read_json
+from srum_jax.core.files import mistaken, read_json, read_object
 from srum_jax.data.schema import LayoutSizes, Text
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -256,27 +255,16 @@ def _qwen2(folder: epath.Path) -> tokenizers.Tokenizer:
 
 def _vocabulary(path: epath.Path) -> dict[str, int]:
     """vocab.json: {token: id}, every id from 0 up once."""
-
-    def unique(pairs):
-        words = Counter(word for word, _ in pairs)
-        if len(words) < len(pairs):
-            raise ValueError(f"{path}: {words.most_common(1)[0][0]!r} is listed twice")
-        return dict(pairs)
-
-    try:
-        vocab = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: not valid JSON ({e})") from e
-    if not isinstance(vocab, dict):
-        raise ValueError(f"{path}: must be one object of tokens and ids")
+    vocab = read_object(path)
     for word, i in vocab.items():
         if type(i) is not int:
-            raise ValueError(f"{path}: the id of {word!r} must be an integer, got {i!r}")
+            what = f"the id of {quoted(word)} must be an integer, got {quoted(i)}"
+            raise ValueError(f"{path}: {what}")
     times = Counter(vocab.values())
     twice = [i for i, n in times.items() if n > 1]
     if twice:
-        words = [w for w, i in vocab.items() if i == twice[0]]
-        raise ValueError(f"{path}: {' and '.join(map(repr, words))} share the id {twice[0]}")
+        one, other, *_ = (quoted(w) for w, i in vocab.items() if i == twice[0])
+        raise ValueError(f"{path}: {one} and {other} share the id {quoted(twice[0])}")
     hole = next((i for i in range(len(vocab)) if i not in times), None)
     if hole is not None:
         raise ValueError(f"{path}: {len(vocab)} tokens, but none has the id {hole}")
@@ -296,10 +284,10 @@ def _merges(path: epath.Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
             continue
         pair = tuple(line.split(" "))
         if len(pair) != 2 or not all(pair):
-            raise ValueError(f"{path} line {number}: {line!r} is not two tokens with a space")
+            raise ValueError(f"{path} line {number}: {quoted(line)} is not two tokens with a space")
         unknown = [t for t in (*pair, "".join(pair)) if t not in vocab]
         if unknown:
-            raise ValueError(f"{path} line {number}: {unknown[0]!r} is not in vocab.json")
+            raise ValueError(f"{path} line {number}: {quoted(unknown[0])} is not in vocab.json")
         merges.append(pair)
     return merges
 
@@ -321,5 +309,6 @@ def _added(path: epath.Path) -> list[tuple[int, AddedToken]] | None:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(
-            f"{path}: added_tokens_decoder must map ids to objects with a content ({e!r})"
+            f"{path}: added_tokens_decoder must map ids to objects with a content "
+            f"({quoted(repr(e))})"
         ) from e

@@ -365,11 +365,11 @@ def test_ids_are_compared_with_the_models(tokenizer, qwen):
     "changes, message",
     [
         ({"vocab": lambda t: t[: len(t) // 2]}, "vocab.json: not valid JSON"),
-        ({"vocab": lambda t: "[1]"}, "vocab.json: must be one object"),
+        ({"vocab": lambda t: "[1]"}, "vocab.json: must hold a JSON object"),
         ({"vocab": lambda t: t.replace('"!":0', '"!":"0"')}, "id of '!' must be an integer"),
         ({"vocab": lambda t: t.replace('"!":0', '"!":1')}, "'!' and '\"' share the id 1"),
         ({"vocab": lambda t: t.replace('"!":0', '"!":9999')}, "none has the id 0"),
-        ({"vocab": lambda t: t.replace('"!":0', '"!":0,"!":0')}, "'!' is listed twice"),
+        ({"vocab": lambda t: t.replace('"!":0', '"!":0,"!":0')}, "'!' stands there twice"),
         ({"vocab": lambda t: t.replace('"!":0', '"absent":0')}, "1 of the 256 byte tokens.*'!'"),
         ({"merges": lambda t: t.replace("\n", "\nabc\n", 1)}, "merges.txt line 2: 'abc' is not"),
         ({"merges": lambda t: t + "a  b\n"}, r"merges.txt line \d+: 'a  b' is not two"),
