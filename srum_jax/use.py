@@ -239,7 +239,7 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.generation.image_sampler import candidate_seed
 
     folder, about = _out(options), _described(options)
-    shown = [images.load(path) for path in options.image]
+    shown = [images.load(_here(path)) for path in options.image]
     about.tokenizer.encode(about.generation_config.instruction(options.instruction))
     jobs = [
         {
@@ -267,6 +267,13 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
 
     yield from _drawn(options, folder, about, jobs, draw)
+
+
+def _here(path: str) -> str:
+    """A picture's or a clip's path. Raises BadInput for one in a bucket."""
+    if files.is_remote(path) and not places.fault(path):
+        raise BadInput(f"{path} is in a bucket; fetch it first and name the file")
+    return path
 
 
 def _same(path: str, other: pathlib.Path) -> bool:
@@ -402,8 +409,8 @@ def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, A
 def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.data import images, video
 
-    shown = [images.load(path) for path in options.image]
-    film = None if options.video is None else video.frames(options.video, options.frames)
+    shown = [images.load(_here(path)) for path in options.image]
+    film = None if options.video is None else video.frames(_here(options.video), options.frames)
     about = _described(options)
     about.tokenizer.encode(about.generation_config.question(options.question, bool(shown or film)))
     answer = _load(options).answer(
@@ -425,7 +432,7 @@ def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     for path in options.image:
         if not os.path.isfile(path):
-            images.load(path)  # raises, saying why
+            images.load(_here(path))  # raises, saying why
     bagel = None
     batch = _described(options).generation_config.batch
     for first in range(0, len(options.image), batch):
@@ -433,7 +440,7 @@ def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         part = options.image[first : first + batch]
         for place, path in enumerate(part):
             try:
-                found[place] = images.load(path)
+                found[place] = images.load(_here(path))
             except ValueError as e:
                 yield {"error": str(e)}
         if found:

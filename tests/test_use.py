@@ -256,6 +256,8 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         (["generate", "-o", "/proc/x", "--prompt", PROMPT], "No such file or directory"),
         ([*ASK, "--image", "https://example.org/a.png"], "is an address, no path; fetch it"),
         ([*ASK, "--video", "https://example.org/a.mp4"], "is an address, no path; fetch it"),
+        ([*ASK, "--video", "gs://a/b.mp4"], "gs://a/b.mp4 is in a bucket; fetch it first"),
+        (["caption", "gs://a/b.png"], "gs://a/b.png is in a bucket; fetch it first"),
         (["caption", "https://example.org/a.png"], "is an address, no path; fetch it"),
         ([*EDIT, "--image", "a.png", "-o", ""], "-o: an empty path"),
         ([*ASK, "--image", "nowhere.png"], "nowhere.png: no such picture file"),
