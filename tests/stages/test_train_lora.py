@@ -89,8 +89,9 @@ def test_adapters_alone_are_made_and_kept(done):
     leaves = [ast.literal_eval(path) for path in files.read_json(saved)["tree_metadata"]]
     large = [path for path in leaves if "lora" in path]
     assert len(large) == 4 * len(made)  # parameters, their average and two moments
-    numbers = {path[-1] for path in leaves if "lora" not in path}
-    assert numbers <= {"step", "skipped", "skipped_in_row", "count"}
+    others = {path[-1] for path in leaves if "lora" not in path}
+    others = {name for name in others if not name.isdecimal()}  # parts of the optimiser without any
+    assert others <= {"step", "skipped", "skipped_in_row", "count"}
 
 
 @pytest.mark.slow
