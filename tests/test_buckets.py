@@ -8,8 +8,10 @@ import urllib.request
 
 import buckets
 import fsspec
+import hosts
 import numpy as np
 import pytest
+import test_hosts
 import toy
 
 from srum_jax.core import digests, files, lock
@@ -235,3 +237,13 @@ def test_a_run_goes_on_in_a_bucket(bucket, tmp_path):
     assert digests.damaged(bucket / "checkpoints/8") == [name]
     save_params(bucket / "params", state.params)
     toy.assert_same(load_params(bucket / "params", state.params), state.params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts_of_it", [1, 2])
+def test_the_whole_loop(bucket, tmp_path, hosts_of_it):
+    run = test_hosts.runner(tmp_path, 1, **test_hosts.QUICK)
+    hosts.ended(run(tmp_path / "disk", 1))
+    printed = hosts.ended(run(bucket, hosts_of_it))
+    assert f"report: {bucket / 'report.html'}" in printed[0]
+    test_hosts.assert_same_runs(tmp_path / "disk", bucket, test_hosts.QUICK["train__steps"])
