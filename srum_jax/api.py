@@ -32,7 +32,7 @@ from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
 from srum_jax.data import video as videos
-from srum_jax.data.prompts import Reader
+from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import (
@@ -139,14 +139,14 @@ class Description:
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     digest: str
 
-    def prompt_reader(self, think: bool) -> Reader:
+    def prompt_reader(self, think: bool) -> PromptReader:
         """What it can draw of a prompt, with `think` of one that it thinks about before."""
         told = self.generation_config
         window = min(told.window, self.cfg.max_text)
         if think:
             system = _system(self.tokenizer, system_prompts.THINK_GENERATION)
             window -= context.extent((system,))[0] + told.think_tokens + 1
-        return Reader(told.language, self.tokenizer, window)
+        return PromptReader(told.language, self.tokenizer, window)
 
 
 def describe(

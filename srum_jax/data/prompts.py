@@ -16,9 +16,9 @@ from absl import logging
 from srum_jax.config import hash_json
 from srum_jax.core import places, registry
 from srum_jax.core.errors import quoted
-from srum_jax.data import languages, records, tfds_texts
+from srum_jax.data import records, tfds_texts
+from srum_jax.data.prompt_reader import ANYBODY, PromptReader
 from srum_jax.data.records import FileRecord, Reject
-from srum_jax.data.tokenizer import Tokenizer
 
 # Names a field may have, the second those of T2I-CompBench's files.
 FIELDS = {
@@ -41,32 +41,6 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-    """What a model can read: prompts in a language of `data/languages.py` ("": any), in words that
-    `tokenizer` has (None: any), of up to `window` tokens with the marks around them (0: any)."""
-
-    language: str = ""
-    tokenizer: Tokenizer | None = None
-    window: int = 0
-
-    def read(self, text: str) -> str:
-        """`text` as the model reads it. Raises ValueError naming the word or the length."""
-        said = languages.normalise(self.language, text, "prompt")
-        self.check(said)
-        return said
-
-    def check(self, said: str) -> None:
-        """Raises ValueError for what is in the language and has other words, or too many."""
-        if self.tokenizer is None:
-            return
-        tokens = len(self.tokenizer.encode(said)) + 2
-        if self.window and tokens > self.window:
-            raise ValueError(
-                f"text {quoted(said)} takes {tokens} tokens; the context window is {self.window}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class LoadedPrompts:
     """Prompts, the records that are none, and the prompts left out because they were there before.
 
@@ -84,7 +58,7 @@ def load(
     first: int = 0,
     *,
     limit: float = 0.0,
-    reader: Reader = Reader(),
+    reader: PromptReader = ANYBODY,
 ) -> tuple[Prompt, ...]:
     """The prompts of `read`."""
     return read(source, count, first, limit=limit, reader=reader).prompts
@@ -96,7 +70,7 @@ def read(
     first: int = 0,
     *,
     limit: float = 0.0,
-    reader: Reader = Reader(),
+    reader: PromptReader = ANYBODY,
 ) -> LoadedPrompts:
     """`count` different prompts of a source, without a count all.
 
@@ -130,7 +104,7 @@ def digest(prompts: Sequence[Prompt]) -> str:
     return hash_json([[p.id, p.text, p.category] for p in prompts])
 
 
-def check(prompts: Sequence[Prompt], reader: Reader) -> None:
+def check(prompts: Sequence[Prompt], reader: PromptReader) -> None:
     """Raises ValueError naming the file and line of the prompts that the model cannot read."""
     faults = []
     for prompt in prompts:
@@ -179,7 +153,9 @@ def _numbered(row: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _collect(name: str, rows: Iterable[FileRecord], limit: float, reader: Reader) -> LoadedPrompts:
+def _collect(
+    name: str, rows: Iterable[FileRecord], limit: float, reader: PromptReader
+) -> LoadedPrompts:
     """The different prompts of `rows`, in their order."""
     found: dict[str, Prompt] = {}
     ids: dict[int, int] = {}

@@ -22,7 +22,8 @@ from srum_jax.core import sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import records, shards
-from srum_jax.data.prompts import Prompt, Reader
+from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
@@ -62,7 +63,7 @@ def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
 
     Raises FileNotFoundError or ValueError for a list that cannot be used.
     """
-    c, reader = cfg.generate, loading.prompt_reader(weights) if weights else Reader()
+    c, reader = cfg.generate, loading.prompt_reader(weights) if weights else PromptReader()
     return prompt_lists.load(c.prompts, cfg.rounds * c.count, limit=c.rejects, reader=reader)
 
 
@@ -118,7 +119,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("generate", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def held_back(cfg: Config, reader: Reader) -> list[dict[str, Any]]:
+def held_back(cfg: Config, reader: PromptReader) -> list[dict[str, Any]]:
     """At most HELD_BACK records {id, prompt, category}: prompts after those that all rounds draw.
 
     Of a list too short for that its end, which is then drawn too. Without what the model cannot
@@ -135,7 +136,7 @@ def held_back(cfg: Config, reader: Reader) -> list[dict[str, Any]]:
     return readable(found[: drawn + HELD_BACK][-HELD_BACK:], reader)
 
 
-def readable(prompts: Sequence[Prompt], reader: Reader) -> list[dict[str, Any]]:
+def readable(prompts: Sequence[Prompt], reader: PromptReader) -> list[dict[str, Any]]:
     """Records {id, prompt, category} of the prompts that the model can read."""
     out = []
     for prompt in prompts:
@@ -159,7 +160,7 @@ def leaks(cfg: Config, wanted: Sequence[Prompt], language: str = "") -> list[dic
     if "evaluate" not in cfg.stages:
         return []
     try:
-        reader = Reader(language)
+        reader = PromptReader(language)
         asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, reader=reader)
     except FileNotFoundError as e:
         logging.info("evaluate.prompts are not here to compare with: %s", e)

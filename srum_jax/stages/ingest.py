@@ -31,7 +31,8 @@ from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, records, shards
 from srum_jax.data.parquet import Parquet
-from srum_jax.data.prompts import Prompt, Reader
+from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.srum_dataset import ImageSample, ScoredBox, SrumDataset
@@ -322,7 +323,7 @@ def write_beside(
         Prompt(i, text, "ingested", f"{cfg.ingest.source}, prompt {i}")
         for i, text in enumerate(plan.prompts)
     ]
-    held = generate.readable(prompts[-generate.HELD_BACK :], Reader(tokenizer=tokenizer))
+    held = generate.readable(prompts[-generate.HELD_BACK :], PromptReader(tokenizer=tokenizer))
     write_json(folder / "held_back.json", held)
     shared = generate.leaks(cfg, prompts, language)
     generate.write_findings(folder, plan.rejects, shared)

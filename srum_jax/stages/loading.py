@@ -20,7 +20,7 @@ from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree, registry, sharding
 from srum_jax.core.files import model_fingerprint as fingerprint  # noqa: F401 (stages ask here)
-from srum_jax.data.prompts import Reader
+from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
@@ -127,10 +127,10 @@ def language(parts: hf.Parts) -> str:
     return generation_config.from_folder(parts.folder, parts.base).language
 
 
-def prompt_reader(parts: hf.Parts) -> Reader:
+def prompt_reader(parts: hf.Parts) -> PromptReader:
     """What a model can read, without its weights. Raises ValueError naming the file."""
     window = model_config.from_folder(parts.sizes).max_text
-    return Reader(language(parts), Tokenizer.from_folder(parts.words), window)
+    return PromptReader(language(parts), Tokenizer.from_folder(parts.words), window)
 
 
 def _made_by(stage: epath.Path) -> hf.Parts:

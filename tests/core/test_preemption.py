@@ -25,20 +25,32 @@ print("whole", flush=True)
 """
 
 
-def busy(*before, saving=False, rounds=2**30):
-    """The process, once it is at work; `before`: words that its command begins with."""
-    started = subprocess.Popen(
-        [*before, sys.executable, "-c", BUSY.format(saving=saving, rounds=rounds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert started.stdout.readline() == "busy\n"
-    return started
+def heard():
+    """What started the tests may ignore signals, as a job in the background does."""
+    for number in preemption.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture
+def busy():
+    """Starts processes and hands them on once they are at work; none outlives its test."""
+    processes = []
+
+    def start(*before, saving=False, rounds=2**30):
+        command = [*before, sys.executable, "-c", BUSY.format(saving=saving, rounds=rounds)]
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(subprocess.Popen(command, preexec_fn=heard, **pipes))
+        assert processes[-1].stdout.readline() == "busy\n"
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)
-def test_work_that_does_not_look_is_cut_off_with_the_code_of_a_clean_stop(number):
+def test_work_that_does_not_look_is_cut_off_with_the_code_of_a_clean_stop(busy, number):
     started = busy()
     started.send_signal(number)
     out, err = started.communicate(timeout=60)
@@ -46,7 +58,7 @@ def test_work_that_does_not_look_is_cut_off_with_the_code_of_a_clean_stop(number
     assert "stopping: " in err and "made again" in err and "Traceback" not in err
 
 
-def test_the_second_ctrl_c_ends_at_once():
+def test_the_second_ctrl_c_ends_at_once(busy):
     started = busy(saving=True)
     started.send_signal(signal.SIGINT)
     time.sleep(2 * preemption.PRESS)
@@ -55,14 +67,14 @@ def test_the_second_ctrl_c_ends_at_once():
     assert started.returncode == 130 and "ended at once" in err and "Traceback" not in err
 
 
-def test_what_saves_is_waited_for():
+def test_what_saves_is_waited_for(busy):
     started = busy(saving=True, rounds=2**22)  # seconds, longer than the grace
     started.send_signal(signal.SIGTERM)
     out, _ = started.communicate(timeout=120)
     assert out == "whole\n"
 
 
-def test_a_signal_that_was_ignored_stays_so():
+def test_a_signal_that_was_ignored_stays_so(busy):
     started = busy("nohup", rounds=2**18)
     os.kill(started.pid, signal.SIGHUP)
     out, err = started.communicate(timeout=120)

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from srum_jax.data import prompts, records, tfds_texts
-from srum_jax.data.prompts import Reader
+from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.worlds.shapes import examples, language, tfds_builder
 
@@ -185,7 +185,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
     words = pathlib.Path(examples.write_tokenizer(tmp_path)).parent
-    reader = Reader(tokenizer=Tokenizer.from_folder(words), window=9)
+    reader = PromptReader(tokenizer=Tokenizer.from_folder(words), window=9)
     path = write(tmp_path, "p.txt", "a red circle\na beige circle\ntwo red dogs\n")
     found = prompts.load(path, 3)
     prompts.check(found[:1], reader)
@@ -197,7 +197,7 @@ def test_words_the_model_lacks_are_named_with_their_line(tmp_path):
 def test_what_the_model_cannot_read_is_set_aside_within_the_limit(tmp_path):
     """As other faulty lines are: words that the tokenizer lacks, and texts past the window."""
     words = pathlib.Path(examples.write_tokenizer(tmp_path)).parent
-    reader = Reader(tokenizer=Tokenizer.from_folder(words), window=9)
+    reader = PromptReader(tokenizer=Tokenizer.from_folder(words), window=9)
     long = "a red circle and a blue square and a green cross"
     path = write(tmp_path, "p.txt", f"a red circle\na redd circle\n{long}\n")
     found = prompts.read(path, limit=2, reader=reader)
@@ -407,12 +407,12 @@ def test_a_tfds_data_set_that_is_not_here_is_not_fetched(monkeypatch):
 def test_plain_english_is_put_into_the_words_of_a_language(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("A red circle.\na red circle\na red star\nDraw two blue boxes, please\n")
-    found = prompts.read(str(path), limit=1, reader=Reader("shapes"))
+    found = prompts.read(str(path), limit=1, reader=PromptReader("shapes"))
     assert [p.text for p in found.prompts] == ["a red circle", "two blue squares"]
     assert [(r.line, "'star'" in r.error) for r in found.rejects] == [(3, True)]
     assert len(found.duplicates) == 1
     with pytest.raises(ValueError, match="line 3: 'a red star': the word 'star'"):
-        prompts.read(str(path), reader=Reader("shapes"))
+        prompts.read(str(path), reader=PromptReader("shapes"))
     assert [p.text for p in prompts.load(str(path))][0] == "A red circle."
 
 
@@ -420,7 +420,7 @@ def test_a_text_that_is_none_is_set_aside():
     rows = [{"t": b"one"}, {"t": b"\xff"}, {"t": [b"two", b""]}, {}]
     found = list(tfds_texts._texts([lambda row=row: row for row in rows], ["t"], None))
     assert [r.line for r in found] == [1, 2, 3, 3, 4]
-    loaded = prompts._collect("tfds:x", found, 3, Reader())
+    loaded = prompts._collect("tfds:x", found, 3, PromptReader())
     assert texts(loaded.prompts) == ["one", "two"]
     assert [r.error.split(" (")[0] for r in loaded.rejects] == [
         records.NOT_UTF8,

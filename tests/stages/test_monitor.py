@@ -17,6 +17,7 @@ from stages import test_evaluate, test_train
 
 from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
+from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.rewards import decompose, judge, logits, parsing, question_templates
@@ -135,6 +136,7 @@ def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
         def encode(self, text):
             if text == "6":
                 raise ValueError
+            return [1]
 
     (tmp_path / "list.txt").write_text("".join(f"{i}\n" for i in range(100)))
 
@@ -142,7 +144,7 @@ def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
         cfg = tiny.load_config("", generate__prompts=str(tmp_path / "list.txt"))
         part = dataclasses.replace(cfg.generate, count=count)
         cfg = dataclasses.replace(cfg, generate=part, rounds=rounds)
-        found = generate.held_back(cfg, Words())
+        found = generate.held_back(cfg, PromptReader(tokenizer=Words()))
         assert all(str(r["id"]) == r["prompt"] and r["category"] for r in found)
         return [r["id"] for r in found]
 

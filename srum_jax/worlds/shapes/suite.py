@@ -17,7 +17,8 @@ from einops import rearrange
 
 from srum_jax.config import Config, EvaluateConfig
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data.prompts import Prompt, Reader
+from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.prompts import Prompt
 from srum_jax.evals import sections
 from srum_jax.evals.suite import (
     DrawRequest,
@@ -124,7 +125,9 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
     """
     if data:
         raise ValueError(f'evaluate.suites: "shapes:{data}": it reads no data, say "shapes"')
-    wanted = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, reader=Reader(language))
+    wanted = prompt_lists.load(
+        cfg.evaluate.prompts, cfg.evaluate.count, reader=PromptReader(language)
+    )
     drawn = tuple(p for p in wanted if exam.readable(cfg.sample.size, p.text))
     if len(drawn) < len(wanted):
         logging.info(
