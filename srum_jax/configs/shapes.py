@@ -14,12 +14,13 @@ def get_config() -> Any:
     c.generate.candidates = 4
     c.score.proposers = ("components",)
     c.train.steps = 120
+    c.train.checkpoint_every = 120  # a checkpoint takes as long as twenty steps
     c.train.monitor.prompts = 0
     c.evaluate.count = 300
     c.evaluate.questions = 200
     c.evaluate.multi_image_questions = 0
     c.evaluate.captions = 0
-    c.evaluate.edits = 60
+    c.evaluate.edits = 0
     c.evaluate.best_of_prompts = 50
     c.compute.remat = "none"  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time

@@ -13,9 +13,11 @@ from srum_jax.core.preemption import Presses
 
 # Installs, says so, and works in a C function that does not return to the interpreter.
 BUSY = """\
-import contextlib, hashlib, sys
+import contextlib, hashlib, signal, sys
 from srum_jax.core import preemption
 preemption.GRACE = 1.0
+for number in preemption.SIGNALS if {heard} else ():
+    signal.signal(number, signal.SIG_DFL)  # a job in the background ignores some
 preemption.install()
 inside = preemption.saving() if {saving} else contextlib.nullcontext()
 with inside:
@@ -25,21 +27,16 @@ print("whole", flush=True)
 """
 
 
-def heard():
-    """What started the tests may ignore signals, as a job in the background does."""
-    for number in preemption.SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-
-
 @pytest.fixture
 def busy():
     """Starts processes and hands them on once they are at work; none outlives its test."""
     processes = []
 
     def start(*before, saving=False, rounds=2**30):
-        command = [*before, sys.executable, "-c", BUSY.format(saving=saving, rounds=rounds)]
+        code = BUSY.format(saving=saving, rounds=rounds, heard=not before)
+        command = [*before, sys.executable, "-c", code]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        processes.append(subprocess.Popen(command, preexec_fn=heard, **pipes))
+        processes.append(subprocess.Popen(command, **pipes))
         assert processes[-1].stdout.readline() == "busy\n"
         return processes[-1]
 

@@ -17,7 +17,7 @@ from stages import test_evaluate, test_train
 
 from srum_jax.config import MonitorConfig
 from srum_jax.data import shards
-from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.prompt_reader import ANYBODY, PromptReader
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.rewards import decompose, judge, logits, parsing, question_templates
@@ -140,17 +140,19 @@ def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
 
     (tmp_path / "list.txt").write_text("".join(f"{i}\n" for i in range(100)))
 
-    def held(count, rounds=1):
-        cfg = tiny.load_config("", generate__prompts=str(tmp_path / "list.txt"))
+    def held(count, rounds=1, reader=ANYBODY):
+        source = {"generate__prompts": str(tmp_path / "list.txt"), "generate__rejects": 0.01}
+        cfg = tiny.load_config("", **source)
         part = dataclasses.replace(cfg.generate, count=count)
         cfg = dataclasses.replace(cfg, generate=part, rounds=rounds)
-        found = generate.held_back(cfg, PromptReader(tokenizer=Words()))
+        found = generate.held_back(cfg, reader)
         assert all(str(r["id"]) == r["prompt"] and r["category"] for r in found)
         return [r["id"] for r in found]
 
     assert held(10) == list(range(10, 74)) and held(10, rounds=2) == list(range(20, 84))
     assert not [r for r in caplog.records if "held back" in r.message]
-    assert held(4) == [4, 5, *range(7, 68)]  # what the model cannot read is left out
+    cannot = PromptReader(tokenizer=Words())  # what the model cannot read is left out
+    assert held(4, reader=cannot) == [4, 5, *range(7, 69)]
     with caplog.at_level("INFO", logger="absl"):
         assert held(60) == list(range(36, 100))
     assert "100 prompts; of the 64 held back for monitor checks 24 are drawn too" in caplog.text
