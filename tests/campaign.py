@@ -1,0 +1,248 @@
+"""Seeded faults over all stages of a small run, each resumed; the end is an undisturbed run's.
+
+`python tests/campaign.py FOLDER --faults 25 --seed 0` prints a table: fault, stage, exit code, what
+was lost and what was made again. With --bucket the disturbed runs are in one, and its storage
+fails too. A run is disturbed in each of its stages, then goes to its end.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import buckets
+import fsspec
+import hosts
+from etils import epath
+from safetensors import numpy as safetensors
+
+from srum_jax.training import metrics
+
+STAGES = ("generate", "score", "train", "evaluate", "export", "report")
+ON_DISK = ("SIGKILL", "SIGTERM", "full disk")
+IN_BUCKET = ("SIGKILL", "SIGTERM", *buckets.FAILURES)
+CODES = {"SIGKILL": {-9, 0}, "SIGTERM": {75, 0}, "full disk": {2, 0}}  # 0: it had nothing to do
+STORAGE_FAILS = (3.0, 20.0)  # seconds, at least and at most: clients ask again for longer
+FULL = 64  # bytes that a file may still have on the full disk
+UNFINISHED = re.compile(r"(^|/)\.|orbax-checkpoint-tmp|metrics\.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One fault: in which stage, how the run ended, and what that cost.
+
+    lost: seconds of the stage's work that no whole file holds · again: whole shards and checkpoints
+    of before the fault that the next run wrote once more.
+    """
+
+    fault: str
+    stage: str
+    code: int
+    lost: float
+    again: int
+
+    def row(self):
+        """Of the table."""
+        return f"| {self.fault} | {self.stage} | {self.code} | {self.lost:.1f} | {self.again} |"
+
+
+class Process:
+    """A started command and what it prints: each line with its time, as it comes."""
+
+    def __init__(self, command):
+        self.lines = []
+        self.started = subprocess.Popen(
+            command,
+            env=hosts.environment(1),
+            stdout=subprocess.PIPE,  # a file would be full, too
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.reads = threading.Thread(target=self._read, daemon=True)
+        self.reads.start()
+
+    def _read(self):
+        for line in self.started.stdout:
+            self.lines.append((time.time(), line))
+
+    def stages(self):
+        """(when it began, its name) of every stage so far."""
+        found = [(at, re.search(r"stage \d of \d: (\w+)", line)) for at, line in list(self.lines)]
+        return [(at, match[1]) for at, match in found if match]
+
+    def wait_for(self, stage, seconds):
+        """Returns `seconds` after `stage` began, or when the process has ended: whether it runs."""
+        while self.started.poll() is None:
+            began = [at for at, name in self.stages() if name == stage]
+            if began and time.time() - began[0] >= seconds:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def end(self):
+        """Waits for its end; the exit code and what was printed."""
+        try:
+            code = self.started.wait(hosts.PATIENCE)
+        finally:
+            hosts.kill([self.started])
+        self.reads.join()
+        return code, "".join(line for _, line in self.lines)
+
+
+class Run:
+    """A command in a work folder, which is given again and again until it is done."""
+
+    def __init__(self, command, workdir, told=None):
+        self.command = [sys.executable, *map(str, command), "--workdir", str(workdir)]
+        self.workdir, self.told = epath.Path(workdir), told
+
+    def disturb(self, fault, stage, seconds, lasts):
+        """Gives the command; `seconds` after `stage` began comes the fault.
+
+        lasts: seconds for which a storage fails. Returns (stage, exit code, seconds lost), or None
+        where the command was done before.
+        """
+        process = Process(self.command)
+        if not process.wait_for(stage, seconds):
+            code, printed = process.end()
+            assert code == 0, printed
+            return None
+        (began, where), now = process.stages()[-1], time.time()
+        if fault == "full disk":
+            resource.prlimit(process.started.pid, resource.RLIMIT_FSIZE, (FULL, FULL))
+        elif fault in buckets.FAILURES:
+            buckets.fail(self.told, fault, lasts)
+        else:
+            process.started.send_signal(getattr(signal, fault))
+        code, printed = process.end()
+        if fault in buckets.FAILURES:
+            self.told.unlink()
+        assert code in CODES.get(fault, {0, 1}), (fault, code, printed)
+        assert "Traceback" not in printed, printed
+        if code == 0:
+            return where, code, 0.0
+        kept = max([at for at in self.whole(where).values() if at >= began], default=began)
+        return where, code, max(0.0, now - kept)
+
+    def whole(self, stage=""):
+        """{path: when it was written} of whole files, of a stage or all, without logs."""
+        storage, root = fsspec.core.url_to_fs(os.fspath(self.workdir / "round0" / stage))
+        found = storage.find(root, detail=True)
+        found = {path.removeprefix(root): info["mtime"] for path, info in found.items()}
+        return {
+            path: at if isinstance(at, float) else at.timestamp()
+            for path, at in found.items()
+            if not UNFINISHED.search(path)
+        }
+
+    def finish(self):
+        """Goes to the end; seconds that every stage took."""
+        process = Process(self.command)
+        code, printed = process.end()
+        assert code == 0, printed
+        began = process.stages()
+        ends = [*(at for at, _ in began[1:]), time.time()]
+        return {name: end - at for (at, name), end in zip(began, ends, strict=True)}
+
+
+def made_again(before, after):
+    """How many shards and checkpoints were whole `before` and were written once more."""
+    names = [path for path in before if "array_record" in path or "/checkpoints/" in path]
+    return sum(after.get(path, before[path]) != before[path] for path in names)
+
+
+def assert_same_ends(one, other):
+    """Two work folders bit for bit: records, losses, exported parameters, results without times."""
+    hosts.assert_same_records(one, other, exactly=True)
+    rows = [metrics.read(folder / "round0/train/metrics.jsonl") for folder in (one, other)]
+    plain = [
+        [{k: v for k, v in r.items() if k not in metrics.CLOCKS} for r in found] for found in rows
+    ]
+    assert plain[0] == plain[1]
+    exported = [
+        safetensors.load((folder / "round0/export/model/ema.safetensors").read_bytes())
+        for folder in (one, other)
+    ]
+    assert exported[0].keys() == exported[1].keys()
+    for name, leaf in exported[0].items():
+        assert leaf.tobytes() == exported[1][name].tobytes(), name
+    results = [json.loads((folder / "results.json").read_text()) for folder in (one, other)]
+    for found in results:
+        del found["run"], found["stages"]
+    assert results[0] == results[1]
+
+
+def campaign(command, root, *, faults, seed, kinds, place=None, told=None):
+    """Disturbs runs of `command` `faults` times; yields an Outcome each.
+
+    command: without its work folder · place: where work folders go, if not in `root` · told: see
+    `buckets.fail`. Every run must end as an undisturbed one in `root`/whole did.
+    """
+    rng, done, number = random.Random(seed), 0, 0
+    whole = Run(command, root / "whole")
+    takes = whole.finish()
+    while done < faults:
+        run = Run(command, epath.Path(place or root) / f"disturbed-{number}", told)
+        number, outcomes, before = number + 1, [], {}
+        for stage in STAGES[: faults - done]:
+            fault, seconds = rng.choice(kinds), rng.uniform(0, takes[stage])
+            found = run.disturb(fault, stage, seconds, rng.uniform(*STORAGE_FAILS))
+            after = run.whole()
+            if outcomes:
+                outcomes[-1] = dataclasses.replace(outcomes[-1], again=made_again(before, after))
+                yield outcomes[-1]
+            if found is None:
+                break
+            outcomes.append(Outcome(fault, *found, again=0))
+            before = after
+        else:
+            run.finish()
+            yield dataclasses.replace(outcomes[-1], again=made_again(before, run.whole()))
+        done += len(outcomes)
+        assert_same_ends(whole.workdir, run.workdir)
+
+
+def main():
+    """See the module."""
+    import conftest  # noqa: F401  (programs are compiled, and kept, as for the other tests)
+    import test_hosts
+
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("folder", type=pathlib.Path)
+    options.add_argument("--faults", type=int, default=50)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--bucket", action="store_true")
+    options = options.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    command = test_hosts.command(options.folder, **test_hosts.QUICK)
+    how = dict(faults=options.faults, seed=options.seed)
+    print("| fault | stage | exit code | seconds lost | made again |\n|---|---|--:|--:|--:|")
+
+    def tell(outcomes):
+        for outcome in outcomes:
+            print(outcome.row(), flush=True)
+
+    if options.bucket:
+        told = options.folder.absolute() / "fails.json"
+        with buckets.emulator(told=told):
+            tell(
+                campaign(
+                    command, options.folder, **how, kinds=IN_BUCKET, place="gs://runs", told=told
+                )
+            )
+    else:
+        tell(campaign(command, options.folder, **how, kinds=ON_DISK))
+    print("every run ended as the undisturbed one")
+
+
+if __name__ == "__main__":
+    main()
