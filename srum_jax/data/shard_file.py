@@ -1,4 +1,4 @@
-"""One shard's file: opened, counted and read record by record, on a disk and in a bucket.
+"""One shard's file: written, opened, counted and read record by record, on a disk and in a bucket.
 
 ArrayRecord reads local files alone. Of a shard in a bucket the few bytes that a record takes are
 fetched and laid, at their place, into a local file that is otherwise empty: its reader checks them
@@ -11,14 +11,14 @@ import errno
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import fsspec
 from etils import epath
 
 from srum_jax.core import files
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import OF_PLACES, BadInput
 
 Span = tuple[int, int]  # first byte, and the one after the last
 
@@ -27,6 +27,24 @@ Span = tuple[int, int]  # first byte, and the one after the last
 # https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md
 _BLOCK, _BLOCK_HEADER, _SIGNATURE, _CHUNK_HEADER = 2**16, 24, 64, 40
 _TAIL = 4 * _BLOCK  # the index at a file's end and what pads it: enough for thousands of records
+
+
+def write(path: epath.PathLike, records: Iterable[bytes]) -> None:
+    """Writes a local shard of one record a chunk. Raises OSError where the system refuses to."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    try:
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+    except RuntimeError as e:  # the system's error in words alone
+        for number in OF_PLACES:
+            if os.strerror(number) in str(e):
+                raise OSError(number, os.strerror(number), os.fspath(path)) from e
+        raise
 
 
 def spans(path: epath.PathLike, count: int) -> list[Span]:

@@ -144,21 +144,19 @@ def write_shard(
 ) -> int:
     """Writes one shard and returns the number of records in it, read back from the file.
 
-    A record that does not fit `features` raises ValueError naming it; no shard is then left behind.
+    A record that does not fit `features` raises ValueError naming it, a disk without room OSError;
+    no shard is then left behind.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     final = unit_path(folder, name, index, total)
     final.parent.mkdir(parents=True, exist_ok=True)
     where = None if files.is_remote(final) else final.parent
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=where) as local:
         temporary = pathlib.Path(local) / final.name
-        writer = ArrayRecordWriter(os.fspath(temporary), "group_size:1")
-        try:
-            for i, record in enumerate(records):
-                writer.write(_serialise(features, record, f"{final.name}, record {i}"))
-        finally:
-            writer.close()
+        made = (
+            _serialise(features, record, f"{final.name}, record {i}")
+            for i, record in enumerate(records)
+        )
+        shard_file.write(temporary, made)
         count = shard_file.count(temporary)
         if count != len(records):
             said = f"{count} of {len(records)} records written; is the disk full?"

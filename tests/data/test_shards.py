@@ -4,6 +4,7 @@ import io
 import json
 import math
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from srum_jax.core import errors
 from srum_jax.data import shard_file, shards
 
 NAME = "candidates"
@@ -291,3 +293,17 @@ def test_no_tensorflow_is_imported(written):
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_leaves_no_shard_and_is_told_as_one(tmp_path):
+    """Found where the writer closes the file, in words of its own and not as an OSError."""
+    _, record = candidate(0, np.random.default_rng(0))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match="array_record") as raised:
+            shards.write_shard(tmp_path, NAME, shards.candidate_features((2, 3, 4)), [record], 0, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert errors.exit_code(raised.value) == 2
+    assert list(tmp_path.iterdir()) == []
