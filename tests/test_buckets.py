@@ -215,15 +215,8 @@ def test_places_of_records_of_any_size(tmp_path, sizes):
 def test_a_run_goes_on_in_a_bucket(bucket, tmp_path):
     """Checkpoints, metrics and parameters: those of a run on a disk, bit for bit."""
     told = threading.Event()
-
-    def batches(start):
-        for step, batch in enumerate(toy.batches(start), start):
-            if step == 4:
-                told.set()
-            yield batch
-
     with pytest.raises(Preempted):
-        toy.run(bucket, told, batches=batches)
+        toy.run(bucket, told, batches=toy.StoppingBatches(told))
     assert {p.name for p in (bucket / "checkpoints").iterdir()} <= {"2", "4", "5"}
     state, _ = toy.run(bucket, threading.Event())
     whole, _ = toy.run(tmp_path, threading.Event())

@@ -178,15 +178,8 @@ def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_pat
     never = threading.Event()
     toy.run(tmp_path / "whole", never, mesh=mesh)
     told = threading.Event()
-
-    def batches(start):
-        for step, batch in enumerate(toy.batches(start), start):
-            if step == 4:
-                told.set()
-            yield batch
-
     with pytest.raises(Preempted):
-        toy.run(tmp_path / "back", told, batches=batches, mesh=mesh)
+        toy.run(tmp_path / "back", told, batches=toy.StoppingBatches(told), mesh=mesh)
     before = losses(tmp_path / "back")
     address = f"127.0.0.1:{hosts.free_port()}"
     program = [TESTS / "two_trainers.py", address]

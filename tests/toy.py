@@ -1,6 +1,7 @@
 """A regression of a few numbers in the trainer's form, for tests of the loop and the step."""
 
 import dataclasses
+import threading
 from collections.abc import Callable
 
 import jax
@@ -54,6 +55,19 @@ def batches(start):
     while True:
         yield batch(start)
         start += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StoppingBatches:
+    """`batches` that ask a run to stop, by `told`, as they hand out that of step 4."""
+
+    told: threading.Event
+
+    def __call__(self, start):
+        for step, made in enumerate(batches(start), start):
+            if step == 4:
+                self.told.set()
+            yield made
 
 
 def on_devices(batch, mesh):

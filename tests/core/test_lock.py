@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -92,14 +93,14 @@ def test_another_process_with_a_dead_ones_number_does_not_hold(tmp_path):
     holder = dataclasses.replace(lock.Holder.here(), started="1", token="x")
     (tmp_path / lock.FILE).write_text(json.dumps(dataclasses.asdict(holder)))
     with lock.held(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.FILE).read_text())["token"] != "x"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "a"}'])
 def test_a_lock_that_says_nothing_holds_nothing(tmp_path, text):
     (tmp_path / lock.FILE).write_text(text)
     with lock.held(tmp_path):
-        pass
+        assert json.loads((tmp_path / lock.FILE).read_text())["process"] == os.getpid()
 
 
 def test_who_was_taken_over_ends(tmp_path):
