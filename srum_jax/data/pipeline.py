@@ -98,6 +98,8 @@ def place(local: Any, sharding: jax.sharding.Sharding) -> Any:
     """A tree of this host's rows -> global device arrays, all hosts' rows laid by `sharding`."""
     # The one transfer that a step is meant to make: the training loop forbids all others.
     with jax.transfer_guard_host_to_device("allow"):
+        if sharding.is_fully_addressable:
+            return jax.device_put(local, sharding)  # in one call for all arrays, which is quicker
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), local
         )

@@ -174,8 +174,17 @@ def trained(
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
         return dataclasses.replace(loaded, params=jax.device_put(merged, places))
     old, frozen = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
-    made = jax.tree.map(lambda new, old: new.astype(old.dtype), made, old)
+    made = _cast(made, jax.tree.map(lambda leaf: leaf.dtype, old))
     return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
+
+
+def _cast(params: param_tree.Params, dtypes: param_tree.Params) -> param_tree.Params:
+    """Every leaf in its own dtype, laid as it was: one program, not one a leaf."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(
+        lambda leaves: jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), leaves, dtypes),
+        out_shardings=places,
+    )(params)
 
 
 def in_training(

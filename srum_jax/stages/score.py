@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -206,7 +206,7 @@ def _of(record: dict[str, Any], proposer: str) -> list[dict[str, Any]]:
 
 
 def choose_examples(
-    scored: Sequence[dict[str, Any]], category_of: Callable[[int], str], count: int = EXAMPLES
+    scored: Iterable[dict[str, Any]], category_of: Callable[[int], str], count: int = EXAMPLES
 ) -> list[int]:
     """Places of the best and the worst scored candidate of a few prompts.
 
@@ -232,7 +232,7 @@ def choose_examples(
 def write_examples(
     folder: epath.Path,
     records: Sequence[dict[str, Any]],
-    scored: Sequence[dict[str, Any]],
+    scored: shards.ShardRecords,
     proposer: str,
 ) -> None:
     """`examples.json` and its pictures: chosen candidates, boxes, and token weights.
@@ -240,7 +240,7 @@ def write_examples(
     The weights are by the released rule, from the regions of `proposer` and the image's score.
     """
     examples = []
-    for place in choose_examples(scored, lambda place: records[place]["category"]):
+    for place in choose_examples(scored.summaries(), lambda place: records[place]["category"]):
         record, result = records[place], scored[place]
         image = f"examples/{record['id']}.png"
         (folder / "examples").mkdir(parents=True, exist_ok=True)
