@@ -225,6 +225,7 @@ def test_smaller_weights(folder, bagel, precision):
     assert np.argmin(gaps, axis=1).tolist() == [0, 1, 2], gaps
 
 
+@pytest.mark.slow
 def test_devices_of_a_mesh_share_the_work(folder, bagel):
     many = api.load(folder, mesh=mesh(fsdp=2))
     leaf = many.params["blocks"]["und"]["q"]["w"]
@@ -396,6 +397,7 @@ def test_the_shapes_base_draws_and_sees(base):
     assert sum(t in c.text for c, t in zip(captions, things, strict=True)) >= 3
 
 
+@pytest.mark.slow
 def test_the_shapes_base_takes_plain_english(base):
     said = base.generate(["Draw two red circles, please!", "A large red disc"], seeds=[3, 4])
     meant = base.generate(["two red circles", "a big red circle"], seeds=[3, 4])

@@ -173,6 +173,7 @@ def assert_every_flipped_bit_is_found(folder):
     assert digests.damaged(newest) == []
 
 
+@pytest.mark.slow
 def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_path):
     mesh = sharding.make_mesh(MESH)
     never = threading.Event()
@@ -206,7 +207,7 @@ ENDS = {  # what one host does: (exit codes of both, what it says)
     "kill": ({69, -signal.SIGKILL}, ""),
     "stop": ({75}, "the same command goes on"),
 }
-QUICK_ENDS = {("run", 1), ("kill", 0)}
+QUICK_ENDS = {("run", 1)}
 
 
 @pytest.mark.parametrize(

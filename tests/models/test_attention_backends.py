@@ -184,6 +184,7 @@ def test_a_row_of_padding_alone_is_zero(backends):
             assert np.abs(x[1]).max(initial=0) == 0
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_the_same_through_any_back_end(backends):
     """Loss and gradients of every parameter, the vision tower's too."""
     batch = pack([[redraw(0), talk(1)], [redraw(2)]], spare=1)

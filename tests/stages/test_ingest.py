@@ -339,6 +339,7 @@ def test_resampled_latents_are_drawn_anew_at_each_use(weights, source, tmp_path,
 # -------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_train_reads_what_it_left(done, weights, source):
     work, manifest = done
     cfg = config(weights, source)

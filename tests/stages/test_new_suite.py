@@ -114,6 +114,7 @@ def test_wrong_names_are_refused(dark, suites, message):
         tiny.load_config("", evaluate__suites=suites)
 
 
+@pytest.mark.slow
 def test_two_suites_stand_beside_each_other(dark, tmp_path):
     weights = tiny.write_model(tmp_path / "weights" / "model")
     few = {"questions": 2, "multi_image_questions": 1, "captions": 1, "edits": 1, "count": 2}

@@ -246,7 +246,10 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
     assert seen["state"].params.keys() == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
 
 
-@pytest.mark.parametrize("trainable", ["gen", "all", "lora"])
+@pytest.mark.parametrize(
+    "trainable",
+    ["gen", *(pytest.param(t, marks=pytest.mark.slow) for t in ("all", "lora"))],
+)
 def test_a_resumed_run_holds_what_a_fresh_one_does_and_the_plan_counts(
     weights, tmp_path, monkeypatch, trainable
 ):
@@ -356,19 +359,14 @@ def test_only_the_generation_side_is_trained(done):
     assert run(cfg, work) == manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective, optimizer, anchor, logged",
     [
         ("srum_release", "adamw", 0.0, {"token_weight", "reward", "constraint"}),
-        pytest.param("sft", "muon", 1.0, {"anchor", "drift"}, marks=pytest.mark.slow),
-        pytest.param(
-            *("srum_paper", "adamw", 0.0, {"token_weight", "repelled", "drift"}),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("nft", "adamw", 0.0, {"token_advantage", "repelled", "drift", "nft"}),
-            marks=pytest.mark.slow,
-        ),
+        ("sft", "muon", 1.0, {"anchor", "drift"}),
+        ("srum_paper", "adamw", 0.0, {"token_weight", "repelled", "drift"}),
+        ("nft", "adamw", 0.0, {"token_advantage", "repelled", "drift", "nft"}),
     ],
 )
 def test_other_objectives(weights, tmp_path, objective, optimizer, anchor, logged):

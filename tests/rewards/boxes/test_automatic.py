@@ -86,6 +86,7 @@ def test_one_compilation_serves_every_image(model, found):
     assert [f._cache_size() for f in jitted] == before
 
 
+@pytest.mark.slow
 def test_images_are_cut_over_devices_in_buckets_and_stay_what_they_are(model, found, monkeypatch):
     """Five images of two sizes on two devices: each has the masks it has alone."""
     one = sharding.make_mesh(MeshConfig(data=1, fsdp=1, tensor=2, context=1), jax.devices()[:2])

@@ -64,6 +64,7 @@ def test_terms_are_what_they_say(params):
     )
 
 
+@pytest.mark.slow
 def test_sums_add_up_over_micro_batches(params):
     # pictures differ in weight, so the mean of means would be wrong
     pictures = np.full_like(_images(), -0.9), _images()
