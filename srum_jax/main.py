@@ -35,7 +35,8 @@ Options
   --distributed             join the other processes of a run on several hosts, as a TPU pod, SLURM,
                             Open MPI or Kubernetes describes it; where nothing does, instead:
   --coordinator HOST:PORT --processes N --process I   process 0's address, how many, which (from 0)
-  --debug                   show the traceback of an error
+  --quiet                   no progress: warnings, errors and the report's path alone
+  --debug                   show the traceback of an error, and other packages' warnings
 
 Examples
   {program} --config shapes --workdir runs/shapes
@@ -67,6 +68,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.", flag_values=values)
     flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
     flags.DEFINE_integer("process", None, "Which this is.", flag_values=values)
+    flags.DEFINE_boolean("quiet", False, "No progress.", flag_values=values)
     flags.DEFINE_boolean("debug", False, "Show tracebacks.", flag_values=values)
     return values
 
@@ -78,8 +80,8 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
         configs = " ".join(config.packaged())
         print(HELP.format(program=program, configs=configs, stages=" ".join(config.STAGES)))
         return 0
-    console.log_to_stderr()
     debug = "--debug" in argv
+    console.log_to_stderr(quiet="--quiet" in argv, debug=debug)
     try:
         report = run(argv)
     except KeyboardInterrupt:  # before the run listens to signals

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
-from tqdm import tqdm
 
 from srum_jax.config import Config
 from srum_jax.core import console, files, places, registry
@@ -132,7 +131,7 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.use") -> int
     program is called `program`."""
     options = parser(program).parse_args(argv[1:])
     flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
-    console.log_to_stderr()
+    console.log_to_stderr(debug=options.debug)
     console.say_everything()
     try:
         with contextlib.closing(_COMMANDS[options.command](options)) as results:
@@ -345,7 +344,7 @@ def _kept(
     left = [job for job in wanted if _key(job) not in done]
     if len(left) < len(wanted):
         logging.info("%d images are there already", len(wanted) - len(left))
-    with tqdm(total=len(left), unit="image", disable=len(left) <= batch, file=sys.stderr) as bar:
+    with console.progress(total=len(left), unit="image", shown=len(left) > batch) as bar:
         for first in range(0, len(left), batch):
             part = left[first : first + batch]
             for job, drawing in zip(part, draw(part), strict=True):

@@ -1,23 +1,43 @@
-"""What is set up around all work: logs on stderr, compiled programs that are kept."""
+"""What is set up around all work: logs and progress on stderr, compiled programs that are kept."""
 
 import contextlib
 import logging as std_logging
 import os
 import pathlib
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from absl import logging
+from tqdm import tqdm
+
+NO_PROGRESS = "TQDM_DISABLE"  # tqdm's own name; it looks at it only when it is imported
+IN_A_FILE = 10.0  # seconds between two lines of a progress bar that no terminal shows
 
 
-def log_to_stderr() -> None:
-    """Our own progress and everybody's warnings; other packages' chatter is left out."""
+def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
+    """Our own messages and everybody's errors; with `quiet` our warnings alone and no progress,
+    with `debug` other packages' warnings too."""
     package = str(pathlib.Path(__file__).parents[1])
+    least = std_logging.WARNING if debug else std_logging.ERROR
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda r: r.levelno > std_logging.INFO or r.pathname.startswith(package))
+    handler.addFilter(lambda r: r.levelno >= least or r.pathname.startswith(package))
     handler.python_handler.stream = sys.stderr
     logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
+    if quiet:
+        os.environ[NO_PROGRESS] = "1"
+
+
+def progress(things: Iterable | None = None, *, shown: bool = True, **how: Any) -> tqdm:
+    """A progress bar with the time left, on stderr; `how` is what tqdm takes.
+
+    Not shown with `shown` False, or where TQDM_DISABLE is set.
+    """
+    between = 0.1 if sys.stderr.isatty() else IN_A_FILE
+    hidden = not shown or bool(os.environ.get(NO_PROGRESS))
+    return tqdm(things, **{"mininterval": between, "dynamic_ncols": True, "disable": hidden} | how)
 
 
 def cache_compiled_programs() -> None:

@@ -21,11 +21,10 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax import config_history
 from srum_jax.config import Config, hash_json
-from srum_jax.core import sharding
+from srum_jax.core import console, sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
@@ -183,7 +182,7 @@ def make_plan(source: Source, cfg: Config, layout: LayoutSizes, tokenizer: Token
     """
     entries, rejects, prompts, targets = [], [], {}, False
     drawn: collections.Counter[int] = collections.Counter()
-    for place in tqdm(range(len(source)), desc="ingest: check", unit="img", dynamic_ncols=True):
+    for place in console.progress(range(len(source)), desc="ingest: check", unit="img"):
         try:
             sample = fitted(source[place], layout)
             tokenizer.encode(sample.prompt)

@@ -13,10 +13,9 @@ from typing import Any
 import jax
 from absl import logging
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core import sharding
+from srum_jax.core import console, sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
@@ -295,7 +294,7 @@ def decomposed(
     first, count = jax.process_index() == 0, jax.process_count()
     apart = count > 1 and {d.process_index for d in mesh.devices.flat} == {jax.process_index()}
     mine = range(jax.process_index(), len(parts), count) if apart else range(len(parts))
-    with tqdm(total=len(left), desc="prompts", dynamic_ncols=True, disable=not first) as bar:
+    with console.progress(total=len(left), desc="prompts", shown=first) as bar:
         for number in mine:
             if parts.read(number) is None:
                 made = decompose.decompose_prompts(parts.prompts(number), text, params=params)

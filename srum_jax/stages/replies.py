@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax.config import Config
+from srum_jax.core import console
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shards
 from srum_jax.evals.model_under_test import ModelUnderTest
@@ -97,9 +97,7 @@ def _texts(
         return [record["reply"] for record in read_json(path)]
     found: list[str] = []
     off = jax.process_index() != 0
-    with tqdm(
-        total=len(requests), desc=f"{title} {path.stem}", dynamic_ncols=True, disable=off
-    ) as bar:
+    with console.progress(total=len(requests), desc=f"{title} {path.stem}", shown=not off) as bar:
         for first in range(0, len(requests), step):
             part = requests[first : first + step]
             found += reply(part)

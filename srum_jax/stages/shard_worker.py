@@ -21,7 +21,7 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
-from srum_jax.core import distributed, preemption
+from srum_jax.core import console, distributed, preemption
 from srum_jax.core.errors import Preempted
 from srum_jax.data import shards
 
@@ -55,13 +55,12 @@ def make_all(
     mine = range(jax.process_index(), len(sizes), jax.process_count())
     todo = [u for u in mine if not shards.shard_done(folder, name, u, len(sizes), sizes[u])]
     total = sum(sizes[u] for u in mine)
-    bar = tqdm(
+    bar = console.progress(
         total=total,
         initial=total - sum(sizes[u] for u in todo),
         desc=title,
         unit="img",
-        dynamic_ncols=True,
-        disable=not first,
+        shown=first,
     )
     made = 0
     with bar, _Writer(folder, name, features, len(sizes), encode, bar) as writer:

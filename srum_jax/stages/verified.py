@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from srum_jax.core import console
 from srum_jax.evals import sections
 from srum_jax.evals.suite import Verifier
 from srum_jax.stages import calibration, monitor
@@ -31,13 +31,12 @@ def scores_section(
     images: list[tuple[float, bool, str]] = []
     regions: dict[str, list[tuple[float, bool, str]]] = {name: [] for name in proposers}
     prompts = []
-    bar = tqdm(
+    bar = console.progress(
         zip(records, scored, strict=True),
         total=len(scored),
         desc="evaluate, scores checked",
         unit="img",
-        dynamic_ncols=True,
-        disable=jax.process_index() != 0,
+        shown=jax.process_index() == 0,
     )
     for record, result in bar:
         image, prompt = record["image"], record["prompt"]

@@ -19,10 +19,9 @@ from typing import Protocol
 
 import jax
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax.config import LogConfig
-from srum_jax.core import files
+from srum_jax.core import console, files
 from srum_jax.core.errors import BadInput
 
 # What of a row two equal runs may differ in.
@@ -194,8 +193,8 @@ class Writer:
         sinks: Sequence[Sink] = (),
     ):
         self.path, self.file, self.sinks = epath.Path(path), None, sinks
-        self.bar = tqdm(
-            total=steps, initial=start, desc=title, unit="step", mininterval=1.0, disable=silent
+        self.bar = console.progress(
+            total=steps, initial=start, desc=title, unit="step", shown=not silent
         )
         if silent:
             return

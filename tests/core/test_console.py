@@ -1,4 +1,7 @@
-"""Compiled programs are kept, by the command line and by `api.load` alike."""
+"""What is said while work runs; compiled programs are kept, by the command line and `api.load`."""
+
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -26,3 +29,31 @@ def test_loading_a_model_sets_one_in_the_users_cache(cache, tmp_path, monkeypatc
     with pytest.raises(ValueError, match="precision"):
         api.load(precision="float7")  # found wrong before anything is loaded
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "srum_jax" / "compiled")
+
+
+SAYS = """
+import sys
+from absl import logging
+from srum_jax.core import console
+console.log_to_stderr(**{how})
+make = logging.get_absl_logger().makeRecord
+foreign = make("absl", 30, "/other/package.py", 1, "{foreign}", (), None)
+logging.get_absl_handler().handle(foreign)
+from srum_jax.core import preemption
+record = make("absl", 20, preemption.__file__, 1, "ours", (), None)
+if logging.get_absl_logger().isEnabledFor(20):
+    logging.get_absl_handler().handle(record)
+for _ in console.progress(range(3), desc="bar"):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [({}, {"ours", "bar"}), ({"quiet": True}, set()), ({"debug": True}, {"ours", "bar", "theirs"})],
+)
+def test_progress_is_ours_and_can_be_left_out(how, said):
+    code = SAYS.format(how=how, foreign="theirs")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {word for word in ("ours", "bar", "theirs") if word in done.stderr} == said

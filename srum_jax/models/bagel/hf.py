@@ -17,9 +17,8 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from srum_jax.core import param_tree
+from srum_jax.core import console, param_tree
 from srum_jax.core.errors import listed
 from srum_jax.core.files import write_json, write_text
 from srum_jax.models import safetensors_io
@@ -101,7 +100,9 @@ def _read(
     leaves, waiting = {}, deque()
     total = sum(math.prod(e.shape) for e in entries) * dtype.itemsize
     quiet = jax.process_index() != 0
-    bar = tqdm(total=total, desc="load", unit="B", unit_scale=True, delay=5, disable=quiet)
+    bar = console.progress(
+        total=total, desc="load", unit="B", unit_scale=True, delay=5, shown=not quiet
+    )
 
     def finish():
         path, size, leaf = waiting.popleft()

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from tqdm import tqdm
 
 from srum_jax import programs
 from srum_jax.config import Config, OptimConfig, PackedConfig
-from srum_jax.core import param_tree, preemption, registry, sharding
+from srum_jax.core import console, param_tree, preemption, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
@@ -126,13 +125,13 @@ def _pool(arrays: dict[str, np.ndarray]) -> Pool:
 def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int) -> dict:
     """The fields of a Pool as arrays."""
     captions, latents = [], []
-    for first in tqdm(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
+    for first in console.progress(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
         words, images = zip(*(generation_example(seed, i) for i in numbers), strict=True)
         captions += words
         latents.append(encoder.means(images))
     instructions, sources, before, after = [], [], [], []
-    for first in tqdm(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
+    for first in console.progress(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, edits))
         made = [changes.edit_example(seed, i) for i in numbers]
         instructions += [e.instruction for e in made]
