@@ -21,6 +21,8 @@ install = { $(1)/bin/python $(PIP) uv && \
   $(1)/bin/python $(PIP) $(2)
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# Compiled modules are kept, whatever the shell says: the tests start a hundred Python processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all test-newest clean

@@ -1,6 +1,7 @@
 """What all tests share: eight fake CPU devices, quick compilation and a cache of it, strict
 broadcasting."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -10,9 +11,16 @@ import uuid
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run a few times; 0: as users compile them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# One thread compiles a program: the other core has a test of its own.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 )
+# Tracing makes millions of objects that live on; looking through them for garbage finds none.
+gc.set_threshold(200_000, 20, 20)
 
 import jax  # noqa: E402  (after the flags above: they are read when jax starts)
 import pytest  # noqa: E402
