@@ -3,6 +3,9 @@
 The trained model where the run trains, otherwise the one it started from or pretrained.
 """
 
+import posixpath
+from collections.abc import Iterator
+
 import jax
 from etils import epath
 
@@ -82,9 +85,29 @@ def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:
     elif "pretrain" in cfg.stages and not work.round:
         made = f"pretrained for {cfg.pretrain.steps} steps"
     version = ", ".join(f"{name} {number}" for name, number in versions().items())
+    recipe = "".join(f"- {line}\n" for line in _recipe(cfg))
     return f"""## How it was made
 
 - {made}; round {work.round}, seed {cfg.seed}
+{recipe}\
 - config hash `{section_hash(cfg, ALL_SECTIONS)}`, starting weights `{fingerprint}`
 - {version}
 """
+
+
+def _recipe(cfg: Config) -> Iterator[str]:
+    """What the model was trained on and how, a line each of the stages that ran."""
+    drawn, judged, trained = cfg.generate, cfg.score, cfg.train
+    if "generate" in cfg.stages:
+        # A file's name alone: where it lay says nothing to who reads the card.
+        source = posixpath.basename(drawn.prompts.rstrip("/"))
+        yield f"drawn: {drawn.candidates} candidates of each of {drawn.count} prompts, `{source}`"
+    if "score" in cfg.stages:
+        yield f"scored: judge `{judged.judge}`, regions of {', '.join(judged.proposers)}"
+    if "train" in cfg.stages:
+        optim = trained.optim
+        yield (
+            f"trained: `{trained.trainable}` on `{trained.select}`, {trained.rows} rows a step, "
+            f"{optim.optimizer}, learning rate {optim.learning_rate:g} ({optim.schedule}), "
+            f"average {trained.ema:g}"
+        )

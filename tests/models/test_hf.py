@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from srum_jax import use
 from srum_jax.core import param_tree, sharding
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf, hf_folder, model_card, model_config, vae
@@ -254,6 +257,8 @@ def test_the_card_says_how_to_load_it(weights, tmp_path):
     for card in (big, small):
         assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: srum_jax\n")
         assert "api.load" in card and "\n\n\n" not in card
+        (line,) = re.findall("`(srum generate .*)`", card)
+        use.parser("srum").parse_args(shlex.split(line)[1:])
     assert "base_model: ByteDance-Seed/BAGEL-7B-MoT" in big and "14,607," not in small
     assert "base_model" not in small and "cannot load it" in small
 

@@ -55,6 +55,7 @@ def test_the_trained_model_comes_back(weights, tmp_path):
     card = (folder / "README.md").read_text()
     made = f"{cfg.train.steps} steps of `{cfg.train.objective}`"
     assert section_hash(cfg, ALL_SECTIONS) in card and made in card
+    assert f"{cfg.train.rows} rows a step" in card and "drawn:" not in card
     words = "tokenizer.json"
     assert (folder / words).read_bytes() == (weights / words).read_bytes()
     mesh = tiny.mesh(cfg)

@@ -49,7 +49,7 @@ from srum_jax import api
 model = api.load("DIR")
 ```
 
-or from the shell: `python -m srum_jax.use generate --model DIR --prompt "a red cube" -o out`.
+or from the shell: `srum generate --model DIR --prompt "a red cube" -o out`.
 
 {original.strip()}
 """.replace("\n\n\n\n", "\n\n")
@@ -62,7 +62,7 @@ same files under the same names.
 _SHARDED = f"""
 The original code opens a single `ema.safetensors`. Point the `checkpoint` argument of its
 `load_checkpoint_and_dispatch` at `model.safetensors.index.json`, or write the single file with
-`python -m srum_jax.convert DIR NEW --to hf --layout official`; the rest is as in `{PUBLISHED}`.
+`srum convert DIR NEW --to hf --layout official`; the rest is as in `{PUBLISHED}`.
 """
 _OTHER = """
 The original code cannot load it: the sizes of the autoencoder are constants there, and this model
