@@ -130,6 +130,7 @@ def test_a_drawing_is_saved_as_it_is(bagel, tmp_path):
     assert len(repr(drawing)) < 200 and "a red circle" in repr(drawing) and "32x32" in repr(drawing)
 
 
+@pytest.mark.slow
 def test_edits_do_not_depend_on_their_company(bagel):
     given = [image(0), image(2, (20, 40)), [image(1), image(2, (20, 40))]]
     every = bagel.edit(given, [PROMPTS[0], PROMPTS[1], PROMPTS[1]], seeds=[1, 2, 2])

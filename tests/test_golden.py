@@ -304,7 +304,7 @@ def test_folders_are_told_apart_by_their_json(tmp_path, monkeypatch):
 def _marks(case, section):
     """The longest sections of our own second case, those of the first are the quick ones; and of
     that one what goes through the same programs as a shorter section."""
-    longer = {OURS / "caseA": {"edit", "srum_mixed"}, OURS / "caseB": LONG}
+    longer = {OURS / "caseA": {"edit", "srum_mixed"}, OURS / "caseB": LONG | {"und", "vit"}}
     return pytest.mark.slow if section in longer.get(case.folder, ()) else ()
 
 

@@ -180,9 +180,17 @@ def pick(names):
         (changed(guidance=1.0), DRAWN),
         (SETTINGS, DRAWN),
         (changed(renorm="global", guidance_interval=(0.8, 1.0)), DRAWN),
-        (changed(renorm="global", renorm_min=0.9, guidance_interval=(0.3, 0.9)), EDITED),
+        pytest.param(
+            changed(renorm="global", renorm_min=0.9, guidance_interval=(0.3, 0.9)),
+            EDITED,
+            marks=pytest.mark.slow,
+        ),
         (changed(image_guidance=1.8, renorm="text_channel"), EDITED),
-        (changed(image_guidance=1.8, guidance=1.0, renorm="global"), EDITED),
+        pytest.param(
+            changed(image_guidance=1.8, guidance=1.0, renorm="global"),
+            EDITED,
+            marks=pytest.mark.slow,
+        ),
         (changed(image_guidance=1.8, renorm="text_channel"), ("draw", "longer")),
         (changed(image_guidance=1.8, renorm="text_channel"), ("thought", "nothing")),
     ],
@@ -253,7 +261,9 @@ def test_each_step_can_be_traced(model):
 # ------------------------------------------------------------------------------ company and padding
 
 
-@pytest.mark.parametrize("names", [DRAWN, EDITED], ids=["draw", "edit"])
+@pytest.mark.parametrize(
+    "names", [DRAWN, pytest.param(EDITED, marks=pytest.mark.slow)], ids=["draw", "edit"]
+)
 def test_alone_in_other_order_and_in_other_batches_the_same(sampler, names):
     """Images of several sizes share a call; alone, nothing is padded as it was there."""
     guided = changed(image_guidance=1.8, renorm="text_channel")

@@ -223,6 +223,7 @@ def test_words_are_those_of_the_ids(tokenizer, greedy):
     assert any(w.text for w in greedy)
 
 
+@pytest.mark.slow
 def test_company_order_and_batch_change_no_text(generator, write, greedy):
     order = [4, 1, 6, 0, 2, 7]
     assert write([CONTEXTS[i] for i in order], max_tokens=LIMIT) == [greedy[i] for i in order]
