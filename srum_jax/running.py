@@ -82,6 +82,8 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
     """
     if processes is not None:
         distributed.join(run.cfg.distributed, **processes)
+    else:
+        distributed.warn_of_tasks()
     console.cache_compiled_programs()
     _split_cpu(run.cfg.compute.cpu_devices)
     preemption.install(on_cut=host_watch.cut)

@@ -304,7 +304,10 @@ def test_folders_are_told_apart_by_their_json(tmp_path, monkeypatch):
 def _marks(case, section):
     """The longest sections of our own second case, those of the first are the quick ones; and of
     that one what goes through the same programs as a shorter section."""
-    longer = {OURS / "caseA": {"edit", "srum_mixed"}, OURS / "caseB": LONG | {"und", "vit"}}
+    longer = {
+        OURS / "caseA": {"edit", "srum_mixed", "think"},
+        OURS / "caseB": LONG | {"und", "vit"},
+    }
     return pytest.mark.slow if section in longer.get(case.folder, ()) else ()
 
 

@@ -75,13 +75,14 @@ def alone(batch):
     return functools.cache(lambda name: gradients(name, mesh_of(1, 1, 1, 1), batch))
 
 
+@pytest.mark.slow  # core/test_sharding.py has the quick one
 @pytest.mark.parametrize(
     "name, sizes, micro_batches",
     [
-        pytest.param("joint", (8, 1, 1, 1), 1, marks=pytest.mark.slow),
-        pytest.param("joint", (1, 8, 1, 1), 1, marks=pytest.mark.slow),
-        pytest.param("joint", (2, 2, 2, 1), 1, marks=pytest.mark.slow),
-        pytest.param("joint", (1, 2, 2, 2), 2, marks=pytest.mark.slow),
+        ("joint", (8, 1, 1, 1), 1),
+        ("joint", (1, 8, 1, 1), 1),
+        ("joint", (2, 2, 2, 1), 1),
+        ("joint", (1, 2, 2, 2), 2),
         ("srum_advantage", (2, 2, 2, 1), 1),
     ],
 )

@@ -29,6 +29,7 @@ Ways to start several processes:
   Kubernetes, a job or JobSet with a headless service: --distributed, and pip install "jax[k8s]"
   anywhere: --coordinator HOST:PORT --processes N --process I, with I from 0 to N-1; process 0
   listens on that port"""
+TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes a launcher started
 
 
 def join(
@@ -73,6 +74,16 @@ def join(
         *(jax.process_index(), jax.process_count()),
         *(jax.local_device_count(), jax.device_count()),
     )
+
+
+def warn_of_tasks() -> None:
+    """Says so where a launcher started several processes, of which each would run for itself."""
+    for name in TASKS:
+        if (count := os.environ.get(name, "")).isdigit() and int(count) > 1:
+            logging.warning(
+                "%s=%s, and this process runs alone: --distributed makes one run of them all",
+                *(name, count),
+            )
 
 
 def _give_up(said: str, seconds: int) -> None:

@@ -45,6 +45,7 @@ def test_named_processes_are_not_looked_for(joined):
         (dict(processes=2, process=0), "--coordinator missing"),
         (dict(coordinator="a", processes=2, process=0), "a must be HOST:PORT"),
         (dict(coordinator="a:b", processes=2, process=0), "a:b must be HOST:PORT"),
+        (dict(coordinator="http://a:1", processes=2, process=0), "http://a:1 must be HOST:PORT"),
         (dict(coordinator="a:1", processes=2, process=2), "--process 2 must be one of 0 … "),
         (dict(coordinator="a:1", processes=2, process=-1), "--process -1 must be one of"),
     ],
@@ -91,3 +92,10 @@ def test_host_arrays_are_put_and_fetched_whole():
     placed = sharding.put(tree, at)
     assert placed["x"].sharding == at
     assert (sharding.fetch(placed["x"]) == tree["x"]).all()
+
+
+@pytest.mark.parametrize("count, said", [("2", True), ("1", False), ("", False)])
+def test_one_of_several_tasks_alone_is_told(count, said, monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", count)
+    distributed.warn_of_tasks()
+    assert ("--distributed makes one run" in caplog.text) == said

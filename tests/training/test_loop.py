@@ -262,6 +262,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     toy.assert_same(state, again)
 
 
+@pytest.mark.slow
 def test_on_many_devices_one_program(whole, tmp_path):
     """Also after a restart: a restored state lies as a fresh one does."""
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2, context=1), jax.devices())
