@@ -386,6 +386,7 @@ def test_a_model_shows_itself_shortly(bagel):
     assert len(repr(bagel)) < 3000 and "window=256" in repr(bagel)
 
 
+@pytest.mark.slow  # test_use.py draws with this base and asks it
 def test_the_shapes_base_draws_and_sees(base):
     things = ["red circle", "blue square", "green triangle", "yellow cross"]
     drawings = base.generate([f"a {thing}" for thing in things])

@@ -163,7 +163,8 @@ def test_each_device_runs_its_own_rows_and_heads(interpreted, name, sizes):
         np.testing.assert_allclose(a, b, atol=3e-5)
 
 
-@pytest.mark.parametrize("name", ["dense", pytest.param("chunked", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dense", "chunked"])
 def test_weights_are_gathered_and_activations_are_not_summed(name):
     """A step sends what its weights and gradients weigh, whatever the length of its rows."""
     mesh = mesh_of(1, 2, 1, 1)

@@ -201,6 +201,7 @@ def _dense_rewards(case: Case, section: str, pack) -> np.ndarray:
 
 
 def _check_srum(case: Case, section: str, with_ce: bool):
+    """Terms, loss and gradients of a section; (state after one step, its metrics, gradients)."""
     model, _ = case.params
     pack = packed(case, section)
     draws, weights = _draws(case, section, pack), _dense_rewards(case, section, pack)
@@ -225,27 +226,30 @@ def _check_srum(case: Case, section: str, with_ce: bool):
             found_terms, {"mse": srum.sft(p.velocity, batch, draws, p.trained)}, coefficients
         )
 
-    loss, means, grads = _gradients(loss_fn, model, pack.batch)
-    np.testing.assert_allclose(means["reward"], out["loss_reward"], **TOLERANCE)
-    np.testing.assert_allclose(means["constraint"], out["loss_constraint"], **TOLERANCE)
-    np.testing.assert_allclose(means["reward"] + lam * means["constraint"], out["mse"], **TOLERANCE)
-    np.testing.assert_allclose(means["mse"], out["unweighted_mse_bad"], **TOLERANCE)
-    np.testing.assert_allclose(loss, out["loss"], **TOLERANCE)
-    _check_gradients(case, section, grads)
-    return model, pack, loss_fn, grads
-
-
-def check_srum(case: Case):
-    model, pack, loss_fn, grads = _check_srum(case, "srum", with_ce=False)
+    # One program for the gradients and the step that is made of them.
     tx = optax.chain(
+        optax.snapshot("gradients", lambda updates: updates),
         optax.clip_by_global_norm(1.0),
         optax.adamw(1e-3, b1=0.9, b2=0.95, eps=1e-15, weight_decay=0.0),
     )
-    state = create(model, tx)
     advance = jax.jit(
         functools.partial(training_step.step, loss_fn=loss_fn, tx=tx, ema=0.9, micro_batches=1)
     )
+    state = create(model, tx)
     state, metrics = advance(state, FrozenParams({}, None), pack.batch, jax.random.key(0))
+    grads = optax.tree.get(state.opt_state, "gradients")
+    reward, constraint = metrics["reward"], metrics["constraint"]
+    np.testing.assert_allclose(reward, out["loss_reward"], **TOLERANCE)
+    np.testing.assert_allclose(constraint, out["loss_constraint"], **TOLERANCE)
+    np.testing.assert_allclose(reward + lam * constraint, out["mse"], **TOLERANCE)
+    np.testing.assert_allclose(metrics["mse"], out["unweighted_mse_bad"], **TOLERANCE)
+    np.testing.assert_allclose(metrics["loss"], out["loss"], **TOLERANCE)
+    _check_gradients(case, section, grads)
+    return state, metrics, grads
+
+
+def check_srum(case: Case):
+    state, metrics, grads = _check_srum(case, "srum", with_ce=False)
     first = case.meta["srum/adamw_step0"]
     assert float(metrics["grad_norm"]) == pytest.approx(first["total_norm"], rel=1e-4)
     assert float(metrics["loss"]) == pytest.approx(first["loss"], rel=1e-4)

@@ -140,6 +140,7 @@ def test_moments_lie_where_their_parameters_lie(name):
     assert all(len(x.sharding.device_set) == 8 for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow  # training/test_step.py has a whole step on many devices
 def test_loss_and_gradients_are_equal_on_every_mesh():
     specs = small_specs()
     values = param_tree.init(specs, jax.random.key(1))

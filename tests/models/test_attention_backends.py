@@ -109,7 +109,7 @@ def close(a, b, tolerance=3e-5):
         ("cudnn", mixed),
         ("dense", many),
         ("chunked", many),
-        ("splash", many),
+        pytest.param("splash", many, marks=pytest.mark.slow),
     ],
 )
 def test_a_back_end_is_softmax_attention_under_the_law(backends, name, rows):

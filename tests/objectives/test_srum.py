@@ -331,14 +331,14 @@ def test_reference_is_compared_with_and_not_trained(batch):
     loss = srum.SrumLoss(cfg, PREDICT)
 
     @jit
-    def both(params, reference):
+    def both(params, reference, batch):
         def total(params, reference):
             out = loss(params, reference, batch, jax.random.key(1))
             return losses.total(out), out
 
         return jax.grad(total, argnums=(0, 1), has_aux=True)(params, reference)
 
-    (trained, reference), out = both(params, other)
+    (trained, reference), out = both(params, other, batch)
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(reference))
     assert max(np.abs(g).max() for g in jax.tree.leaves(trained)) > 0
     drift, advantage = (mean(r) for r in (out.metrics["drift"], out.terms["advantage"]))
@@ -348,11 +348,11 @@ def test_reference_is_compared_with_and_not_trained(batch):
     size = expected(np.square(draws.noise - batch.latents), np.asarray(terms.trained(batch)))
     assert mean(out.metrics["relative_drift"]) == pytest.approx(drift / size, rel=1e-4)
     assert mean(out.metrics["repelled"]) == 0
-    bad = whole("srum_advantage")(params, other, as_advantages(with_score(scores, -1.0)))
+    _, bad = both(params, other, as_advantages(with_score(scores, -1.0)))
     assert mean(bad.metrics["repelled"]) == 1
     # The head of words is no part of it.
     assert np.abs(flatten(trained)["lm_head/w"]).max() == 0
-    (_, _), out = both(params, params)
+    (_, _), out = both(params, params, batch)
     assert out.metrics["drift"][0] == 0 == out.terms["advantage"][0]
     assert out.metrics["token_advantage_size"][0] > 0
 
