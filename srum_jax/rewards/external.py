@@ -45,7 +45,6 @@ BAD_REPLY = "bad reply"  # cut off, too large, not UTF-8, not JSON, fields missi
 STATUSES = (
     *(TIMEOUT, RATE_LIMITED, SERVER_ERROR, DENIED, REFUSED, FILTERED, UNREACHABLE, BAD_REPLY),
 )
-MISSING = "questions without an answer"  # among the counts
 FINAL = (DENIED, REFUSED, FILTERED)  # asking again at once gives the same
 
 PATH = "/chat/completions"
@@ -117,8 +116,8 @@ class ExternalText:
     """The service at `endpoint` as a `TextSource`; make it by `connect`.
 
     headers: of every request, with the key · sleep: takes seconds · counts: gets "requests" and
-    "requests <status>" of those that failed, and MISSING added · reasons: gets the first words met
-    for each of these statuses · fields: of a request, under the names that the server takes; one
+    "requests <status>" of those that failed added · reasons: gets the first words met for each of
+    these statuses · fields: of a request, under the names that the server takes; one
     that it names in a refusal is renamed or left out from then on.
     """
 
@@ -175,9 +174,7 @@ class ExternalText:
             attempt += 1
             pause = max(min(at.wait * 2.0 ** (attempt - 1), at.longest_wait), asked or 0.0)
             if status in FINAL or pause > at.longest_wait or attempt == at.attempts:
-                if status != FILTERED:
-                    self._count(MISSING)
-                return WrittenAnswer("", failure=status)
+                return WrittenAnswer("", failure=status, lost=status != FILTERED)
             self.sleep(pause)
 
     def _adapted(self, reason: str, sent: Mapping[str, str]) -> bool:

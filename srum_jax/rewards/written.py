@@ -97,6 +97,8 @@ REGION: dict[View, str] = {
     "crop": "Region {id}: all that you see",
 }
 COLORS = ("#e6194b", "#1f78ff", "#f58231", "#17a673", "#911eb4", "#b8860b")  # of frames, in turn
+UNANSWERED = "questions without an answer"  # among the counts: the source gave nothing
+MOST_UNANSWERED = 0.1  # questions an image of which that may become so
 AT_ONCE = 64  # questions a call of the source, so that not all crops lie in memory together
 MIN_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be read
 
@@ -124,11 +126,15 @@ class QuestionRequest:
 
 @dataclasses.dataclass(frozen=True)
 class WrittenAnswer:
-    """A text and whether it ended by itself; `failure`: the status of what gave no text."""
+    """A text and whether it ended by itself; `failure`: the status of what gave no text.
+
+    lost: the source gave nothing, and may when it is asked later.
+    """
 
     text: str
     finished: bool = True
     failure: str = ""
+    lost: bool = False
 
 
 class TextSource(Protocol):
@@ -264,9 +270,10 @@ def _one_line(prompt: str) -> str:
 class WrittenJudge:
     """Scores in words, by `source`.
 
-    Only what has no score yet is asked again, and what was read once stays. Regions have no label
-    and no probabilities, judgements no parts. `counts` gets "questions", "questions repeated" and
-    "strangers" (regions named in answers that were not asked for) added.
+    Only what has no score yet is asked again, and what was read once stays. A question whose answer
+    was lost is asked once more when all others were, if they are few. Regions have no label and no
+    probabilities, judgements no parts. `counts` gets "questions", "questions repeated", UNANSWERED
+    and "strangers" (regions named in answers that were not asked for) added.
     """
 
     source: TextSource
@@ -305,30 +312,51 @@ class WrittenJudge:
         params: Params | None,
     ) -> dict[tuple[int, int], tuple[float, str]]:
         """{(image, number): (score, status)} after at most `settings.attempts` answers each."""
-        how = self.settings
         found = {(n, i): (float("nan"), MISSING) for n, group in groups for i in group}
-        for attempt in range(how.attempts):
+        lost: list[tuple[int, tuple[int, ...]]] = []
+        for attempt in range(self.settings.attempts):
             left = [(n, tuple(i for i in group if found[n, i][1] in AGAIN)) for n, group in groups]
             left = [(n, group) for n, group in left if group]
-            for start in range(0, len(left), AT_ONCE):
-                part = left[start : start + AT_ONCE]
-                answers = self.source.answer(
-                    [asked.request(n, group, attempt) for n, group in part],
-                    temperature=how.temperature if attempt else 0.0,
-                    params=params,
-                )
-                if len(answers) != len(part):
-                    raise ValueError(f"{len(answers)} answers to {len(part)} questions")
-                for (n, group), answer in zip(part, answers, strict=True):
-                    if answer.failure:
-                        found |= {(n, i): (float("nan"), answer.failure) for i in group}
-                        continue
-                    parsed = parsing.parse(answer.text, group, finished=answer.finished)
-                    self.counts["strangers"] += parsed.strangers
-                    found |= {(n, i): result for i, result in parsed.scores.items()}
-            self.counts["questions"] += len(left)
+            lost += self._ask(asked, left, attempt, found, params)
             self.counts["questions repeated"] += len(left) if attempt else 0
+        if 0 < len(lost) <= MOST_UNANSWERED * len(asked.images):  # more: the source is down
+            self.counts["questions repeated"] += len(lost)
+            lost = self._ask(asked, lost, 0, found, params)
+        if lost:
+            self.counts[UNANSWERED] += len(lost)
         return found
+
+    def _ask(
+        self,
+        asked: "_Asked",
+        left: Sequence[tuple[int, tuple[int, ...]]],
+        attempt: int,
+        found: dict[tuple[int, int], tuple[float, str]],
+        params: Params | None,
+    ) -> list[tuple[int, tuple[int, ...]]]:
+        """Asks the questions `left`, notes in `found` what came of them, and returns those whose
+        answer was lost."""
+        lost = []
+        for start in range(0, len(left), AT_ONCE):
+            part = left[start : start + AT_ONCE]
+            answers = self.source.answer(
+                [asked.request(n, group, attempt) for n, group in part],
+                temperature=self.settings.temperature if attempt else 0.0,
+                params=params,
+            )
+            if len(answers) != len(part):
+                raise ValueError(f"{len(answers)} answers to {len(part)} questions")
+            for (n, group), answer in zip(part, answers, strict=True):
+                if answer.lost:
+                    lost.append((n, group))
+                if answer.failure:
+                    found |= {(n, i): (float("nan"), answer.failure) for i in group}
+                    continue
+                parsed = parsing.parse(answer.text, group, finished=answer.finished)
+                self.counts["strangers"] += parsed.strangers
+                found |= {(n, i): result for i, result in parsed.scores.items()}
+        self.counts["questions"] += len(left)
+        return lost
 
 
 @dataclasses.dataclass(frozen=True)

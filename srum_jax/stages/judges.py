@@ -46,7 +46,6 @@ from srum_jax.stages.preflight import Checks
 WINDOW = 8192  # tokens of a context that is written about
 DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
 AT_ONCE = 64  # prompts that are decomposed between two looks at the disk
-MOST_MISSING = 0.1  # questions an image that an external judge may leave unanswered
 
 Scenes = Mapping[str, Decomposition]
 
@@ -69,13 +68,14 @@ class JudgePanel:
     @contextlib.contextmanager
     def answering(self, images: int) -> Iterator[None]:
         """Around judging so many images. Raises BadInput at the end where an external judge refused
-        the key or the address, or left more than MOST_MISSING questions an image unanswered: what
-        was judged says little then, and the judge may answer when it is asked again."""
+        the key or the address, or left more than MOST_UNANSWERED questions an image without an
+        answer: what was judged says little then, and it may answer when it is asked again."""
         denied = f"requests {external.DENIED}"
-        before = self.counts[denied], self.counts[external.MISSING]
+        before = self.counts[denied], self.counts[written.UNANSWERED]
         yield
-        missing = self.counts[external.MISSING] - before[1]
-        if self.counts[denied] > before[0] or missing > MOST_MISSING * images:
+        missing = self.counts[written.UNANSWERED] - before[1]
+        refused = missing and self.counts[denied] > before[0]
+        if refused or missing > written.MOST_UNANSWERED * images:
             reasons = "; ".join(self.reasons.values())
             raise BadInput(
                 f"the external judge left {missing} questions about {images} images unanswered "

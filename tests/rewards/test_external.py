@@ -37,6 +37,11 @@ def serve():
         server.close()
 
 
+def lost(status):
+    """What a judge gives that got no answer, one that the content filter kept excepted."""
+    return WrittenAnswer("", failure=status, lost=status != external.FILTERED)
+
+
 def test_what_is_sent(serve):
     server = serve(lambda handler, _: handler.give(reply()))
     answers = server.ask(environ={"MY_KEY": "sesame"}, key_env="MY_KEY", temperature=0.7)
@@ -89,7 +94,7 @@ def test_patience(serve, code):
 def test_patience_ends(serve):
     server = serve(lambda handler, _: handler.give(b"", 429))
     answers = server.ask(attempts=4, wait=2.0, longest_wait=5.0)
-    assert answers == [WrittenAnswer("", failure=external.RATE_LIMITED)]
+    assert answers == [lost(external.RATE_LIMITED)]
     assert server.waits == [2, 4, 5] and len(server.http.asked) == 4
 
 
@@ -124,7 +129,7 @@ def test_refusals_are_final_and_redirects_are_not_followed(serve, code):
     server = serve(lambda handler, _: handler.give(reply(), code, Location=other.url))
     of_the_question = code in (400, 413)
     status = external.REFUSED if of_the_question else external.DENIED
-    assert server.ask() == [WrittenAnswer("", failure=status)]
+    assert server.ask() == [lost(status)]
     assert len(server.http.asked) == 1 and not other.http.asked
 
 
@@ -144,7 +149,7 @@ BAD_BODIES = [
 @pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: ascii(body[:40]))
 def test_replies_that_are_not_as_agreed(serve, body):
     server = serve(lambda handler, n: handler.give(body) if n < 2 else handler.give(reply()))
-    assert server.ask(attempts=2) == [WrittenAnswer("", failure=external.BAD_REPLY)]
+    assert server.ask(attempts=2) == [lost(external.BAD_REPLY)]
     assert len(server.http.asked) == 2
     assert server.ask(attempts=2) == [WrittenAnswer("0.5")]
 
@@ -176,7 +181,7 @@ def broken_chunks(handler, _):
 )
 def test_broken_transport(serve, behave, status, monkeypatch):
     monkeypatch.setattr(external, "MAX_REPLY", 4000)
-    assert serve(behave).ask(attempts=1) == [WrittenAnswer("", failure=status)]
+    assert serve(behave).ask(attempts=1) == [lost(status)]
 
 
 def test_no_server():
@@ -185,7 +190,7 @@ def test_no_server():
         port = free.getsockname()[1]
     source = ExternalText.connect(Endpoint(f"http://127.0.0.1:{port}", "m", attempts=2, wait=0.0))
     (answer,) = source.answer([QuestionRequest(IMAGE, "a")], temperature=0.0, params=None)
-    assert answer == WrittenAnswer("", failure=external.UNREACHABLE)
+    assert answer == lost(external.UNREACHABLE)
 
 
 def slowly(handler, _):
@@ -207,7 +212,7 @@ def slow_headers(handler, _):
 @pytest.mark.parametrize("behave", [lambda *_: time.sleep(3), slowly, slow_headers])
 def test_time_outs_bound_the_whole_reply(serve, behave):
     server, begun = serve(behave), time.perf_counter()
-    assert server.ask(timeout=0.2, attempts=2) == [WrittenAnswer("", failure=external.TIMEOUT)]
+    assert server.ask(timeout=0.2, attempts=2) == [lost(external.TIMEOUT)]
     assert time.perf_counter() - begun < 2 and server.counts["requests timeout"] == 2
 
 
@@ -272,7 +277,7 @@ def test_a_field_that_a_server_refuses_is_renamed_or_left_out(serve, caplog):
 def test_a_field_that_no_name_helps_is_no_endless_loop(serve):
     everything = "max_tokens, max_completion_tokens, seed, temperature: no"
     server = serve(lambda handler, _: handler.give({"error": everything}, 400))
-    assert server.ask() == [WrittenAnswer("", failure=external.REFUSED)]
+    assert server.ask() == [lost(external.REFUSED)]
     assert len(server.http.asked) == 3
 
 
@@ -283,7 +288,7 @@ def test_the_reason_is_told_once_in_the_servers_words(serve, caplog):
         server.ask(count=9)
     assert caplog.text.count("HTTP 404: The model `m` does not exist") == 1
     assert "\x1b" not in caplog.text and len(caplog.text) < 500
-    assert server.counts == {"requests": 9, "requests denied": 9, external.MISSING: 9}
+    assert server.counts == {"requests": 9, "requests denied": 9}
 
 
 # -- the key and the settings ----------------------------------------------------------------------
@@ -359,8 +364,13 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
     (judged,) = judging.judge(Proposals.of(regions.ComponentsProposer(), images))
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
-    assert counts == {"questions": 3, "questions repeated": 1, "strangers": 1}
-    assert server.counts == {"requests": 4, "requests server error": 2, external.MISSING: 1}
+    assert counts == {
+        "questions": 3,
+        "questions repeated": 1,
+        "strangers": 1,
+        written.UNANSWERED: 1,
+    }
+    assert server.counts == {"requests": 4, "requests server error": 2}
 
 
 def test_processes_that_judge_together_get_the_answers_of_the_first(serve, monkeypatch):

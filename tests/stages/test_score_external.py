@@ -10,7 +10,7 @@ from judge_server import Server, reply
 from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
-from srum_jax.rewards import external
+from srum_jax.rewards import external, written
 from srum_jax.rewards.boxes.regions import GridProposer
 from srum_jax.rewards.external import Endpoint, ExternalText
 from srum_jax.rewards.judge import OK, JudgeSettings
@@ -45,10 +45,13 @@ def candidates(count=12):
     ]
 
 
+def words(handler, number):
+    return handler.server.asked[number][2]["messages"][0]["content"][1]["text"]
+
+
 def right(handler):
-    words = handler.server.asked[-1][2]["messages"][0]["content"][1]["text"]
     regions = "Region 1: 0.5\nRegion 2: 0.5"  # of the grid's cells, those that are not empty
-    handler.give(reply(regions if "Region 1:" in words else "Score: 0.5"))
+    handler.give(reply(regions if "Region 1:" in words(handler, -1) else "Score: 0.5"))
 
 
 REFUSALS = {
@@ -83,9 +86,29 @@ def test_the_same_command_asks_again_what_failed(tmp_path, reason):
 
 def test_a_single_question_without_an_answer_is_a_status(tmp_path):
     """No picture that a server chokes on stops a run for ever."""
-    server = Server(lambda h, number: h.give(b"", 500) if number == 3 else right(h))
-    cfg = dataclasses.replace(CFG, shard_size=12)
-    outcome = score.score(candidates(), tmp_path, cfg, panel(server))
+
+    def behave(handler, number):
+        chokes = "a cow" in words(handler, number)
+        handler.give(b"", 500) if chokes else right(handler)
+
+    server, drawn = Server(behave), candidates(24)
+    drawn[5]["prompt"] = "a cow"
+    found = panel(server)
+    outcome = score.score(drawn, tmp_path, dataclasses.replace(CFG, shard_size=24), found)
     broken = {k: n for k, n in outcome.counts.items() if external.SERVER_ERROR in k}
-    assert sum(broken.values()) in (1, 2)  # an image, or its regions
+    assert broken == {f"images {external.SERVER_ERROR}": 1, f"regions {external.SERVER_ERROR}": 2}
+    assert found.counts[written.UNANSWERED] == 2
+    assert len(server.http.asked) == 50  # it alone was asked about again
+    server.close()
+
+
+def test_an_isolated_time_out_is_asked_again_at_the_end_of_its_shard(tmp_path):
+    server = Server(lambda h, number: h.give(b"", 408) if number == 3 else right(h))
+    cfg = dataclasses.replace(CFG, shard_size=12)
+    found = panel(server)
+    outcome = score.score(candidates(), tmp_path, cfg, found)
+    assert outcome.counts[f"images {OK}"] == 12 and outcome.counts[f"regions {OK}"] == 24
+    bodies = [body for *_, body in server.http.asked]
+    assert len(bodies) == 25 and bodies[-1] == bodies[3]
+    assert found.counts[written.UNANSWERED] == 0
     server.close()
