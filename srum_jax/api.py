@@ -246,7 +246,7 @@ class Model:
         ):
             pixels = [_pixels(one) for one in _several(shown)]
             if not pixels:
-                raise BadInput(f"edit: no image for {instruction!r}")
+                raise BadInput(f"edit: no image for {quoted(instruction)}")
             # Latents drawn from the posterior are each image's own, like its noise.
             for mine in (
                 [[one] for one in some] if self.generation_config.sample_conditions else [some]

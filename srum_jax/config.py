@@ -45,7 +45,7 @@ from srum_jax.configs.base import (  # noqa: F401 (this module is their one entr
 )
 from srum_jax.core import places, registry
 from srum_jax.core.checked import build, key_names, suggest, unknown_key
-from srum_jax.core.errors import BadInput, quoted
+from srum_jax.core.errors import BadInput, listed, quoted
 from srum_jax.core.files import read_json
 
 STAGES: tuple[str, ...] = typing.get_args(Stage)  # in the order a run may name them
@@ -65,7 +65,7 @@ def load(values: Mapping[str, Any]) -> Config:
     if cfg is not None and not problems:
         problems = list(_contradictions(cfg))
     if problems:
-        raise BadInput("the config does not hold together:\n  " + "\n  ".join(problems))
+        raise BadInput("the config does not hold together:" + listed(problems))
     return cfg
 
 
@@ -315,7 +315,7 @@ def section(cls: type, values: Mapping[str, Any], *, where: str) -> Any:
     problems: list[str] = []
     made = build(cls, values, "", problems)
     if problems:
-        raise BadInput("\n  ".join(f"{where}: {p}" for p in problems))
+        raise BadInput(listed([f"{where}: {p}" for p in problems], 5).strip())
     return made
 
 

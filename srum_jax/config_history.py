@@ -3,6 +3,7 @@
 Config files, the command line and the records of runs may use them; nothing else does.
 """
 
+import reprlib
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
@@ -131,7 +132,7 @@ def refused(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
         elif name in REMOVED and value == REMOVED[name]:
             logging.warning("%s", gone(name))
         elif name in REMOVED:
-            yield f"{path}{key} = {value!r}: {gone(name)}"
+            yield f"{path}{key} = {reprlib.repr(value)}: {gone(name)}"
 
 
 def gone(name: str) -> str:

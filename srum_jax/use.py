@@ -110,13 +110,13 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
 def _size(value: str) -> tuple[int, int]:
     height, x, width = value.lower().partition("x")
     if not (x and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{value!r} is no HxW, for example 768x1024")
+        raise argparse.ArgumentTypeError(f"{quoted(value)} is no HxW, for example 768x1024")
     return int(height), int(width)
 
 
 def _count(value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1")
+        raise argparse.ArgumentTypeError(f"{quoted(value)} is no whole number from 1")
     return int(value)
 
 

@@ -1,19 +1,25 @@
 """What people write, in many cases: a right value or a refusal, never anything else, never slowly.
 
-Files of prompts and boxes, a judge's replies and answers, values of a config.
+Files of prompts and boxes, settings of a checkpoint, a judge's replies and answers, values of a
+config.
 """
 
+import dataclasses
 import json
 import math
 
 import hypothesis_cases
+import pytest
 from hypothesis import strategies as st
 
 from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.data import prompts
+from srum_jax.data.srum_dataset import SrumDataset
+from srum_jax.generation import generation_config
 from srum_jax.rewards import external, parsing
 from srum_jax.rewards.boxes import proposers
+from srum_jax.rewards.boxes.sam import config as sam_config
 from srum_jax.rewards.judge import OK
 from srum_jax.rewards.written import WrittenAnswer
 
@@ -107,6 +113,85 @@ def test_a_file_of_boxes_is_read_or_refused(cases, tmp_path):
     hypothesis_cases.run(
         check, cases, data=st.one_of(PIECES, lines.map(lambda x: b"\n".join(map(written, x))))
     )
+
+
+SETTINGS = [field.name for field in dataclasses.fields(generation_config.GenerationConfig)]
+DRAWING = [field.name for field in dataclasses.fields(config.SampleConfig)]
+
+
+@hypothesis_cases.counts(quick=150)
+def test_settings_of_a_checkpoint_are_read_or_refused(cases, tmp_path):
+    def check(values):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"srum_jax": values}))
+        found = hypothesis_cases.value_or_refusal(
+            lambda: generation_config.from_folder(tmp_path), names="generation_config.json"
+        )
+        assert found is None or isinstance(found, generation_config.GenerationConfig)
+
+    key = st.text(max_size=3) | st.just("k" * 5000)
+    drawing = st.dictionaries(st.sampled_from(DRAWING) | key, JSON, max_size=3)
+    one = st.sampled_from(SETTINGS) | key
+    values = st.dictionaries(one, JSON | drawing, max_size=3)
+    hypothesis_cases.run(check, cases, values=values | JSON)
+
+
+HUGE = "x" * 2**20
+SAM = {"model_type": "sam"}
+
+
+@pytest.mark.parametrize(
+    "name, content, read",
+    [
+        *(
+            ("config.json", content, sam_config.read)
+            for content in (
+                {"model_type": HUGE},
+                SAM | {"vision_config": HUGE},
+                SAM | {"vision_config": {"hidden_size": HUGE}},
+                SAM | {"vision_config": {"hidden_act": HUGE}},
+            )
+        ),
+        *(
+            ("data.jsonl", content, lambda folder: SrumDataset(folder / "data.jsonl", folder)[0])
+            for content in (
+                HUGE,
+                {"prompt": "a", "bad_image_file": f"/{HUGE}"},
+                *(
+                    {"prompt": "a", "bad_image_file": "a", "good_image_file": "a"}
+                    | {"vlm_rewards": rewards}
+                    for rewards in (
+                        [HUGE],
+                        [{"score": HUGE}],
+                        [{"object": [HUGE]}],
+                        [{"bbox": HUGE}],
+                        [{"bbox": [HUGE] * 4}],
+                    )
+                ),
+            )
+        ),
+        *(
+            ("boxes.jsonl", content, lambda folder: proposers.read_boxes(folder / "boxes.jsonl"))
+            for content in (HUGE, {"id": HUGE}, {"id": "a", "boxes": [HUGE]})
+        ),
+        *(
+            ("generation_config.json", {"srum_jax": content}, generation_config.from_folder)
+            for content in (
+                HUGE,
+                {HUGE: 1},
+                {"generate": HUGE},
+                {"generate": {HUGE: 1}},
+                {"generate": {f"key {n}": 1 for n in range(5000)}},
+                {"window": HUGE},
+                {"language": HUGE},
+                {"frame": f"{{{HUGE}"},
+            )
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_value_of_a_megabyte_is_refused_in_few_words(tmp_path, name, content, read):
+    (tmp_path / name).write_text(json.dumps(content))
+    assert hypothesis_cases.value_or_refusal(lambda: read(tmp_path)) is None
 
 
 @hypothesis_cases.counts(quick=300)

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from srum_jax.core.errors import quoted
+from srum_jax.core.errors import clipped, quoted
 
 
 def build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
@@ -82,11 +82,11 @@ def key_names(cls: type, path: str = "") -> Iterator[str]:
 def unknown_key(path: str, key: Any, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
     """What is said of a key that the section at `path` lacks; `elsewhere` may have been meant."""
     hint = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else suggest(key, known)
-    return f'unknown key "{path}{key}": {hint}'
+    return f'unknown key "{path}{clipped(str(key))}": {hint}'
 
 
 def suggest(name: Any, known: Iterable[str]) -> str:
     """A sentence that names the closest of `known`, or all of them."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(clipped(str(name)), known, n=1, cutoff=0.5)
     return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"

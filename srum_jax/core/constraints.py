@@ -11,6 +11,7 @@ import urllib.parse
 from typing import Annotated
 
 from srum_jax.core import places
+from srum_jax.core.errors import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Distinct:
         if len(set(value)) == len(value) >= self.count:
             return None
         few = f" and at least {self.count}" if self.count else ""
-        return f"must be distinct{few}, got {value}"
+        return f"must be distinct{few}, got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Ascending:
     """A tuple in which no value is below the one before it."""
 
     def problem(self, value: tuple) -> str | None:
-        return None if list(value) == sorted(value) else f"must be low <= high, got {value}"
+        up = list(value) == sorted(value)
+        return None if up else f"must be low <= high, got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)

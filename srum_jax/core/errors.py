@@ -20,8 +20,12 @@ def listed(problems: Sequence[str], most: int = 100) -> str:
 def quoted(value: Any, most: int = 80) -> str:
     """A text in quotes, or another value as Python writes it, as messages show it: in one line, its
     middle left out where it is long."""
-    shown = repr(value) if isinstance(value, str) else reprlib.repr(value)
-    return shown if len(shown) <= most else f"{shown[: most - 20]} … {shown[-10:]}"
+    return clipped(repr(value) if isinstance(value, str) else reprlib.repr(value), most)
+
+
+def clipped(text: str, most: int = 80) -> str:
+    """`text`, its middle left out where it is long."""
+    return text if len(text) <= most else f"{text[: most - 20]} … {text[-10:]}"
 
 
 class Stopped(Exception):

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.core import files
+from srum_jax.core.errors import quoted
 from srum_jax.data import images, records
 from srum_jax.data.records import Reject
 
@@ -133,7 +134,7 @@ def _file_name(line: Mapping[str, Any], key: str) -> str:
         raise ValueError(f'no file name in the field "{key}"')
     pure = pathlib.PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or "\0" in name:
-        raise ValueError(f'"{key}" = {name!r} leads out of the folder of pictures')
+        raise ValueError(f'"{key}" = {quoted(name)} leads out of the folder of pictures')
     return str(pure)
 
 
@@ -148,11 +149,11 @@ def rewards(entries: Any) -> tuple[dict[int, ScoredBox], float]:
     found, image_score = {}, 0.0
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise ValueError(f"vlm_rewards[{i}] must be an object with fields, got {entry!r}")
+            raise ValueError(f"vlm_rewards[{i}] must be an object with fields, got {quoted(entry)}")
         score = _score(entry.get("score", 0.0), f"vlm_rewards[{i}].score")
         label = entry.get("object", "")
         if not isinstance(label, str):
-            raise ValueError(f"vlm_rewards[{i}].object must be a text, got {label!r}")
+            raise ValueError(f"vlm_rewards[{i}].object must be a text, got {quoted(label)}")
         if label == GLOBAL_ENTRY:
             image_score = score
         else:
@@ -166,7 +167,7 @@ def _number(value: Any) -> bool:
 
 def _score(value: Any, what: str) -> float:
     if not _number(value) or not -1 <= value <= 1:
-        raise ValueError(f"{what} must be a number in [-1, 1], got {value!r}")
+        raise ValueError(f"{what} must be a number in [-1, 1], got {quoted(value)}")
     return float(value)
 
 
@@ -174,7 +175,7 @@ def _box(value: Any, what: str) -> tuple[int, int, int, int] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(map(_number, value)):
-        raise ValueError(f"{what} must be four finite numbers x0, y0, x1, y1, got {value!r}")
+        raise ValueError(f"{what} must be four finite numbers x0, y0, x1, y1, got {quoted(value)}")
     x0, y0, x1, y1 = map(int, value)  # towards zero, as released
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 

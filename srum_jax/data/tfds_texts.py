@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from srum_jax.core.errors import quoted
 from srum_jax.data.records import NOT_UTF8, FileRecord
 
 PREFIX = "tfds:"
@@ -66,7 +67,7 @@ def parse(source: str) -> tuple[str, str, list[str], int | None]:
     most = options.get("max", "1")
     right = {"split", "text"} <= set(options) <= {"split", "text", "max"}
     if not name or not right or not most.isdecimal() or int(most) < 1:
-        raise ValueError(f"{source!r} must have the form {FORM}")
+        raise ValueError(f"{quoted(source)} must have the form {FORM}")
     most = int(most) if "max" in options else None
     return name, options["split"], options["text"].split("."), most
 

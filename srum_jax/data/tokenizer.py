@@ -122,7 +122,7 @@ class Tokenizer:
         """The id of one token as written in the vocabulary.  ValueError if it is not there."""
         found = self._inner.token_to_id(word)
         if found is None:
-            raise ValueError(f"token {word!r} is not in {self._source}")
+            raise ValueError(f"token {quoted(word)} is not in {self._source}")
         return found
 
     @property
@@ -144,7 +144,7 @@ class Tokenizer:
         pieces = [self.encode(blank + one) for one in spelt for blank in ("", " ")]
         found = tuple(dict.fromkeys(ids[0] for ids in pieces if len(ids) == 1))
         if not found:
-            raise ValueError(f"{word!r} is not a single token of {self._source}")
+            raise ValueError(f"{quoted(word)} is not a single token of {self._source}")
         return found
 
     def encode(self, text: str) -> list[int]:
@@ -159,8 +159,8 @@ class Tokenizer:
             raise ValueError(f"text {quoted(text)}: {self._lacks(text[start:end])}")
         for i in self._special.intersection(ids):
             raise ValueError(
-                f"text {quoted(text)} contains {self._inner.id_to_token(i)!r}, which is no word "
-                f"but a mark of {self._source}; leave it out"
+                f"text {quoted(text)} contains {quoted(self._inner.id_to_token(i))}, which is no "
+                f"word but a mark of {self._source}; leave it out"
             )
         return ids
 
@@ -247,7 +247,7 @@ def _qwen2(folder: epath.Path) -> tokenizers.Tokenizer:
         found = inner.token_to_id(token.content)
         if want not in (None, found):
             raise ValueError(
-                f"{config}: {token.content!r} has id {want}, but {found} is the next after "
+                f"{config}: {quoted(token.content)} has id {want}, but {found} is the next after "
                 f"{folder / 'vocab.json'} and the tokens before it"
             )
     return inner

@@ -13,7 +13,7 @@ from etils import epath
 from srum_jax import config
 from srum_jax.config import SampleConfig
 from srum_jax.core import registry
-from srum_jax.core.checked import plain
+from srum_jax.core.checked import plain, unknown_key
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import languages
 from srum_jax.models.bagel import hf_folder
@@ -66,10 +66,12 @@ class GenerationConfig:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.language and self.language not in registry.LANGUAGES:
             raise BadInput(
-                f"language = {self.language!r} is not known: known: {', '.join(registry.LANGUAGES)}"
+                f"language = {quoted(self.language)} is not known: "
+                f"known: {', '.join(registry.LANGUAGES)}"
             )
         if set("{}") & set(self.label(1, 0.0)):
-            raise BadInput(f"frame = {self.frame!r} may hold {{seconds}} and {{number}} alone")
+            frame = quoted(self.frame)
+            raise BadInput(f"frame = {frame} may hold {{seconds}} and {{number}} alone")
 
     def label(self, number: int, seconds: float) -> str:
         """What precedes frame `number` (from 1) of a video, taken at `seconds`."""
@@ -100,7 +102,7 @@ def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> G
     places = (epath.Path(one) for one in (folder, base) if one)
     path, values = next(filter(None, map(hf_folder.generation_settings, places)), (None, {}))
     if not isinstance(values, dict):
-        raise BadInput(f"{path}: must hold an object, got {values!r}")
+        raise BadInput(f"{path}: must hold an object, got {quoted(values)}")
     start = GenerationConfig()
     if "generate" in values:
         generate = changed(_GENERATE, values["generate"], where=f"{path}, generate")
@@ -120,11 +122,11 @@ def updated(
     for key, value in values.items():
         value = plain(value)
         if key not in kinds:
-            raise BadInput(f'{where}: unknown key "{key}": {config.suggest(key, kinds)}')
+            raise BadInput(f"{where}: {unknown_key('', key, kinds)}")
         if kinds[key] is SampleConfig:
             value = changed(getattr(settings, key), value, where=f"{where}, {key}")
         elif type(value) is not kinds[key]:
-            raise BadInput(f"{where}: {key} must be {kinds[key].__name__}, got {value!r}")
+            raise BadInput(f"{where}: {key} must be {kinds[key].__name__}, got {quoted(value)}")
         found[key] = value
     try:
         return dataclasses.replace(settings, **found)
@@ -135,5 +137,5 @@ def updated(
 def changed(sample: SampleConfig, values: dict, *, where: str) -> SampleConfig:
     """`sample` with some of its keys changed and checked; `where` begins a problem's line."""
     if not isinstance(values, dict):
-        raise BadInput(f"{where}: must hold keys, got {values!r}")
+        raise BadInput(f"{where}: must hold keys, got {quoted(values)}")
     return config.section(SampleConfig, {**dataclasses.asdict(sample), **values}, where=where)

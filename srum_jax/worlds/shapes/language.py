@@ -16,6 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from srum_jax.core.errors import quoted
 from srum_jax.core.registry import SPLITS
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair, Scene, Thing, shuffled
 
@@ -149,7 +150,7 @@ def parse(text: str) -> Content:
         content = None
     if content is None:
         raise ValueError(
-            f"prompt {text!r} is not of the shapes world: see "
+            f"prompt {quoted(text)} is not of the shapes world: see "
             "srum_jax/worlds/shapes/language.py for its forms"
         )
     return content

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from srum_jax.core.errors import quoted
 from srum_jax.core.files import read_json
 
 CONFIG_FILE = "config.json"
@@ -110,7 +111,9 @@ class SamConfig:
                     name = f"{type(part).__name__}.{field.name}"
                     raise ValueError(f"{name} is {value}, less than {least}")
             if part.act not in ACTIVATIONS:
-                raise ValueError(f"hidden_act {part.act!r} is none of {', '.join(ACTIVATIONS)}")
+                raise ValueError(
+                    f"hidden_act {quoted(part.act)} is none of {', '.join(ACTIVATIONS)}"
+                )
         widths = {v.out, p.hidden, d.hidden, 2 * v.frequencies}
         if len(widths) > 1:
             raise ValueError(
@@ -143,7 +146,7 @@ class _Section:
     def __init__(self, path: epath.Path, whole: dict, name: str):
         self.where, values = f"{path}: {name}", whole.get(name)
         if values is not None and not isinstance(values, dict):
-            raise ValueError(f"{self.where} must be an object, got {values!r}")
+            raise ValueError(f"{self.where} must be an object, got {quoted(values)}")
         self.values = values or {}
 
     def __call__(self, name: str, default: Any) -> Any:
@@ -159,7 +162,7 @@ class _Section:
         elif type(value) is type(default):
             return value
         kind = "a list of int" if isinstance(default, tuple) else type(default).__name__
-        raise ValueError(f"{self.where}.{name} must be {kind}, got {value!r}")
+        raise ValueError(f"{self.where}.{name} must be {kind}, got {quoted(value)}")
 
 
 def read(folder: epath.PathLike) -> SamConfig:
@@ -172,7 +175,7 @@ def read(folder: epath.PathLike) -> SamConfig:
     whole = read_json(path)
     kind = whole.get("model_type") if isinstance(whole, dict) else None
     if kind != "sam":
-        raise ValueError(f"{path}: model_type is {kind!r}, not 'sam'")
+        raise ValueError(f"{path}: model_type is {quoted(kind)}, not 'sam'")
     v, p, d = (
         _Section(path, whole, f"{n}_config") for n in ("vision", "prompt_encoder", "mask_decoder")
     )
