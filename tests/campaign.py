@@ -14,8 +14,6 @@ import random
 import re
 import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -56,32 +54,33 @@ class Outcome:
 
 
 class Process:
-    """A started command and what it prints: each line with its time, as it comes."""
+    """A started command, of one process or several, and what they print: each line with its time,
+    as it comes."""
 
-    def __init__(self, command):
-        self.lines = []
-        self.started = subprocess.Popen(
-            command,
-            env=hosts.environment(1),
-            stdout=subprocess.PIPE,  # a file would be full, too
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.reads = threading.Thread(target=self._read, daemon=True)
-        self.reads.start()
+    def __init__(self, command, processes=1):
+        self.started = hosts.start(command, processes=processes)
+        self.lines = [[] for _ in self.started]
+        self.reads = [
+            threading.Thread(target=self._read, args=pair, daemon=True)
+            for pair in zip(self.started, self.lines, strict=True)
+        ]
+        for thread in self.reads:
+            thread.start()
 
-    def _read(self):
-        for line in self.started.stdout:
-            self.lines.append((time.time(), line))
+    @staticmethod
+    def _read(process, lines):
+        for line in process.stdout:  # a pipe: a file would be full, too
+            lines.append((time.time(), line))
 
     def stages(self):
-        """(when it began, its name) of every stage so far."""
-        found = [(at, re.search(r"stage \d of \d: (\w+)", line)) for at, line in list(self.lines)]
+        """(when it began, its name) of every stage so far, as the first process says."""
+        lines = list(self.lines[0])
+        found = [(at, re.search(r"stage \d of \d: (\w+)", line)) for at, line in lines]
         return [(at, match[1]) for at, match in found if match]
 
     def wait_for(self, stage, seconds):
-        """Returns `seconds` after `stage` began, or when the process has ended: whether it runs."""
-        while self.started.poll() is None:
+        """Returns `seconds` after `stage` began, or when a process has ended: whether all run."""
+        while all(process.poll() is None for process in self.started):
             began = [at for at, name in self.stages() if name == stage]
             if began and time.time() - began[0] >= seconds:
                 return True
@@ -89,21 +88,24 @@ class Process:
         return False
 
     def end(self):
-        """Waits for its end; the exit code and what was printed."""
+        """Waits for its end; the exit code, one for all, and what was printed."""
         try:
-            code = self.started.wait(hosts.PATIENCE)
+            codes = {process.wait(hosts.PATIENCE) for process in self.started}
         finally:
-            hosts.kill([self.started])
-        self.reads.join()
-        return code, "".join(line for _, line in self.lines)
+            hosts.kill(self.started)
+        for thread in self.reads:
+            thread.join()
+        printed = "".join(line for lines in self.lines for _, line in lines)
+        assert len(codes) == 1, (codes, printed)
+        return codes.pop(), printed
 
 
 class Run:
     """A command in a work folder, which is given again and again until it is done."""
 
-    def __init__(self, command, workdir, told=None):
-        self.command = [sys.executable, *map(str, command), "--workdir", str(workdir)]
-        self.workdir, self.told = epath.Path(workdir), told
+    def __init__(self, command, workdir, told=None, processes=1):
+        self.command = [*command, "--workdir", workdir]
+        self.workdir, self.told, self.processes = epath.Path(workdir), told, processes
 
     def disturb(self, fault, stage, seconds, lasts):
         """Gives the command; `seconds` after `stage` began comes the fault.
@@ -111,18 +113,19 @@ class Run:
         lasts: seconds for which a storage fails. Returns (stage, exit code, seconds lost), or None
         where the command was done before.
         """
-        process = Process(self.command)
+        process = Process(self.command, self.processes)
         if not process.wait_for(stage, seconds):
             code, printed = process.end()
             assert code == 0, printed
             return None
         (began, where), now = process.stages()[-1], time.time()
-        if fault == "full disk":
-            resource.prlimit(process.started.pid, resource.RLIMIT_FSIZE, (FULL, FULL))
-        elif fault in buckets.FAILURES:
+        if fault in buckets.FAILURES:
             buckets.fail(self.told, fault, lasts)
-        else:
-            process.started.send_signal(getattr(signal, fault))
+        for one in process.started:
+            if fault == "full disk":
+                resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (FULL, FULL))
+            elif fault not in buckets.FAILURES:
+                one.send_signal(getattr(signal, fault))
         code, printed = process.end()
         if fault in buckets.FAILURES:
             self.told.unlink()
@@ -148,7 +151,7 @@ class Run:
 
     def finish(self):
         """Goes to the end; seconds that every stage took."""
-        process = Process(self.command)
+        process = Process(self.command, self.processes)
         code, printed = process.end()
         assert code == 0, printed
         began = process.stages()

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 
 import buckets
+import campaign
 import fsspec
 import hosts
 import numpy as np
@@ -233,10 +234,16 @@ def test_a_run_goes_on_in_a_bucket(bucket, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hosts_of_it", [1, 2])
-def test_the_whole_loop(bucket, tmp_path, hosts_of_it):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_whole_loop(processes, bucket, tmp_path):
+    """It ends as one of as many processes on a disk, bit for bit, and as one of one process."""
     run = test_hosts.runner(tmp_path, 1, **test_hosts.QUICK)
-    hosts.ended(run(tmp_path / "disk", 1))
-    printed = hosts.ended(run(bucket, hosts_of_it))
+    hosts.ended(run(tmp_path / "one", 1))
+    printed = hosts.ended(run(bucket, processes))
     assert f"report: {bucket / 'report.html'}" in printed[0]
-    test_hosts.assert_same_runs(tmp_path / "disk", bucket, test_hosts.QUICK["train__steps"])
+    test_hosts.assert_same_runs(tmp_path / "one", bucket, test_hosts.QUICK["train__steps"])
+    alike = tmp_path / "one"
+    if processes > 1:
+        alike = tmp_path / "alike"
+        hosts.ended(run(alike, processes))
+    campaign.assert_same_ends(alike, bucket)

@@ -1,4 +1,7 @@
-"""A few faults of the campaign, over all stages of a run on the disk and of one in a bucket."""
+"""A few faults of the campaign, over all stages of a run on the disk and of one in a bucket; and a
+kill in each stage of one in a bucket."""
+
+import signal
 
 import buckets
 import campaign
@@ -21,3 +24,20 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(kinds, tmp_path):
             place = "gs://runs/campaign"
             found = list(campaign.campaign(command, tmp_path, **how, place=place, told=told))
     assert len(found) == FAULTS and {outcome.fault for outcome in found} <= set(kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_in_every_stage_in_a_bucket(processes, tmp_path):
+    """It ends as an undisturbed run of as many processes on the disk did, bit for bit."""
+    command = test_hosts.command(tmp_path, **test_hosts.QUICK)
+    whole = campaign.Run(command, tmp_path / "whole", processes=processes)
+    takes = whole.finish()
+    with buckets.emulator():
+        run = campaign.Run(command, "gs://runs/killed", processes=processes)
+        for stage in campaign.STAGES:
+            where, code, _ = run.disturb("SIGKILL", stage, takes[stage] / 4, 0.0)
+            assert (where, code) == (stage, -signal.SIGKILL)
+            assert not (run.workdir / "round0" / stage / "manifest.json").exists()
+        run.finish()
+        campaign.assert_same_ends(whole.workdir, run.workdir)
