@@ -66,9 +66,10 @@ def test_the_picture_is_the_latents_decoded(done):
         assert np.abs(picture.astype(int) - record["image"]).max() <= 1
 
 
-def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["tmp_path", "bucket"])
+def test_a_killed_stage_goes_on_to_the_same_records(place, done, weights, request, monkeypatch):
     _, _, whole = done
-    cfg, work = tiny.load_config(weights), Workdir(tmp_path)
+    cfg, work = tiny.load_config(weights), Workdir(request.getfixturevalue(place))
     tiny.killed_at_shard(monkeypatch, 2, lambda: run(cfg, work))
     drawn = []
     monkeypatch.setattr(generate, "generate_shard", lambda *args: drawn.append(args) or UNIT(*args))
