@@ -86,9 +86,9 @@ def kill(started):
 
 
 def wait_for(path, started, timeout=PATIENCE):
-    """Returns when `path` exists; the processes must live until then."""
+    """Returns when `path` exists and is not empty; the processes must live until then."""
     limit = time.monotonic() + timeout
-    while not path.exists():
+    while not (path.exists() and path.stat().st_size):
         for process in started:
             assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < limit, f"{path} did not appear"
