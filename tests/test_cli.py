@@ -5,7 +5,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
@@ -105,11 +104,9 @@ def test_the_wheel_holds_every_file_of_the_package(installed):
 
 @pytest.mark.slow
 def test_the_command_works_in_an_empty_folder(installed, tmp_path):
-    start = time.monotonic()
     shown = run(installed, tmp_path, "--help")
     assert shown.returncode == 0 and "srum run --config shapes" in shown.stdout, shown.stderr
     assert run(installed, tmp_path, "run", "--config", "shapes", "--help").returncode == 0
-    assert time.monotonic() - start < 20  # under a second each on an idle machine
     (tmp_path / "mine.py").write_text(
         "from configs import base\n\ndef get_config():\n    return base.get_config()\n"
     )
