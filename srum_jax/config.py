@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -268,18 +269,33 @@ def shares(
     on the mesh of its devices: `host_shape`, by default the whole mesh, as on a single host.
     """
     every, own = (shape["data"] * shape["fsdp"] for shape in (mesh_shape, host_shape or mesh_shape))
-    users = {
-        "sample.batch": {"generate", "pretrain", "evaluate"},
-        "score.batch": {"score", "evaluate"},
-        "evaluate.batch": {"pretrain", "evaluate"},
-        "ingest.batch": {"ingest"},
-    }
-    found = {key: own for key, stages in users.items() if stages & set(cfg.stages)}
+    found = {key: own for key, stages in _OF_A_HOST.items() if stages & set(cfg.stages)}
     parts = {"train.rows": cfg.train.micro_batches, "pretrain.rows": 1, "autoencoder.batch": 1}
     for key, count in parts.items():
         if key.partition(".")[0] in cfg.stages:
             found[key] = every * count
     return found
+
+
+_OF_A_HOST = {  # batches that each host works through alone, and the stages that do
+    "sample.batch": {"generate", "pretrain", "evaluate"},
+    "score.batch": {"score", "evaluate"},
+    "evaluate.batch": {"pretrain", "evaluate"},
+    "ingest.batch": {"ingest"},
+}
+
+
+def fitting_devices(cfg: Config) -> str:
+    """Over how many devices (mesh.data x mesh.fsdp) every batch can be cut, in words; "": any."""
+    most = {key: _part(cfg, key) // by for key, by in shares(cfg, {"data": 1, "fsdp": 1}).items()}
+    said = {"a host": [most.pop(key) for key in _OF_A_HOST if key in most]}
+    said["in all"] = list(most.values())
+    return " and ".join(f"{_divisors(math.gcd(*x))} {where}" for where, x in said.items() if x)
+
+
+def _divisors(number: int) -> str:
+    found = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return " or ".join(filter(None, (", ".join(found[:-1]), found[-1])))
 
 
 def check_mesh(

@@ -30,7 +30,8 @@ Options
                             v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
   --plan_out FILE.json      the plan as JSON
   --check                   run nothing: look at everything that can be known before the first hour
-                            is spent, say all problems at once, and what will be written
+                            is spent, say all problems at once, and what will be written; with
+                            --plan rows are held against that machine's chips too
   --allow_config_change     go on with finished work although the config changed since
   --distributed             join the other processes of a run on several hosts, as a TPU pod, SLURM,
                             Open MPI or Kubernetes describes it; where nothing does, instead:
@@ -117,7 +118,7 @@ def run(argv: Sequence[str]) -> str | None:
         cfg = config.parse(argv, options)
     else:
         cfg, config_file = config.recorded(argv, options)
-    if options.plan or options.plan_out:
+    if (options.plan or options.plan_out) and not options.check:
         importlib.import_module("srum_jax.planning.plan").run(
             cfg, options.plan or "", options.plan_out
         )
@@ -143,7 +144,8 @@ def run(argv: Sequence[str]) -> str | None:
         config_file,
     )
     if options.check:
-        print("\n".join([*asked.check().said, "check: no problems"]))
+        shapes = running.machine_shapes(cfg, options.plan) if options.plan else None
+        print("\n".join([*asked.check(shapes).said, "check: no problems"]))
         return None
     named = {name: options[name].value for name in ("coordinator", "processes", "process")}
     several = options.distributed or set(named.values()) != {None}

@@ -13,6 +13,7 @@ from srum_jax import config
 from srum_jax.core import console, distributed, host_watch, lock, preemption, registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import write_json
+from srum_jax.planning import topology
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -27,6 +28,21 @@ STAGES = {
     "export": "srum_jax.stages.export",
     "report": "srum_jax.stages.report",
 }
+
+
+MeshShapes = tuple[Mapping[str, int], Mapping[str, int]]  # devices along each axis: all, a host's
+
+
+def machine_shapes(cfg: config.Config, name: str) -> MeshShapes:
+    """The shapes of the mesh on a machine "TYPE:SHAPE" and on one of its hosts.
+
+    Raises ValueError for an unknown machine, and where the config's mesh does not fit it.
+    """
+    target = topology.parse(name)
+    whole = sharding.mesh_shape(cfg.mesh, target.chips)
+    if target.host == target:
+        return whole, whole
+    return whole, {axis: 1 for axis in whole} | {"fsdp": target.host.chips}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +62,23 @@ class Run:
         """The run's folder in one of its rounds."""
         return Workdir(self.workdir, number, self.allow_config_change, config_file=self.config_file)
 
-    def check(self, mesh: jax.sharding.Mesh | None = None) -> preflight.Checks:
+    def check(self, shapes: MeshShapes | None = None) -> preflight.Checks:
         """Looks at everything that can be known before the first hour is spent.
 
-        Without a mesh no device is touched, and rows are not held against it. Raises BadInput with
-        all problems.
+        shapes: of the mesh and of one host's, which rows are held against; None: not known, and a
+        note says which numbers of devices fit. Touches no device. Raises BadInput with all
+        problems.
         """
         modules = {name: stage_module(self.cfg.model, name) for name in self.stages}
-        problems = []
-        if mesh is not None:
-            try:
-                config.check_mesh(self.cfg, mesh.shape, sharding.host_mesh(mesh).shape)
-            except BadInput as e:
-                problems.append(str(e))
-        found = preflight.collect(self.cfg, self.round(0), modules, more=problems)
+        found = preflight.collect(self.cfg, self.round(0), modules)
+        with found.noting():
+            if shapes is not None:
+                config.check_mesh(self.cfg, *shapes)
+            elif fitting := config.fitting_devices(self.cfg):
+                found.notes.append(
+                    f"devices that rows can be cut over, mesh.data x mesh.fsdp: {fitting}; which "
+                    "there are is looked at when the run starts, or here with --plan TYPE:SHAPE"
+                )
         found.refuse()
         return found
 
@@ -91,7 +110,7 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
     mesh = sharding.make_mesh(run.cfg.mesh)
     if jax.process_count() > 1 and (alone := set(config.MAKING) & set(run.stages)):
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
-    for line in run.check(mesh).said:
+    for line in run.check((mesh.shape, sharding.host_mesh(mesh).shape)).said:
         logging.info(line)
     with _one_run(run.workdir):
         if jax.process_index() == 0:

@@ -45,22 +45,34 @@ RULES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def mesh_shape(sizes: Any, count: int) -> dict[str, int]:
+    """Devices along each of `MESH_AXES` where there are `count`.
+
+    `sizes` has an attribute per axis: devices along it, or -1, at most once, for the rest.
+    Raises ValueError where the sizes do not multiply to `count`.
+    """
+    shape = [getattr(sizes, axis) for axis in MESH_AXES]
+    if shape.count(-1) > 1:
+        raise ValueError(f"{_named(sizes)}: only one axis may take the rest (-1)")
+    fixed = math.prod(s for s in shape if s != -1)
+    shape = [count // fixed if s == -1 else s for s in shape]
+    if math.prod(shape) != count:
+        raise ValueError(f"{_named(sizes)}: these do not fit {count} devices")
+    return dict(zip(MESH_AXES, shape, strict=True))
+
+
+def _named(sizes: Any) -> str:
+    return ", ".join(f"mesh.{axis} = {getattr(sizes, axis)}" for axis in MESH_AXES)
+
+
 def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
     """Mesh with axes `MESH_AXES` (size-1 axes kept) over `devices` (default: all).
 
-    `sizes` has an attribute per axis: devices along it, or -1, at most once, for the rest.
-    Raises ValueError where the sizes do not multiply to the number of devices, or the chips' links
-    allow no such mesh.
+    sizes: as in `mesh_shape`, which raises. Raises ValueError too where the chips' links allow no
+    such mesh.
     """
     devices = jax.devices() if devices is None else list(devices)
-    shape = [getattr(sizes, axis) for axis in MESH_AXES]
-    named = ", ".join(f"mesh.{a} = {s}" for a, s in zip(MESH_AXES, shape, strict=True))
-    if shape.count(-1) > 1:
-        raise ValueError(f"{named}: only one axis may take the rest (-1)")
-    fixed = math.prod(s for s in shape if s != -1)
-    shape = [len(devices) // fixed if s == -1 else s for s in shape]
-    if math.prod(shape) != len(devices):
-        raise ValueError(f"{named}: these do not fit {len(devices)} devices")
+    shape, named = tuple(mesh_shape(sizes, len(devices)).values()), _named(sizes)
     if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
         raise BadInput(f"{named}: the devices lie in several TPU slices, and a run has one")
     try:

@@ -31,7 +31,7 @@ from srum_jax.stages.manifest import (
     run_stage,
     update_round,
 )
-from srum_jax.stages.preflight import Checks
+from srum_jax.stages.preflight import Checks, Cost
 
 SCHEMA = 1  # of a suite's section in results.json
 
@@ -39,7 +39,7 @@ Outputs = Mapping[str, Mapping[str, ModelOutputs]]  # of each suite, by model
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Suites whose data is there and whose prompts the model can read."""
+    """Suites whose data is there and whose prompts the model can read, room for their pictures."""
     for name in ("train", "score"):
         if name in cfg.stages:
             found.needs(work, name)
@@ -48,8 +48,14 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     if weights:
         with found.noting():
             reader = loading.prompt_reader(weights)
-            for suite in named(cfg, loading.language(weights)):
+            suites = named(cfg, loading.language(weights))
+            for suite in suites:
                 prompt_lists.check(suite.prompts, reader)
+            models = 1 + ("train" in cfg.stages)
+            count = cfg.rounds * models * sum(len(suite.prompts) for suite in suites)
+            each = preflight.picture_bytes(cfg.sample.size, preflight.layout(weights))
+            what = "{:,} pictures of {}x{}, at least".format(count, *cfg.sample.size)
+            found.costs.append(Cost("evaluate", what, count * each))
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

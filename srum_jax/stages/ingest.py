@@ -55,10 +55,11 @@ from srum_jax.stages.manifest import (
     Workdir,
     run_stage,
 )
-from srum_jax.stages.preflight import Checks
+from srum_jax.stages.preflight import Checks, Cost
 
 SCORES = "scores"  # the folder of the scores' shards inside the stage's
 REMEMBERED = ".source.json"  # in the run's folder: which source was fingerprinted
+FIRST = 8  # samples whose pictures are looked at before the run
 NO_BOX = "no box"  # status of a reward without a usable box, which the released reader skips too
 
 Source = SrumDataset | Parquet
@@ -91,10 +92,13 @@ class IngestPlan:
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Weights and a source that are there; its pictures are looked at when the stage runs."""
-    preflight.weights(cfg, work, found)
+    """Weights and a source that are there, room for its pictures; all but the first of them are
+    looked at when the stage runs."""
+    weights = preflight.weights(cfg, work, found)
     with found.noting():
-        open_source(cfg)
+        source = open_source(cfg)
+        if weights:
+            found.costs += expected(source, cfg.ingest.latents, preflight.layout(weights))
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -123,6 +127,24 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     sections = ("model", "seed", "ingest")
     return run_stage("ingest", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def expected(source: Source, latents: str, layout: LayoutSizes) -> list[Cost]:
+    """What will be written, about: every sample as large as the first FIRST are; nothing where none
+    of these can be used."""
+    sizes = []
+    for place in range(min(FIRST, len(source))):
+        try:
+            sample = fitted(source[place], layout)
+        except ValueError:  # counted when the stage runs
+            continue
+        arrays = (1 + (sample.target is not None)) * (1 + (latents == "resample"))
+        size = sample.image.shape[:2]
+        sizes.append(preflight.picture_bytes(size, layout, latents=arrays))
+    if not sizes:
+        return []
+    what = f"{len(source):,} pictures, their sizes as those of the first {len(sizes)}"
+    return [Cost("ingest", what, len(source) * sum(sizes) // len(sizes))]
 
 
 def open_source(cfg: Config) -> Source:

@@ -1,7 +1,8 @@
 """What can be known before the first hour: problems, all at once, and what will be written.
 
 Owns what a stage's `check(cfg, work, found)` adds to, and how the checks of a run are put together.
-A check reads small files and asks the judge's server; it uses no device and changes nothing.
+A check reads small files and a few pictures, and asks the judge's server; it uses no device and
+changes nothing.
 """
 
 import contextlib
@@ -48,11 +49,15 @@ class Cost:
 
 @dataclasses.dataclass
 class Checks:
-    """What the checks of a run have found so far. `stages`: those that are going to run."""
+    """What the checks of a run have found so far.
+
+    stages: those that are going to run · notes: what else is worth knowing, a line each.
+    """
 
     stages: Sequence[str]
     problems: list[str] = dataclasses.field(default_factory=list)
     costs: list[Cost] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
@@ -88,8 +93,8 @@ class Checks:
 
     @property
     def said(self) -> list[str]:
-        """What will be written, a line a stage."""
-        return [*map(str, self.costs), f"to be written in all: about {amount(self.bytes)}"]
+        """What will be written, a line a stage, and notes."""
+        return [*map(str, self.costs), *self.notes]
 
 
 def finished(work: Workdir, stage: str) -> bool:
@@ -97,15 +102,13 @@ def finished(work: Workdir, stage: str) -> bool:
     return (work.stage(stage) / "manifest.json").exists()
 
 
-def collect(
-    cfg: Config, work: Workdir, modules: Mapping[str, ModuleType], *, more: Sequence[str] = ()
-) -> Checks:
+def collect(cfg: Config, work: Workdir, modules: Mapping[str, ModuleType]) -> Checks:
     """Asks the modules of the stages that are going to run; finished ones are left out.
 
-    modules: by the stage's name, in order · more: problems found elsewhere. Stages that make what
-    another one reads are looked at as `Checks.made_later` says.
+    modules: by the stage's name, in order. Stages that make what another one reads are looked at as
+    `Checks.made_later` says.
     """
-    found = Checks(tuple(modules), list(more))
+    found = Checks(tuple(modules))
     for name, module in modules.items():
         rounds = (dataclasses.replace(work, round=number) for number in range(cfg.rounds))
         if not all(finished(one, name) for one in rounds) or name == "report":
@@ -113,7 +116,7 @@ def collect(
     if cfg.rounds > 1:
         found.needs(work, "export")  # the next round starts from it
     with found.noting():
-        _room(work, found.bytes)
+        found.notes.append(_room(work, found.bytes))
     return found
 
 
@@ -151,11 +154,12 @@ def _nbytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def picture_bytes(size: tuple[int, int], sizes: LayoutSizes) -> int:
-    """Bytes of a stored candidate of `size` (height, width) pixels: PNG and float32 latents."""
+def picture_bytes(size: tuple[int, int], sizes: LayoutSizes, *, latents: int = 1) -> int:
+    """Bytes of a stored candidate of `size` (height, width) pixels: PNG and float32 latents, so
+    many arrays of them."""
     height, width = size
     tokens = (height // sizes.token_pixels) * (width // sizes.token_pixels)
-    return int(PNG_SHARE * 3 * height * width) + 4 * sizes.token_dim * tokens
+    return int(PNG_SHARE * 3 * height * width) + latents * 4 * sizes.token_dim * tokens
 
 
 def weight_bytes(specs: Sequence[param_tree.Specs], dtype: str) -> int:
@@ -168,13 +172,14 @@ def amount(count: int) -> str:
     return f"{count / GB:,.1f} GB" if count >= GB / 10 else f"{count / 10**6:,.1f} MB"
 
 
-def _room(work: Workdir, needed: int) -> None:
-    """Raises BadInput where a local work folder cannot be written, or its disk is too full.
+def _room(work: Workdir, needed: int) -> str:
+    """Says what will be written in all, and what the place has room for.
 
-    How much a bucket may still take nobody tells.
+    Raises BadInput where a local work folder cannot be written, or its disk is too full.
     """
+    total = f"to be written in all: about {amount(needed)}"
     if "://" in str(work.root):
-        return
+        return f"{total}, to {work.root}; a bucket does not say how much it may still take"
     place = pathlib.Path(os.path.abspath(work.root))
     while not place.exists():
         place = place.parent
@@ -186,3 +191,4 @@ def _room(work: Workdir, needed: int) -> None:
             f"--workdir {work.root}: about {amount(needed)} will be written and {amount(free)} are "
             "free; name a folder on a larger disk"
         )
+    return f"{total}; {amount(free)} are free"

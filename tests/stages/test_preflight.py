@@ -2,17 +2,21 @@
 
 import collections
 import http.server
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import tiny
 
 from srum_jax import running
 from srum_jax.core.errors import BadInput
+from srum_jax.data import images
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -25,15 +29,17 @@ def weights(tmp_path_factory):
     return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
 
 
-def checked(folder, weights, *, stages=None, **values):
+def checked(folder, weights, *, stages=None, machine=None, **values):
     cfg = tiny.load_config(weights, score__proposers=("grid",), **values)
-    return running.Run(cfg, stages or cfg.stages, str(folder / "run")).check()
+    shapes = machine and running.machine_shapes(cfg, machine)
+    return running.Run(cfg, stages or cfg.stages, str(folder / "run")).check(shapes)
 
 
 def test_the_flagship_without_its_files_hears_of_all_of_them_and_no_device_is_touched(tmp_path):
     env = os.environ | {"JAX_PLATFORMS": "none at all", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *CHECK, "--workdir", tmp_path / "run", "--config.log.writers=('wandb',)"],
+        [sys.executable, *CHECK, "--workdir", tmp_path / "run", "--config.log.writers=('wandb',)"]
+        + ["--plan", "h200:8", "--config.train.rows=12"],
         env=env | {"WANDB_API_KEY": "", "WANDB_MODE": "", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -45,6 +51,7 @@ def test_the_flagship_without_its_files_hears_of_all_of_them_and_no_device_is_to
         "data/t2i_compbench_train.json: no such",
         "weights/sam-vit-huge/config.json",
         'log.writers names "wandb"',
+        "train.rows = 12 by 8",
     ):
         assert said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
@@ -57,7 +64,46 @@ def test_what_will_be_written_is_said_before_it_is(tmp_path, weights):
     assert by["generate"].what == "30 pictures of 32x32"
     assert by["generate"].bytes == 30 * (int(0.6 * 3 * 32 * 32) + 4 * height * width * dim)
     assert by["train"].bytes > 0 and by["export"].bytes > 0
-    assert found.said[-1].startswith("to be written in all: about ")
+    assert by["evaluate"].what == "28 pictures of 32x32, at least"  # 7 prompts, two models, rounds
+    assert any(re.fullmatch("to be written in all: about .*B; .*B are free", s) for s in found.said)
+
+
+def test_a_bucket_says_no_room_so_what_goes_there_is_said(weights):
+    cfg = tiny.load_config(weights)
+    found = preflight.collect(cfg, Workdir("gs://runs/new"), {})
+    assert found.said == [
+        "to be written in all: about 0.0 MB, to gs://runs/new; a bucket does not say how much it "
+        "may still take"
+    ]
+
+
+def test_pictures_that_will_be_read_in_are_counted(tmp_path, weights):
+    (tmp_path / "a.png").write_bytes(images.encode_png(np.zeros((64, 32, 3), np.uint8)))
+    line = {"bad_image_file": "a.png", "good_image_file": "a.png", "prompt": "a", "vlm_rewards": []}
+    lines = [json.dumps(line)] * 20 + ["no JSON"]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines[::-1]))
+    values = {"stages": ("ingest",), "ingest__source": f"published:{tmp_path / 'data.jsonl'}"}
+    for latents, arrays in (("mean", 1), ("resample", 2)):
+        found = checked(tmp_path, weights, ingest__latents=latents, **values)
+        (cost,) = found.costs
+        assert cost.what == "21 pictures, their sizes as those of the first 7"
+        assert cost.bytes == 21 * (int(0.6 * 3 * 64 * 32) + arrays * 4 * 2 * 16 * tiny.GRID[2])
+
+
+ROWS = {"sample__batch": 4, "score__batch": 8, "evaluate__batch": 12, "train__rows": 16}
+
+
+def test_rows_are_held_against_the_machine_that_is_named(tmp_path, weights):
+    found = checked(tmp_path, weights, **ROWS)
+    assert any("1, 2 or 4 a host and 1, 2, 4, 8 or 16 in all" in note for note in found.notes)
+    found = checked(tmp_path, weights, machine="v5e:4x4", **ROWS)  # four hosts
+    assert not any("a host" in note for note in found.notes)
+    with pytest.raises(BadInput, match="do not divide: sample.batch = 4 by 8, eval.*= 12 by 8$"):
+        checked(tmp_path, weights, machine="h200:8", **ROWS)
+    with pytest.raises(BadInput, match="do not divide: train.rows = 16 by 64$"):
+        checked(tmp_path, weights, machine="v5e:8x8", **ROWS)
+    with pytest.raises(ValueError, match="mesh.tensor = 3, .*do not fit 8 devices"):
+        checked(tmp_path, weights, machine="h200:8", mesh__tensor=3, **ROWS)
 
 
 def test_a_disk_that_is_too_small_is_refused(tmp_path, weights, monkeypatch):
