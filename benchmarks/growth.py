@@ -17,7 +17,6 @@ DIR takes about a record's size times the largest count: 0.17 MB at 256 pixels, 
 """
 
 import argparse
-import collections
 import dataclasses
 import functools
 import importlib
@@ -80,11 +79,14 @@ class Bench:
     def score(self) -> int:
         """Reads and decodes every picture, writes scores, counts statuses, leaves examples."""
         from srum_jax.data import shards
+        from srum_jax.rewards.boxes.proposers import FileProposer
         from srum_jax.stages import score
+        from srum_jax.stages.judges import JudgePanel
 
         records = shards.read(self.folder / "generate")
         assert sum(1 for record in records.summaries() if record["prompt"]) == self.count
-        score.score(records, self.folder / "score", self._config().score, _Panel())
+        panel = JudgePanel(_Judge(), (FileProposer({}),))
+        score.score(records, self.folder / "score", self._config().score, panel)
         return self.count
 
     def choose(self) -> int:
@@ -211,19 +213,15 @@ def _prompt(i: int) -> str:
     return f"a {a} {b} and a {c} {d}"
 
 
-class _Panel:
+class _Judge:
     """A judge that answers at once."""
 
-    proposers = ()
-    other = None
-    counts: collections.Counter = collections.Counter()
-
-    def judge(self, images: Sequence[Any], *, params: Any = None) -> list[Any]:
+    def judge(self, proposed: Any, *, whole: bool = True, params: Any = None) -> list[Any]:
         """Judgements as a grid of regions has them."""
         from srum_jax.rewards.judge import OK, Judgement, RegionJudgement, SoftAnswer
 
         found = []
-        for one in images:
+        for one in proposed.images:
             rng = np.random.default_rng(len(one.id) + int(one.image[0, 0, 0]))
             answers = tuple(SoftAnswer("colour", 0, 0.5, OK) for _ in range(QUESTIONS))
             regions = tuple(

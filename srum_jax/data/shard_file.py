@@ -141,8 +141,9 @@ def open_shard(path: epath.PathLike, spans: Sequence[Span] = ()) -> Any:
 def _local_reader(path: str) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    # Neither threads nor a buffer that reads ahead: records are asked for in any order.
-    how = "readahead_buffer_size:0,max_parallelism:0"
+    # Neither threads nor a buffer that reads ahead: records are asked for in any order. Of the end,
+    # where the index lies, no more than that: by default opening reads a megabyte.
+    how = "readahead_buffer_size:0,max_parallelism:0,footer_prefetch_bytes:0"
     return ArrayRecordReader(path, how, file_reader_buffer_size=2**15)
 
 

@@ -280,12 +280,13 @@ class ShardRecords(Sequence):
                 "and run the stage that wrote them again"
             ) from e
         self._ends = list(itertools.accumulate(self.counts))
-        remote = files.is_remote(self.folder)
-        if not remote:  # what lies in a bucket is looked at when it is needed
+        self._remote = files.is_remote(self.folder)
+        if not self._remote:  # what lies in a bucket is looked at when it is needed
             for shard in range(total):
                 self._check(shard)
         # A reader that is dropped closes when the last thread that reads from it is done.
-        self._reader = functools.lru_cache(KEPT_ENDS if remote else OPEN_READERS)(self._opened)
+        kept = KEPT_ENDS if self._remote else OPEN_READERS
+        self._reader = functools.lru_cache(kept)(self._opened)
         self._kept = functools.lru_cache(None)(self._features_of)
 
     def _path(self, shard: int) -> epath.Path:
@@ -301,7 +302,7 @@ class ShardRecords(Sequence):
 
     def _opened(self, shard: int) -> Any:
         path = self._path(shard)
-        if not files.is_remote(path):
+        if not self._remote:
             return shard_file.open_shard(path)
         self._check(shard)
         lines = _read_summaries(summaries_path(path), self.counts[shard])

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import pathlib
 import pickle
 import resource
 import shutil
@@ -144,6 +145,21 @@ def test_more_shards_than_file_handles(tmp_path):
     asked = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(asked, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/io").exists(), reason="Linux counts what is read")
+def test_opening_a_shard_reads_its_end_alone(tmp_path):
+    """Shards beyond the limit of open ones are opened for every record."""
+    rng = np.random.default_rng(0)
+    shard_file.write(tmp_path / "shard", [rng.bytes(20_000) for _ in range(64)])
+
+    def read():
+        fields = dict(line.split(": ") for line in open("/proc/self/io"))
+        return int(fields["rchar"])
+
+    before = read()
+    shard_file.open_shard(tmp_path / "shard").close()
+    assert read() - before < 2**18
 
 
 def test_past_99999_shards_are_taken_by_number(written, monkeypatch):

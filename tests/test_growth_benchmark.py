@@ -1,0 +1,14 @@
+"""The benchmark of growth runs: every stage of it, on a few small records."""
+
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+
+import growth  # noqa: E402
+
+
+def test_every_stage_runs(tmp_path):
+    bench = growth.Bench(tmp_path, count=70, size=32)
+    worked = {stage: bench.work(stage)() for stage in ("plan", *growth.STAGES)}
+    assert set(worked.values()) == {70}, worked
