@@ -10,11 +10,21 @@ import jax
 from absl import logging
 
 from srum_jax import config
-from srum_jax.core import console, distributed, host_watch, lock, preemption, registry, sharding
+from srum_jax.core import (
+    console,
+    distributed,
+    host_watch,
+    lock,
+    preemption,
+    registry,
+    sharding,
+    time_left,
+)
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import write_json
+from srum_jax.core.time_left import TimeLeft
 from srum_jax.planning import topology
-from srum_jax.stages import preflight
+from srum_jax.stages import manifest, preflight
 from srum_jax.stages.manifest import Workdir
 
 # Every stage of any model, and the module whose check(cfg, work, found) and
@@ -61,6 +71,15 @@ class Run:
     def round(self, number: int) -> Workdir:
         """The run's folder in one of its rounds."""
         return Workdir(self.workdir, number, self.allow_config_change, config_file=self.config_file)
+
+    def left(self, number: int, place: int) -> TimeLeft:
+        """What is known of the time left where stage `place` of a round begins."""
+        ahead = [
+            (name, manifest.takes(self.round(one), name))
+            for one in range(number, self.cfg.rounds)
+            for name in self.stages[place if one == number else 0 :]
+        ]
+        return TimeLeft(*ahead[0], later=tuple(ahead[1:]))
 
     def check(self, shapes: MeshShapes | None = None) -> preflight.Checks:
         """Looks at everything that can be known before the first hour is spent.
@@ -118,8 +137,12 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
             write_json(path, config.record(run.cfg, run.config_file))
         for number in range(run.cfg.rounds):
             for i, name in enumerate(run.stages):
-                logging.info("round %d, stage %d of %d: %s", number, i + 1, len(run.stages), name)
-                with jax.set_mesh(mesh):
+                left = run.left(number, i)
+                logging.info(
+                    "round %d of %d, stage %d of %d: %s; left in all: %s",
+                    *(number + 1, run.cfg.rounds, i + 1, len(run.stages), name, left.said()),
+                )
+                with jax.set_mesh(mesh), time_left.running(left):
                     stage_module(run.cfg.model, name).run(run.cfg, mesh, run.round(number))
     host_watch.finished()
     first, last = jax.process_index() == 0, run.round(run.cfg.rounds - 1)

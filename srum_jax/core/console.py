@@ -11,6 +11,8 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from srum_jax.core import time_left
+
 NO_PROGRESS = "TQDM_DISABLE"  # tqdm's own name; it looks at it only when it is imported
 IN_A_FILE = 10.0  # seconds between two lines of a progress bar that no terminal shows
 
@@ -30,14 +32,35 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
         os.environ[NO_PROGRESS] = "1"
 
 
-def progress(things: Iterable | None = None, *, shown: bool = True, **how: Any) -> tqdm:
-    """A progress bar with the time left, on stderr; `how` is what tqdm takes.
+class Bar(tqdm):
+    """A progress bar with the time left, and behind it that of the run. The bar that bears the name
+    of the stage is taken for the whole of it."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """tqdm's, which it writes the bar from."""
+        shown, run = super().format_dict, time_left.of_run()
+        if run and run.ahead:
+            said = run.said(_seconds_left(shown) if self.desc == run.stage else None)
+            shown["postfix"] = ", ".join(filter(None, (shown["postfix"], f"in all: {said}")))
+        return shown
+
+
+def _seconds_left(bar: dict[str, Any]) -> float | None:
+    """Of a bar's `format_dict`; None where nothing was measured yet."""
+    done = bar["n"] - bar["initial"]
+    rate = bar["rate"] or (done / bar["elapsed"] if bar["elapsed"] else 0.0)
+    return (bar["total"] - bar["n"]) / rate if bar["total"] and done and rate else None
+
+
+def progress(things: Iterable | None = None, *, shown: bool = True, **how: Any) -> Bar:
+    """A progress bar on stderr; `how` is what tqdm takes.
 
     Not shown with `shown` False, or where TQDM_DISABLE is set.
     """
     between = 0.1 if sys.stderr.isatty() else IN_A_FILE
     hidden = not shown or bool(os.environ.get(NO_PROGRESS))
-    return tqdm(things, **{"mininterval": between, "dynamic_ncols": True, "disable": hidden} | how)
+    return Bar(things, **{"mininterval": between, "dynamic_ncols": True, "disable": hidden} | how)
 
 
 def cache_compiled_programs() -> None:

@@ -83,7 +83,8 @@ class Manifest:
     outputs: Mapping[str, str]
     versions: Mapping[str, str]
     counts: Mapping[str, int]
-    timing: Mapping[str, float]  # of the run that finished it; results.json's "stages" entry
+    # Of the run that finished it, and how many "starts" it took; results.json's "stages" entry.
+    timing: Mapping[str, float]
     allowed_changes: tuple[str, ...] = ()  # config changes let through while it was made
 
     @property
@@ -180,16 +181,17 @@ def run_stage(
     if manifest and not changes and _all_there(folder, manifest):
         logging.info("%s: skipped, finished", name)
         return manifest
-    allowed += tuple(changes)
+    allowed, starts = allowed + tuple(changes), _starts(folder)
     barrier(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
-        write_json(folder / "started.json", {**current, "allowed_changes": allowed})
+        told = {**current, "allowed_changes": allowed, "starts": starts}
+        write_json(folder / "started.json", told)
         (folder / "manifest.json").unlink(missing_ok=True)
     barrier(f"{name}: starts")
     start = time.monotonic()
     outcome = body(folder)
     barrier(f"{name}: ends")
-    timing = _timing(time.monotonic() - start, outcome)
+    timing = _timing(time.monotonic() - start, outcome) | {"starts": starts}
     manifest = Manifest(
         stage=name,
         config_hash=section_hash(cfg, sections),
@@ -207,6 +209,34 @@ def run_stage(
     barrier(f"{name}: recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
+
+
+def takes(work: Workdir, name: str) -> float | None:
+    """Seconds that a stage takes in this round, by the last round before that did it in one go.
+
+    0 where it is finished; None where no round tells.
+    """
+    if (work.stage(name) / "manifest.json").exists():
+        return 0.0
+    if (work.stage(name) / "started.json").exists():
+        return None  # a part of it is done
+    for number in reversed(range(work.round)):
+        try:
+            timing = Manifest.read(dataclasses.replace(work, round=number).stage(name)).timing
+        except (ValueError, OSError):
+            continue
+        if timing.get("starts") == 1:
+            return timing["seconds"]
+    return None
+
+
+def _starts(folder: epath.Path) -> int:
+    """How many runs have worked on a stage, with the one that begins."""
+    path = folder / "started.json"
+    try:
+        return 1 + int(read_json(path).get("starts", 1)) if path.exists() else 1
+    except (ValueError, TypeError, AttributeError):  # cut by a loss of power
+        return 2
 
 
 def _finished(folder: epath.Path) -> Manifest | None:
