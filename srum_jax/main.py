@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from srum_jax import config
-from srum_jax.core import console, places
+from srum_jax.core import console, places, storage
 from srum_jax.core.errors import BadInput, Preempted, Stopped, exit_code
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -52,7 +52,7 @@ Finished stages are skipped and half-done ones go on: after an interruption give
 or {program} --workdir DIR alone.
 Ctrl-C saves and stops; a second one ends at once.
 Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 69 another process of
-the run is gone, 75 stopped after a clean save, 130 interrupted twice.
+the run or the bucket's storage is gone, 75 stopped after a clean save, 130 interrupted twice.
 """
 
 
@@ -87,7 +87,8 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
         report = run(argv)
     except KeyboardInterrupt:  # before the run listens to signals
         return 130
-    except Exception as e:
+    except Exception as raised:
+        e = storage.failure(raised) or raised
         code = exit_code(e)
         if debug:
             logging.exception("traceback")

@@ -60,7 +60,8 @@ def emulator(program=(__file__,), told=None):
 
 
 def fail(told, how, seconds):
-    """Every request of the next `seconds` gets a 503, or (how: "time-outs") no answer."""
+    """Every request of the next `seconds` gets this error ("503"), or, with "time-outs", no
+    answer."""
     new = told.with_suffix(".new")
     new.write_text(json.dumps([how, time.time() + seconds]))
     new.replace(told)
@@ -73,8 +74,8 @@ def failing(handle, told):
         how, until = json.loads(told.read_text()) if told.is_file() else ("", 0.0)
         if time.time() >= until:
             handle(router, method)
-        elif how == "503":
-            router._request_handler.send_error(503)
+        elif how.isdecimal():
+            router._request_handler.send_error(int(how))
         else:
             time.sleep(max(0.0, min(SILENT, until - time.time())))
             router._request_handler.close_connection = True

@@ -49,11 +49,17 @@ def pytest_report_header():
 
 
 @pytest.fixture(scope="session")
-def storage():
+def told(tmp_path_factory):
+    """The file that tells the emulator to fail; see `buckets.fail`."""
+    return tmp_path_factory.mktemp("storage") / "fails.json"
+
+
+@pytest.fixture(scope="session")
+def storage(told):
     """The address of a Google Cloud Storage emulator; one for all, as gcsfs keeps the first."""
     import buckets
 
-    with buckets.emulator() as address:
+    with buckets.emulator(told=told) as address:
         yield address
 
 

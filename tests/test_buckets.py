@@ -1,8 +1,10 @@
 """Work folders in a bucket: files, locks, metrics, shards and checkpoints in a real emulator."""
 
 import collections
+import contextlib
 import json
 import threading
+import types
 import urllib.error
 import urllib.request
 
@@ -15,11 +17,11 @@ import pytest
 import test_hosts
 import toy
 
-from srum_jax.core import digests, files, lock
-from srum_jax.core.errors import BadInput, Preempted
+from srum_jax.core import digests, files, lock, storage
+from srum_jax.core.errors import BadInput, Preempted, StorageLost
 from srum_jax.data import images, shard_file, shards
 from srum_jax.training import metrics
-from srum_jax.training.checkpoint import load_params, save_params
+from srum_jax.training.checkpoint import Checkpoints, load_params, save_params
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -77,6 +79,40 @@ def test_what_fails_while_it_is_uploaded_leaves_the_old_object(bucket):
     files.write_bytes(path, [])
     assert path.read_bytes() == b""
     assert [p.name for p in bucket.iterdir()] == ["a"]
+
+
+@pytest.fixture
+def gone(told, bucket, monkeypatch):
+    """The block in which the storage answers every request with an error of this number."""
+    from gcsfs import retry
+
+    # What it waits between two tries, at most: none is to be waited for.
+    monkeypatch.setattr(retry, "random", types.SimpleNamespace(random=lambda: -64.0))
+
+    @contextlib.contextmanager
+    def answers(number):
+        buckets.fail(told, str(number), 600.0)
+        try:
+            yield
+        finally:
+            told.unlink()
+
+    return answers
+
+
+@pytest.mark.parametrize("number", [403, 429, 500, 502, 503])
+def test_a_storage_that_is_gone_is_told_from_one_that_refuses(number, gone, bucket):
+    kind, said = (BadInput, "refuses") if number == 403 else (StorageLost, "gives no answer")
+    with gone(number), pytest.raises(Exception) as raised:
+        files.write_text(bucket / "a", "1")
+    failed = storage.failure(raised.value, str(bucket))
+    assert type(failed) is kind and f"{bucket}: the storage {said} (" in str(failed)
+    assert len(str(failed)) < 400 and "\n" not in str(failed)
+
+
+@pytest.mark.parametrize("error", [ValueError("a"), OSError(28, "full"), FileNotFoundError("a")])
+def test_what_no_client_of_a_bucket_raises_is_left_alone(error):
+    assert storage.failure(error) is None
 
 
 def test_metrics_grow(bucket):
@@ -176,6 +212,29 @@ def test_records_are_read_where_nobody_noted_their_places(written, bucket):
     for i in range(2):
         shards.summaries_path(there._path(i)).unlink()
     assert [r["id"] for r in shards.read(bucket)] == [f"{i}-0" for i in range(24)]
+
+
+@pytest.mark.parametrize("number", [502, 503])
+def test_a_storage_that_is_gone_has_not_damaged_what_it_holds(number, gone, written, bucket):
+    there = written(bucket)
+    new, opened = (lambda: there[0]), (lambda: there[1])
+    for read in (new, lambda: shards.read(bucket), opened):
+        with gone(number), pytest.raises(Exception) as raised:
+            read()
+        told = storage.failure(raised.value) or raised.value
+        assert type(told) is StorageLost, told
+        assert there[0]["id"] == "0-0"
+    assert there[1]["id"] == "1-0"
+
+
+def test_a_checkpoint_is_kept_while_the_storage_is_gone(gone, bucket, monkeypatch):
+    toy.run(bucket, threading.Event())
+    like, _, _ = toy.start(toy.loop_config())
+    checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
+    monkeypatch.setattr(digests, "exist", lambda folder: True)  # it goes while they are read
+    with gone(502), pytest.raises(StorageLost, match="gives no answer"):
+        checkpoints.newest(like, lambda: like, steps=8)
+    assert int(checkpoints.newest(like, lambda: like, steps=8).step) == 8
 
 
 def test_shards_that_were_lost_are_named(written, bucket):

@@ -70,6 +70,7 @@ def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
         (errors.DoesNotFit("told"), 3),
         (errors.Diverged("told"), 4),
         (errors.HostLost("told"), 69),
+        (errors.StorageLost("told"), 69),
     ],
 )
 def test_errors_become_exit_codes(stages, capsys, error, code):

@@ -22,6 +22,8 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
     with `debug` other packages' warnings too."""
     package = str(pathlib.Path(__file__).parents[1])
     least = std_logging.WARNING if debug else std_logging.ERROR
+    if not debug:  # it logs at length what it then raises
+        std_logging.getLogger("gcsfs").setLevel(std_logging.CRITICAL)
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(lambda r: r.levelno >= least or r.pathname.startswith(package))

@@ -58,6 +58,12 @@ class HostLost(Stopped):
     exit_code = 69
 
 
+class StorageLost(Stopped):
+    """The storage of a bucket gives no answer: the same command goes on from the last save."""
+
+    exit_code = 69
+
+
 class Preempted(Stopped):
     """Told to stop, and stopped after a clean save: the same command goes on from there."""
 

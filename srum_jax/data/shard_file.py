@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 from etils import epath
 
-from srum_jax.core import files
-from srum_jax.core.errors import OF_PLACES, BadInput
+from srum_jax.core import files, storage
+from srum_jax.core.errors import OF_PLACES, BadInput, Stopped
 
 Span = tuple[int, int]  # first byte, and the one after the last
 
@@ -163,14 +163,16 @@ def check_opens(path: epath.PathLike) -> None:
 def count(path: epath.PathLike) -> int:
     """Records in a shard. A cut file reads as 0 records, or does not open at all.
 
-    Raises OSError or BadInput where it cannot be opened, which says nothing of its content.
+    Raises OSError or Stopped where it cannot be opened, which says nothing of its content.
     """
     try:
         reader = open_shard(path)
         found = reader.num_records()
         reader.close()
-    except (OSError, BadInput):
+    except (OSError, Stopped):
         raise
-    except Exception:  # the wheel raises RuntimeError or ValueError by version
+    except Exception as e:  # the wheel raises RuntimeError or ValueError by version
+        if failed := storage.failure(e, os.fspath(path)):
+            raise failed from e
         return 0
     return found

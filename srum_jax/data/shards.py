@@ -30,8 +30,8 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from srum_jax.core import files
-from srum_jax.core.errors import BadInput
+from srum_jax.core import files, storage
+from srum_jax.core.errors import Stopped
 from srum_jax.data import shard_file
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
@@ -272,10 +272,10 @@ class ShardRecords(Sequence):
             # TFDS sorts its names as text, which past 99,999 shards is not their order.
             total = len(self.counts)
             self._names = [shard_name(info.name, i, total) for i in range(total)]
-        except (OSError, BadInput):
+        except (OSError, Stopped):
             raise
         except Exception as e:  # any fault in hand-edited or damaged metadata
-            raise ValueError(
+            raise storage.failure(e, str(self.folder)) or ValueError(
                 f"{self.folder}: dataset_info.json or features.json is damaged ({e}); delete both "
                 "and run the stage that wrote them again"
             ) from e
@@ -361,10 +361,12 @@ class ShardRecords(Sequence):
         try:
             (raw,) = self._reader(shard).read([place])
             record = kept.deserialize_example_np(raw, decoders=how or None)
-        except (OSError, BadInput):  # of the machine, not of what was read
+        except (OSError, Stopped):  # of the machine, not of what was read
             raise
         except Exception as e:  # ArrayRecord reports a flipped bit as whatever its decoder meets
-            raise ValueError(f"{self._path(shard)}: damaged ({e}); {REDO}") from e
+            path = self._path(shard)
+            failed = storage.failure(e, str(path))
+            raise failed or ValueError(f"{path}: damaged ({e}); {REDO}") from e
         return {key: _tidy(kept[key], value) for key, value in record.items()}
 
     def _features_of(self, names: tuple[str, ...]) -> Any:

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from srum_jax.core import digests, files
+from srum_jax.core import digests, files, storage
 from srum_jax.core.distributed import any_process, barrier
 from srum_jax.core.errors import OF_PLACES, BadInput, Stopped, exit_code
 
@@ -160,6 +160,8 @@ class Checkpoints:
 
 def storage_failure(error: Exception, what: str) -> Stopped:
     """What is raised where storage failed to take `what`: BadInput if a person has to mend it."""
+    if failed := storage.failure(error, what):
+        return failed
     said = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore tells the system's
     bad = said is not None and int(said[1]) in OF_PLACES
     bad = bad or isinstance(error, OSError) and exit_code(error) == BadInput.exit_code
@@ -179,8 +181,10 @@ def _check_files(folder: epath.Path) -> None:
         return
     try:
         wrong = digests.damaged(folder, part=jax.process_index(), parts=jax.process_count())
-    except OSError as e:  # what a disk cannot give any more
-        wrong = [str(e)]
+    except OSError as e:
+        if failed := storage.failure(e, str(folder)):
+            raise failed from e
+        wrong = [str(e)]  # what a disk cannot give any more
     if any_process(bool(wrong), f"{folder}: checked"):
         names = ", ".join(wrong[:3]) or "files that another process looked at"
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -119,6 +119,7 @@ def test_more_shards_than_file_handles(tmp_path):
     code = """if True:
         import concurrent.futures, os, resource, sys
         import numpy as np
+        from srum_jax.core import errors
         from srum_jax.data import shards
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         read = shards.read(sys.argv[1])
@@ -137,7 +138,7 @@ def test_more_shards_than_file_handles(tmp_path):
         for ask in (lambda: shards.read(sys.argv[1]), lambda: list(read)):
             try:
                 ask()
-            except shards.BadInput as e:
+            except errors.BadInput as e:
                 assert "too many open files" in str(e) and "damaged" not in str(e), e
             else:
                 raise AssertionError("read without a handle")
