@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import threading
 import types
@@ -228,13 +229,15 @@ def test_a_storage_that_is_gone_has_not_damaged_what_it_holds(number, gone, writ
 
 
 def test_a_checkpoint_is_kept_while_the_storage_is_gone(gone, bucket, monkeypatch):
-    toy.run(bucket, threading.Event())
-    like, _, _ = toy.start(toy.loop_config())
+    state, _, _ = toy.start(toy.loop_config())
+    checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
+    checkpoints.save(8, dataclasses.replace(state, step=state.step + 8), {})
+    checkpoints.close()
     checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
     monkeypatch.setattr(digests, "exist", lambda folder: True)  # it goes while they are read
     with gone(502), pytest.raises(StorageLost, match="gives no answer"):
-        checkpoints.newest(like, lambda: like, steps=8)
-    assert int(checkpoints.newest(like, lambda: like, steps=8).step) == 8
+        checkpoints.newest(state, lambda: state, steps=8)
+    assert int(checkpoints.newest(state, lambda: state, steps=8).step) == 8
 
 
 def test_shards_that_were_lost_are_named(written, bucket):

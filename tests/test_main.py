@@ -81,6 +81,16 @@ def test_errors_become_exit_codes(stages, capsys, error, code):
     assert stages.calls[-1] == (0, "score")
 
 
+def test_a_storage_that_gives_no_answer_is_told_in_a_line(stages, capsys):
+    from gcsfs.retry import HttpError
+
+    stages.fail["score"] = HttpError({"code": 503, "message": "<p>a page</p>\n" * 100})
+    assert go(stages) == errors.StorageLost.exit_code == 69
+    err = capsys.readouterr().err
+    line = "error: a bucket: the storage gives no answer (error 503): the same command goes on\n"
+    assert line in err and "page" not in err and "Traceback" not in err
+
+
 def test_a_second_run_in_a_work_folder_is_refused(stages, capsys):
     with lock.held(stages.root):
         assert go(stages) == 2

@@ -28,6 +28,12 @@ def clipped(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 20]} … {text[-10:]}"
 
 
+def in_a_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, in one line, its middle left out where it is long: those of other
+    packages hold pages and tracebacks. Its type where it says nothing."""
+    return clipped(" ".join(str(error).split()) or type(error).__name__, most)
+
+
 class Stopped(Exception):
     """A run that ends before its work is done. The message is for the person who started it."""
 

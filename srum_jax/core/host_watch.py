@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import jax
 
 from srum_jax.core import preemption
-from srum_jax.core.errors import HostLost, Preempted, Stopped
+from srum_jax.core.errors import HostLost, Preempted, Stopped, in_a_line
 
 _ROOT, _STOP = "srum_jax", "srum_jax/stop"
 LOOK = 1.0  # seconds between two looks
@@ -122,7 +122,7 @@ def end(code: int, error: Exception) -> None:
         code = HostLost.exit_code
     if lost or isinstance(error, RuntimeError):
         time.sleep(_watch.lost_after)
-    _watch.end(code, " ".join(str(error).split())[:500])
+    _watch.end(code, in_a_line(error, 500))
 
 
 def cut() -> None:

@@ -21,7 +21,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.core import files
-from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.core.errors import BadInput, Stopped, in_a_line
 
 FILE = "run.lock"
 BEAT = 10.0  # seconds between heartbeats
@@ -140,7 +140,7 @@ def _beat(path: epath.Path, holder: Holder, ended: threading.Event) -> None:
                 _write(path, dataclasses.replace(holder, beat=time.time()))
                 continue
         except Exception as e:  # each storage has its own; the next beat may do better
-            logging.warning("%s: no heartbeat (%s)", path, e)
+            logging.warning("%s: no heartbeat (%s)", path, in_a_line(e))
             continue
         by = f"process {found.process} on {found.host}"
         print(f"error: {path.parent} was taken over by {by}; this run ends", file=sys.stderr)

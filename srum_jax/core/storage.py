@@ -1,6 +1,6 @@
 """What the clients of buckets raise, told apart: a storage that is gone, one that refuses."""
 
-from srum_jax.core.errors import BadInput, Stopped, StorageLost, clipped
+from srum_jax.core.errors import BadInput, Stopped, StorageLost, in_a_line
 
 # Packages whose exceptions say that a request failed, not that what it brought was wrong.
 _CLIENTS = (
@@ -23,7 +23,7 @@ def failure(error: BaseException, what: str = "a bucket") -> Stopped | None:
         return None
     code = str(getattr(error, "code", "") or "")
     refused = code.startswith("4") and int(code) not in _PASSING
-    reason = clipped(" ".join(str(error).split()) or type(error).__name__, 200)
+    reason = in_a_line(error)
     if forbidden or refused or type(error).__name__ == "DefaultCredentialsError":
         return BadInput(
             f"{what}: the storage refuses ({reason}): see that this user may read and write there"

@@ -19,7 +19,7 @@ from etils import epath
 
 from srum_jax.core import digests, files, storage
 from srum_jax.core.distributed import any_process, barrier
-from srum_jax.core.errors import OF_PLACES, BadInput, Stopped, exit_code
+from srum_jax.core.errors import OF_PLACES, BadInput, Stopped, exit_code, in_a_line
 
 
 class Damaged(BadInput):
@@ -107,9 +107,9 @@ class Checkpoints:
             self.meta(step)
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise BadInput(
-                f"{where}: the checkpoint can't be read as this run's state ({_short(e)}). It is "
-                "of another model, optimiser or version, or damaged: remove that folder, or use "
-                "another workdir."
+                f"{where}: the checkpoint can't be read as this run's state ({in_a_line(e)}). It "
+                "is of another model, optimiser or version, or damaged: remove that folder, or "
+                "use another workdir."
             ) from e
         return state
 
@@ -165,13 +165,7 @@ def storage_failure(error: Exception, what: str) -> Stopped:
     said = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore tells the system's
     bad = said is not None and int(said[1]) in OF_PLACES
     bad = bad or isinstance(error, OSError) and exit_code(error) == BadInput.exit_code
-    return (BadInput if bad else Stopped)(f"{what} could not be written ({_short(error)})")
-
-
-def _short(error: Exception) -> str:
-    """The beginning of an error's text, in one line: Orbax's hold trees and tracebacks."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:200]} … {text[-100:]}"
+    return (BadInput if bad else Stopped)(f"{what} could not be written ({in_a_line(error)})")
 
 
 def _check_files(folder: epath.Path) -> None:
@@ -235,4 +229,4 @@ def load_params(folder: epath.PathLike, like: Any) -> Any:
         try:
             return checkpointer.restore(files.absolute(folder), target)
         except (ValueError, KeyError, FileNotFoundError) as e:
-            raise BadInput(f"{folder}: not the parameters of this model ({_short(e)})") from e
+            raise BadInput(f"{folder}: not the parameters of this model ({in_a_line(e)})") from e
