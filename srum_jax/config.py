@@ -135,11 +135,14 @@ def recorded(argv: Sequence[str], flag_values: Any) -> tuple[Config, str]:
             f"no config: {path} is not there, so no run began in --workdir; give --config FILE.py, "
             f"or one of the package: {', '.join(packaged())}"
         )
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except ValueError as e:
+        raise BadInput(f"{e}; give --config, which writes it again") from e
     try:
         return load(found["config"]), str(found["config_file"])
     except (TypeError, KeyError) as e:
-        raise BadInput(f"{path} is damaged ({e!r}); give --config") from e
+        raise BadInput(f"{path} is damaged ({e!r}); give --config, which writes it again") from e
 
 
 def packaged() -> dict[str, pathlib.Path]:

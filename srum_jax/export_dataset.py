@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from srum_jax.core.errors import BadInput, Stopped
+from srum_jax.core.errors import BadInput, Damaged, Stopped
 
 # jax and what needs it are imported after the arguments: help comes at once.
 
@@ -44,7 +44,8 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
     try:
         print(publish(options.round, options.target, options.proposer))
     except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:
-        print(f"error: {e}", file=sys.stderr)
+        again = "; remove it and give the run's command again" * isinstance(e, Damaged)
+        print(f"error: {e}{again}", file=sys.stderr)
         return e.exit_code if isinstance(e, Stopped) else BadInput.exit_code
     return 0
 

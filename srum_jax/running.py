@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from etils import epath
 
 from srum_jax import config
 from srum_jax.core import (
@@ -20,7 +21,7 @@ from srum_jax.core import (
     sharding,
     time_left,
 )
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, Damaged, Preempted
 from srum_jax.core.files import write_json
 from srum_jax.core.time_left import TimeLeft
 from srum_jax.planning import topology
@@ -131,7 +132,7 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
     for line in run.check((mesh.shape, sharding.host_mesh(mesh).shape)).said:
         logging.info(line)
-    with _one_run(run.workdir):
+    with _one_run(run.workdir), _letting_go(run.round(0).root):
         if jax.process_index() == 0:
             path = run.round(0).root / config.RECORD
             write_json(path, config.record(run.cfg, run.config_file))
@@ -170,6 +171,24 @@ def _one_run(workdir: str) -> Iterator[None]:
         if problem := distributed.from_first(problem, "the work folder"):
             raise BadInput(problem)
         yield
+
+
+@contextlib.contextmanager
+def _letting_go(root: epath.Path) -> Iterator[None]:
+    """What is found damaged in the work folder `root` goes, so that the run makes it again.
+
+    Raises Preempted then: stages that are finished look for what is missing when they start.
+    """
+    try:
+        yield
+    except Damaged as e:
+        path = epath.Path(e.path)
+        if root not in path.parents:
+            raise
+        logging.warning("%s; it is removed", e)
+        with contextlib.suppress(FileNotFoundError):  # each process that found it removes it
+            path.rmtree() if path.is_dir() else path.unlink()
+        raise Preempted(f"{path} was damaged and is made again") from e
 
 
 def _split_cpu(count: int) -> None:

@@ -245,7 +245,9 @@ def test_shards_that_were_lost_are_named(written, bucket):
     files.write_bytes(there._path(0), [b""])
     with pytest.raises(ValueError, match="c-train.array_record-00000-of-00002: damaged"):
         there[0]
+    assert shards.is_whole(bucket)
     there._path(1).unlink()
+    assert not shards.is_whole(bucket)
     with pytest.raises(FileNotFoundError, match="00001-of-00002: this shard is missing"):
         there[12]
     with pytest.raises(ValueError, match="00000-of-00002: damaged, 0 records instead of 12"):

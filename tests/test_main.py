@@ -143,6 +143,12 @@ def test_the_folder_alone_is_enough_to_go_on(stages, monkeypatch, capsys):
     assert config_file == shapes.__file__ and len(stages.calls) == len(cfg.stages) - 1
     assert main.main(["main", "--workdir", str(stages.root / "elsewhere")]) == 2
     assert "config.json is not there" in capsys.readouterr().err
+    for left in ("", "{", "[]", "{}"):
+        (stages.root / "config.json").write_text(left)
+        assert main.main(["main", "--workdir", str(stages.root)]) == 2
+        assert "give --config, which writes it again" in capsys.readouterr().err
+    assert go(stages, "--config.train.steps=7", "--config.seed=3") == 0
+    assert json.loads((stages.root / "config.json").read_text()) == held
 
 
 @pytest.mark.parametrize("number", preemption.SIGNALS)

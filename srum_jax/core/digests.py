@@ -42,9 +42,8 @@ def lost(folder: epath.PathLike) -> list[str]:
     folder = epath.Path(folder)
     if not exist(folder):
         return []
-    try:
-        saved = files.read_json(folder / FILE)
-    except ValueError:
+    saved = _saved(folder)
+    if saved is None:
         return [FILE]
     sizes = _sizes(folder)
     return [name for name, (size, _) in saved.items() if sizes.get(name) != size]
@@ -58,9 +57,19 @@ def damaged(folder: epath.PathLike, *, part: int = 0, parts: int = 1) -> list[st
     folder = epath.Path(folder)
     if found := lost(folder) or not exist(folder):
         return found or []
-    saved = files.read_json(folder / FILE)
+    saved = _saved(folder)
     names = sorted(saved)[part::parts]
     return [n for n, found in _digests(folder, names).items() if list(found) != saved[n]]
+
+
+def _saved(folder: epath.Path) -> dict[str, list] | None:
+    """What FILE says; None where it is damaged itself."""
+    try:
+        saved = files.read_object(folder / FILE)
+    except ValueError:
+        return None
+    whole = all(isinstance(found, list) and len(found) == 2 for found in saved.values())
+    return saved if whole else None
 
 
 def _sizes(folder: epath.Path) -> dict[str, int]:

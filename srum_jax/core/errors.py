@@ -5,6 +5,7 @@ end with code 2 and their message, and so does an OSError of a place that cannot
 """
 
 import errno
+import os
 import reprlib
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,14 @@ class BadInput(Stopped, ValueError):
     """A file, field or flag is missing or wrong; nothing was overwritten."""
 
     exit_code = 2
+
+
+class Damaged(BadInput):
+    """Files that a run wrote are not as they were; without `path` it makes them again."""
+
+    def __init__(self, path: os.PathLike, what: str):
+        super().__init__(f"{os.fspath(path)}: damaged, {what}")
+        self.path = path
 
 
 class DoesNotFit(Stopped):

@@ -7,13 +7,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
+from absl import logging
 from etils import epath
 
 from srum_jax.core.errors import quoted
 
+Kept = TypeVar("Kept")
 _SAMPLE, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, for a fingerprint
 
 
@@ -179,6 +181,23 @@ def read_object(path: epath.PathLike) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a JSON object, got {quoted(value)}")
     return value
+
+
+def kept(path: epath.PathLike, kind: type[Kept] = dict) -> Kept | None:
+    """What a run keeps for itself in a JSON file, a value of `kind`. None where the file is not
+    there and, with a warning, where a disk or a loss of power left something else in it: who asks
+    makes it again."""
+    try:
+        value = read_json(path)
+        if isinstance(value, kind):
+            return value
+        wrong = f"{path}: must hold a JSON {kind.__name__}, got {quoted(value)}"
+    except FileNotFoundError:
+        return None
+    except ValueError as e:
+        wrong = str(e)
+    logging.warning("%s; made again", wrong)
+    return None
 
 
 def parse_json(data: bytes, name: str) -> Any:

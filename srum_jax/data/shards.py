@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -31,7 +32,7 @@ from etils import epath
 from PIL import Image
 
 from srum_jax.core import files, storage
-from srum_jax.core.errors import Stopped
+from srum_jax.core.errors import Damaged, Stopped, in_a_line
 from srum_jax.data import shard_file
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
@@ -39,6 +40,7 @@ UNFINISHED = ".shard-"  # begins the names of folders that a killed writer leave
 OPEN_READERS = 32  # shards of a folder that are open at a time, a file handle each
 KEPT_ENDS = 4096  # shards in a bucket whose index is kept, some kilobytes each
 SPAN = "_bytes"  # in a summary: the first of the record's bytes and the one after the last
+CRC = "crc32"  # of the lines of a file of summaries, in its last one
 AT_ONCE = 16  # shards in a bucket that are looked at side by side
 
 
@@ -163,11 +165,11 @@ def write_shard(
             raise OSError(errno.ENOSPC, said, os.fspath(final))
         # Before the shard, so that there is none beside summaries of another one.
         spans = shard_file.spans(temporary, count)
-        lines = (
+        lines = [
             json.dumps(_summary(features, record) | {SPAN: span}) + "\n"
             for record, span in zip(records, spans, strict=True)
-        )
-        files.write_bytes(summaries_path(final), map(str.encode, lines))
+        ]
+        _write_summaries(summaries_path(final), "".join(lines).encode())
         if files.is_remote(final):
             with temporary.open("rb") as whole:
                 files.write_bytes(final, iter(lambda: whole.read(2**24), b""))
@@ -191,16 +193,16 @@ def shard_done(folder: epath.PathLike, name: str, index: int, total: int, count:
 
 
 def is_whole(folder: epath.PathLike) -> bool:
-    """Whether every shard that the metadata of a local folder announces is there, uncut.
+    """Whether every shard that the metadata of a folder announces is there, uncut.
 
-    A warning names what is not. True for a folder without metadata, and for one in a bucket, whose
-    objects are whole.
+    A warning names what is not. Of a bucket, whose objects are whole, names alone are looked at.
+    True for a folder without metadata.
     """
     folder = epath.Path(folder)
-    if files.is_remote(folder) or not (folder / "dataset_info.json").exists():
+    if not (folder / "dataset_info.json").exists():
         return True
     try:
-        read(folder)
+        read(folder).check_names()
     except (ValueError, FileNotFoundError) as e:
         logging.warning("%s", str(e).removesuffix(f"; {REDO}"))
         return False
@@ -222,7 +224,7 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
         scratch = pathlib.Path(scratch)
         for path, expected, found in zip(paths, counts, threads.map(_look, paths), strict=True):
             if found is None:
-                raise FileNotFoundError(f"{path}: this shard is missing; {REDO}")
+                raise _missing(path)
             _check_count(folder, path.name, found[0], expected)
             size += found[1]
             # TFDS wants to see the names of the shards beside its metadata, not their content.
@@ -276,8 +278,8 @@ class ShardRecords(Sequence):
             raise
         except Exception as e:  # any fault in hand-edited or damaged metadata
             raise storage.failure(e, str(self.folder)) or ValueError(
-                f"{self.folder}: dataset_info.json or features.json is damaged ({e}); delete both "
-                "and run the stage that wrote them again"
+                f"{self.folder}: dataset_info.json or features.json is damaged ({e}); run the "
+                "stage that wrote them again"
             ) from e
         self._ends = list(itertools.accumulate(self.counts))
         self._remote = files.is_remote(self.folder)
@@ -292,12 +294,19 @@ class ShardRecords(Sequence):
     def _path(self, shard: int) -> epath.Path:
         return self.folder / self._names[shard]
 
+    def check_names(self) -> None:
+        """Raises FileNotFoundError, naming it, where a shard is missing: one listing."""
+        there = {path.name for path in self.folder.iterdir()}
+        for name in self._names:
+            if name not in there:
+                raise _missing(self.folder / name)
+
     def _check(self, shard: int) -> None:
         path = self._path(shard)
         try:
             found = shard_file.count(path)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: this shard is missing; {REDO}") from None
+            raise _missing(path) from None
         _check_count(self.folder, path.name, found, self.counts[shard])
 
     def _opened(self, shard: int) -> Any:
@@ -363,10 +372,9 @@ class ShardRecords(Sequence):
             record = kept.deserialize_example_np(raw, decoders=how or None)
         except (OSError, Stopped):  # of the machine, not of what was read
             raise
-        except Exception as e:  # ArrayRecord reports a flipped bit as whatever its decoder meets
+        except Exception as e:  # a flipped bit, which is found by the record's own digest
             path = self._path(shard)
-            failed = storage.failure(e, str(path))
-            raise failed or ValueError(f"{path}: damaged ({e}); {REDO}") from e
+            raise storage.failure(e, str(path)) or Damaged(path, in_a_line(e)) from e
         return {key: _tidy(kept[key], value) for key, value in record.items()}
 
     def _features_of(self, names: tuple[str, ...]) -> Any:
@@ -400,7 +408,7 @@ class RecordsView(Sequence):
         )
 
 
-REDO = "delete it and run its stage again: only this shard is redone"
+REDO = "run its stage again: only this shard is made again"
 
 
 def _metadata(folder: epath.Path) -> Any:
@@ -469,15 +477,24 @@ def _summary(features: Any, record: Mapping[str, Any]) -> dict[str, Any]:
     return brief
 
 
+def _write_summaries(path: epath.Path, lines: bytes) -> None:
+    files.write_bytes(path, [lines, json.dumps({CRC: zlib.crc32(lines)}).encode() + b"\n"])
+
+
 def _read_summaries(path: epath.Path, count: int) -> list[dict[str, Any]]:
-    """What `write_shard` wrote at `path`; [] where it is not there or not whole."""
+    """What `_write_summaries` wrote of `count` records; [] where it is not there or not whole."""
     try:
-        found = [json.loads(line) for line in path.read_text().splitlines()]
+        *lines, end = path.read_bytes().splitlines(keepends=True)
+        whole = len(lines) == count and json.loads(end) == {CRC: zlib.crc32(b"".join(lines))}
     except (FileNotFoundError, ValueError):
         return []
-    return found if len(found) == count else []
+    return [json.loads(line) for line in lines] if whole else []
+
+
+def _missing(path: epath.Path) -> FileNotFoundError:
+    return FileNotFoundError(f"{path}: this shard is missing; {REDO}")
 
 
 def _check_count(folder: epath.Path, name: str, count: int, expected: int) -> None:
     if count != expected:
-        raise ValueError(f"{folder / name}: damaged, {count} records instead of {expected}; {REDO}")
+        raise Damaged(folder / name, f"{count} records instead of {expected}; {REDO}")

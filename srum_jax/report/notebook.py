@@ -31,7 +31,8 @@ class Captioned:
     @property
     def shown(self) -> list[Picture]:
         """The pictures as the page holds them."""
-        return [picture(p if isinstance(p, bytes) else encode_png(p)) for p in self.pictures]
+        data = (p if isinstance(p, bytes) else encode_png(p) for p in self.pictures)
+        return [picture(one, self.caption) for one in data]
 
 
 def gallery(found: Sequence[Captioned], width: int = 140) -> Markup:

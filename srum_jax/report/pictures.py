@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from srum_jax.data import images
+
 THUMB = 384  # longest side, in pixels, of a picture put into the page
 SMALL = 128  # up to this longest side a picture is shown pixel by pixel
 
@@ -28,20 +30,16 @@ class Picture:
 MISSING = Picture("", 1, 1)
 
 
-def picture(data: bytes) -> Picture:
-    """PNG (or other image) bytes as a Picture; large ones are shrunk so that the page stays small.
+def picture(data: bytes, name: str) -> Picture:
+    """The bytes of an image file as a Picture; large ones are shrunk so that the page stays small.
 
-    Raises ValueError for what is not an image.
+    Raises ValueError naming `name` for what `images.decode` refuses.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size, kind = image.size, image.format
-            if kind == "PNG" and max(size) <= THUMB:
-                return Picture(_uri(data, "png"), *size)
-            small = image.convert("RGB")
-            small.thumbnail((THUMB, THUMB))
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
-        raise ValueError(f"not a readable image: {error}") from error
+    small = Image.fromarray(images.decode(data, name=name))
+    size = small.size
+    if data.startswith(b"\x89PNG") and max(size) <= THUMB:
+        return Picture(_uri(images.without_texts(data), "png"), *size)
+    small.thumbnail((THUMB, THUMB))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=88)
     return Picture(_uri(out.getvalue(), "jpeg"), *size)

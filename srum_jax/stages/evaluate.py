@@ -29,7 +29,6 @@ from srum_jax.stages.manifest import (
     Workdir,
     candidates_of,
     run_stage,
-    update_round,
 )
 from srum_jax.stages.preflight import Checks, Cost
 
@@ -121,21 +120,21 @@ def evaluate(
             said = replies.replies(requests, place, loaded, asked, cfg, mesh, title=title)
             verdicts = suite.verdicts(requests, said)
             outputs[suite.name][name] = ModelOutputs(requests, said, verdicts)
-    written = {}
+    written, parts = {}, {}
     if jax.process_index() == 0:
         found = {suite.name: suite.findings(outputs[suite.name]) for suite in suites}
         exact = next((suite for suite in suites if suite.verifier), None)
-        parts = {}
         if exact:
             base = outputs[exact.name]["base"].replies
             if scores := judge_scores(cfg, work, exact.verifier, base):
                 parts["scores"] = scores
-        written = write(work, folder, found, parts)
+        written = write(folder, found, parts)
         if exact and "train" in cfg.stages:
-            verified.verify_monitor(work, exact.verifier)
+            if rows := verified.monitor_rows(work, exact.verifier):
+                parts["train"] = {"monitor": rows}
     counts = count(outputs)
     items = counts["images"] + counts["answers"] + counts["edits"]
-    return Outcome(written, counts, items=items)
+    return Outcome(written, counts, items=items, results=parts)
 
 
 def judge_scores(cfg: Config, work: Workdir, verifier: Verifier, base: Replies) -> dict[str, Any]:
@@ -167,17 +166,16 @@ def count(outputs: Outputs) -> dict[str, int]:
 
 
 def write(
-    work: Workdir,
-    folder: epath.Path,
-    found: Mapping[str, Findings],
-    parts: Mapping[str, Any],
+    folder: epath.Path, found: Mapping[str, Findings], parts: dict[str, Any]
 ) -> dict[str, str]:
-    """Writes what the suites found; `parts` are further ones of the round. The stage's outputs."""
-    parts = dict(parts)
+    """Writes what the suites found and returns the stage's outputs.
+
+    parts: of the round in results.json; those of the suites are added.
+    """
     details: dict[str, Any] = {}
     outputs = {"evaluation": "evaluation.json"}
     for findings in found.values():
-        parts |= findings.fields
+        parts.update(findings.fields)
         details |= findings.details
         for name, records in findings.examples.items():
             outputs[name] = f"{name}.json"
@@ -190,7 +188,6 @@ def write(
     if measured:
         parts["suites"] = measured
     write_json(folder / "evaluation.json", {**parts, **details})
-    update_round(work, **parts)
     return outputs
 
 

@@ -14,7 +14,7 @@ pictures of a prompt.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from etils import epath
 
 from srum_jax import config_history
 from srum_jax.config import Config, hash_json
-from srum_jax.core import console, sharding
+from srum_jax.core import console, files, sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
@@ -171,30 +171,38 @@ def planned(
     The first process reads the source for it, the others what that one wrote.
     """
     path = folder / "plan.json"
-    kept = read_json(path) if path.exists() and jax.process_index() == 0 else None
-    if jax.process_index() == 0 and not (isinstance(kept, dict) and kept.get("key") == key):
+    if jax.process_index() == 0 and not _planned_for(key, path):
         plan = make_plan(source, cfg, layout, tokenizer)
         for old in [*folder.glob("*.array_record-*"), *(folder / SCORES).glob("*.array_record-*")]:
             old.unlink()  # of another plan: numbers and places differ
         write_json(path, {"key": key, "plan": dataclasses.asdict(plan)})
     barrier("ingest is planned")  # before a shard is made, those of another plan are gone
-    return _restored(read_json(path), path)
+    return _restored(read_json(path)["plan"], path)
 
 
-def _restored(kept: Any, path: epath.Path) -> IngestPlan:
+def _planned_for(key: str, path: epath.Path) -> bool:
+    """Whether the plan at `path` is whole and was made for `key`."""
+    found = files.kept(path)
+    if found is None or found.get("key") != key:
+        return False
     try:
-        values = kept["plan"]
-        if "shards" not in values and "units" in values:
-            config_history.warn(f'{path}: "units"', '"shards"')
-            values = {**values, "shards": values["units"]}
-        return IngestPlan(
-            shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
-            prompts=tuple(values["prompts"]),
-            targets=values["targets"],
-            rejects=tuple(Reject(**r) for r in values["rejects"]),
-        )
+        _restored(found["plan"], path)
     except (KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"{path}: damaged ({e!r}); delete it and run the stage again") from e
+        logging.warning("%s: damaged (%r); made again", path, e)
+        return False
+    return True
+
+
+def _restored(values: Mapping[str, Any], path: epath.Path) -> IngestPlan:
+    if "shards" not in values and "units" in values:
+        config_history.warn(f'{path}: "units"', '"shards"')
+        values = {**values, "shards": values["units"]}
+    return IngestPlan(
+        shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
+        prompts=tuple(values["prompts"]),
+        targets=values["targets"],
+        rejects=tuple(Reject(**r) for r in values["rejects"]),
+    )
 
 
 def make_plan(source: Source, cfg: Config, layout: LayoutSizes, tokenizer: Tokenizer) -> IngestPlan:

@@ -15,10 +15,10 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core import console, sharding
+from srum_jax.core import console, files, sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
-from srum_jax.core.files import read_json, write_json
+from srum_jax.core.files import write_json
 from srum_jax.core.param_tree import Params
 from srum_jax.rewards import decompose, external, question_templates, written
 from srum_jax.rewards.boxes import proposers
@@ -287,7 +287,7 @@ def decomposed(
     if loaded.tokenizer.word_level:
         return None
     path = epath.Path(path)
-    found = {p: _from_json(s) for p, s in read_json(path).items()} if path.exists() else {}
+    found = _kept(path)
     left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
     parts = _Parts(path.parent / f"{path.stem}-parts", left)
     text = model_text(loaded, cfg, mesh, max_tokens=DECOMPOSED_TOKENS, think=False)
@@ -329,11 +329,8 @@ class _Parts:
 
     def read(self, number: int) -> dict[str, Decomposition] | None:
         """Those of a file; None where it is not there, or of other prompts."""
-        path = self._path(number)
-        found = read_json(path) if path.exists() else {}
-        if list(found) != list(self.prompts(number)):
-            return None
-        return {prompt: _from_json(scene) for prompt, scene in found.items()}
+        found = _kept(self._path(number))
+        return found if list(found) == list(self.prompts(number)) else None
 
     def write(self, number: int, found: Mapping[str, Decomposition]) -> None:
         """Keeps what was found of the prompts of file `number`."""
@@ -342,6 +339,15 @@ class _Parts:
 
     def _path(self, number: int) -> epath.Path:
         return self.folder / f"{number}.json"
+
+
+def _kept(path: epath.Path) -> dict[str, Decomposition]:
+    """Prompts decomposed in a file; {} where it is not there or not whole."""
+    try:
+        return {prompt: _from_json(scene) for prompt, scene in (files.kept(path) or {}).items()}
+    except (KeyError, TypeError) as e:
+        logging.warning("%s: damaged (%r); made again", path, e)
+        return {}
 
 
 def _from_json(value: Mapping[str, Any]) -> Decomposition:

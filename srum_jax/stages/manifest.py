@@ -1,10 +1,12 @@
 """What a stage leaves behind: its folder, its manifest, its lines in results.json.
 
 A manifest is written last, so its presence says the stage is finished. `started.json` is written
-first and says for which config and inputs the half-done files in the folder were made.
+first and says for which config and inputs the half-done files in the folder were made. results.json
+repeats what the manifests of all rounds say, so it can be made again from them.
 """
 
 import dataclasses
+import itertools
 import os
 import platform
 import resource
@@ -19,11 +21,11 @@ from etils import epath
 
 import srum_jax
 from srum_jax import config_history
-from srum_jax.config import Config, hash_json, section_hash, section_values
-from srum_jax.core import digests
+from srum_jax.config import STAGES, Config, hash_json, section_hash, section_values
+from srum_jax.core import digests, files
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
-from srum_jax.core.files import read_json, write_json
+from srum_jax.core.files import read_object, write_json
 from srum_jax.data import shards
 
 RESULTS_SCHEMA = 1
@@ -70,11 +72,16 @@ class Outcome:
     counts: Mapping[str, int]
     items: int  # what the rate counts: images, steps, questions
     compile_seconds: float = 0.0
+    results: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `Manifest`
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A finished stage. `sections` are the config parts it read, by dotted name."""
+    """A finished stage.
+
+    sections: the config parts it read, by dotted name · results: its parts of the round in
+    results.json, each added to what earlier stages have under that name.
+    """
 
     stage: str
     config_hash: str
@@ -86,6 +93,7 @@ class Manifest:
     # Of the run that finished it, and how many "starts" it took; results.json's "stages" entry.
     timing: Mapping[str, float]
     allowed_changes: tuple[str, ...] = ()  # config changes let through while it was made
+    results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -104,15 +112,25 @@ class Manifest:
                 f"{path}: missing, so this stage is not finished; run it first "
                 f"(--stage {path.parent.name})"
             )
-        values = read_json(path)
-        names = {f.name for f in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            have = set(values) if isinstance(values, dict) else set()
-            raise ValueError(
-                f"{path}: missing {sorted(names - have)}, unknown {sorted(have - names)}; delete "
-                "it and run the stage again"
-            )
-        return cls(**{**values, "allowed_changes": tuple(values["allowed_changes"])})
+        again = f"run the stage again (--stage {path.parent.name})"
+        try:
+            values = read_object(path)
+        except ValueError as e:
+            raise ValueError(f"{e}; {again}") from e
+        fields = [field.name for field in dataclasses.fields(cls)]
+        wrong = [f"unknown {name}" for name in values if name not in fields]
+        for name in fields:
+            kind = _KINDS.get(name, dict)
+            if name in values and not isinstance(values[name], kind):
+                wrong.append(f"{name} must be a JSON {kind.__name__}")
+            elif name not in values and name not in ("allowed_changes", "results"):
+                wrong.append(f"{name} is missing")
+        if wrong:
+            raise ValueError(f"{path}: {', '.join(wrong)}; {again}")
+        return cls(**{**values, "allowed_changes": tuple(values.get("allowed_changes", ()))})
+
+
+_KINDS = {"stage": str, "config_hash": str, "allowed_changes": list}  # all others: objects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,12 +183,15 @@ def run_stage(
     `sections` are the dotted config parts the stage reads, `inputs` the hash of everything else it
     reads. Finished with both unchanged: skipped. Half done, or an output missing or cut: `body` is
     called again and goes on with the files it finds. Changed: BadInput saying what changed, unless
-    `work.allow_config_change`.
+    `work.allow_config_change`. Files of which nobody can say for what they were made are moved
+    aside, and the stage begins anew.
     """
     folder = work.stage(name)
     current = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
     manifest = _finished(folder)
-    changes, allowed = _changes_since(folder, manifest, current)
+    before = dataclasses.asdict(manifest) if manifest else _started(folder)
+    changes = _differences(before, current) if before else []
+    allowed = tuple(before["allowed_changes"]) if before else ()
     if changes and not work.allow_config_change:
         raise BadInput(
             f"{folder} was made with another config:\n  "
@@ -180,10 +201,14 @@ def run_stage(
         )
     if manifest and not changes and _all_there(folder, manifest):
         logging.info("%s: skipped, finished", name)
+        if jax.process_index() == 0 and files.kept(work.results) is None:
+            write_results(cfg, work)
         return manifest
     allowed, starts = allowed + tuple(changes), _starts(folder)
     barrier(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
+        if before is None:
+            _set_aside(folder)
         told = {**current, "allowed_changes": allowed, "starts": starts}
         write_json(folder / "started.json", told)
         (folder / "manifest.json").unlink(missing_ok=True)
@@ -200,12 +225,12 @@ def run_stage(
         counts=dict(outcome.counts),
         timing=timing,
         allowed_changes=allowed,
+        results=dict(outcome.results),
         **current,
     )
     if jax.process_index() == 0:
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
-        run = _run_info(cfg, work)
-        update_results(work, lambda r: (r.update(run=run), r["stages"].update({name: timing})))
+        write_results(cfg, work)
     barrier(f"{name}: recorded")
     logging.info("%s: finished in %.1f s", name, timing["seconds"])
     return manifest
@@ -234,28 +259,29 @@ def _starts(folder: epath.Path) -> int:
     """How many runs have worked on a stage, with the one that begins."""
     path = folder / "started.json"
     try:
-        return 1 + int(read_json(path).get("starts", 1)) if path.exists() else 1
+        return 1 + int(files.read_json(path).get("starts", 1)) if path.exists() else 1
     except (ValueError, TypeError, AttributeError):  # cut by a loss of power
         return 2
 
 
 def _finished(folder: epath.Path) -> Manifest | None:
-    """The manifest of a finished stage; None, with a warning, for one that a loss of power cut."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        return None
+    """The manifest of a finished stage; None, with a warning, for one that is damaged."""
     try:
-        read_json(path)
-    except ValueError as e:
-        logging.warning("%s; the stage is looked through again", e)
+        return Manifest.read(folder)
+    except FileNotFoundError:
         return None
-    return Manifest.read(folder)
+    except ValueError as e:
+        logging.warning("%s: its files are looked through", e)
+        return None
 
 
 def _all_there(folder: epath.Path, manifest: Manifest) -> bool:
-    """Whether every output is there, and whole as far as lengths and the ends of shards tell."""
+    """Whether every output is there, and whole as far as lengths, shards' ends and JSON's grammar
+    tell."""
     places = [folder / path for path in manifest.outputs.values()]
     if not all(place.exists() for place in places):
+        return False
+    if any(place.suffix == ".json" and files.kept(place, object) is None for place in places):
         return False
     for place in places:
         if lost := digests.lost(place):
@@ -264,30 +290,33 @@ def _all_there(folder: epath.Path, manifest: Manifest) -> bool:
     return all(map(shards.is_whole, places))
 
 
-def _changes_since(
-    folder: epath.Path, manifest: Manifest | None, current: Mapping[str, Any]
-) -> tuple[list[str], tuple[str, ...]]:
-    """What differs between the files in `folder` and `current`, and what was allowed before."""
-    if manifest:
-        old = {"sections": manifest.sections, "inputs": manifest.inputs}
-        return _differences(old, current), manifest.allowed_changes
+def _started(folder: epath.Path) -> dict[str, Any] | None:
+    """For what the half-done files in `folder` were made; None where that is not known, or where
+    there are none yet."""
+    path = folder / "started.json"
+    if not folder.exists() or {p.name for p in folder.iterdir()} == {path.name}:
+        return None  # it failed before it made anything: the config may have been put right
+    found = files.kept(path)
+    parts = {"sections": dict, "inputs": dict, "allowed_changes": list}
+    if found and all(isinstance(found.get(name), kind) for name, kind in parts.items()):
+        return found
+    return None
+
+
+def _set_aside(folder: epath.Path) -> None:
+    """Moves files of which nobody can say for what config they were made to a folder beside."""
     found = {p.name for p in folder.iterdir()} if folder.exists() else set()
-    if "started.json" not in found:
-        # For what config they were made nobody knows, so they must not be gone on from.
-        if left := sorted(name for name in found if not name.startswith(".")):
-            raise BadInput(
-                f"{folder} holds {', '.join(left[:3])}{', …' * (len(left) > 3)} but no "
-                "started.json: it was emptied while a run still wrote there, or is no folder of a "
-                "run. Remove it, or use another --workdir"
-            )
-        return [], ()
-    if found == {"started.json"}:
-        return [], ()  # it failed before it made anything
-    old = read_json(folder / "started.json")
-    try:
-        return _differences(old, current), tuple(old["allowed_changes"])
-    except (KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"{folder / 'started.json'}: damaged ({e!r}); delete {folder}") from e
+    if all(name.startswith(".") or name == "started.json" for name in found):
+        return
+    (folder / "manifest.json").unlink(missing_ok=True)
+    places = (folder.parent / f"{folder.name}-aside-{i}" for i in itertools.count(1))
+    aside = next(place for place in places if not place.exists())
+    logging.warning(
+        "%s has no started.json that says for what its files were made: they are moved to %s, and "
+        "the stage begins anew",
+        *(folder, aside),
+    )
+    folder.rename(aside)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -360,28 +389,34 @@ def _run_info(cfg: Config, work: Workdir) -> dict[str, Any]:
     }
 
 
-def update_results(work: Workdir, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Lets `change` edit the content of results.json in place and writes it back atomically.
+def write_results(cfg: Config, work: Workdir) -> None:
+    """results.json anew from the manifests of all rounds.
 
-    What was not measured is absent: NaN raises ValueError.
+    What an older one has beside that stays: manifests did not always have results.
     """
     results = {"schema": RESULTS_SCHEMA, "run": {}, "rounds": [], "stages": {}}
-    if work.results.exists():
-        results = read_json(work.results)
-        if not isinstance(results, dict) or results.get("schema") != RESULTS_SCHEMA:
-            raise ValueError(
-                f'{work.results}: field "schema" is not {RESULTS_SCHEMA}; move the file away'
-            )
-    change(results)
+    results |= files.kept(work.results) or {}
+    if results["schema"] != RESULTS_SCHEMA:
+        raise ValueError(
+            f'{work.results}: field "schema" is not {RESULTS_SCHEMA}; move the file away'
+        )
+    rounds = {entry["round"]: entry for entry in results["rounds"]}
+    for number in itertools.count():
+        of_round = dataclasses.replace(work, round=number)
+        if number > work.round and not of_round.stage("").exists():
+            break
+        for name in STAGES:
+            if manifest := _finished(of_round.stage(name)):
+                results["stages"][name] = dict(manifest.timing)
+                _add(rounds.setdefault(number, {"round": number}), manifest.results)
+    results["run"] = _run_info(cfg, work)
+    results["rounds"] = [rounds[number] for number in sorted(rounds)]
     write_json(work.results, results)
 
 
-def update_round(work: Workdir, **parts: Any) -> None:
-    """Sets parts ("t2i", "suites", "train", …) of this round's entry in results.json."""
-
-    def change(results: dict[str, Any]) -> None:
-        rounds = {entry["round"]: entry for entry in results["rounds"]}
-        rounds.setdefault(work.round, {"round": work.round}).update(parts)
-        results["rounds"] = [rounds[r] for r in sorted(rounds)]
-
-    update_results(work, change)
+def _add(entry: dict[str, Any], parts: Mapping[str, Any]) -> None:
+    """Adds a stage's parts to a round's entry; parts of one name become one."""
+    for name, part in parts.items():
+        old = entry.get(name)
+        both = isinstance(part, Mapping) and isinstance(old, Mapping)
+        entry[name] = {**old, **part} if both else part

@@ -251,7 +251,9 @@ class TrainingMonitor:
         self.sampler = self.loaded.image_sampler(dataclasses.replace(cfg, sample=sample), mesh)
         self.scorer = self.loaded.answer_scorer(cfg, mesh, batch=asked)
         self.panel: JudgePanel | None = None
-        self.rows = read(folder)
+        rows = read(folder)
+        # Without the first one the others are measured against nothing.
+        self.rows = rows if rows and rows[0]["step"] == 0 else []
         soft = cfg.score.judge != "external" and cfg.score.readout == "logits"
         if soft and cfg.score.proposers[0] == "file":
             logging.warning(
@@ -325,8 +327,15 @@ class TrainingMonitor:
         if loading.answers_stay(self.cfg.train):
             return 1.0
         path = self.folder / FOLDER / "answers.json"
+        first: list[dict[str, Any]] = []
         if step:
-            records = list(sampled_images(self.folder, 0))
+            try:
+                records = list(sampled_images(self.folder, 0))
+                first = read_json(path)
+            except (ValueError, FileNotFoundError) as e:
+                logging.warning("train: %s; agreement is not measured from here on", e)
+                self.rows[0] = {k: v for k, v in self.rows[0].items() if k != "agreement"}
+                return None
         by_image: dict[int, list[str]] = {}
         for i, question in asked:
             by_image.setdefault(i, []).append(question)
@@ -342,7 +351,7 @@ class TrainingMonitor:
             if jax.process_index() == 0:
                 write_json(path, answers)
             return 1.0
-        same = [now == before for now, before in zip(answers, read_json(path), strict=True)]
+        same = [now == before for now, before in zip(answers, first, strict=True)]
         return float(np.mean(same))
 
     def _keep_pictures(self, step: int, records: Sequence[draw_and_judge.Record]) -> None:

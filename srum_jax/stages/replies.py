@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 
 from srum_jax.config import Config
-from srum_jax.core import console
-from srum_jax.core.files import read_json, write_json
+from srum_jax.core import console, files
+from srum_jax.core.files import write_json
 from srum_jax.data import shards
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import Replies, Requests
@@ -93,8 +93,9 @@ def _texts(
     """The replies at `path`; if they are not there, asked for in parts of `step` and written."""
     if not requests:
         return []
-    if path.exists():
-        return [record["reply"] for record in read_json(path)]
+    kept = files.kept(path, list) or []
+    if len(kept) == len(requests) and all(isinstance(r, dict) and "reply" in r for r in kept):
+        return [record["reply"] for record in kept]
     found: list[str] = []
     off = jax.process_index() != 0
     with console.progress(total=len(requests), desc=f"{title} {path.stem}", shown=not off) as bar:

@@ -2,8 +2,8 @@
 
 Owns `report.html`, and which files it is made from: results.json and, of every round, the metrics
 and manifest of `train`, the pictures, examples and verdicts of `evaluate`, the examples and
-calibration of `score`. It measures nothing. A piece that is not there leaves its section out; a
-piece that is there but broken is an error that names it.
+calibration of `score`. It measures nothing. A piece that is not there leaves its section out, and
+so does a picture that is damaged; another piece that is damaged is an error that names it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 from srum_jax.config import Config
@@ -172,6 +173,7 @@ def _picture(folder: epath.Path, path: str) -> Picture:
     if not file.exists():
         return pictures.MISSING
     try:
-        return pictures.picture(file.read_bytes())
+        return pictures.picture(file.read_bytes(), str(file))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        logging.warning("%s; the report goes without it", error)
+        return pictures.MISSING

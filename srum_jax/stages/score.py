@@ -20,7 +20,7 @@ from etils import epath
 
 from srum_jax.config import Config, ScoreConfig
 from srum_jax.core import files, sharding
-from srum_jax.core.files import read_json, write_json
+from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
 from srum_jax.rewards import judge, maps
@@ -165,8 +165,8 @@ def compare(
     if panel.other is None:
         return None
     path = folder / COMPARISON
-    if path.exists():
-        return read_json(path)
+    if found := files.kept(path):
+        return found
     name, other = panel.other
     first = [records[i] for i in range(min(cfg.compare, len(records)))]
     some = draw_and_judge.prompted_images(first)

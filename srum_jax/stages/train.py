@@ -32,7 +32,6 @@ from srum_jax.stages.manifest import (
     candidates_of,
     run_stage,
     training_data,
-    update_round,
 )
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.selection import Candidate, advantages, candidates, choose
@@ -172,7 +171,7 @@ def train(
         steps=c.steps,
     )
     counts = {**counts, "candidates": len(chosen), "regions left out": examples.left_out}
-    return finish(cfg, work, folder, state.ema, summary, watch, counts)
+    return finish(cfg, folder, state.ema, summary, watch, counts)
 
 
 def trained_and_frozen(
@@ -228,14 +227,13 @@ def log_rows(examples: TrainingSet) -> None:
 
 def finish(
     cfg: Config,
-    work: Workdir,
     folder: epath.Path,
     ema: param_tree.Params,
     summary: loop.Summary,
     watch: monitor.TrainingMonitor | None,
     counts: dict[str, int],
 ) -> Outcome:
-    """Writes the weights that the run leaves and its part of results.json.
+    """Writes the weights that the run leaves; its part of results.json.
 
     They are the averaged ones of its end, or, where the monitor ended it, of its last good check.
     """
@@ -248,13 +246,13 @@ def finish(
             *(ended.step, cfg.train.steps, ended.kept, ended.why),
         )
     save_params(folder / "params", ema)
-    if jax.process_index() == 0:
-        record(work, cfg, folder, summary, ended)
+    found = results(cfg, folder, summary, ended) if jax.process_index() == 0 else {}
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
         counts={**counts, "steps": summary.steps},
         items=summary.steps,
         compile_seconds=summary.compile_seconds,
+        results=found,
     )
 
 
@@ -298,13 +296,9 @@ def drift_limits(largest: float) -> tuple[MetricLimit, ...]:
     return (limit,) if largest else ()
 
 
-def record(
-    work: Workdir,
-    cfg: Config,
-    folder: epath.Path,
-    summary: loop.Summary,
-    ended: monitor.EarlyStop | None,
-) -> None:
+def results(
+    cfg: Config, folder: epath.Path, summary: loop.Summary, ended: monitor.EarlyStop | None
+) -> dict[str, Any]:
     """The round's "train" part of results.json: first and last tenth of the logged losses."""
     rows = metrics.read(folder / "metrics.jsonl")
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
@@ -313,9 +307,8 @@ def record(
     checks, why = monitor.curve(monitor.read(folder)), {}
     if ended:
         why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
-    update_round(
-        work,
-        train={
+    return {
+        "train": {
             "objective": cfg.train.objective,
             "select": cfg.train.select,
             "steps": summary.steps,
@@ -323,5 +316,5 @@ def record(
             "skipped_steps": summary.skipped_steps,
             **({"monitor": checks} if checks else {}),
             **why,
-        },
-    )
+        }
+    }

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from srum_jax.core import console
 from srum_jax.evals import sections
 from srum_jax.evals.suite import Verifier
 from srum_jax.stages import calibration, monitor
-from srum_jax.stages.manifest import Workdir, update_results
+from srum_jax.stages.manifest import Workdir
 
 
 def scores_section(
@@ -67,24 +68,22 @@ def _scored(rows: Sequence[tuple[float, bool, str]]) -> sections.ScoredItems:
     return sections.ScoredItems(np.array(scores, np.float64), np.array(labels, bool), status)
 
 
-def verify_monitor(work: Workdir, verifier: Verifier) -> None:
-    """Puts the verifier's accuracy beside every row of the training monitor of this round.
+def monitor_rows(work: Workdir, verifier: Verifier) -> list[dict[str, Any]]:
+    """The training monitor's rows of this round as results.json has them, each with the verifier's
+    accuracy.
 
     "verified" is the share of right images among those that the verifier can judge; absent where
-    there are none.
+    there are none, and, with a warning, where the images that were judged are damaged.
     """
     train = work.stage("train")
-    found = {row["step"]: row for row in monitor.curve(monitor.read(train))}
-    for step, row in found.items():
-        records = monitor.sampled_images(train, step)
+    rows = monitor.curve(monitor.read(train))
+    for row in rows:
+        try:
+            records = list(monitor.sampled_images(train, row["step"]))
+        except (ValueError, FileNotFoundError) as e:
+            logging.warning("%s; the verifier says nothing of step %d", e, row["step"])
+            continue
         said = [verifier.right(record["image"], record["prompt"]) for record in records]
         if right := [one for one in said if one is not None]:
             row["verified"] = float(np.mean(right))
-
-    def change(results: dict[str, Any]) -> None:
-        for part in results["rounds"]:
-            if part["round"] == work.round and "train" in part:
-                part["train"]["monitor"] = list(found.values())
-
-    if found:
-        update_results(work, change)
+    return rows

@@ -19,11 +19,7 @@ from etils import epath
 
 from srum_jax.core import digests, files, storage
 from srum_jax.core.distributed import any_process, barrier
-from srum_jax.core.errors import OF_PLACES, BadInput, Stopped, exit_code, in_a_line
-
-
-class Damaged(BadInput):
-    """Files that are not as they were written."""
+from srum_jax.core.errors import OF_PLACES, BadInput, Damaged, Stopped, exit_code, in_a_line
 
 
 class Checkpoints:
@@ -182,7 +178,7 @@ def _check_files(folder: epath.Path) -> None:
     if any_process(bool(wrong), f"{folder}: checked"):
         names = ", ".join(wrong[:3]) or "files that another process looked at"
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise Damaged(f"{folder}: damaged, not as they were written: {names}{more}")
+        raise Damaged(folder, f"not as they were written: {names}{more}")
 
 
 def save_params(folder: epath.PathLike, params: Any) -> None:
@@ -218,7 +214,7 @@ def saved_shapes(folder: epath.PathLike) -> Any:
 def load_params(folder: epath.PathLike, like: Any) -> Any:
     """Reads what `save_params` wrote into the structure and shardings of `like`.
 
-    Raises BadInput if it is missing, of another structure or damaged.
+    Raises BadInput if it is missing or of another structure, as Damaged if a file changed.
     """
     folder = epath.Path(folder)
     if not folder.exists():

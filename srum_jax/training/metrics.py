@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax
+from absl import logging
 from etils import epath
 
 from srum_jax.config import LogConfig
@@ -234,23 +235,19 @@ class Writer:
 
 
 def read(path: epath.PathLike) -> list[dict]:
-    """Rows of a metrics file; a torn last line is left out (of a run that was killed or lost its
-    power: after that zeros may stand in the place of the last ones).
-
-    Raises ValueError, naming file and line, for another line that is no object with a "step".
+    """Rows of a metrics file. A line that is no object with a "step" is left out: with a warning
+    naming file and line, except for a torn last one (of a run that was killed or lost its power:
+    after that zeros may stand in the place of the last ones).
     """
-    lines = epath.Path(path).read_text().rstrip("\0").splitlines()
+    lines = epath.Path(path).read_bytes().rstrip(b"\0").splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             int(row["step"])
         except (ValueError, KeyError, TypeError) as e:
-            if number == len(lines):
-                break
-            raise ValueError(
-                f'{path}, line {number}: needs a JSON object with a "step" ({e!r}); delete the '
-                "line, or run the stage again"
-            ) from e
+            if number < len(lines):
+                logging.warning("%s, line %d: damaged, left out (%r)", path, number, e)
+            continue
         rows.append(row)
     return rows

@@ -265,9 +265,9 @@ def test_an_empty_or_cut_shard_counts_as_absent(written, left, caplog):
     assert not shards.is_whole(folder)
     message = "00001-of-00003: damaged, 0 records instead of 3"
     assert caplog.text.count(message) == 2
-    with pytest.raises(ValueError, match=f"{message}; delete it"):
+    with pytest.raises(errors.Damaged, match=f"{message}; run its stage again"):
         shards.finish(folder, NAME, shards.candidate_features((2, 3, 4)), sizes)
-    with pytest.raises(ValueError, match=f"{message}; delete it"):
+    with pytest.raises(errors.Damaged, match=f"{message}; run its stage again"):
         shards.read(folder)
 
 
@@ -285,8 +285,21 @@ def test_flipped_bit_names_its_unit(written):
     at = at if at >= 0 else len(data) // 3
     data[at] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="00001-of-00003: damaged"):
+    with pytest.raises(errors.Damaged, match="00001-of-00003: damaged") as raised:
         list(shards.read(folder))
+    assert raised.value.path == path
+
+
+@pytest.mark.parametrize("letter", [b'"a caf', b'"prompt_id": 1', b'"latent": [2'])
+def test_a_flipped_bit_of_the_summaries_changes_nothing(written, letter):
+    """Also one that leaves the grammar of JSON whole."""
+    folder, _, _, _ = written
+    want = list(shards.read(folder).summaries())
+    path = shards.summaries_path(shards.unit_path(folder, NAME, 0, 3))
+    whole = path.read_bytes()
+    assert letter in whole
+    path.write_bytes(whole.replace(letter, letter[:-1] + bytes([letter[-1] ^ 1]), 1))
+    assert list(shards.read(folder).summaries()) == want
 
 
 def test_damaged_metadata_and_missing_unit_are_named(written):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from html_page import read
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from stages.test_manifest import RUN
 
 from srum_jax import config
@@ -363,8 +363,6 @@ def test_rounds_are_told_apart(full):
             '[{"id": "0-0", "prompt": "a", "image": "0-0.png", "boxes": [{}]}]',
             "examples.json: 0-0: .*'bbox'",
         ),
-        ("score/0-0.png", "no picture", "0-0.png: not a readable image"),
-        ("train/metrics.jsonl", "{}\n{}", "metrics.jsonl, line 1: .*'step'"),
     ],
 )
 def test_broken_files_are_named(full, file, content, message):
@@ -374,11 +372,32 @@ def test_broken_files_are_named(full, file, content, message):
         build(results, [folder])
 
 
+def test_a_damaged_picture_or_row_is_named_and_left_out(full, caplog):
+    results, folder = full
+    (folder / "score/0-0.png").write_text("no picture")
+    (folder / "train/metrics.jsonl").write_text("{}\n{}")
+    build(results, [folder])
+    assert "0-0.png: not a readable image" in caplog.text
+    assert "metrics.jsonl, line 1: damaged" in caplog.text
+
+
+def test_texts_of_any_size_do_not_reach_the_page():
+    """Pillow refuses a PNG whose texts inflate to more than a megabyte."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("a", "x" * 2**24, zip=True)
+    out = io.BytesIO()
+    Image.new("RGB", (8, 6), (255, 0, 0)).save(out, "PNG", pnginfo=info)
+    assert len(out.getvalue()) > 10_000
+    shown = pictures.picture(out.getvalue(), "a.png")
+    assert (shown.width, shown.height) == (8, 6)
+    assert shown.uri.startswith("data:image/png") and len(shown.uri) < 200
+
+
 def test_large_pictures_are_shrunk():
     out = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
     Image.fromarray(noise).save(out, "PNG")
-    shown = pictures.picture(out.getvalue())
+    shown = pictures.picture(out.getvalue(), "a.png")
     assert (shown.width, shown.height) == (900, 600) and not shown.pixelated
     assert shown.uri.startswith("data:image/jpeg") and len(shown.uri) < 200_000
 

@@ -61,6 +61,19 @@ def test_killed_it_goes_on_and_leaves_one_file(tmp_path, asked, monkeypatch):
     assert asked == [["one more"]]
 
 
+def test_what_is_damaged_is_asked_again(tmp_path, asked):
+    path = tmp_path / "scenes.json"
+    found = decomposed(path)
+    whole = path.read_text()
+    for left in ("", whole[:-9], "[]", '{"prompt 0": {"caption": 3}}'):
+        path.write_text(left)
+        (tmp_path / "scenes-parts").mkdir()
+        (tmp_path / "scenes-parts" / "0.json").write_text(left)
+        asked.clear()
+        assert decomposed(path) == found and sum(asked, []) == PROMPTS
+        assert path.read_text() == whole
+
+
 def test_what_is_written_grows_as_the_prompts_do(tmp_path, asked, monkeypatch):
     written = []
     write = files.write_json

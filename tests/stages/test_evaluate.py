@@ -329,6 +329,14 @@ def test_replies_are_asked_for_in_parts(tmp_path, kind, kept):
     assert calls == ([4, 4, 4, 4, 2] if kind == "texts" else [4, 4, 4, 2])  # finished shards stay
 
 
+@pytest.mark.parametrize("left", ["", '[{"id": "0"', "{}", '[{"id": "0", "reply": "0"}]', "[1, 2]"])
+def test_damaged_replies_are_asked_for_again(tmp_path, left):
+    (tmp_path / "texts.json").write_text(left)
+    requests = Requests(texts=[TextRequest(str(i), "a", (), "what ?", 3) for i in range(2)])
+    how = dict(loaded=None, asked=Interrupted([]), cfg=None, mesh=None, title="x")
+    assert replies.replies(requests, epath.Path(tmp_path), **how).texts == ["0", "1"]
+
+
 def test_a_model_of_another_kind_is_asked_nothing(weights, caplog):
     cfg = load_config(weights)
     asked = exam_suite.make(cfg).requests("trained")

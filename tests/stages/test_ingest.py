@@ -227,6 +227,18 @@ def test_a_half_done_plan_under_its_former_name_is_gone_on_from(tmp_path, caplog
     assert 'plan.json: "units" is called "shards"' in caplog.text
 
 
+@pytest.mark.parametrize("left", ["", '{"key": "abc", "pl', "[]", '{"key": "abc", "plan": {}}'])
+def test_a_damaged_plan_is_made_again_with_its_shards(tmp_path, monkeypatch, left):
+    plan = ingest.IngestPlan(((ingest.PlannedSample(2, 0, 1, 32, 48),),), ("a",), False, ())
+    monkeypatch.setattr(ingest, "make_plan", lambda *args: plan)
+    (tmp_path / "plan.json").write_text(left)
+    (tmp_path / "c-train.array_record-00000-of-00001").write_text("of whatever plan it was")
+    for _ in range(2):
+        assert ingest.planned(None, epath.Path(tmp_path), "abc", None, None, None) == plan
+        assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+        monkeypatch.setattr(ingest, "make_plan", None)
+
+
 def test_a_source_that_changed_is_another_run(weights, tmp_path):
     source, work = write_source(tmp_path / "released"), Workdir(tmp_path / "work")
     cfg = config(weights, source)

@@ -14,7 +14,6 @@ from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images, shards
-from srum_jax.stages import manifest
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
@@ -57,16 +56,23 @@ def work(tmp_path):
     return Workdir(tmp_path / "run", config_file="configs/shapes.py")
 
 
-def test_files_that_nobody_says_what_they_are_for_are_not_gone_on_from(work):
-    """As a killed run leaves them that still wrote while its folder was removed."""
-    (work.stage("train") / "checkpoints" / "20").mkdir(parents=True)
-    body = Body()
-    with pytest.raises(BadInput, match="train holds checkpoints but no started.json"):
-        run(work, body)
-    assert body.calls == 0 and not (work.stage("train") / "started.json").exists()
-    (work.stage("train") / "checkpoints").rmtree()
-    run(work, body)
-    assert body.calls == 1
+@pytest.mark.parametrize("left", [None, "", "{", "[]", '{"sections": {}, "inputs": 3}'])
+def test_files_that_nobody_says_what_they_are_for_are_moved_aside(work, left, caplog):
+    """Nothing is gone on from that may be of another config, and nothing is lost."""
+    folder = work.stage("train")
+    for number in (1, 2):
+        with pytest.raises(RuntimeError):
+            run(work, Body(fail=True))
+        (folder / "started.json").unlink()
+        if left is not None:
+            (folder / "started.json").write_text(left)
+        caplog.clear()
+        run(work, Body())
+        aside = folder.parent / f"train-aside-{number}"
+        assert f"they are moved to {aside}" in caplog.text
+        assert (aside / "half.txt").exists() and (folder / "half.txt").read_text() == "x"
+        (folder / "manifest.json").unlink()
+        (folder / "half.txt").unlink()
 
 
 def test_finished_is_skipped_and_read_back(work):
@@ -95,13 +101,27 @@ def test_lost_outputs_are_made_again(work):
     assert body.calls == 1
 
 
-@pytest.mark.parametrize("left", ["", "{", '{"stage": "tra'])
+@pytest.mark.parametrize("left", ["", "{", '{"stage": "tra', "null", "{}", '{"stage": 3}'])
 def test_an_empty_or_cut_manifest_is_made_again(work, left):
     first = run(work, Body())
     (work.stage("train") / "manifest.json").write_text(left)
     body = Body()
     assert run(work, body).hash == first.hash == Manifest.read(work.stage("train")).hash
     assert body.calls == 1
+
+
+def test_a_damaged_json_file_among_the_outputs_is_made_again(work):
+    def body(folder):
+        write_json(folder / "held_back.json", [1, 2])
+        return Outcome({"held_back": "held_back.json"}, {}, items=1)
+
+    run(work, body)
+    path = work.stage("train") / "held_back.json"
+    whole = path.read_bytes()
+    for left in (b"", whole[:-3], b"\xff" + whole):
+        path.write_bytes(left)
+        run(work, body)
+        assert path.read_bytes() == whole
 
 
 def test_a_cut_shard_of_a_finished_stage_is_made_again(work):
@@ -248,10 +268,10 @@ def test_missing_and_damaged_manifests_are_named(work):
     path = work.stage("train") / "manifest.json"
     values = read_json(path)
     write_json(path, {k: v for k, v in values.items() if k != "counts"})
-    with pytest.raises(ValueError, match=r"manifest.json: missing \['counts'\]"):
-        run(work, Body())
+    with pytest.raises(ValueError, match="manifest.json: counts is missing; .*--stage train"):
+        Manifest.read(work.stage("train"))
     path.write_text("{")
-    with pytest.raises(ValueError, match="manifest.json: not valid JSON"):
+    with pytest.raises(ValueError, match="manifest.json: not valid JSON.*; .*--stage train"):
         Manifest.read(work.stage("train"))
 
 
@@ -272,15 +292,55 @@ def test_results_hold_run_and_stages_and_validate(work):
     assert results["stages"]["train"]["items"] == 3
 
 
-def test_rounds_are_kept_in_order(work):
-    run(work, Body())
-    manifest.update_round(Workdir(work.root, round=1), qa={"base": 1})
-    manifest.update_round(work, scores={"a": 1})
-    manifest.update_round(Workdir(work.root, round=1), scores={"b": 1})
-    rounds = read_json(work.results)["rounds"]
-    assert rounds == [
-        {"round": 0, "scores": {"a": 1}},
-        {"round": 1, "qa": {"base": 1}, "scores": {"b": 1}},
+def measure(work, number, name, **parts):
+    """A stage of a round whose body measures `parts`."""
+    return run_stage(
+        name,
+        make(),
+        dataclasses.replace(work, round=number),
+        sections=("seed",),
+        inputs={},
+        body=lambda folder: Outcome({}, {}, items=1, results=parts),
+    )
+
+
+def measure_all(work):
+    measure(work, 1, "train", train={"steps": 3})
+    measure(work, 0, "train", train={"steps": 1, "monitor": [1]}, scores={"a": 1})
+    measure(work, 1, "evaluate", qa={"base": 1}, scores={"b": 1})
+    measure(work, 0, "evaluate", train={"monitor": [2]})
+
+
+def test_rounds_are_kept_in_order_and_parts_of_one_name_become_one(work):
+    measure_all(work)
+    assert read_json(work.results)["rounds"] == [
+        {"round": 0, "train": {"steps": 1, "monitor": [2]}, "scores": {"a": 1}},
+        {"round": 1, "train": {"steps": 3}, "qa": {"base": 1}, "scores": {"b": 1}},
+    ]
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"schema": 1, "rou', b"[]", b"\0" * 40])
+def test_damaged_results_are_made_again_and_nothing_is_measured_twice(work, left):
+    measure_all(work)
+    before = read_json(work.results)
+    work.results.unlink()
+    if left is not None:
+        work.results.write_bytes(left)
+    run_stage("train", make(), work, sections=("seed",), inputs={}, body=None)  # skipped
+    assert read_json(work.results) == before
+
+
+def test_results_of_stages_that_kept_none_stay(work):
+    """As version 0.1 left them."""
+    measure(work, 0, "train")
+    results = read_json(work.results)
+    path = work.stage("train") / "manifest.json"
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "results"})
+    results["rounds"][0]["train"] = {"steps": 5}
+    write_json(work.results, results)
+    measure(work, 0, "evaluate", qa={"base": 1})
+    assert read_json(work.results)["rounds"] == [
+        {"round": 0, "train": {"steps": 5}, "qa": {"base": 1}}
     ]
 
 
@@ -288,14 +348,14 @@ def test_unmeasured_numbers_are_refused_and_old_results_stay(work):
     run(work, Body())
     before = work.results.read_text()
     with pytest.raises(ValueError):
-        manifest.update_round(work, scores={"region_auc": float("nan")})
+        measure(work, 0, "evaluate", scores={"region_auc": float("nan")})
     assert work.results.read_text() == before
 
 
 def test_results_of_another_schema_are_refused(work):
     write_json(work.results, {"schema": 2})
     with pytest.raises(ValueError, match='results.json: field "schema" is not 1'):
-        manifest.update_round(work, qa={})
+        run(work, Body())
 
 
 ARM = {

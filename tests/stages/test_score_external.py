@@ -62,6 +62,23 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("left", [b"", b'{"with": "wor', b"[]"])
+def test_a_damaged_comparison_is_asked_for_again(tmp_path, left):
+    server = Server(lambda handler, number: right(handler))
+    own = panel(server)
+    both = dataclasses.replace(own, other=("words", own.main))
+    cfg = dataclasses.replace(CFG, compare=3)
+    found = score.compare(candidates(), tmp_path, cfg, both)
+    assert [one["status"] for one in found["candidates"]] == [OK] * 3
+    asked = len(server.http.asked)
+    assert score.compare(candidates(), tmp_path, cfg, both) == found
+    assert len(server.http.asked) == asked
+    (tmp_path / score.COMPARISON).write_bytes(left)
+    assert score.compare(candidates(), tmp_path, cfg, both) == found
+    assert len(server.http.asked) == 2 * asked
+    server.close()
+
+
 @pytest.mark.parametrize("reason", REFUSALS)
 def test_the_same_command_asks_again_what_failed(tmp_path, reason):
     """The first shard is judged, then the service fails, then it is put right."""

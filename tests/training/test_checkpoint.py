@@ -133,6 +133,13 @@ def test_every_file_that_a_disk_lost_is_found(folder, how):
     toy.assert_same(restore(folder, state(0)), state(9))
 
 
+@pytest.mark.parametrize("left", ["[]", '{"a": 3}', '{"a": [1]}', "null"])
+def test_damaged_digests_are_found(folder, left):
+    (folder / "9" / digests.FILE).write_text(left)
+    with pytest.raises(BadInput, match="run/9: damaged, .*digests.json"):
+        restore(folder, state(0))
+
+
 @pytest.mark.parametrize("how", ["cut", "emptied", "lost"])
 @pytest.mark.parametrize("known", [True, False], ids=["with digests", "without"])
 def test_the_checkpoint_before_a_damaged_one_is_taken(folder, how, known, caplog):

@@ -7,6 +7,9 @@ was stopped is usable.
 
 import dataclasses
 import functools
+import io
+import zipfile
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config, OptimConfig, PackedConfig
-from srum_jax.core import console, param_tree, preemption, registry, sharding
+from srum_jax.core import console, files, param_tree, preemption, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
@@ -105,15 +108,17 @@ def encode(
     """
     path = folder / "latents.npz"
     if path.exists():
-        with path.open("rb") as file:
-            arrays = dict(np.load(file))
-        if (len(arrays["captions"]), len(arrays["instructions"])) == (scenes, edits):
-            return _pool(arrays)
+        try:
+            with path.open("rb") as file:
+                arrays = dict(np.load(file))
+            if (len(arrays["captions"]), len(arrays["instructions"])) == (scenes, edits):
+                return _pool(arrays)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+            logging.warning("%s: damaged (%s); made again", path, e)
     arrays = _encoded(encoder, seed, scenes, edits)
-    temporary = folder / "latents.partial"
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
+    whole = io.BytesIO()
+    np.savez(whole, **arrays)
+    files.write_bytes(path, [whole.getbuffer()])
     return _pool(arrays)
 
 

@@ -60,6 +60,12 @@ def test_pictures_are_encoded_once_for_each_number_of_them(tmp_path, monkeypatch
         assert found.captions == ["a"] * scenes and found.instructions == ["b"] * edits
         assert len(found.latents) == scenes and len(found.after) == edits
     assert made == [(3, 2), (3, 4), (5, 4)]
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for left in (b"", whole[:-70], whole[:200] + b"\1" * 9 + whole[209:], b"garbage", b"\0" * 99):
+        path.write_bytes(left)
+        pretrain.encode(tmp_path, None, seed=0, scenes=5, edits=4)
+        assert made.pop() == (5, 4) and path.read_bytes() == whole
 
 
 def used(examples):
