@@ -263,6 +263,11 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
     assert asked.rows[-1]["agreement"] == pytest.approx(0.4)
     assert asked.rows[-1]["diversity"] == 1.0  # bit for bit the first pictures
     assert [r["step"] for r in monitor.read(other.stage("train"))] == [0, 1, 2]
+    path.write_text("")  # as a disk may leave it
+    with jax.set_mesh(mesh):
+        assert "agreement" not in asked.measure(2, opened.params)
+    assert not any("agreement" in row for row in (asked.rows[0], asked.rows[-1]))
+    assert asked.stopped(2) is None
 
 
 @pytest.mark.slow
