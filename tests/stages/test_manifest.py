@@ -14,7 +14,7 @@ from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images, shards
-from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage, takes
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
 
@@ -471,18 +471,18 @@ def test_a_stage_that_failed_before_it_made_anything_takes_a_corrected_config(wo
 
 def test_what_a_stage_took_is_known_where_one_start_made_it_all(work):
     then = dataclasses.replace(work, round=1)
-    assert manifest.takes(then, "train") is None
+    assert takes(then, "train") is None
     made = run(work, Body())
     assert made.timing["starts"] == 1
-    assert manifest.takes(work, "train") == 0.0  # finished
-    assert manifest.takes(then, "train") == made.timing["seconds"]
+    assert takes(work, "train") == 0.0  # finished
+    assert takes(then, "train") == made.timing["seconds"]
     with pytest.raises(RuntimeError, match="killed"):
         run(then, Body(fail=True))
-    assert manifest.takes(then, "train") is None  # a part of it is done
+    assert takes(then, "train") is None  # a part of it is done
     assert run(then, Body()).timing["starts"] == 2
     for number in (2, 3):  # the last round that says it
         later = dataclasses.replace(work, round=number)
-        assert manifest.takes(later, "train") == made.timing["seconds"]
+        assert takes(later, "train") == made.timing["seconds"]
 
 
 def test_a_run_says_what_is_left_as_far_as_an_earlier_round_tells(work):
