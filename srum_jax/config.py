@@ -137,12 +137,11 @@ def recorded(argv: Sequence[str], flag_values: Any) -> tuple[Config, str]:
         )
     try:
         found = read_json(path)
-    except ValueError as e:
-        raise BadInput(f"{e}; give --config, which writes it again") from e
-    try:
         return load(found["config"]), str(found["config_file"])
-    except (TypeError, KeyError) as e:
-        raise BadInput(f"{path} is damaged ({e!r}); give --config, which writes it again") from e
+    except BadInput:  # of a value
+        raise
+    except (ValueError, TypeError, KeyError) as e:
+        raise BadInput(f"{path} is damaged ({e}); give --config, which writes it again") from e
 
 
 def packaged() -> dict[str, pathlib.Path]:
