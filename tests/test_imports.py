@@ -57,7 +57,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "array_record": ["data"],
     "ml_collections": ["config", "configs"],
     "jinja2": ["report"],
-    "av": ["data.video"],
+    "av": ["data.video", "data.video_shown"],
     "pyarrow": ["data.parquet"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],

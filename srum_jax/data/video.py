@@ -1,21 +1,21 @@
 """Frames of a clip: GIF, animated WebP and PNG by Pillow, MP4 and its like by PyAV.
 
-Owns the way from an untrusted clip to a few frames, uint8 [H,W,3], and their times. A clip is
-decoded twice, for the times of its frames and to keep the wanted ones: memory holds these alone,
-and no header is believed about lengths. PyAV is the extra `video`, imported where a clip needs it.
+Owns the way from an untrusted clip to a few frames, uint8 [H,W,3], and their times; `video_shown`
+makes pictures of PyAV's frames. A clip is decoded twice, for the times of its frames and to keep
+the wanted ones: memory holds these and their neighbours alone, and no header is believed about
+lengths. PyAV is the extra `video`, imported where a clip needs it.
 """
 
 import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
 from srum_jax.core import places
-from srum_jax.data import images
+from srum_jax.data import images, video_shown
 
 # What PyAV may read: single files. Play lists and the like could name other files or hosts.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
@@ -24,7 +24,6 @@ MAX_CLIP_PIXELS = 2**37  # of all its frames together: enough for these at 1920x
 MAX_KEPT_PIXELS = 2**29  # of the frames asked for: 1.6 GB
 UNTIMED = 0.1  # seconds that viewers show a frame whose file gives no duration
 UNTIMED_RATE = 25  # frames a second of a film that gives neither times nor a rate
-_UNNAMED = 2  # the number of no colour matrix (ITU-T H.273)
 
 # Seconds, (width, height) before it is turned, and what makes the RGB picture until the next one.
 Frame = tuple[float, tuple[int, int], Callable[[], Image.Image]]
@@ -34,9 +33,10 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     """`count` frames spread evenly over a clip: [(seconds from its start, uint8 [H,W,3])].
 
     They are those that begin nearest to as many times, each once: fewer than `count` where the clip
-    has fewer. A frame is as players show it: turned and mirrored as the file says, transparency on
-    white, pixels square, colours by the matrix and range that are given, in high definition BT.709
-    where none is. Not done: deinterlacing, tone mapping, the crop of a container.
+    has fewer. A frame is as players show it: the first of its two fields if it has them, cropped,
+    turned and mirrored as the file says, transparency on white, pixels square, colours by the
+    matrix and range that are given, in high definition BT.709 where none is, and HDR and wide gamut
+    as sRGB. Not done: two eyes in one picture and spherical pictures are shown as they are stored.
 
     Raises FileNotFoundError if there is no such file, ValueError for a folder, a damaged or
     truncated clip, one past the limits above, and for a format that needs PyAV where that is not
@@ -162,8 +162,22 @@ def _decoder(stream):
 
 def _of_stream(clip, stream) -> Iterator[Frame]:
     """Frames of an open clip's stream. ValueError for damaged ones, and if the file ends early."""
-    number, first, end = 0, None, 0.0
-    decoder, rate = _decoder(stream), float(stream.average_rate or UNTIMED_RATE)
+    first, rate = None, float(stream.average_rate or UNTIMED_RATE)
+    shown = video_shown.Shown.of(stream)
+    decoded = video_shown.neighbours(_whole_stream(clip, stream))
+    for number, (before, frame, after) in enumerate(decoded):
+        # Containers without times: frames at an even rate.
+        untimed = frame.pts is None or stream.time_base is None
+        seconds = number / rate if untimed else float(frame.pts * stream.time_base)
+        first = seconds if first is None else first
+        size = shown.size(frame)
+        images.check_size(*size, name=f"frame {number}")
+        yield seconds - first, size, functools.partial(shown.picture, before, frame, after)
+
+
+def _whole_stream(clip, stream) -> Iterator:
+    """Frames of PyAV, none of them damaged, to the end that the file names."""
+    number, end, decoder = 0, 0.0, _decoder(stream)
     for packet in clip.demux():  # sound too: it may be what lasts to the end
         if packet.pts is not None:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -172,65 +186,10 @@ def _of_stream(clip, stream) -> Iterator[Frame]:
         for frame in decoder.decode(packet if packet.size else None):
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
-            # Containers without times: frames at an even rate.
-            untimed = frame.pts is None or stream.time_base is None
-            seconds = number / rate if untimed else float(frame.pts * stream.time_base)
-            first = seconds if first is None else first
-            size = _square(frame.width, frame.height, stream.sample_aspect_ratio)
-            images.check_size(*size, name=f"frame {number}")
-            yield seconds - first, size, functools.partial(_picture, frame, size)
+            yield frame
             number += 1
     lasts = (clip.duration or 0) / 1e6  # the file's own word, in microseconds
     if "matroska" not in clip.format.name:  # whose duration counts from 0, wherever it starts
         end -= (clip.start_time or 0) / 1e6
     if end < lasts - max(0.5, 0.05 * lasts):
         raise ValueError(f"it ends after {end:.1f} of {lasts:.1f} seconds")
-
-
-def _square(width: int, height: int, ratio: Fraction | None) -> tuple[int, int]:
-    """The size at which pixels whose width is `ratio` times their height are square."""
-    if not ratio or ratio == 1:
-        return width, height
-    if ratio > 1:
-        return round(width * ratio), height
-    return width, round(height / ratio)
-
-
-def _picture(frame, size: tuple[int, int]) -> Image.Image:
-    """RGB of a frame as it is shown, stretched to `size` before it is turned."""
-    picture = Image.fromarray(frame.to_ndarray(format="rgba", **_colours(frame)))
-    picture = images.rgb(picture)
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
-    for step in _turns(frame):
-        picture = picture.transpose(step)
-    return picture
-
-
-def _colours(frame) -> dict[str, int]:
-    """The colour matrix where the file names none: players take BT.709 in high definition."""
-    from av.video.reformatter import Colorspace
-
-    unnamed = frame.colorspace == _UNNAMED and not frame.format.is_rgb
-    high = frame.width >= 1280 or frame.height > 576
-    return {"src_colorspace": Colorspace.ITU709} if unnamed and high else {}
-
-
-def _turns(frame) -> list[Image.Transpose]:
-    """How to turn and mirror a frame, by the nearest right angle of its display matrix.
-
-    The matrix [a b u; c d v; …] shows the stored point (p, q) at (a p + c q, b p + d q).
-    """
-    matrix = next((m for m in frame.side_data if m.type.name == "DISPLAYMATRIX"), None)
-    if matrix is None:
-        return []
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], np.int32).tolist()
-    steps = []
-    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
-        steps.append(Image.Transpose.TRANSPOSE)
-        a, d = c, b
-    if a < 0:
-        steps.append(Image.Transpose.FLIP_LEFT_RIGHT)
-    if d < 0:
-        steps.append(Image.Transpose.FLIP_TOP_BOTTOM)
-    return steps

@@ -1,10 +1,12 @@
 """Frames as players show them: what a container says beside the pixels; any bytes of a film."""
 
 import io
+import struct
 import tempfile
 from fractions import Fraction
 
 import av
+import av.filter
 import hypothesis_cases
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from av.stream import Disposition
 from hypothesis import strategies as st
 from PIL import Image
 
-from srum_jax.data import images, video
+from srum_jax.data import hdr, images, video, video_shown
 
 WIDTH, HEIGHT = 32, 16
 RED = (200, 30, 60)
+SIZES = [(64, 48), (96, 64)]
+SCREEN = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)"
 
 
 def flat(colour, size=(WIDTH, HEIGHT)):
@@ -201,6 +205,243 @@ def test_a_cover_is_no_film(tmp_path):
         read(tmp_path, covered(with_film=False))
 
 
+MIXED = ("prog", "tff", "prog")
+FIELDS = ("tff", "bff")  # whether a frame's upper or lower lines are the earlier ones
+
+
+def woven(number, first, size=(96, 64)):
+    """Gray, with a bar that moves from one field to the other, 8 columns each time."""
+    width, height = size
+    made = flat((40, 40, 40), size)
+    for field in range(2):
+        left = 4 + 8 * (2 * number + field)
+        made[field if first == "tff" else 1 - field :: 2, left : left + 16] = 220
+    return made
+
+
+def of_fields(picture, first, pixels):
+    """A frame that says that it is made of two fields, and which is first."""
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=frame, time_base=Fraction(1, 5))
+    graph.link_nodes(source, graph.add("setfield", first), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def combing(picture):
+    """The largest step between two lines."""
+    return np.abs(np.diff(picture[..., 1].astype(int), axis=0)).max()
+
+
+@pytest.mark.parametrize("first", FIELDS)
+@pytest.mark.parametrize(
+    "container, codec, pixels, options",
+    [
+        ("matroska", "ffv1", "yuv444p", {}),
+        ("mp4", "libx264", "yuv420p", {"qp": "1"}),
+        ("mpegts", "mpeg2video", "yuv420p", {"flags": "+ildct+ilme", "b": "9000000"}),
+        ("mov", "prores_ks", "yuv422p10le", {"flags": "+ildct"}),
+    ],
+)
+def test_films_of_fields_show_the_first_without_combs(
+    container, codec, pixels, options, first, tmp_path
+):
+    if codec == "libx264":
+        options = options | {"x264-params": f"{first}=1"}
+    frames = [of_fields(woven(n, first), first, pixels) for n in range(5)]
+    for frame in frames:
+        frame.pts = None
+    found = read(tmp_path, film(frames, container, codec, pixels, options=options), 5)
+    np.testing.assert_allclose([t for t, _ in found], [0, 0.2, 0.4, 0.6, 0.8], atol=2e-3)
+    for number, (_, picture) in enumerate(found):
+        assert combing(picture) < 10
+        bar = picture[31, :, 1] > 130
+        assert bar.sum() == 16 and bar.argmax() == 4 + 16 * number
+
+
+def test_a_container_may_say_that_frames_are_fields(tmp_path):
+    data = film(
+        [woven(n, "tff") for n in range(3)],
+        "mov",
+        "v210",
+        "yuv422p10le",
+        context={"field_order": 2},
+    )
+    assert all(combing(picture) < 10 for _, picture in read(tmp_path, data, 3))
+
+
+def test_stripes_that_are_no_fields_stay(tmp_path):
+    frames = [of_fields(woven(n, "tff"), how, "yuv444p") for n, how in enumerate(MIXED)]
+    data = film(frames, pixels="yuv444p", times=[0, 0.2, 0.4])
+    assert [combing(p) > 100 for _, p in read(tmp_path, data, 3)] == [True, False, True]
+
+
+def tagged(signal, matrix, transfer, primaries, pixels="yuv444p10le"):
+    """The bytes of a film of R'G'B' in 0..1, [H,W,3], whose container names its colours."""
+    deep = np.rint(np.asarray(signal) * 65535).astype(np.uint16)
+    frame = av.VideoFrame.from_ndarray(deep, format="rgb48le")
+    frame = frame.reformat(format=pixels, dst_colorspace=matrix, dst_color_range=1)
+    named = dict(colorspace=matrix, color_trc=transfer, color_primaries=primaries, color_range=1)
+    for name, value in named.items():
+        setattr(frame, name, value)
+    return film([frame] * 2, pixels=pixels, context=named)
+
+
+@pytest.mark.parametrize("pixels", ["yuv444p10le", "yuv420p10le", "yuv444p12le"])
+@pytest.mark.parametrize("transfer", [hdr.PQ, hdr.HLG])
+def test_hdr_is_shown_as_on_an_ordinary_screen(transfer, pixels, tmp_path):
+    """White paper, 58 % of PQ and 75 % of HLG, is light gray; as it is stored it would be dim."""
+    white = {hdr.PQ: 0.5807, hdr.HLG: 0.75}[transfer]
+    signal = np.zeros((16, 32, 3))
+    signal[:, 8:], signal[:, 16:] = white, 1
+    found = shown(tmp_path, tagged(signal, 9, transfer, 9, pixels)).astype(int)
+    for left, want in ((2, 0), (12, 230), (28, 255)):
+        assert np.abs(found[8, left] - want).max() <= 3
+
+
+@pytest.mark.parametrize("primaries, matrix", [(9, 9), (12, 1)])
+def test_wide_colours_are_brought_to_srgb(primaries, matrix, tmp_path):
+    signal = np.broadcast_to(np.divide(RED, 255), (HEIGHT, WIDTH, 3))
+    deep = np.rint(65535 * signal).astype(np.uint16)
+    want = hdr.Colours(transfer=1, primaries=primaries).to_srgb(deep).astype(int)
+    assert np.abs(want - RED).max() > 8
+    found = shown(tmp_path, tagged(signal, matrix, 1, primaries))
+    assert np.abs(found - want).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "told, want",
+    [("max-cll=203,100", 255), ("max-cll=4000,100", 208), ("max-cll=0,0", 230)]
+    + [(f"{SCREEN}L(40000000,1)", 208), (f"{SCREEN}L(2030000,1)", 255)],
+)
+def test_the_brightest_light_that_a_film_names_counts(told, want, tmp_path):
+    frame = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 38057, np.uint16), format="rgb48le")
+    frame = frame.reformat(format="yuv420p10le", dst_colorspace=9, dst_color_range=1)
+    how = f"lossless=1:log-level=none:colorprim=9:transfer=16:colormatrix=9:hdr10=1:{told}"
+    options = {"x265-params": how}
+    data = film([frame] * 2, "mp4", "libx265", "yuv420p10le", options=options)
+    assert np.abs(shown(tmp_path, data).astype(int) - want).max() <= 2
+
+
+def test_colours_that_are_not_read_are_refused(tmp_path):
+    frame = av.VideoFrame.from_ndarray(corner(), format="rgb24").reformat(format="yuv444p")
+    frame.colorspace = 8
+    data = film([frame], pixels="yuv444p", context={"colorspace": 8})
+    with pytest.raises(ValueError, match="clip: .*matrix 8 of H.273 are not read; make it BT.709"):
+        read(tmp_path, data)
+
+
+def cropped_matroska(left, top, right, bottom, container="matroska"):
+    """A film of `corner` with Matroska's crop, in place of padding that FFmpeg leaves."""
+    data = film([corner()] * 3, container, "ffv1", "yuv444p")
+    size, rest = "b08120ba8110", "54b2810455ee8100ec01000000000000020000"
+    crop = f"54cc81{left:02x}54bb81{top:02x}54dd81{right:02x}54aa81{bottom:02x}"
+    old, new = (bytes.fromhex(x) for x in (f"e08a{size}{rest}", f"e096{size}{crop}ec8100"))
+    assert data.count(old) == 1 and len(old) == len(new)
+    return data.replace(old, new)
+
+
+def with_box(data, kind, *values):
+    """The bytes of an MP4 film with one more box in its first track's entry."""
+    box = struct.pack(f">I4s{len(values)}i", 8 + 4 * len(values), kind, *values)
+    data, boxes = bytearray(data), (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+    starts = [data.index(boxes[0]) - 4]
+    for name in boxes[1:]:
+        starts.append(data.index(name, starts[-1]) - 4)
+    entry = starts[-1] + 16
+    end = entry + int.from_bytes(data[entry : entry + 4])
+    for at in (*starts, entry):
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4]) + len(box)).to_bytes(4)
+    data[end:end] = box
+    return bytes(data)
+
+
+def cropped_mp4(left, top, right, bottom, **how):
+    """A film of `corner` with a clean aperture: its size and how far its middle is from theirs."""
+    data = film([corner()] * 3, "mp4", "libx264", "yuv444p", options={"qp": "0"}, **how)
+    size = [WIDTH - left - right, 1, HEIGHT - top - bottom, 1]
+    return with_box(data, b"clap", *size, left - right, 2, top - bottom, 2)
+
+
+@pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4])
+@pytest.mark.parametrize("left, top, right, bottom", [(8, 2, 4, 6), (0, 0, 0, 9), (3, 1, 0, 0)])
+def test_what_a_container_hides_is_not_shown(make, left, top, right, bottom, tmp_path):
+    want = corner()[top : HEIGHT - bottom, left : WIDTH - right].astype(int)
+    found = shown(tmp_path, make(left, top, right, bottom))
+    assert found.shape == want.shape and np.abs(found - want).max() < 8
+
+
+def test_a_crop_comes_before_stretching_and_turning(tmp_path):
+    how = dict(context={"sample_aspect_ratio": Fraction(2)}, matrix=(90, False, False))
+    found = shown(tmp_path, cropped_mp4(8, 2, 4, 6, **how))
+    assert found.shape == (2 * (WIDTH - 12), HEIGHT - 8, 3)
+    assert found[-2, 1, 0] > 150 > found[1, 1, 0]  # its upper left corner is below
+
+
+def test_a_crop_that_leaves_nothing_is_refused_or_hides_nothing(tmp_path):
+    with pytest.raises(ValueError, match="not a readable clip"):
+        read(tmp_path, cropped_matroska(30, 0, 30, 0))
+    smaller = av.VideoFrame(WIDTH, HEIGHT, "rgb24")  # than those that the crop was for
+    assert video_shown.Shown(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
+
+
+def test_frames_outside_an_edit_list_are_not_shown(tmp_path):
+    """Ten frames of 0.2 s, of which the list shows those from 0.4 s to 1.4 s."""
+    frames = [flat((20 * n + 20,) * 3) for n in range(10)]
+    data = bytearray(film(frames, "mp4", "libx264", "yuv420p", options={"qp": "1"}))
+    at = data.index(b"elst") + 12
+    ((lasts, starts),) = struct.iter_unpack(">Ii", data[at : at + 8])
+    assert lasts == 2000
+    data[at : at + 8] = struct.pack(">Ii", 1000, starts + round(0.4 * 5 * 2048))
+    found = read(tmp_path, bytes(data), 99)
+    np.testing.assert_allclose([t for t, _ in found], [0, 0.2, 0.4, 0.6, 0.8], atol=2e-3)
+    np.testing.assert_allclose([p[5, 5, 0] for _, p in found], [60, 80, 100, 120, 140], atol=4)
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_of_several_films_the_default_is_shown(default, tmp_path):
+    with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", "matroska") as out:
+        streams = [out.add_stream("ffv1", rate=5) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 16 << number, 16, "bgr0"
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        for _ in range(3):
+            for stream in streams:
+                picture = flat(RED, (stream.width, stream.height))
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            out.mux(stream.encode())
+        out.close()
+        found = read(tmp_path, file.read(), 9)
+    assert [p.shape for _, p in found] == [(16, 16 << default, 3)] * 3
+
+
+def test_a_film_may_change_its_size(tmp_path):
+    parts = [film([flat(RED, size)] * 4, "h264", "libx264", "yuv420p") for size in SIZES]
+    with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", "mpegts") as out:
+        stream = None
+        for number, part in enumerate(parts):
+            with av.open(io.BytesIO(part), format="h264") as one:
+                stream = stream or out.add_stream_from_template(one.streams.video[0])
+                for place, packet in enumerate(p for p in one.demux() if p.size):
+                    packet.stream, packet.time_base = stream, Fraction(1, 5)
+                    packet.pts = packet.dts = 4 * number + place
+                    out.mux(packet)
+        out.close()
+        found = read(tmp_path, file.read(), 99)
+    shapes = [picture.shape for _, picture in found]
+    assert shapes[0] == (*SIZES[0][::-1], 3) and shapes[-1] == (*SIZES[1][::-1], 3)
+
+
+def test_a_containers_shape_of_pixels_comes_before_the_codecs(tmp_path):
+    how = dict(context={"sample_aspect_ratio": Fraction(4, 3)})
+    data = film([corner()] * 2, "mp4", "libx264", "yuv420p", **how)
+    at = data.index(b"pasp") + 4
+    data = data[:at] + struct.pack(">II", 2, 1) + data[at + 8 :]
+    assert shown(tmp_path, data).shape == (16, 64, 3)
+
+
 SEEDS = [
     film([corner()] * 3, *kind)
     for kind in (
@@ -212,6 +453,15 @@ SEEDS = [
         ("webm", "libvpx-vp9", "yuva420p"),
     )
 ]
+SEEDS += [cropped_mp4(8, 2, 4, 6), cropped_matroska(8, 2, 4, 6)]
+SEEDS += [tagged(corner() / 255, 9, transfer, 9) for transfer in (hdr.PQ, hdr.HLG)]
+SEEDS.append(
+    film(
+        [of_fields(woven(n, "tff"), "tff", "yuv420p") for n in range(3)],
+        pixels="yuv420p",
+        times=[0, 1, 2],
+    )
+)
 for kind in ("GIF", "WEBP", "PNG"):
     buffer = io.BytesIO()
     Image.fromarray(corner()).save(
