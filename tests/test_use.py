@@ -448,4 +448,3 @@ def test_as_a_program(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     (record,) = map(json.loads, done.stdout.splitlines())
     assert images.load(record["file"]).shape == (32, 32, 3)
-    assert "compiling the image sampler" in done.stderr

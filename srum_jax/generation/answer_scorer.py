@@ -53,6 +53,7 @@ class AnswerScorer:
     batch: int
     batch_sharding: jax.sharding.Sharding | None = None
     dtype: DTypeLike = jnp.float32
+    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     def probabilities(
         self,
@@ -76,14 +77,14 @@ class AnswerScorer:
             part = examples[first : first + self.batch]
             padded = [[e] for e in part] + [[]] * (self.batch - len(part))
             batch = packing.pack(padded, lanes(part), self.model.layout)
-            found = fetch(
-                answer_probabilities(
-                    params,
-                    put(batch, self.batch_sharding),
-                    cfg=self.model,
-                    dtype=np.dtype(self.dtype),
+            answers_a_row = batch.label_slots.shape[1]
+            sizes = {"pictures": self.batch, **context.lengths(batch), "answers": answers_a_row}
+            batch = put(batch, self.batch_sharding)
+            with self.programs.first("the answer scorer", sizes):
+                given = answer_probabilities(
+                    params, batch, cfg=self.model, dtype=np.dtype(self.dtype)
                 )
-            )
+            found = fetch(given)
             for i, row in enumerate(found[: len(part)]):  # a softmax is finite as a whole or not
                 asked = row[: len(questions[first + i]), :1]
                 context.check_finite(np.isfinite(asked).all(), "an answer")

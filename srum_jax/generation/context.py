@@ -5,7 +5,10 @@ in one pass; its keys and values then lie in packed order in caches of fixed siz
 only lacks the last items of another is the same cache with a shorter length.
 """
 
-from collections.abc import Sequence
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -116,12 +119,12 @@ def capacity(batch: Batch, more: int = 0) -> int:
 
 
 def lengths(batch: Batch) -> dict[str, int]:
-    """The lanes of a packed batch, for the log."""
+    """The lengths of a packed batch, by which programs differ, as `Programs` names them."""
     lanes = {
-        "und": batch.und.segment,
-        "gen": batch.gen.segment,
-        "vit": batch.vit_positions,
-        "latents": batch.noisy,
+        "tokens read": batch.und.segment,
+        "latent tokens read": batch.gen.segment,
+        "picture patches": batch.vit_positions,
+        "latent pictures": batch.noisy,
     }
     return {name: x.shape[1] for name, x in lanes.items()}
 
@@ -204,10 +207,13 @@ def following(cache: mot.Cache, count: int, mode: int, valid: jax.Array | None =
     )
 
 
-class Programs:
-    """The shapes that calls of compiled programs had; every new one is logged.
+SOON = 3.0  # seconds of a first call that nobody is told of
+HOW_LONG = "seconds to a minute for a small model, minutes for BAGEL-7B, once for these sizes"
 
-    What another sampler of the same model has run is compiled already.
+
+class Programs:
+    """The sizes that calls of compiled programs had. A first call that takes longer than SOON is
+    announced: it is compiled, where neither this process nor the compile cache has it.
 
     Buckets bound their number: with a window of W tokens there are at most 2·log2(W/16) + 1 buckets
     (rounded up) of text tokens, as many of ViT tokens and of latent ones, or none of these, and
@@ -217,10 +223,28 @@ class Programs:
     def __init__(self):
         self.seen: set[tuple] = set()
 
-    def note(self, what: str, **shape: Any) -> None:
-        """Says that `what` now runs with this shape."""
-        key = (what, *sorted(shape.items()))
-        if key not in self.seen:
-            self.seen.add(key)
-            sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
-            logging.info("compiling %s for %s (program %d)", what, sizes, len(self.seen))
+    @contextlib.contextmanager
+    def first(self, what: str, sizes: Mapping[str, Any]) -> Iterator[None]:
+        """Around a call of the program `what`, which returns once it is compiled.
+
+        sizes: those that it is compiled for, by names for the log.
+        """
+        key = (what, *sorted(sizes.items()))
+        if key in self.seen:
+            yield
+            return
+        self.seen.add(key)
+        told = threading.Timer(SOON, _announce, (what, sizes))
+        told.daemon, began = True, time.monotonic()
+        told.start()
+        try:
+            yield
+        finally:
+            told.cancel()
+        if (took := time.monotonic() - began) > SOON:
+            logging.info("%s is ready, after %.0f s", what, took)
+
+
+def _announce(what: str, sizes: Mapping[str, Any]) -> None:
+    said = ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
+    logging.info("compiling %s (%s): %s", what, said, HOW_LONG)

@@ -94,12 +94,13 @@ class ImageEncoder:
         """
         size, p = image.shape[:2], self.model.latent_patch
         h, w = latent_grid(size, self.model.layout)
-        self.programs.note("the encoder", size=size)
         noise = None
         if seed is not None:
             noise = jax.random.normal(jax.random.key(seed), (1, h * p, w * p, self.model.vae.z))
         pixels = to_float(image)[None]
-        (tokens,) = fetch(encode_images(self.vae_params, pixels, noise, cfg=self.model))
+        with self.programs.first("the encoder of pictures", {"size": size}):
+            found = encode_images(self.vae_params, pixels, noise, cfg=self.model)
+        (tokens,) = fetch(found)
         return Latent(tokens, size=size, noisy=False)
 
     def means(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -120,7 +121,9 @@ class ImageEncoder:
             full = np.zeros((self.batch, *part[0].shape), np.float32)
             full[: len(part)] = [to_float(image) for image in part]
             rows = put(full, self.batch_sharding)
-            found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)
+            sizes = {"pictures": self.batch, "size": full.shape[1:3]}
+            with self.programs.first("the encoder of pictures", sizes):
+                found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)
             parts.append([fetch(x)[: len(part)] for x in jax.tree.leaves(found)])
         return [np.concatenate(x) for x in zip(*parts, strict=True)]
 
@@ -144,8 +147,10 @@ class ImageDecoder:
             rows = context.rows_for(len(part), 2**30)
             tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
             tokens[: len(part)] = [latents[i] for i in part]
-            self.programs.note("the decoder", rows=rows, grid=tokens.shape[1:3])
-            decoded, finite = map(fetch, decode_latents(self.vae_params, tokens, cfg=self.model))
+            sizes = {"pictures": rows, "latent tokens": tokens.shape[1:3]}
+            with self.programs.first("the decoder of pictures", sizes):
+                found = decode_latents(self.vae_params, tokens, cfg=self.model)
+            decoded, finite = map(fetch, found)
             context.check_finite(finite[: len(part)].all(), "an image")
             images.update(zip(part, decoded, strict=False))
         return [images[i] for i in range(len(latents))]

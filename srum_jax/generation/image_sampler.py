@@ -389,31 +389,31 @@ class ImageSampler:
         texts = None
         if branch == "own":
             texts = context.pack([r.texts for r in requests], rows, layout)
-        self.programs.note(
-            "the image sampler",
-            rows=rows,
-            grid=grid.valid.shape[1],
+        compiled_for = {
+            "pictures": rows,
+            "latent tokens": grid.valid.shape[1],
             **context.lengths(packed),
-            image_guidance=branch,
-            steps=guidance.runs[-1][2],
-            guided=sum(last - first for guided, first, last in guidance.runs if guided),
-            renorm=guidance.renorm,
-            **({"texts": texts.und.segment.shape[1]} if texts else {}),
-        )
+            "image guidance": branch,
+            "steps": guidance.runs[-1][2],
+            "guided": sum(last - first for guided, first, last in guidance.runs if guided),
+            "renorm": guidance.renorm,
+            "tokens of texts": texts.und.segment.shape[1] if texts else 0,
+        }
         packed, texts, seeds, grid = put((packed, texts, seeds, grid), self.batch_sharding)
-        x = generate_latents(
-            params,
-            packed,
-            jnp.asarray(lengths),
-            texts,
-            seeds,
-            grid,
-            SamplingParams.of(settings),
-            cfg=self.model,
-            guidance=guidance,
-            image_by_cond=branch == "cond",
-            dtype=np.dtype(self.dtype),
-        )
+        with self.programs.first("the image sampler", compiled_for):
+            x = generate_latents(
+                params,
+                packed,
+                jnp.asarray(lengths),
+                texts,
+                seeds,
+                grid,
+                SamplingParams.of(settings),
+                cfg=self.model,
+                guidance=guidance,
+                image_by_cond=branch == "cond",
+                dtype=np.dtype(self.dtype),
+            )
         x = fetch(x).astype(np.float32)
         return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(sizes)]
 

@@ -220,19 +220,19 @@ class TextGenerator:
         """One compiled call: as `decode`, rows of no context behind the others."""
         count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
         packed, steps = context.pack(contexts, rows, self.model.layout), bucket(max_tokens)
-        shape = dict(rows=rows, **context.lengths(packed), steps=steps, stop=stop)
-        self.programs.note("the text generator", **shape)
+        sizes = {"texts": rows, **context.lengths(packed), "tokens written": steps, "stop": stop}
         seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
         seed[:count], limit[:count] = seeds, max_tokens
         per_row = (seed, np.full(rows, temperature, np.float32), limit)
         packed, per_row = put((packed, per_row), self.batch_sharding)
-        ids, counts = generate_text(
-            params,
-            packed,
-            *per_row,
-            cfg=self.model,
-            max_tokens=steps,
-            stop=stop,
-            dtype=np.dtype(self.dtype),
-        )
+        with self.programs.first("the text generator", sizes):
+            ids, counts = generate_text(
+                params,
+                packed,
+                *per_row,
+                cfg=self.model,
+                max_tokens=steps,
+                stop=stop,
+                dtype=np.dtype(self.dtype),
+            )
         return fetch(ids), fetch(counts)

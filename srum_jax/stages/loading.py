@@ -25,6 +25,7 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
+from srum_jax.generation.context import Programs
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -50,6 +51,7 @@ class LoadedModel:
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     source: hf.Parts | None = None
     family: ModuleType = bagel_family
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -94,7 +96,7 @@ class LoadedModel:
     def encoder(self, batch: int = 1, mesh: jax.sharding.Mesh | None = None) -> ImageEncoder:
         """Encodes pictures, with a mesh `batch` at a time with rows cut over it."""
         at = None if mesh is None else sharding.batch_sharding(mesh)
-        return self.family.ImageEncoder(self.vae_params, self.cfg, batch, at)
+        return self.family.ImageEncoder(self.vae_params, self.cfg, batch, at, self.programs)
 
     def _running(self, cfg: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         return dict(
@@ -103,6 +105,7 @@ class LoadedModel:
             tokenizer=self.tokenizer,
             batch_sharding=sharding.batch_sharding(mesh),
             dtype=jnp.dtype(cfg.compute.dtype),
+            programs=self.programs,
         )
 
 

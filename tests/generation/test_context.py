@@ -1,6 +1,7 @@
 """Contexts and caches: padding, order and company mean nothing, and programs stay few."""
 
 import functools
+import logging as python_logging
 import math
 import types
 
@@ -274,9 +275,36 @@ def test_random_images_compile_few_programs_and_all_are_noted(traced):
         for request, drawn in zip(requests, draw(requests), strict=True):
             assert drawn.image.shape == (*request.size, 3)
     kinds = [what for what, *_ in programs.seen]
-    for what in ("image sampler", "decoder"):
-        assert traced.count(what) == kinds.count(f"the {what}") > 5
-    assert kinds.count("the decoder") <= 2 * 3 * 3
+    for what, name in (("image sampler", "image sampler"), ("decoder", "decoder of pictures")):
+        assert traced.count(what) == kinds.count(f"the {name}") > 5
+    assert kinds.count("the decoder of pictures") <= 2 * 3 * 3
     # One bucket of canvas; image guidance by texts of their own, by the condition, by a part of it.
     contexts = buckets(window) * (buckets(window) + 1) ** 2 * 3
     assert kinds.count("the image sampler") <= min(60, 2 * contexts * (buckets(window) + 2))
+
+
+class Clock:
+    """A timer whose time is over at once, or never comes."""
+
+    def __init__(self, seconds, call, arguments, *, over):
+        assert seconds == context.SOON
+        self.start = (lambda: call(*arguments)) if over else (lambda: None)
+        self.cancel = lambda: None
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_first_call_that_takes_long_is_announced_before_it_returns(monkeypatch, caplog, over):
+    monkeypatch.setattr(context.threading, "Timer", functools.partial(Clock, over=over))
+    now = [0.0]
+    monkeypatch.setattr(context.time, "monotonic", lambda: now[0])
+    programs, sizes = context.Programs(), {"pictures": 4, "latent tokens": 0, "size": (8, 8)}
+    with caplog.at_level(python_logging.INFO):
+        with programs.first("the encoder", sizes):
+            before = caplog.text
+            now[0] += 41.0 if over else 1.0
+        assert ("compiling the encoder (pictures 4, size (8, 8)): seconds" in before) == over
+        assert ("the encoder is ready, after 41 s" in caplog.text) == over
+        caplog.clear()
+        with programs.first("the encoder", sizes):  # it is compiled
+            now[0] += 41.0
+        assert caplog.text == ""
