@@ -5,7 +5,7 @@ import logging as std_logging
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import logging
@@ -27,11 +27,27 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(lambda r: r.levelno >= least or r.pathname.startswith(package))
-    handler.python_handler.stream = sys.stderr
+    handler.python_handler.stream = _BesideBars()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
     if quiet:
         os.environ[NO_PROGRESS] = "1"
+
+
+class _BesideBars:
+    """stderr for lines of the log: each begins on a line of its own, whatever bars are shown."""
+
+    def write(self, text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts in words, as in "12 ok, 3 unparsed"; what there is none of is left out."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
 class Bar(tqdm):

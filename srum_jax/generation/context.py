@@ -82,7 +82,8 @@ def check_window(context: Context, more: int, *, window: int, max_text: int) -> 
         )
     if position + more > max_text:
         raise ValueError(
-            f"the request reaches text position {position + more}; the model knows {max_text}"
+            f"the request reaches position {position + more} of a text, and the model knows "
+            f"{max_text}: use a shorter text, or ask for less"
         )
 
 

@@ -37,7 +37,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             sizes = model_config.from_folder(weights.sizes)
             both = bagel.specs(sizes), vae.specs(sizes.vae)
             made = preflight.weight_bytes(both, cfg.export.dtype)
-            what = f"the model in {cfg.export.dtype}, in each of {cfg.rounds} rounds"
+            rounds = f", in each of {cfg.rounds} rounds" if cfg.rounds > 1 else ""
+            what = f"the model in {cfg.export.dtype}{rounds}"
             found.costs.append(Cost("export", what, cfg.rounds * made))
 
 

@@ -309,7 +309,7 @@ def decomposed(
         write_json(path, {p: dataclasses.asdict(s) for p, s in found.items()})
         parts.folder.rmtree()
     counts = collections.Counter(scene.source for scene in found.values())
-    logging.info("score: prompts decomposed by %s", dict(counts))
+    logging.info("prompts taken apart, by who did: %s", console.counted(counts))
     return found
 
 

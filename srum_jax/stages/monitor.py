@@ -37,7 +37,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, MonitorConfig
-from srum_jax.core import files, param_tree, sharding
+from srum_jax.core import console, files, param_tree, sharding
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
@@ -288,7 +288,10 @@ class TrainingMonitor:
             save_params(_at(self.folder, step) / "params", ema)
         self._add(row)
         values = ", ".join(f"{k.replace('_', ' ')} {row[k]:.3f}" for k in CURVE if k in row)
-        logging.info("train: monitor at step %d: %s; %s", step, values, row["status"])
+        logging.info(
+            "train: monitor at step %d: %s; images: %s",
+            *(step, values, console.counted(row["status"])),
+        )
         for fault in faults:
             logging.warning("train: monitor at step %d: %s", step, fault)
         return {f"monitor_{name}": row[name] for name in CURVE if name in row}

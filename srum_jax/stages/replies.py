@@ -98,7 +98,8 @@ def _texts(
         return [record["reply"] for record in kept]
     found: list[str] = []
     off = jax.process_index() != 0
-    with console.progress(total=len(requests), desc=f"{title} {path.stem}", shown=not off) as bar:
+    desc = f"{title} {path.stem}"
+    with console.progress(total=len(requests), desc=desc, unit="reply", shown=not off) as bar:
         for first in range(0, len(requests), step):
             part = requests[first : first + step]
             found += reply(part)

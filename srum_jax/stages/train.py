@@ -20,7 +20,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config, hash_json
-from srum_jax.core import param_tree, preemption, sharding
+from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.models.bagel import cost, model_config
 from srum_jax.objectives import srum
@@ -84,7 +84,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         if c.objective in srum.BY_ADVANTAGE:
             chosen = advantages(everything, chosen)
         logging.info(
-            "train: %d of %d candidates (%s); %s", len(chosen), len(everything), c.select, counts
+            "train: %d of %d candidates chosen by %s; left out: %s",
+            *(len(chosen), len(everything), c.select, console.counted(counts)),
         )
         return train(cfg, mesh, work, folder, chosen, stored, counts, watched)
 
@@ -219,8 +220,11 @@ def log_rows(examples: TrainingSet) -> None:
             examples.lanes.regions,
         )
     order = examples.order
-    full = ", ".join(f"{name} {share:.0%}" for name, share in order.fill.items())
-    logging.info("train: lanes full: %s; padding: %.0f %% of tokens", full, 100 * order.padding)
+    full = ", ".join(f"{name} to {100 * share:.0f} %" for name, share in order.fill.items())
+    logging.info(
+        "train: lanes are filled, %s; %.0f %% of a step's tokens are padding",
+        *(full, 100 * order.padding),
+    )
     if order.advice:
         logging.warning("train: %s", order.advice)
 

@@ -217,7 +217,8 @@ class Writer:
         self.file.append(json.dumps(clean) + "\n")
         for sink in self.sinks:
             sink.write(row["step"], {k: v for k, v in row.items() if k != "step"})
-        shown = {k: f"{v:.4g}" for k, v in row.items() if k in ("loss", "ce", "mse", "accuracy")}
+        named = {k: f"{v:.4g}" for k, v in row.items() if k in ("loss", "ce", "mse", "accuracy")}
+        shown = {k: v for k, v in named.items() if k == "loss" or v != named.get("loss")}
         self.bar.set_postfix(shown, refresh=False)
 
     def sync(self) -> None:

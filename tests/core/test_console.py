@@ -1,5 +1,6 @@
 """What is said while work runs; compiled programs are kept, by the command line and `api.load`."""
 
+import re
 import subprocess
 import sys
 
@@ -57,3 +58,28 @@ def test_progress_is_ours_and_can_be_left_out(how, said):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {word for word in ("ours", "bar", "theirs") if word in done.stderr} == said
+
+
+BETWEEN = """
+import sys
+from absl import flags, logging
+from srum_jax.core import console
+flags.FLAGS.mark_as_parsed()
+console.log_to_stderr()
+record = logging.get_absl_logger().makeRecord("absl", 20, console.__file__, 1, "ours", (), None)
+with console.progress(total=3, desc="bar", mininterval=0) as bar:
+    bar.update()
+    logging.get_absl_handler().handle(record)
+"""
+
+
+def test_a_line_of_the_log_is_no_part_of_a_bar():
+    done = subprocess.run([sys.executable, "-c", BETWEEN], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in re.split("[\r\n]", done.stderr.decode()) if "ours" in line)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d ours", line)
+
+
+def test_counts_are_said_in_words():
+    assert console.counted({"ok": 12, "unparsed": 3, "late": 0}) == "12 ok, 3 unparsed"
+    assert console.counted({"ok": 0}) == console.counted({}) == "none"

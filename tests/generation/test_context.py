@@ -95,7 +95,7 @@ def test_the_window_is_kept():
         context.check_window(LONG, 4, window=slots + 3, max_text=CFG.max_text)
     many = (Text(np.zeros(CFG.max_text - 10, np.int32)),)
     context.check_window(many, 8, window=10_000, max_text=CFG.max_text)
-    with pytest.raises(ValueError, match="text position 513; the model knows 512"):
+    with pytest.raises(ValueError, match="position 513 of a text, and the model knows 512"):
         context.check_window(many, 9, window=10_000, max_text=CFG.max_text)
 
 

@@ -373,7 +373,7 @@ class QuickEvaluation(callbacks.Evaluator):
             "bfloat16",
             tokenizer_files=[self.tokenizer_file],
         )
-        logging.info("step %d: %s", n, {k: round(v, 3) for k, v in found.items()})
+        logging.info("step %d: %s", n, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
         return found
 
     def measured(self, n: int) -> bool:
