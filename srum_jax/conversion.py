@@ -2,19 +2,27 @@
 
 An Orbax folder holds `params/` (a tree with "model" and "vae") with `digests.json`, and beside it
 the JSON files and tokenizer files of the Hugging Face folder it was made from.
+
+A folder that is being made holds PARTIAL: one that a killed command left is known by it and made
+again.
 """
+
+import contextlib
+import os
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from srum_jax.core import param_tree, places, sharding
+from srum_jax.core import files, lock, param_tree, places, sharding
 from srum_jax.models.bagel import hf, hf_folder, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.training import checkpoint
 
 PARAMS = "params"
+PARTIAL = ".partial"  # who makes the folder and, on a disk, what of it is there
 
 
 def convert(
@@ -34,7 +42,8 @@ def convert(
     origin, folder = places.place(source, "SOURCE"), places.place(target, "TARGET")
     if not origin.is_dir():
         raise FileNotFoundError(f"{origin}: no such folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    left = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and not folder.is_dir() or left and PARTIAL not in left:
         raise FileExistsError(f"{folder}: exists and is not an empty folder; name another one")
     is_tree = (origin / PARAMS).exists()
     to = to or ("hf" if is_tree else "orbax")
@@ -43,12 +52,11 @@ def convert(
     if layout and to == "orbax":
         raise ValueError("--layout is of Hugging Face files; it says nothing with --to orbax")
     read = _from_tree if is_tree else _from_hf
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is found early
-    try:
+    with _made_whole(folder) as made:  # first: a place that cannot be written is found early
         parts, cfg, params, vae_params, dtype = read(origin, base, dtype)
         if to == "hf":
             hf.save(
-                folder,
+                made,
                 cfg,
                 params,
                 vae_params,
@@ -58,13 +66,47 @@ def convert(
                 notes=f"## How it was made\n\n- `python -m srum_jax.convert`, values as {dtype}",
             )
         else:
-            hf_folder.write_beside(folder, cfg, parts.beside())
-            checkpoint.save_params(folder / PARAMS, {"model": params, "vae": vae_params})
-    except BaseException:  # a full disk, Ctrl-C: a part of a model is not to be taken for one
-        folder.rmtree()
-        raise
+            hf_folder.write_beside(made, cfg, parts.beside())
+            checkpoint.save_params(made / PARAMS, {"model": params, "vae": vae_params})
     count = param_tree.count(bagel.specs(cfg)) + param_tree.count(vae.specs(cfg.vae))
     return f"{folder}: {count:,} parameters, the model's as {dtype}, in the form {to!r}"
+
+
+@contextlib.contextmanager
+def _made_whole(folder: epath.Path) -> Iterator[epath.Path]:
+    """Where to write what gets into `folder` when the block ends well; else nothing is left of it.
+
+    In a bucket, which moves by copying, that is `folder` itself: its objects are whole.
+    """
+    there, partial = folder.exists(), folder / PARTIAL
+    made = folder if files.is_remote(folder) else partial
+    try:
+        with lock.held(partial):
+            _empty(made)  # of what a killed command left
+            try:
+                yield made
+            except BaseException:  # a full disk, Ctrl-C: a part is not to be taken for a model
+                _empty(made)
+                raise
+            for path in _content(partial):
+                if (folder / path.name).is_dir():
+                    (folder / path.name).rmtree()
+                files.move(path, folder / path.name)
+    finally:
+        if not files.is_remote(folder):
+            with contextlib.suppress(OSError):  # where another command works there
+                os.rmdir(partial)
+                if not there:
+                    os.rmdir(folder)  # unless it holds the model
+
+
+def _content(folder: epath.Path) -> list[epath.Path]:
+    return [p for p in folder.iterdir() if p.name not in (lock.FILE, PARTIAL)]
+
+
+def _empty(folder: epath.Path) -> None:
+    for path in _content(folder):
+        path.rmtree() if path.is_dir() else path.unlink()
 
 
 Read = tuple[hf.Parts, BagelConfig, param_tree.Params, param_tree.Params, str]

@@ -379,17 +379,27 @@ def _key(record: dict[str, Any]) -> tuple:
 
 
 def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, Any]]:
-    """Records of finished images by (id, k). Raises BadInput where the folder has other work."""
+    """Records of finished images by (id, k). Raises BadInput where the folder has other work.
+
+    Lines that a killed run or a disk left in part go: their images are drawn again.
+    """
     if not path.exists():
         return {}
     by_key = {_key(job): job for job in wanted}
     *lines, torn = path.read_bytes().split(b"\n")
-    found = {}
-    for number, line in enumerate(lines, start=1):
+    parsed = [_parsed(line) for line in lines]
+    ours = any(isinstance(record, dict) and _FIELDS <= set(record) for record in parsed)
+    found, whole = {}, []
+    for number, (line, record) in enumerate(zip(lines, parsed, strict=True), start=1):
+        if isinstance(record, ValueError) and ours:
+            logging.warning("%s, line %d: damaged; that image is drawn again", path, number)
+            continue
+        whole.append(line)
         try:
-            record = json.loads(line)
+            if isinstance(record, ValueError):
+                raise record
             key = _key(record)
-            ours = key in by_key
+            asked = key in by_key
         except (ValueError, KeyError, TypeError) as e:
             raise BadInput(f"{path}, line {number}: not a record of an image ({e!r})") from e
         for name, value in by_key.get(key, {}).items():
@@ -398,11 +408,31 @@ def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, A
                     f"{path}, line {number}: image {key[0]}-{key[1]} was drawn with {name} = "
                     f"{quoted(record.get(name))}, not {quoted(value)}; name another folder with -o"
                 )
-        if ours and (path.parent / _name(record)).is_file():
+        if asked and _ends(path.parent / _name(record)):
             found[key] = record
-    if torn:  # a killed run's last record: that image is drawn again
-        os.truncate(path, path.stat().st_size - len(torn))
+    if torn or len(whole) < len(lines):
+        files.write_bytes(path, (line + b"\n" for line in whole))
     return found
+
+
+_FIELDS = {"id", "k", "file", "size"}  # of every record that is written here
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as e:
+        return e if isinstance(e, ValueError) else ValueError("it nests too deeply")
+
+
+def _ends(picture: pathlib.Path) -> bool:
+    """Whether a PNG is there, to its end."""
+    try:
+        with picture.open("rb") as file:
+            file.seek(-12, os.SEEK_END)
+            return file.read() == b"\0\0\0\0IEND\xaeB`\x82"
+    except OSError:
+        return False
 
 
 def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -103,6 +103,43 @@ def test_what_cannot_be_written_whole_is_not_there(weights, tmp_path, capsys, fo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "gone"]
 
 
+@pytest.mark.parametrize("form, there", [("hf", False), ("orbax", True)])
+def test_a_killed_command_leaves_nothing_that_passes_for_a_model(weights, tmp_path, form, there):
+    """Killed when the first large file is whole; the same command then makes all of it."""
+    target = tmp_path / "made"
+    if there:
+        target.mkdir()
+    code = """
+import os, signal, sys
+from srum_jax import convert
+from srum_jax.models import safetensors_io
+from srum_jax.training import checkpoint
+for module, name in ((safetensors_io, "write"), (checkpoint, "save_params")):
+    def then_killed(*args, does=getattr(module, name)):
+        does(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(module, name, then_killed)
+convert.main(sys.argv[1:])
+"""
+    words = [str(weights), str(target), "--to", form]
+    ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True)
+    assert ended.returncode == -9, ended.stderr
+    assert [p.name for p in target.iterdir()] == [".partial"]
+    assert len(list((target / ".partial").iterdir())) > 2
+    assert run(*words) == 0
+    assert run(weights, tmp_path / "other", "--to", form) == 0
+    names = [
+        {str(p.relative_to(folder)) for p in folder.iterdir()}
+        for folder in (target, tmp_path / "other")
+    ]
+    assert names[0] == names[1] and not (target / ".partial").exists()
+    if form == "hf":
+        assert files(target) == files(tmp_path / "other")
+    else:
+        assert run(target, tmp_path / "back") == 0
+        assert files(tmp_path / "back") == files(weights)
+
+
 def test_bad_wishes_are_refused(weights, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
