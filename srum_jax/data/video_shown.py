@@ -18,9 +18,11 @@ from srum_jax.data import hdr, images
 AvFrame = AvStream = Any  # of PyAV: av.VideoFrame, av.video.stream.VideoStream
 _UNNAMED = 2  # the number of no colour matrix (ITU-T H.273)
 _UNREAD = {8, *range(10, 18)}  # those that FFmpeg's swscale would take for BT.601
+_UNNAMED_KINDS = 16  # of side data that FFmpeg may have beyond PyAV's list
 _MIN_WOVEN = 16  # pixels of a side, for the filter that takes fields apart
-# Matroska's elements from the file to a track's picture, and what is hidden there.
+# From a file to its one track's picture: elements of Matroska, boxes of QuickTime.
 _TO_PICTURE = ("18538067", "1654ae6b", "ae", "e0")
+_TO_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _LEFT_TOP_RIGHT_BOTTOM = ("54cc", "54bb", "54dd", "54aa")
 
 
@@ -80,26 +82,38 @@ def neighbours(frames: Iterable) -> Iterator[tuple]:
 def _crop(stream) -> tuple[int, int, int, int]:
     """Pixels that a container hides left, above, right and below: Matroska's crop, MP4's clap.
 
-    PyAV does not give them, but FFmpeg writes them: into the header of a Matroska file, which is
-    read instead. Nothing is hidden where that cannot hold the codec.
+    PyAV does not give them, but FFmpeg writes them into the header of a copy, which is read
+    instead: of a Matroska file, of a QuickTime one for codecs which that cannot hold.
     """
+    if not {"matroska", "mov"} & set(stream.container.format.name.split(",")):
+        return 0, 0, 0, 0  # others hide nothing
+    if header := _header(stream, "matroska"):
+        for name in _TO_PICTURE:
+            header = _elements(header)[name]
+        said = _elements(header)
+        return tuple(int.from_bytes(said.get(name, b"")) for name in _LEFT_TOP_RIGHT_BOTTOM)
+    if header := _header(stream, "mov"):
+        for name in _TO_ENTRIES:
+            header = _boxes(header)[name]
+        (entry,) = _boxes(header[8:]).values()
+        clap = _boxes(entry[78:]).get(b"clap")
+        return _aperture(clap, stream.width, stream.height) if clap else (0, 0, 0, 0)
+    return 0, 0, 0, 0
+
+
+def _header(stream, container: str) -> bytes:
+    """A file that FFmpeg writes for a stream, without frames; nothing where it cannot."""
     import av
 
     header = io.BytesIO()
+    flags = {"movflags": "empty_moov"} if container == "mov" else {}
     try:
-        with av.open(header, "w", format="matroska") as copy:
+        with av.open(header, "w", format=container, options=flags) as copy:
             copy.add_stream_from_template(stream, opaque=True)
             copy.start_encoding()
     except (ValueError, av.FFmpegError):
-        return 0, 0, 0, 0
-    element = header.getvalue()
-    for name in _TO_PICTURE:
-        element = _elements(element)[name]
-    said = _elements(element)
-    left, top, right, bottom = (
-        int.from_bytes(said.get(name, b"")) for name in _LEFT_TOP_RIGHT_BOTTOM
-    )
-    return left, top, right, bottom
+        return b""
+    return header.getvalue()
 
 
 def _elements(data: bytes) -> dict[str, bytes]:
@@ -116,13 +130,56 @@ def _elements(data: bytes) -> dict[str, bytes]:
     return found
 
 
+def _boxes(data: bytes) -> dict[bytes, bytes]:
+    """Boxes (ISO/IEC 14496-12) that FFmpeg wrote, by kind."""
+    found, at = {}, 0
+    while at + 8 <= len(data):
+        end = at + max(8, int.from_bytes(data[at : at + 4]))
+        found[data[at + 4 : at + 8]] = data[at + 8 : end]
+        at = end
+    return found
+
+
+def _aperture(clap: bytes, width: int, height: int) -> tuple[int, int, int, int]:
+    """What a clean aperture hides: its width, height and the shift of its middle, as fractions."""
+    numbers = np.frombuffer(clap[:32], ">i4").tolist()
+    wide, high, right, down = map(Fraction, numbers[::2], numbers[1::2])
+    left, top = int((width - wide) / 2 + right), int((height - high) / 2 + down)
+    return left, top, int(width - wide) - left, int(height - high) - top
+
+
 def _whole(before, frame, after):
     """A frame of two fields, taken at two times, as that of the first; others as they are."""
     if not frame.interlaced_frame or min(frame.width, frame.height) < _MIN_WOVEN:
         return frame
+    kind = (frame.width, frame.height, frame.format.name)
+    graph = _graph(frame, ("bwdif", "mode=send_frame:deint=interlaced"))
+    for one in (before, frame, after):
+        same = one is not None and (one.width, one.height, one.format.name) == kind
+        graph.push(one if same else frame)
+    graph.pull()  # the one before
+    return graph.pull()
+
+
+def _side_data(frame) -> dict[str, bytes]:
+    """What is said of one frame, by PyAV's names, without what it has no names for."""
+    from av.sidedata.sidedata import Type
+
+    try:
+        found = frame.side_data
+    except ValueError:  # EXIF and others that are newer than PyAV's list
+        first = max(kind.value for kind in Type) + 1
+        unnamed = range(first, first + _UNNAMED_KINDS)
+        graph = _graph(frame, *(("sidedata", f"mode=delete:type={kind}") for kind in unnamed))
+        graph.push(frame)
+        found = graph.pull().side_data
+    return {data.type.name: bytes(data) for data in found}
+
+
+def _graph(frame, *filters: tuple[str, str]):
+    """Filters of FFmpeg, by name and options, for frames like this one."""
     from av.filter import Graph
 
-    kind = (frame.width, frame.height, frame.format.name)
     graph = Graph()
     source = graph.add(
         "buffer",
@@ -132,13 +189,9 @@ def _whole(before, frame, after):
         colorspace=str(int(frame.colorspace)),
         range=str(int(frame.color_range)),
     )
-    steps = graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
-    graph.link_nodes(source, *steps).configure()
-    for one in (before, frame, after):
-        same = one is not None and (one.width, one.height, one.format.name) == kind
-        graph.push(one if same else frame)
-    graph.pull()  # the one before
-    return graph.pull()
+    steps = [graph.add(*one) for one in filters]
+    graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
+    return graph
 
 
 def _screen(frame) -> Image.Image:
@@ -160,7 +213,7 @@ def _peak(frame) -> float:
     """
     if int(frame.color_trc) != hdr.PQ:
         return hdr.PEAK
-    said = {data.type.name: bytes(data) for data in frame.side_data}
+    said = _side_data(frame)
     if level := said.get("CONTENT_LIGHT_LEVEL"):
         if brightest := int(np.frombuffer(level[:4], np.uint32)[0]):
             return float(brightest)
@@ -204,10 +257,10 @@ def _turns(frame) -> list[Image.Transpose]:
 
     The matrix [a b u; c d v; …] shows the stored point (p, q) at (a p + c q, b p + d q).
     """
-    matrix = next((m for m in frame.side_data if m.type.name == "DISPLAYMATRIX"), None)
+    matrix = _side_data(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return []
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix)[:36], np.int32).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(matrix[:36], np.int32).tolist()
     steps = []
     if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
         steps.append(Image.Transpose.TRANSPOSE)

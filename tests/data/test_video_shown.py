@@ -6,59 +6,31 @@ import tempfile
 from fractions import Fraction
 
 import av
-import av.filter
 import hypothesis_cases
 import numpy as np
 import pytest
 from av.stream import Disposition
+from films import (
+    HEIGHT,
+    RED,
+    WIDTH,
+    corner,
+    cropped_matroska,
+    cropped_mp4,
+    cropped_quicktime,
+    film,
+    flat,
+    of_fields,
+    tagged,
+    woven,
+)
 from hypothesis import strategies as st
 from PIL import Image
 
 from srum_jax.data import hdr, images, video, video_shown
 
-WIDTH, HEIGHT = 32, 16
-RED = (200, 30, 60)
 SIZES = [(64, 48), (96, 64)]
 SCREEN = "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)"
-
-
-def flat(colour, size=(WIDTH, HEIGHT)):
-    return np.broadcast_to(np.uint8(colour), (size[1], size[0], len(colour))).copy()
-
-
-def corner(alpha=None):
-    """Gray, with red in its upper left quarter."""
-    made = flat((90, 90, 90))
-    made[: HEIGHT // 2, : WIDTH // 2] = RED
-    return made
-
-
-def film(pictures, container="matroska", codec="ffv1", pixels="bgr0", *, times=None, **how):
-    """The bytes of a film of `pictures` (RGB or RGBA arrays, or frames), five a second.
-
-    how: options, of the encoder; context, attributes of it; matrix, (degrees, hflip, vflip).
-    """
-    with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", container) as out:
-        stream = out.add_stream(codec, rate=5, options=how.get("options", {}))
-        first = pictures[0]
-        shape = (first.height, first.width) if isinstance(first, av.VideoFrame) else first.shape
-        stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], pixels
-        for name, value in how.get("context", {}).items():
-            setattr(stream.codec_context, name, value)
-        if "matrix" in how:
-            degrees, hflip, vflip = how["matrix"]
-            stream.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
-        for number, picture in enumerate(pictures):
-            frame = picture
-            if not isinstance(picture, av.VideoFrame):
-                names = {3: "rgb24", 4: "rgba"}
-                frame = av.VideoFrame.from_ndarray(picture, format=names[picture.shape[2]])
-            if times:
-                frame.pts, frame.time_base = round(1000 * times[number]), Fraction(1, 1000)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-        out.close()
-        return file.read()
 
 
 def read(tmp_path, data, count=1):
@@ -209,26 +181,6 @@ MIXED = ("prog", "tff", "prog")
 FIELDS = ("tff", "bff")  # whether a frame's upper or lower lines are the earlier ones
 
 
-def woven(number, first, size=(96, 64)):
-    """Gray, with a bar that moves from one field to the other, 8 columns each time."""
-    width, height = size
-    made = flat((40, 40, 40), size)
-    for field in range(2):
-        left = 4 + 8 * (2 * number + field)
-        made[field if first == "tff" else 1 - field :: 2, left : left + 16] = 220
-    return made
-
-
-def of_fields(picture, first, pixels):
-    """A frame that says that it is made of two fields, and which is first."""
-    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
-    graph = av.filter.Graph()
-    source = graph.add_buffer(template=frame, time_base=Fraction(1, 5))
-    graph.link_nodes(source, graph.add("setfield", first), graph.add("buffersink")).configure()
-    graph.push(frame)
-    return graph.pull()
-
-
 def combing(picture):
     """The largest step between two lines."""
     return np.abs(np.diff(picture[..., 1].astype(int), axis=0)).max()
@@ -277,17 +229,6 @@ def test_stripes_that_are_no_fields_stay(tmp_path):
     assert [combing(p) > 100 for _, p in read(tmp_path, data, 3)] == [True, False, True]
 
 
-def tagged(signal, matrix, transfer, primaries, pixels="yuv444p10le"):
-    """The bytes of a film of R'G'B' in 0..1, [H,W,3], whose container names its colours."""
-    deep = np.rint(np.asarray(signal) * 65535).astype(np.uint16)
-    frame = av.VideoFrame.from_ndarray(deep, format="rgb48le")
-    frame = frame.reformat(format=pixels, dst_colorspace=matrix, dst_color_range=1)
-    named = dict(colorspace=matrix, color_trc=transfer, color_primaries=primaries, color_range=1)
-    for name, value in named.items():
-        setattr(frame, name, value)
-    return film([frame] * 2, pixels=pixels, context=named)
-
-
 @pytest.mark.parametrize("pixels", ["yuv444p10le", "yuv420p10le", "yuv444p12le"])
 @pytest.mark.parametrize("transfer", [hdr.PQ, hdr.HLG])
 def test_hdr_is_shown_as_on_an_ordinary_screen(transfer, pixels, tmp_path):
@@ -332,39 +273,7 @@ def test_colours_that_are_not_read_are_refused(tmp_path):
         read(tmp_path, data)
 
 
-def cropped_matroska(left, top, right, bottom, container="matroska"):
-    """A film of `corner` with Matroska's crop, in place of padding that FFmpeg leaves."""
-    data = film([corner()] * 3, container, "ffv1", "yuv444p")
-    size, rest = "b08120ba8110", "54b2810455ee8100ec01000000000000020000"
-    crop = f"54cc81{left:02x}54bb81{top:02x}54dd81{right:02x}54aa81{bottom:02x}"
-    old, new = (bytes.fromhex(x) for x in (f"e08a{size}{rest}", f"e096{size}{crop}ec8100"))
-    assert data.count(old) == 1 and len(old) == len(new)
-    return data.replace(old, new)
-
-
-def with_box(data, kind, *values):
-    """The bytes of an MP4 film with one more box in its first track's entry."""
-    box = struct.pack(f">I4s{len(values)}i", 8 + 4 * len(values), kind, *values)
-    data, boxes = bytearray(data), (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-    starts = [data.index(boxes[0]) - 4]
-    for name in boxes[1:]:
-        starts.append(data.index(name, starts[-1]) - 4)
-    entry = starts[-1] + 16
-    end = entry + int.from_bytes(data[entry : entry + 4])
-    for at in (*starts, entry):
-        data[at : at + 4] = (int.from_bytes(data[at : at + 4]) + len(box)).to_bytes(4)
-    data[end:end] = box
-    return bytes(data)
-
-
-def cropped_mp4(left, top, right, bottom, **how):
-    """A film of `corner` with a clean aperture: its size and how far its middle is from theirs."""
-    data = film([corner()] * 3, "mp4", "libx264", "yuv444p", options={"qp": "0"}, **how)
-    size = [WIDTH - left - right, 1, HEIGHT - top - bottom, 1]
-    return with_box(data, b"clap", *size, left - right, 2, top - bottom, 2)
-
-
-@pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4])
+@pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4, cropped_quicktime])
 @pytest.mark.parametrize("left, top, right, bottom", [(8, 2, 4, 6), (0, 0, 0, 9), (3, 1, 0, 0)])
 def test_what_a_container_hides_is_not_shown(make, left, top, right, bottom, tmp_path):
     want = corner()[top : HEIGHT - bottom, left : WIDTH - right].astype(int)
@@ -384,6 +293,24 @@ def test_a_crop_that_leaves_nothing_is_refused_or_hides_nothing(tmp_path):
         read(tmp_path, cropped_matroska(30, 0, 30, 0))
     smaller = av.VideoFrame(WIDTH, HEIGHT, "rgb24")  # than those that the crop was for
     assert video_shown.Shown(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
+
+
+def test_a_cameras_frames_with_exif_are_read(tmp_path):
+    buffer, tags = io.BytesIO(), Image.Exif()
+    tags[0x010F] = "a camera"
+    Image.fromarray(corner()).save(buffer, "JPEG", exif=tags, quality=95)
+    with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", "mov") as out:
+        stream = out.add_stream("mjpeg", rate=5)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        stream.set_display_rotation(90)
+        for number in range(3):
+            packet = av.Packet(buffer.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 5)
+            packet.pts = packet.dts = number
+            out.mux(packet)
+        out.close()
+        found = shown(tmp_path, file.read())
+    assert found.shape == (WIDTH, HEIGHT, 3) and found[-2, 1, 0] > 150 > found[1, 1, 0]
 
 
 def test_frames_outside_an_edit_list_are_not_shown(tmp_path):
@@ -453,7 +380,7 @@ SEEDS = [
         ("webm", "libvpx-vp9", "yuva420p"),
     )
 ]
-SEEDS += [cropped_mp4(8, 2, 4, 6), cropped_matroska(8, 2, 4, 6)]
+SEEDS += [make(8, 2, 4, 6) for make in (cropped_mp4, cropped_matroska, cropped_quicktime)]
 SEEDS += [tagged(corner() / 255, 9, transfer, 9) for transfer in (hdr.PQ, hdr.HLG)]
 SEEDS.append(
     film(
