@@ -59,7 +59,8 @@ class Bar(tqdm):
         """tqdm's, which it writes the bar from."""
         shown, run = super().format_dict, time_left.of_run()
         if run and run.ahead:
-            said = run.said(_seconds_left(shown) if self.desc == run.stage else None)
+            own = _seconds_left(shown) if self.desc == run.stage else None
+            said = run.said(own, brief=True)
             shown["postfix"] = ", ".join(filter(None, (shown["postfix"], f"in all: {said}")))
         return shown
 

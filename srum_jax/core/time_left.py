@@ -23,17 +23,20 @@ class TimeLeft:
     later: tuple[tuple[str, float | None], ...] = ()
     since: float = dataclasses.field(default_factory=lambda: time.monotonic())
 
-    def said(self, of_stage: float | None = None) -> str:
+    def said(self, of_stage: float | None = None, *, brief: bool = False) -> str:
         """As in "about 3 h 10 min, and train, evaluate not known yet".
 
-        of_stage: seconds that the stage itself still takes, where they are measured.
+        of_stage: seconds that the stage itself still takes, where they are measured · brief: what
+        is not known is counted, not named.
         """
         own = of_stage
         if own is None and self.takes is not None:
             own = max(0.0, self.takes - (time.monotonic() - self.since))
         parts = ((self.stage, own), *self.later)
         known = [seconds for _, seconds in parts if seconds is not None]
-        unknown = ", ".join(dict.fromkeys(name for name, seconds in parts if seconds is None))
+        names = dict.fromkeys(name for name, seconds in parts if seconds is None)
+        stages = f"{len(names)} stage{'s' if len(names) > 1 else ''}"
+        unknown = names and (stages if brief else ", ".join(names))
         if not unknown:
             return words(sum(known))
         beside = f"{words(sum(known))}, and {unknown} " if sum(known) else ""

@@ -81,18 +81,20 @@ def bar(stage, clock, *, desc="score", done=10, of=100, initial=0):
 
 def test_the_bar_of_a_stage_says_the_time_left_of_the_run(clock):
     later = (("train", HOUR), ("evaluate", None))
-    assert "in all: about 1 h 15 min, and evaluate not known yet" in bar(
+    assert "in all: about 1 h 15 min, and 1 stage not known yet" in bar(
         TimeLeft("score", None, later), clock
     )
     # A resumed stage: what others did says nothing of its speed.
-    assert "in all: about 1 h 05 min, and" in bar(TimeLeft("score", None, later), clock, initial=60)
+    assert "in all: about 1 h 05 min, and 1 stage not" in bar(
+        TimeLeft("score", None, later), clock, initial=60
+    )
     assert "in all" not in bar(TimeLeft("score", None, (("train", None),)), clock)
     assert "in all" not in bar(TimeLeft("score", HOUR), clock)
 
 
 def test_another_bar_of_the_stage_says_nothing_of_its_end(clock):
     later = (("train", HOUR),)
-    assert "in all: about 1 h 00 min, and score not known yet" in bar(
+    assert "in all: about 1 h 00 min, and 1 stage not known yet" in bar(
         TimeLeft("score", None, later), clock, desc="load"
     )
     assert "in all: about 1 h 28 min" in bar(TimeLeft("score", HOUR / 2, later), clock, desc="load")
