@@ -209,7 +209,7 @@ def following(cache: mot.Cache, count: int, mode: int, valid: jax.Array | None =
 
 
 SOON = 3.0  # seconds of a first call that nobody is told of
-HOW_LONG = "seconds to a minute for a small model, minutes for BAGEL-7B, once for these sizes"
+HOW_LONG = "seconds to a minute for a small model, minutes for a large one, once for these sizes"
 
 
 class Programs:

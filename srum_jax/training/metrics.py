@@ -194,6 +194,7 @@ class Writer:
         sinks: Sequence[Sink] = (),
     ):
         self.path, self.file, self.sinks = epath.Path(path), None, sinks
+        self.timed = False
         self.bar = console.progress(
             total=steps, initial=start, desc=title, unit="step", shown=not silent
         )
@@ -205,7 +206,14 @@ class Writer:
 
     def advance(self, step: int) -> None:
         """Moves the bar to `step` finished steps."""
-        self.bar.update(step - self.bar.n)
+        if self.timed:
+            self.bar.update(step - self.bar.n)
+            return
+        # The first step takes as long as compiling: the bar measures from its end.
+        self.timed, self.bar.n = True, step
+        self.bar.initial = self.bar.last_print_n = step
+        self.bar.unpause()
+        self.bar.refresh()
 
     def write(self, row: Mapping[str, float]) -> None:
         """One row; a number that is not finite is written as a string ("nan"), as JSON has none."""

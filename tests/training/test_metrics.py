@@ -119,3 +119,19 @@ def test_a_damaged_row_is_named_and_left_out(tmp_path, caplog):
         caplog.clear()
         assert read(path) == [{"step": 1}, {"step": 3}]
         assert f"{path}, line 2: damaged, left out" in caplog.text
+
+
+def test_the_time_left_is_measured_after_the_first_step_whose_time_is_compiling(
+    tmp_path, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    w = metrics.Writer(tmp_path / "metrics.jsonl", steps=100, start=20, title="train")
+    now[0] = 500.0
+    w.advance(21)
+    assert "21/100" in str(w.bar) and "<?" in str(w.bar)  # not 500 s a step
+    for step in range(22, 32):
+        now[0] += 2.0
+        w.advance(step)
+    assert "31/100 [00:20<02:18" in str(w.bar)
+    w.close()

@@ -29,6 +29,7 @@ from PIL import Image
 from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.data.masks import bilinear_points
+from srum_jax.generation.context import Programs
 from srum_jax.rewards.boxes.regions import check_image, suppress
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam import weights as sam_weights
@@ -81,6 +82,7 @@ class MaskGenerator:
     params: Params
     settings: MaskSettings = MaskSettings()
     mesh: jax.sharding.Mesh | None = None
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False, compare=False)
 
     def __post_init__(self):
         if self.cfg.vision.channels != 3:
@@ -129,10 +131,13 @@ class MaskGenerator:
         sides = zip(used, size, strict=True)
         rows, columns = (_to_image(4 * vision.grid, side, u, n) for u, n in sides)
         inputs = self._put(np.stack([pixels(image, side) for image in images]))
-        embeddings = _encode(self.params, self.cfg, inputs)
+        with self.programs.first("Segment Anything's encoder", {"pictures": len(images)}):
+            embeddings = _encode(self.params, self.cfg, inputs)
         found = [_Found() for _ in range(real)]
         for points, count in _batches(settings, used):
-            logits, guesses = _decode(self.params, self.cfg, embeddings, points)
+            sizes = {"pictures": len(images), "points": len(points)}
+            with self.programs.first("Segment Anything's decoder", sizes):
+                logits, guesses = _decode(self.params, self.cfg, embeddings, points)
             guesses = np.asarray(guesses)[:, : count * self.cfg.decoder.masks]
             if not np.isfinite(guesses).all():
                 raise ValueError(
