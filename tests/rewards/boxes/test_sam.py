@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import types
 
+import hypothesis_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from srum_jax.core import param_tree, sharding
@@ -95,10 +98,13 @@ def test_released_sizes_come_from_what_their_files_say(tmp_path, vision, count):
         ({"vision_config": {"use_rel_pos": 1}}, "use_rel_pos must be bool"),
         ({"vision_config": {"global_attn_indexes": ["1"]}}, "must be a list of int"),
         ({"vision_config": {"num_attention_heads": 7}}, "not a multiple of 7 heads"),
-        ({"vision_config": {"num_hidden_layers": 0}}, "layers is 0, less than 1"),
+        ({"vision_config": {"num_hidden_layers": 0}}, "num_hidden_layers cannot be 0"),
         ({"vision_config": {"hidden_act": "mish"}}, "hidden_act 'mish' is none of"),
         ({"vision_config": {"image_size": 512}}, "image_embedding_size 64 is not"),
-        ({"vision_config": {"patch_size": 0}}, "patch is 0"),
+        ({"vision_config": {"hidden_size": 10**4000}}, "hidden_size cannot be 1000"),
+        ({"vision_config": {"mlp_ratio": float("inf")}}, "mlp_ratio cannot be inf"),
+        ({"vision_config": {"layer_norm_eps": float("nan")}}, "layer_norm_eps cannot be nan"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size cannot be 0"),
         ({"prompt_encoder_config": {"hidden_size": 128}}, "must be equal"),
         ({"prompt_encoder_config": {"num_point_embeddings": 2}}, "points and boxes need 4"),
         ({"mask_decoder_config": {"attention_downsample_rate": 64}}, "multiple of 8 heads"),
@@ -110,6 +116,43 @@ def test_a_bad_file_of_sizes_names_file_and_field(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as e:
         sam_config.read(_folder(tmp_path, content))
     assert "config.json" in str(e.value)
+
+
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([0, -1, 1, 4, 256, 2**31, -(2**63), 10**4000, "relu", "k" * 5000])
+)
+JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=3), PLAIN, max_size=2)
+SECTIONS = [f"{name}_config" for name in ("vision", "prompt_encoder", "mask_decoder")]
+FIELDS = sorted(
+    set(re.findall(r'[vpd]\("(\w+)"', pathlib.Path(sam_config.__file__).read_text()))
+)  # every one that is read
+
+
+@hypothesis_cases.counts(quick=600)
+def test_any_fields_give_sizes_or_a_refusal(cases, tmp_path):
+    assert {"hidden_size", "mlp_ratio", "image_embedding_size", "iou_head_depth"} < set(FIELDS)
+
+    def check(changes, whole):
+        content = {"model_type": "sam"}
+        for (section, field), value in changes.items():
+            content.setdefault(section, {})[field] = value
+        folder = _folder(tmp_path, content | whole)
+        found = hypothesis_cases.value_or_refusal(
+            lambda: sam_config.read(folder), names="config.json"
+        )
+        if found is not None:
+            assert found.vision.ffn >= 1 and found.vision.grid >= 1
+            assert all(0 <= part.eps <= 1 for part in (found.vision, found.prompt, found.decoder))
+
+    keys = st.tuples(st.sampled_from(SECTIONS), st.sampled_from(FIELDS))
+    whole = st.just({}) | st.dictionaries(st.sampled_from([*SECTIONS, "model_type"]), JSON)
+    changes = st.dictionaries(keys, JSON, max_size=2)
+    hypothesis_cases.run(check, cases, changes=changes, whole=whole)
 
 
 def test_load_gives_the_files_numbers_in_our_layout():

@@ -140,8 +140,12 @@ class SamConfig:
             raise ValueError(f"num_point_embeddings {p.points}: points and boxes need 4")
 
 
+_MOST, _MOST_LAYERS = 2**31 - 1, 1000  # no size is larger, no model has more layers
+_EPS = dict(least=0, most=1)
+
+
 class _Section:
-    """A part of the JSON; reading a field checks its type and names file and field in errors."""
+    """A part of the JSON; reading a field checks type and range, and names file and field."""
 
     def __init__(self, path: epath.Path, whole: dict, name: str):
         self.where, values = f"{path}: {name}", whole.get(name)
@@ -149,18 +153,20 @@ class _Section:
             raise ValueError(f"{self.where} must be an object, got {quoted(values)}")
         self.values = values or {}
 
-    def __call__(self, name: str, default: Any) -> Any:
-        """The field, of the type of `default`; `default` where it is absent or null."""
+    def __call__(self, name: str, default: Any, *, least: int = 1, most: int = _MOST) -> Any:
+        """The field, of the type of `default`, a number of `least` to `most`; `default` where it is
+        absent or null."""
         value = self.values.get(name)
         if value is None:
             return default
-        if isinstance(default, float) and type(value) is int:
-            return float(value)
+        real = isinstance(default, float)
         if isinstance(default, tuple) and isinstance(value, list):
             if all(type(x) is int for x in value):
                 return tuple(value)
-        elif type(value) is type(default):
-            return value
+        elif type(value) is type(default) or real and type(value) is int:
+            if type(value) in (int, float) and not least <= value <= most:
+                raise ValueError(f"{self.where}.{name} cannot be {quoted(value)}")
+            return float(value) if real else value
         kind = "a list of int" if isinstance(default, tuple) else type(default).__name__
         raise ValueError(f"{self.where}.{name} must be {kind}, got {quoted(value)}")
 
@@ -186,42 +192,42 @@ def read(folder: epath.PathLike) -> SamConfig:
         return SamConfig(
             VisionConfig(
                 hidden=hidden,
-                layers=v("num_hidden_layers", a.layers),
+                layers=v("num_hidden_layers", a.layers, most=_MOST_LAYERS),
                 heads=v("num_attention_heads", a.heads),
-                ffn=v("mlp_dim", int(hidden * v("mlp_ratio", 4.0))),
+                ffn=v("mlp_dim", int(hidden * v("mlp_ratio", 4.0, least=0))),
                 channels=v("num_channels", a.channels),
                 image=v("image_size", a.image),
                 patch=v("patch_size", a.patch),
                 out=v("output_channels", a.out),
                 act=v("hidden_act", a.act),
-                eps=v("layer_norm_eps", a.eps),
+                eps=v("layer_norm_eps", a.eps, **_EPS),
                 qkv_bias=v("qkv_bias", a.qkv_bias),
                 absolute=v("use_abs_pos", a.absolute),
                 relative=v("use_rel_pos", a.relative),
-                window=v("window_size", a.window),
+                window=v("window_size", a.window, least=0),
                 global_layers=v("global_attn_indexes", a.global_layers),
                 frequencies=v("num_pos_feats", a.frequencies),
             ),
             PromptConfig(
                 hidden=p("hidden_size", b.hidden),
                 image=image,
-                grid=p("image_embedding_size", image // max(patch, 1)),
+                grid=p("image_embedding_size", image // patch),
                 mask_channels=p("mask_input_channels", b.mask_channels),
                 points=p("num_point_embeddings", b.points),
                 act=p("hidden_act", b.act),
-                eps=p("layer_norm_eps", b.eps),
+                eps=p("layer_norm_eps", b.eps, **_EPS),
             ),
             DecoderConfig(
                 hidden=d("hidden_size", c.hidden),
-                layers=d("num_hidden_layers", c.layers),
+                layers=d("num_hidden_layers", c.layers, most=_MOST_LAYERS),
                 heads=d("num_attention_heads", c.heads),
                 ffn=d("mlp_dim", c.ffn),
                 downsample=d("attention_downsample_rate", c.downsample),
                 masks=d("num_multimask_outputs", c.masks),
-                iou_depth=d("iou_head_depth", c.iou_depth),
+                iou_depth=d("iou_head_depth", c.iou_depth, most=_MOST_LAYERS),
                 iou_hidden=d("iou_head_hidden_dim", c.iou_hidden),
                 act=d("hidden_act", c.act),
-                eps=d("layer_norm_eps", c.eps),
+                eps=d("layer_norm_eps", c.eps, **_EPS),
             ),
         )
     except ValueError as e:
