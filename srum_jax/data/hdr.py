@@ -49,14 +49,15 @@ class Colours:
         Light above WHITE is brought below it by `tone_ratio`; colours that sRGB lacks are clipped.
         The memory beside picture and result does not grow with them.
         """
-        flat = picture.reshape(-1, 3)
-        made = np.empty(flat.shape, np.uint8)
+        made = np.empty(picture.shape, np.uint8)
         of_light = np.rint(255 * srgb_signal(_CODES)).astype(np.uint8)
-        for start in range(0, len(flat), _BAND):
-            part = slice(start, start + _BAND)
-            light = self._light(flat[part]) @ self._gamut.T
-            made[part] = of_light[(light.clip(0, 1) * 65535 + 0.5).astype(np.uint16)]
-        return made.reshape(picture.shape)
+        lines = max(1, _BAND // picture.shape[1])
+        for start in range(0, len(picture), lines):
+            band = np.s_[start : start + lines]
+            light = self._light(picture[band].reshape(-1, 3)) @ self._gamut.T
+            codes = (light.clip(0, 1) * 65535 + 0.5).astype(np.uint16)
+            made[band] = of_light[codes].reshape(made[band].shape)
+        return made
 
     def _light(self, signal: np.ndarray) -> np.ndarray:
         """uint16 [N,3] -> float32 [N,3], linear, 1 is white; in the film's primaries."""
