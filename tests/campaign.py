@@ -191,9 +191,9 @@ def campaign(command, root, *, faults, seed, kinds, place=None, told=None):
     """Disturbs runs of `command` `faults` times; yields an Outcome each.
 
     command: without its work folder · place: where work folders go, if not in `root` · told: see
-    `buckets.fail`. The faults are aimed at one stage after the other. A run that one did not end is
-    done; the next fault then meets a new run. Every run must end as an undisturbed one in
-    `root`/whole did.
+    `buckets.fail`. The faults are aimed at one stage after the other. One that did not end its run
+    leaves nothing to disturb: the next one meets a new run. Every run must end as an undisturbed
+    one in `root`/whole did.
     """
     rng, done, stages = random.Random(seed), 0, itertools.cycle(STAGES)
     whole = Run(command, root / "whole")
