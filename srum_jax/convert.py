@@ -6,6 +6,7 @@ import typing
 from collections.abc import Sequence
 
 from srum_jax.configs.base import ExportConfig
+from srum_jax.core import console
 from srum_jax.core.errors import exit_code
 
 # What the stage `export` writes too. jax is imported after the arguments: help comes at once.
@@ -60,6 +61,7 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.convert") ->
     options = parser(program).parse_args(argv)
     from srum_jax.conversion import convert
 
+    console.say_failures_once()
     try:
         print(convert(**vars(options)))
     except Exception as e:

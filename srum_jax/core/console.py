@@ -1,11 +1,12 @@
 """What is set up around all work: logs and progress on stderr, compiled programs that are kept."""
 
 import contextlib
+import dataclasses
 import logging as std_logging
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from absl import logging
@@ -22,8 +23,8 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
     with `debug` other packages' warnings too."""
     package = str(pathlib.Path(__file__).parents[1])
     least = std_logging.WARNING if debug else std_logging.ERROR
-    if not debug:  # it logs at length what it then raises
-        std_logging.getLogger("gcsfs").setLevel(std_logging.CRITICAL)
+    if not debug:
+        say_failures_once()
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(lambda r: r.levelno >= least or r.pathname.startswith(package))
@@ -32,6 +33,31 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
     logging.set_verbosity(logging.WARNING if quiet else logging.INFO)
     if quiet:
         os.environ[NO_PROGRESS] = "1"
+
+
+def say_failures_once() -> None:
+    """Leaves out what packages that read and write storage log at length, or print from threads of
+    their own, of a failure that they then raise."""
+    std_logging.getLogger("gcsfs").setLevel(std_logging.CRITICAL)
+    logging.get_absl_logger().addFilter(_no_traceback_of_orbax)
+    if not isinstance(sys.unraisablehook, _ButClosedLoops):
+        sys.unraisablehook = _ButClosedLoops(sys.unraisablehook)
+
+
+def _no_traceback_of_orbax(record: std_logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in pathlib.Path(record.pathname).parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ButClosedLoops:
+    """Says what nobody can catch, as `hook` does; but not what TensorStore's threads meet after a
+    failed write: they call back into the event loop that the failure has ended."""
+
+    hook: Callable[[Any], None]
+
+    def __call__(self, told: Any) -> None:
+        if told.object is not None or str(told.exc_value) != "Event loop is closed":
+            self.hook(told)
 
 
 class _BesideBars:

@@ -38,6 +38,7 @@ from etils import epath
 
 from srum_jax.config import Config, MonitorConfig
 from srum_jax.core import console, files, param_tree, sharding
+from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shards
 from srum_jax.data.tokenizer import Tokenizer
@@ -316,9 +317,17 @@ class TrainingMonitor:
         """Whether the checks up to `step` end the training there."""
         return stopped([row for row in self.rows if row["step"] <= step], self.bounds)
 
-    def weights(self, step: int, like: param_tree.Params) -> param_tree.Params:
-        """The averaged weights of the good check at `step`, laid out as `like`."""
-        return load_params(_at(self.folder, step) / "params", like)
+    def weights(self, step: int, like: param_tree.Params) -> tuple[int, param_tree.Params]:
+        """(step, averaged weights laid out as `like`) of the good check at `step` or, with a
+        warning, of the newest before it whose weights are whole. Raises BadInput where none is."""
+        for row in reversed([row for row in self.rows if row["step"] <= step]):
+            folder = _at(self.folder, row["step"]) / "params"
+            try:
+                if folder.exists():  # only good checks keep them, and only the last ones
+                    return row["step"], load_params(folder, like)
+            except BadInput as e:
+                logging.warning("%s", e)
+        raise BadInput(f"{self.folder / FOLDER}: no weights of a good check are whole any more")
 
     def _agreement(
         self, step: int, params: param_tree.Params, records: Sequence[draw_and_judge.Record]

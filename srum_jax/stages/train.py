@@ -243,7 +243,8 @@ def finish(
     """
     ended = watch and watch.stopped(summary.steps)
     if ended:
-        ema = watch.weights(ended.kept, ema)
+        kept, ema = watch.weights(ended.kept, ema)
+        ended = dataclasses.replace(ended, kept=kept)
         counts = {**counts, "stopped_at": ended.step}
         logging.warning(
             "train: stopped early at step %d of %d, with the weights of step %d: %s",

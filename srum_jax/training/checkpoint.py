@@ -102,10 +102,12 @@ class Checkpoints:
             state = self.manager.restore(step, args=args)["state"]
             self.meta(step)
         except (ValueError, KeyError, FileNotFoundError) as e:
+            if not digests.exist(where):  # saved when the power went, a moment before it had them
+                raise Damaged(where, f"it can't be read and has no digests: {in_a_line(e)}") from e
             raise BadInput(
                 f"{where}: the checkpoint can't be read as this run's state ({in_a_line(e)}). It "
-                "is of another model, optimiser or version, or damaged: remove that folder, or "
-                "use another workdir."
+                "is of another model, optimiser or version: remove that folder, or use another "
+                "workdir."
             ) from e
         return state
 

@@ -16,6 +16,8 @@ import tiny
 from stages import test_evaluate, test_train
 
 from srum_jax.config import MonitorConfig
+from srum_jax.core import digests
+from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.data.prompt_reader import ANYBODY, PromptReader
 from srum_jax.data.tokenizer import Tokenizer
@@ -314,6 +316,10 @@ def test_it_stops_and_leaves_the_last_good_weights(weights, tmp_path, monkeypatc
     monkeypatch.setattr(monitor.TrainingMonitor, "measure", None)
     again = test_train.run(cfg, work)
     assert again.counts == manifest.counts
+    (work.stage("train") / "manifest.json").unlink()
+    (work.stage("train") / "monitor/0/params" / digests.FILE).write_text("[]")
+    with pytest.raises(BadInput, match="no weights of a good check are whole"):
+        test_train.run(cfg, work)
 
 
 # ------------------------------------------------------------------------------- with which judge

@@ -154,9 +154,14 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(folder, how, known, caplog
     assert steps(folder) == ["3", "6"]
 
 
-def test_where_no_checkpoint_is_whole_the_run_begins_again(folder, caplog):
+@pytest.mark.parametrize("known", [True, False], ids=["with digests", "without"])
+def test_where_no_checkpoint_is_whole_the_run_begins_again(folder, caplog, known):
     for step in ("3", "9"):
-        flip(largest(folder / step))
+        if known:
+            flip(largest(folder / step))
+        else:  # as the power leaves them that goes before they have digests
+            (folder / step / digests.FILE).unlink()
+            harm(folder / step / "state" / "manifest.ocdbt", "cut")
     saved = Checkpoints(folder, keep=2)
     toy.assert_same(saved.newest(state(0), lambda: state(0), steps=20), state(0))
     saved.close()
