@@ -189,6 +189,7 @@ def test_as_a_program():
     refused = program("--config", "nowhere.py", "--workdir", "w")
     assert refused.returncode == 2 and refused.stdout == ""
     assert "error: --config nowhere.py: no such file" in refused.stderr
+    assert "Traceback" not in refused.stderr  # nor when the process ends
 
 
 @pytest.mark.parametrize(

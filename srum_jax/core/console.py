@@ -70,6 +70,9 @@ class _BesideBars:
     def flush(self) -> None:
         sys.stderr.flush()
 
+    def close(self) -> None:  # asked for when the process ends
+        self.flush()
+
 
 def counted(counts: Mapping[str, int]) -> str:
     """Counts in words, as in "12 ok, 3 unparsed"; what there is none of is left out."""
