@@ -10,13 +10,12 @@ with BAGEL's vocabulary, patches, latents and tables of positions and Segment An
 --prompts is T2I-CompBench's file, all of which is checked; the first ones drawn are from all over
 it. Beside places three values are overridden, because a picture of 1024x1024 takes a core half a
 minute to draw and as long to cut into masks: how many prompts, training steps, monitor prompts.
-Given again, the command goes on where it was stopped. Prints minutes and memory of every stage.
+Given again, it goes on where it was stopped. Prints minutes and memory of every stage.
 """
 
 import argparse
 import dataclasses
 import json
-import math
 import pathlib
 
 import jax
@@ -48,7 +47,6 @@ SAM = SamConfig(
     PromptConfig(hidden=32),
     DecoderConfig(hidden=32, heads=4, ffn=64, iou_hidden=32),
 )
-SURE = 12.0  # how far the words that are said lie above all others, beside log(vocabulary)
 
 
 def random_weights(specs: param_tree.Specs) -> dict[str, np.ndarray]:
@@ -86,10 +84,11 @@ def write_bagel(folder: pathlib.Path, texts: list[str]) -> None:
             params[path] *= 0.1
     params["embed"][:, 0] = 20 * params["embed"].std()  # what all words share, and blocks leave
     params["llm2vae/w"] = np.random.default_rng(0).normal(0, 0.1, params["llm2vae/w"].shape)
-    said = (SURE + math.log(BAGEL.llm.vocab)) / math.sqrt(BAGEL.llm.hidden)
-    for word in ("yes", "one"):
+    # Far above all other words; "yes" by a last bit of bfloat16, as the judge takes an answer whose
+    # words have half of the probability.
+    for word, weight in (("yes", 4.28125), ("one", 4.25)):
         params["lm_head/w"][:, words.token_to_id(word)] = 0
-        params["lm_head/w"][0, words.token_to_id(word)] = said
+        params["lm_head/w"][0, words.token_to_id(word)] = weight
     trees = (param_tree.unflatten(tree) for tree in (params, coder))
     hf.save(folder, BAGEL, *trees)
 
