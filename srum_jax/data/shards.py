@@ -113,6 +113,13 @@ def image_features() -> Any:
     )
 
 
+def text_features() -> Any:
+    """TFDS features of a record that is a text alone: `id` and `text`."""
+    from tensorflow_datasets import features as f
+
+    return f.FeaturesDict({"id": f.Text(), "text": f.Text()})
+
+
 def shard_sizes(records: int, size: int) -> list[int]:
     """Records in each shard when `records` are cut into shards of `size` (the last may be
     short)."""

@@ -1,7 +1,8 @@
 """What a model replies to the requests of a suite, kept in a folder and not asked for twice.
 
-Owns that folder: `images/` and `edits/` as shards, `scores/` of the images that the model's own
-judge scores, `answers.json` and `texts.json`. Whoever was killed goes on with what is missing.
+Owns that folder: `images/`, `answers/`, `texts/` and `edits/` as shards, and `scores/` of the
+images that the model's own judge scores. Whoever was killed goes on with what is missing, and hosts
+share the work.
 """
 
 import dataclasses
@@ -9,19 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from srum_jax.config import Config
-from srum_jax.core import console, files
-from srum_jax.core.files import write_json
 from srum_jax.data import shards
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import Replies, Requests
 from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker
 from srum_jax.stages.loading import LoadedModel
-
-EDITS = "edits"  # the name of their shards
 
 
 def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> ModelUnderTest:
@@ -71,71 +67,41 @@ def replies(
     if requests.scored:
         scores = own_scores(loaded, images[: requests.scored], folder / "scores", cfg, mesh)
     step = 4 * asked.batch
-    edits: Sequence[np.ndarray] = ()
-    if requests.edits:
-        edits = _edits(requests, folder / "edits", asked, step, f"{title} edits")
+    texts, pictures = shards.text_features(), shards.image_features()
+    edits = _replied(requests.edits, folder / "edits", asked.edits, pictures, step, title)
     return Replies(
         images=images,
-        answers=_texts(requests.answers, folder / "answers.json", asked.answers, step, title),
-        texts=_texts(requests.texts, folder / "texts.json", asked.texts, step, title),
+        answers=_replied(requests.answers, folder / "answers", asked.answers, texts, step, title),
+        texts=_replied(requests.texts, folder / "texts", asked.texts, texts, step, title),
         edits=edits,
         scores=scores,
     )
 
 
-def _texts(
-    requests: Sequence,
-    path: epath.Path,
-    reply: Callable[[Sequence], list[str]],
+def _replied(
+    requests: Sequence[Any],
+    folder: epath.Path,
+    ask: Callable[[Sequence[Any]], Sequence[Any]],
+    features: Any,
     step: int,
     title: str,
-) -> list[str]:
-    """The replies at `path`; if they are not there, asked for in parts of `step` and written."""
+) -> Sequence[Any]:
+    """What `ask` replies to each request, read when it is looked at; `step` of them a shard.
+
+    features: of a record, its id and what was replied.
+    """
     if not requests:
-        return []
-    kept = files.kept(path, list) or []
-    if len(kept) == len(requests) and all(isinstance(r, dict) and "reply" in r for r in kept):
-        return [record["reply"] for record in kept]
-    found: list[str] = []
-    off = jax.process_index() != 0
-    desc = f"{title} {path.stem}"
-    with console.progress(total=len(requests), desc=desc, unit="reply", shown=not off) as bar:
-        for first in range(0, len(requests), step):
-            part = requests[first : first + step]
-            found += reply(part)
-            bar.update(len(part))
-    if not off:
-        records = [
-            {"id": one.id, "category": one.category, "reply": said}
-            for one, said in zip(requests, found, strict=True)
-        ]
-        write_json(path, records)
-    return found
-
-
-def _edits(
-    requests: Requests, folder: epath.Path, asked: ModelUnderTest, step: int, title: str
-) -> Sequence[np.ndarray]:
-    """Edited images uint8 [H,W,3], `step` of them a shard."""
+        return ()
+    (field,) = set(features) - {"id"}
 
     def make(first: int, count: int) -> list[dict[str, Any]]:
-        part = requests.edits[first : first + count]
-        return [
-            {"id": one.id, "image": image}
-            for one, image in zip(part, asked.edits(part), strict=True)
-        ]
+        part = requests[first : first + count]
+        return [{"id": one.id, field: said} for one, said in zip(part, ask(part), strict=True)]
 
-    sizes = shards.shard_sizes(len(requests.edits), step)
-    shard_worker.make_all(
-        folder,
-        EDITS,
-        shards.image_features(),
-        sizes,
-        make,
-        title=title,
-        encode=draw_and_judge.encoded,
-    )
-    return shards.read(folder).column("image")
+    sizes, title = shards.shard_sizes(len(requests), step), f"{title} {folder.name}"
+    encode = draw_and_judge.encoded if field == "image" else dict
+    shard_worker.make_all(folder, folder.name, features, sizes, make, title=title, encode=encode)
+    return shards.read(folder).column(field)
 
 
 def own_scores(
