@@ -104,20 +104,12 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     )
 
 
-def image_features() -> Any:
-    """TFDS features of a record that is an image alone: `id` and `image`, as above."""
+def reply_features(field: str) -> Any:
+    """TFDS features of a record with an `id` and an "image", as above, or a "text"."""
     from tensorflow_datasets import features as f
 
-    return f.FeaturesDict(
-        {"id": f.Text(), "image": f.Image(shape=(None, None, 3), encoding_format="png")}
-    )
-
-
-def text_features() -> Any:
-    """TFDS features of a record that is a text alone: `id` and `text`."""
-    from tensorflow_datasets import features as f
-
-    return f.FeaturesDict({"id": f.Text(), "text": f.Text()})
+    kinds = {"image": f.Image(shape=(None, None, 3), encoding_format="png"), "text": f.Text()}
+    return f.FeaturesDict({"id": f.Text(), field: kinds[field]})
 
 
 def shard_sizes(records: int, size: int) -> list[int]:

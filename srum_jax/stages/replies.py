@@ -67,7 +67,7 @@ def replies(
     if requests.scored:
         scores = own_scores(loaded, images[: requests.scored], folder / "scores", cfg, mesh)
     step = 4 * asked.batch
-    texts, pictures = shards.text_features(), shards.image_features()
+    texts, pictures = shards.reply_features("text"), shards.reply_features("image")
     edits = _replied(requests.edits, folder / "edits", asked.edits, pictures, step, title)
     return Replies(
         images=images,

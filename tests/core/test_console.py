@@ -78,6 +78,7 @@ def test_a_line_of_the_log_is_no_part_of_a_bar():
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in re.split("[\r\n]", done.stderr.decode()) if "ours" in line)
     assert re.fullmatch(r"\d\d:\d\d:\d\d ours", line)
+    assert b"Traceback" not in done.stderr  # of what is closed at the end
 
 
 def test_counts_are_said_in_words():

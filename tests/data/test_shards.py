@@ -107,7 +107,7 @@ def test_fields_and_summaries_decode_no_picture(written, monkeypatch):
 def test_more_shards_than_file_handles(tmp_path):
     """1019 shards and 256 handles, read in any order by several threads."""
     count, kinds = 1019, 3
-    features = shards.image_features()
+    features = shards.reply_features("image")
     for i in range(count):
         path = shards.unit_path(tmp_path, "images", i, count)
         if i < kinds:

@@ -266,8 +266,8 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     cfg, work, manifest = done
     folder = work.stage("evaluate")
     before = json.loads((folder / "evaluation.json").read_text())
-    for name in ("manifest.json", "evaluation.json"):
-        (folder / name).unlink()
+    (folder / "manifest.json").unlink()
+    (folder / "evaluation.json").unlink()
     (folder / "shapes" / "trained" / "answers").rmtree()
     draws, made = [], []
     monkeypatch.setattr(generate, "generate_shard", lambda *args: draws.append(args))
@@ -308,10 +308,9 @@ class Interrupted:
 @pytest.mark.parametrize("kind", ["texts", "edits"])
 def test_replies_are_asked_for_in_parts(tmp_path, kind):
     """Parts of 4·batch; those that are whole stay."""
-    image = np.zeros((4, 4, 3), np.uint8)
     made = {
-        "texts": lambda i: TextRequest(str(i), "a", (image,), "what ?", 3),
-        "edits": lambda i: EditRequest(str(i), "a", image, "what ?", i),
+        "texts": lambda i: TextRequest(str(i), "a", (), "what ?", 3),
+        "edits": lambda i: EditRequest(str(i), "a", np.zeros((4, 4, 3), np.uint8), "what ?", i),
     }[kind]
     requests, calls = Requests(**{kind: [made(i) for i in range(10)]}), []
 

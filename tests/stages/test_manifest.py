@@ -125,7 +125,7 @@ def test_a_damaged_json_file_among_the_outputs_is_made_again(work):
 
 
 def test_a_cut_shard_of_a_finished_stage_is_made_again(work):
-    features = shards.image_features()
+    features = shards.reply_features("image")
 
     def body(folder):
         made = [i for i in range(2) if not shards.shard_done(folder, "a", i, 2, 1)]
