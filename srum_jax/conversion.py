@@ -9,6 +9,7 @@ again.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 
 import jax
@@ -86,7 +87,7 @@ def _made_whole(folder: epath.Path) -> Iterator[epath.Path]:
             try:
                 yield made
             except BaseException:  # a full disk, Ctrl-C: a part is not to be taken for a model
-                _empty(made)
+                _empty_for_good(made)
                 raise
             for path in _content(partial):
                 if (folder / path.name).is_dir():
@@ -107,6 +108,16 @@ def _content(folder: epath.Path) -> list[epath.Path]:
 def _empty(folder: epath.Path) -> None:
     for path in _content(folder):
         path.rmtree() if path.is_dir() else path.unlink()
+
+
+def _empty_for_good(folder: epath.Path) -> None:
+    """After a failure: threads of Orbax and TensorStore may go on writing for a moment."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):  # something came while it was emptied
+            _empty(folder)
+        time.sleep(0.1)
+        if not _content(folder):
+            return
 
 
 Read = tuple[hf.Parts, BagelConfig, param_tree.Params, param_tree.Params, str]

@@ -156,7 +156,7 @@ def test_examples_hold_what_the_report_needs(done):
             example["token_weights"], maps.sample_map(dense, 4, 4), atol=1e-4
         )
     assert examples[0]["image_score"] > examples[1]["image_score"]
-    shown = scored_pictures(examples, "examples", lambda p: picture((folder / p).read_bytes()))
+    shown = scored_pictures(examples, "examples", lambda p: picture((folder / p).read_bytes(), p))
     assert sum(len(group) for _, group in shown.prompts) == len(examples)
     assert all(c.boxes and c.weights for _, group in shown.prompts for c in group)
 
