@@ -6,7 +6,7 @@ import types
 import jax
 import pytest
 
-from srum_jax.core import distributed, sharding
+from srum_jax.core import distributed, host_watch, sharding
 from srum_jax.core.errors import BadInput, Stopped
 
 LIMITS = types.SimpleNamespace(init_timeout=7, heartbeat_timeout=8, shutdown_timeout=9)
@@ -14,7 +14,8 @@ LIMITS = types.SimpleNamespace(init_timeout=7, heartbeat_timeout=8, shutdown_tim
 
 @pytest.fixture
 def joined(monkeypatch):
-    """The calls that would start JAX's service; `fail` is raised by them."""
+    """The calls that would start JAX's service; `fail` is raised by them. Nothing looks at the
+    other processes: that would end this one, with all tests, where a test's command fails."""
     calls = types.SimpleNamespace(seen=[], fail=None)
 
     def initialize(*args, **kwargs):
@@ -23,6 +24,7 @@ def joined(monkeypatch):
             raise calls.fail
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(host_watch, "start", lambda lost_after: None)
     return calls
 
 
