@@ -389,8 +389,8 @@ def test_a_run_that_does_not_train(weights, tmp_path):
     assert [a["question"] for a in answers] == [q.text for _, q in questions]
     assert [a["expected"] for a in answers] == [q.answer for _, q in questions]
     assert all(a["base_correct"] == (a["base_answer"] == a["expected"]) for a in answers)
-    kept = json.loads((work.stage("evaluate") / "shapes/base/answers.json").read_text())
-    assert [one["reply"] for one in kept] == [a["base_answer"] for a in answers]
+    kept = shards.read(work.stage("evaluate") / "shapes/base/answers")
+    assert [one["text"] for one in kept] == [a["base_answer"] for a in answers]
 
 
 @pytest.mark.slow
