@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis import strategies
 
 from srum_jax.core.errors import BadInput
 
@@ -25,13 +26,25 @@ MAX_SECONDS = 1.0  # of processor time that one case may take, however loaded th
 MAX_MESSAGE = 2000  # characters of a refusal
 
 
+def plain(*samples: Any) -> strategies.SearchStrategy:
+    """JSON values without parts, and `samples`: those that a reader may stumble over."""
+    return (
+        strategies.none()
+        | strategies.booleans()
+        | strategies.integers()
+        | strategies.floats()
+        | strategies.text(max_size=8)
+        | strategies.sampled_from(samples)
+    )
+
+
 def counts(quick: int) -> pytest.MarkDecorator:
     """Gives a test the argument `cases`: `quick`, and as a slow test LARGE."""
     return pytest.mark.parametrize("cases", [quick, pytest.param(LARGE, marks=pytest.mark.slow)])
 
 
-def run(check: Callable[..., None], cases: int, **strategies: Any) -> None:
-    """Calls `check` with `cases` draws of the strategies; a failure shows the smallest found."""
+def run(check: Callable[..., None], cases: int, **given: Any) -> None:
+    """Calls `check` with `cases` draws of `given`, strategies; a failure shows the smallest found."""
     settings = hypothesis.settings(
         max_examples=cases,
         derandomize=True,
@@ -39,7 +52,7 @@ def run(check: Callable[..., None], cases: int, **strategies: Any) -> None:
         deadline=None,  # by the clock: a loaded machine would fail it
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    settings(hypothesis.given(**strategies)(check))()
+    settings(hypothesis.given(**given)(check))()
 
 
 def value_or_refusal(read: Callable[[], Any], *, names: str = "") -> Any:

@@ -153,14 +153,7 @@ def test_an_absurd_field_is_refused_by_file_and_name(folder, file, field, value)
     assert len(str(e.value)) < 300
 
 
-PLAIN = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from([0, -1, 1, 2**31, 2**63, 10**400, "yarn", "linear", "default"])
-)
+PLAIN = hypothesis_cases.plain(0, -1, 1, 2**31, 2**63, 10**400, "yarn", "linear", "default")
 KEYS = st.sampled_from(["type", "rope_type", "rope_theta", "factor", "truncate", "beta_fast"])
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(KEYS, PLAIN, max_size=4)
 FIELDS = sorted({(name, field) for name, values in FILES.items() for field in values})

@@ -118,14 +118,7 @@ def test_a_bad_file_of_sizes_names_file_and_field(tmp_path, content, message):
     assert "config.json" in str(e.value)
 
 
-PLAIN = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from([0, -1, 1, 4, 256, 2**31, -(2**63), 10**4000, "relu", "k" * 5000])
-)
+PLAIN = hypothesis_cases.plain(0, -1, 1, 4, 256, 2**31, -(2**63), 10**4000, "relu", "k" * 5000)
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=3), PLAIN, max_size=2)
 SECTIONS = [f"{name}_config" for name in ("vision", "prompt_encoder", "mask_decoder")]
 FIELDS = sorted(
