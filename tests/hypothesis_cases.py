@@ -44,7 +44,7 @@ def counts(quick: int) -> pytest.MarkDecorator:
 
 
 def run(check: Callable[..., None], cases: int, **given: Any) -> None:
-    """Calls `check` with `cases` draws of `given`, strategies; a failure shows the smallest found."""
+    """Calls `check` with `cases` draws of strategies; a failure shows the smallest found."""
     settings = hypothesis.settings(
         max_examples=cases,
         derandomize=True,
