@@ -5,6 +5,7 @@ first and says for which config and inputs the half-done files in the folder wer
 repeats what the manifests of all rounds say, so it can be made again from them.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -90,7 +91,8 @@ class Manifest:
     outputs: Mapping[str, str]
     versions: Mapping[str, str]
     counts: Mapping[str, int]
-    # Of the run that finished it, and how many "starts" it took; results.json's "stages" entry.
+    # results.json's "stages" entry, and how many "starts" it took. Seconds are of all of them but
+    # those that were killed, the rest is of the last one.
     timing: Mapping[str, float]
     allowed_changes: tuple[str, ...] = ()  # config changes let through while it was made
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -204,19 +206,26 @@ def run_stage(
         if jax.process_index() == 0 and files.kept(work.results) is None:
             write_results(cfg, work)
         return manifest
-    allowed, starts = allowed + tuple(changes), _starts(folder)
+    allowed, (starts, spent) = allowed + tuple(changes), _earlier_starts(folder)
+    told = {**current, "allowed_changes": allowed, "starts": starts + 1, "seconds": spent}
     barrier(f"{name}: looked at")  # before the first process changes what the others read
     if jax.process_index() == 0:
         if before is None:
             _set_aside(folder)
-        told = {**current, "allowed_changes": allowed, "starts": starts}
         write_json(folder / "started.json", told)
         (folder / "manifest.json").unlink(missing_ok=True)
     barrier(f"{name}: starts")
     start = time.monotonic()
-    outcome = body(folder)
+    try:
+        outcome = body(folder)
+    except BaseException:
+        if jax.process_index() == 0:
+            with contextlib.suppress(Exception):  # what ended it may forbid this too: a full disk
+                told["seconds"] = round(spent + time.monotonic() - start, 3)
+                write_json(folder / "started.json", told)
+        raise
     barrier(f"{name}: ends")
-    timing = _timing(time.monotonic() - start, outcome) | {"starts": starts}
+    timing = _timing(spent + time.monotonic() - start, outcome) | {"starts": starts + 1}
     manifest = Manifest(
         stage=name,
         config_hash=section_hash(cfg, sections),
@@ -255,13 +264,14 @@ def takes(work: Workdir, name: str) -> float | None:
     return None
 
 
-def _starts(folder: epath.Path) -> int:
-    """How many runs have worked on a stage, with the one that begins."""
+def _earlier_starts(folder: epath.Path) -> tuple[int, float]:
+    """How many runs have worked on a stage, and seconds of those that were not killed."""
     path = folder / "started.json"
     try:
-        return 1 + int(files.read_json(path).get("starts", 1)) if path.exists() else 1
+        found = files.read_json(path) if path.exists() else {"starts": 0}
+        return int(found.get("starts", 1)), float(found.get("seconds", 0))
     except (ValueError, TypeError, AttributeError):  # cut by a loss of power
-        return 2
+        return 1, 0.0
 
 
 def _finished(folder: epath.Path) -> Manifest | None:

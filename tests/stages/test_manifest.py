@@ -9,12 +9,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from srum_jax import config, config_history, running
+from srum_jax import config, config_history
 from srum_jax.configs import base
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images, shards
-from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage, takes
+from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 
 SCHEMA = json.loads((pathlib.Path(__file__).parents[1] / "results.schema.json").read_text())
 
@@ -467,34 +467,3 @@ def test_a_stage_that_failed_before_it_made_anything_takes_a_corrected_config(wo
     body = Body()
     run(work, body, make(steps=200))
     assert body.calls == 1
-
-
-def test_what_a_stage_took_is_known_where_one_start_made_it_all(work):
-    then = dataclasses.replace(work, round=1)
-    assert takes(then, "train") is None
-    made = run(work, Body())
-    assert made.timing["starts"] == 1
-    assert takes(work, "train") == 0.0  # finished
-    assert takes(then, "train") == made.timing["seconds"]
-    with pytest.raises(RuntimeError, match="killed"):
-        run(then, Body(fail=True))
-    assert takes(then, "train") is None  # a part of it is done
-    assert run(then, Body()).timing["starts"] == 2
-    for number in (2, 3):  # the last round that says it
-        later = dataclasses.replace(work, round=number)
-        assert takes(later, "train") == made.timing["seconds"]
-
-
-def test_a_run_says_what_is_left_as_far_as_an_earlier_round_tells(work):
-    c = base.get_config()
-    c.rounds, c.stages = 3, ("train", "export")
-    going = running.Run(config.load(c), ("train", "export"), str(work.root))
-    assert going.left(0, 0).said() == "not known yet"
-    run(work, Body())
-    path = work.stage("train") / "manifest.json"
-    told = read_json(path)
-    told["timing"]["seconds"] = 1800.0
-    write_json(path, told)
-    assert going.left(0, 1).stage == "export"
-    assert going.left(0, 1).said() == "about 1 h 00 min, and export not known yet"
-    assert going.left(1, 1).said() == "about 30 min, and export not known yet"
