@@ -18,6 +18,13 @@ from srum_jax.data import hdr, images
 AvFrame = AvStream = Any  # of PyAV: av.VideoFrame, av.video.stream.VideoStream
 _UNNAMED = 2  # the number of no colour matrix (ITU-T H.273)
 _UNREAD = {8, *range(10, 18)}  # those that FFmpeg's swscale would take for BT.601
+_DOLBY = {
+    "dvh1",
+    "dvhe",
+    "dva1",
+    "dvav",
+    "dav1",
+}  # what other players may not show
 _UNNAMED_KINDS = 16  # of side data that FFmpeg may have beyond PyAV's list
 _MIN_WOVEN = 16  # pixels of a side, for the filter that takes fields apart
 # From a file to its one track's picture: elements of Matroska, boxes of QuickTime.
@@ -32,11 +39,13 @@ class Shown:
 
     ratio: Fraction | None  # width to height of a pixel
     crop: tuple[int, int, int, int]  # pixels hidden left, above, right, below
+    dolby: bool  # the film is for players of Dolby Vision
 
     @classmethod
     def of(cls, stream: AvStream) -> "Shown":
         """What is said of a stream of PyAV."""
-        return cls(stream.sample_aspect_ratio, _crop(stream))
+        dolby = stream.codec_context.codec_tag in _DOLBY
+        return cls(stream.sample_aspect_ratio, _crop(stream), dolby)
 
     def size(self, frame: AvFrame) -> tuple[int, int]:
         """(width, height) of a frame in square pixels, before it is turned."""
@@ -46,8 +55,11 @@ class Shown:
     def picture(self, before: AvFrame | None, frame: AvFrame, after: AvFrame | None) -> Image.Image:
         """RGB of a frame; those beside it, or None, help where it is made of two fields.
 
-        Raises ValueError for colours by a matrix that is not read.
+        Raises ValueError for colours that are not read: by their matrix, or Dolby's own (ICtCp in
+        profile 5, which names none).
         """
+        if self.dolby and int(frame.color_trc) == _UNNAMED:
+            raise ValueError("Dolby Vision that only its players show is not read; make it HDR10")
         frame = _whole(before, frame, after)
         picture = images.rgb(_screen(frame))
         box = self._box(frame)

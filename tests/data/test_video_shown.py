@@ -273,6 +273,24 @@ def test_colours_that_are_not_read_are_refused(tmp_path):
         read(tmp_path, data)
 
 
+@pytest.mark.parametrize(
+    "tag, transfer, refused",
+    [("dvh1", "undef", True), ("dvh1", "smpte2084", False), ("hvc1", "undef", False)],
+)
+def test_dolby_vision_with_nothing_for_other_players_is_refused(tag, transfer, refused, tmp_path):
+    how = f"lossless=1:log-level=none:transfer={transfer}"
+    data = film(
+        *([flat((40, 40, 40), (64, 32))] * 2, "mp4", "libx265", "yuv420p10le"),
+        options={"x265-params": how},
+        context={"codec_tag": tag},
+    )
+    if not refused:
+        assert len(read(tmp_path, data)) == 1
+        return
+    with pytest.raises(ValueError, match="clip: .*Dolby Vision .* is not read"):
+        read(tmp_path, data)
+
+
 @pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4, cropped_quicktime])
 @pytest.mark.parametrize("left, top, right, bottom", [(8, 2, 4, 6), (0, 0, 0, 9), (3, 1, 0, 0)])
 def test_what_a_container_hides_is_not_shown(make, left, top, right, bottom, tmp_path):
@@ -292,7 +310,7 @@ def test_a_crop_that_leaves_nothing_is_refused_or_hides_nothing(tmp_path):
     with pytest.raises(ValueError, match="not a readable clip"):
         read(tmp_path, cropped_matroska(30, 0, 30, 0))
     smaller = av.VideoFrame(WIDTH, HEIGHT, "rgb24")  # than those that the crop was for
-    assert video_shown.Shown(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
+    assert video_shown.Shown(None, (30, 0, 30, 0), False).size(smaller) == (WIDTH, HEIGHT)
 
 
 def test_a_cameras_frames_with_exif_are_read(tmp_path):
