@@ -6,8 +6,7 @@ import typing
 from collections.abc import Sequence
 
 from srum_jax.configs.base import ExportConfig
-from srum_jax.core import console
-from srum_jax.core.errors import exit_code
+from srum_jax.core import console, ending
 
 # What the stage `export` writes too. jax is imported after the arguments: help comes at once.
 DTYPES, LAYOUTS = (
@@ -32,7 +31,7 @@ examples
   %(prog)s runs/mine/round0/train MINE --base BAGEL-7B-MoT
 
 The whole model is held in the memory of this machine; accelerators are not used. Without --dtype
-the values stay as they are. Exit codes: 0 ok, 2 bad input.
+the values stay as they are. Exit codes: 0 ok, 2 bad input, 69 the bucket's storage is gone.
 """
 
 
@@ -64,10 +63,10 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.convert") ->
     console.say_failures_once()
     try:
         print(convert(**vars(options)))
-    except Exception as e:
-        if (code := exit_code(e)) is None:
+    except Exception as raised:
+        _, code = ending.told(raised)
+        if code is None:
             raise
-        print(f"error: {e}", file=sys.stderr)
         return code
     return 0
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from srum_jax.core.errors import BadInput, Damaged, Stopped
+from srum_jax.core import console, ending
+from srum_jax.core.errors import BadInput, Damaged
 
 # jax and what needs it are imported after the arguments: help comes at once.
 
@@ -41,12 +42,16 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
     """Runs a command line (without the program's name) and returns its exit code; in the help the
     program is called `program`."""
     options = parser(program).parse_args(argv)
+    console.say_failures_once()
     try:
         print(publish(options.round, options.target, options.proposer))
-    except (Stopped, ValueError, FileNotFoundError, FileExistsError, PermissionError) as e:
-        again = "; remove it and give the run's command again" * isinstance(e, Damaged)
-        print(f"error: {e}{again}", file=sys.stderr)
-        return e.exit_code if isinstance(e, Stopped) else BadInput.exit_code
+    except Exception as raised:
+        if isinstance(raised, Damaged):
+            raised = BadInput(f"{raised}; remove it and give the run's command again")
+        _, code = ending.told(raised)
+        if code is None:
+            raise
+        return code
     return 0
 
 

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 
 from srum_jax import config
-from srum_jax.core import console, places, storage
-from srum_jax.core.errors import BadInput, Preempted, Stopped, exit_code
+from srum_jax.core import console, ending, places
+from srum_jax.core.errors import BadInput, Stopped
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
@@ -88,15 +88,8 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.main") -> in
     except KeyboardInterrupt:  # before the run listens to signals
         return 130
     except Exception as raised:
-        e = storage.failure(raised) or raised
-        code = exit_code(e)
-        if debug:
-            logging.exception("traceback")
-        if isinstance(e, Preempted):
-            print(f"{e}: the same command goes on from there", file=sys.stderr)
-        elif code is not None:
-            print(f"error: {e}" + ("" if debug else "\n(--debug shows where)"), file=sys.stderr)
-        _end_all(code or Stopped.exit_code, e)
+        error, code = ending.told(raised, debug=debug)
+        _end_all(code or Stopped.exit_code, error)
         if code is None:
             raise
         return code

@@ -18,8 +18,8 @@ from typing import Any
 from absl import flags, logging
 
 from srum_jax.config import Config
-from srum_jax.core import console, files, places, registry
-from srum_jax.core.errors import BadInput, DoesNotFit, exit_code, quoted
+from srum_jax.core import console, ending, files, places, registry
+from srum_jax.core.errors import BadInput, DoesNotFit, quoted
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
@@ -34,7 +34,8 @@ examples (the default model is the small shapes base; --model DIR takes a BAGEL 
   %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
 
 Images that -o has already are not drawn again: after an interruption give the same command.
-Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 130 stopped, 141 nobody reads the output.
+Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 69 the bucket's storage is gone,
+130 stopped, 141 nobody reads the output.
 """
 RECORDS = "records.jsonl"
 CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell says of other programs too
@@ -141,15 +142,13 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.use") -> int
     except BrokenPipeError:  # who reads our results has gone, as `head` does
         return CLOSED_PIPE
     except Exception as e:
-        if options.debug:
-            logging.exception("traceback")
-        more = "" if options.debug else " (--debug shows where)"
-        if (code := exit_code(e)) is not None:
-            return _failed(f"{e}{more}", code)
         if "RESOURCE_EXHAUSTED" in str(e):  # what jax raises has no type of its own
             how = "a smaller --batch, --size or --window, or --precision int8"
-            return _failed(f"the device's memory is full: try {how}{more}", DoesNotFit.exit_code)
-        raise
+            e = DoesNotFit(f"the device's memory is full: try {how}")
+        _, code = ending.told(e, debug=options.debug)
+        if code is None:
+            raise
+        return code
 
 
 def _shown(results: Iterable[dict[str, Any]], *, as_json: bool) -> int:

@@ -1,11 +1,13 @@
 """What all tests share: eight fake CPU devices, quick compilation and a cache of it, strict
 broadcasting."""
 
+import contextlib
 import gc
 import os
 import pathlib
 import sys
 import tempfile
+import types
 import uuid
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -67,3 +69,23 @@ def storage(told):
 def bucket(storage):
     """A folder of a test's own in a bucket, "gs://…"."""
     return epath.Path(f"gs://runs/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def gone(told, bucket, monkeypatch):
+    """The block in which the storage answers every request with an error of this number."""
+    import buckets
+    from gcsfs import retry
+
+    # What it waits between two tries, at most: none is to be waited for.
+    monkeypatch.setattr(retry, "random", types.SimpleNamespace(random=lambda: -64.0))
+
+    @contextlib.contextmanager
+    def answers(number):
+        buckets.fail(told, str(number), 600.0)
+        try:
+            yield
+        finally:
+            told.unlink()
+
+    return answers

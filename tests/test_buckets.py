@@ -1,11 +1,9 @@
 """Work folders in a bucket: files, locks, metrics, shards and checkpoints in a real emulator."""
 
 import collections
-import contextlib
 import dataclasses
 import json
 import threading
-import types
 import urllib.error
 import urllib.request
 
@@ -80,25 +78,6 @@ def test_what_fails_while_it_is_uploaded_leaves_the_old_object(bucket):
     files.write_bytes(path, [])
     assert path.read_bytes() == b""
     assert [p.name for p in bucket.iterdir()] == ["a"]
-
-
-@pytest.fixture
-def gone(told, bucket, monkeypatch):
-    """The block in which the storage answers every request with an error of this number."""
-    from gcsfs import retry
-
-    # What it waits between two tries, at most: none is to be waited for.
-    monkeypatch.setattr(retry, "random", types.SimpleNamespace(random=lambda: -64.0))
-
-    @contextlib.contextmanager
-    def answers(number):
-        buckets.fail(told, str(number), 600.0)
-        try:
-            yield
-        finally:
-            told.unlink()
-
-    return answers
 
 
 @pytest.mark.parametrize("number", [403, 429, 500, 502, 503])

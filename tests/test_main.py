@@ -87,7 +87,7 @@ def test_a_storage_that_gives_no_answer_is_told_in_a_line(stages, capsys):
     stages.fail["score"] = HttpError({"code": 503, "message": "<p>a page</p>\n" * 100})
     assert go(stages) == errors.StorageLost.exit_code == 69
     err = capsys.readouterr().err
-    line = "error: a bucket: the storage gives no answer (error 503): the same command goes on\n"
+    line = "error: a bucket: the storage gives no answer (error 503): the same command goes on (--"
     assert line in err and "page" not in err and "Traceback" not in err
 
 

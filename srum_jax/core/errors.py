@@ -1,4 +1,4 @@
-"""The ways a run ends that are not success, each with its exit code; `main.py` alone exits.
+"""The ways a run ends that are not success, each with its exit code (`core/ending.py`).
 
 Code below raises ValueError or FileNotFoundError for bad input where no more needs to be said: both
 end with code 2 and their message, and so does an OSError of a place that cannot be written.

@@ -29,6 +29,13 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def is_folder(path: epath.PathLike) -> bool:
+    """Whether a path names a folder. Raises where a bucket gives no answer: epath's `is_dir` then
+    says no."""
+    path = epath.Path(path)
+    return (not is_remote(path) or path.exists()) and path.is_dir()
+
+
 def absolute(path: epath.PathLike) -> epath.Path:
     """A path that does not depend on the current folder; what names a bucket is one already."""
     path = epath.Path(path)
