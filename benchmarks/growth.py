@@ -44,7 +44,7 @@ STAGES = ("generate", "score", "choose", "rows", "export", "ingest", "evaluate",
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class Workload:
     """A stage at work on `count` records of pictures of `size` pixels a side, below `folder`."""
 
     folder: pathlib.Path
@@ -243,7 +243,7 @@ class _Verifier:
 # -------------------------------------------------------------------------------------- measuring
 
 
-def measured(bench: Bench, stage: str) -> dict[str, Any]:
+def measured(workload: Workload, stage: str) -> dict[str, Any]:
     """Seconds, processor seconds, MiB and open files of a stage's work in this process."""
     import jax
 
@@ -256,7 +256,7 @@ def measured(bench: Bench, stage: str) -> dict[str, Any]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    work = bench.work(stage)
+    work = workload.work(stage)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, worked = time.monotonic(), time.process_time()
     items = work()
@@ -266,7 +266,7 @@ def measured(bench: Bench, stage: str) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "stage": stage,
-        "count": bench.count,
+        "count": workload.count,
         "items": items,
         "files": most[0],
         "rss_mib": peak / 2**10,
@@ -275,18 +275,18 @@ def measured(bench: Bench, stage: str) -> dict[str, Any]:
     }
 
 
-def in_a_process(bench: Bench, stage: str) -> dict[str, Any]:
+def in_a_process(workload: Workload, stage: str) -> dict[str, Any]:
     """`measured` in a process of its own, which begins with what is imported here."""
     here, there = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(
-        target=lambda: there.send(measured(bench, stage))
+        target=lambda: there.send(measured(workload, stage))
     )
     child.start()
     there.close()
     try:
         return here.recv()
     except EOFError:
-        raise SystemExit(f"{stage} of {bench.count} failed, see above") from None
+        raise SystemExit(f"{stage} of {workload.count} failed, see above") from None
     finally:
         child.join()
 
@@ -322,14 +322,14 @@ def main() -> None:
     importlib.import_module("tensorflow_datasets")
     found = []
     for count in map(int, filter(None, options.plan.split(","))):
-        found.append(in_a_process(Bench(options.folder, count, options.size), "plan"))
+        found.append(in_a_process(Workload(options.folder, count, options.size), "plan"))
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     for count in map(int, filter(None, options.counts.split(","))):
-        bench = Bench(options.folder / str(count), count, options.size)
+        workload = Workload(options.folder / str(count), count, options.size)
         for stage in options.stages.split(","):
-            found.append(in_a_process(bench, stage))
+            found.append(in_a_process(workload, stage))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-        shutil.rmtree(bench.folder)
+        shutil.rmtree(workload.folder)
     found.sort(
         key=lambda row: ("plan", *STAGES).index(row["stage"])
     )  # stable: counts stay in order

@@ -44,7 +44,7 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
     options = parser(program).parse_args(argv)
     console.say_failures_once()
     try:
-        print(publish(options.round, options.target, options.proposer))
+        print(export(options.round, options.target, options.proposer))
     except Exception as raised:
         if isinstance(raised, Damaged):
             raised = BadInput(f"{raised}; remove it and give the run's command again")
@@ -55,9 +55,12 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
     return 0
 
 
-def publish(round_folder: str, target: str, proposer: str | None = None) -> str:
-    """Does it; what was written and left out in a sentence. Raises as `published.write` does, and
-    BadInput for a target that holds something or a proposer that the run did not have."""
+def export(round_folder: str, target: str, proposer: str | None = None) -> str:
+    """Writes a round's data set; what was written and left out, in a sentence.
+
+    Raises as `srum_dataset.write` does, and BadInput for a target that holds something or a
+    proposer that the run did not have.
+    """
     from srum_jax.data import shards, srum_dataset
     from srum_jax.stages.manifest import Manifest
 

@@ -37,7 +37,7 @@ def main(what, who, *args):
             if chosen("stop"):
                 os.kill(os.getpid(), signal.SIGTERM)
             while True:
-                preemption.look()
+                preemption.check()
                 time.sleep(0.05)
         distributed.barrier("waits")
 

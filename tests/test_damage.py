@@ -93,7 +93,7 @@ def flip(path, at=None):
 
 def test_a_flipped_bit_of_a_record_costs_its_shard_alone(run, capsys):
     assert run.again() == 0 and run.stages.made == [0, 3, 6, "params"]
-    path = shards.unit_path(run.root / "round0/generate", "c", 1, 3)
+    path = shards.shard_path(run.root / "round0/generate", "c", 1, 3)
     whole = path.read_bytes()
     (first, _), *_ = shards.shard_file.spans(path, 3)
     flip(path, first + 60)

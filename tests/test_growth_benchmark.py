@@ -9,6 +9,6 @@ import growth  # noqa: E402
 
 
 def test_every_stage_runs(tmp_path):
-    bench = growth.Bench(tmp_path, count=70, size=32)
-    worked = {stage: bench.work(stage)() for stage in ("plan", *growth.STAGES)}
+    workload = growth.Workload(tmp_path, count=70, size=32)
+    worked = {stage: workload.work(stage)() for stage in ("plan", *growth.STAGES)}
     assert set(worked.values()) == {70}, worked

@@ -161,8 +161,8 @@ def any_process(flag: bool, label: str) -> bool:
 
 
 def agreeing() -> contextlib.AbstractContextManager[None]:
-    """Inside, a wish to stop is seen by all processes at the same call of `preemption.look`: for
-    work that they do together, and look at equally often."""
+    """Inside, a wish to stop is seen by all processes at the same call of `preemption.check`: for
+    work that they do together, and check equally often."""
     if jax.process_count() == 1:
         return contextlib.nullcontext()
     return preemption.agreeing(lambda: any_process(preemption.stop.is_set(), "stop?"))

@@ -21,7 +21,7 @@ from srum_jax.core import preemption
 from srum_jax.core.errors import HostLost, Preempted, Stopped, in_a_line
 
 _ROOT, _STOP = "srum_jax", "srum_jax/stop"
-LOOK = 1.0  # seconds between two looks
+POLL = 1.0  # seconds between two readings of the store
 PATIENCE = 60.0  # seconds that a process has to stop cleanly when another one has
 WAIT = 10.0  # seconds that the first process, which has the store, waits for the others to read it
 
@@ -53,7 +53,7 @@ class HostWatch:
         sys.stderr.flush()
         os._exit(code)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Reads the store once: passes on a wish to stop, and ends where another one has ended."""
         if preemption.stop.is_set():
             self._tell(_STOP, "1")
@@ -72,9 +72,9 @@ class HostWatch:
 
     def run(self) -> None:
         """Looks until this process ends."""
-        while not self.done.wait(LOOK):
+        while not self.done.wait(POLL):
             with contextlib.suppress(Exception):  # no answer: who misses another is aborted
-                self.look()
+                self.poll()
 
     def _tell(self, key: str, value: str) -> None:
         self.store.key_value_set(key, value, allow_overwrite=True)
@@ -84,7 +84,7 @@ class HostWatch:
         while time.monotonic() < limit:
             if len(_ended(dict(self.store.key_value_dir_get(_ROOT)))) == self.count:
                 return
-            time.sleep(LOOK / 4)
+            time.sleep(POLL / 4)
 
 
 def _ended(told: Mapping[str, str]) -> dict[int, tuple[int, str]]:

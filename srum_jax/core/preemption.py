@@ -57,7 +57,7 @@ def install(on_cut: Callable[[], None] = lambda: None) -> None:
     threading.Thread(target=_listen, args=(reads,), daemon=True, name="signals").start()
 
 
-def look() -> None:
+def check() -> None:
     """Raises Preempted where a stop is asked for; long work calls it between its calls."""
     if asked():
         raise Preempted("stopped; what was unfinished is made again")

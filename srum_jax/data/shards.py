@@ -123,7 +123,7 @@ def shard_name(name: str, index: int, total: int) -> str:
     return f"{name}-{SPLIT}.array_record-{index:05d}-of-{total:05d}"
 
 
-def unit_path(folder: epath.PathLike, name: str, index: int, total: int) -> epath.Path:
+def shard_path(folder: epath.PathLike, name: str, index: int, total: int) -> epath.Path:
     """The file of shard `index` (from 0) of `total`."""
     if not 0 <= index < total:
         raise ValueError(f"{name}: there is no shard {index} of {total}")
@@ -148,7 +148,7 @@ def write_shard(
     A record that does not fit `features` raises ValueError naming it, a disk without room OSError;
     no shard is then left behind.
     """
-    final = unit_path(folder, name, index, total)
+    final = shard_path(folder, name, index, total)
     final.parent.mkdir(parents=True, exist_ok=True)
     where = None if files.is_remote(final) else final.parent
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=where) as local:
@@ -180,7 +180,7 @@ def write_shard(
 
 def shard_done(folder: epath.PathLike, name: str, index: int, total: int, count: int) -> bool:
     """Whether shard `index` is there with its `count` records; a warning names one that is cut."""
-    path = unit_path(folder, name, index, total)
+    path = shard_path(folder, name, index, total)
     if not path.exists():
         return False
     if files.is_remote(path):  # an object is whole
@@ -217,7 +217,7 @@ def finish(folder: epath.PathLike, name: str, features: Any, counts: Sequence[in
     import tensorflow_datasets as tfds
 
     folder = epath.Path(folder)
-    paths = [unit_path(folder, name, i, len(counts)) for i in range(len(counts))]
+    paths = [shard_path(folder, name, i, len(counts)) for i in range(len(counts))]
     size = 0
     with tempfile.TemporaryDirectory() as scratch, futures.ThreadPoolExecutor(AT_ONCE) as threads:
         scratch = pathlib.Path(scratch)

@@ -73,7 +73,7 @@ class AnswerScorer:
         examples = [self._example(i, q) for i, q in zip(images, questions, strict=True)]
         answers = []
         for first in range(0, len(examples), self.batch):
-            preemption.look()
+            preemption.check()
             part = examples[first : first + self.batch]
             padded = [[e] for e in part] + [[]] * (self.batch - len(part))
             batch = packing.pack(padded, lanes(part), self.model.layout)

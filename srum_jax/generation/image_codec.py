@@ -116,7 +116,7 @@ class ImageEncoder:
     def _batches(self, images: Sequence[np.ndarray], *, moments: bool) -> list[np.ndarray]:
         parts = []
         for first in range(0, len(images), self.batch):
-            preemption.look()
+            preemption.check()
             part = images[first : first + self.batch]
             full = np.zeros((self.batch, *part[0].shape), np.float32)
             full[: len(part)] = [to_float(image) for image in part]
@@ -143,7 +143,7 @@ class ImageDecoder:
         """
         images: dict[int, np.ndarray] = {}
         for part in _by_size([x.shape[:2] for x in latents], self.model.token_pixels**2):
-            preemption.look()
+            preemption.check()
             rows = context.rows_for(len(part), 2**30)
             tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
             tokens[: len(part)] = [latents[i] for i in part]

@@ -344,7 +344,7 @@ class ImageSampler:
         for branch, members in groups.items():
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
             for first in range(0, len(members), settings.batch):
-                preemption.look()
+                preemption.check()
                 part = members[first : first + settings.batch]
                 found = self._call(params, [requests[i] for i in part], branch, settings)
                 latents.update(zip(part, found, strict=True))

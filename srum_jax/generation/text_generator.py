@@ -190,7 +190,7 @@ class TextGenerator:
             order = list(range(len(contexts)))
         written: dict[int, GeneratedText] = {}
         for first in range(0, len(order), self.batch):
-            preemption.look()
+            preemption.check()
             part = order[first : first + self.batch]
             ids, counts = self._call(
                 [contexts[i] for i in part],

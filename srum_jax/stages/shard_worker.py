@@ -66,7 +66,7 @@ def make_all(
     with bar, _Writer(folder, name, features, len(sizes), encode, bar) as writer:
         for u in todo:
             try:
-                preemption.look()
+                preemption.check()
                 records = make(starts[u], sizes[u])
             except Preempted:
                 break  # other processes are told to stop too, and are at other shards

@@ -99,8 +99,8 @@ def test_fields_and_summaries_decode_no_picture(written, monkeypatch):
     assert list(read.summaries()) == want
     monkeypatch.undo()
     monkeypatch.setattr(Image.Image, "load", None)
-    shards.summaries_path(shards.unit_path(folder, NAME, 0, 3)).unlink()  # as folders of old have
-    shards.summaries_path(shards.unit_path(folder, NAME, 1, 3)).write_bytes(b'{"id": "1')
+    shards.summaries_path(shards.shard_path(folder, NAME, 0, 3)).unlink()  # as folders of old have
+    shards.summaries_path(shards.shard_path(folder, NAME, 1, 3)).write_bytes(b'{"id": "1')
     assert list(shards.read(folder).summaries()) == want
 
 
@@ -109,12 +109,12 @@ def test_more_shards_than_file_handles(tmp_path):
     count, kinds = 1019, 3
     features = shards.reply_features("image")
     for i in range(count):
-        path = shards.unit_path(tmp_path, "images", i, count)
+        path = shards.shard_path(tmp_path, "images", i, count)
         if i < kinds:
             record = {"id": str(i), "image": png(np.zeros((1, 1, 3), np.uint8))}
             shards.write_shard(tmp_path, "images", features, [record], i, count)
         else:
-            shutil.copy(shards.unit_path(tmp_path, "images", i % kinds, count), path)
+            shutil.copy(shards.shard_path(tmp_path, "images", i % kinds, count), path)
     shards.finish(tmp_path, "images", features, [1] * count)
     code = """if True:
         import concurrent.futures, os, resource, sys
@@ -259,7 +259,7 @@ def test_wrong_record_is_named_and_leaves_nothing(tmp_path, change, message):
 @pytest.mark.parametrize("left", [0, 100, -200])
 def test_an_empty_or_cut_shard_counts_as_absent(written, left, caplog):
     folder, _, _, sizes = written
-    path = shards.unit_path(folder, NAME, 1, 3)
+    path = shards.shard_path(folder, NAME, 1, 3)
     path.write_bytes(path.read_bytes()[:left])
     assert not shards.shard_done(folder, NAME, 1, 3, 3)
     assert not shards.is_whole(folder)
@@ -279,7 +279,7 @@ def test_count_too_small_is_refused(written):
 
 def test_flipped_bit_names_its_unit(written):
     folder, _, _, _ = written
-    path = shards.unit_path(folder, NAME, 1, 3)
+    path = shards.shard_path(folder, NAME, 1, 3)
     data = bytearray(path.read_bytes())
     at = data.find(b"a caf")  # inside the second shard's first record, if it is stored as it is
     at = at if at >= 0 else len(data) // 3
@@ -295,7 +295,7 @@ def test_a_flipped_bit_of_the_summaries_changes_nothing(written, letter):
     """Also one that leaves the grammar of JSON whole."""
     folder, _, _, _ = written
     want = list(shards.read(folder).summaries())
-    path = shards.summaries_path(shards.unit_path(folder, NAME, 0, 3))
+    path = shards.summaries_path(shards.shard_path(folder, NAME, 0, 3))
     whole = path.read_bytes()
     assert letter in whole
     path.write_bytes(whole.replace(letter, letter[:-1] + bytes([letter[-1] ^ 1]), 1))
@@ -304,7 +304,7 @@ def test_a_flipped_bit_of_the_summaries_changes_nothing(written, letter):
 
 def test_damaged_metadata_and_missing_unit_are_named(written):
     folder, _, _, _ = written
-    path = shards.unit_path(folder, NAME, 2, 3)
+    path = shards.shard_path(folder, NAME, 2, 3)
     data = path.read_bytes()
     path.unlink()
     with pytest.raises(FileNotFoundError, match="00002-of-00003: this shard is missing"):

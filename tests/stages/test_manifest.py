@@ -136,7 +136,7 @@ def test_a_cut_shard_of_a_finished_stage_is_made_again(work):
         return Outcome({"images": "."}, {"made": len(made)}, items=1)
 
     assert run(work, body).counts["made"] == run(work, body).counts["made"] == 2
-    path = shards.unit_path(work.stage("train"), "a", 1, 2)
+    path = shards.shard_path(work.stage("train"), "a", 1, 2)
     whole = path.read_bytes()
     for left in (b"", whole[:-100]):
         path.write_bytes(left)

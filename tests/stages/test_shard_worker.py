@@ -130,7 +130,7 @@ def test_told_in_the_middle_of_a_shard_it_drops_that_shard(tmp_path, make):
     def stopped_between_two_calls():
         if len(make.calls) == 2:
             preemption.stop.set()
-            preemption.look()
+            preemption.check()
 
     make.then = stopped_between_two_calls
     with pytest.raises(Preempted, match="score: stopped, finished shards are kept"):
