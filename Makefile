@@ -19,6 +19,8 @@ PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 install = { $(1)/bin/python $(PIP) uv && \
   $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null; } || \
   $(1)/bin/python $(PIP) $(2)
+# Without a new worker for one that died: pytest-xdist waits for its tests for ever.
+PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0 -q
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Compiled modules are kept, whatever the shell says: the tests start a hundred Python processes.
@@ -57,10 +59,10 @@ demo: $(STAMP)
 	$(BIN)/python -m srum_jax.main --config configs/shapes.py --workdir runs/shapes
 
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
+	$(BIN)/python $(PYTEST) -m "not slow" tests
 
 test-all: $(TEST_STAMP)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests research
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python $(PYTEST) tests research
 	@if "$(NEWEST)" -c "" 2>/dev/null; then $(MAKE) test-newest; else \
 	  echo "No $(NEWEST) here: the newest jax is not tried (make NEWEST=/path/to/python3.13 test-all)"; fi
 
@@ -71,7 +73,7 @@ $(NEWEST_STAMP): $(ASKED)
 	@touch $@
 
 test-newest: $(NEWEST_STAMP)
-	$(NEWEST_VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -q tests
+	$(NEWEST_VENV)/bin/python $(PYTEST) -m "not slow" tests
 
 clean:
 	rm -rf $(VENV) $(NEWEST_VENV) build dist *.egg-info .pytest_cache .ruff_cache
