@@ -21,6 +21,7 @@ from hypothesis import strategies
 from srum_jax.core.errors import BadInput
 
 LARGE = 100_000
+PART = 2000  # cases that hypothesis remembers together: 30 MB a thousand
 REFUSALS = (ValueError, BadInput, FileNotFoundError)  # themselves: what inherits escaped a library
 MAX_SECONDS = 1.0  # of processor time that one case may take, however loaded the machine is
 MAX_MESSAGE = 2000  # characters of a refusal
@@ -44,15 +45,18 @@ def counts(quick: int) -> pytest.MarkDecorator:
 
 
 def run(check: Callable[..., None], cases: int, **given: Any) -> None:
-    """Calls `check` with `cases` draws of strategies; a failure shows the smallest found."""
-    settings = hypothesis.settings(
-        max_examples=cases,
-        derandomize=True,
-        database=None,
-        deadline=None,  # by the clock: a loaded machine would fail it
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    settings(hypothesis.given(**given)(check))()
+    """Calls `check` with `cases` draws of strategies; a failure shows the smallest found.
+
+    In parts, each of a seed of its own: what hypothesis remembers of a part grows with its cases.
+    """
+    for part, first in enumerate(range(0, cases, PART)):
+        settings = hypothesis.settings(
+            max_examples=min(PART, cases - first),
+            database=None,
+            deadline=None,  # by the clock: a loaded machine would fail it
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        hypothesis.seed(part)(settings(hypothesis.given(**given)(check)))()
 
 
 def value_or_refusal(read: Callable[[], Any], *, names: str = "") -> Any:
