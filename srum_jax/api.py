@@ -170,7 +170,7 @@ def _folder(model: epath.PathLike) -> epath.Path:
     if model in registry.WORLDS:
         return registry.base_folder(model)
     folder = places.place(model, "the model")
-    if not files.is_folder(folder):
+    if not folder.is_dir():
         raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
     return folder
 

@@ -41,7 +41,7 @@ def convert(
     written.
     """
     origin, folder = places.place(source, "SOURCE"), places.place(target, "TARGET")
-    if not files.is_folder(origin):
+    if not origin.is_dir():
         raise FileNotFoundError(f"{origin}: no such folder")
     left = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and not folder.is_dir() or left and PARTIAL not in left:

@@ -59,11 +59,11 @@ def emulator(program=(__file__,), told=None):
         os.environ |= {name: before[name] for name in VARIABLES if name in before}
 
 
-def fail(told, how, seconds):
+def fail(told, how, seconds, only=""):
     """Every request of the next `seconds` gets this error ("503"), or, with "time-outs", no
-    answer."""
+    answer. `only`: a part of the address of those that do."""
     new = told.with_suffix(".new")
-    new.write_text(json.dumps([how, time.time() + seconds]))
+    new.write_text(json.dumps([how, time.time() + seconds, only]))
     new.replace(told)
 
 
@@ -71,8 +71,8 @@ def failing(handle, told):
     """The emulator's `handle`, which fails as `told` says."""
 
     def handles(router, method):
-        how, until = json.loads(told.read_text()) if told.is_file() else ("", 0.0)
-        if time.time() >= until:
+        how, until, only = json.loads(told.read_text()) if told.is_file() else ("", 0.0, "")
+        if time.time() >= until or only not in router._request_handler.path:
             handle(router, method)
         elif how.isdecimal():
             router._request_handler.send_error(int(how))

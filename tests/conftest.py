@@ -73,7 +73,8 @@ def bucket(storage):
 
 @pytest.fixture
 def gone(told, bucket, monkeypatch):
-    """The block in which the storage answers every request with an error of this number."""
+    """The block in which the storage answers every request, or those alone with a part in their
+    address, with an error of this number."""
     import buckets
     from gcsfs import retry
 
@@ -81,8 +82,8 @@ def gone(told, bucket, monkeypatch):
     monkeypatch.setattr(retry, "random", types.SimpleNamespace(random=lambda: -64.0))
 
     @contextlib.contextmanager
-    def answers(number):
-        buckets.fail(told, str(number), 600.0)
+    def answers(number, only=""):
+        buckets.fail(told, str(number), 600.0, only)
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ import test_hosts
 import toy
 
 from srum_jax.core import digests, files, lock, storage
-from srum_jax.core.errors import BadInput, Preempted, StorageLost
+from srum_jax.core.errors import BadInput, Preempted, StorageLost, StorageRefuses
 from srum_jax.data import images, shard_file, shards
 from srum_jax.training import metrics
 from srum_jax.training.checkpoint import Checkpoints, load_params, save_params
@@ -82,7 +82,7 @@ def test_what_fails_while_it_is_uploaded_leaves_the_old_object(bucket):
 
 @pytest.mark.parametrize("number", [403, 429, 500, 502, 503])
 def test_a_storage_that_is_gone_is_told_from_one_that_refuses(number, gone, bucket):
-    kind, said = (BadInput, "refuses") if number == 403 else (StorageLost, "gives no answer")
+    kind, said = (StorageRefuses, "refuses") if number == 403 else (StorageLost, "gives no answer")
     with gone(number), pytest.raises(Exception) as raised:
         files.write_text(bucket / "a", "1")
     failed = storage.failure(raised.value, str(bucket))
@@ -217,6 +217,44 @@ def test_a_checkpoint_is_kept_while_the_storage_is_gone(gone, bucket, monkeypatc
     with gone(502), pytest.raises(StorageLost, match="gives no answer"):
         checkpoints.newest(state, lambda: state, steps=8)
     assert int(checkpoints.newest(state, lambda: state, steps=8).step) == 8
+
+
+@pytest.mark.parametrize("number", [403, 503])
+def test_tensorstore_tells_a_storage_that_is_gone_too(number, gone, bucket, monkeypatch):
+    """Nothing is called damaged, or of another model, and removed: what comes back is restored."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    soon = {"max_retries": 1, "initial_delay": "1ms", "max_delay": "1ms"}
+    for context in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+        monkeypatch.setitem(getattr(tensorstore_utils, context), "gcs_request_retries", soon)
+    state, _, _ = toy.start(toy.loop_config())
+    checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
+    for step in (4, 8):
+        checkpoints.save(step, dataclasses.replace(state, step=state.step + step), {})
+    checkpoints.close()
+    save_params(bucket / "params", state.params)
+    checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
+    kind, said = (StorageRefuses, "refuses") if number == 403 else (StorageLost, "gives no answer")
+    for read in (
+        lambda: checkpoints.restore(8, state),
+        lambda: checkpoints.newest(state, lambda: state, steps=8),
+        lambda: load_params(bucket / "params", state.params),
+        lambda: save_params(bucket / "more", state.params),
+    ):
+        with gone(number, "tensorstore="), pytest.raises(kind, match=f"the storage {said} ") as e:
+            read()
+        assert "\n" not in str(e.value)
+    assert int(checkpoints.newest(state, lambda: state, steps=8).step) == 8
+    assert list(checkpoints.manager.all_steps()) == [4, 8]
+
+
+def test_a_folder_is_not_said_to_be_none_by_a_storage_that_is_gone(gone, bucket):
+    files.write_text(bucket / "8" / "a", "1")
+    assert (bucket / "8").is_dir() and not (bucket / "8" / "a").is_dir()
+    assert not (bucket / "9").is_dir()
+    for number in (403, 502):
+        with gone(number), pytest.raises(OSError):
+            (bucket / "8").is_dir()
 
 
 def test_shards_that_were_lost_are_named(written, bucket):

@@ -47,6 +47,10 @@ class BadInput(Stopped, ValueError):
     exit_code = 2
 
 
+class StorageRefuses(BadInput):
+    """The storage of a bucket wants a permission or credentials that this user lacks."""
+
+
 class Damaged(BadInput):
     """Files that a run wrote are not as they were; without `path` it makes them again."""
 

@@ -22,18 +22,15 @@ _SAMPLE, _SAMPLES = 2**20, 64  # bytes read at a time, and how often at most, fo
 # Another process writes what this one looks for: every listing is asked for anew.
 for _protocol in ("gs", "gcs", "s3", "az"):
     fsspec.config.conf.setdefault(_protocol, {}).setdefault("use_listings_cache", False)
+for _protocol in ("gs", "gcs"):
+    fsspec.register_implementation(
+        _protocol, "srum_jax.core.buckets.GoogleStorage", clobber=True, errtxt="pip install gcsfs"
+    )
 
 
 def is_remote(path: epath.PathLike) -> bool:
     """Whether a path names a place in a bucket."""
     return "://" in os.fspath(path)
-
-
-def is_folder(path: epath.PathLike) -> bool:
-    """Whether a path names a folder. Raises where a bucket gives no answer: epath's `is_dir` then
-    says no."""
-    path = epath.Path(path)
-    return (not is_remote(path) or path.exists()) and path.is_dir()
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

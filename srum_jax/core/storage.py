@@ -1,6 +1,8 @@
 """What the clients of buckets raise, told apart: a storage that is gone, one that refuses."""
 
-from srum_jax.core.errors import BadInput, Stopped, StorageLost, in_a_line
+import re
+
+from srum_jax.core.errors import Stopped, StorageLost, StorageRefuses, in_a_line
 
 # Packages whose exceptions say that a request failed, not that what it brought was wrong.
 _CLIENTS = (
@@ -8,25 +10,40 @@ _CLIENTS = (
     *("s3fs", "aiobotocore", "botocore"),
 )
 _PASSING = (408, 429)  # refusals that mean: later
+# As tensorstore, whose errors are all ValueErrors, tells of a request.
+_REQUEST = re.compile(
+    r"\b(?:(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED)|PERMISSION_DENIED|UNAUTHENTICATED): "
+    r".*(?:retry attempts failed|http_response_code|curl_code)",
+    re.DOTALL,
+)
 
 
 def failure(error: BaseException, what: str = "a bucket") -> Stopped | None:
     """What ends a run instead of an `error` of a bucket's client; None for any other error.
 
-    StorageLost where the storage gave no answer, however often its client asked; BadInput where it
-    refused, for want of a permission or of credentials. `what` begins the message.
+    StorageLost where the storage gave no answer, however often its client asked; StorageRefuses
+    where it refused, for want of a permission or of credentials. `what` begins the message.
     """
-    module = type(error).__module__ + "."
-    client = module.startswith(tuple(f"{name}." for name in _CLIENTS))
-    forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden")  # gcsfs of a 403
-    if not client and not forbidden:
+    refused = _refused(error)
+    if refused is None:
         return None
-    code = str(getattr(error, "code", "") or "")
-    refused = code.startswith("4") and int(code) not in _PASSING
-    reason = in_a_line(error)
-    if forbidden or refused or type(error).__name__ == "DefaultCredentialsError":
-        return BadInput(
+    code = getattr(error, "code", None)
+    reason = f"error {code}" if code and not refused else in_a_line(error)
+    if refused:
+        return StorageRefuses(
             f"{what}: the storage refuses ({reason}): see that this user may read and write there"
         )
-    reason = f"error {code}" if code else reason
     return StorageLost(f"{what}: the storage gives no answer ({reason}): the same command goes on")
+
+
+def _refused(error: BaseException) -> bool | None:
+    """Whether a storage refused, rather than gave no answer; None where it was no storage."""
+    if isinstance(error, ValueError) and (request := _REQUEST.search(str(error))):
+        return request[1] is None
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # gcsfs of a 403
+        return True
+    if not f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in _CLIENTS)):
+        return None
+    code = str(getattr(error, "code", "") or "")
+    bad = code.startswith("4") and int(code) not in _PASSING
+    return bad or type(error).__name__ == "DefaultCredentialsError"

@@ -68,7 +68,7 @@ class SrumDataset:
         self.file, self.folder = epath.Path(file), epath.Path(folder)
         if self.file.suffix != ".jsonl":
             raise ValueError(f"{self.file}: must be a .jsonl file")
-        if not files.is_folder(self.folder):
+        if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder of pictures")
         # The text alone: parsed, a line takes several times its size.
         self.lines = [(record.line, record.text) for record in records.read(self.file)]

@@ -19,7 +19,15 @@ from etils import epath
 
 from srum_jax.core import digests, files, storage
 from srum_jax.core.distributed import any_process, barrier
-from srum_jax.core.errors import OF_PLACES, BadInput, Damaged, Stopped, exit_code, in_a_line
+from srum_jax.core.errors import (
+    OF_PLACES,
+    BadInput,
+    Damaged,
+    Stopped,
+    StorageRefuses,
+    exit_code,
+    in_a_line,
+)
 
 
 class Checkpoints:
@@ -102,6 +110,8 @@ class Checkpoints:
             state = self.manager.restore(step, args=args)["state"]
             self.meta(step)
         except (ValueError, KeyError, FileNotFoundError) as e:
+            if failed := storage.failure(e, str(where)):
+                raise failed from e
             if not digests.exist(where):  # saved when the power went, a moment before it had them
                 raise Damaged(where, f"it can't be read and has no digests: {in_a_line(e)}") from e
             raise BadInput(
@@ -130,6 +140,8 @@ class Checkpoints:
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 state = self.restore(step, like)
+            except StorageRefuses:
+                raise  # it says nothing of what it holds
             except BadInput as e:
                 logging.warning("%s", e)
                 refused.append((step, e))
@@ -209,7 +221,9 @@ def saved_shapes(folder: epath.PathLike) -> Any:
         try:
             tree = checkpointer.metadata(files.absolute(folder)).item_metadata.tree
         except (AttributeError, ValueError, FileNotFoundError) as e:
-            raise BadInput(f"{folder}: not a saved parameter tree ({e})") from e
+            raise storage.failure(e, str(folder)) or BadInput(
+                f"{folder}: not a saved parameter tree ({e})"
+            ) from e
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
@@ -227,4 +241,6 @@ def load_params(folder: epath.PathLike, like: Any) -> Any:
         try:
             return checkpointer.restore(files.absolute(folder), target)
         except (ValueError, KeyError, FileNotFoundError) as e:
-            raise BadInput(f"{folder}: not the parameters of this model ({in_a_line(e)})") from e
+            raise storage.failure(e, str(folder)) or BadInput(
+                f"{folder}: not the parameters of this model ({in_a_line(e)})"
+            ) from e
