@@ -151,6 +151,17 @@ def candidates(count):
         }
 
 
+def test_a_folder_is_moved(bucket):
+    large = bytes(range(256)) * 10_000
+    for name, data in {"a": b"1", "b/c/d": large, "b/e": b""}.items():
+        files.write_bytes(bucket / "s" / name, [data])
+    files.write_text(bucket / "s-2" / "a", "another's")
+    files.move_folder(bucket / "s", bucket / "s-1")
+    assert sorted(p.name for p in bucket.iterdir()) == ["s-1", "s-2"]
+    assert (bucket / "s-1" / "b" / "c" / "d").read_bytes() == large
+    assert [(bucket / "s-1" / name).read_bytes() for name in ("a", "b/e")] == [b"1", b""]
+
+
 @pytest.fixture
 def written(bucket):
     """A bucket's folder with 2 shards of 12 records, and the same on a disk."""

@@ -95,6 +95,19 @@ def move(source: epath.PathLike, target: epath.PathLike) -> None:
     sync(epath.Path(target).parent)
 
 
+def move_folder(source: epath.PathLike, target: epath.PathLike) -> None:
+    """Gives a folder the name `target`, which nothing has. Objects of a bucket are copied there,
+    within the bucket, and then removed: who is killed between leaves them in both places."""
+    if not is_remote(source):
+        epath.Path(source).rename(target)
+        return
+    storage, root = fsspec.core.url_to_fs(os.fspath(source))
+    _, there = fsspec.core.url_to_fs(os.fspath(target))
+    found = storage.find(root)
+    storage.copy(found, [there + path.removeprefix(root) for path in found])
+    storage.rm(found)
+
+
 def sync(path: epath.PathLike) -> None:
     """Returns when a local file's content, or the names in a local folder, are on the disk."""
     opened = os.open(path, os.O_RDONLY)

@@ -326,7 +326,7 @@ def _set_aside(folder: epath.Path) -> None:
         "the stage begins anew",
         *(folder, aside),
     )
-    folder.rename(aside)
+    files.move_folder(folder, aside)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -75,6 +75,11 @@ def test_files_that_nobody_says_what_they_are_for_are_moved_aside(work, left, ca
         (folder / "half.txt").unlink()
 
 
+def test_they_are_moved_aside_in_a_bucket(bucket, caplog):
+    work = Workdir(bucket / "run", config_file="configs/shapes.py")
+    test_files_that_nobody_says_what_they_are_for_are_moved_aside(work, "{", caplog)
+
+
 def test_finished_is_skipped_and_read_back(work):
     body = Body()
     first = run(work, body)
