@@ -52,6 +52,8 @@ def convert(
         raise ValueError(f"{origin} is an Orbax folder already; --to hf is what is left")
     if layout and to == "orbax":
         raise ValueError("--layout is of Hugging Face files; it says nothing with --to orbax")
+    if is_tree or to == "orbax":
+        checkpoint.check_place(origin if is_tree else folder)
     read = _from_tree if is_tree else _from_hf
     with _made_whole(folder) as made:  # first: a place that cannot be written is found early
         parts, cfg, params, vae_params, dtype = read(origin, base, dtype)

@@ -179,14 +179,15 @@ def written(bucket):
 
 def test_shards_are_read_by_record(written, bucket, tmp_path, monkeypatch):
     there, here = written(bucket), written(tmp_path)
-    fetched, cat_file = collections.Counter(), fsspec.filesystem("gcs").__class__.cat_file
+    client = type(fsspec.core.url_to_fs(str(bucket))[0])
+    fetched, cat_file = collections.Counter(), client._cat_file
 
-    def counting(self, path, start=None, end=None, **more):
-        data = cat_file(self, path, start, end, **more)
+    async def counting(self, path, **span):
+        data = await cat_file(self, path, **span)
         fetched[path.rpartition("/")[2].partition("-of")[0]] += len(data)
         return data
 
-    monkeypatch.setattr(fsspec.filesystem("gcs").__class__, "cat_file", counting)
+    monkeypatch.setattr(client, "_cat_file", counting)
     assert [r["prompt"] for r in there.summaries()] == [f"prompt {i}" for i in range(24)]
     assert not fetched  # of the shards
     for i in (17, 3, 0, 23, 11):

@@ -45,6 +45,16 @@ def test_every_command_tells_a_storage_that_is_gone(words, number, code, said, p
     assert not out and err.count("\n") == 1 and err.startswith("error: ") and said in err, err
 
 
+def test_what_a_storage_that_is_gone_holds_is_no_problem_of_the_config(place, gone, capsys):
+    words = (
+        "run --check --config=shapes --workdir={here}/run --config.generate.prompts={there}/a.txt"
+    )
+    for number, code, said in ((502, 69, "gives no answer"), (403, 2, "the storage refuses")):
+        with gone(number):
+            assert cli.main([word.format(**place) for word in words.split()]) == code
+        assert said in capsys.readouterr().err
+
+
 def test_a_fault_of_the_program_is_not_told_in_a_line(capsys):
     assert ending.told(TypeError("a bug"))[1] is None
     assert ending.told(errors.Preempted("stopped at step 3"))[1] == 75

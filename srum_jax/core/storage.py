@@ -10,6 +10,7 @@ _CLIENTS = (
     *("s3fs", "aiobotocore", "botocore"),
 )
 _PASSING = (408, 429)  # refusals that mean: later
+_NOBODY = ("DefaultCredentialsError", "NoCredentialsError")
 # As tensorstore, whose errors are all ValueErrors, tells of a request.
 _REQUEST = re.compile(
     r"\b(?:(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED)|PERMISSION_DENIED|UNAUTHENTICATED): "
@@ -42,8 +43,16 @@ def _refused(error: BaseException) -> bool | None:
         return request[1] is None
     if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # gcsfs of a 403
         return True
-    if not f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in _CLIENTS)):
+    if type(error) in (OSError, PermissionError) and _is_of_client(error.__cause__):
+        error = error.__cause__  # s3fs makes the system's errors of botocore's
+    if not _is_of_client(error):
         return None
-    code = str(getattr(error, "code", "") or "")
-    bad = code.startswith("4") and int(code) not in _PASSING
-    return bad or type(error).__name__ == "DefaultCredentialsError"
+    code, response = str(getattr(error, "code", None) or ""), getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        code = str(response["ResponseMetadata"]["HTTPStatusCode"])
+    refused = code.startswith("4") and int(code) not in _PASSING
+    return refused or type(error).__name__ in _NOBODY
+
+
+def _is_of_client(error: BaseException | None) -> bool:
+    return f"{type(error).__module__}.".startswith(tuple(f"{name}." for name in _CLIENTS))

@@ -87,7 +87,7 @@ class BucketShard:
         size = storage.info(name)["size"]
         start = max(0, size - _TAIL)
         # Mostly zeros, up to the end of a block.
-        tail = zlib.compress(storage.cat_file(name, start, size)) if size else b""
+        tail = zlib.compress(storage.cat_file(name, start=start, end=size)) if size else b""
         return cls(os.fspath(path), size, tail, tuple(spans))
 
     def num_records(self) -> int:
@@ -114,7 +114,7 @@ class BucketShard:
             local.truncate(self.size)
             tail = zlib.decompress(self.tail) if self.tail else b""
             parts = {self.size - len(tail): tail}
-            parts |= {start: storage.cat_file(name, start, end) for start, end in wanted}
+            parts |= {a: storage.cat_file(name, start=a, end=b) for a, b in wanted}
             for start, part in parts.items():
                 local.seek(start)
                 local.write(part)

@@ -20,14 +20,14 @@ import jax
 import jax.numpy as jnp
 
 from srum_jax.config import Config, LoopConfig
-from srum_jax.core import param_tree
-from srum_jax.core.errors import BadInput
+from srum_jax.core import param_tree, storage
+from srum_jax.core.errors import BadInput, StorageLost
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.programs import Training
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Manifest, Workdir
-from srum_jax.training import metrics
+from srum_jax.training import checkpoint, metrics
 from srum_jax.training.state import fresh
 
 # Bytes of a drawn picture as PNG, as a share of its pixels': photographs take about half.
@@ -65,6 +65,9 @@ class Checks:
         try:
             yield
         except (ValueError, OSError) as e:
+            if isinstance(failed := storage.failure(e), StorageLost):
+                raise failed from e
+            e = failed or e
             if str(e) not in self.problems:  # two stages may read one file
                 self.problems.append(str(e))
 
@@ -120,8 +123,11 @@ def collect(cfg: Config, work: Workdir, modules: Mapping[str, ModuleType]) -> Ch
     return found
 
 
-def check_writers(cfg: Config, found: Checks) -> None:
-    """The packages and keys of `log.writers`."""
+def check_training(cfg: Config, work: Workdir, found: Checks) -> None:
+    """Of every stage that trains: a place for its checkpoints, and the packages and keys of
+    `log.writers`."""
+    with found.noting():
+        checkpoint.check_place(work.root)
     for writer in cfg.log.writers:
         with found.noting():
             metrics.SINKS[writer].available()

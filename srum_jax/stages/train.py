@@ -51,7 +51,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     found.needs(work, candidates_of(cfg, work).name)
     if "score" in cfg.stages:
         found.needs(work, "score")
-    preflight.check_writers(cfg, found)
+    preflight.check_training(cfg, work, found)
     weights = preflight.weights(cfg, work, found)
     if weights is None:
         return

@@ -7,6 +7,7 @@ disk lost or changed is found before it is restored, on any number of processes.
 """
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -30,10 +31,17 @@ from srum_jax.core.errors import (
 )
 
 
+def check_place(folder: epath.PathLike) -> None:
+    """Raises BadInput for a place where Orbax keeps no arrays: of buckets it knows gs:// alone."""
+    if files.is_remote(folder) and not os.fspath(folder).startswith("gs://"):
+        raise BadInput(f"{folder}: arrays are saved on a disk or in a gs:// bucket, nowhere else")
+
+
 class Checkpoints:
     """The checkpoints of one run folder: save, and restore the newest that is whole."""
 
     def __init__(self, folder, *, keep: int):
+        check_place(folder)
         self.folder = epath.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.manager = ocp.CheckpointManager(
@@ -200,6 +208,7 @@ def save_params(folder: epath.PathLike, params: Any) -> None:
 
     Raises Stopped or BadInput where it cannot be written.
     """
+    check_place(folder)
     folder = epath.Path(folder)
     try:
         with ocp.StandardCheckpointer() as checkpointer:

@@ -43,8 +43,8 @@ CLEAN_BATCH = 128
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """What writes the metrics."""
-    preflight.check_writers(cfg, found)
+    """Where the checkpoints go, and what writes the metrics."""
+    preflight.check_training(cfg, work, found)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

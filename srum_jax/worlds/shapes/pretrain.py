@@ -64,10 +64,11 @@ GAP = "Rows of `pretrain` hold branches of questions, which the next ones do not
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
-    """Latents of an autoencoder that is there or will be, and what writes the metrics."""
+    """Latents of an autoencoder that is there or will be, where the checkpoints go, and what writes
+    the metrics."""
     if "autoencoder" in cfg.stages:
         found.needs(work, "autoencoder")
-    preflight.check_writers(cfg, found)
+    preflight.check_training(cfg, work, found)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
