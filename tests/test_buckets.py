@@ -224,6 +224,11 @@ def test_a_checkpoint_is_kept_while_the_storage_is_gone(gone, bucket, monkeypatc
     checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
     checkpoints.save(8, dataclasses.replace(state, step=state.step + 8), {})
     checkpoints.close()
+    for asked in ("maxResults=", "commit_success", "checkpoints/&", "/8/&", "alt=media"):
+        with gone(502, asked), pytest.raises(Exception) as raised:
+            Checkpoints(bucket / "checkpoints", keep=2).newest(state, lambda: state, steps=8)
+        told = storage.failure(raised.value) or raised.value
+        assert type(told) is StorageLost, (asked, told)
     checkpoints = Checkpoints(bucket / "checkpoints", keep=2)
     monkeypatch.setattr(digests, "exist", lambda folder: True)  # it goes while they are read
     with gone(502), pytest.raises(StorageLost, match="gives no answer"):
