@@ -5,15 +5,16 @@ import pytest
 import test_convert
 
 from srum_jax import cli
-from srum_jax.core import ending, errors
+from srum_jax.core import console, ending, errors
 from srum_jax.data import images
 
 weights = test_convert.weights  # a folder with a small model
 
 
 @pytest.fixture
-def place(weights, tmp_path, bucket):
+def place(weights, tmp_path, bucket, monkeypatch):
     """What words of a command line in braces stand for."""
+    monkeypatch.setenv(console.NO_PROGRESS, "")  # which --quiet sets, is as it was afterwards
     (tmp_path / "a.png").write_bytes(images.encode_png(np.zeros((8, 8, 3), np.uint8)))
     return {"there": bucket, "model": weights, "here": tmp_path, "picture": tmp_path / "a.png"}
 

@@ -60,8 +60,9 @@ class Shown:
         """
         if self.dolby and int(frame.color_trc) == _UNNAMED:
             raise ValueError("Dolby Vision that only its players show is not read; make it HDR10")
+        peak = _peak(frame, before, after)
         frame = _whole(before, frame, after)
-        picture = images.rgb(_screen(frame))
+        picture = images.rgb(_screen(frame, peak))
         box = self._box(frame)
         if box != (0, 0, *picture.size):
             picture = picture.crop(box)
@@ -185,7 +186,8 @@ def _side_data(frame) -> dict[str, bytes]:
         graph = _graph(frame, *(("sidedata", f"mode=delete:type={kind}") for kind in unnamed))
         graph.push(frame)
         found = graph.pull().side_data
-    return {data.type.name: bytes(data) for data in found}
+    numbered = (found[i] for i in range(len(found)))  # to go over it gives kinds from PyAV 19 on
+    return {data.type.name: bytes(data) for data in numbered}
 
 
 def _graph(frame, *filters: tuple[str, str]):
@@ -206,9 +208,9 @@ def _graph(frame, *filters: tuple[str, str]):
     return graph
 
 
-def _screen(frame) -> Image.Image:
-    """RGBA of a frame as an ordinary screen shows its colours."""
-    colours = hdr.Colours(int(frame.color_trc), int(frame.color_primaries), _peak(frame))
+def _screen(frame, peak: float) -> Image.Image:
+    """RGBA of a frame as an ordinary screen shows its colours; peak: in cd/m², of HDR."""
+    colours = hdr.Colours(int(frame.color_trc), int(frame.color_primaries), peak)
     matrix = _matrix(frame)
     if colours.plain:
         return Image.fromarray(frame.to_ndarray(format="rgba", **matrix))
@@ -218,18 +220,20 @@ def _screen(frame) -> Image.Image:
     return Image.fromarray(made)
 
 
-def _peak(frame) -> float:
+def _peak(frame, *beside) -> float:
     """The brightest light of an HDR frame in cd/m²: of the film, else of the screen it was made on.
 
-    Structures AVContentLightMetadata and AVMasteringDisplayMetadata of FFmpeg 8.
+    It is the film's, and the same for all; FFmpeg 9 leaves it out of the first frame. Structures
+    AVContentLightMetadata and AVMasteringDisplayMetadata of FFmpeg 8 and 9.
     """
     if int(frame.color_trc) != hdr.PQ:
         return hdr.PEAK
-    said = _side_data(frame)
-    if level := said.get("CONTENT_LIGHT_LEVEL"):
+    told = [_side_data(one) for one in (frame, *beside) if one is not None]
+    for level in (said["CONTENT_LIGHT_LEVEL"] for said in told if "CONTENT_LIGHT_LEVEL" in said):
         if brightest := int(np.frombuffer(level[:4], np.uint32)[0]):
             return float(brightest)
-    if screen := said.get("MASTERING_DISPLAY_METADATA"):
+    name = "MASTERING_DISPLAY_METADATA"
+    for screen in (said[name] for said in told if name in said):
         *_, above, below, _, known = np.frombuffer(screen[:88], np.int32).tolist()
         if known and above > 0 and below > 0:
             return above / below

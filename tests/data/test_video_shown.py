@@ -259,8 +259,8 @@ def test_wide_colours_are_brought_to_srgb(primaries, matrix, tmp_path):
 def test_the_brightest_light_that_a_film_names_counts(told, want, tmp_path):
     frame = av.VideoFrame.from_ndarray(np.full((32, 64, 3), 38057, np.uint16), format="rgb48le")
     frame = frame.reformat(format="yuv420p10le", dst_colorspace=9, dst_color_range=1)
-    how = f"lossless=1:log-level=none:colorprim=9:transfer=16:colormatrix=9:hdr10=1:{told}"
-    options = {"x265-params": how}
+    how = "lossless=1:bframes=0:log-level=none:colorprim=9:transfer=16:colormatrix=9:hdr10=1"
+    options = {"x265-params": f"{how}:{told}"}
     data = film([frame] * 2, "mp4", "libx265", "yuv420p10le", options=options)
     assert np.abs(shown(tmp_path, data).astype(int) - want).max() <= 2
 
@@ -278,7 +278,7 @@ def test_colours_that_are_not_read_are_refused(tmp_path):
     [("dvh1", "undef", True), ("dvh1", "smpte2084", False), ("hvc1", "undef", False)],
 )
 def test_dolby_vision_with_nothing_for_other_players_is_refused(tag, transfer, refused, tmp_path):
-    how = f"lossless=1:log-level=none:transfer={transfer}"
+    how = f"lossless=1:bframes=0:log-level=none:transfer={transfer}"
     data = film(
         *([flat((40, 40, 40), (64, 32))] * 2, "mp4", "libx265", "yuv420p10le"),
         options={"x265-params": how},
