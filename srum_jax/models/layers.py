@@ -1,6 +1,7 @@
 """Layers both towers and both experts share: norms, linear maps, RoPE, sin-cos positions, time.
 
-Everything is a pure function of arrays. Norms and angles are float32 whatever the compute dtype.
+Everything is a pure function of arrays. Norms and angles are float32 whatever the compute dtype;
+a result is rounded to it once, at the end, or stays float32 where a caller computes on.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
@@ -32,11 +34,11 @@ def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
     return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)
 
 
-def rms_norm(x: jax.Array, p: Params, eps: float) -> jax.Array:
-    """RMSNorm over the last axis: normalised in float32, cast back, then times the gain."""
+def rms_norm(x: jax.Array, p: Params, eps: float, dtype: DTypeLike | None = None) -> jax.Array:
+    """RMSNorm over the last axis with gain, computed in float32; in `dtype`, or that of x."""
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    return y.astype(x.dtype) * _over(p["scale"].astype(x.dtype), x)
+    return (y * _over(p["scale"], x)).astype(dtype or x.dtype)
 
 
 def layer_norm(x: jax.Array, p: Params, eps: float) -> jax.Array:
@@ -47,29 +49,32 @@ def layer_norm(x: jax.Array, p: Params, eps: float) -> jax.Array:
     return (y * _over(p["scale"], x) + _over(p["bias"], x)).astype(x.dtype)
 
 
-def linear(x: jax.Array, p: Params) -> jax.Array:
+def linear(x: jax.Array, p: Params, dtype: DTypeLike | None = None) -> jax.Array:
     """x [..., I] · w [I, ...out] + b: the outputs keep the weight's trailing axes (split heads).
 
-    An int8 w comes with a float32 "scale" [...out] (`models/int8.py`), which multiplies the
+    Factors are of x's dtype, and so is the result; `dtype` float32 leaves it as it was summed. An
+    int8 w comes with a float32 "scale" [...out] (`models/int8.py`), which multiplies the float32
     product: the cast of w then is all that stands before it. "lora" {"a" [I, r], "b" [r, ...out]}
     adds (x·a)·b (`models/lora.py`). The product is one plain matrix product: CPUs are several times
     slower at the gradient of a contraction over two axes. Only where rows are cut over "context"
     are rows and tokens left apart: as one axis they could not be cut, and would be gathered.
     """
+    dtype = dtype or x.dtype
+    summed = jnp.float32 if "scale" in p else dtype
     w = p["w"].astype(x.dtype)
     flat = w.reshape(w.shape[0], -1)
     if sharding.axis_size("context") > 1:
-        y = jnp.tensordot(x, flat, axes=1)
+        y = jnp.tensordot(x, flat, axes=1, preferred_element_type=summed)
     else:
-        y = x.reshape(-1, x.shape[-1]) @ flat
+        y = jnp.matmul(x.reshape(-1, x.shape[-1]), flat, preferred_element_type=summed)
     y = y.reshape(x.shape[:-1] + w.shape[1:])
     if "scale" in p:
-        y = (y * _over(p["scale"], y)).astype(x.dtype)
+        y = y * _over(p["scale"], y)
     if "b" in p:
-        y = y + _over(p["b"].astype(x.dtype), y)
+        y = y + _over(p["b"].astype(y.dtype), y)
     if "lora" in p:
-        y = y + linear(linear(x, {"w": p["lora"]["a"]}), {"w": p["lora"]["b"]})
-    return y
+        y = y + linear(linear(x, {"w": p["lora"]["a"]}), {"w": p["lora"]["b"]}, y.dtype)
+    return y.astype(dtype)
 
 
 def merge_heads(x: jax.Array, p: Params) -> jax.Array:

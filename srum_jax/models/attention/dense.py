@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
+from jax.typing import DTypeLike
 
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention.mask_rule import seen
@@ -17,9 +18,13 @@ NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
 _SCORES = 2**27  # of one row that are held at once; more are computed in parts
 
 
+def scaled(q: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Queries [..., C] over sqrt(C), in float32, then rounded to `dtype`, the keys'."""
+    return (q.astype(jnp.float32) * (1.0 / math.sqrt(q.shape[-1]))).astype(dtype)
+
+
 def fold(q: jax.Array, kv_heads: int) -> jax.Array:
-    """Scaled queries [B,S,H,C] -> [B,K,R,C]: the query heads of a group are rows of one matrix."""
-    q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
+    """Queries [B,S,H,C] -> [B,K,R,C]: the query heads of a group are rows of one matrix."""
     return rearrange(q, "b s (k g) c -> b k (g s) c", k=kv_heads)
 
 
@@ -98,11 +103,12 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.
     """Softmax attention with grouped keys: q [B,S,H,C], k, v [B,T,K,C], allowed bool [B,S,T].
 
     Query head i reads kv head i // (H/K); scores are scaled by 1/sqrt(C), softmax in float32.
+    Products are of k's dtype: queries in float32 are rounded to it once, scaled.
     Returns [B,S,H,C]. The backward pass recomputes the scores, so nothing of size S×T is kept.
     """
     heads, kv_heads = q.shape[2], k.shape[2]
     group = heads // kv_heads
-    q = fold(q, kv_heads)
+    q = fold(scaled(q, k.dtype), kv_heads)
     k = rearrange(k, "b t k c -> b k t c")
     v = rearrange(v, "b t k c -> b k t c")
     return unfold(_folded(q, k, v, fold_mask(allowed, group)), group)
@@ -135,7 +141,7 @@ def attend_behind(
     """
     kv_heads = k.shape[2]
     group = q.shape[2] // kv_heads
-    q = fold(q, kv_heads)
+    q = fold(scaled(q, k.dtype), kv_heads)
     used = jnp.arange(past_k.shape[1])[None] < length[:, None]
     used = rearrange(used, "b t -> b 1 1 t")
 

@@ -16,6 +16,7 @@ from flax import struct
 
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention import intervals
+from srum_jax.models.attention.dense import scaled
 
 LONGEST = 2**16 - 1  # keys of a row: an end has 16 bits
 _LANES = 128  # blocks and head sizes are multiples of it
@@ -142,15 +143,15 @@ def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, jax.Arr
         x = _whole(_whole(intervals.take(x, order), 1, block), 3, _LANES)
         return rearrange(x, "b s h c -> b h s c")
 
-    q = q * jnp.asarray(size**-0.5, q.dtype)
-    rows = (laid(q, of.order, block_q), *(laid(x, order_keys, block_k) for x in (k, v)))
+    q = laid(scaled(q, k.dtype), of.order, block_q)
+    k, v = (laid(x, order_keys, block_k) for x in (k, v))
 
     def one(row):
         tables, *qkv = row
         return _kernel(tables, block_q, block_k)(*qkv)
 
     # Row after row: each has its own tables.
-    o = jax.lax.map(one, (of, *rows))
+    o = jax.lax.map(one, (of, q, k, v))
     o = rearrange(o, "b h s c -> b s h c")[:, :count, :, :size]
     o = jnp.where(of.good[:, :, None, None], o, 0)
     o = jnp.where(of.broken[:, :, None, None], np.nan, o)

@@ -147,11 +147,11 @@ def forward(
 @jax.named_scope("velocity")
 def velocity(params: param_tree.Params, gen: jax.Array) -> jax.Array:
     """v_theta of the gen lane: [B,G,D] -> [B,G,p·p·Z] float32."""
-    return linear(gen, params["llm2vae"]).astype(jnp.float32)
+    return linear(gen, params["llm2vae"], jnp.float32)
 
 
 @jax.named_scope("lm_head")
 def logits(params: param_tree.Params, und: jax.Array, slots: jax.Array) -> jax.Array:
     """Next-token logits at chosen slots of the und lane: [B,U,D], [B,Y] -> [B,Y,V] float32."""
     picked = jnp.take_along_axis(und, slots[:, :, None], axis=1)
-    return linear(picked, params["lm_head"]).astype(jnp.float32)
+    return linear(picked, params["lm_head"], jnp.float32)
