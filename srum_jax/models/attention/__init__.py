@@ -2,9 +2,9 @@
 
 `over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
 and values. Scores and softmax are float32; queries may come in float32 and are rounded to the keys'
-dtype once. `mask_rule` owns the mask, `dense` the reference and inference behind a cache, `chunked`,
-`splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes` what a mesh
-cuts, `choice` which back-end a run takes.
+dtype once. `mask_rule` owns the mask, `dense` the reference and inference behind a cache,
+`chunked`, `splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes`
+what a mesh cuts, `choice` which back-end a run takes.
 """
 
 from srum_jax.models.attention.choice import choose
