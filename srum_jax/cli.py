@@ -21,12 +21,13 @@ Use a model (the small shapes base, or --model DIR)
   answer          a question:        srum answer --image out/0-0.png --question "..."
   caption         images:            srum caption out/0-0.png
 Files
+  doctor          is a folder whole? srum doctor weights/BAGEL-7B-MoT
   convert         a model, between Hugging Face and Orbax folders
   export-dataset  a run's scored images, as the released SRUM data set
 """
 
 USE = ("generate", "edit", "answer", "caption")
-COMMANDS = ("run", "plan", *USE, "convert", "export-dataset")
+COMMANDS = ("run", "plan", *USE, "doctor", "convert", "export-dataset")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ LAYERS = [
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
     ["running"],
-    ["main", "use", "api", "serve", "cli", "convert", "conversion", "export_dataset"],
+    ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config", "configs", "config_history"],
@@ -44,6 +44,7 @@ SIBLINGS = {
     ("config", "config_history"),
     ("configs", "core"),
     ("use", "api"),
+    ("doctor", "api"),
     ("convert", "conversion"),
     ("main", "api"),
     ("main", "use"),

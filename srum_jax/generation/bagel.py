@@ -10,12 +10,13 @@ from jax.typing import DTypeLike
 from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models import int8
-from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import hf, hf_folder, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSampler",
     "TextGenerator",
     "describe",
+    "examine",
     "load",
     "recognises",
 ]
@@ -47,6 +49,31 @@ def describe(
     tokenizer = Tokenizer.from_folder(parts.words)
     tokenizer.check(cfg.layout, str(parts.sizes))
     return cfg, tokenizer
+
+
+def examine(
+    folder: epath.PathLike, base: epath.PathLike | None = None
+) -> tuple[BagelConfig | None, str, list[str]]:
+    """(sizes, dtype that the weights are stored in, everything that keeps a folder from loading).
+
+    Of weights headers alone are read. Sizes are None where their files cannot be read, the dtype is
+    "" where anything is wrong.
+    """
+    parts, problems = hf_folder.sought(folder, base), []
+
+    def tried(read, *args):
+        try:
+            return read(*args)
+        except (OSError, ValueError) as e:
+            problems.extend(str(e).splitlines())
+
+    cfg = tried(model_config.from_folder, parts.sizes)
+    tokenizer = tried(Tokenizer.from_folder, parts.words)
+    if cfg and tokenizer:
+        tried(tokenizer.check, cfg.layout, str(parts.sizes))
+    tried(generation_config.from_folder, folder, base)
+    problems += hf_folder.problems(parts, cfg)
+    return cfg, "" if problems else hf_folder.stored_dtype(parts, cfg), problems
 
 
 def load(

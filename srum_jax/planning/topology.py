@@ -101,6 +101,15 @@ def larger(target: Target) -> list[Target]:
     return [one for one in every if one.chips > target.chips]
 
 
+def smallest(gib: float) -> list[Target]:
+    """Of each kind the smallest machine with so much memory; kinds without one are left out."""
+    found = []
+    for name, kind in KINDS.items():
+        every = (Target(name, shape) for shape in kind.sizes)
+        found.append(next((one for one in every if one.chips * kind.hbm_gib >= gib), None))
+    return [one for one in found if one is not None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """What a compiler made of a program for one chip.

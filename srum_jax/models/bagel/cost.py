@@ -1,4 +1,4 @@
-"""Floating-point operations of the model, counted from its matrices and its lanes.
+"""Floating-point operations and bytes of the model, counted from its matrices and its lanes.
 
 Compilers count the body of a loop once, so nothing is asked of them. A multiply-add is 2; norms,
 activations and softmax, below a percent, are left out. Attention counts every pair of tokens of a
@@ -8,8 +8,12 @@ row, or as many keys as `RowTokens` says; back-ends that leave hidden blocks out
 import dataclasses
 import math
 
+import jax.numpy as jnp
+
 from srum_jax.core import param_tree
+from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import BagelConfig
 
 _LANE = {  # beginning of a matrix's path -> the lane whose tokens it multiplies
@@ -75,3 +79,26 @@ def step(
     needed = (1 + reference) * ahead + back
     again = {"none": 0, "dots": pairs, "full": ahead}[remat]
     return needed + again + pairs // 2, needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of a model at rest: `weights` with the autoencoder's, and a `token` of a cache."""
+
+    weights: int
+    token: int
+
+
+def memory(cfg: BagelConfig, precision: str) -> Memory:
+    """What a model takes in a `precision`, float32 | bfloat16 | int8 (matrices; the cache is
+    bfloat16); the autoencoder is float32 in all of them."""
+    dtype = jnp.dtype("float32" if precision == "float32" else "bfloat16")
+    specs, coder = bagel.specs(cfg), vae.specs(cfg.vae)
+    if precision == "int8":
+        specs = int8.specs(specs, dtype)
+        leaves = param_tree.flatten(specs).values()
+        weights = sum(math.prod(s.shape) * jnp.dtype(s.dtype).itemsize for s in leaves)
+    else:
+        weights = param_tree.count(specs) * dtype.itemsize
+    numbers = 2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim
+    return Memory(weights + 4 * param_tree.count(coder), numbers * dtype.itemsize)

@@ -66,20 +66,39 @@ class Parts:
 
 
 def locate(folder: epath.PathLike, base: epath.PathLike | None = None) -> Parts:
-    """Looks where each part lies; the model itself is never taken from the base.
+    """Where each part lies; the model itself is never taken from the base.
 
     Raises FileNotFoundError naming everything that neither folder has.
     """
+    parts = sought(folder, base)
+    needed = [*(parts.sizes / name for name in SIZES_FILES), parts.model, parts.vae]
+    missing = [f"{path}: missing" for path in needed if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)}; weights must name {_HOW}")
+    return parts
+
+
+def sought(folder: epath.PathLike, base: epath.PathLike | None = None) -> Parts:
+    """Where each part lies or, of one that neither folder has, would be looked for."""
     folder, base = epath.Path(folder), epath.Path(base) if base else None
     places = (folder, base) if base else (folder,)
     sizes = next((p for p in places if (p / SIZES_FILES[0]).exists()), folder)
     words = (p for p in places if any((p / name).exists() for name in WORDS_FILES))
     model, autoencoder = _model_file(folder), _vae_file(folder, base)
-    needed = [*(sizes / name for name in SIZES_FILES), model, autoencoder]
-    missing = [f"{path}: missing" for path in needed if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{', '.join(missing)}; weights must name {_HOW}")
     return Parts(folder, base, sizes, model, autoencoder, next(words, folder))
+
+
+def problems(parts: Parts, cfg: BagelConfig | None) -> list[str]:
+    """A line for everything wrong with the weights' headers; without `cfg`, which says what must be
+    in them, for what is wrong with the files themselves."""
+    found: list[str] = []
+    if cfg is None:
+        for file in (parts.model, parts.vae):
+            _open(file, found)
+        return found
+    model_tensors(parts.folder, parts.base, cfg, found)
+    vae_tensors(parts.folder, parts.base, cfg, found)
+    return found
 
 
 def _model_file(folder: epath.Path) -> epath.Path:

@@ -295,22 +295,34 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
     `bagel_config.json` are written by our exporter; the official release lacks them, and then the
     constants of BAGEL-7B-MoT hold (they are hard-coded in the original loader).
     What no shape of the weights shows (epsilons, RoPE's base) has transformers' defaults where a
-    file leaves it out. Raises FileNotFoundError or ValueError naming file and field.
+    file leaves it out. Raises FileNotFoundError or ValueError naming file and field, of every file
+    that cannot be read the first such field.
     """
-    folder = epath.Path(folder)
-    for name in ("llm_config.json", "vit_config.json"):
-        if not (folder / name).exists():
-            raise FileNotFoundError(
-                f"{folder / name} is missing: a BAGEL checkpoint folder holds llm_config.json, "
-                "vit_config.json, ema.safetensors and ae.safetensors"
-            )
-    return BagelConfig(
-        llm=_llm(llm := _Fields(folder / "llm_config.json")),
-        vit=_vit(_Fields(folder / "vit_config.json")),
-        vae=autoencoder_from_folder(folder),
-        max_text=_window(llm),
-        **_top(folder / "bagel_config.json"),
-    )
+    folder, found, problems = epath.Path(folder), {}, []
+    for name, read in _READERS.items():
+        try:
+            found |= read(folder / name)
+        except (FileNotFoundError, ValueError) as e:
+            problems.append(e)
+    if problems:
+        absent = all(isinstance(e, FileNotFoundError) for e in problems)
+        kind = FileNotFoundError if absent else ValueError
+        raise kind("\n".join(map(str, problems))) from problems[0]
+    return BagelConfig(**found)
+
+
+def _needed(path: epath.Path) -> _Fields:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: a BAGEL checkpoint folder holds llm_config.json, "
+            "vit_config.json, ema.safetensors and ae.safetensors"
+        )
+    return _Fields(path)
+
+
+def _language_model(path: epath.Path) -> dict[str, Any]:
+    llm = _needed(path)
+    return {"llm": _llm(llm), "max_text": _window(llm)}
 
 
 def _llm(llm: _Fields) -> LLMConfig:
@@ -378,6 +390,14 @@ def _top(path: epath.Path) -> dict[str, Any]:
         max_vit=file("vit_max_num_patch_per_side", int),
         interpolate_pos=file("interpolate_pos", bool),
     )
+
+
+_READERS = {  # files of a folder -> the fields of BagelConfig that each gives
+    "llm_config.json": _language_model,
+    "vit_config.json": lambda path: {"vit": _vit(_needed(path))},
+    VAE_JSON: lambda path: {"vae": autoencoder_from_folder(path.parent)},
+    "bagel_config.json": _top,
+}
 
 
 def to_json(cfg: BagelConfig) -> dict[str, dict]:

@@ -1,0 +1,198 @@
+"""What a model folder is, what it lacks and what it needs, `srum doctor DIR`.
+
+Everything wrong is told at once, by the checks of the loader. A folder with nothing wrong is then
+loaded: it writes one token and takes one step of drawing.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import flags
+
+from srum_jax.core import console, ending, files, places, registry
+from srum_jax.core.errors import BadInput, DoesNotFit, listed
+
+# jax and what needs it are imported after the arguments: help, and errors in them, come at once.
+
+DESCRIPTION = """\
+Says of a folder of BAGEL what it is, what of it is missing or cannot be read, and what it needs to
+run: bytes of its weights, of its cache a token, and the chips that hold them. Where nothing is
+wrong it is loaded on this machine, writes one token and takes one step of drawing.
+"""
+EXAMPLES = """\
+examples
+  %(prog)s weights/BAGEL-7B-MoT
+  %(prog)s weights/BAGEL-7B-MoT --headers     as fast as its headers are read: nothing is tried
+  %(prog)s SRUM-BAGEL --base weights/BAGEL-7B-MoT
+
+Exit codes: 0 the folder is whole, 2 it is not, or its numbers are not finite, 3 this device has too
+little memory, 69 the bucket's storage is gone.
+"""
+PRECISIONS = ("float32", "bfloat16", "int8")
+GIB = 2**30
+
+
+def parser(program: str = "python -m srum_jax.doctor") -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        program,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    worlds = ", ".join(registry.WORLDS)
+    made.add_argument("folder", metavar="DIR", help=f"a folder of weights, or {worlds}")
+    made.add_argument("--base", metavar="DIR", help="folder with what DIR lacks")
+    made.add_argument("--precision", choices=PRECISIONS, help="to try it in")
+    made.add_argument("--headers", action="store_true", help="read no weights, only their headers")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def main(argv: Sequence[str], *, program: str = "python -m srum_jax.doctor") -> int:
+    """Runs a command line (without the program's name) and returns its exit code; in the help the
+    program is called `program`."""
+    options = parser(program).parse_args(argv)
+    flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
+    console.log_to_stderr(debug=options.debug)
+    try:
+        for line in _examined(options):
+            print(line, flush=True)
+    except Exception as e:
+        if "RESOURCE_EXHAUSTED" in str(e):  # what jax raises has no type of its own
+            e = DoesNotFit("this device's memory is full: try --precision int8")
+        _, code = ending.told(e, debug=options.debug)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def _place(given: str) -> os.PathLike:
+    if given in registry.WORLDS:
+        return registry.base_folder(given)
+    folder = places.place(given, "the model")
+    if not files.is_folder(folder):
+        raise BadInput(f"{given}: no such folder")
+    return folder
+
+
+def _examined(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of the report. Raises BadInput with all problems, DoesNotFit."""
+    from srum_jax.generation import families
+
+    folder, base = _place(options.folder), None if options.base is None else _place(options.base)
+    family = families.find(folder, base)
+    cfg, stored, problems = family.examine(folder, base)
+    yield f"{folder}: a model of the family {family.__name__.rpartition('.')[2]}"
+    if cfg is not None:
+        yield from _sizes(cfg)
+        yield from _needs(cfg)
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise BadInput(f"{folder}: {count}{listed(problems)}")
+    yield f"headers: every tensor is there, in its shape, stored as {stored}"
+    if not options.headers:
+        yield from _tried(folder, base, cfg, options.precision)
+
+
+def _sizes(cfg) -> Iterator[str]:
+    llm, vit = cfg.llm, cfg.vit
+    yield (
+        f"language model: {llm.layers} layers of width {llm.hidden}, {llm.heads} heads "
+        f"({llm.kv_heads} of keys), MLP {llm.ffn}, {llm.vocab} words, {cfg.max_text} positions"
+    )
+    yield (
+        f"vision tower: {vit.layers} layers of width {vit.hidden}, pictures up to "
+        f"{vit.patch * vit.positions} pixels a side in patches of {vit.patch}"
+    )
+    yield (
+        f"images: up to {cfg.max_latent * cfg.token_pixels} pixels a side, {cfg.token_pixels} a "
+        f"token, latents of {cfg.vae.z} channels"
+    )
+
+
+def _needs(cfg) -> Iterator[str]:
+    from srum_jax.models.bagel import cost
+    from srum_jax.planning import topology
+
+    for precision in PRECISIONS:
+        need = cost.memory(cfg, precision)
+        # As many tokens as the model can read, and a tenth for what its programs hold.
+        gib = 1.1 * (need.weights + need.token * cfg.max_text) / GIB
+        held = ", ".join(map(str, topology.smallest(gib))) or "no kind that is known"
+        yield (
+            f"{precision}: weights {_bytes(need.weights)}, cache {_bytes(need.token)} a token; "
+            f"with {cfg.max_text} tokens held by {held}"
+        )
+    yield "(by size; `srum plan` compiles a run's programs)"
+
+
+def _bytes(count: int) -> str:
+    units = ((GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B"))
+    unit, name = next(u for u in units if count >= u[0])
+    return f"{count / unit:.1f} {name}"
+
+
+def _room() -> int:
+    """Bytes of memory that the first device has, on a CPU this machine."""
+    import jax
+
+    told = jax.devices()[0].memory_stats() or {}
+    return told.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
+    """Loads a model, has it write a token and take a step of drawing, each twice."""
+    import jax
+    import numpy as np
+
+    from srum_jax import api
+    from srum_jax.data.schema import Text
+    from srum_jax.generation.image_sampler import ImageRequest
+    from srum_jax.models.bagel import cost
+
+    on_cpu = jax.devices()[0].platform == "cpu"
+    precision = precision or ("float32" if on_cpu else "bfloat16")
+    need, room = cost.memory(cfg, precision).weights, _room()
+    if need > room:
+        yield (
+            f"not tried: its weights take {_bytes(need)} in {precision}, and this device has "
+            f"{_bytes(room)}"
+        )
+        return
+    start = time.monotonic()
+    made = api.load(folder, base=base, precision=precision)
+    yield f"loaded in {precision}: every number finite, {time.monotonic() - start:.1f} s"
+    how = dict(params=made.params, model=made.cfg, tokenizer=made.tokenizer, dtype=made.dtype)
+    how |= dict(window=made.cfg.max_text)
+    most = made.cfg.max_latent * made.cfg.token_pixels
+    size = tuple(min(side, most) for side in made.generation_config.generate.size)
+    settings = dataclasses.replace(made.generation_config.generate, size=size, steps=1, batch=1)
+    writer = made.family.TextGenerator(batch=1, **how)
+    sampler = made.family.ImageSampler(vae_params=made.vae_params, settings=settings, **how)
+    nothing = (Text(np.zeros(0, np.int32)),)
+    yield _timed("one token", lambda: writer.generate([nothing], max_tokens=1))
+    request = ImageRequest(nothing, size, seed=0)
+    what = f"one step of drawing {size[0]}×{size[1]}"
+    yield _timed(what, lambda: sampler.sample([request]))
+
+
+def _timed(what: str, call: Callable[[], Any]) -> str:
+    """Calls twice, as the first call compiles. Raises BadInput where a number is not finite."""
+    seconds = []
+    for _ in range(2):
+        start = time.monotonic()
+        call()
+        seconds.append(time.monotonic() - start)
+    return f"{what}: finite, {seconds[0]:.1f} s with compiling, then {seconds[1]:.2f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
