@@ -63,7 +63,7 @@ def test_it_writes_a_token_and_takes_a_step(run, folder):
 def test_everything_wrong_is_told_at_once(run, folder):
     """Of the JSON files, the words, the settings and both files of weights."""
     changed(folder / "llm_config.json", hidden_size="wide")
-    changed(folder / "vit_config.json", patch_size=None)
+    changed(folder / "vit_config.json", patch_size=0)
     (folder / "generation_config.json").write_text('{"srum_jax": {"langage": "shapes"}}')
     (folder / "tokenizer.json").write_text("[]")
     weights = (folder / hf.MODEL_FILE).read_bytes()
@@ -73,7 +73,7 @@ def test_everything_wrong_is_told_at_once(run, folder):
     assert code == 2 and "6 problems" in err, err
     for part in (
         "llm_config.json: field 'hidden_size' must be int",
-        "vit_config.json: field 'patch_size' is missing",
+        "vit_config.json: field 'patch_size' cannot be 0",
         "tokenizer.json",
         "ema.safetensors: cut short",
         "ae.safetensors: the file is missing",

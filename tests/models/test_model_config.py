@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import hypothesis_cases
+import published_configs as published
 import pytest
 from hypothesis import strategies as st
 from tiny import SHAPES
@@ -13,6 +14,22 @@ from srum_jax.models.bagel.model_config import BAGEL_7B_MOT, RopeScaling
 
 FILES = model_config.to_json(SHAPES)
 WHOLE = {name: json.dumps(values) for name, values in FILES.items()}
+LLM_FIELDS = {  # ours -> those of Qwen2Config
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "ffn": "intermediate_size",
+    "vocab": "vocab_size",
+    "rms_eps": "rms_norm_eps",
+}
+VIT_FIELDS = {  # ours -> those of SiglipVisionConfig
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "patch": "patch_size",
+    "eps": "layer_norm_eps",
+}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 
 
@@ -67,18 +84,73 @@ def test_the_files_of_transformers_are_read(folder):
     assert model_config.from_folder(folder).llm == dataclasses.replace(llm, **stretched)
 
 
+@pytest.mark.parametrize(
+    "llm", [published.QWEN25_7B, published.QWEN25_7B_V4, published.QWEN25_7B_V5]
+)
+@pytest.mark.parametrize(
+    "vit",
+    [
+        published.SIGLIP_SO400M,
+        published.SIGLIP_SO400M_224,
+        published.SIGLIP_SO400M_V4,
+        published.SIGLIP_SO400M_V5,
+    ],
+)
+def test_published_files_are_read(folder, llm, vit):
+    (folder / "llm_config.json").write_text(json.dumps(llm))
+    (folder / "vit_config.json").write_text(json.dumps(vit))
+    (folder / "ae_config.json").write_text(json.dumps(published.FLUX_AE))
+    found, big = model_config.from_folder(folder), BAGEL_7B_MOT
+    assert (found.llm, found.vae, found.max_text) == (big.llm, big.vae, 32768)
+    side = vit.get("image_size", 224) // 14
+    assert found.vit == dataclasses.replace(big.vit, positions=side)
+
+
 def test_what_is_left_out_is_what_transformers_takes(folder):
-    """BAGEL-7B-MoT's own vit_config.json has no epsilon."""
+    """Field by field, and all of them together."""
     from transformers import Qwen2Config, SiglipVisionConfig
 
-    changed(folder, "vit_config.json", layer_norm_eps=None, num_channels=None, hidden_act=None)
-    changed(folder, "llm_config.json", rope_theta=None, rms_norm_eps=None, hidden_act=None)
-    found, theirs = model_config.from_folder(folder), Qwen2Config()
-    assert found.vit.eps == SiglipVisionConfig().layer_norm_eps
-    assert found.llm.rms_eps == theirs.rms_norm_eps
-    assert found.llm.rope_theta == theirs.rope_parameters["rope_theta"] == 1e4
+    def left_out(name, given, kind):
+        for field in [*given, ""]:
+            kept = {k: v for k, v in given.items() if field and k != field}
+            (folder / name).write_text(json.dumps(kept))
+            yield field, kind(**kept)
+
+    llm, vit = published.QWEN25_7B, published.SIGLIP_SO400M_V4
+    for field, theirs in left_out("llm_config.json", llm, Qwen2Config):
+        heads = theirs.num_attention_heads
+        if theirs.hidden_size % heads or heads % theirs.num_key_value_heads:
+            continue  # transformers refuses that later, we now
+        found = model_config.from_folder(folder)
+        assert found.llm.rope_theta == theirs.rope_parameters["rope_theta"], field
+        assert found.max_text == theirs.max_position_embeddings, field
+        for ours, name in LLM_FIELDS.items():
+            assert getattr(found.llm, ours) == getattr(theirs, name), field
+    for field, theirs in left_out("vit_config.json", vit, SiglipVisionConfig):
+        found = model_config.from_folder(folder).vit
+        assert found.layers == theirs.num_hidden_layers - 1, field
+        assert found.positions == theirs.image_size // theirs.patch_size, field
+        for ours, name in VIT_FIELDS.items():
+            assert getattr(found, ours) == getattr(theirs, name), field
+
+
+def test_null_and_new_places_of_fields(folder):
     changed(folder, "llm_config.json", rope_theta=None, rope_parameters={"rope_theta": 7})
     assert model_config.from_folder(folder).llm.rope_theta == 7.0
+    (folder / "llm_config.json").write_text(
+        json.dumps(FILES["llm_config.json"] | {"num_key_value_heads": None})
+    )
+    assert model_config.from_folder(folder).llm.kv_heads == SHAPES.llm.heads
+
+
+def test_every_file_that_cannot_be_read_is_told(folder):
+    changed(folder, "llm_config.json", hidden_size="wide")
+    changed(folder, "ae_config.json", ch=None)
+    (folder / "vit_config.json").unlink()
+    with pytest.raises(ValueError) as e:
+        model_config.from_folder(folder)
+    for part in ("'hidden_size' must be int", "vit_config.json is missing", "'ch' is missing"):
+        assert part in str(e.value), str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ where there is a folder, from a preset otherwise; no other file holds such a con
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from etils import epath
@@ -160,18 +161,19 @@ _MOST_LAYERS = 1000
 
 
 class _Fields:
-    """A JSON object whose missing, mistyped or absurd field is named together with its file."""
+    """A JSON object whose missing, mistyped or absurd field is named together with its file.
 
-    def __init__(self, path: epath.Path):
-        self.path, self.values = path, read_object(path)
+    defaults: values of fields that may be absent or null.
+    """
 
-    def __call__(
-        self, name: str, kind: type, default: Any = None, *, least: float = 1, most: float = 0
-    ) -> Any:
-        """The field, `default` where it is absent or null; a number of `least` to `most`."""
+    def __init__(self, path: epath.Path, defaults: Mapping[str, Any] | None = None):
+        self.path, self.values, self.defaults = path, read_object(path), defaults or {}
+
+    def __call__(self, name: str, kind: type, *, least: float = 1, most: float = 0) -> Any:
+        """The field or its default; a number of `least` to `most`."""
         value = self.values.get(name)
-        if value is None and default is not None:
-            return default
+        if value is None and name in self.defaults:
+            return self.defaults[name]
         if name not in self.values:
             raise ValueError(f"{self.path}: field {name!r} is missing")
         if kind is float and type(value) is int:
@@ -194,8 +196,28 @@ class _Fields:
                 raise self.wrong(name, f"must be {value!r} for a BAGEL, got {quoted(found)}")
 
 
-# What transformers fills in where a file leaves it out and no shape of the weights shows it.
-_ROPE_THETA, _RMS_EPS, _LAYER_NORM_EPS = 1e4, 1e-6, 1e-6
+# What transformers' Qwen2Config and SiglipVisionConfig fill in where a file leaves it out, as files
+# do that were cut out of a larger model's.
+_QWEN2 = dict(
+    hidden_size=4096,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    intermediate_size=22016,
+    vocab_size=151936,
+    max_position_embeddings=32768,
+    rope_theta=1e4,
+    rms_norm_eps=1e-6,
+)
+_SIGLIP = dict(
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    image_size=224,
+    patch_size=16,
+    layer_norm_eps=1e-6,
+)
 _WINDOW = "max_position_embeddings"
 _EPS = dict(least=0, most=1)
 
@@ -228,7 +250,7 @@ def _rope(llm: _Fields) -> tuple[float, RopeScaling | None]:
     """
     name = "rope_scaling" if llm.values.get("rope_scaling") is not None else "rope_parameters"
     values = llm.values.get(name)
-    theta = llm("rope_theta", float, _ROPE_THETA)
+    theta = llm("rope_theta", float)
     if values is None:
         return theta, None
     if not isinstance(values, dict):
@@ -294,9 +316,9 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
     `llm_config.json` and `vit_config.json` are the official files. `ae_config.json` and
     `bagel_config.json` are written by our exporter; the official release lacks them, and then the
     constants of BAGEL-7B-MoT hold (they are hard-coded in the original loader).
-    What no shape of the weights shows (epsilons, RoPE's base) has transformers' defaults where a
-    file leaves it out. Raises FileNotFoundError or ValueError naming file and field, of every file
-    that cannot be read the first such field.
+    What an official file leaves out has the default of transformers' class. Raises
+    FileNotFoundError or ValueError naming file and field, of every file that cannot be read the
+    first such field.
     """
     folder, found, problems = epath.Path(folder), {}, []
     for name, read in _READERS.items():
@@ -311,17 +333,17 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
     return BagelConfig(**found)
 
 
-def _needed(path: epath.Path) -> _Fields:
+def _needed(path: epath.Path, defaults: Mapping[str, Any]) -> _Fields:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing: a BAGEL checkpoint folder holds llm_config.json, "
             "vit_config.json, ema.safetensors and ae.safetensors"
         )
-    return _Fields(path)
+    return _Fields(path, defaults)
 
 
 def _language_model(path: epath.Path) -> dict[str, Any]:
-    llm = _needed(path)
+    llm = _needed(path, _QWEN2)
     return {"llm": _llm(llm), "max_text": _window(llm)}
 
 
@@ -335,8 +357,10 @@ def _llm(llm: _Fields) -> LLMConfig:
         kv_heads=llm("num_key_value_heads", int),
         ffn=llm("intermediate_size", int),
         vocab=llm("vocab_size", int),
-        rms_eps=llm("rms_norm_eps", float, _RMS_EPS, **_EPS),
+        rms_eps=llm("rms_norm_eps", float, **_EPS),
     )
+    if llm.values.get("num_key_value_heads", 0) is None:
+        sizes["kv_heads"] = sizes["heads"]
     try:
         made = LLMConfig(**sizes, rope_theta=theta, rope_scaling=scaling)
     except ValueError as e:
@@ -363,7 +387,7 @@ def _vit(vit: _Fields) -> ViTConfig:
         layers=vit("num_hidden_layers", int, least=2, most=_MOST_LAYERS) - 1,
         heads=vit("num_attention_heads", int),
         ffn=vit("intermediate_size", int),
-        eps=vit("layer_norm_eps", float, _LAYER_NORM_EPS, **_EPS),
+        eps=vit("layer_norm_eps", float, **_EPS),
     )
     if sizes["hidden"] % sizes["heads"]:
         raise vit.wrong("hidden_size", f"is not a multiple of {sizes['heads']} heads")
@@ -394,7 +418,7 @@ def _top(path: epath.Path) -> dict[str, Any]:
 
 _READERS = {  # files of a folder -> the fields of BagelConfig that each gives
     "llm_config.json": _language_model,
-    "vit_config.json": lambda path: {"vit": _vit(_needed(path))},
+    "vit_config.json": lambda path: {"vit": _vit(_needed(path, _SIGLIP))},
     VAE_JSON: lambda path: {"vae": autoencoder_from_folder(path.parent)},
     "bagel_config.json": _top,
 }
