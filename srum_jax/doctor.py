@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from srum_jax.core import console, ending, files, places, registry
+from srum_jax.core import console, ending, places, registry
 from srum_jax.core.errors import BadInput, DoesNotFit, listed
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
@@ -78,7 +78,7 @@ def _place(given: str) -> os.PathLike:
     if given in registry.WORLDS:
         return registry.base_folder(given)
     folder = places.place(given, "the model")
-    if not files.is_folder(folder):
+    if not folder.is_dir():
         raise BadInput(f"{given}: no such folder")
     return folder
 
@@ -90,7 +90,10 @@ def _examined(options: argparse.Namespace) -> Iterator[str]:
     folder, base = _place(options.folder), None if options.base is None else _place(options.base)
     family = families.find(folder, base)
     cfg, stored, problems = family.examine(folder, base)
-    yield f"{folder}: a model of the family {family.__name__.rpartition('.')[2]}"
+    name = family.__name__.rpartition(".")[2]
+    known = any(family.recognises(place) for place in (folder, base) if place)
+    told = "a model of the family" if known else "no model that is known, held against the family"
+    yield f"{folder}: {told} {name}"
     if cfg is not None:
         yield from _sizes(cfg)
         yield from _needs(cfg)

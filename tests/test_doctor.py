@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import published_configs
 import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
@@ -107,6 +108,16 @@ def test_what_does_not_fit_is_not_tried(run, folder, monkeypatch):
     monkeypatch.setattr(doctor, "_room", lambda: 2**15)
     code, out, _ = run(folder)
     assert code == 0 and "not tried: its weights take" in out and "32.0 KiB" in out
+
+
+def test_a_folder_of_something_else(run, tmp_path):
+    """Of another model: that it is none of ours, and what one of ours would have."""
+    (tmp_path / "config.json").write_text(json.dumps(published_configs.QWEN25_7B))
+    code, out, err = run(tmp_path)
+    assert code == 2 and "no model that is known" in out
+    for name in ("llm_config.json", "vit_config.json", "ema.safetensors", "ae.safetensors"):
+        assert name in err, err
+    assert "tokenizer.json: no such file" in err
 
 
 @pytest.mark.parametrize("given", ["nowhere", "hf://somebody/model", ""])

@@ -8,6 +8,7 @@ from etils import epath
 from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
+from srum_jax.core.errors import BadInput, exit_code
 from srum_jax.core.param_tree import Params
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
@@ -65,6 +66,8 @@ def examine(
         try:
             return read(*args)
         except (OSError, ValueError) as e:
+            if exit_code(e) != BadInput.exit_code:  # a bucket that is gone
+                raise
             problems.extend(str(e).splitlines())
 
     cfg = tried(model_config.from_folder, parts.sizes)
