@@ -200,6 +200,21 @@ def test_what_is_read_from_the_hidden_states_is_never_rounded(case, as_int8):
     np.testing.assert_allclose(velocity, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
+def test_a_product_with_int8_weights_is_rounded_once():
+    """After its scale and its bias; adapters beside it are added in float32."""
+    rng = np.random.default_rng(0)
+    x, bias = bf16(rng.normal(size=(40, 64))), bf16(rng.normal(size=96))
+    a, b = bf16(0.1 * rng.normal(size=(64, 4))), bf16(rng.normal(size=(4, 96)))
+    values, scale = rng.integers(-127, 128, (64, 96)), np.float32(rng.uniform(1e-3, 2e-3, 96))
+    half = functools.partial(jnp.asarray, dtype=jnp.bfloat16)
+    p = {"w": jnp.asarray(values, jnp.int8), "scale": jnp.asarray(scale), "b": half(bias)}
+    wanted = x @ (values * np.float64(scale)) + bias
+    for more, least in ({}, 0), ({"lora": {"a": half(a), "b": half(b)}}, bf16(x @ a) @ b):
+        found = jit(layers.linear)(half(x), p | more)
+        once = error(bf16(wanted + least), wanted + least)
+        assert found.dtype == jnp.bfloat16 and error(found, wanted + least) <= 1.02 * once
+
+
 # ----------------------------------------------------------------------------------- all of them
 
 ROWS, TEXT, CELLS, LAYERS = 3, 12, 12, 28

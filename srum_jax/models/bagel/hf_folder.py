@@ -211,7 +211,10 @@ def write_beside(folder: epath.Path, cfg: BagelConfig, copies: Sequence[epath.Pa
 def _open(file: epath.Path, problems: list[str]) -> Tensors | None:
     """The tensors of a file, or of all files of an index; None where a header can't be read."""
     if not file.exists():
-        problems.append(f"{file}: the file is missing; weights must name {_HOW}")
+        how = f"the model is one of {', '.join(MODEL_FILES)}"
+        if file.name == VAE_FILE:
+            how = f"a folder that has it may be named {_BASE}"
+        problems.append(f"{file}: the file is missing; {how}")
         return None
     if file.name != INDEX_FILE:
         return safetensors_io.read_header(file, problems)
