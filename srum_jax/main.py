@@ -29,6 +29,10 @@ Options
   --plan TYPE:SHAPE         run nothing: compile for such a machine and say whether it fits, as
                             v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
   --plan_out FILE.json      the plan as JSON
+  --utilisation SHARE       of the chips' peaks that is reached, as time and cost are estimated
+                            (0.4); they are said at the start of a run, by --plan, and by --check
+                            with --plan
+  --price NUMBER            of a chip-hour, in any currency, for the cost
   --check                   run nothing: look at everything that can be known before the first hour
                             is spent, say all problems at once, and what will be written; with
                             --plan rows are held against that machine's chips too
@@ -63,6 +67,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("stage", None, "Only these stages.", flag_values=values)
     flags.DEFINE_string("plan", None, "Where it would fit.", flag_values=values)
     flags.DEFINE_string("plan_out", None, "The plan as JSON.", flag_values=values)
+    flags.DEFINE_float("utilisation", None, "Share of peaks reached.", flag_values=values)
+    flags.DEFINE_float("price", None, "Of a chip-hour.", flag_values=values)
     flags.DEFINE_boolean("check", False, "Say all problems.", flag_values=values)
     flags.DEFINE_boolean("allow_config_change", False, "Go on regardless.", flag_values=values)
     flags.DEFINE_boolean("distributed", False, "Several processes.", flag_values=values)
@@ -114,7 +120,7 @@ def run(argv: Sequence[str]) -> str | None:
         cfg, config_file = config.recorded(argv, options)
     if (options.plan or options.plan_out) and not options.check:
         importlib.import_module("srum_jax.planning.plan").run(
-            cfg, options.plan or "", options.plan_out
+            cfg, options.plan or "", options.plan_out, _assumed(options)
         )
         return None
     wanted = options.stage or cfg.stages
@@ -136,14 +142,21 @@ def run(argv: Sequence[str]) -> str | None:
         options.workdir,
         options.allow_config_change,
         config_file,
+        _assumed(options),
     )
     if options.check:
-        shapes = running.machine_shapes(cfg, options.plan) if options.plan else None
-        print("\n".join([*asked.check(shapes).said, "check: no problems"]))
+        print("\n".join([*asked.checked(options.plan), "check: no problems"]))
         return None
     named = {name: options[name].value for name in ("coordinator", "processes", "process")}
     several = options.distributed or set(named.values()) != {None}
     return running.start(asked, named if several else None)
+
+
+def _assumed(options: flags.FlagValues):
+    """What time and cost are estimated by. Raises BadInput."""
+    given = {name: options[name].value for name in ("utilisation", "price")}
+    budget = importlib.import_module("srum_jax.planning.budget")
+    return budget.Assumptions(**{k: v for k, v in given.items() if v is not None})
 
 
 if __name__ == "__main__":

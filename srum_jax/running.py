@@ -24,7 +24,9 @@ from srum_jax.core import (
 from srum_jax.core.errors import BadInput, Damaged, Preempted
 from srum_jax.core.files import write_json
 from srum_jax.core.time_left import TimeLeft
-from srum_jax.planning import topology
+from srum_jax.planning import budget, fitting, topology
+from srum_jax.planning.budget import Assumptions, Budget, Chips
+from srum_jax.planning.fitting import MeshShapes
 from srum_jax.stages import manifest, preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -41,26 +43,12 @@ STAGES = {
 }
 
 
-MeshShapes = tuple[Mapping[str, int], Mapping[str, int]]  # devices along each axis: all, a host's
-
-
-def machine_shapes(cfg: config.Config, name: str) -> MeshShapes:
-    """The shapes of the mesh on a machine "TYPE:SHAPE" and on one of its hosts.
-
-    Raises ValueError for an unknown machine, and where the config's mesh does not fit it.
-    """
-    target = topology.parse(name)
-    whole = sharding.mesh_shape(cfg.mesh, target.chips)
-    if target.host == target:
-        return whole, whole
-    return whole, {axis: 1 for axis in whole} | {"fsdp": target.host.chips}
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a command line asks for.
 
-    stages: in order · config_file: where the config came from, for results.json.
+    stages: in order · config_file: where the config came from, for results.json · assumed: what
+    its time and cost are estimated by.
     """
 
     cfg: config.Config
@@ -68,6 +56,7 @@ class Run:
     workdir: str
     allow_config_change: bool = False
     config_file: str = ""
+    assumed: Assumptions = Assumptions()
 
     def round(self, number: int) -> Workdir:
         """The run's folder in one of its rounds."""
@@ -102,6 +91,23 @@ class Run:
         found.refuse()
         return found
 
+    def checked(self, machine: str | None) -> list[str]:
+        """What `check` has to say, on a machine "TYPE:SHAPE" where one is named, and what the run
+        takes there. Raises BadInput with all problems."""
+        if not machine:
+            return self.check().said
+        target = topology.parse(machine)
+        said = self.check(fitting.shapes(self.cfg, target)).said
+        return [*said, self.expected(Chips.of(target)).said()]
+
+    def expected(self, chips: Chips) -> Budget:
+        """What the stages that are not finished take on these chips, each from its beginning."""
+        rounds = [self.round(number) for number in range(self.cfg.rounds)]
+        left = [
+            name for name in self.stages if not all(preflight.finished(one, name) for one in rounds)
+        ]
+        return budget.estimate(self.cfg, chips, self.assumed, left)
+
 
 def stage_module(model: str, stage: str) -> types.ModuleType:
     """The module that is a stage; of one that makes a base, the one that its world names.
@@ -132,6 +138,8 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
     for line in run.check((mesh.shape, sharding.host_mesh(mesh).shape)).said:
         logging.info(line)
+    if (chips := Chips.here()) is not None:
+        logging.info(run.expected(chips).said())
     with _one_run(run.workdir), _letting_go(run.round(0).root):
         if jax.process_index() == 0:
             path = run.round(0).root / config.RECORD

@@ -25,6 +25,7 @@ LAYERS = [
     ["rewards"],
     ["objectives", "training"],
     ["programs"],
+    ["disk"],
     ["evals", "report"],
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
@@ -281,6 +282,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "programs": "says of which sizes parameters, optimiser and attention are",
     "stages.loading": "loads a model and hands its sizes to its samplers",
     "planning.lowering": "compiles the programs of models that are not there",
+    "planning.workload": "counts what a model's programs compute",
     "api": "loads and runs a model for people",
     "conversion": "reads a model in one layout and writes it in another",
 }

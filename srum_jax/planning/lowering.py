@@ -19,21 +19,19 @@ from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core import registry, sharding
 from srum_jax.data import packing
-from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Picture, Text
+from srum_jax.data.schema import Text
 from srum_jax.generation import answer_scorer, context, image_codec, image_sampler, text_generator
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
-from srum_jax.models.bagel import cost, model_config, vae
 from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel import model_config, vae
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
+from srum_jax.planning import workload
+from srum_jax.planning.workload import PROMPT, QUESTIONS
 from srum_jax.training import state as states
 from srum_jax.training import step
 from srum_jax.training.state import FrozenParams
-
-PROMPT = 64  # tokens of a prompt that is drawn
-QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +99,7 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
     run = step.program(
         made.loss_fn, made.tx, ema=c.ema, micro_batches=c.micro_batches, shardings=shardings
     )
-    work = cost.RowTokens(
-        und=lanes.und, gen=lanes.gen, vit=lanes.vit, times=lanes.images, labels=lanes.labels
-    )
-    flops, needed = cost.step(
-        sizes,
-        work,
-        trained=made.trained,
-        remat=cfg.compute.remat,
-        reference=made.reference is not None,
-    )
+    flops, needed = workload.step(cfg, sizes, made)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return Program(
         function=run,
@@ -125,8 +114,8 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
         },
         # The monitor samples between steps, with a decoder that stays.
         resident={"autoencoder": _autoencoder(sizes, mesh)} if c.monitor.prompts else {},
-        flops=flops * c.rows,
-        more={"model_flops": needed * c.rows, "attention": sizes.attention},
+        flops=flops,
+        more={"model_flops": needed, "attention": sizes.attention},
     )
 
 
@@ -159,11 +148,13 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     packed, seeds, grid = sharding.placed((packed, np.zeros(rows, np.uint32), grid), at)
     how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
-    texts, tokens = packed.und.segment.shape[1], grid.valid.shape[1]
-    behind = cost.RowTokens(und=2, gen=tokens, keys=context.capacity(packed) + tokens + 2)
-    branches = 1 + on.text + (on.image and not on.text)
-    calls = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
-    flops = cost.forward(sizes, cost.RowTokens(texts, 0)) + calls * cost.forward(sizes, behind)
+    work = workload.sampling(
+        sizes,
+        c,
+        texts=packed.und.segment.shape[1],
+        slots=context.capacity(packed),
+        tokens=grid.valid.shape[1],
+    )
     return Program(
         function=image_sampler.generate_latents,
         arguments=(
@@ -173,7 +164,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         static=how,
         parts={"params": params},
         resident={"autoencoder": autoencoder},
-        flops=rows * flops,
+        flops=work.flops,
         more={"images": rows, "steps": c.steps},
     )
 
@@ -191,6 +182,7 @@ def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         static={"cfg": sizes},
         parts={"autoencoder": autoencoder},
         resident={"params": params},
+        flops=workload.decoding(sizes, cfg.sample.size).flops,
         more={"images": 1},
     )
 
@@ -199,19 +191,16 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     """The reader of soft answers about score.batch whole images."""
     rows, dtype = cfg.score.batch, jnp.dtype(cfg.compute.dtype)
     params, _ = _model(cfg, sizes, mesh, kept)
-    seen, ids = _asked(cfg, sizes)
-    branch = Branch((ids, Text(np.zeros(0, np.int32), loss=True)))
-    example = Example((seen, *(branch,) * QUESTIONS))
+    example, work = workload.asked(sizes, cfg.sample.size)
     lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes.layout)
     batch = sharding.placed(packed, sharding.batch_sharding(mesh))
-    work = cost.RowTokens(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
     return Program(
         function=answer_scorer.answer_probabilities,
         arguments=(params, batch),
         static={"cfg": sizes, "dtype": dtype},
         parts={"params": params},
-        flops=rows * cost.forward(sizes, work),
+        flops=workload.reading(sizes, work, rows).flops,
         more={"images": rows, "questions": QUESTIONS},
     )
 
@@ -222,20 +211,20 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     params, _ = _model(cfg, sizes, mesh, kept)
     at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
     rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
-    seen, ids = _asked(cfg, sizes)
-    contexts = [(seen, *(ids,) * QUESTIONS)] * rows
+    contexts = [workload.written_context(sizes, cfg.sample.size)] * rows
     packed = sharding.placed(context.pack(contexts, rows, sizes.layout), at)
     kinds = (np.uint32, np.float32, np.int32)
     per_row = sharding.placed([np.zeros(rows, kind) for kind in kinds], at)
     how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)
-    first = cost.RowTokens(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
-    one = cost.RowTokens(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
+    work = workload.writing(
+        sizes, *workload.written_rows(sizes, cfg.sample.size, limit), rows, limit
+    )
     return Program(
         function=text_generator.generate_text,
         arguments=(params, packed, *per_row),
         static=how,
         parts={"params": params},
-        flops=rows * (cost.forward(sizes, first) + limit * cost.forward(sizes, one)),
+        flops=work.flops,
         more={"answers": rows, "tokens": limit},
     )
 
@@ -243,12 +232,6 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
 def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
     """How the stage `score` asks the model: by soft answers, or in words."""
     return (write if cfg.score.readout == "written" else read)(cfg, sizes, mesh)
-
-
-def _asked(cfg: Config, sizes: BagelConfig) -> tuple[Picture, Text]:
-    """A drawn picture as the model reads it, and a question."""
-    blank = np.zeros((*cfg.sample.size, 3), np.uint8)
-    return picture(blank, sizes.layout), Text(np.zeros(QUESTION, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)

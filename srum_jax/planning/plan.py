@@ -10,6 +10,7 @@ beforehand.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,9 @@ from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput, DoesNotFit
 from srum_jax.models.bagel import model as bagel
-from srum_jax.planning import hlo, lowering, topology
+from srum_jax.planning import budget, fitting, hlo, lowering, topology
+from srum_jax.planning.budget import Assumptions, Chips
+from srum_jax.planning.fitting import changed, fitted
 from srum_jax.planning.lowering import PROGRAMS, bytes_per_chip, sizes_of
 from srum_jax.planning.topology import GIB, Machine, Target
 
@@ -38,13 +41,6 @@ READ = (  # parts of a config that a plan depends on
 
 
 # --------------------------------------------------------------------- a config on a machine
-
-
-def changed(cfg: Any, key: str, value: Any) -> Any:
-    """`cfg` with another value at a dotted key."""
-    first, _, rest = key.partition(".")
-    inner = changed(getattr(cfg, first), rest, value) if rest else value
-    return dataclasses.replace(cfg, **{first: inner})
 
 
 def mesh_of(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
@@ -64,62 +60,53 @@ def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
     return sharding.make_mesh(sizes, machine.host)
 
 
-def shares(cfg: Config, machine: Machine) -> dict[str, int]:
-    """`config.shares` of a run on the machine."""
-    return config.shares(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
-
-
-def fitted(cfg: Config, machine: Machine) -> tuple[Config, dict[str, int]]:
-    """(the config with rows and batches that the machine's chips can share, what was set).
-
-    Numbers are raised to the next multiple, never lowered. Raises BadInput where the machine cannot
-    run the config whatever its sizes.
-    """
-    made: dict[str, int] = {}
-
-    def even(key: str, by: int):
-        nonlocal cfg
-        section, name = key.split(".")
-        value = getattr(getattr(cfg, section), name)
-        if value % by:
-            made[key] = -(-value // by) * by
-            cfg = changed(cfg, key, made[key])
-
-    for key, by in shares(cfg, machine).items():
-        even(key, by)
-    if "generate" in cfg.stages:
-        even("generate.shard_size", cfg.sample.batch)
-    config.check_mesh(cfg, mesh_of(cfg, machine).shape, host_mesh(cfg, machine).shape)
-    return cfg, made
-
-
 def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
-    """One entry of a plan's "programs": `name` compiled for the machine."""
+    """One entry of a plan's "programs": `name` compiled for the machine or, where nothing compiles
+    for it, what it keeps there: then whether it `fits` is said as if it needed no temporaries."""
     planned = PROGRAMS[name]
     mesh = host_mesh(cfg, machine) if planned.per_host else mesh_of(cfg, machine)
     program = planned.make(cfg, sizes_of(cfg), mesh)
-    logging.info("plan: compiling %s for %s", name, machine.target)
-    with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
-        lowered = program.lower()
-    found = machine.compile(lowered)
-    estimated = topology.KINDS[machine.target.kind].margin > 0
     parts = {key: bytes_per_chip(tree) for key, tree in program.parts.items()}
     beside = {key: bytes_per_chip(tree) for key, tree in program.resident.items()}
-    entry: dict[str, Any] = {"fits": found.fits, "chips": mesh.size}
-    if found.peak is not None:
+    kept = sum(parts.values()) + sum(beside.values())
+    entry: dict[str, Any] = {"fits": kept <= machine.hbm_gib * GIB, "chips": mesh.size}
+    found = _compiled(program, name, machine, mesh)
+    if found and found.peak is not None:
         peak = found.peak + sum(beside.values())
         entry["fits"] = found.fits and peak <= machine.hbm_gib * GIB
         entry["peak_gib"] = _gib(peak)
         parts["temporaries"] = max(0, found.peak - sum(parts.values()))
+    elif found:
+        entry["fits"] = found.fits
+    else:
+        entry["kept_gib"] = _gib(kept)
     entry["parts_gib"] = {key: _gib(size) for key, size in (parts | beside).items() if size}
     if program.flops is not None:
         entry["flops"] = program.flops
-    if found.text:
+    if found and found.text:
         entry["collective_gib"] = {k: _gib(n) for k, n in hlo.collectives(found.text).items()}
     entry |= program.more
-    entry["compile_s"] = round(found.seconds, 1)
+    entry["compile_s"] = round(found.seconds, 1) if found else 0.0
+    estimated = topology.KINDS[machine.target.kind].margin > 0
     entry["how"] = "estimated" if estimated else "compiled"
     return entry
+
+
+def _compiled(
+    program: lowering.Program, name: str, machine: Machine, mesh: jax.sharding.Mesh
+) -> topology.Compiled | None:
+    """What the machine's compiler makes of a program; None where there is no compiler for it."""
+    if not machine.compiles:
+        return None
+    logging.info("plan: compiling %s for %s", name, machine.target)
+    with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
+        lowered = program.lower()
+    return machine.compile(lowered)
+
+
+def _needs(entry: Mapping[str, Any]) -> float:
+    """GiB a chip that a program needs, at least; infinite where its compiler did not say."""
+    return entry.get("peak_gib", entry.get("kept_gib", math.inf))
 
 
 def _gib(size: float) -> float:
@@ -128,7 +115,7 @@ def _gib(size: float) -> float:
 
 # ------------------------------------------------------------------------- what would make it fit
 
-Multiples = Mapping[str, int]  # as `shares` gives them
+Multiples = Mapping[str, int]  # as `config.shares` gives them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +209,7 @@ def attempts(cfg: Config, machine: Machine, name: str) -> Iterator[tuple[str, Co
         if program != name:
             continue
         before, made = list(said), None
-        for made in option.changes(cfg, shares(cfg, machine)):
+        for made in option.changes(cfg, config.shares(cfg, *fitting.shapes(cfg, machine.target))):
             yield " and ".join([*before, made.words]), made.cfg, machine.target
         if same and made:
             said, cfg = [*before, made.words], made.cfg
@@ -235,13 +222,22 @@ def attempts(cfg: Config, machine: Machine, name: str) -> Iterator[tuple[str, Co
 
 
 def tries(
-    cfg: Config, machine: Machine, name: str, describe: Callable[[Target], Machine]
+    cfg: Config,
+    machine: Machine,
+    name: str,
+    entry: Mapping[str, Any],
+    describe: Callable[[Target], Machine],
 ) -> Iterator[dict[str, Any]]:
-    """Entries of a plan's "tried" for a program, up to the first that fits."""
+    """Entries of a plan's "tried" for a program that does not fit as its `entry` says, up to the
+    first that does."""
+    if _needs(entry) <= topology.KINDS[machine.target.kind].raised_gib:
+        peak = {"peak_gib": entry["peak_gib"]} if "peak_gib" in entry else {}
+        yield {"program": name, "change": topology.RAISED, "fits": True, **peak}
+        return
     for what, after, target in attempts(cfg, machine, name):
         try:
             on = machine if target == machine.target else describe(target)
-            entry = measured(fitted(after, on)[0], on, name)
+            entry = measured(fitted(after, target)[0], on, name)
         except ValueError as e:  # such as a rank that is too high for a small model
             logging.info("plan: %s is not possible: %s", what, e)
             continue
@@ -269,15 +265,17 @@ def plan(
     """
     describe = describe or topology.describe
     config_hash, machine = key(cfg), describe(target)
-    cfg, adjusted = fitted(cfg, machine)
+    cfg, adjusted = fitted(cfg, target)
     sizes = sizes_of(cfg)
     made = programs.training(cfg, sizes)
     names = lowering.of_stages(cfg) if only is None else only
     if not names:
         raise BadInput(f"stages {cfg.stages} run no program that a plan looks at")
     found = {name: measured(cfg, machine, name) for name in names}
-    failing = [name for name, entry in found.items() if not entry["fits"]]
-    tried = [one for name in failing for one in tries(cfg, machine, name, describe)]
+    failing = {name: entry for name, entry in found.items() if not entry["fits"]}
+    tried = [
+        one for name, entry in failing.items() for one in tries(cfg, machine, name, entry, describe)
+    ]
     mesh, lanes = mesh_of(cfg, machine), cfg.train.lanes
     return {
         "schema": 1,
@@ -325,12 +323,16 @@ def versions(target: Target) -> dict[str, str]:
     return found
 
 
-def run(cfg: Config, target: str, out: str | None) -> None:
+def run(cfg: Config, target: str, out: str | None, assumed: Assumptions) -> None:
     """Plans, prints for people, writes the JSON to `out` if it is given.
 
-    Raises BadInput as `plan` does, DoesNotFit where a program does not fit.
+    What the run takes is printed first, as it needs no compiler. Raises BadInput as `plan` does,
+    DoesNotFit where a program does not fit.
     """
-    made = plan(cfg, topology.parse(target))
+    on = topology.parse(target)
+    takes = budget.estimate(fitted(cfg, on)[0], Chips.of(on), assumed)
+    print("\n".join([*budget.lines(takes), ""]), flush=True)
+    made = plan(cfg, on) | {"budget": takes.json()}
     if out:
         epath.Path(out).write_text(json.dumps(made, indent=1) + "\n")
     print("\n".join(lines(made)))
@@ -364,9 +366,7 @@ def lines(made: Mapping[str, Any]) -> Iterator[str]:
     for key, value in made["set"].items():
         yield f"  set for this machine: --config.{key}={value}"
     for name, entry in made["programs"].items():
-        peak = f"{entry['peak_gib']:.2f} GiB" if "peak_gib" in entry else "more"
-        verdict = "fits" if entry["fits"] else "DOES NOT FIT"
-        yield f"{name}: {verdict}, {peak} a chip ({entry['how']} for {_chips(entry['chips'])})"
+        yield f"{name}: {_verdict(entry)}"
         parts = ", ".join(f"{key} {size:.2f}" for key, size in entry["parts_gib"].items())
         yield f"  memory, GiB: {parts}"
         if "flops" in entry:
@@ -378,12 +378,35 @@ def lines(made: Mapping[str, Any]) -> Iterator[str]:
         peak = f", {one['peak_gib']:.2f} GiB" if "peak_gib" in one else ""
         verdict = "fits" if one["fits"] else "does not fit"
         yield f"{one['program']} with {one['change']}: {verdict}{peak}"
-    if any(entry["how"] == "estimated" for entry in made["programs"].values()):
-        margin = topology.KINDS[made["target"].partition(":")[0]].margin
+    yield from _limits(made)
+
+
+def _verdict(entry: Mapping[str, Any]) -> str:
+    chips = _chips(entry["chips"])
+    if "kept_gib" in entry:
+        said = "may fit" if entry["fits"] else "DOES NOT FIT"
+        return f"{said}, {entry['kept_gib']:.2f} GiB a chip and its temporaries ({chips})"
+    peak = f"{entry['peak_gib']:.2f} GiB" if "peak_gib" in entry else "more"
+    said = "fits" if entry["fits"] else "DOES NOT FIT"
+    return f"{said}, {peak} a chip ({entry['how']} for {chips})"
+
+
+def _limits(made: Mapping[str, Any]) -> Iterator[str]:
+    """What the figures of a plan for GPUs stand on."""
+    kind = topology.KINDS[made["target"].partition(":")[0]]
+    if kind.platform != "gpu":
+        return
+    if kind.compiles:
         yield (
-            f"estimated: the compiler's figures raised by {margin:.0%}, not held against such a "
-            "machine"
+            f"estimated: the compiler's figures raised by {kind.margin:.0%}, not held against such "
+            "a machine"
         )
+    else:
+        yield "estimated: nothing here compiles for this kind; what programs keep is summed"
+    yield (
+        f"{made['hbm_gib']:g} GiB: the {topology.LEFT:.0%} of the memory that JAX takes by itself; "
+        f"with {topology.RAISED} in the environment it takes {kind.raised_gib:g}"
+    )
 
 
 def _chips(count: int) -> str:

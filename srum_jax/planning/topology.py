@@ -24,34 +24,84 @@ from srum_jax.core.errors import BadInput
 GIB = 2**30
 
 
+# Shares of a GPU's memory that JAX takes for programs: left alone, and with the setting below
+# (JAX's documentation, "GPU memory allocation").
+LEFT, MOST = 0.75, 0.95
+RAISED = f"XLA_PYTHON_CLIENT_MEM_FRACTION={MOST}"
+
+
 @dataclasses.dataclass(frozen=True)
 class ChipKind:
-    """A kind of chip: memory a program may use, in GiB, and the sizes of machines to try in turn.
+    """A kind of chip: what it has, and the sizes of machines to try in turn.
 
-    host: size of one host of a larger machine. hbm_gib of TPUs is what libtpu prints when it
-    refuses a program. margin: share by which compiled peaks are raised, for a compiler whose
-    figures were not held against the chip.
+    memory_gib: of TPUs what libtpu prints when it refuses a program, of GPUs what CUDA calls their
+    total · flops: dense bfloat16 products accumulated in float32, a second · bandwidth: bytes of
+    its memory a second · host: size of one host of a larger machine · devices: what JAX calls it
+    (`device_kind`) · float32: share of `flops` that products of float32 reach as JAX does them by
+    default · compiles: a compiler here makes programs for it; for others what is kept is summed ·
+    margin: share by which compiled peaks are raised, for a compiler whose figures were not held
+    against the chip.
     """
 
     platform: str  # tpu | gpu
-    hbm_gib: float
+    memory_gib: float
+    flops: float
+    bandwidth: float
     sizes: tuple[str, ...]
     host: str
+    devices: tuple[str, ...]
+    float32: float = 1.0
+    compiles: bool = True
     margin: float = 0.0
     options: tuple[tuple[str, Any], ...] = ()  # of the topology's description
+
+    @property
+    def hbm_gib(self) -> float:
+        """Memory that programs may use where JAX is left alone."""
+        return round(LEFT * self.memory_gib, 2) if self.platform == "gpu" else self.memory_gib
+
+    @property
+    def raised_gib(self) -> float:
+        """The same with the setting RAISED, which TPUs do not have."""
+        return round(MOST * self.memory_gib, 2) if self.platform == "gpu" else self.memory_gib
+
+
+def _gpu_kind(memory_gib: float, flops: float, bandwidth: float, *devices: str, **more) -> ChipKind:
+    """A kind of card, up to eight a host; products of float32 go through TF32 at half the speed."""
+    more = dict(float32=0.5, margin=0.1) | more
+    sizes = ("1", "2", "4", "8")
+    return ChipKind("gpu", memory_gib, flops, bandwidth, sizes, "8", devices, **more)
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+# Peaks: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; NVIDIA's data sheets of H200 SXM, H100
+# SXM, A100 80GB SXM, L4 and T4 and its Ada whitepaper, without the factor of sparsity.
 KINDS = {
     # Of a v4 both cores are one device, as on the chip itself.
-    "v4": ChipKind("tpu", 30.75, _CUBES, "2x2x1", options=(("chip_config_name", "megacore"),)),
-    "v5e": ChipKind("tpu", 15.75, _FLAT, "2x2"),
-    "v5p": ChipKind("tpu", 95.74, _CUBES, "2x2x1"),
-    "v6e": ChipKind("tpu", 31.25, _FLAT, "2x2"),
-    # 95 % of 139 GiB: what XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 leaves to programs.
-    "h200": ChipKind("gpu", 132.0, ("1", "2", "4", "8"), "8", margin=0.1),
+    "v4": ChipKind(
+        *("tpu", 30.75, 275e12, 1.2e12, _CUBES, "2x2x1", ("TPU v4",)),
+        options=(("chip_config_name", "megacore"),),
+    ),
+    "v5e": ChipKind("tpu", 15.75, 197e12, 0.819e12, _FLAT, "2x2", ("TPU v5 lite", "TPU v5e")),
+    "v5p": ChipKind("tpu", 95.74, 459e12, 2.765e12, _CUBES, "2x2x1", ("TPU v5", "TPU v5p")),
+    "v6e": ChipKind("tpu", 31.25, 918e12, 1.638e12, _FLAT, "2x2", ("TPU v6 lite", "TPU v6e")),
+    "h200": _gpu_kind(139.8, 989e12, 4.8e12, "NVIDIA H200"),
+    "h100": _gpu_kind(79.1, 989e12, 3.35e12, "NVIDIA H100 80GB HBM3"),
+    "a100": _gpu_kind(
+        *(79.1, 312e12, 2.039e12, "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+        compiles=False,
+    ),
+    "l4": _gpu_kind(22.0, 121e12, 0.3e12, "NVIDIA L4", compiles=False),
+    # No unit for bfloat16, which XLA widens to float32 there, nor for TF32.
+    "t4": _gpu_kind(14.7, 8.1e12, 0.32e12, "Tesla T4", float32=1.0, compiles=False),
+    "rtx4090": _gpu_kind(23.6, 165e12, 1.008e12, "NVIDIA GeForce RTX 4090", compiles=False),
 }
+
+
+def kind_of(device: str) -> str | None:
+    """The key of KINDS of a device that JAX calls `device`; None where it is none of them."""
+    return next((name for name, kind in KINDS.items() if device in kind.devices), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +190,11 @@ class Machine:
         """Memory of one chip that a program may use."""
         return KINDS[self.target.kind].hbm_gib
 
+    @property
+    def compiles(self) -> bool:
+        """Whether programs can be compiled for it here; otherwise its devices have names alone."""
+        return KINDS[self.target.kind].compiles
+
     def compile(self, lowered: jax.stages.Lowered) -> Compiled:
         """What the target's compiler makes of a program lowered for `devices` or `host`.
 
@@ -160,12 +215,29 @@ class Machine:
         return Compiled(fits, peak, made.as_text(), time.process_time() - start)
 
 
+@dataclasses.dataclass(frozen=True)
+class NamedDevice:
+    """A place in the mesh of a machine that nothing is compiled for: it says how arrays are cut."""
+
+    id: int
+    platform: str
+    process_index: int = 0
+
+    @property
+    def device_kind(self) -> str:
+        """What a mesh asks of its devices."""
+        return self.platform
+
+
 def describe(target: Target) -> Machine:
     """The machine of a target, without touching a device.
 
     Raises BadInput where its compiler is not installed or knows no such shape.
     """
     platform = KINDS[target.kind].platform
+    if not KINDS[target.kind].compiles:
+        cards = [NamedDevice(number, platform) for number in range(target.chips)]
+        return Machine(target, cards, cards[: target.host.chips])
     module = {"tpu": "libtpu", "gpu": "jax_plugins.xla_cuda12"}[platform]
     if not _importable(module):
         raise BadInput(
@@ -226,11 +298,11 @@ def _tpu(target: Target) -> Sequence[Any]:
         ).devices
 
 
-# What the compiler asks of an H200: the sizes of a Hopper SM (CUDA C++ Programming Guide, compute
-# capability 9.0) and of the card (NVIDIA's data sheet).
-_H200 = """
+# What the compiler asks of an H200 or H100: the sizes of a Hopper SM (CUDA C++ Programming Guide,
+# compute capability 9.0) and of the card (NVIDIA's data sheets).
+_HOPPER = """
 platform_name: "CUDA"
-device_description_str: "NVIDIA H200"
+device_description_str: "%s"
 dnn_version_info { major: 9 minor: 10 }
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -249,8 +321,8 @@ gpu_device_info {
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
   l2_cache_size: 52428800
-  memory_bandwidth: 4800000000000
-  device_memory_size: 150754820096
+  memory_bandwidth: %d
+  device_memory_size: %d
 }
 """
 
@@ -263,10 +335,11 @@ def _gpu(target: Target) -> Sequence[Any]:
         fused.check_cudnn_version()
     except RuntimeError:  # not installed: kernels are only named in the program, never loaded
         fused.cuda_versions = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
-    cards = target.host.chips
+    kind, cards = KINDS[target.kind], target.host.chips
+    described = _HOPPER % (kind.devices[0], kind.bandwidth, kind.memory_gib * GIB)
     shape = f"1x{target.chips // cards}x{cards}"  # partitions, hosts of each, cards of each host
     return topologies.get_topology_desc(
-        platform="cuda", topology_name=target.kind, topology=shape, target_config=_H200
+        platform="cuda", topology_name=target.kind, topology=shape, target_config=described
     ).devices
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from srum_jax import disk
 from srum_jax.config import Config
 from srum_jax.core import files, registry, sharding
 from srum_jax.core.files import write_json
@@ -52,7 +53,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
                 prompt_lists.check(suite.prompts, reader)
             models = 1 + ("train" in cfg.stages)
             count = cfg.rounds * models * sum(len(suite.prompts) for suite in suites)
-            each = preflight.picture_bytes(cfg.sample.size, preflight.layout(weights))
+            each = disk.picture_bytes(cfg.sample.size, preflight.layout(weights))
             what = "{:,} pictures of {}x{}, at least".format(count, *cfg.sample.size)
             found.costs.append(Cost("evaluate", what, count * each))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
+from srum_jax import disk
 from srum_jax.config import Config, section_hash
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import hf, model_config, vae
@@ -36,7 +37,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
         with found.noting():
             sizes = model_config.from_folder(weights.sizes)
             both = bagel.specs(sizes), vae.specs(sizes.vae)
-            made = preflight.weight_bytes(both, cfg.export.dtype)
+            made = disk.weight_bytes(both, cfg.export.dtype)
             rounds = f", in each of {cfg.rounds} rounds" if cfg.rounds > 1 else ""
             what = f"the model in {cfg.export.dtype}{rounds}"
             found.costs.append(Cost("export", what, cfg.rounds * made))

@@ -16,7 +16,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from srum_jax import programs
+from srum_jax import disk, programs
 from srum_jax.config import Config
 from srum_jax.core import sharding
 from srum_jax.core.files import write_json
@@ -49,7 +49,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             reader = loading.prompt_reader(weights)
             prompt_lists.check(wanted, reader)
             layout, count = preflight.layout(weights), len(wanted) * c.candidates
-            each = preflight.picture_bytes(cfg.sample.size, layout)
+            each = disk.picture_bytes(cfg.sample.size, layout)
             what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
             found.costs.append(Cost("generate", what, count * each))
             if "train" in cfg.stages:

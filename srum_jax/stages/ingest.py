@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from srum_jax import config_history
+from srum_jax import config_history, disk
 from srum_jax.config import Config, hash_json
 from srum_jax.core import console, files, sharding
 from srum_jax.core.distributed import barrier
@@ -140,7 +140,7 @@ def expected(source: Source, latents: str, layout: LayoutSizes) -> list[Cost]:
             continue
         arrays = (1 + (sample.target is not None)) * (1 + (latents == "resample"))
         size = sample.image.shape[:2]
-        sizes.append(preflight.picture_bytes(size, layout, latents=arrays))
+        sizes.append(disk.picture_bytes(size, layout, latents=arrays))
     if not sizes:
         return []
     what = f"{len(source):,} pictures, their sizes as those of the first {len(sizes)}"

@@ -7,32 +7,21 @@ changes nothing.
 
 import contextlib
 import dataclasses
-import functools
-import math
 import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from srum_jax.config import Config, LoopConfig
-from srum_jax.core import param_tree, storage
+from srum_jax import disk
+from srum_jax.config import Config
+from srum_jax.core import storage
 from srum_jax.core.errors import BadInput, StorageLost
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.models.bagel import hf, model_config
-from srum_jax.programs import Training
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, metrics
-from srum_jax.training.state import fresh
-
-# Bytes of a drawn picture as PNG, as a share of its pixels': photographs take about half.
-PNG_SHARE = 0.6
-GB = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +33,7 @@ class Cost:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.stage}: {self.what}, about {amount(self.bytes)}"
+        return f"{self.stage}: {self.what}, about {disk.amount(self.bytes)}"
 
 
 @dataclasses.dataclass
@@ -148,42 +137,12 @@ def layout(parts: hf.Parts) -> LayoutSizes:
     return model_config.from_folder(parts.sizes).layout
 
 
-def training_bytes(c: LoopConfig, program: Training) -> int:
-    """Bytes of a training stage's checkpoints and of the averaged parameters it leaves."""
-    params = param_tree.abstract(program.trained)
-    state = _nbytes(jax.eval_shape(functools.partial(fresh, tx=program.tx), params))
-    kept = min(c.keep, math.ceil(c.steps / c.checkpoint_every)) + 1  # one more while it is saved
-    return kept * state + _nbytes(params)
-
-
-def _nbytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def picture_bytes(size: tuple[int, int], sizes: LayoutSizes, *, latents: int = 1) -> int:
-    """Bytes of a stored candidate of `size` (height, width) pixels: PNG and float32 latents, so
-    many arrays of them."""
-    height, width = size
-    tokens = (height // sizes.token_pixels) * (width // sizes.token_pixels)
-    return int(PNG_SHARE * 3 * height * width) + latents * 4 * sizes.token_dim * tokens
-
-
-def weight_bytes(specs: Sequence[param_tree.Specs], dtype: str) -> int:
-    """Bytes of models as files."""
-    return sum(map(param_tree.count, specs)) * jnp.dtype(dtype).itemsize
-
-
-def amount(count: int) -> str:
-    """Bytes in words."""
-    return f"{count / GB:,.1f} GB" if count >= GB / 10 else f"{count / 10**6:,.1f} MB"
-
-
 def _room(work: Workdir, needed: int) -> str:
     """Says what will be written in all, and what the place has room for.
 
     Raises BadInput where a local work folder cannot be written, or its disk is too full.
     """
-    total = f"to be written in all: about {amount(needed)}"
+    total = f"to be written in all: about {disk.amount(needed)}"
     if "://" in str(work.root):
         return f"{total}, to {work.root}; a bucket does not say how much it may still take"
     place = pathlib.Path(os.path.abspath(work.root))
@@ -194,7 +153,7 @@ def _room(work: Workdir, needed: int) -> str:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise BadInput(
-            f"--workdir {work.root}: about {amount(needed)} will be written and {amount(free)} are "
-            "free; name a folder on a larger disk"
+            f"--workdir {work.root}: about {disk.amount(needed)} will be written and "
+            f"{disk.amount(free)} are free; name a folder on a larger disk"
         )
-    return f"{total}; {amount(free)} are free"
+    return f"{total}; {disk.amount(free)} are free"

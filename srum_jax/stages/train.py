@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from srum_jax import programs
+from srum_jax import disk, programs
 from srum_jax.config import Config, hash_json
 from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
@@ -57,7 +57,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
         return
     with found.noting():
         program = programs.training(cfg, model_config.from_folder(weights.sizes))
-        size, count = preflight.training_bytes(c, program), param_tree.count(program.trained)
+        size, count = disk.training_bytes(c, program), param_tree.count(program.trained)
         what = f"{c.keep} checkpoints of {count:,} trained parameters, one more while it is saved"
         found.costs.append(Cost("train", what, size))
 

@@ -17,6 +17,7 @@ import tiny
 from srum_jax import running
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
+from srum_jax.planning import fitting, topology
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -31,7 +32,7 @@ def weights(tmp_path_factory):
 
 def checked(folder, weights, *, stages=None, machine=None, **values):
     cfg = tiny.load_config(weights, score__proposers=("grid",), **values)
-    shapes = machine and running.machine_shapes(cfg, machine)
+    shapes = machine and fitting.shapes(cfg, topology.parse(machine))
     return running.Run(cfg, stages or cfg.stages, str(folder / "run")).check(shapes)
 
 

@@ -14,7 +14,7 @@ from srum_jax.core import param_tree
 from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import vae
-from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig, VAEConfig
 
 _LANE = {  # beginning of a matrix's path -> the lane whose tokens it multiplies
     "blocks/und/": "und",
@@ -49,6 +49,12 @@ def products(specs: param_tree.Specs, work: RowTokens) -> int:
         if lane and spec.fan_in:
             total += 2 * math.prod(spec.shape) * getattr(work, lane)
     return total
+
+
+def matrices(cfg: BagelConfig, work: RowTokens) -> int:
+    """Numbers in the matrices that some token of a row goes through."""
+    once = {field.name: min(1, getattr(work, field.name)) for field in dataclasses.fields(work)}
+    return products(bagel.specs(cfg), RowTokens(**once)) // 2
 
 
 def attention(cfg: BagelConfig, work: RowTokens) -> int:
@@ -102,3 +108,22 @@ def memory(cfg: BagelConfig, precision: str) -> Memory:
         weights = param_tree.count(specs) * dtype.itemsize
     numbers = 2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim
     return Memory(weights + 4 * param_tree.count(coder), numbers * dtype.itemsize)
+
+
+def decode(cfg: VAEConfig, size: tuple[int, int]) -> int:
+    """Operations of the autoencoder's decoder on an image of `size` (height, width) pixels."""
+    last = len(cfg.ch_mult) - 1
+    least = math.prod(side // cfg.downsample for side in size)  # places of a latent
+    total = 4 * least**2 * cfg.ch * cfg.ch_mult[-1]  # attention, in the middle
+    for path, spec in param_tree.flatten(vae.specs(cfg)["decoder"]).items():
+        if path.endswith("/w"):
+            total += 2 * math.prod(spec.shape) * least * 4 ** _doublings(path, last)
+    return total
+
+
+def _doublings(path: str, last: int) -> int:
+    """How often the sides of a latent were doubled where a kernel of the decoder is applied."""
+    part, *rest = path.split("/")
+    if part == "up":  # levels count down; each but level 0 doubles behind its blocks
+        return last - int(rest[0]) + (rest[1] == "upsample")
+    return last if part == "conv_out" else 0

@@ -1,0 +1,313 @@
+"""What a run computes: the calls of each stage, with their operations and what they read.
+
+Counted from the config and the sizes of the model alone, in milliseconds: no program is made. What
+only a run can know is taken at its most: every image has `score.regions` regions, every written
+answer all its tokens. Left out, as they are a small part of any run that draws: Segment Anything
+(about 9 TFLOP an image with ViT-H, where drawing one of 1024x1024 takes 5,400), prompts that are
+taken apart, answers that are asked for again, `score.compare`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from srum_jax import programs
+from srum_jax.config import Config, SampleConfig, TrainConfig
+from srum_jax.core import param_tree
+from srum_jax.data.images import picture
+from srum_jax.data.schema import Branch, Example, Text
+from srum_jax.generation import answer_scorer, context
+from srum_jax.generation.context import bucket
+from srum_jax.generation.image_codec import latent_grid
+from srum_jax.generation.image_sampler import Guidance
+from srum_jax.models.bagel import cost, vae
+from srum_jax.models.bagel.cost import RowTokens
+from srum_jax.models.bagel.model_config import BagelConfig
+
+PROMPT = 64  # tokens of a prompt that is drawn
+QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of each
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one call does on all its chips together: operations, and bytes of weights and of caches
+    that it reads from their memory."""
+
+    flops: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """Like calls of a program in a whole run.
+
+    chips: that share one call · beside: such groups of chips, which take the calls in turn · dtype:
+    of products.
+    """
+
+    program: str
+    count: int
+    work: Work
+    chips: int
+    beside: int
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Team:
+    """Chips that work: all of them together in a step, each host's by themselves in the rest."""
+
+    chips: int
+    beside: int = 1
+
+
+# ---------------------------------------------------------------------------- one call of a program
+
+
+def sampling(
+    sizes: BagelConfig,
+    settings: SampleConfig,
+    *,
+    texts: int,
+    slots: int,
+    tokens: int,
+    itemsize: int = 2,
+    chips: int = 1,
+) -> Work:
+    """A call that draws `settings.batch` images: reads the contexts once, then a pass a step for
+    each branch of guidance.
+
+    texts: tokens of a context's row · slots: of its cache · tokens: latent ones of an image, both
+    padded · itemsize: bytes of a weight · chips: that gather the weights, so that each reads all.
+    """
+    on = Guidance.of(settings)
+    branches = 1 + on.text + (on.image and not on.text)
+    passes = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
+    before = RowTokens(texts, 0)
+    behind = RowTokens(und=2, gen=tokens, keys=slots + tokens + 2)
+    flops = cost.forward(sizes, before) + passes * cost.forward(sizes, behind)
+    weights = cost.matrices(sizes, before) + settings.steps * cost.matrices(sizes, behind)
+    return Work(settings.batch * flops, chips * itemsize * weights)
+
+
+def reading(
+    sizes: BagelConfig, work: RowTokens, rows: int, *, itemsize: int = 2, chips: int = 1
+) -> Work:
+    """A call that reads `rows` rows of pictures and questions once."""
+    weights = cost.matrices(sizes, work)
+    return Work(rows * cost.forward(sizes, work), chips * itemsize * weights)
+
+
+def writing(
+    sizes: BagelConfig,
+    first: RowTokens,
+    one: RowTokens,
+    rows: int,
+    limit: int,
+    *,
+    itemsize: int = 2,
+) -> Work:
+    """A call that reads `rows` contexts of `first` tokens and writes `limit` tokens behind each.
+
+    one: a written token, with the keys that it sees. Of few tokens products are summed over the
+    chips, so that together they read the weights once a token, beside keys and values.
+    """
+    flops = cost.forward(sizes, first) + limit * cost.forward(sizes, one)
+    llm = sizes.llm
+    pair = 2 * llm.layers * llm.kv_heads * llm.head_dim  # numbers of a key and its value
+    read = cost.matrices(sizes, one) + rows * one.keys * pair
+    return Work(rows * flops, itemsize * (cost.matrices(sizes, first) + limit * read))
+
+
+def decoding(sizes: BagelConfig, size: tuple[int, int]) -> Work:
+    """The autoencoder's decoder on one image of `size` (height, width) pixels, in float32."""
+    weights = param_tree.count(vae.specs(sizes.vae)["decoder"])
+    return Work(cost.decode(sizes.vae, size), 4 * weights)
+
+
+def step_row(c: TrainConfig) -> RowTokens:
+    """A packed row of the stage `train`."""
+    lanes = programs.lanes(c)
+    return RowTokens(
+        und=lanes.und, gen=lanes.gen, vit=lanes.vit, times=lanes.images, labels=lanes.labels
+    )
+
+
+def step(cfg: Config, sizes: BagelConfig, made: programs.Training) -> tuple[int, int]:
+    """(operations of a training step, those of them that the mathematics needs)."""
+    flops, needed = cost.step(
+        sizes,
+        step_row(cfg.train),
+        trained=made.trained,
+        remat=cfg.compute.remat,
+        reference=made.reference is not None,
+    )
+    return cfg.train.rows * flops, cfg.train.rows * needed
+
+
+def asked(sizes: BagelConfig, size: tuple[int, int]) -> tuple[Example, RowTokens]:
+    """(a picture of `size` pixels with the questions that are asked about it by soft answers, its
+    row)."""
+    seen = picture(np.zeros((*size, 3), np.uint8), sizes.layout)
+    question, answer = Text(np.zeros(QUESTION, np.int32)), Text(np.zeros(0, np.int32), loss=True)
+    example = Example((seen, *(Branch((question, answer)),) * QUESTIONS))
+    lanes = answer_scorer.lanes([example])
+    return example, RowTokens(lanes.und, 0, vit=lanes.vit, labels=lanes.labels)
+
+
+# ----------------------------------------------------------------------------- the calls of a stage
+
+
+def in_shards(count: int, shard: int, batch: int) -> int:
+    """Calls of `batch` that `count` take where no call serves two shards."""
+    whole, rest = divmod(count, shard)
+    return whole * -(-shard // batch) + -(-rest // batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The calls of a config's stages on `chips` chips that belong to `hosts` hosts.
+
+    sizes: of its model. What cannot be drawn at all (a size the model has no positions for) raises
+    ValueError.
+    """
+
+    cfg: Config
+    sizes: BagelConfig
+    chips: int
+    hosts: int = 1
+
+    @property
+    def own(self) -> Team:
+        """Each host's chips by themselves."""
+        return Team(self.chips // self.hosts, self.hosts)
+
+    def of(self, stage: str) -> list[Calls] | None:
+        """The calls of all rounds of a stage; [] of one that computes next to nothing, None where
+        they are not counted: a world or its data decides them."""
+        counted: Mapping[str, Callable[[], Sequence[Calls]]] = {
+            "generate": self._generate,
+            "score": self._score,
+            "train": self._train,
+            "export": list,
+            "report": list,
+        }
+        given = stage == "score" and "ingest" in self.cfg.stages
+        if stage not in counted or given:
+            return None
+        rounds = self.cfg.rounds
+        return [dataclasses.replace(c, count=rounds * c.count) for c in counted[stage]()]
+
+    def _generate(self) -> list[Calls]:
+        c = self.cfg.generate
+        return self._drawn(c.count * c.candidates, c.shard_size, self.own)
+
+    def _score(self) -> list[Calls]:
+        c = self.cfg.generate
+        images, shard = c.count * c.candidates, self.cfg.score.shard_size
+        return self._judged(images, shard, self.cfg.score.proposers, self.own)
+
+    def _train(self) -> list[Calls]:
+        c, remat = self.cfg.train, self.cfg.compute.remat
+        made = programs.training(self.cfg, self.sizes)
+        flops, _ = step(self.cfg, self.sizes, made)
+        # Forward and backward, and what is computed again: the weights each time.
+        passes = 2 + (remat != "none") + (made.reference is not None)
+        weights = self._itemsize * cost.matrices(self.sizes, step_row(c))
+        work = Work(flops, passes * c.micro_batches * self.chips * weights)
+        steps = Calls("train_step", c.steps, work, self.chips, 1, self.cfg.compute.dtype)
+        return [steps, *self._monitored()]
+
+    def _monitored(self) -> list[Calls]:
+        """The checks before the first step, every so many, and after the last."""
+        c = self.cfg.train
+        images, every = c.monitor.prompts * c.monitor.candidates, c.monitor.every
+        if not images:
+            return []
+        together = Team(self.chips)
+        once = [
+            *self._drawn(images, images, together),
+            *self._judged(images, images, self.cfg.score.proposers[:1], together),
+        ]
+        checks = 1 + -(-c.steps // every)
+        return [dataclasses.replace(one, count=checks * one.count) for one in once]
+
+    def _drawn(self, images: int, shard: int, team: Team) -> list[Calls]:
+        """Images drawn and decoded. Each device of a host decodes what its neighbours do."""
+        c, dtype = self.cfg.sample, self.cfg.compute.dtype
+        height, width = latent_grid(c.size, self.sizes.layout)
+        texts = bucket(min(PROMPT, self.sizes.max_text - 2) + 2)
+        drawn = sampling(
+            self.sizes,
+            c,
+            texts=texts,
+            slots=texts,
+            tokens=bucket(height * width),
+            itemsize=self._itemsize,
+            chips=team.chips,
+        )
+        calls = in_shards(images, shard, c.batch)
+        decoded = decoding(self.sizes, c.size)
+        return [
+            Calls("sample", calls, drawn, team.chips, team.beside, dtype),
+            Calls("decode", images, decoded, 1, team.beside, "float32"),
+        ]
+
+    def _judged(self, images: int, shard: int, proposers: Sequence[str], team: Team) -> list[Calls]:
+        """What the model itself is asked about images and the regions of `proposers`."""
+        c = self.cfg.score
+        if c.judge == "external":
+            return []
+        found = [c.grid**2 if name == "grid" else c.regions for name in proposers]
+        regions = sum(min(c.regions, count) for count in found)
+        if c.readout == "written":
+            asked_of = 1 + (regions if c.view == "crop" else len(found))
+            return [self._written(images * asked_of, team)]
+        part = (c.crop, c.crop) if c.crop and c.view == "crop" else self.cfg.sample.size
+        return [
+            self._soft("score", in_shards(images, shard, c.batch), self.cfg.sample.size, team),
+            self._soft(
+                "score regions", in_shards(images * regions, shard * regions, c.batch), part, team
+            ),
+        ]
+
+    def _soft(self, name: str, calls: int, size: tuple[int, int], team: Team) -> Calls:
+        """Soft answers about pictures of `size`."""
+        _, row = asked(self.sizes, size)
+        rows = self.cfg.score.batch
+        work = reading(self.sizes, row, rows, itemsize=self._itemsize, chips=team.chips)
+        return Calls(name, calls, work, team.chips, team.beside, self.cfg.compute.dtype)
+
+    def _written(self, answers: int, team: Team) -> Calls:
+        """Answers in words, each about a whole picture and as long as it may be."""
+        c, limit = self.cfg.score.written, bucket(self.cfg.score.written.max_tokens)
+        work = writing(
+            self.sizes,
+            *written_rows(self.sizes, self.cfg.sample.size, limit),
+            *(c.batch, limit),
+            itemsize=self._itemsize,
+        )
+        dtype = self.cfg.compute.dtype
+        return Calls("write", -(-answers // c.batch), work, team.chips, team.beside, dtype)
+
+    @property
+    def _itemsize(self) -> int:
+        return jnp.dtype(self.cfg.compute.dtype).itemsize
+
+
+def written_rows(
+    sizes: BagelConfig, size: tuple[int, int], limit: int
+) -> tuple[RowTokens, RowTokens]:
+    """(what is read of a picture of `size` pixels before an answer in words, one of at most `limit`
+    written tokens)."""
+    packed = context.pack([written_context(sizes, size)], 1, sizes.layout)
+    first = RowTokens(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
+    return first, RowTokens(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
+
+
+def written_context(sizes: BagelConfig, size: tuple[int, int]) -> context.Context:
+    """A picture of `size` pixels, and as many words as the questions of soft answers have."""
+    seen = picture(np.zeros((*size, 3), np.uint8), sizes.layout)
+    return (seen, *(Text(np.zeros(QUESTION, np.int32)),) * QUESTIONS)
