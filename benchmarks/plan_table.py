@@ -26,7 +26,8 @@ from srum_jax import config
 from srum_jax.configs import bagel_7b_srum
 from srum_jax.core import console
 from srum_jax.core.errors import BadInput
-from srum_jax.planning import plan, topology
+from srum_jax.planning import budget, fitting, plan, topology
+from srum_jax.planning.budget import Assumptions, Chips
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER, PAGE = ROOT / "docs/plans", ROOT / "docs/scale.md"
@@ -70,6 +71,7 @@ SINGLE = {"v5e-1": "v5e:1x1", "v6e-1": "v6e:1x1", "v5p-1": "v5p:1x1x1", "h200-1"
 MAKING = {"stages": ("generate", "score")}
 ONE = {**MAKING, "sample.batch": 1, "score.batch": 1, "score.written.batch": 1}
 HALF = {"sample.size": (512, 512)}
+ROADS = ("h200:8", "h100:8", "a100:8", "v5e:4x4", "v6e:4x4", "v5p:2x2x4", "v4:2x2x4")
 WEAK = [f"v5e-{chips}-default-8k" for chips in (16, 32, 64, 128, 256)]
 
 
@@ -138,7 +140,9 @@ def make(name: str) -> None:
 # ---------------------------------------------------------------------------------- the page
 
 
-NUMBERS = ["rows", "peak, GiB", "ideal", "kept, GiB", "usable, GiB", "TFLOP", "sent a chip, GiB"]
+NUMBERS = {"rows", "peak, GiB", "ideal", "kept, GiB", "usable, GiB", "TFLOP", "sent a chip, GiB"}
+NUMBERS |= {"PFLOP", "hours", "disk", "in all, h", "chip-hours"}
+NUMBERS |= {f"{stage}, h" for stage in config.STAGES}
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], missing: Sequence[str]) -> str:
@@ -230,6 +234,31 @@ def weak() -> str:
     return _table(head, lines, [ROWS[name].target for name, made in plans.items() if not made])
 
 
+def _taken(target: str) -> budget.Budget:
+    """What the config itself takes on a machine, with what is assumed where nothing is said."""
+    on = topology.parse(target)
+    return budget.estimate(fitting.fitted(configured({}), on)[0], Chips.of(on), Assumptions())
+
+
+def road() -> str:
+    """The table of the whole run, a stage a line, on the first machine."""
+    return _table(budget.COLUMNS[:-1], [row[:-1] for row in budget.rows(_taken(ROADS[0]))], ())
+
+
+def roads() -> str:
+    """The table of the hours of the whole run on several machines."""
+    found = {target: _taken(target) for target in ROADS}
+    stages = [one.stage for one in found[ROADS[0]].stages if one.calls]
+    head = ["machine", *(f"{stage}, h" for stage in stages), "in all, h", "chip-hours"]
+    lines = []
+    for target, one in found.items():
+        hours = {stage.stage: stage.seconds / budget.HOUR for stage in one.stages}
+        total = one.seconds / budget.HOUR
+        cells = [f"{hours[stage]:.1f}" for stage in stages]
+        lines.append([target, *cells, f"{total:.1f}", f"{total * one.chips.count:,.0f}"])
+    return _table(head, lines, ())
+
+
 def notes() -> str:
     """What was tried where a program did not fit."""
     said = []
@@ -245,6 +274,8 @@ def notes() -> str:
 def page() -> str:
     """All tables, rows that were not made too."""
     parts = {
+        f"The whole road on {ROADS[0]}": road(),
+        "The whole road on other machines": roads(),
         "Training steps": steps(),
         "More chips, more rows": weak(),
         "Drawing, decoding and scoring": inference("stages"),

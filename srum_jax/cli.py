@@ -14,7 +14,7 @@ srum: a model draws images, scores them by its own understanding and learns from
 
 Train
   run             the whole loop:    srum run --config shapes --workdir runs/shapes
-  plan            would it fit?      srum plan v5e:4x4 --config bagel_7b_srum
+  plan            fit, time, cost:   srum plan v5e:4x4 --config bagel_7b_srum --price 1.2
 Use a model (the small shapes base, or --model DIR)
   generate        images of prompts: srum generate --prompt "a red circle" -o out
   edit            images, changed:   srum edit --image out/0-0.png --instruction "..." -o edited

@@ -26,13 +26,13 @@ Options
   --workdir DIR             a folder or bucket for everything the run makes; without --config the
                             run that began there goes on, with its config
   --stage NAME[,NAME]       only these stages: {stages}
-  --plan TYPE:SHAPE         run nothing: compile for such a machine and say whether it fits, as
-                            v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8; no workdir, no device
+  --plan TYPE:SHAPE         run nothing: say what it takes on such a machine, compile for it and say
+                            whether it fits, as v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8,
+                            h100:8, a100:8, l4:1, t4:1, rtx4090:1; no workdir, no device
   --plan_out FILE.json      the plan as JSON
-  --utilisation SHARE       of the chips' peaks that is reached, as time and cost are estimated
-                            (0.4); they are said at the start of a run, by --plan, and by --check
-                            with --plan
-  --price NUMBER            of a chip-hour, in any currency, for the cost
+  --utilisation SHARE       of the chips' peaks that is reached (0.4): by it time is estimated, at the
+                            start of a run, by --plan, and by --check with --plan
+  --price NUMBER            of a chip-hour, in any currency: then cost is too
   --check                   run nothing: look at everything that can be known before the first hour
                             is spent, say all problems at once, and what will be written; with
                             --plan rows are held against that machine's chips too

@@ -230,7 +230,8 @@ def tries(
 ) -> Iterator[dict[str, Any]]:
     """Entries of a plan's "tried" for a program that does not fit as its `entry` says, up to the
     first that does."""
-    if _needs(entry) <= topology.KINDS[machine.target.kind].raised_gib:
+    kind = topology.KINDS[machine.target.kind]
+    if kind.raised_gib > kind.hbm_gib and _needs(entry) <= kind.raised_gib:
         peak = {"peak_gib": entry["peak_gib"]} if "peak_gib" in entry else {}
         yield {"program": name, "change": topology.RAISED, "fits": True, **peak}
         return

@@ -1,9 +1,9 @@
 """What a run computes: the calls of each stage, with their operations and what they read.
 
-Counted from the config and the sizes of the model alone, in milliseconds: no program is made. What
+Counted from the config and the sizes of the model alone, in a moment: no program is made. What
 only a run can know is taken at its most: every image has `score.regions` regions, every written
 answer all its tokens. Left out, as they are a small part of any run that draws: Segment Anything
-(about 9 TFLOP an image with ViT-H, where drawing one of 1024x1024 takes 5,400), prompts that are
+(about 10 TFLOP an image with ViT-H, where drawing one of 1024x1024 takes 5,400), prompts that are
 taken apart, answers that are asked for again, `score.compare`.
 """
 

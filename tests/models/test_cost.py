@@ -10,7 +10,7 @@ import tiny
 from srum_jax.core import param_tree
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.models.bagel import cost
+from srum_jax.models.bagel import cost, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 
@@ -56,3 +56,21 @@ def test_the_share_of_a_step():
     assert of("full")[0] - kept == ahead and of("dots")[0] - kept == pairs
     assert of("full", reference=True)[1] - needed == ahead
     assert needed - of("full", trained=gen)[1] == products - cost.products(gen, work)
+
+
+def test_matrices_are_those_that_tokens_go_through():
+    llm = BAGEL_7B_MOT.llm
+    expert = 28 * (2 * llm.hidden**2 + 2 * llm.hidden * 4 * 128 + 3 * llm.hidden * llm.ffn)
+    assert cost.matrices(BAGEL_7B_MOT, cost.RowTokens(7, 0)) == expert
+    head = llm.hidden * llm.vocab
+    assert cost.matrices(BAGEL_7B_MOT, cost.RowTokens(7, 0, labels=3)) == expert + head
+
+
+def test_the_decoder_as_the_compiler_counts_it():
+    cfg = dataclasses.replace(tiny.MODEL.vae, ch=32, ch_mult=(1, 2), res_blocks=1)
+    params = param_tree.abstract(vae.specs(cfg))
+    # As few rows as attention takes at once; the compiler leaves out the padding around a picture.
+    latents = np.zeros((1, 8, 32, cfg.z), np.float32)
+    compiled = jax.jit(lambda p, x: vae.decode(p, cfg, x)).lower(params, latents).compile()
+    counted = compiled.cost_analysis()["flops"]
+    assert cost.decode(cfg, (16, 64)) == pytest.approx(counted, rel=0.1)
