@@ -30,8 +30,8 @@ Options
                             whether it fits, as v5e:4x4, v5p:2x2x4, v6e:4x4, v4:2x2x4, h200:8,
                             h100:8, a100:8, l4:1, t4:1, rtx4090:1; no workdir, no device
   --plan_out FILE.json      the plan as JSON
-  --utilisation SHARE       of the chips' peaks that is reached (0.4): by it time is estimated, at the
-                            start of a run, by --plan, and by --check with --plan
+  --utilisation SHARE       of the chips' peaks that is reached (0.4), for the time that is said by
+                            --plan, by --check with --plan, and when a run starts
   --price NUMBER            of a chip-hour, in any currency: then cost is too
   --check                   run nothing: look at everything that can be known before the first hour
                             is spent, say all problems at once, and what will be written; with

@@ -12,6 +12,7 @@ import pytest
 from srum_jax import main, running
 from srum_jax.configs import shapes
 from srum_jax.core import console, errors, lock, preemption
+from srum_jax.planning import budget
 from srum_jax.worlds import shapes as shapes_world
 
 
@@ -59,6 +60,20 @@ def test_chosen_stages_run_in_pipeline_order_in_every_round(stages, capsys):
     assert go(stages, "--stage", "export,train", "--config.rounds=2") == 0
     assert stages.calls == [(r, s) for r in (0, 1) for s in ("train", "export")]
     assert "report:" not in capsys.readouterr().out
+
+
+def test_on_known_chips_a_run_says_first_what_it_takes_and_on_others_guesses_nothing(
+    stages, capsys, monkeypatch
+):
+    chips = ("--stage", "generate,train", "--price=3", "--utilisation=0.25")
+    assert go(stages, *chips) == 0
+    assert "of the peak of" not in capsys.readouterr().err
+    monkeypatch.setattr(budget.Chips, "here", lambda: budget.Chips("v5e", 4))
+    assert go(stages, *chips) == 0
+    err = capsys.readouterr().err
+    assert "computing, at 25% of the peak of 4 x v5e: generate " in err
+    assert " at 3 a chip-hour" in err and "score" not in err.partition("of the peak of")[2][:200]
+    assert err.index("of the peak of") < err.index("round 1 of 1")
 
 
 @pytest.mark.parametrize(

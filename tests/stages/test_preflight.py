@@ -18,6 +18,7 @@ from srum_jax import running
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.planning import fitting, topology
+from srum_jax.planning.budget import Chips
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Workdir
 
@@ -67,6 +68,22 @@ def test_what_will_be_written_is_said_before_it_is(tmp_path, weights):
     assert by["train"].bytes > 0 and by["export"].bytes > 0
     assert by["evaluate"].what == "28 pictures of 32x32, at least"  # 7 prompts, two models, rounds
     assert any(re.fullmatch("to be written in all: about .*B; .*B are free", s) for s in found.said)
+
+
+def test_before_anything_is_rented_the_same_bytes_are_said(tmp_path, weights):
+    cfg = tiny.load_config(weights, score__proposers=("grid",), rounds=2)
+    asked = running.Run(cfg, cfg.stages, str(tmp_path / "run"))
+    found = {cost.stage: cost.bytes for cost in asked.check().costs}
+    budget = {one.stage: one.disk for one in asked.expected(Chips("v5e", 4)).stages}
+    for stage in ("generate", "train", "export"):
+        assert budget[stage] == found[stage] > 0, stage
+
+
+def test_on_a_machine_that_is_named_the_time_is_said_too(tmp_path, weights):
+    cfg = tiny.load_config(weights, score__proposers=("grid",), **ROWS)
+    asked = running.Run(cfg, cfg.stages, str(tmp_path / "run"))
+    assert asked.checked("v5e:4x4")[-1].startswith("computing, at 40% of the peak of 16 x v5e: ")
+    assert asked.checked(None) == asked.check().said
 
 
 def test_a_bucket_says_no_room_so_what_goes_there_is_said(weights):
