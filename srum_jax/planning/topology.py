@@ -1,4 +1,4 @@
-"""Machines that are not here: their names, their memory, and compiling for them.
+"""Machines that are not here: their names, memory and peaks, and compiling for them.
 
 The only file that uses private or experimental interfaces of jax for this (topology descriptions
 and the clients that compile without a device), and imports them when a machine is opened. The
@@ -22,8 +22,6 @@ import jax
 from srum_jax.core.errors import BadInput
 
 GIB = 2**30
-
-
 # Shares of a GPU's memory that JAX takes for programs: left alone, and with the setting below
 # (JAX's documentation, "GPU memory allocation").
 LEFT, MOST = 0.75, 0.95
@@ -66,32 +64,39 @@ class ChipKind:
         return round(MOST * self.memory_gib, 2) if self.platform == "gpu" else self.memory_gib
 
 
-def _gpu_kind(memory_gib: float, flops: float, bandwidth: float, *devices: str, **more) -> ChipKind:
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+_MEGACORE = (("chip_config_name", "megacore"),)
+
+
+def _tpu_kind(
+    memory_gib: float, flops: float, bandwidth: float, *devices: str, cubes=False, options=()
+) -> ChipKind:
+    """A kind of chip in slices of four a host, flat or `cubes`."""
+    sizes, host = (_CUBES, "2x2x1") if cubes else (_FLAT, "2x2")
+    return ChipKind("tpu", memory_gib, flops, bandwidth, sizes, host, devices, options=options)
+
+
+def _gpu_kind(
+    memory_gib: float, flops: float, bandwidth: float, *devices: str, **more: Any
+) -> ChipKind:
     """A kind of card, up to eight a host; products of float32 go through TF32 at half the speed."""
     more = dict(float32=0.5, margin=0.1) | more
     sizes = ("1", "2", "4", "8")
     return ChipKind("gpu", memory_gib, flops, bandwidth, sizes, "8", devices, **more)
 
 
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 # Peaks: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; NVIDIA's data sheets of H200 SXM, H100
 # SXM, A100 80GB SXM, L4 and T4 and its Ada whitepaper, without the factor of sparsity.
 KINDS = {
     # Of a v4 both cores are one device, as on the chip itself.
-    "v4": ChipKind(
-        *("tpu", 30.75, 275e12, 1.2e12, _CUBES, "2x2x1", ("TPU v4",)),
-        options=(("chip_config_name", "megacore"),),
-    ),
-    "v5e": ChipKind("tpu", 15.75, 197e12, 0.819e12, _FLAT, "2x2", ("TPU v5 lite", "TPU v5e")),
-    "v5p": ChipKind("tpu", 95.74, 459e12, 2.765e12, _CUBES, "2x2x1", ("TPU v5", "TPU v5p")),
-    "v6e": ChipKind("tpu", 31.25, 918e12, 1.638e12, _FLAT, "2x2", ("TPU v6 lite", "TPU v6e")),
+    "v4": _tpu_kind(30.75, 275e12, 1.2e12, "TPU v4", cubes=True, options=_MEGACORE),
+    "v5e": _tpu_kind(15.75, 197e12, 0.819e12, "TPU v5 lite", "TPU v5e"),
+    "v5p": _tpu_kind(95.74, 459e12, 2.765e12, "TPU v5", "TPU v5p", cubes=True),
+    "v6e": _tpu_kind(31.25, 918e12, 1.638e12, "TPU v6 lite", "TPU v6e"),
     "h200": _gpu_kind(139.8, 989e12, 4.8e12, "NVIDIA H200"),
     "h100": _gpu_kind(79.1, 989e12, 3.35e12, "NVIDIA H100 80GB HBM3"),
-    "a100": _gpu_kind(
-        *(79.1, 312e12, 2.039e12, "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
-        compiles=False,
-    ),
+    "a100": _gpu_kind(79.1, 312e12, 2.039e12, "NVIDIA A100-SXM4-80GB", compiles=False),
     "l4": _gpu_kind(22.0, 121e12, 0.3e12, "NVIDIA L4", compiles=False),
     # No unit for bfloat16, which XLA widens to float32 there, nor for TF32.
     "t4": _gpu_kind(14.7, 8.1e12, 0.32e12, "Tesla T4", float32=1.0, compiles=False),
