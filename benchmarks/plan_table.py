@@ -252,7 +252,7 @@ def roads() -> str:
     head = ["machine", *(f"{stage}, h" for stage in stages), "in all, h", "chip-hours"]
     lines = []
     for target, one in found.items():
-        hours = {stage.stage: stage.seconds / budget.HOUR for stage in one.stages}
+        hours = {s.stage: s.seconds / budget.HOUR for s in one.stages if s.calls}
         total = one.seconds / budget.HOUR
         cells = [f"{hours[stage]:.1f}" for stage in stages]
         lines.append([target, *cells, f"{total:.1f}", f"{total * one.chips.count:,.0f}"])

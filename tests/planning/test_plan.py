@@ -377,6 +377,7 @@ def test_rows_are_made_once_and_missing_ones_marked(monkeypatch, tmp_path, capsy
     }
     monkeypatch.setattr(plan_table, "ROWS", rows)
     monkeypatch.setattr(plan_table, "WEAK", ["one", "two"])
+    monkeypatch.setattr(plan_table, "ROADS", ("v5e:2x4",))
     monkeypatch.setattr(plan_table, "configured", lambda changes: tiny.load_config(""))
     monkeypatch.setattr("sys.argv", ["plan_table.py", "--rows", "one,single"])
     plan_table.main()
