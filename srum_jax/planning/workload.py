@@ -115,9 +115,7 @@ def writing(
     chips, so that together they read the weights once a token, beside keys and values.
     """
     flops = cost.forward(sizes, first) + limit * cost.forward(sizes, one)
-    llm = sizes.llm
-    pair = 2 * llm.layers * llm.kv_heads * llm.head_dim  # numbers of a key and its value
-    read = cost.matrices(sizes, one) + rows * one.keys * pair
+    read = cost.matrices(sizes, one) + rows * one.keys * cost.cached(sizes)
     return Work(rows * flops, itemsize * (cost.matrices(sizes, first) + limit * read))
 
 

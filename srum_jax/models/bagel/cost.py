@@ -87,6 +87,11 @@ def step(
     return needed + again + pairs // 2, needed
 
 
+def cached(cfg: BagelConfig) -> int:
+    """Numbers that a cache holds of a token: its keys and values."""
+    return 2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of a model at rest: `weights` with the autoencoder's, and a `token` of a cache."""
@@ -106,8 +111,7 @@ def memory(cfg: BagelConfig, precision: str) -> Memory:
         weights = sum(math.prod(s.shape) * jnp.dtype(s.dtype).itemsize for s in leaves)
     else:
         weights = param_tree.count(specs) * dtype.itemsize
-    numbers = 2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim
-    return Memory(weights + 4 * param_tree.count(coder), numbers * dtype.itemsize)
+    return Memory(weights + 4 * param_tree.count(coder), cached(cfg) * dtype.itemsize)
 
 
 def decode(cfg: VAEConfig, size: tuple[int, int]) -> int:
