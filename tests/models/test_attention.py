@@ -93,11 +93,15 @@ def value_and_gradients(function, q, k, v, allowed, pull):
     return value, back(pull.astype(value.dtype))
 
 
+def scaled(q, k, v, allowed):
+    return attention.attend(attention.scaled(q, k.dtype), k, v, allowed)
+
+
 @pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 1), (2, 2)])
 def test_attend_is_softmax_attention(heads, kv_heads):
     q, k, v, allowed = inputs(heads, kv_heads)
     pull = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
-    found, gradients = value_and_gradients(attention.attend, q, k, v, allowed, pull)
+    found, gradients = value_and_gradients(scaled, q, k, v, allowed, pull)
     want, expected = value_and_gradients(plain, q, k, v, allowed, pull)
     np.testing.assert_allclose(found, want, atol=1e-5)
     for name, a, b in zip("qkv", gradients, expected, strict=True):
@@ -110,7 +114,7 @@ def test_attend_in_bfloat16_stays_close():
     q, k, v, allowed = inputs(4, 2)
     pull = np.random.default_rng(2).normal(size=q.shape).astype(np.float32)
     half = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
-    found, gradients = value_and_gradients(attention.attend, *half, allowed, jnp.asarray(pull))
+    found, gradients = value_and_gradients(scaled, *half, allowed, jnp.asarray(pull))
     want, expected = value_and_gradients(plain, q, k, v, allowed, pull)
     assert found.dtype == jnp.bfloat16
     for a, b in zip((found, *gradients), (want, *expected), strict=True):

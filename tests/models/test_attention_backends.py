@@ -81,7 +81,12 @@ def found(name, batch, q, k, v, pull):
 
     @jit
     def run(lanes, q, k, v, pull):
-        o, back = jax.vjp(attention.over(lanes, name), q, k, v)
+        attend = attention.over(lanes, name)
+
+        def scaled(q, k, v):
+            return attend([attention.scaled(x, x.dtype) for x in q], k, v)
+
+        o, back = jax.vjp(scaled, q, k, v)
         return o, back(tuple(g.astype(x.dtype) for g, x in zip(pull, o, strict=True)))
 
     return run((batch.und, batch.gen), q, k, v, pull)

@@ -1,14 +1,14 @@
 """Attention: the mask rule, and back-ends that compute attention under it behind one interface.
 
 `over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
-and values. Scores and softmax are float32; queries may come in float32 and are rounded to the keys'
-dtype once. `mask_rule` owns the mask, `dense` the reference and inference behind a cache,
-`chunked`, `splash` and `cudnn` the others, `intervals` masks as intervals of packed order, `lanes`
-what a mesh cuts, `choice` which back-end a run takes.
+and values. Queries come `scaled`; scores and softmax are float32. `mask_rule` owns the mask,
+`dense` the reference and inference behind a cache, `chunked`, `splash` and `cudnn` the others,
+`intervals` masks as intervals of packed order, `lanes` what a mesh cuts, `choice` which back-end a
+run takes.
 """
 
 from srum_jax.models.attention.choice import choose
-from srum_jax.models.attention.dense import attend, attend_behind
+from srum_jax.models.attention.dense import attend, attend_behind, scaled
 from srum_jax.models.attention.lanes import over, shard_tokens
 from srum_jax.models.attention.mask_rule import mask, seen
 
@@ -18,6 +18,7 @@ __all__ = [
     "choose",
     "mask",
     "over",
+    "scaled",
     "seen",
     "shard_tokens",
 ]

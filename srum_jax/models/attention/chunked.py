@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import struct
 
 from srum_jax.data.schema import Tokens
-from srum_jax.models.attention.dense import NEVER, scaled
+from srum_jax.models.attention.dense import NEVER
 from srum_jax.models.attention.mask_rule import seen
 
 # Tokens of a block. On a CPU the scores of a few heads stay in its caches.
@@ -137,7 +137,6 @@ _head.defvjp(_head_forward, _head_backward)
 def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, Tokens]) -> jax.Array:
     """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `mask_rule.seen`; returns [B,S,H,C]."""
     count, group = q.shape[1], q.shape[2] // k.shape[2]
-    q = scaled(q, k.dtype)
 
     def one(row):
         q, k, v, queries, keys = row

@@ -31,10 +31,11 @@ def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[jax.Array, tuple
     if _IMPLEMENTATION == "cudnn" and k.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"cuDNN attention needs bfloat16 or float16, not {k.dtype}")
     o = jax.nn.dot_product_attention(
-        _even(q.astype(k.dtype), (1,)),  # the scores are scaled, in float32
+        _even(q, (1,)),
         _even(k, (1,)),
         _even(v, (1,)),
         mask=_even(allowed, (1, 2))[:, None],
+        scale=1.0,
         implementation=_IMPLEMENTATION,
     )
     # Where nothing may be seen cuDNN takes the mean of all values.

@@ -19,7 +19,7 @@ _SCORES = 2**27  # of one row that are held at once; more are computed in parts
 
 
 def scaled(q: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Queries [..., C] over sqrt(C), in float32, then rounded to `dtype`, the keys'."""
+    """Queries [..., C] as attention takes them: over sqrt(C), in float32, then in `dtype`."""
     return (q.astype(jnp.float32) * (1.0 / math.sqrt(q.shape[-1]))).astype(dtype)
 
 
@@ -102,13 +102,12 @@ _folded.defvjp(_folded_forward, _folded_backward)
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
     """Softmax attention with grouped keys: q [B,S,H,C], k, v [B,T,K,C], allowed bool [B,S,T].
 
-    Query head i reads kv head i // (H/K); scores are scaled by 1/sqrt(C), softmax in float32.
-    Products are of k's dtype: queries in float32 are rounded to it once, scaled.
+    Query head i reads kv head i // (H/K); q is `scaled`; scores and softmax are float32.
     Returns [B,S,H,C]. The backward pass recomputes the scores, so nothing of size S×T is kept.
     """
     heads, kv_heads = q.shape[2], k.shape[2]
     group = heads // kv_heads
-    q = fold(scaled(q, k.dtype), kv_heads)
+    q = fold(q, kv_heads)
     k = rearrange(k, "b t k c -> b k t c")
     v = rearrange(v, "b t k c -> b k t c")
     return unfold(_folded(q, k, v, fold_mask(allowed, group)), group)
@@ -141,7 +140,7 @@ def attend_behind(
     """
     kv_heads = k.shape[2]
     group = q.shape[2] // kv_heads
-    q = fold(scaled(q, k.dtype), kv_heads)
+    q = fold(q, kv_heads)
     used = jnp.arange(past_k.shape[1])[None] < length[:, None]
     used = rearrange(used, "b t -> b 1 1 t")
 

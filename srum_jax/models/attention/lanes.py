@@ -85,7 +85,7 @@ class LaneAttention:
     def __call__(
         self, q: Sequence[jax.Array], k: Sequence[jax.Array], v: Sequence[jax.Array]
     ) -> tuple[jax.Array, ...]:
-        """Arrays one a lane, q [B,S,H,C], k and v [B,S,K,C] -> one a lane, [B,S,H,C]."""
+        """Arrays one a lane, q [B,S,H,C] (`scaled`), k and v [B,S,K,C] -> one a lane, [B,S,H,C]."""
         lanes = tuple(q), tuple(k), tuple(v)
         if self.axes is None:
             return _attend(self.backend, None, self.tables, *lanes)

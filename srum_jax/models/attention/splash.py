@@ -16,7 +16,6 @@ from flax import struct
 
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention import intervals
-from srum_jax.models.attention.dense import scaled
 
 LONGEST = 2**16 - 1  # keys of a row: an end has 16 bits
 _LANES = 128  # blocks and head sizes are multiples of it
@@ -143,7 +142,7 @@ def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, jax.Arr
         x = _whole(_whole(intervals.take(x, order), 1, block), 3, _LANES)
         return rearrange(x, "b s h c -> b h s c")
 
-    q = laid(scaled(q, k.dtype), of.order, block_q)
+    q = laid(q, of.order, block_q)
     k, v = (laid(x, order_keys, block_k) for x in (k, v))
 
     def one(row):

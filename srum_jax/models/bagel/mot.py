@@ -84,12 +84,11 @@ def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:
 
 @jax.named_scope("attention_in")
 def _project(p, x, cos, sin, cfg):
-    # Queries and keys are rounded once after their products: keys here, queries by attention,
-    # which scales them first.
+    # Queries and keys are float32 from their products on and rounded once, here.
     y = rms_norm(x, p["ln1"], cfg.rms_eps)
     q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps, jnp.float32), cos, sin)
     k = rope(rms_norm(linear(y, p["k"]), p["k_norm"], cfg.rms_eps, jnp.float32), cos, sin)
-    return q, k.astype(x.dtype), linear(y, p["v"])
+    return attention.scaled(q, x.dtype), k.astype(x.dtype), linear(y, p["v"])
 
 
 def _finish(p, x, attended, cfg):

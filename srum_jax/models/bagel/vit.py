@@ -65,7 +65,7 @@ def _tokens(image_index: jax.Array) -> Tokens:
 def _block(x: jax.Array, p: Params, attend: Callable, eps: float) -> jax.Array:
     with jax.named_scope("attention"):
         y = layer_norm(x, p["ln1"], eps)
-        q = linear(y, p["q"], jnp.float32)  # rounded by attention, scaled
+        q = attention.scaled(linear(y, p["q"], jnp.float32), y.dtype)
         k, v = linear(y, p["k"]), linear(y, p["v"])
         (o,) = attend([q], [k], [v])
         x = x + merge_heads(o, p["o"])
