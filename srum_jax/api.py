@@ -1,9 +1,10 @@
-"""The model in use, from Python: load a checkpoint, then draw, answer, caption and edit.
+"""The model in use, from Python: load a checkpoint, then draw, score, answer, caption and edit.
 
     from srum_jax import api
     bagel = api.load("path/to/BAGEL-7B-MoT")          # or api.load() for the shapes base
     drawing, = bagel.generate("a red circle above a blue square")
     drawing.save("circle.png")
+    bagel.score("circle.png", "a red circle above a blue square").score
     bagel.answer("what color is the circle ?", "circle.png").text
 
 Every method takes one request or a list of them, and works through a list in batches: what else is
@@ -13,7 +14,6 @@ in a batch does not change a result. Images may be paths, PIL images, drawings o
 
 import dataclasses
 import functools
-import operator
 import os
 from collections.abc import Sequence
 from types import ModuleType
@@ -25,6 +25,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from srum_jax import inputs, scoring
 from srum_jax.config import Config, MeshConfig
 from srum_jax.core import console, files, places, registry, sharding
 from srum_jax.core.checked import plain
@@ -45,6 +46,7 @@ from srum_jax.generation import (
 )
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.scoring import ImageScore
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
@@ -62,12 +64,16 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """An image uint8 [H,W,3] the model drew, what for, and the seed of its noise."""
+    """An image uint8 [H,W,3] the model drew, what for, and the seed of its noise.
+
+    score: the model's own, where it chose the image among several.
+    """
 
     image: np.ndarray
     prompt: str
     seed: int
     thought: str = ""
+    score: ImageScore | None = None
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -198,16 +204,19 @@ class Model:
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         think: bool = False,
+        best_of: int | None = None,
         **sample: Any,
     ) -> list[Drawing]:
         """Draws `n` images of each prompt, a prompt's images one after the other.
 
         sample: keys of the config's `sample` section to change: size=(H, W), steps, guidance,
         renorm, … think: the model first writes how it will draw. seeds: one an image, in place of
-        those that `seed`, the prompt's place and k give. Raises BadInput or ValueError for a
-        setting, a size or a prompt that does not fit the model.
+        those that `seed`, the prompt's place and k give. best_of: so many candidates are drawn
+        for each image, the first from its own seed, and the one that `score` puts highest is
+        given. Raises BadInput or ValueError for a setting, a size or a prompt that does not fit
+        the model.
         """
-        several = _texts(prompts, "generate: a prompt")
+        several = inputs.texts(prompts, "generate: a prompt")
         settings = generation_config.changed(
             self.generation_config.generate, sample, where="generate"
         )
@@ -215,9 +224,31 @@ class Model:
         read = {prompt: (self.tokenizer.text(say(prompt)),) for prompt in several}
         requests = [
             _Request(read[prompt], prompt, settings.size, some)
-            for prompt, some in zip(several, _seeds(len(several), n, seed, seeds), strict=True)
+            for prompt, some in zip(
+                several, inputs.seeds(len(several), n, seed, seeds), strict=True
+            )
         ]
-        return self._draw(requests, settings, think)
+        if best_of is None:
+            return self._draw(requests, settings, think)
+        return self._best(requests, settings, think, inputs.whole(best_of, "best_of", 1))
+
+    def score(
+        self, images: AnyImage | Sequence[AnyImage], prompts: str | Sequence[str]
+    ) -> ImageScore | list[ImageScore]:
+        """How well images fit their prompts by the model's own answers, as a run scores them.
+
+        `images` and `prompts`: one each, or lists of the same length. The judge is the one that
+        `score` of the model's `generation_config` describes. Raises BadInput for numbers of images
+        and prompts that differ, or a prompt that the model has no words for.
+        """
+        several = inputs.texts(prompts, "score: a prompt")
+        listed = inputs.listed(images)
+        shown = [images] if listed is None else listed
+        if len(shown) != len(several):
+            raise BadInput(f"score: {len(shown)} images, but {len(several)} prompts; give as many")
+        said = [self.generation_config.prompt(prompt) for prompt in several]
+        scores = self._scorer.score([_pixels(one) for one in shown], said)
+        return scores[0] if isinstance(prompts, str) else scores
 
     def edit(
         self,
@@ -235,16 +266,16 @@ class Model:
         `images` and `instructions`: one each, or lists of the same length; a list of images in
         place of an image shows several (the last gives the size). Otherwise as `generate`.
         """
-        several = _texts(instructions, "edit: an instruction")
-        given = _each(images, instructions, "images")
+        several = inputs.texts(instructions, "edit: an instruction")
+        given = inputs.each(images, instructions, "images")
         settings = generation_config.changed(self.generation_config.edit, sample, where="edit")
         if "size" in sample:
             raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
         requests = []
         for shown, instruction, some in zip(
-            given, several, _seeds(len(several), n, seed, seeds), strict=True
+            given, several, inputs.seeds(len(several), n, seed, seeds), strict=True
         ):
-            pixels = [_pixels(one) for one in _several(shown)]
+            pixels = [_pixels(one) for one in inputs.several(shown)]
             if not pixels:
                 raise BadInput(f"edit: no image for {quoted(instruction)}")
             # Latents drawn from the posterior are each image's own, like its noise.
@@ -285,12 +316,15 @@ class Model:
         temperature = plain(temperature)
         if type(temperature) not in (int, float) or not 0 <= temperature < float("inf"):
             raise BadInput(f"temperature must be a number from 0, got {quoted(temperature)}")
-        frames, seed = _whole(frames, "frames", 1), _whole(seed, "seed")
-        each = (_texts(questions, "answer: a question"), _each(images, questions, "images"))
+        frames, seed = inputs.whole(frames, "frames", 1), inputs.whole(seed, "seed")
+        each = (
+            inputs.texts(questions, "answer: a question"),
+            inputs.each(images, questions, "images"),
+        )
         system = _system(self.tokenizer, system_prompts.THINK_UNDERSTANDING) if think else None
         contexts = []
-        for question, some, film in zip(*each, _each(video, questions, "video"), strict=True):
-            items: list = [self._picture(_pixels(one)) for one in _several(some)]
+        for question, some, film in zip(*each, inputs.each(video, questions, "video"), strict=True):
+            items: list = [self._picture(_pixels(one)) for one in inputs.several(some)]
             if film is not None:
                 items += self._frames(film, frames)
             said = self.generation_config.question(question, bool(items))
@@ -298,7 +332,7 @@ class Model:
         if max_tokens is None:
             limits = self.generation_config
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
-        max_tokens = _whole(max_tokens, "max_tokens", 1)
+        max_tokens = inputs.whole(max_tokens, "max_tokens", 1)
         written = self._write(contexts, system, max_tokens, temperature, seed, stop)
         answers = [_answer(w, think) for w in written]
         return answers[0] if isinstance(questions, str) else answers
@@ -307,7 +341,7 @@ class Model:
         self, images: AnyImage | Sequence[AnyImage], *, max_tokens: int | None = None
     ) -> Answer | list[Answer]:
         """Describes one image, or each of a list."""
-        listed = _listed(images)
+        listed = inputs.listed(images)
         several = [images] if listed is None else listed
         if any(one is None for one in several):
             raise BadInput("caption: give an image, or a list of images; got None")
@@ -336,6 +370,14 @@ class Model:
     @functools.cached_property
     def _generator(self):
         return self.family.TextGenerator(batch=self.generation_config.batch, **self._running())
+
+    @functools.cached_property
+    def _scorer(self):
+        from srum_jax.stages.loading import LoadedModel  # brings what trains: a second to import
+
+        how = dict(family=self.family, programs=self.programs)
+        loaded = LoadedModel(self.cfg, self.params, None, self.tokenizer, **how)
+        return scoring.Scorer(loaded, self.generation_config.score, self.mesh, self.dtype)
 
     @functools.cached_property
     def _encoder(self):
@@ -386,6 +428,25 @@ class Model:
             drawn = self._sampler.sample(jobs, settings=settings)
         return [Drawing(d.image, *what) for d, what in zip(drawn, drawings, strict=True)]
 
+    def _best(
+        self, requests: Sequence["_Request"], settings, think: bool, count: int
+    ) -> list[Drawing]:
+        """Of each image to draw the best of `count` candidates, a full batch of them at a time."""
+        single = [dataclasses.replace(r, seeds=[seed]) for r in requests for seed in r.seeds]
+        self.score([], [])  # a judge that cannot be opened is told of before anything is drawn
+        together, chosen = max(1, settings.batch // count), []
+        for first in range(0, len(single), together):
+            part = [
+                dataclasses.replace(r, seeds=scoring.candidate_seeds(*r.seeds, count))
+                for r in single[first : first + together]
+            ]
+            drawn = self._draw(part, settings, think)
+            scores = self.score(drawn, [one.prompt for one in drawn])
+            for i in range(0, len(drawn), count):
+                best = i + scoring.best(scores[i : i + count])
+                chosen.append(dataclasses.replace(drawn[best], score=scores[best]))
+        return chosen
+
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
@@ -402,70 +463,6 @@ def _system(tokenizer: Tokenizer, words: str) -> Text:
         return tokenizer.text(words)
     except ValueError as e:
         raise BadInput(f"this model cannot think: it lacks words of the request to ({e})") from e
-
-
-def _listed(given: Any) -> list | None:
-    """What is given for several requests: a list, a tuple, an array of texts or of images, a column
-    of a table; None for anything else."""
-    if getattr(getattr(given, "dtype", None), "kind", "O") not in "OU":  # an array of pixels
-        return list(given) if given.ndim == 4 else None
-    several = plain(given)
-    return list(several) if isinstance(several, (list, tuple)) else None
-
-
-def _several(x) -> list:
-    """A list as it is, one thing as a list of one, None as no thing."""
-    listed = _listed(x)
-    return listed if listed is not None else [] if x is None else [x]
-
-
-def _texts(given: str | Sequence[str], what: str) -> list[str]:
-    """A text or a list of texts as a list. Raises BadInput naming `what` for anything else."""
-    several = [given] if isinstance(given, str) else _listed(given)
-    if several is None or not all(isinstance(x, str) for x in several):
-        raise BadInput(f"{what} is a text, or give a list of texts; got {quoted(given)}")
-    if not all(map(str.strip, several)):
-        raise BadInput(f"{what} is empty")
-    return several
-
-
-def _each(given, requests, name: str) -> list:
-    """What is given for each request: for a single one all of it."""
-    if isinstance(requests, str):
-        return [given]
-    if given is None:
-        return [None] * len(requests)
-    several = _listed(given)
-    if several is None or len(several) != len(requests):
-        raise BadInput(f"{name} must be a list as long as the {len(requests)} requests")
-    return several
-
-
-def _whole(value: Any, name: str, least: int | None = None) -> int:
-    """A whole number of Python, NumPy or JAX, not below `least`. Raises BadInput naming it."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise BadInput(f"{name} must be a whole number, got {quoted(value)}") from None
-    if least is not None and number < least:
-        raise BadInput(f"{name} must be at least {least}, got {number}")
-    return number
-
-
-def _seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list[list[int]]:
-    """n seeds a request."""
-    n, seed = _whole(n, "n", 1), _whole(seed, "seed")
-    if seeds is None:
-        return [
-            [image_sampler.candidate_seed(seed, i, k) for k in range(n)] for i in range(requests)
-        ]
-    seeds = plain(seeds)
-    if not isinstance(seeds, Sequence):
-        raise BadInput(f"seeds must be a list of numbers, got {quoted(seeds)}")
-    told = [_whole(one, "each of seeds") for one in seeds]
-    if len(told) != requests * n or any(not 0 <= one < 2**32 for one in told):
-        raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
-    return [told[i * n : (i + 1) * n] for i in range(requests)]
 
 
 def _pixels(given: AnyImage) -> np.ndarray:

@@ -26,7 +26,7 @@ from srum_jax.core.errors import BadInput, DoesNotFit, quoted
 EXAMPLES = """\
 examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
   %(prog)s generate --prompt "a red circle above a blue square" -o out --n 4
-  %(prog)s generate --prompts prompts.txt -o out --steps 30 --cfg 3
+  %(prog)s generate --prompts prompts.txt -o out --best_of 8 --cfg 3
   %(prog)s answer --image out/0-0.png --question "What color is the circle?"
   %(prog)s answer --image a.png --image b.png --question "Is there a red square?"
   %(prog)s answer --video clip.gif --frames 8 --question "Is there a blue square?"
@@ -86,6 +86,7 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
     what.add_argument("--prompt", type=_text, help="what to draw")
     what.add_argument("--prompts", metavar="FILE", help=".txt, .json or .jsonl with many")
     one.add_argument("--size", type=_size, help="HxW in pixels, for example 768x1024")
+    one.add_argument("--best_of", type=_count, help="draw so many, keep the best by own score")
 
     one = command("answer", "Answer a question about images or a video.")
     writing(one)
@@ -226,6 +227,7 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             [job["prompt"] for job in part],
             seeds=[job["seed"] for job in part],
             think=options.think,
+            best_of=options.best_of,
             **sample,
         )
 
@@ -307,6 +309,8 @@ def _drawn(
         generation_config.changed(settings, sample, where=options.command)
     )
     batch = settings.pop("batch")  # alone in changing nothing
+    best_of = getattr(options, "best_of", None)  # edits have no score
+    together = max(1, batch // (best_of or 1))
     if options.command == "edit":
         del settings["size"]
     with lock.held(folder):
@@ -318,11 +322,12 @@ def _drawn(
             "precision": bagel.precision,
             "think": options.think,
             "settings": settings,
+            "best_of": best_of,
         }
         yield from _kept(
             folder,
             [job | how for job in jobs],
-            batch,
+            together,
             lambda part: draw(bagel, part, sample),
         )
 
@@ -351,9 +356,18 @@ def _kept(
                 record = job | {"file": _name(job), "size": list(drawing.image.shape[:2])}
                 if drawing.thought:
                     record["thought"] = drawing.thought
+                if drawing.score:
+                    record |= _chosen(drawing)
                 _append(folder / RECORDS, json.dumps(record) + "\n")
                 yield record | {"file": str(folder / _name(job))}
                 bar.update()
+
+
+def _chosen(drawing) -> dict[str, Any]:
+    """Of an image that is the best of several: its own seed and score, null where it has none."""
+    score, status = drawing.score.score, drawing.score.status
+    score = score if status == "ok" else None
+    return {"chosen_seed": drawing.seed, "image_score": score, "image_status": status}
 
 
 def _append(path: pathlib.Path, line: str) -> None:

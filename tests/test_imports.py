@@ -29,7 +29,7 @@ LAYERS = [
     ["evals", "report"],
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
-    ["running"],
+    ["running", "inputs", "scoring"],
     ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers

@@ -6,12 +6,12 @@ those of the transformers library); without it the settings of BAGEL-7B-MoT's ow
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
 
 from srum_jax import config
-from srum_jax.config import SampleConfig
+from srum_jax.config import SampleConfig, ScoreConfig
 from srum_jax.core import registry
 from srum_jax.core.checked import plain, unknown_key
 from srum_jax.core.errors import BadInput, quoted
@@ -30,17 +30,21 @@ _GENERATE = SampleConfig(
     renorm_min=0.0,
     batch=4,
 )
+# Regions of pictures of any kind; components are objects on the plain ground of a world's alone.
+_SCORE = ScoreConfig(proposers=("grid",), verify=0.5, margin=16, crop=448, batch=8)
+_SCORE_OF_A_WORLD = ScoreConfig(proposers=("components",))
+Section = TypeVar("Section", SampleConfig, ScoreConfig)
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """Defaults of one checkpoint.
 
-    generate, edit: how images are drawn and edited. max_tokens, think_tokens: of an answer and of
-    a thought. batch: texts written in one call. window: tokens of a context with what is written
-    after it. caption: the request for one. frame: what precedes a video's frame, with {seconds}
-    and {number}; "" for nothing. language: the one that the model was trained on, where it is a
-    world's (`data/languages.py`); its questions are then about pictures. resize_twice,
+    generate, edit, score: how images are drawn, edited and scored. max_tokens, think_tokens: of an
+    answer and of a thought. batch: texts written in one call. window: tokens of a context with what
+    is written after it. caption: the request for one. frame: what precedes a video's frame, with
+    {seconds} and {number}; "" for nothing. language: the one that the model was trained on, where
+    it is a world's (`data/languages.py`); its questions are then about pictures. resize_twice,
     sample_conditions: as the original does, pictures to read first take the size that the
     autoencoder would give them, and latents of pictures to edit are drawn from the posterior
     instead of being its mean.
@@ -50,6 +54,7 @@ class GenerationConfig:
     edit: SampleConfig = dataclasses.replace(
         _GENERATE, image_guidance=2.0, guidance_interval=(0.0, 1.0), renorm="text_channel"
     )
+    score: ScoreConfig = _SCORE
     max_tokens: int = 512
     think_tokens: int = 1000
     batch: int = 8
@@ -96,8 +101,9 @@ class GenerationConfig:
 def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:
     """Reads the settings of a checkpoint folder, or of its base where it has none.
 
-    Keys that are left out keep their defaults; `edit` starts from `generate`. Raises BadInput
-    naming the file and the key.
+    Keys that are left out keep their defaults; `edit` starts from `generate`, `score` from how a
+    world's pictures are scored where the file names a language. Raises BadInput naming the file
+    and the key.
     """
     places = (epath.Path(one) for one in (folder, base) if one)
     path, values = next(filter(None, map(hf_folder.generation_settings, places)), (None, {}))
@@ -107,13 +113,15 @@ def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> G
     if "generate" in values:
         generate = changed(_GENERATE, values["generate"], where=f"{path}, generate")
         start = dataclasses.replace(start, generate=generate, edit=generate)
+    if values.get("language"):
+        start = dataclasses.replace(start, score=_SCORE_OF_A_WORLD)
     return updated(start, values, where=str(path))
 
 
 def updated(
     settings: GenerationConfig, values: Mapping[str, Any], *, where: str
 ) -> GenerationConfig:
-    """`settings` with some of its fields changed and checked; `generate` and `edit` key by key.
+    """`settings` with some of its fields changed and checked; sections of a config key by key.
 
     `where` begins a problem's line. Raises BadInput.
     """
@@ -123,7 +131,7 @@ def updated(
         value = plain(value)
         if key not in kinds:
             raise BadInput(f"{where}: {unknown_key('', key, kinds)}")
-        if kinds[key] is SampleConfig:
+        if kinds[key] in (SampleConfig, ScoreConfig):
             value = changed(getattr(settings, key), value, where=f"{where}, {key}")
         elif type(value) is not kinds[key]:
             raise BadInput(f"{where}: {key} must be {kinds[key].__name__}, got {quoted(value)}")
@@ -134,8 +142,8 @@ def updated(
         raise BadInput(f"{where}: {e}") from e
 
 
-def changed(sample: SampleConfig, values: dict, *, where: str) -> SampleConfig:
-    """`sample` with some of its keys changed and checked; `where` begins a problem's line."""
+def changed(section: Section, values: dict, *, where: str) -> Section:
+    """`section` with some of its keys changed and checked; `where` begins a problem's line."""
     if not isinstance(values, dict):
         raise BadInput(f"{where}: must hold keys, got {quoted(values)}")
-    return config.section(SampleConfig, {**dataclasses.asdict(sample), **values}, where=where)
+    return config.section(type(section), {**dataclasses.asdict(section), **values}, where=where)

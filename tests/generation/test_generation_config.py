@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 import srum_jax
-from srum_jax.config import SampleConfig
+from srum_jax.config import SampleConfig, ScoreConfig
 from srum_jax.core.errors import BadInput
 from srum_jax.generation import generation_config
 from srum_jax.models.bagel import model_config
@@ -39,6 +39,15 @@ def test_a_file_changes_what_it_names(tmp_path):
     assert found.generate == generation_config.GenerationConfig().generate
 
 
+def test_scoring_starts_from_how_a_worlds_pictures_are_scored(tmp_path):
+    assert generation_config.from_folder(tmp_path).score.proposers == ("grid",)
+    found = generation_config.from_folder(folder(tmp_path, {"language": "shapes"}))
+    assert found.score == ScoreConfig(proposers=("components",))
+    values = {"language": "shapes", "score": {"proposers": ["grid"], "margin": 3}}
+    found = generation_config.from_folder(folder(tmp_path, values))
+    assert found.score == ScoreConfig(proposers=("grid",), margin=3)
+
+
 def test_editing_starts_from_how_the_model_draws(tmp_path):
     values = {"generate": {"size": [32, 64], "steps": 4, "shift": 2}, "edit": {"steps": 9}}
     found = generation_config.from_folder(folder(tmp_path, values))
@@ -68,6 +77,7 @@ def test_editing_starts_from_how_the_model_draws(tmp_path):
         ({"edit": {"step": 3}}, 'edit: unknown key "step": did you mean "steps"?'),
         ({"edit": {"steps": "3"}}, "edit: steps must be int, got '3'"),
         ({"edit": {"steps": 0}}, "edit: steps must be above 0, got 0"),
+        ({"score": {"margins": 3}}, 'score: unknown key "margins": did you mean "margin"?'),
         ({"generate": {"size": [8]}}, "generate: size must be a tuple of 2 values"),
         ({"generate": {"guidance": -1}}, "generate: guidance must not be negative"),
         ({"generate": {"renorm": "gobal"}}, 'did you mean "global"?'),
