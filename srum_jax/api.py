@@ -27,7 +27,7 @@ from PIL import Image
 
 from srum_jax import inputs, scoring
 from srum_jax.config import Config, MeshConfig
-from srum_jax.core import console, files, places, registry, sharding
+from srum_jax.core import console, files, places, sharding
 from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.param_tree import Params
@@ -113,7 +113,7 @@ def load(
     if precision not in (None, *PRECISIONS):
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     told = generation_config.updated(generation_settings(model, base), options, where="api.load")
-    folder, base = _folder(model), None if base is None else _folder(base)
+    folder, base = places.model_folders(model, base)
     if mesh is None:
         ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
         mesh = sharding.make_mesh(ones, jax.devices()[:1])
@@ -160,7 +160,7 @@ def describe(
 ) -> Description:
     """What is known of a model before it is loaded; the arguments are those of `load`."""
     told = generation_config.updated(generation_settings(model, base), options, where="options")
-    folders = [_folder(one) for one in (model, base) if one is not None]
+    folders = [one for one in places.model_folders(model, base) if one is not None]
     cfg, tokenizer = families.find(*folders).describe(*folders)
     return Description(told, cfg, tokenizer, files.model_fingerprint(*folders))
 
@@ -169,16 +169,7 @@ def generation_settings(
     model: epath.PathLike = Config.model, base: epath.PathLike | None = None
 ) -> GenerationConfig:
     """How a model wants to be used, and which language it reads, without loading it."""
-    return generation_config.from_folder(_folder(model), None if base is None else _folder(base))
-
-
-def _folder(model: epath.PathLike) -> epath.Path:
-    if model in registry.WORLDS:
-        return registry.base_folder(model)
-    folder = places.place(model, "the model")
-    if not folder.is_dir():
-        raise BadInput(f"{model}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
-    return folder
+    return generation_config.from_folder(*places.model_folders(model, base))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -74,20 +74,11 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.doctor") -> 
     return 0
 
 
-def _place(given: str) -> os.PathLike:
-    if given in registry.WORLDS:
-        return registry.base_folder(given)
-    folder = places.place(given, "the model")
-    if not folder.is_dir():
-        raise BadInput(f"{given}: no such folder")
-    return folder
-
-
 def _examined(options: argparse.Namespace) -> Iterator[str]:
     """The lines of the report. Raises BadInput with all problems, DoesNotFit."""
     from srum_jax.generation import families
 
-    folder, base = _place(options.folder), None if options.base is None else _place(options.base)
+    folder, base = places.model_folders(options.folder, options.base)
     family = families.find(folder, base)
     cfg, stored, problems = family.examine(folder, base)
     name = family.__name__.rpartition(".")[2]

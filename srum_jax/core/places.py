@@ -6,6 +6,7 @@ import re
 
 from etils import epath
 
+from srum_jax.core import registry
 from srum_jax.core.errors import BadInput, quoted
 
 BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # schemes that can be read and written, by which package
@@ -30,6 +31,25 @@ def place(given: epath.PathLike, what: str) -> epath.Path:
     if package and importlib.util.find_spec(package) is None:
         raise BadInput(f"{what}: {text}: buckets need {package}: pip install {package}")
     return epath.Path(text).expanduser()
+
+
+def model_folders(
+    model: epath.PathLike, base: epath.PathLike | None = None
+) -> tuple[epath.Path, epath.Path | None]:
+    """The folder of a model, and the one with what it lacks: of a world its packaged base.
+
+    Raises BadInput as `place` does, and where there is no such folder.
+    """
+    return _model_folder(model), None if base is None else _model_folder(base)
+
+
+def _model_folder(given: epath.PathLike) -> epath.Path:
+    if given in registry.WORLDS:
+        return registry.base_folder(given)
+    folder = place(given, "the model")
+    if not folder.is_dir():
+        raise BadInput(f"{given}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
+    return folder
 
 
 def fault(text: str) -> str | None:
