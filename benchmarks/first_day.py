@@ -33,7 +33,7 @@ from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam import weights as sam_weights
-from srum_jax.rewards.boxes.sam.config import DecoderConfig, PromptConfig, SamConfig, VisionConfig
+from srum_jax.rewards.boxes.sam.sizes import DecoderConfig, PromptConfig, SamSizes, VisionConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 BAGEL = dataclasses.replace(
@@ -42,7 +42,7 @@ BAGEL = dataclasses.replace(
     vit=dataclasses.replace(BAGEL_7B_MOT.vit, hidden=32, layers=1, heads=1, ffn=64),
     vae=dataclasses.replace(BAGEL_7B_MOT.vae, ch=32, ch_mult=(1, 1, 1, 1), res_blocks=1),
 )
-SAM = SamConfig(
+SAM = SamSizes(
     VisionConfig(hidden=32, layers=3, heads=2, ffn=64, out=32, global_layers=(2,), frequencies=16),
     PromptConfig(hidden=32),
     DecoderConfig(hidden=32, heads=4, ffn=64, iou_hidden=32),

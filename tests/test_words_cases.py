@@ -19,7 +19,7 @@ from srum_jax.data.srum_dataset import SrumDataset
 from srum_jax.generation import generation_config
 from srum_jax.rewards import external, parsing
 from srum_jax.rewards.boxes import proposers
-from srum_jax.rewards.boxes.sam import config as sam_config
+from srum_jax.rewards.boxes.sam import sizes as sam_sizes
 from srum_jax.rewards.judge import OK
 from srum_jax.rewards.written import WrittenAnswer
 
@@ -143,7 +143,7 @@ SAM = {"model_type": "sam"}
     "name, content, read",
     [
         *(
-            ("config.json", content, sam_config.read)
+            ("config.json", content, sam_sizes.read)
             for content in (
                 {"model_type": HUGE},
                 SAM | {"vision_config": HUGE},

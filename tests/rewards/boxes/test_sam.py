@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from srum_jax.core import param_tree, sharding
-from srum_jax.rewards.boxes.sam import config as sam_config
 from srum_jax.rewards.boxes.sam import model as sam_model
+from srum_jax.rewards.boxes.sam import sizes as sam_sizes
 from srum_jax.rewards.boxes.sam import vision as sam_vision
 from srum_jax.rewards.boxes.sam import weights as sam_weights
-from srum_jax.rewards.boxes.sam.config import DecoderConfig, PromptConfig, SamConfig, VisionConfig
+from srum_jax.rewards.boxes.sam.sizes import DecoderConfig, PromptConfig, SamSizes, VisionConfig
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "goldens" / "samA"
 VISION = VisionConfig(
     hidden=16, layers=2, heads=2, ffn=24, image=24, patch=4, out=8, window=2, frequencies=4
 )
-CFG = SamConfig(
+CFG = SamSizes(
     dataclasses.replace(VISION, global_layers=(1,)),
     PromptConfig(hidden=8, image=24, grid=6, mask_channels=4),
     DecoderConfig(hidden=8, layers=1, heads=2, ffn=12, iou_hidden=6),
@@ -77,12 +77,12 @@ def _folder(tmp_path, content):
     ids=["ViT-B", "ViT-L", "ViT-H"],
 )
 def test_released_sizes_come_from_what_their_files_say(tmp_path, vision, count):
-    cfg = sam_config.read(_folder(tmp_path, {"model_type": "sam", "vision_config": vision}))
+    cfg = sam_sizes.read(_folder(tmp_path, {"model_type": "sam", "vision_config": vision}))
     second = 2 * cfg.vision.frequencies  # the matrix that a checkpoint has under two names
     assert param_tree.count(sam_model.specs(cfg)) - second == count
     assert cfg.vision.runs == ((14, cfg.vision.layers // 4 - 1), (0, 1)) * 4
     if not vision:
-        assert cfg == SamConfig()
+        assert cfg == SamSizes()
     names = [e.name for e in sam_weights.table(cfg)]
     assert len(set(names)) == len(names)
     assert f"vision_encoder.layers.{cfg.vision.layers - 1}.attn.rel_pos_w" in names
@@ -114,7 +114,7 @@ def test_a_bad_file_of_sizes_names_file_and_field(tmp_path, content, message):
     if isinstance(content, dict):
         content = {"model_type": "sam", **content}
     with pytest.raises(ValueError, match=message) as e:
-        sam_config.read(_folder(tmp_path, content))
+        sam_sizes.read(_folder(tmp_path, content))
     assert "config.json" in str(e.value)
 
 
@@ -122,7 +122,7 @@ PLAIN = hypothesis_cases.plain(0, -1, 1, 4, 256, 2**31, -(2**63), 10**4000, "rel
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=3), PLAIN, max_size=2)
 SECTIONS = [f"{name}_config" for name in ("vision", "prompt_encoder", "mask_decoder")]
 FIELDS = sorted(
-    set(re.findall(r'[vpd]\("(\w+)"', pathlib.Path(sam_config.__file__).read_text()))
+    set(re.findall(r'[vpd]\("(\w+)"', pathlib.Path(sam_sizes.__file__).read_text()))
 )  # every one that is read
 
 
@@ -136,7 +136,7 @@ def test_any_fields_give_sizes_or_a_refusal(cases, tmp_path):
             content.setdefault(section, {})[field] = value
         folder = _folder(tmp_path, content | whole)
         found = hypothesis_cases.value_or_refusal(
-            lambda: sam_config.read(folder), names="config.json"
+            lambda: sam_sizes.read(folder), names="config.json"
         )
         if found is not None:
             assert found.vision.ffn >= 1 and found.vision.grid >= 1

@@ -33,7 +33,7 @@ from srum_jax.generation.context import Programs
 from srum_jax.rewards.boxes.regions import check_image, suppress
 from srum_jax.rewards.boxes.sam import model as sam_model
 from srum_jax.rewards.boxes.sam import weights as sam_weights
-from srum_jax.rewards.boxes.sam.config import SamConfig
+from srum_jax.rewards.boxes.sam.sizes import SamSizes
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)  # of red, green, blue, of 255
 STD = np.array([58.395, 57.12, 57.375], np.float32)
@@ -78,7 +78,7 @@ class MaskGenerator:
     default device. Raises ValueError for a model that reads other images than RGB.
     """
 
-    cfg: SamConfig
+    cfg: SamSizes
     params: Params
     settings: MaskSettings = MaskSettings()
     mesh: jax.sharding.Mesh | None = None

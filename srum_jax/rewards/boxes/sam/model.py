@@ -17,11 +17,11 @@ from srum_jax.core.param_tree import Params, ParamSpec, Specs
 from srum_jax.core.param_tree import linear as linear_specs
 from srum_jax.models.layers import layer_norm, linear
 from srum_jax.rewards.boxes.sam import vision as sam_vision
-from srum_jax.rewards.boxes.sam.config import (
+from srum_jax.rewards.boxes.sam.sizes import (
     ACTIVATIONS,
     LAYER_DOWNSAMPLE,
     DecoderConfig,
-    SamConfig,
+    SamSizes,
 )
 from srum_jax.rewards.boxes.sam.vision import EPS, kernel_specs, norm_specs, patches
 
@@ -80,7 +80,7 @@ def _decoder_specs(cfg: DecoderConfig) -> Specs:
     }
 
 
-def specs(cfg: SamConfig) -> Specs:
+def specs(cfg: SamSizes) -> Specs:
     """Parameter tree. Encoder layers are stacked by runs of equal kind (`VisionConfig.runs`);
     other lists are dicts keyed "0", "1", …; kernels HWIO."""
     p = cfg.prompt
@@ -104,7 +104,7 @@ def specs(cfg: SamConfig) -> Specs:
     }
 
 
-def encode(params: Params, cfg: SamConfig, pixels: jax.Array) -> jax.Array:
+def encode(params: Params, cfg: SamSizes, pixels: jax.Array) -> jax.Array:
     """Image embeddings [N, g, g, C] of pixels float32 [N, S, S, channels], normalised, zeros where
     padded; S is the model's image size. Raises ValueError for another shape."""
     return sam_vision.encode(params["vision"], cfg.vision, pixels)
@@ -118,14 +118,14 @@ def _fourier(places: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def image_positions(params: Params, cfg: SamConfig) -> jax.Array:
+def image_positions(params: Params, cfg: SamSizes) -> jax.Array:
     """Position features of the centres of an image's embeddings, [g, g, C]."""
     at = (jnp.arange(cfg.vision.grid) + 0.5) / cfg.vision.grid
     x, y = jnp.meshgrid(at, at)
     return _fourier(jnp.stack([x, y], axis=-1), params["fourier"]["image"])
 
 
-def _points(params: Params, cfg: SamConfig, points: jax.Array, labels: jax.Array) -> jax.Array:
+def _points(params: Params, cfg: SamSizes, points: jax.Array, labels: jax.Array) -> jax.Array:
     p = params["prompt"]
     kind = labels[..., None]
     x = _fourier((points + 0.5) / cfg.prompt.image, params["fourier"]["prompt"])
@@ -143,7 +143,7 @@ def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
 
 def prompt_tokens(
     params: Params,
-    cfg: SamConfig,
+    cfg: SamSizes,
     *,
     points: jax.Array | None = None,
     labels: jax.Array | None = None,
@@ -173,7 +173,7 @@ def prompt_tokens(
     return jnp.concatenate(tokens, axis=2)
 
 
-def prompt_masks(params: Params, cfg: SamConfig, masks: jax.Array | None = None) -> jax.Array:
+def prompt_masks(params: Params, cfg: SamSizes, masks: jax.Array | None = None) -> jax.Array:
     """What is added to an image's embeddings, [N, P, g, g, C], or [1, 1, 1, 1, C] without masks.
 
     masks: logits float [N, P, 4g, 4g], P being 1 for a mask that all prompts of an image share.
@@ -233,7 +233,7 @@ def _head(x: jax.Array, p: Params) -> jax.Array:
 
 def decode(
     params: Params,
-    cfg: SamConfig,
+    cfg: SamSizes,
     embeddings: jax.Array,
     tokens: jax.Array,
     dense: jax.Array,

@@ -15,7 +15,7 @@ from einops import rearrange
 from srum_jax.core.param_tree import Params, ParamSpec, Specs, norm
 from srum_jax.core.param_tree import linear as linear_specs
 from srum_jax.models.layers import layer_norm, linear
-from srum_jax.rewards.boxes.sam.config import ACTIVATIONS, VisionConfig
+from srum_jax.rewards.boxes.sam.sizes import ACTIVATIONS, VisionConfig
 
 EPS = 1e-6  # of the norms whose epsilon is no option
 _SCORES = 2**27  # that attention holds at once; more are computed in parts

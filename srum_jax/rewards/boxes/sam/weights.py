@@ -11,9 +11,9 @@ from srum_jax.core import param_tree
 from srum_jax.core.errors import listed
 from srum_jax.models import safetensors_io
 from srum_jax.models.name_table import TableEntry, entries, misfits, without_prefix
-from srum_jax.rewards.boxes.sam import config as sam_config
 from srum_jax.rewards.boxes.sam import model as sam_model
-from srum_jax.rewards.boxes.sam.config import SamConfig
+from srum_jax.rewards.boxes.sam import sizes as sam_sizes
+from srum_jax.rewards.boxes.sam.sizes import SamSizes
 
 WEIGHTS_FILE = "model.safetensors"
 # One matrix under two names: files have both, or one of them for both.
@@ -38,7 +38,7 @@ def _rule(ours: str, official: str, weight: str = "o -> o", bias: str = "o -> o"
     }
 
 
-def _vision_rules(cfg: SamConfig) -> Rules:
+def _vision_rules(cfg: SamSizes) -> Rules:
     theirs = "vision_encoder"
     rules = {"vision/positions": (f"{theirs}.pos_embed", "n h w d -> n h w d")}
     rules |= _rule("vision/patch", f"{theirs}.patch_embed.projection", _KERNEL)
@@ -73,7 +73,7 @@ def _prompt_rules() -> Rules:
     return rules
 
 
-def _decoder_rules(cfg: SamConfig) -> Rules:
+def _decoder_rules(cfg: SamSizes) -> Rules:
     theirs, transformer = "mask_decoder", "mask_decoder.transformer"
     rules = {
         "decoder/iou_token": (f"{theirs}.iou_token.weight", "n d -> n d"),
@@ -106,7 +106,7 @@ def _decoder_rules(cfg: SamConfig) -> Rules:
     return rules
 
 
-def table(cfg: SamConfig) -> list[TableEntry]:
+def table(cfg: SamSizes) -> list[TableEntry]:
     """An entry per official tensor, those of a stacked leaf behind each other."""
     rules = _vision_rules(cfg) | _prompt_rules() | _decoder_rules(cfg)
     starts, first = {}, 0
@@ -124,7 +124,7 @@ def check(folder: epath.PathLike) -> None:
     _headers(epath.Path(folder))
 
 
-def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
+def load(folder: epath.PathLike) -> tuple[SamSizes, param_tree.Params]:
     """(sizes, parameters float32 as NumPy arrays) of a folder, local or in a bucket.
 
     Raises FileNotFoundError or ValueError naming the file and every missing, unknown, misshapen or
@@ -150,16 +150,16 @@ def load(folder: epath.PathLike) -> tuple[SamConfig, param_tree.Params]:
 
 def _headers(
     folder: epath.Path,
-) -> tuple[SamConfig, list[TableEntry], dict[str, safetensors_io.StoredTensor]]:
+) -> tuple[SamSizes, list[TableEntry], dict[str, safetensors_io.StoredTensor]]:
     """(sizes, table of names, tensors by name) of a folder whose files fit each other."""
-    cfg, path = sam_config.read(folder), folder / WEIGHTS_FILE
+    cfg, path = sam_sizes.read(folder), folder / WEIGHTS_FILE
     if not path.exists():
-        raise FileNotFoundError(f"{path}: missing; beside {sam_config.CONFIG_FILE} lie the weights")
+        raise FileNotFoundError(f"{path}: missing; beside {sam_sizes.CONFIG_FILE} lie the weights")
     problems, names = [], table(cfg)
     tensors = without_prefix(path, safetensors_io.read_header(path, problems) or {}, names)
     if not problems:
         tensors = {**{name: tensors[n] for name, n in _TIED.items() if n in tensors}, **tensors}
         problems = misfits(path, tensors, names)
     if problems:
-        raise ValueError(f"{path} does not fit {sam_config.CONFIG_FILE}:{listed(problems)}")
+        raise ValueError(f"{path} does not fit {sam_sizes.CONFIG_FILE}:{listed(problems)}")
     return cfg, names, tensors

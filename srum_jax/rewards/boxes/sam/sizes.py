@@ -1,6 +1,6 @@
 """Sizes of a Segment Anything model: frozen dataclasses, read from a Hugging Face `config.json`.
 
-A key that the file lacks has the default of transformers' SamConfig, so the released files of
+A key that the file lacks has the default of transformers' SamSizes, so the released files of
 ViT-B, ViT-L and ViT-H, which leave out most, are read as they are. Keys that change no number of
 the forward pass are ignored.
 """
@@ -95,7 +95,7 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamConfig:
+class SamSizes:
     """A whole model. Raises ValueError where its parts do not fit together."""
 
     vision: VisionConfig = VisionConfig()
@@ -171,7 +171,7 @@ class _Section:
         raise ValueError(f"{self.where}.{name} must be {kind}, got {quoted(value)}")
 
 
-def read(folder: epath.PathLike) -> SamConfig:
+def read(folder: epath.PathLike) -> SamSizes:
     """The sizes in a folder's `config.json`.
 
     Raises FileNotFoundError or ValueError naming the file and the field: another `model_type`, a
@@ -189,7 +189,7 @@ def read(folder: epath.PathLike) -> SamConfig:
     hidden = v("hidden_size", a.hidden)
     image, patch = p("image_size", b.image), p("patch_size", a.patch)
     try:
-        return SamConfig(
+        return SamSizes(
             VisionConfig(
                 hidden=hidden,
                 layers=v("num_hidden_layers", a.layers, most=_MOST_LAYERS),
