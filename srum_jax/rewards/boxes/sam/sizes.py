@@ -1,6 +1,6 @@
 """Sizes of a Segment Anything model: frozen dataclasses, read from a Hugging Face `config.json`.
 
-A key that the file lacks has the default of transformers' SamSizes, so the released files of
+A key that the file lacks has the default of transformers' SamConfig, so the released files of
 ViT-B, ViT-L and ViT-H, which leave out most, are read as they are. Keys that change no number of
 the forward pass are ignored.
 """
