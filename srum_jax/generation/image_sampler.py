@@ -9,7 +9,8 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -213,8 +214,9 @@ def sample_latents(
 class ImageRequest:
     """An image to draw after `context`, of `size` (H, W) pixels, from the noise of `seed`.
 
-    Text guidance compares with the first `plain` items of the context, image guidance with `texts`
-    (BAGEL's inferencer: the texts alone, without what the model thought).
+    Text guidance compares with the first `plain` items of the context or, where it is given, with
+    `negative`; image guidance with `texts` (BAGEL's inferencer: the texts alone, without what the
+    model thought).
     """
 
     context: Context
@@ -222,6 +224,7 @@ class ImageRequest:
     seed: int
     plain: int = 0
     texts: Context = ()
+    negative: Context | None = None
 
     @property
     def has_images(self) -> bool:
@@ -237,12 +240,17 @@ class GeneratedImage:
 
 
 def guidance_contexts(
-    items: Context, *, system: Text | None = None, thought: Text | None = None
-) -> dict[str, Context | int]:
+    items: Context,
+    *,
+    system: Text | None = None,
+    thought: Text | None = None,
+    negative: Text | None = None,
+) -> dict[str, Any]:
     """The contexts of an ImageRequest for what a user gave, in order (BAGEL `inferencer.py`).
 
     Everything is read by the condition, the thought last; the system text also by image guidance,
-    which sees texts alone. Text guidance lacks the last text, or nothing if an image came after it.
+    which sees texts alone. Text guidance lacks the last text, or nothing if an image came after it;
+    a negative prompt stands for it in the last text's place.
     """
     before = () if system is None else (system,)
     last = max((i for i, item in enumerate(items) if isinstance(item, Text)), default=len(items))
@@ -251,7 +259,46 @@ def guidance_contexts(
         "context": (*before, *items, *(() if thought is None else (thought,))),
         "plain": len(before) + (len(items) if images_after else last),
         "texts": (*before, *(item for item in items if isinstance(item, Text))),
+        "negative": negative and (*before, *items[:last], negative, *items[last + 1 :]),
     }
+
+
+def read_contexts(
+    params: Params,
+    packed: Batch,
+    lengths: jax.Array,
+    texts: Batch | None,
+    negatives: Batch | None,
+    *,
+    cfg: BagelConfig,
+    guidance: Guidance,
+    image_by_cond: bool,
+    dtype: DTypeLike,
+) -> GuidanceCaches:
+    """The caches of all branches; arguments as of `generate_latents`."""
+
+    def read(batch):
+        slots = context.capacity(batch)
+        return context.prefill(params, batch, cfg=cfg, slots=slots, dtype=dtype)
+
+    cond, text, image = read(packed), None, None
+    if guidance.text:
+        text = read(negatives) if negatives else context.shortened(cond, *lengths[0])
+    if guidance.image and texts is not None:
+        image = read(texts)
+    elif guidance.image and not image_by_cond:
+        image = context.shortened(cond, *lengths[1])
+    return GuidanceCaches(cond, text, image)
+
+
+def start_noise(seeds: jax.Array, grid: LatentGrid) -> jax.Array:
+    """Noise [B,G,p·p·Z] float32 of seeds uint32 [B]."""
+
+    def noise(seed):
+        # Token by token the same whatever the padding: jax.random fills row by row.
+        return jax.random.normal(jax.random.key(seed), grid.noise.shape[1:])
+
+    return jax.vmap(noise)(seeds)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "guidance", "image_by_cond", "dtype"))
@@ -263,6 +310,7 @@ def generate_latents(
     seeds: jax.Array,
     grid: LatentGrid,
     sampling: SamplingParams,
+    negatives: Batch | None = None,
     *,
     cfg: BagelConfig,
     guidance: Guidance,
@@ -271,26 +319,21 @@ def generate_latents(
 ) -> jax.Array:
     """Reads the contexts `packed` and draws latents [B,G,p·p·Z] float32 on `grid`.
 
-    lengths [2,2,B]: slots and positions of the text and the image branch's context · texts: the
-    contexts of image guidance where `packed` does not hold them · seeds uint32 [B]: of the noise.
+    lengths [2,2,B]: slots and positions of the text and the image branch's context · texts,
+    negatives: the contexts of image and of text guidance where `packed` does not hold them · seeds
+    uint32 [B]: of the noise.
     """
-    slots = context.capacity(packed)
-    cond = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-    text = context.shortened(cond, *lengths[0]) if guidance.text else None
-    image = None
-    if guidance.image and texts is not None:
-        slots = context.capacity(texts)
-        image = context.prefill(params, texts, cfg=cfg, slots=slots, dtype=dtype)
-    elif guidance.image and not image_by_cond:
-        image = context.shortened(cond, *lengths[1])
-
-    def noise(seed):
-        # Token by token the same whatever the padding: jax.random fills row by row.
-        return jax.random.normal(jax.random.key(seed), grid.noise.shape[1:])
-
-    filled = grid.replace(noise=jax.vmap(noise)(seeds))
     how = dict(cfg=cfg, guidance=guidance, image_by_cond=image_by_cond, dtype=dtype)
-    return sample_latents(params, GuidanceCaches(cond, text, image), filled, sampling, **how)
+    caches = read_contexts(params, packed, lengths, texts, negatives, **how)
+    filled = grid.replace(noise=start_noise(seeds, grid))
+    return sample_latents(params, caches, filled, sampling, **how)
+
+
+class Following(Protocol):
+    """What draws step by step on the host, to be watched, stopped or begun midway."""
+
+    def of(self, places: Sequence[int]) -> Callable[..., jax.Array]:
+        """A function like `generate_latents` for the requests of these places in the list."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -324,29 +367,33 @@ class ImageSampler:
         *,
         settings: SampleConfig | None = None,
         params: Params | None = None,
+        following: Following | None = None,
     ) -> list[GeneratedImage]:
         """An image of each request, in order; what shares a request's batch changes nothing.
 
-        settings, params: in place of the sampler's own. Raises ValueError for a size that the
-        model has no positions for or a context that exceeds the window, BadInput where the model's
-        numbers are not finite.
+        settings, params: in place of the sampler's own · following: draws in place of
+        `generate_latents`. Raises ValueError for a size that the model has no positions for or a
+        context that exceeds the window, BadInput where the model's numbers are not finite.
         """
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         settings = settings or self.settings
         guidance = Guidance.of(settings)
         how = dict(window=self.window, max_text=self.model.max_text)
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, bool], list[int]] = {}
         for i, request in enumerate(requests):
             latent_grid(request.size, self.model.layout)
             context.check_window(request.context, 0, **how)
-            groups.setdefault(_image_branch(request, guidance), []).append(i)
+            context.check_window(request.negative or (), 0, **how)
+            negated = guidance.text and request.negative is not None
+            groups.setdefault((_image_branch(request, guidance), negated), []).append(i)
         latents: dict[int, np.ndarray] = {}
-        for branch, members in groups.items():
+        for branches, members in groups.items():
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
             for first in range(0, len(members), settings.batch):
                 preemption.check()
                 part = members[first : first + settings.batch]
-                found = self._call(params, [requests[i] for i in part], branch, settings)
+                draw = generate_latents if following is None else following.of(part)
+                found = self._call(params, [requests[i] for i in part], branches, settings, draw)
                 latents.update(zip(part, found, strict=True))
         found = [latents[i] for i in range(len(requests))]
         decoder = ImageDecoder(self.vae_params, self.model, self.programs)
@@ -371,10 +418,12 @@ class ImageSampler:
         self,
         params: Params,
         requests: Sequence[ImageRequest],
-        branch: str,
+        branches: tuple[str, bool],
         settings: SampleConfig,
+        draw: Callable[..., jax.Array],
     ) -> list[np.ndarray]:
         """One compiled call: latents float32 [h,w,p·p·Z] of each request."""
+        branch, negated = branches
         guidance, layout = Guidance.of(settings), self.model.layout
         sizes = [latent_grid(r.size, layout) for r in requests]
         rows = context.rows_for(len(requests), settings.batch, self.min_rows)
@@ -389,6 +438,9 @@ class ImageSampler:
         texts = None
         if branch == "own":
             texts = context.pack([r.texts for r in requests], rows, layout)
+        negatives = None
+        if negated:
+            negatives = context.pack([r.negative for r in requests], rows, layout)
         compiled_for = {
             "pictures": rows,
             "latent tokens": grid.valid.shape[1],
@@ -398,10 +450,13 @@ class ImageSampler:
             "guided": sum(last - first for guided, first, last in guidance.runs if guided),
             "renorm": guidance.renorm,
             "tokens of texts": texts.und.segment.shape[1] if texts else 0,
+            "tokens of negatives": context.capacity(negatives) if negatives else 0,
         }
-        packed, texts, seeds, grid = put((packed, texts, seeds, grid), self.batch_sharding)
+        packed, texts, negatives, seeds, grid = put(
+            (packed, texts, negatives, seeds, grid), self.batch_sharding
+        )
         with self.programs.first("the image sampler", compiled_for):
-            x = generate_latents(
+            x = draw(
                 params,
                 packed,
                 jnp.asarray(lengths),
@@ -409,6 +464,7 @@ class ImageSampler:
                 seeds,
                 grid,
                 SamplingParams.of(settings),
+                negatives,
                 cfg=self.model,
                 guidance=guidance,
                 image_by_cond=branch == "cond",
