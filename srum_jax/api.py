@@ -14,27 +14,21 @@ in a batch does not change a result. Images may be paths, PIL images, drawings o
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
-from PIL import Image
 
-from srum_jax import inputs, scoring
+from srum_jax import inputs, reading, scoring
 from srum_jax.config import Config, MeshConfig
 from srum_jax.core import console, files, places, sharding
 from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.param_tree import Params
-from srum_jax.data import images as pictures
-from srum_jax.data import video as videos
 from srum_jax.data.prompt_reader import PromptReader
-from srum_jax.data.schema import Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import (
     context,
@@ -42,55 +36,14 @@ from srum_jax.generation import (
     generation_config,
     image_sampler,
     system_prompts,
-    text_generator,
 )
 from srum_jax.generation.generation_config import GenerationConfig
+from srum_jax.inputs import AnyImage, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.outputs import Answer, Drawing
 from srum_jax.scoring import ImageScore
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
-AnyVideo = Any  # path, or (seconds, image) of each frame, or None
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the model wrote. thought: its reasoning, with think. finished: it ended by itself."""
-
-    text: str
-    thought: str = ""
-    finished: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """An image uint8 [H,W,3] the model drew, what for, and the seed of its noise.
-
-    score: the model's own, where it chose the image among several.
-    """
-
-    image: np.ndarray
-    prompt: str
-    seed: int
-    thought: str = ""
-    score: ImageScore | None = None
-
-    def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
-        return f"Drawing({height}x{width} pixels, {self.prompt!r}, seed={self.seed})"
-
-    def save(self, path: epath.PathLike) -> None:
-        """Writes a PNG file, whole or not at all.
-
-        Raises BadInput for a name of another format, OSError where it cannot be written.
-        """
-        path = places.place(path, "a drawing's file")
-        if path.suffix.lower() not in ("", ".png"):
-            raise BadInput(f"{path}: a drawing is saved as PNG; give its file such a name")
-        files.write_bytes(path, [self._repr_png_()])
-
-    def _repr_png_(self) -> bytes:  # what notebooks show
-        return pictures.encode_png(self.image)
 
 
 def load(
@@ -150,7 +103,7 @@ class Description:
         told = self.generation_config
         window = min(told.window, self.cfg.max_text)
         if think:
-            system = _system(self.tokenizer, system_prompts.THINK_GENERATION)
+            system = reading.system(self.tokenizer, system_prompts.THINK_GENERATION)
             window -= context.extent((system,))[0] + told.think_tokens + 1
         return PromptReader(told.language, self.tokenizer, window)
 
@@ -211,8 +164,7 @@ class Model:
         settings = generation_config.changed(
             self.generation_config.generate, sample, where="generate"
         )
-        say = self.generation_config.prompt
-        read = {prompt: (self.tokenizer.text(say(prompt)),) for prompt in several}
+        read = {prompt: self._reader.prompt(prompt) for prompt in several}
         requests = [
             _Request(read[prompt], prompt, settings.size, some)
             for prompt, some in zip(
@@ -238,7 +190,7 @@ class Model:
         if len(shown) != len(several):
             raise BadInput(f"score: {len(shown)} images, but {len(several)} prompts; give as many")
         said = [self.generation_config.prompt(prompt) for prompt in several]
-        scores = self._scorer.score([_pixels(one) for one in shown], said)
+        scores = self._scorer.score([inputs.pixels(one) for one in shown], said)
         return scores[0] if isinstance(prompts, str) else scores
 
     def edit(
@@ -266,7 +218,7 @@ class Model:
         for shown, instruction, some in zip(
             given, several, inputs.seeds(len(several), n, seed, seeds), strict=True
         ):
-            pixels = [_pixels(one) for one in inputs.several(shown)]
+            pixels = [inputs.pixels(one) for one in inputs.several(shown)]
             if not pixels:
                 raise BadInput(f"edit: no image for {quoted(instruction)}")
             # Latents drawn from the posterior are each image's own, like its noise.
@@ -274,13 +226,8 @@ class Model:
                 [[one] for one in some] if self.generation_config.sample_conditions else [some]
             ):
                 noise = mine[0] if self.generation_config.sample_conditions else None
-                items = []
-                for one in pixels:
-                    fitted = pictures.latent_image(one, self.cfg.layout)
-                    items += [self._encoder.encode(fitted, noise), self._picture(one)]
-                said = self.generation_config.instruction(instruction)
-                items.append(self.tokenizer.text(said))
-                requests.append(_Request(tuple(items), instruction, fitted.shape[:2], mine))
+                items, size = self._reader.edit(pixels, instruction, noise)
+                requests.append(_Request(items, instruction, size, mine))
         return self._draw(requests, settings, think)
 
     def answer(
@@ -312,20 +259,19 @@ class Model:
             inputs.texts(questions, "answer: a question"),
             inputs.each(images, questions, "images"),
         )
-        system = _system(self.tokenizer, system_prompts.THINK_UNDERSTANDING) if think else None
-        contexts = []
-        for question, some, film in zip(*each, inputs.each(video, questions, "video"), strict=True):
-            items: list = [self._picture(_pixels(one)) for one in inputs.several(some)]
-            if film is not None:
-                items += self._frames(film, frames)
-            said = self.generation_config.question(question, bool(items))
-            contexts.append((*items, self.tokenizer.text(said)))
+        system = (
+            reading.system(self.tokenizer, system_prompts.THINK_UNDERSTANDING) if think else None
+        )
+        contexts = [
+            self._reader.question(*one, frames)
+            for one in zip(*each, inputs.each(video, questions, "video"), strict=True)
+        ]
         if max_tokens is None:
             limits = self.generation_config
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
         max_tokens = inputs.whole(max_tokens, "max_tokens", 1)
         written = self._write(contexts, system, max_tokens, temperature, seed, stop)
-        answers = [_answer(w, think) for w in written]
+        answers = [Answer.of(w, think) for w in written]
         return answers[0] if isinstance(questions, str) else answers
 
     def caption(
@@ -371,20 +317,9 @@ class Model:
         return scoring.Scorer(loaded, self.generation_config.score, self.mesh, self.dtype)
 
     @functools.cached_property
-    def _encoder(self):
-        return self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
-
-    def _picture(self, pixels: np.ndarray) -> Picture:
-        return pictures.picture(pixels, self.cfg.layout, twice=self.generation_config.resize_twice)
-
-    def _frames(self, film, frames: int) -> list:
-        items: list = []
-        shown = film if isinstance(film, (list, tuple)) else videos.frames(film, frames)
-        for number, (seconds, pixels) in enumerate(shown, start=1):
-            if self.generation_config.frame:
-                items.append(self.tokenizer.text(self.generation_config.label(number, seconds)))
-            items.append(self._picture(_pixels(pixels)))
-        return items
+    def _reader(self):
+        encoder = self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
+        return reading.Reader(self.generation_config, self.tokenizer, self.cfg.layout, encoder)
 
     def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
         before = () if system is None else (system,)
@@ -401,7 +336,7 @@ class Model:
     def _draw(self, requests: Sequence["_Request"], settings, think: bool) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
-            system = _system(self.tokenizer, system_prompts.THINK_GENERATION)
+            system = reading.system(self.tokenizer, system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}
             written = self._write(contexts.values(), system, self.generation_config.think_tokens)
@@ -447,39 +382,3 @@ class _Request:
     prompt: str
     size: tuple[int, int]
     seeds: Sequence[int]
-
-
-def _system(tokenizer: Tokenizer, words: str) -> Text:
-    try:
-        return tokenizer.text(words)
-    except ValueError as e:
-        raise BadInput(f"this model cannot think: it lacks words of the request to ({e})") from e
-
-
-def _pixels(given: AnyImage) -> np.ndarray:
-    """uint8 [H,W,3] of a path, a PIL image, a drawing or an array."""
-    if isinstance(given, Drawing):
-        return given.image
-    if isinstance(given, Image.Image):
-        return pictures.from_pil(given, name="the PIL image")
-    if isinstance(given, (str, os.PathLike)):
-        return pictures.load(given)
-    pixels = np.asarray(given)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise BadInput(
-            "an image is a path, a PIL image, a drawing or an array uint8 [H,W,3]; got "
-            f"{type(given).__name__} {pixels.dtype} {list(pixels.shape)}"
-        )
-    pictures.check_size(pixels.shape[1], pixels.shape[0], name="the array")
-    return pixels
-
-
-def _answer(written: text_generator.GeneratedText, think: bool) -> Answer:
-    """Splits off what was thought: up to the closing </think>, all of it if that never came."""
-    if not think:
-        return Answer(written.text, finished=written.finished)
-    thought, mark, rest = written.text.rpartition("</think>")
-    if not mark:
-        return Answer("", thought=written.text.strip(), finished=False)
-    thought = thought.strip().removeprefix("<think>")
-    return Answer(rest.strip(), thought=thought.strip(), finished=written.finished)

@@ -1,16 +1,24 @@
 """What a user gives the API, in whatever form: one thing or many, read as lists and checked.
 
-Texts, counts and seeds alone; pictures are read where they are used. Every fault is a BadInput that
-names the argument.
+Every fault is a BadInput that names the argument.
 """
 
 import operator
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
+from srum_jax.data import images as pictures
 from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.outputs import Drawing
+
+AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
+AnyVideo = Any  # path, or (seconds, image) of each frame, or None
 
 
 def listed(given: Any) -> list | None:
@@ -75,3 +83,22 @@ def seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list
     if len(told) != requests * n or any(not 0 <= one < 2**32 for one in told):
         raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
     return [told[i * n : (i + 1) * n] for i in range(requests)]
+
+
+def pixels(given: AnyImage) -> np.ndarray:
+    """uint8 [H,W,3] of a path, a PIL image, a drawing or an array. Raises BadInput for others,
+    FileNotFoundError or ValueError for a file that is none or cannot be read."""
+    if isinstance(given, Drawing):
+        return given.image
+    if isinstance(given, Image.Image):
+        return pictures.from_pil(given, name="the PIL image")
+    if isinstance(given, (str, os.PathLike)):
+        return pictures.load(given)
+    found = np.asarray(given)
+    if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
+        raise BadInput(
+            "an image is a path, a PIL image, a drawing or an array uint8 [H,W,3]; got "
+            f"{type(given).__name__} {found.dtype} {list(found.shape)}"
+        )
+    pictures.check_size(found.shape[1], found.shape[0], name="the array")
+    return found

@@ -29,7 +29,10 @@ LAYERS = [
     ["evals", "report"],
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
-    ["running", "inputs", "scoring"],
+    ["running", "scoring"],
+    ["outputs"],
+    ["inputs"],
+    ["reading", "drawn_folder"],
     ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers
