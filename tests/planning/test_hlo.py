@@ -103,6 +103,16 @@ def test_the_text_of_a_tpu_program():
     }
 
 
+def test_a_scope_names_one_turn_of_one_loop():
+    named = 'to_apply=%sum.1, metadata={op_name="jit(run)/while/body/step/reduce"}'
+    text = TPU.replace("to_apply=%sum.1", named, 1)
+    assert hlo.turn_of(hlo.read(text)[0], "step") == "body.2"
+    once = hlo.collectives(text, "step")
+    assert once == {"all-gather": 32 * 128 * 2 * 3 / 4, "reduce-scatter": 32 * 128 * 4 * 3 / 4}
+    with pytest.raises(ValueError, match="0 loops have instructions under another"):
+        hlo.collectives(text, "another")
+
+
 def test_a_program_without_other_chips_sends_nothing():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile().as_text()
     assert hlo.collectives(text) == {}
