@@ -3,6 +3,7 @@
 data = films.film([films.corner()] * 3, "mp4", "libx264", "yuv420p")
 """
 
+import io
 import struct
 import tempfile
 from fractions import Fraction
@@ -29,10 +30,12 @@ def corner(alpha=None):
 def film(pictures, container="matroska", codec="ffv1", pixels="bgr0", *, times=None, **how):
     """The bytes of a film of `pictures` (RGB or RGBA arrays, or frames), five a second.
 
-    how: options, of the encoder; context, attributes of it; matrix, (degrees, hflip, vflip).
+    how: options, of the encoder; context, attributes of it; metadata, of the stream; matrix,
+    (degrees, hflip, vflip).
     """
     with tempfile.NamedTemporaryFile() as file, av.open(file.name, "w", container) as out:
         stream = out.add_stream(codec, rate=5, options=how.get("options", {}))
+        stream.metadata.update(how.get("metadata", {}))
         first = pictures[0]
         shape = (first.height, first.width) if isinstance(first, av.VideoFrame) else first.shape
         stream.height, stream.width, stream.pix_fmt = shape[0], shape[1], pixels
@@ -122,3 +125,66 @@ def cropped_mp4(
 def cropped_quicktime(*edges):
     """The same, of a codec that Matroska does not know."""
     return cropped_mp4(*edges, ("mov", "qtrle", "argb"), options=())
+
+
+def copied(data, container):
+    """The bytes of a film in another container, as FFmpeg copies it there."""
+    with (
+        av.open(io.BytesIO(data)) as film,
+        tempfile.NamedTemporaryFile() as file,
+        av.open(file.name, "w", container) as out,
+    ):
+        stream = out.add_stream_from_template(film.streams.video[0], opaque=True)
+        for packet in film.demux():
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+        out.close()
+        return file.read()
+
+
+def dolby(container, profile, others, tag="hvc1"):
+    """A film with a record of Dolby Vision; others: the number of what other players see, 0 none.
+
+    Dolby Vision Streams Within the ISO Base Media File Format, 3.2, and Within the MPEG-2 Transport
+    Stream Format, 3.3.
+    """
+    data = film(
+        *([flat((40, 40, 40), (64, 32))] * 2, "mp4", "libx265", "yuv420p10le"),
+        options={"x265-params": "lossless=1:bframes=0:log-level=none"},
+        context={"codec_tag": tag},
+    )
+    record = struct.pack(">BBHB", 1, 0, profile << 9 | 1 << 3 | 0b101, others << 4)
+    if container == "mpegts":
+        return _described(copied(data, container), b"\xb0\x05" + record)
+    kind = b"dvcC" if profile < 8 else b"dvvC"
+    data = with_box(data, kind, *struct.unpack(">6i", record.ljust(24, b"\0")))
+    return data if container == "mp4" else copied(data, container)
+
+
+def _described(data, descriptor):
+    """An MPEG-TS film with one more descriptor at its stream: in each PMT (ISO/IEC 13818-1)."""
+    packets = [bytearray(data[at : at + 188]) for at in range(0, len(data), 188)]
+    for packet in packets:
+        if int.from_bytes(packet[1:3]) & 0x5FFF != 0x5000:  # a unit begins; FFmpeg's PID of it
+            continue
+        section = packet[5 : 8 + (int.from_bytes(packet[6:8]) & 0xFFF) - 4]
+        stream = 12 + (int.from_bytes(section[10:12]) & 0xFFF)
+        for at, mask in ((1, 0xFFF), (stream + 3, 0xFFF)):
+            size = int.from_bytes(section[at : at + 2])
+            assert (size & mask) + len(descriptor) <= mask
+            section[at : at + 2] = (size + len(descriptor)).to_bytes(2)
+        section += descriptor
+        section += _crc(section).to_bytes(4)
+        packet[5:] = section.ljust(183, b"\xff")
+    return b"".join(packets)
+
+
+def _crc(data):
+    """The CRC-32 of MPEG-2."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    return crc

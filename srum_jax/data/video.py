@@ -36,7 +36,8 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     has fewer. A frame is as players show it: the first of its two fields if it has them, cropped,
     turned and mirrored as the file says, transparency on white, pixels square, colours by the
     matrix and range that are given, in high definition BT.709 where none is, and HDR and wide gamut
-    as sRGB. Not done: two eyes in one picture and spherical pictures are shown as they are stored.
+    as sRGB, of two eyes in a picture the left one's. Not done: spherical pictures are shown as they
+    are stored.
 
     Raises FileNotFoundError if there is no such file, ValueError for a folder, a damaged or
     truncated clip, one past the limits above, and for a format that needs PyAV where that is not

@@ -18,19 +18,17 @@ from srum_jax.data import hdr, images
 AvFrame = AvStream = Any  # of PyAV: av.VideoFrame, av.video.stream.VideoStream
 _UNNAMED = 2  # the number of no colour matrix (ITU-T H.273)
 _UNREAD = {8, *range(10, 18)}  # those that FFmpeg's swscale would take for BT.601
-_DOLBY = {
-    "dvh1",
-    "dvhe",
-    "dva1",
-    "dvav",
-    "dav1",
-}  # what other players may not show
+_DOLBY = {"dvh1", "dvhe", "dva1", "dvav", "dav1"}  # for players of Dolby Vision alone
 _UNNAMED_KINDS = 16  # of side data that FFmpeg may have beyond PyAV's list
 _MIN_WOVEN = 16  # pixels of a side, for the filter that takes fields apart
-# From a file to its one track's picture: elements of Matroska, boxes of QuickTime.
-_TO_PICTURE = ("18538067", "1654ae6b", "ae", "e0")
+# From a file to its one track: elements of Matroska, boxes of QuickTime.
+_TO_TRACK = ("18538067", "1654ae6b", "ae")
 _TO_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-_LEFT_TOP_RIGHT_BOTTOM = ("54cc", "54bb", "54dd", "54aa")
+# Elements of a Matroska track.
+_PICTURE, _LEFT_TOP_RIGHT_BOTTOM = "e0", ("54cc", "54bb", "54dd", "54aa")
+_ADDITION, _KIND, _CONTENT = "41e4", "41e7", "41ed"
+_DOLBY_RECORDS = (b"dvcC", b"dvvC", b"dvwC")
+_BESIDE, _BELOW, _SWAPPED = 1, 2, 1  # how two eyes lie in a frame (AVStereo3D of FFmpeg)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,34 +37,36 @@ class Shown:
 
     ratio: Fraction | None  # width to height of a pixel
     crop: tuple[int, int, int, int]  # pixels hidden left, above, right, below
-    dolby: bool  # the film is for players of Dolby Vision
 
     @classmethod
     def of(cls, stream: AvStream) -> "Shown":
-        """What is said of a stream of PyAV."""
-        dolby = stream.codec_context.codec_tag in _DOLBY
-        return cls(stream.sample_aspect_ratio, _crop(stream), dolby)
+        """What is said of a stream of PyAV.
+
+        Raises ValueError for colours of Dolby Vision that no other player shows (IPT-PQ-c2 of
+        profile 5, which no frame names).
+        """
+        track = _track(stream)
+        if _dolby_alone(stream, track):
+            raise ValueError("Dolby Vision that only its players show is not read; make it HDR10")
+        return cls(stream.sample_aspect_ratio, _crop(stream, track))
 
     def size(self, frame: AvFrame) -> tuple[int, int]:
-        """(width, height) of a frame in square pixels, before it is turned."""
+        """(width, height) of a frame, both eyes, in square pixels, before it is turned."""
         left, top, right, bottom = self._box(frame)
         return _square(right - left, bottom - top, self.ratio)
 
     def picture(self, before: AvFrame | None, frame: AvFrame, after: AvFrame | None) -> Image.Image:
         """RGB of a frame; those beside it, or None, help where it is made of two fields.
 
-        Raises ValueError for colours that are not read: by their matrix, or Dolby's own (ICtCp in
-        profile 5, which names none).
+        Raises ValueError for colours by a matrix that is not read.
         """
-        if self.dolby and int(frame.color_trc) == _UNNAMED:
-            raise ValueError("Dolby Vision that only its players show is not read; make it HDR10")
         peak = _peak(frame, before, after)
         frame = _whole(before, frame, after)
         picture = images.rgb(_screen(frame, peak))
-        box = self._box(frame)
+        box = _left_eye(frame, self._box(frame))
         if box != (0, 0, *picture.size):
             picture = picture.crop(box)
-        size = self.size(frame)
+        size = _square(*picture.size, self.ratio)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         for step in _turns(frame):
@@ -92,18 +92,39 @@ def neighbours(frames: Iterable) -> Iterator[tuple]:
         yield before, frame, None
 
 
-def _crop(stream) -> tuple[int, int, int, int]:
+def _track(stream) -> list[tuple[str, bytes]]:
+    """A stream's elements in a Matroska file; none where its codec has no place there.
+
+    PyAV gives little of what a container says of a stream, but FFmpeg writes it into the header of
+    a copy, which is read instead, whatever the container of the stream is.
+    """
+    track = _header(stream, "matroska")
+    for name in _TO_TRACK if track else ():
+        track = dict(_elements(track))[name]
+    return list(_elements(track))
+
+
+def _dolby_alone(stream, track) -> bool:
+    """Whether a film's colours are for players of Dolby Vision alone.
+
+    Its configuration record (Dolby Vision Streams Within the ISO Base Media File Format, 3.2) says
+    what else its base layer is: 0 is nothing. Without one, a tag that is Dolby's says it of a base
+    layer whose colours have no name.
+    """
+    for addition in (dict(_elements(data)) for name, data in track if name == _ADDITION):
+        if addition[_KIND] in _DOLBY_RECORDS:
+            return addition[_CONTENT][4] >> 4 == 0
+    codec = stream.codec_context
+    return codec.codec_tag in _DOLBY and int(codec.color_trc) == _UNNAMED
+
+
+def _crop(stream, track) -> tuple[int, int, int, int]:
     """Pixels that a container hides left, above, right and below: Matroska's crop, MP4's clap.
 
-    PyAV does not give them, but FFmpeg writes them into the header of a copy, which is read
-    instead: of a Matroska file, of a QuickTime one for codecs which that cannot hold.
+    Of codecs that Matroska cannot hold FFmpeg writes them into the header of a QuickTime file.
     """
-    if not {"matroska", "mov"} & set(stream.container.format.name.split(",")):
-        return 0, 0, 0, 0  # others hide nothing
-    if header := _header(stream, "matroska"):
-        for name in _TO_PICTURE:
-            header = _elements(header)[name]
-        said = _elements(header)
+    if track:
+        said = dict(_elements(dict(track)[_PICTURE]))
         return tuple(int.from_bytes(said.get(name, b"")) for name in _LEFT_TOP_RIGHT_BOTTOM)
     if header := _header(stream, "mov"):
         for name in _TO_ENTRIES:
@@ -112,6 +133,21 @@ def _crop(stream) -> tuple[int, int, int, int]:
         clap = _boxes(entry[78:]).get(b"clap")
         return _aperture(clap, stream.width, stream.height) if clap else (0, 0, 0, 0)
     return 0, 0, 0, 0
+
+
+def _left_eye(frame, box) -> tuple[int, int, int, int]:
+    """The part of a box that the left eye sees, where the frame holds two eyes' pictures."""
+    how = _side_data(frame).get("STEREO3D", bytes(8))
+    kind, flags = np.frombuffer(how[:8], np.int32).tolist()
+    left, top, right, bottom = box
+    second = bool(flags & _SWAPPED)
+    if kind == _BESIDE:
+        half = (right - left) // 2
+        return (left + half * second, top, left + half * (1 + second), bottom)
+    if kind == _BELOW:
+        half = (bottom - top) // 2
+        return (left, top + half * second, right, top + half * (1 + second))
+    return box
 
 
 def _header(stream, container: str) -> bytes:
@@ -129,18 +165,17 @@ def _header(stream, container: str) -> bytes:
     return header.getvalue()
 
 
-def _elements(data: bytes) -> dict[str, bytes]:
-    """EBML elements (RFC 8794) that FFmpeg wrote, by id in hexadecimal digits."""
-    found, at = {}, 0
+def _elements(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """EBML elements (RFC 8794) that FFmpeg wrote: (id in hexadecimal digits, content)."""
+    at = 0
     while at < len(data):
         name = data[at : at + 9 - data[at].bit_length()]
         at += len(name)
         size = data[at : at + 9 - data[at].bit_length()]
         at += len(size)
         end = at + (int.from_bytes(size) & ((1 << 7 * len(size)) - 1))
-        found[name.hex()] = data[at:end]
+        yield name.hex(), data[at:end]
         at = end
-    return found
 
 
 def _boxes(data: bytes) -> dict[bytes, bytes]:

@@ -18,6 +18,7 @@ from films import (
     cropped_matroska,
     cropped_mp4,
     cropped_quicktime,
+    dolby,
     film,
     flat,
     of_fields,
@@ -82,6 +83,12 @@ def test_films_are_turned_and_mirrored_as_they_say(matrix, turned, tmp_path):
     want = turned(corner()).astype(int)
     found = shown(tmp_path, data)
     assert found.shape == want.shape and np.abs(found - want).max() < 8
+
+
+@pytest.mark.parametrize("degrees, turned", [(90, np.rot90), (180, lambda a: np.rot90(a, 2))])
+def test_matroska_turns_by_the_roll_of_its_projection(degrees, turned, tmp_path):
+    found = shown(tmp_path, film([corner()] * 2, matrix=(degrees, False, False)))
+    np.testing.assert_array_equal(found, turned(corner()))
 
 
 @pytest.mark.parametrize(
@@ -291,6 +298,49 @@ def test_dolby_vision_with_nothing_for_other_players_is_refused(tag, transfer, r
         read(tmp_path, data)
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize("profile, others, refused", [(5, 0, True), (10, 0, True), (8, 1, False)])
+def test_dolby_vision_says_in_every_container_what_others_see(
+    profile, others, refused, container, tmp_path
+):
+    data = dolby(container, profile, others)
+    if not refused:
+        assert len(read(tmp_path, data)) == 1
+        return
+    with pytest.raises(ValueError, match="clip: .*Dolby Vision .* is not read"):
+        read(tmp_path, data)
+
+
+EYES = (200, 30, 60), (40, 40, 40)  # what the left one sees, and the right one
+
+
+def eyes(axis, left_first):
+    pictures = [flat(colour) for colour in EYES]
+    return np.concatenate(pictures if left_first else pictures[::-1], axis)
+
+
+@pytest.mark.parametrize(
+    "how, axis, left_first",
+    [
+        ("left_right", 1, True),
+        ("right_left", 1, False),
+        ("top_bottom", 0, True),
+        ("bottom_top", 0, False),
+    ],
+)
+def test_of_two_eyes_in_a_picture_the_left_ones_is_shown(how, axis, left_first, tmp_path):
+    data = film([eyes(axis, left_first)] * 2, metadata={"stereo_mode": how})
+    found = shown(tmp_path, data)
+    assert found.shape == (HEIGHT, WIDTH, 3) and np.abs(found.astype(int) - EYES[0]).max() < 8
+
+
+def test_frames_may_say_themselves_that_two_eyes_lie_in_them(tmp_path):
+    how = {"qp": "0", "x264-params": "frame-packing=4"}  # one above the other
+    data = film([eyes(0, True)] * 2, "mp4", "libx264", "yuv444p", options=how)
+    found = shown(tmp_path, data)
+    assert found.shape == (HEIGHT, WIDTH, 3) and np.abs(found.astype(int) - EYES[0]).max() < 8
+
+
 @pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4, cropped_quicktime])
 @pytest.mark.parametrize("left, top, right, bottom", [(8, 2, 4, 6), (0, 0, 0, 9), (3, 1, 0, 0)])
 def test_what_a_container_hides_is_not_shown(make, left, top, right, bottom, tmp_path):
@@ -310,7 +360,7 @@ def test_a_crop_that_leaves_nothing_is_refused_or_hides_nothing(tmp_path):
     with pytest.raises(ValueError, match="not a readable clip"):
         read(tmp_path, cropped_matroska(30, 0, 30, 0))
     smaller = av.VideoFrame(WIDTH, HEIGHT, "rgb24")  # than those that the crop was for
-    assert video_shown.Shown(None, (30, 0, 30, 0), False).size(smaller) == (WIDTH, HEIGHT)
+    assert video_shown.Shown(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
 
 
 def test_a_cameras_frames_with_exif_are_read(tmp_path):
