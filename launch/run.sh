@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command, and again as long as it ends with 75 (preempted after a clean save); a few times
-# where a process of the run was lost.
+# where something was lost.
 set -euo pipefail
 
 usage() {
@@ -9,8 +9,8 @@ usage: launch/run.sh COMMAND [ARGUMENT...]
 
 Runs the command; when it ends with exit code 75 (preempted after a clean save) the same command
 runs again, after RESTART_PAUSE seconds (10). So it does at most RESTART_LOSSES times (5) after 69
-(another process of the run is gone), 134, 137 or 139 (this one was aborted or killed), counted from
-the last 75. Any other exit code is the end, and run.sh's own.
+(another process, the storage or a damaged file is gone), 134, 137 or 139 (this process was aborted
+or killed), counted from the last 75. Any other exit code is the end, and run.sh's own.
 SIGTERM and SIGINT are handed on to the command as SIGTERM, and it is not started again.
 EOF
 }
@@ -59,7 +59,7 @@ while :; do
   [[ -z $stopping ]] || break
   case $code in
     75) lost=0 what=preempted ;;
-    69 | 134 | 137 | 139) lost=$((lost + 1)) what="a process was lost, $lost of $losses" ;;
+    69 | 134 | 137 | 139) lost=$((lost + 1)) what="something was lost, $lost of $losses" ;;
     *) break ;;
   esac
   ((lost <= losses)) || break

@@ -84,7 +84,7 @@ job() {
   case $code in
     75) again=1 ;;
     143) again=$notice ;; # ended by the second signal
-    69 | 134 | 137 | 139) # a process was lost
+    69 | 134 | 137 | 139) # something was lost
       ((${SLURM_RESTART_COUNT:-0} >= 20)) && [[ -z $notice ]] || again=1
       ;;
   esac

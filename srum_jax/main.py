@@ -56,7 +56,8 @@ Finished stages are skipped and half-done ones go on: after an interruption give
 or {program} --workdir DIR alone.
 Ctrl-C saves and stops; a second one ends at once.
 Exit codes: 0 ok, 2 bad input, 3 plan does not fit, 4 stopped for bad numbers, 69 another process of
-the run or the bucket's storage is gone, 75 stopped after a clean save, 130 interrupted twice.
+the run, the bucket's storage or a damaged file is gone, 75 stopped after a clean save, 130
+interrupted twice.
 """
 
 

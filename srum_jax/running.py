@@ -21,7 +21,7 @@ from srum_jax.core import (
     sharding,
     time_left,
 )
-from srum_jax.core.errors import BadInput, Damaged, Preempted
+from srum_jax.core.errors import BadInput, Damaged, FileLost
 from srum_jax.core.files import write_json
 from srum_jax.core.time_left import TimeLeft
 from srum_jax.planning import budget, fitting, topology
@@ -185,7 +185,7 @@ def _one_run(workdir: str) -> Iterator[None]:
 def _letting_go(root: epath.Path) -> Iterator[None]:
     """What is found damaged in the work folder `root` goes, so that the run makes it again.
 
-    Raises Preempted then: stages that are finished look for what is missing when they start.
+    Raises FileLost then: stages that are finished look for what is missing when they start.
     """
     try:
         yield
@@ -196,7 +196,7 @@ def _letting_go(root: epath.Path) -> Iterator[None]:
         logging.warning("%s; it is removed", e)
         with contextlib.suppress(FileNotFoundError):  # each process that found it removes it
             path.rmtree() if path.is_dir() else path.unlink()
-        raise Preempted(f"{path} was damaged and is made again") from e
+        raise FileLost(f"{path} was damaged: the same command makes it again") from e
 
 
 def _split_cpu(count: int) -> None:

@@ -83,6 +83,15 @@ class StorageLost(Stopped):
     exit_code = 69
 
 
+class FileLost(Stopped):
+    """A file of the run was damaged and is removed: the same command makes it again.
+
+    Launchers give that a bounded number of times, as a disk may damage it anew each time.
+    """
+
+    exit_code = 69
+
+
 class Preempted(Stopped):
     """Told to stop, and stopped after a clean save: the same command goes on from there."""
 

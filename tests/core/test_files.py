@@ -59,6 +59,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     "error, code",
     [
         (errors.Preempted("a"), 75),
+        (errors.FileLost("a"), errors.HostLost.exit_code),
         (OSError(errno.EROFS, "read-only"), 2),
         (OSError(errno.ENAMETOOLONG, "long"), 2),
         (PermissionError("no"), 2),

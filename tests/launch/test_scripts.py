@@ -122,7 +122,7 @@ def test_a_lost_process_is_a_reason_to_start_again_a_few_times(world):
         "run.sh", world.trainer, CODES="69 137 75 134 69 69 0", RESTART_LOSSES="2"
     )
     assert code == 69 and len(world.runs()) == 6
-    assert "a process was lost, 2 of 2 (exit code 69), restart 5" in out
+    assert "something was lost, 2 of 2 (exit code 69), restart 5" in out
 
 
 @pytest.mark.parametrize("last", [1, 2, 4])

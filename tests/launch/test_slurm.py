@@ -72,6 +72,14 @@ def test_a_job_goes_back_into_the_queue_after_75_and_a_loss(world, last, requeue
     assert calls == ([["scontrol", "requeue", "41000"]] if requeued else [])
 
 
+@pytest.mark.parametrize("last, requeued", [(75, True), (69, False), (137, False)])
+def test_a_loss_is_a_reason_a_bounded_number_of_times(world, last, requeued):
+    restarted = JOB | {"SLURM_RESTART_COUNT": "20"}
+    code, out, _ = world.run("slurm.sh", *in_job(world), CODES=str(last), **restarted)
+    assert code == (0 if requeued else last), out
+    assert len(world.calls("scontrol", "requeue")) == requeued
+
+
 @pytest.mark.parametrize(
     "fail_at, code, told",
     [
