@@ -142,6 +142,19 @@ def test_prompts_that_fit_no_row_are_named_before_they_are_drawn(tmp_path, weigh
         checked(tmp_path, weights, train__lanes__gen=8)
 
 
+def test_what_judges_and_suites_read_is_looked_for_and_a_round_needs_the_one_before(
+    tmp_path, weights
+):
+    boxes, prompts = (str(tmp_path / name) for name in ("boxes.jsonl", "suite.txt"))
+    values = {"score__proposers": ("file",), "score__boxes": boxes, "evaluate__prompts": prompts}
+    cfg = tiny.load_config(weights, **values, rounds=2)
+    stages = [stage for stage in cfg.stages if stage != "export"]
+    with pytest.raises(BadInput, match="3 problems found before anything is run") as e:
+        running.Run(cfg, stages, str(tmp_path / "run")).check()
+    assert f"{boxes}: " in str(e.value) and f"{prompts}: " in str(e.value)
+    assert "--stage export" in str(e.value)
+
+
 @pytest.fixture
 def server():
     """A judge's server that answers every request with `server.code`."""

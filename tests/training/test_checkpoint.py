@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, or not at all."""
 
 import resource
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -174,6 +175,17 @@ def test_checkpoints_of_another_model_are_kept(folder):
         saved.newest(state(tx=optax.sgd(1e-3)), lambda: None, steps=20)
     saved.close()
     assert steps(folder) == ["3", "9"]
+
+
+def test_digests_are_made_while_steps_go_on(folder, monkeypatch):
+    write, goes_on = digests.write, threading.Event()
+    monkeypatch.setattr(digests, "write", lambda where: goes_on.wait(60) and write(where))
+    saved = Checkpoints(folder, keep=2)
+    saved.save(12, state(12), {})  # returns before they are there
+    assert not digests.exist(folder / "12")
+    goes_on.set()
+    saved.close()
+    assert digests.exist(folder / "12") and digests.damaged(folder / "12") == []
 
 
 def test_a_save_that_failed_in_the_background_is_told(folder):
