@@ -3,10 +3,12 @@
 import io
 import json
 import math
+import os
 import pathlib
 import pickle
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -337,3 +339,23 @@ def test_a_full_disk_leaves_no_shard_and_is_told_as_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert errors.exit_code(raised.value) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """And its summaries before it."""
+    _, record = candidate(0, np.random.default_rng(0))
+    calls, sync, replace = [], os.fsync, os.replace
+
+    def synced(opened):
+        kind = "folder" if stat.S_ISDIR(os.fstat(opened).st_mode) else "content"
+        calls.append(kind)
+        return sync(opened)
+
+    def replaced(source, target):
+        calls.append("summaries" if "summaries" in os.path.basename(target) else "shard")
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    shards.write_shard(tmp_path, NAME, shards.candidate_features((2, 3, 4)), [record], 0, 1)
+    assert calls == ["content", "summaries", "folder", "content", "shard", "folder"]

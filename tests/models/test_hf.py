@@ -20,13 +20,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+import srum_jax
 from srum_jax import use
 from srum_jax.core import param_tree, sharding
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf, hf_folder, model_card, model_config, vae
 from srum_jax.models.bagel import model as bagel
+from srum_jax.stages import loading
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+SHAPES = pathlib.Path(srum_jax.__file__).parent / "worlds/shapes/base"
 SPECS = (bagel.specs(samples.CFG), vae.specs(samples.CFG.vae))
 
 
@@ -258,7 +261,8 @@ def test_the_card_says_how_to_load_it(weights, tmp_path):
         assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: srum_jax\n")
         assert "api.load" in card and "\n\n\n" not in card
         (line,) = re.findall("`(srum generate .*)`", card)
-        use.parser("srum").parse_args(shlex.split(line)[1:])
+        asked = use.parser("srum").parse_args(shlex.split(line)[1:])
+        loading.prompt_reader(hf.locate(SHAPES)).check(asked.prompt)  # whose words are few
     assert "base_model: ByteDance-Seed/BAGEL-7B-MoT" in big and "14,607," not in small
     assert "base_model" not in small and "cannot load it" in small
 

@@ -49,7 +49,7 @@ from srum_jax import api
 model = api.load("DIR")
 ```
 
-or from the shell: `srum generate --model DIR --prompt "a red cube" -o out`.
+or from the shell: `srum generate --model DIR --prompt "a red circle" -o out`.
 
 {original.strip()}
 """.replace("\n\n\n\n", "\n\n")
