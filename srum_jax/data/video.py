@@ -6,9 +6,11 @@ the wanted ones: memory holds these and their neighbours alone, and no header is
 lengths. PyAV is the extra `video`, imported where a clip needs it.
 """
 
+import dataclasses
 import functools
 import io
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -149,16 +151,49 @@ def _stream(clip, name: str):
     return best if best in shown else shown[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Transparent:
+    """libvpx, which decodes the transparency of VP8 and VP9; FFmpeg's own decoders ignore it.
+
+    It believes any size that a frame names, and is busy with it for minutes: `guards`, FFmpeg's own
+    for the colours and for the transparency, decode each packet first and refuse what is larger
+    than the stream.
+    """
+
+    libvpx: Any
+    guards: tuple[Any, Any]
+
+    @classmethod
+    def of(cls, stream, name: str) -> "_Transparent":
+        import av
+
+        guards = tuple(av.CodecContext.create(stream.codec_context.name, "r") for _ in range(2))
+        for guard in guards:
+            # Rows are counted as they lie in memory, up to 64 pixels longer.
+            guard.options = {"max_pixels": str((stream.width + 64) * stream.height)}
+        return cls(av.CodecContext.create(name, "r"), guards)
+
+    def decode(self, packet) -> list:
+        """The frames of a packet; None: those that are still to come."""
+        import av
+
+        if packet is not None:
+            parts = [bytes(packet)]
+            if packet.has_sidedata("matroska_block_additional"):  # its kind in 8 bytes, a frame
+                parts.append(bytes(packet.get_sidedata("matroska_block_additional"))[8:])
+            for guard, part in zip(self.guards, parts, strict=False):
+                guard.decode(av.Packet(part))
+        return self.libvpx.decode(packet)
+
+
 def _decoder(stream):
-    """What decodes a stream: libvpx where it has transparency, which VP8's and VP9's own ignore."""
+    """What decodes a stream's packets."""
     import av
 
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
         return stream.codec_context
-    made = av.CodecContext.create(name, "r")
-    made.options = stream.codec_context.options
-    return made
+    return _Transparent.of(stream, name)
 
 
 def _of_stream(clip, stream) -> Iterator[Frame]:

@@ -5,6 +5,8 @@ import sys
 import tempfile
 
 import av
+import films
+import hypothesis_cases
 import numpy as np
 import pytest
 from PIL import Image
@@ -234,3 +236,27 @@ def test_lists_of_other_files_are_not_followed(tmp_path):
         assert clip.format.name == "hls"  # unrestricted, it is read
     with pytest.raises(ValueError, match="not a readable clip"):
         video.frames(tmp_path / "list.m3u8", 1)
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["colours", "transparency"])
+@pytest.mark.parametrize(
+    "codec, start, size, large",  # what begins a frame, 32x16 in its bits, and 16384x16384
+    [
+        ("libvpx", "9d012a", "20001000", "ff3fff3f"),
+        ("libvpx-vp9", "498342", "0001f000f6", "03fff3fff6"),
+    ],
+)
+def test_a_size_that_a_transparent_frame_names_is_not_believed(
+    codec, start, size, large, place, tmp_path
+):
+    start, size, large = map(bytes.fromhex, (start, size, large))
+    options = {} if codec == "libvpx-vp9" else {"auto-alt-ref": "0"}
+    clip = films.film([films.corner()] * 2, "webm", codec, "yuva420p", options=options)
+    parts = clip.split(start)
+    assert parts[place].startswith(size)
+    parts[place] = large + parts[place][len(size) :]
+    (tmp_path / "a.webm").write_bytes(start.join(parts))
+    found = hypothesis_cases.value_or_refusal(
+        lambda: video.frames(tmp_path / "a.webm", 2), names="a.webm"
+    )
+    assert found is None
