@@ -88,14 +88,21 @@ def tagged(signal, matrix, transfer, primaries, pixels="yuv444p10le"):
     return film([frame] * 2, pixels=pixels, context=named)
 
 
-def cropped_matroska(left, top, right, bottom, container="matroska"):
-    """A film of `corner` with Matroska's crop, in place of padding that FFmpeg leaves."""
-    data = film([corner()] * 3, container, "ffv1", "yuv444p")
-    size, rest = "b08120ba8110", "54b2810455ee8100ec01000000000000020000"
-    crop = f"54cc81{left:02x}54bb81{top:02x}54dd81{right:02x}54aa81{bottom:02x}"
-    old, new = (bytes.fromhex(x) for x in (f"e08a{size}{rest}", f"e096{size}{crop}ec8100"))
-    assert data.count(old) == 1 and len(old) == len(new)
-    return data.replace(old, new)
+def matroska_of(elements):
+    """A film of `corner` with more elements of its picture, in hexadecimal digits, in place of
+    padding that FFmpeg leaves."""
+    data = film([corner()] * 3, "matroska", "ffv1", "yuv444p")
+    old = bytes.fromhex("e08ab08120ba811054b2810455ee8100ec01000000000000020000")
+    said = bytes.fromhex("b08120ba8110" + elements)
+    new = bytes([0xE0, 0x80 | len(said)]) + said
+    left = len(old) - len(new) - 2
+    assert data.count(old) == 1 and left >= 0
+    return data.replace(old, new + bytes([0xEC, 0x80 | left]) + bytes(left))
+
+
+def cropped_matroska(left, top, right, bottom):
+    """A film of `corner` with Matroska's crop."""
+    return matroska_of(f"54cc81{left:02x}54bb81{top:02x}54dd81{right:02x}54aa81{bottom:02x}")
 
 
 def with_box(data, kind, *values):

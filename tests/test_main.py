@@ -118,6 +118,17 @@ def test_a_second_run_in_a_work_folder_is_refused(stages, capsys):
     assert left == ["config.json"]  # a run that failed holds nothing
 
 
+@pytest.mark.parametrize("name", ["file/run", "gone/run", "a" * 300])
+def test_a_work_folder_that_cannot_be_made_is_told_shortly(stages, tmp_path, capsys, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to("/nowhere/scratch")
+    stages.root = tmp_path / name
+    assert go(stages) == 2 and stages.calls == []
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 1 and name[:20] in err and "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone"]
+
+
 def test_faults_of_the_program_are_not_called_bad_input(stages):
     stages.fail["score"] = TypeError("a bug")
     with pytest.raises(TypeError):

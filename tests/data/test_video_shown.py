@@ -18,7 +18,6 @@ from films import (
     cropped_matroska,
     cropped_mp4,
     cropped_quicktime,
-    dolby,
     film,
     flat,
     of_fields,
@@ -83,12 +82,6 @@ def test_films_are_turned_and_mirrored_as_they_say(matrix, turned, tmp_path):
     want = turned(corner()).astype(int)
     found = shown(tmp_path, data)
     assert found.shape == want.shape and np.abs(found - want).max() < 8
-
-
-@pytest.mark.parametrize("degrees, turned", [(90, np.rot90), (180, lambda a: np.rot90(a, 2))])
-def test_matroska_turns_by_the_roll_of_its_projection(degrees, turned, tmp_path):
-    found = shown(tmp_path, film([corner()] * 2, matrix=(degrees, False, False)))
-    np.testing.assert_array_equal(found, turned(corner()))
 
 
 @pytest.mark.parametrize(
@@ -278,67 +271,6 @@ def test_colours_that_are_not_read_are_refused(tmp_path):
     data = film([frame], pixels="yuv444p", context={"colorspace": 8})
     with pytest.raises(ValueError, match="clip: .*matrix 8 of H.273 are not read; make it BT.709"):
         read(tmp_path, data)
-
-
-@pytest.mark.parametrize(
-    "tag, transfer, refused",
-    [("dvh1", "undef", True), ("dvh1", "smpte2084", False), ("hvc1", "undef", False)],
-)
-def test_dolby_vision_with_nothing_for_other_players_is_refused(tag, transfer, refused, tmp_path):
-    how = f"lossless=1:bframes=0:log-level=none:transfer={transfer}"
-    data = film(
-        *([flat((40, 40, 40), (64, 32))] * 2, "mp4", "libx265", "yuv420p10le"),
-        options={"x265-params": how},
-        context={"codec_tag": tag},
-    )
-    if not refused:
-        assert len(read(tmp_path, data)) == 1
-        return
-    with pytest.raises(ValueError, match="clip: .*Dolby Vision .* is not read"):
-        read(tmp_path, data)
-
-
-@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
-@pytest.mark.parametrize("profile, others, refused", [(5, 0, True), (10, 0, True), (8, 1, False)])
-def test_dolby_vision_says_in_every_container_what_others_see(
-    profile, others, refused, container, tmp_path
-):
-    data = dolby(container, profile, others)
-    if not refused:
-        assert len(read(tmp_path, data)) == 1
-        return
-    with pytest.raises(ValueError, match="clip: .*Dolby Vision .* is not read"):
-        read(tmp_path, data)
-
-
-EYES = (200, 30, 60), (40, 40, 40)  # what the left one sees, and the right one
-
-
-def eyes(axis, left_first):
-    pictures = [flat(colour) for colour in EYES]
-    return np.concatenate(pictures if left_first else pictures[::-1], axis)
-
-
-@pytest.mark.parametrize(
-    "how, axis, left_first",
-    [
-        ("left_right", 1, True),
-        ("right_left", 1, False),
-        ("top_bottom", 0, True),
-        ("bottom_top", 0, False),
-    ],
-)
-def test_of_two_eyes_in_a_picture_the_left_ones_is_shown(how, axis, left_first, tmp_path):
-    data = film([eyes(axis, left_first)] * 2, metadata={"stereo_mode": how})
-    found = shown(tmp_path, data)
-    assert found.shape == (HEIGHT, WIDTH, 3) and np.abs(found.astype(int) - EYES[0]).max() < 8
-
-
-def test_frames_may_say_themselves_that_two_eyes_lie_in_them(tmp_path):
-    how = {"qp": "0", "x264-params": "frame-packing=4"}  # one above the other
-    data = film([eyes(0, True)] * 2, "mp4", "libx264", "yuv444p", options=how)
-    found = shown(tmp_path, data)
-    assert found.shape == (HEIGHT, WIDTH, 3) and np.abs(found.astype(int) - EYES[0]).max() < 8
 
 
 @pytest.mark.parametrize("make", [cropped_matroska, cropped_mp4, cropped_quicktime])

@@ -8,6 +8,8 @@ import tiny
 from einops import rearrange
 from samples import CFG, jit
 
+from srum_jax.core import preemption
+from srum_jax.core.errors import Preempted
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.images import to_float
 from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
@@ -35,6 +37,9 @@ def test_latents_are_decoded_at_their_own_size(coder):
         assert shown.shape == (4 * h, 4 * w, 3) and shown.dtype == np.uint8
         assert np.abs(shown - want).max() <= 1.01
     assert show([]) == []
+    told = functools.partial(next, iter([False, True]))  # to stop, after those of one size
+    with preemption.agreeing(told), pytest.raises(Preempted):
+        show(latents)
 
 
 def test_a_picture_is_encoded_to_the_mean_or_a_seeds_sample(coder):
@@ -64,5 +69,8 @@ def test_moments_of_many_are_those_of_each(coder):
     assert mean.shape == std.shape == (5, 2, 3, CFG.token_dim) and (std > 0).all()
     assert mean.dtype == std.dtype == np.float32
     np.testing.assert_allclose(encoder.means(images), mean, atol=1e-5)
+    told = functools.partial(next, iter([False, True]))  # to stop, after the first batch
+    with preemption.agreeing(told), pytest.raises(Preempted):
+        encoder.moments(images)
     for one, want in zip(images, mean, strict=True):
         np.testing.assert_allclose(encoder.encode(one).tokens, want, atol=1e-5)

@@ -13,7 +13,8 @@ from samples import CFG, jit, latent, picture, text, weights
 
 from srum_jax import flow
 from srum_jax.config import SampleConfig
-from srum_jax.core.errors import BadInput
+from srum_jax.core import preemption
+from srum_jax.core.errors import BadInput, Preempted
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
@@ -469,6 +470,16 @@ def test_traces_name_the_parts_of_the_model(model):
     for part in ("embed_text", "vit", "guided_step", "attention", "mlp", "velocity"):
         assert re.search(rf"[/\"]{part}/", text), part
     assert "vae_decode/" in decoded.as_text(debug_info=True)
+
+
+def test_told_to_stop_it_draws_no_further_batch(sampler, monkeypatch):
+    told, drawn = functools.partial(next, iter([False, True])), []
+    monkeypatch.setattr(
+        ImageSampler, "_call", lambda self, params, part, *_: drawn.append(1) or part
+    )
+    with preemption.agreeing(told), pytest.raises(Preempted):
+        sampler(changed(batch=1)).sample([REQUESTS["draw"], REQUESTS["draw"]])
+    assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -11,7 +11,8 @@ import samples
 import tiny
 from samples import jit
 
-from srum_jax.core.errors import BadInput
+from srum_jax.core import preemption
+from srum_jax.core.errors import BadInput, Preempted
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Example, Lanes, Text
@@ -62,6 +63,12 @@ def test_probabilities_of_the_whole_vocabulary(answers):
         assert a.dtype == np.float32 and (a >= 0).all()
         np.testing.assert_allclose(a.sum(-1), 1, atol=1e-5)
     assert len({len(q) for q in QUESTIONS}) > 1  # rows of different length
+
+
+def test_told_to_stop_nothing_more_is_asked(ask, answers):
+    told = functools.partial(next, iter([False, True]))
+    with preemption.agreeing(told), pytest.raises(Preempted):
+        ask(IMAGES, QUESTIONS)
 
 
 def test_an_answer_is_the_training_forward(params, tokenizer, answers):
@@ -245,6 +252,12 @@ def test_numbers_that_are_not_finite_give_no_text(model, write, value):
     broken["lm_head"]["w"][:, 7] = value
     with pytest.raises(BadInput, match="for a text are NaN or infinite"):
         write(CONTEXTS, max_tokens=LIMIT, params=broken)
+
+
+def test_told_to_stop_nothing_more_is_written(write, greedy):
+    told = functools.partial(next, iter([False, True]))
+    with preemption.agreeing(told), pytest.raises(Preempted):
+        write(CONTEXTS * 2, max_tokens=LIMIT)
 
 
 def test_the_limit_is_kept(write, greedy):
