@@ -14,21 +14,22 @@ in a batch does not change a result. Images may be paths, PIL images, drawings o
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
-from srum_jax import inputs, reading, scoring
-from srum_jax.config import Config, MeshConfig
-from srum_jax.core import console, files, places, sharding
+from srum_jax import description, inputs, reading, scoring
+from srum_jax.config import Config, MeshConfig, SampleConfig
+from srum_jax.core import console, places, sharding
 from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.param_tree import Params
-from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import (
     context,
@@ -36,9 +37,13 @@ from srum_jax.generation import (
     generation_config,
     image_sampler,
     system_prompts,
+    text_stream,
 )
 from srum_jax.generation.generation_config import GenerationConfig
-from srum_jax.inputs import AnyImage, AnyVideo
+from srum_jax.generation.image_codec import latent_grid
+from srum_jax.generation.image_sampler import ImageRequest
+from srum_jax.generation.step_by_step import Course, Step, StepByStep
+from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.outputs import Answer, Drawing
 from srum_jax.scoring import ImageScore
@@ -65,7 +70,9 @@ def load(
     console.cache_compiled_programs()
     if precision not in (None, *PRECISIONS):
         raise BadInput(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    told = generation_config.updated(generation_settings(model, base), options, where="api.load")
+    told = generation_config.updated(
+        description.generation_settings(model, base), options, where="api.load"
+    )
     folder, base = places.model_folders(model, base)
     if mesh is None:
         ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
@@ -86,45 +93,6 @@ def load(
     return Model(*loaded, told, mesh, precision, dtype, family)
 
 
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What a model folder says without its weights: how it wants to be used, its sizes, its words.
-
-    digest: 16 hex digits of the folder's content and its base's, by `core.files.fingerprint`.
-    """
-
-    generation_config: GenerationConfig
-    cfg: BagelConfig
-    tokenizer: Tokenizer = dataclasses.field(repr=False)
-    digest: str
-
-    def prompt_reader(self, think: bool) -> PromptReader:
-        """What it can draw of a prompt, with `think` of one that it thinks about before."""
-        told = self.generation_config
-        window = min(told.window, self.cfg.max_text)
-        if think:
-            system = reading.system(self.tokenizer, system_prompts.THINK_GENERATION)
-            window -= context.extent((system,))[0] + told.think_tokens + 1
-        return PromptReader(told.language, self.tokenizer, window)
-
-
-def describe(
-    model: epath.PathLike = Config.model, base: epath.PathLike | None = None, **options: Any
-) -> Description:
-    """What is known of a model before it is loaded; the arguments are those of `load`."""
-    told = generation_config.updated(generation_settings(model, base), options, where="options")
-    folders = [one for one in places.model_folders(model, base) if one is not None]
-    cfg, tokenizer = families.find(*folders).describe(*folders)
-    return Description(told, cfg, tokenizer, files.model_fingerprint(*folders))
-
-
-def generation_settings(
-    model: epath.PathLike = Config.model, base: epath.PathLike | None = None
-) -> GenerationConfig:
-    """How a model wants to be used, and which language it reads, without loading it."""
-    return generation_config.from_folder(*places.model_folders(model, base))
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model: sizes, parameters on the mesh, tokenizer, defaults, dtype of products."""
@@ -142,38 +110,60 @@ class Model:
 
     def generate(
         self,
-        prompts: str | Sequence[str],
+        prompts: AnyRequest | Sequence[AnyRequest],
         *,
+        negative: str | Sequence[str] | None = None,
         n: int = 1,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         think: bool = False,
         best_of: int | None = None,
+        from_image: AnyImage | Sequence[AnyImage] | None = None,
+        latents: Sequence[np.ndarray] | None = None,
+        start: int = 0,
+        trajectory: bool = False,
+        callback: Callable[[Step], Any] | None = None,
+        progress: bool = False,
+        sampling: SampleConfig | None = None,
         **sample: Any,
     ) -> list[Drawing]:
         """Draws `n` images of each prompt, a prompt's images one after the other.
 
-        sample: keys of the config's `sample` section to change: size=(H, W), steps, guidance,
-        renorm, … think: the model first writes how it will draw. seeds: one an image, in place of
-        those that `seed`, the prompt's place and k give. best_of: so many candidates are drawn
-        for each image, the first from its own seed, and the one that `score` puts highest is
-        given. Raises BadInput or ValueError for a setting, a size or a prompt that does not fit
-        the model.
+        prompts: texts, or conversations with images in them (`inputs.requests`). negative: for all
+        prompts or one each, what text guidance compares with in place of no prompt. seeds: one an
+        image, in place of those that `seed`, the prompt's place and k give. think: the model first
+        writes how it will draw. best_of: so many candidates are drawn for each image, the first
+        from its own seed, and the one that `score` puts highest is given. from_image: for all or
+        one each, what noise is added to up to step `start`, in place of noise alone; it is drawn
+        in its size after the model's resize. latents: float32 [h,w,p·p·Z] an image, what stands
+        before step `start`. start: the first step that is done, from 0. trajectory: drawings keep
+        what stood before and after every step. callback: called after each step; Interrupted is
+        raised where it gives True. progress: a bar of the steps on stderr. sampling: all settings
+        in place of the model's own; sample: fields of `SampleConfig` to change: size=(H, W),
+        steps, guidance, renorm, … Raises BadInput or ValueError for what does not fit the model.
         """
-        several = inputs.texts(prompts, "generate: a prompt")
-        settings = generation_config.changed(
-            self.generation_config.generate, sample, where="generate"
-        )
-        read = {prompt: self._reader.prompt(prompt) for prompt in several}
+        several = inputs.requests(prompts, "generate: a prompt")
+        settings = inputs.sampling(sampling, self.generation_config.generate, sample, "generate")
+        course = inputs.course(start, settings.steps, callback, trajectory, progress)
+        read = {text: self._reader.prompt(text) for text in several if isinstance(text, str)}
+        against = self._negatives(negative, prompts, settings)
+        own = inputs.seeds(len(several), n, seed, seeds)
         requests = [
-            _Request(read[prompt], prompt, settings.size, some)
-            for prompt, some in zip(
-                several, inputs.seeds(len(several), n, seed, seeds), strict=True
-            )
+            _Request(read.get(one) or self._reader.prompt(one), str(one), settings.size, *rest)
+            for one, *rest in zip(several, own, against, strict=True)
         ]
+        if from_image is not None:
+            if latents is not None or "size" in sample:
+                raise BadInput("from_image has its size and its latents: leave out size, latents")
+            course = dataclasses.replace(course, clean=True)
+            begun = inputs.shared(from_image, prompts, "from_image")
+            requests = [self._from(*pair) for pair in zip(requests, begun, strict=True)]
+        elif course.start and latents is None:
+            raise BadInput(f"start = {start} begins midway: give latents or from_image")
+        requests = self._begun(requests, latents)
         if best_of is None:
-            return self._draw(requests, settings, think)
-        return self._best(requests, settings, think, inputs.whole(best_of, "best_of", 1))
+            return self._draw(requests, settings, think, course)
+        return self._best(requests, settings, think, course, inputs.whole(best_of, "best_of", 1))
 
     def score(
         self, images: AnyImage | Sequence[AnyImage], prompts: str | Sequence[str]
@@ -195,44 +185,53 @@ class Model:
 
     def edit(
         self,
-        images: AnyImage | Sequence[AnyImage],
-        instructions: str | Sequence[str],
+        images: AnyImage | Sequence[AnyImage] | None,
+        instructions: AnyRequest | Sequence[AnyRequest],
         *,
+        negative: str | Sequence[str] | None = None,
         n: int = 1,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
         think: bool = False,
+        latents: Sequence[np.ndarray] | None = None,
+        start: int = 0,
+        trajectory: bool = False,
+        callback: Callable[[Step], Any] | None = None,
+        progress: bool = False,
+        sampling: SampleConfig | None = None,
         **sample: Any,
     ) -> list[Drawing]:
         """Draws images changed as told, in the size that each has after the model's resize.
 
         `images` and `instructions`: one each, or lists of the same length; a list of images in
-        place of an image shows several (the last gives the size). Otherwise as `generate`.
+        place of an image shows several (the last gives the size), None where the instruction is a
+        conversation with images in it. Otherwise as `generate`.
         """
-        several = inputs.texts(instructions, "edit: an instruction")
+        several = inputs.requests(instructions, "edit: an instruction")
         given = inputs.each(images, instructions, "images")
-        settings = generation_config.changed(self.generation_config.edit, sample, where="edit")
+        settings = inputs.sampling(sampling, self.generation_config.edit, sample, "edit")
+        course = inputs.course(start, settings.steps, callback, trajectory, progress)
+        if course.start and latents is None:
+            raise BadInput(f"start = {start} begins midway: give latents")
         if "size" in sample:
             raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
+        against = self._negatives(negative, instructions, settings)
+        own = inputs.seeds(len(several), n, seed, seeds)
         requests = []
-        for shown, instruction, some in zip(
-            given, several, inputs.seeds(len(several), n, seed, seeds), strict=True
-        ):
-            pixels = [inputs.pixels(one) for one in inputs.several(shown)]
-            if not pixels:
-                raise BadInput(f"edit: no image for {quoted(instruction)}")
+        for shown, instruction, other, some in zip(given, several, against, own, strict=True):
+            told = inputs.conversation(instruction, shown, "edit")
+            if not told.images:
+                raise BadInput(f"edit: no image for {quoted(str(told))}")
             # Latents drawn from the posterior are each image's own, like its noise.
-            for mine in (
-                [[one] for one in some] if self.generation_config.sample_conditions else [some]
-            ):
-                noise = mine[0] if self.generation_config.sample_conditions else None
-                items, size = self._reader.edit(pixels, instruction, noise)
-                requests.append(_Request(items, instruction, size, mine))
-        return self._draw(requests, settings, think)
+            drawn = self.generation_config.sample_conditions
+            for mine in [[one] for one in some] if drawn else [some]:
+                items, size = self._reader.edit(told, mine[0] if drawn else None)
+                requests.append(_Request(items, str(told), size, mine, other))
+        return self._draw(self._begun(requests, latents), settings, think, course)
 
     def answer(
         self,
-        questions: str | Sequence[str],
+        questions: AnyRequest | Sequence[AnyRequest],
         images: AnyImage | Sequence[AnyImage] | None = None,
         *,
         video: AnyVideo | Sequence[AnyVideo] = None,
@@ -245,34 +244,75 @@ class Model:
     ) -> Answer | list[Answer]:
         """Answers a question about no, one or several images, or about a video's frames.
 
-        For a list of questions `images` and `video` are lists of the same length (of images, of
-        lists of images, of None). video: a file, or its frames as `data.video.frames` gives them.
-        frames: so many, taken evenly from the file; their times go into the prompt where the
-        model's settings say how. think: it first reasons in writing. temperature 0: the likeliest
-        words. stop: "each" or "first" (see `generation.text_generator.decode`).
+        questions: texts, or conversations with images in them (`inputs.requests`). For a list
+        of questions `images` and `video` are lists of the same length (of images, of lists of
+        images, of None). video: a file, or its frames as `data.video.frames` gives them. frames: so
+        many, taken evenly from the file; their times go into the prompt where the model's settings
+        say how. think: it first reasons in writing. temperature 0: the likeliest words. stop:
+        "each" or "first" (see `generation.text_generator.decode`).
         """
+        contexts = self._asked(questions, images, video, frames)
+        how = self._writing(think, max_tokens, temperature, seed)
+        answers = [Answer.of(w, think) for w in self._write(contexts, *how, stop)]
+        return answers[0] if inputs.single(questions) else answers
+
+    def stream(
+        self,
+        question: AnyRequest,
+        images: AnyImage | Sequence[AnyImage] | None = None,
+        *,
+        video: AnyVideo = None,
+        frames: int = 8,
+        think: bool = False,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Generator[str, None, Answer]:
+        """Yields the answer to a single question as it is written, in pieces of whole characters.
+
+        Arguments as of `answer`, and the pieces together are its text; with think they begin with
+        the thought, up to </think>. Closing the generator stops the writing; at its end it returns
+        the Answer. Raises at once what `answer` raises.
+        """
+        if not inputs.single(question):
+            raise BadInput(f"stream: give a single question; got {quoted(question)}")
+        (asked,) = self._asked(question, images, video, frames)
+        system, max_tokens, temperature, seed = self._writing(think, max_tokens, temperature, seed)
+        how = dict(max_tokens=max_tokens, temperature=temperature)
+        seed = image_sampler.candidate_seed(seed, 0, 0)
+        pieces = text_stream.stream(self._generator, (*system, *asked), seed=seed, **how)
+        return self._pieces(pieces, think)
+
+    def _pieces(self, pieces: Generator, think: bool) -> Generator[str, None, Answer]:
+        while True:
+            with jax.set_mesh(self.mesh):  # not left set while the caller works
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return Answer.of(end.value, think)
+            yield piece
+
+    def _asked(self, questions, images, video, frames: int) -> list[context.Context]:
+        frames = inputs.whole(frames, "frames", 1)
+        each = (
+            inputs.requests(questions, "answer: a question"),
+            inputs.each(images, questions, "images"),
+            inputs.each(video, questions, "video"),
+        )
+        return [self._reader.question(*one, frames) for one in zip(*each, strict=True)]
+
+    def _writing(self, think: bool, max_tokens, temperature, seed) -> tuple:
+        """(the request to think, max_tokens, temperature, seed), checked."""
+        limits, system = self.generation_config, ()
+        if think:
+            system = (reading.system(self.tokenizer, system_prompts.THINK_UNDERSTANDING),)
+        if max_tokens is None:
+            max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
         temperature = plain(temperature)
         if type(temperature) not in (int, float) or not 0 <= temperature < float("inf"):
             raise BadInput(f"temperature must be a number from 0, got {quoted(temperature)}")
-        frames, seed = inputs.whole(frames, "frames", 1), inputs.whole(seed, "seed")
-        each = (
-            inputs.texts(questions, "answer: a question"),
-            inputs.each(images, questions, "images"),
-        )
-        system = (
-            reading.system(self.tokenizer, system_prompts.THINK_UNDERSTANDING) if think else None
-        )
-        contexts = [
-            self._reader.question(*one, frames)
-            for one in zip(*each, inputs.each(video, questions, "video"), strict=True)
-        ]
-        if max_tokens is None:
-            limits = self.generation_config
-            max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
         max_tokens = inputs.whole(max_tokens, "max_tokens", 1)
-        written = self._write(contexts, system, max_tokens, temperature, seed, stop)
-        answers = [Answer.of(w, think) for w in written]
-        return answers[0] if isinstance(questions, str) else answers
+        return system, max_tokens, temperature, inputs.whole(seed, "seed")
 
     def caption(
         self, images: AnyImage | Sequence[AnyImage], *, max_tokens: int | None = None
@@ -322,51 +362,103 @@ class Model:
         return reading.Reader(self.generation_config, self.tokenizer, self.cfg.layout, encoder)
 
     def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
-        before = () if system is None else (system,)
         seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
         with jax.set_mesh(self.mesh):
             return self._generator.generate(
-                [(*before, *c) for c in contexts],
+                [(*system, *c) for c in contexts],
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seeds=seeds,
                 stop=stop,
             )
 
-    def _draw(self, requests: Sequence["_Request"], settings, think: bool) -> list[Drawing]:
+    def _from(self, request: "_Request", image: AnyImage) -> "_Request":
+        """The request begun from an image, in its size."""
+        seen = self._reader.latents(inputs.pixels(image))
+        latents = [seen.tokens] * len(request.seeds)
+        return dataclasses.replace(request, size=seen.size, latents=latents)
+
+    def _begun(self, requests: list["_Request"], latents) -> list["_Request"]:
+        """The requests with what each image begins from, where that is given."""
+        if latents is None:
+            return requests
+        sizes = [latent_grid(r.size, self.cfg.layout) for r in requests for _ in r.seeds]
+        given = iter(inputs.latents(latents, [(*size, self.cfg.token_dim) for size in sizes]))
+        return [dataclasses.replace(r, latents=[next(given) for _ in r.seeds]) for r in requests]
+
+    def _negatives(self, negative, requests, settings: SampleConfig) -> list[Text | None]:
+        """The negative prompt of each request, or None."""
+        if negative is None:
+            return [None] * (1 if inputs.single(requests) else len(requests))
+        if settings.guidance <= 1:
+            raise BadInput(
+                f"negative: guidance = {settings.guidance} compares with nothing; give one above 1"
+            )
+        several = inputs.texts(inputs.shared(negative, requests, "negative"), "negative: a prompt")
+        return [self.tokenizer.text(self.generation_config.prompt(one)) for one in several]
+
+    def _draw(
+        self, requests: Sequence["_Request"], settings, think: bool, course: Course
+    ) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
             system = reading.system(self.tokenizer, system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}
-            written = self._write(contexts.values(), system, self.generation_config.think_tokens)
+            limit = self.generation_config.think_tokens
+            written = self._write(contexts.values(), (system,), limit)
             thoughts = dict(zip(contexts, (w.text for w in written), strict=True))
         jobs, drawings = [], []
         for r in requests:
             thought = thoughts.get(tuple(map(id, r.items)), "")
             read = image_sampler.guidance_contexts(
-                r.items, system=system, thought=self.tokenizer.text(thought) if think else None
+                r.items,
+                system=system,
+                thought=self.tokenizer.text(thought) if think else None,
+                negative=r.negative,
             )
             for seed in r.seeds:
-                jobs.append(image_sampler.ImageRequest(**read, size=r.size, seed=seed))
+                jobs.append(ImageRequest(**read, size=r.size, seed=seed))
                 drawings.append((r.prompt, seed, thought))
-        with jax.set_mesh(self.mesh):
-            drawn = self._sampler.sample(jobs, settings=settings)
-        return [Drawing(d.image, *what) for d, what in zip(drawn, drawings, strict=True)]
+        if any(r.latents for r in requests):
+            course = dataclasses.replace(course, latents=[x for r in requests for x in r.latents])
+        drawn, paths = self._sampled(jobs, settings, course)
+        return [
+            Drawing(d.image, *what, latents=d.latent, trajectory=tuple(paths.get(i, ())))
+            for i, (d, what) in enumerate(zip(drawn, drawings, strict=True))
+        ]
+
+    def _sampled(self, jobs: Sequence[ImageRequest], settings, course: Course) -> tuple:
+        """Images of the jobs, and the trajectories that were asked for by the job's place."""
+        grids = [latent_grid(job.size, self.cfg.layout) for job in jobs]
+        steps = len(jobs) * (settings.steps - course.start)
+        how = dict(total=steps, unit="step", desc="drawing", shown=course.progress)
+        with jax.set_mesh(self.mesh), console.progress(**how) as bar:
+            following = StepByStep(course, grids, self.programs, bar.update)
+            drawn = self._sampler.sample(
+                jobs, settings=settings, following=None if course.whole else following
+            )
+        return drawn, following.paths
 
     def _best(
-        self, requests: Sequence["_Request"], settings, think: bool, count: int
+        self, requests: Sequence["_Request"], settings, think: bool, course: Course, count: int
     ) -> list[Drawing]:
         """Of each image to draw the best of `count` candidates, a full batch of them at a time."""
-        single = [dataclasses.replace(r, seeds=[seed]) for r in requests for seed in r.seeds]
+        if count > 1 and not course.clean and any(r.latents for r in requests):
+            raise BadInput("best_of: all candidates from the same latents are the same image")
+        single = [one for r in requests for one in r.single()]
         self.score([], [])  # a judge that cannot be opened is told of before anything is drawn
         together, chosen = max(1, settings.batch // count), []
         for first in range(0, len(single), together):
             part = [
-                dataclasses.replace(r, seeds=scoring.candidate_seeds(*r.seeds, count))
+                dataclasses.replace(
+                    r,
+                    seeds=scoring.candidate_seeds(*r.seeds, count),
+                    latents=[*r.latents] * count,
+                )
                 for r in single[first : first + together]
             ]
-            drawn = self._draw(part, settings, think)
+            drawn = self._draw(part, settings, think, course)
             scores = self.score(drawn, [one.prompt for one in drawn])
             for i in range(0, len(drawn), count):
                 best = i + scoring.best(scores[i : i + count])
@@ -376,9 +468,22 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What the model reads, the prompt last, before it draws an image of `size` for each seed."""
+    """What the model reads, the prompt last, before it draws an image of `size` for each seed.
+
+    negative: what the prompt is compared with · latents: what each image begins from; none: noise.
+    """
 
     items: context.Context
     prompt: str
     size: tuple[int, int]
     seeds: Sequence[int]
+    negative: Text | None = None
+    latents: Sequence[np.ndarray] = ()
+
+    def single(self) -> list["_Request"]:
+        """A request for each image."""
+        latents = [[one] for one in self.latents] or [()] * len(self.seeds)
+        return [
+            dataclasses.replace(self, seeds=[seed], latents=mine)
+            for seed, mine in zip(self.seeds, latents, strict=True)
+        ]

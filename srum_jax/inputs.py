@@ -3,22 +3,52 @@
 Every fault is a BadInput that names the argument.
 """
 
+import dataclasses
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from srum_jax.core.checked import plain
+from srum_jax.config import SampleConfig
+from srum_jax.core.checked import plain, suggest, unknown_key
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images as pictures
+from srum_jax.generation import generation_config
 from srum_jax.generation.image_sampler import candidate_seed
+from srum_jax.generation.step_by_step import Course, Step
 from srum_jax.outputs import Drawing
 
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
 AnyVideo = Any  # path, or (seconds, image) of each frame, or None
+AnyRequest = str | Sequence[Mapping[str, Any]]  # a text, or the messages of a conversation
+ROLES = ("system", "user", "assistant")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
+    """A message of a conversation: who says it (of ROLES), texts and images uint8 [H,W,3] in their
+    order."""
+
+    role: str
+    parts: tuple[str | np.ndarray, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conversation:
+    """Messages in their order; as a text, the last thing that the user says."""
+
+    turns: tuple[Turn, ...]
+
+    def __str__(self) -> str:
+        return [part for part in self.turns[-1].parts if isinstance(part, str)][-1]
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """All images in it."""
+        return [x for turn in self.turns for x in turn.parts if not isinstance(x, str)]
 
 
 def listed(given: Any) -> list | None:
@@ -46,10 +76,77 @@ def texts(given: str | Sequence[str], what: str) -> list[str]:
     return found
 
 
-def each(given: Any, requests: str | Sequence[str], name: str) -> list:
+def single(given: Any) -> bool:
+    """Whether one request is given, a text or the messages of a conversation, and no list."""
+    messages = isinstance(given, (list, tuple)) and given
+    return isinstance(given, str) or bool(messages and all(isinstance(m, Mapping) for m in given))
+
+
+def requests(given: AnyRequest | Sequence[AnyRequest], what: str) -> list[str | Conversation]:
+    """A request or a list of them as a list. Raises BadInput naming `what` for anything else."""
+    several = [given] if single(given) else listed(given)
+    if several is None or not any(single(one) and not isinstance(one, str) for one in several):
+        return texts(given, what)
+    if not all(map(single, several)):
+        raise BadInput(f"{what} is a text, or a list of messages; got {quoted(given)}")
+    return [one if isinstance(one, str) else _conversation(one, what) for one in several]
+
+
+def conversation(request: str | Conversation, images: Any, what: str) -> Conversation:
+    """A request with the images given beside it, which a text follows.
+
+    Raises BadInput for images beside a conversation.
+    """
+    shown = several(images)
+    if isinstance(request, str):
+        return Conversation((Turn("user", (*map(pixels, shown), request)),))
+    if shown:
+        raise BadInput(f"{what}: images of a conversation belong into its messages")
+    return request
+
+
+def _conversation(messages: Sequence[Mapping[str, Any]], what: str) -> Conversation:
+    turns = []
+    for number, message in enumerate(messages, start=1):
+        where = f"{what}: message {number}"
+        for key in message:
+            if key not in ("role", "content"):
+                raise BadInput(f"{where}: {unknown_key('', key, ('role', 'content'))}")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise BadInput(f"{where}: role = {quoted(role)} is not known: {suggest(role, ROLES)}")
+        parts = tuple(_part(part, where) for part in several(content))
+        if not parts:
+            raise BadInput(f"{where} has no content")
+        turns.append(Turn(role, parts))
+    if turns[-1].role != "user" or not any(isinstance(x, str) for x in turns[-1].parts):
+        raise BadInput(f"{what}: the last message must be the user's, with a text in it")
+    return Conversation(tuple(turns))
+
+
+def _part(given: Any, where: str) -> str | np.ndarray:
+    """A text, an image, or one of them as {"type": "text", "text": …}, {"type": "image", …}."""
+    if isinstance(given, Mapping):
+        kind = given.get("type")
+        if kind not in ("text", "image") or set(given) != {"type", kind}:
+            raise BadInput(
+                f'{where}: a part is {{"type": "text", "text": …}} or {{"type": "image", "image": '
+                f"…}}, a text or an image; got {quoted(given)}"
+            )
+        if kind == "image":
+            return pixels(given["image"])
+        given = given["text"]
+        if not isinstance(given, str):
+            raise BadInput(f"{where}: the text of a part must be a text, got {quoted(given)}")
+    if isinstance(given, str) and not given.strip():
+        raise BadInput(f"{where}: a text is empty")
+    return given if isinstance(given, str) else pixels(given)
+
+
+def each(given: Any, requests: AnyRequest | Sequence[AnyRequest], name: str) -> list:
     """What is given for each request: for a single one all of it. Raises BadInput naming `name` for
     a list of another length."""
-    if isinstance(requests, str):
+    if single(requests):
         return [given]
     if given is None:
         return [None] * len(requests)
@@ -57,6 +154,13 @@ def each(given: Any, requests: str | Sequence[str], name: str) -> list:
     if found is None or len(found) != len(requests):
         raise BadInput(f"{name} must be a list as long as the {len(requests)} requests")
     return found
+
+
+def shared(given: Any, requests: AnyRequest | Sequence[AnyRequest], name: str) -> list:
+    """As `each`; what is no list is given for every request."""
+    if listed(given) is None and not single(requests):
+        return [given] * len(requests)
+    return each(given, requests, name)
 
 
 def whole(value: Any, name: str, least: int | None = None) -> int:
@@ -83,6 +187,47 @@ def seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list
     if len(told) != requests * n or any(not 0 <= one < 2**32 for one in told):
         raise BadInput(f"seeds must be {requests * n} numbers from 0 to 2³²−1, one an image")
     return [told[i * n : (i + 1) * n] for i in range(requests)]
+
+
+def sampling(
+    given: SampleConfig | None, default: SampleConfig, changes: Mapping[str, Any], where: str
+) -> SampleConfig:
+    """The sampler's settings: those given, else the default, with some fields changed. Raises
+    BadInput for what is none of its fields, or out of range."""
+    if not isinstance(given, SampleConfig | None):
+        raise BadInput(f"{where}: sampling must be a SampleConfig, got {quoted(given)}")
+    return generation_config.changed(given or default, dict(changes), where=where)
+
+
+def course(
+    start: int,
+    steps: int,
+    callback: Callable[[Step], Any] | None,
+    trajectory: bool,
+    progress: bool,
+) -> Course:
+    """How drawing in so many steps is begun and followed. Raises BadInput."""
+    start = whole(start, "start", 0)
+    if start >= steps:
+        raise BadInput(f"start must be below steps = {steps}, got {start}")
+    if callback is not None and not callable(callback):
+        raise BadInput(f"callback must be a function of a step, got {quoted(callback)}")
+    return Course(start, callback=callback, trajectory=bool(trajectory), progress=bool(progress))
+
+
+def latents(given: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Latents float32 of these shapes, one an image. Raises BadInput for others."""
+    found = listed(given)
+    if found is None or len(found) != len(shapes):
+        raise BadInput(f"latents must be a list of {len(shapes)} arrays, one an image")
+    arrays = [np.asarray(one) for one in found]
+    for one, shape in zip(arrays, shapes, strict=True):
+        if one.dtype.kind != "f" or one.shape != shape or not np.isfinite(one).all():
+            raise BadInput(
+                f"latents must be finite floating-point numbers {list(shape)} of each image, got "
+                f"{one.dtype} {list(one.shape)}"
+            )
+    return [one.astype(np.float32) for one in arrays]
 
 
 def pixels(given: AnyImage) -> np.ndarray:

@@ -36,7 +36,9 @@ class Answer:
 class Drawing:
     """An image uint8 [H,W,3] the model drew, what for, and the seed of its noise.
 
-    score: the model's own, where it chose the image among several.
+    score: the model's own, where it chose the image among several. latents: of the image, float32
+    [h,w,p·p·Z]. trajectory: what stood before the first step and after every one, the same each;
+    empty where it was not asked for.
     """
 
     image: np.ndarray
@@ -44,6 +46,8 @@ class Drawing:
     seed: int
     thought: str = ""
     score: ImageScore | None = None
+    latents: np.ndarray | None = None
+    trajectory: tuple[np.ndarray, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

@@ -1,7 +1,7 @@
 """What a loaded model reads of a request: texts, pictures and frames as items of a context."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ from srum_jax import inputs
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
 from srum_jax.data import video as videos
-from srum_jax.data.schema import LayoutSizes, Picture, Text
+from srum_jax.data.schema import Latent, LayoutSizes, Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.context import Context
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.inputs import Conversation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,35 +27,63 @@ class Reader:
     layout: LayoutSizes
     encoder: ImageEncoder
 
-    def prompt(self, text: str) -> Context:
-        """A prompt to draw. Raises BadInput or ValueError where the model has no words for it."""
-        return (self.tokenizer.text(self.settings.prompt(text)),)
+    def prompt(self, request: str | Conversation) -> Context:
+        """What is to be drawn. Raises BadInput or ValueError for words that it does not know."""
+        return self._read(inputs.conversation(request, None, "generate"), self.settings.prompt)
 
-    def question(self, text: str, images: Any, film: Any, frames: int) -> Context:
-        """A question about images (one, several, none) and `frames` of a film or None."""
-        items: list = [self.picture(inputs.pixels(one)) for one in inputs.several(images)]
-        if film is not None:
-            items += self.frames(film, frames)
-        said = self.settings.question(text, bool(items))
-        return (*items, self.tokenizer.text(said))
-
-    def edit(
-        self, images: Sequence[np.ndarray], instruction: str, noise: int | None
-    ) -> tuple[Context, tuple[int, int]]:
-        """Images uint8 [H,W,3] to be changed as told, and the size (H, W) of the last.
+    def edit(self, told: Conversation, noise: int | None) -> tuple[Context, tuple[int, int]]:
+        """What is to be changed and how, and the size (H, W) of the last image.
 
         noise: the seed of the latents' draw from the posterior, None: its mean.
         """
-        items: list = []
-        for one in images:
-            items += self.seen(one, noise)
-        said = self.settings.instruction(instruction)
-        return (*items, self.tokenizer.text(said)), items[-2].size
+        items = self._read(told, self.settings.instruction, noise)
+        return items, [item for item in items if isinstance(item, Latent)][-1].size
 
-    def seen(self, pixels: np.ndarray, noise: int | None) -> Context:
-        """An image uint8 [H,W,3] as drawing reads it: its latents, then its look."""
-        fitted = pictures.latent_image(pixels, self.layout)
-        return self.encoder.encode(fitted, noise), self.picture(pixels)
+    def question(self, request: str | Conversation, images: Any, film: Any, frames: int) -> Context:
+        """A question about images (one, several, none), or `frames` of a film, or None.
+
+        Raises BadInput where images or a film are given beside a conversation.
+        """
+        told = inputs.conversation(request, images, "answer")
+        if film is None:
+            return self._asked(told)
+        if not isinstance(request, str):
+            raise BadInput("answer: a conversation has images in it, but no video")
+        before = [self.picture(one) for one in told.images]
+        said = self.settings.question(request, True)
+        return (*before, *self.frames(film, frames), self.tokenizer.text(said))
+
+    def _asked(self, told: Conversation) -> Context:
+        """A conversation as answers read it: of an image its look alone."""
+        items: list[Text | Picture] = []
+        for turn in told.turns:
+            for part in turn.parts:
+                if not isinstance(part, str):
+                    items.append(self.picture(part))
+                    continue
+                if turn.role == "user":
+                    shown = any(isinstance(item, Picture) for item in items)
+                    part = self.settings.question(part, shown)
+                items.append(self.tokenizer.text(part))
+        return tuple(items)
+
+    def _read(
+        self, told: Conversation, say: Callable[[str], str], noise: int | None = None
+    ) -> Context:
+        """A conversation as drawing reads it: of an image its latents, then its look."""
+        items: list[Text | Picture | Latent] = []
+        for turn in told.turns:
+            for part in turn.parts:
+                if isinstance(part, str):
+                    said = say(part) if turn.role == "user" else part
+                    items.append(self.tokenizer.text(said))
+                else:
+                    items += [self.latents(part, noise), self.picture(part)]
+        return tuple(items)
+
+    def latents(self, pixels: np.ndarray, noise: int | None = None) -> Latent:
+        """The latents of an image uint8 [H,W,3], in its size after the resize for drawing."""
+        return self.encoder.encode(pictures.latent_image(pixels, self.layout), noise)
 
     def picture(self, pixels: np.ndarray) -> Picture:
         """An image uint8 [H,W,3] as answers read it."""

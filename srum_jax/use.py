@@ -190,10 +190,10 @@ def _load(options: argparse.Namespace):
 
 def _described(options: argparse.Namespace):
     """The model without its weights: what it cannot read is refused before they are loaded."""
-    from srum_jax import api
+    from srum_jax import description
 
     window = {} if options.window is None else {"window": options.window}
-    return api.describe(options.model, options.base, **window)
+    return description.describe(options.model, options.base, **window)
 
 
 def _sample(options: argparse.Namespace) -> dict[str, Any]:

@@ -33,6 +33,7 @@ LAYERS = [
     ["outputs"],
     ["inputs"],
     ["reading", "drawn_folder"],
+    ["description"],
     ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers
@@ -287,6 +288,9 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "planning.lowering": "compiles the programs of models that are not there",
     "planning.workload": "counts what a model's programs compute",
     "api": "loads and runs a model for people",
+    "description": "says what a model's folder holds",
+    "generation.step_by_step": "runs the model",
+    "generation.text_stream": "runs the model",
     "conversion": "reads a model in one layout and writes it in another",
 }
 

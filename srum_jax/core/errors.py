@@ -92,6 +92,12 @@ class FileLost(Stopped):
     exit_code = 69
 
 
+class Interrupted(Stopped):
+    """Whoever watched the work told it to stop; nothing of what was under way is kept."""
+
+    exit_code = 130
+
+
 class Preempted(Stopped):
     """Told to stop, and stopped after a clean save: the same command goes on from there."""
 

@@ -5,6 +5,7 @@ of the same batch. Which steps are guided is static, so sampling is a scan per r
 images of several sizes share a batch, their latent tokens padded to a bucket.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -455,7 +456,9 @@ class ImageSampler:
         packed, texts, negatives, seeds, grid = put(
             (packed, texts, negatives, seeds, grid), self.batch_sharding
         )
-        with self.programs.first("the image sampler", compiled_for):
+        whole = draw is generate_latents  # what goes step by step announces its own programs
+        announced = self.programs.first("the image sampler", compiled_for) if whole else None
+        with announced or contextlib.nullcontext():
             x = draw(
                 params,
                 packed,

@@ -30,7 +30,7 @@ class GeneratedText:
     finished: bool
 
 
-_BROKEN = -2  # in place of a token where the logits are not finite: the row ends there
+BROKEN = -2  # in place of a token where the logits are not finite: the row ends there
 
 
 def step(
@@ -47,7 +47,7 @@ def step(
     return context.append(cache, k, v), bagel.logits(params, und, first)[:, 0]
 
 
-def _choice(
+def choice(
     logits: jax.Array, seeds: jax.Array, place: jax.Array, temperature: jax.Array
 ) -> jax.Array:
     """The token that each row of logits [B,V] writes at `place`, int32 [B]; see `decode`."""
@@ -63,7 +63,7 @@ def _choice(
         lambda: likeliest,
     )
     token = jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
-    return jnp.where(jnp.isfinite(logits).all(-1), token, _BROKEN)
+    return jnp.where(jnp.isfinite(logits).all(-1), token, BROKEN)
 
 
 def decode(
@@ -98,8 +98,8 @@ def decode(
     def write(carry):
         place, cache, last, ids, counts, done = carry
         cache, logits = step(params, cache, last, cfg=cfg, dtype=dtype)
-        token = _choice(logits, seeds, place, temperature)
-        done = done | (token == cfg.eos) | (token == _BROKEN)
+        token = choice(logits, seeds, place, temperature)
+        done = done | (token == cfg.eos) | (token == BROKEN)
         ids = jax.lax.dynamic_update_index_in_dim(ids, token, place, axis=1)
         counts = counts + ~done
         done = done | (counts >= limit)
@@ -160,7 +160,8 @@ class TextGenerator:
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     @functools.cached_property
-    def _unstacked(self) -> Params:
+    def unstacked(self) -> Params:
+        """The parameters with layers apart, made once."""
         return mot.unstacked(self.params, self.model.llm)
 
     def generate(
@@ -184,7 +185,7 @@ class TextGenerator:
         for one in contexts:
             context.check_window(one, max_tokens + 1, **how)
         seeds = [0] * len(contexts) if seeds is None else seeds
-        params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
+        params = self.unstacked if params is None else mot.unstacked(params, self.model.llm)
         order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
         if stop == "first":
             order = list(range(len(contexts)))
@@ -201,7 +202,7 @@ class TextGenerator:
                 params=params,
             )
             for row, i in enumerate(part):
-                context.check_finite(_BROKEN not in ids[row, : counts[row] + 1], "a text")
+                context.check_finite(BROKEN not in ids[row, : counts[row] + 1], "a text")
                 mine = tuple(ids[row, : counts[row]].tolist())
                 ended = counts[row] < max_tokens and ids[row, counts[row]] == self.model.eos
                 written[i] = GeneratedText(self.tokenizer.decode(mine), mine, bool(ended))
