@@ -288,9 +288,7 @@ def remembered_fingerprint(
     """
     stamp = hashlib.sha256()
     for path in (*whole, *sampled):
-        stat = path.stat()
-        changed = stat.mtime if is_remote(path) else os.stat(path).st_mtime_ns
-        stamp.update(f"{path} {stat.length} {changed}\n".encode())
+        stamp.update(f"{path} {_changed(path)}\n".encode())
     try:
         before = read_json(kept)
         if before["stamp"] == stamp.hexdigest():
@@ -300,6 +298,15 @@ def remembered_fingerprint(
     found = fingerprint(sampled, whole)
     write_json(kept, {"stamp": stamp.hexdigest(), "fingerprint": found})
     return found
+
+
+def _changed(path: epath.Path) -> str:
+    """A file's bytes and when it was changed. As in `length` not by epath's `stat` on a disk."""
+    if is_remote(path):
+        stat = path.stat()
+        return f"{stat.length} {stat.mtime}"
+    stat = os.stat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def model_fingerprint(*folders: epath.PathLike) -> str:

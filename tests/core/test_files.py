@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import stat
 
 import pytest
@@ -103,3 +104,17 @@ def test_fingerprints_see_names_sizes_and_content(tmp_path, monkeypatch):
     other = epath.Path(tmp_path / "b")
     other.write_bytes(data)
     assert files.fingerprint([other]) != first
+
+
+def test_a_fingerprint_of_an_unknown_users_files_is_remembered(tmp_path, monkeypatch):
+    def nobody(number):
+        raise KeyError(f"uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    path, kept = epath.Path(tmp_path / "a"), epath.Path(tmp_path / "kept.json")
+    path.write_bytes(b"one")
+    first = files.remembered_fingerprint([path], [], kept)
+    monkeypatch.setattr(files, "fingerprint", lambda *_: "read again")
+    assert files.remembered_fingerprint([path], [], kept) == first
+    path.write_bytes(b"other")
+    assert files.remembered_fingerprint([path], [], kept) == "read again"
