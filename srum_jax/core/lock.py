@@ -86,8 +86,7 @@ def held(folder: epath.PathLike) -> Iterator[None]:
     finally:
         ended.set()
         beats.join()
-        if (found := _read(path)) is not None and found.token == holder.token:
-            path.unlink(missing_ok=True)
+        _release(path, holder)
 
 
 def _refusal(folder: epath.Path, holder: Holder) -> BadInput:
@@ -146,6 +145,16 @@ def _beat(path: epath.Path, holder: Holder, ended: threading.Event) -> None:
         print(f"error: {path.parent} was taken over by {by}; this run ends", file=sys.stderr)
         sys.stderr.flush()
         os._exit(Stopped.exit_code)  # whatever it would still write is the other one's
+
+
+def _release(path: epath.Path, holder: Holder) -> None:
+    """Removes the lock file. Where that fails, what the block did or raised counts all the same:
+    the next run takes over what stays."""
+    try:
+        if (found := _read(path)) is not None and found.token == holder.token:
+            path.unlink(missing_ok=True)
+    except Exception as e:  # each storage has its own
+        logging.warning("%s: not removed (%s)", path, in_a_line(e))
 
 
 def _read(path: epath.Path) -> Holder | None:

@@ -1,5 +1,6 @@
 """One writer a folder: a second one is refused, a dead one's folder is taken over."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from srum_jax.core import lock
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, Preempted
 
 HOLD = """
 import sys, time
@@ -104,9 +105,11 @@ def test_a_lock_that_says_nothing_holds_nothing(tmp_path, text):
 
 
 def test_who_was_taken_over_ends(tmp_path):
-    first = hold(tmp_path)
-    elsewhere(tmp_path)
-    _, told = first.communicate(timeout=60)
+    first, limit = hold(tmp_path), time.monotonic() + 60
+    while first.poll() is None and time.monotonic() < limit:
+        elsewhere(tmp_path)  # again: a heartbeat that had been read before it overwrites one
+        time.sleep(0.2)
+    _, told = first.communicate(timeout=1)
     assert first.returncode == 1 and "was taken over by process" in told and "on far" in told
     assert "far" in (tmp_path / lock.FILE).read_text()  # it is the other one's
 
@@ -131,3 +134,20 @@ def test_one_of_many_at_once_holds(tmp_path):
     for thread in threads:
         thread.join(60)
     assert (len(won), len(lost)) == (1, 7)
+
+
+@pytest.mark.parametrize("ends_by", [Preempted("saved"), None])
+def test_a_storage_that_is_gone_at_the_end_changes_no_ending(
+    tmp_path, monkeypatch, caplog, ends_by
+):
+    def gone(path):
+        raise OSError("no answer")
+
+    with contextlib.ExitStack() as expected:
+        if ends_by:
+            expected.enter_context(pytest.raises(Preempted, match="saved"))
+        with lock.held(tmp_path):
+            monkeypatch.setattr(lock, "_read", gone)
+            if ends_by:
+                raise ends_by
+    assert f"{tmp_path / lock.FILE}: not removed (no answer)" in caplog.text
