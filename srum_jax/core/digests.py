@@ -55,8 +55,10 @@ def damaged(folder: epath.PathLike, *, part: int = 0, parts: int = 1) -> list[st
     [] where there are no digests. Raises OSError where a file cannot be read.
     """
     folder = epath.Path(folder)
-    if found := lost(folder) or not exist(folder):
-        return found or []
+    if not exist(folder):
+        return []
+    if found := lost(folder):
+        return found
     saved = _saved(folder)
     names = sorted(saved)[part::parts]
     return [n for n, found in _digests(folder, names).items() if list(found) != saved[n]]

@@ -25,7 +25,6 @@ from srum_jax.core.errors import (
     BadInput,
     Damaged,
     Stopped,
-    StorageRefuses,
     exit_code,
     in_a_line,
 )
@@ -133,8 +132,9 @@ class Checkpoints:
         """The state of the newest whole checkpoint, laid out as `like`; `fresh()` if there is none.
 
         `like` may be abstract: a resumed run then holds one state, as a fresh one does. A warning
-        names what is damaged, which is removed: those steps are taken again. Raises BadInput where
-        none can be read and one is of another model, or beyond the run's `steps`.
+        names what is damaged, which is removed: those steps are taken again. Raises BadInput for
+        one that is whole and can't be read, as of another model, and for one beyond the run's
+        `steps`; nothing is removed then.
         """
         latest = self.latest()
         if latest is None:
@@ -144,24 +144,19 @@ class Checkpoints:
                 f"{self.folder}: the run is at step {latest}, beyond the {steps} steps of the "
                 "config: raise steps, or use another workdir"
             )
-        state, refused = None, []
+        state, damaged = None, []
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 state = self.restore(step, like)
-            except StorageRefuses:
-                raise  # it says nothing of what it holds
-            except BadInput as e:
+            except Damaged as e:
                 logging.warning("%s", e)
-                refused.append((step, e))
+                damaged.append(step)
                 continue
             logging.info("goes on from the checkpoint of step %d", step)
             break
         else:
-            for _, e in refused:
-                if not isinstance(e, Damaged):
-                    raise e
             logging.warning("%s: no checkpoint is whole; the run begins again", self.folder)
-        for step, _ in refused:
+        for step in damaged:
             self.manager.delete(step)
         return fresh() if state is None else state
 

@@ -188,6 +188,22 @@ def test_digests_are_made_while_steps_go_on(folder, monkeypatch):
     assert digests.exist(folder / "12") and digests.damaged(folder / "12") == []
 
 
+def test_one_of_another_model_is_kept_where_an_older_one_can_be_read(folder):
+    saved = Checkpoints(folder, keep=2)
+    saved.save(12, state(tx=optax.sgd(1e-3)), {})
+    saved.close()
+    saved = Checkpoints(folder, keep=2)
+    with pytest.raises(BadInput, match="run/12: the checkpoint can't be read"):
+        saved.newest(state(0), lambda: None, steps=20)
+    saved.close()
+    assert steps(folder) == ["12", "9"]
+
+
+def test_a_folder_without_digests_is_not_held_against_them(folder):
+    (folder / "9" / digests.FILE).unlink()
+    assert digests.damaged(folder / "9") == []
+
+
 def test_a_save_that_failed_in_the_background_is_told(folder):
     """A file may have a few kilobytes: the disk is full in the middle of the numbers."""
     saved, limit = Checkpoints(folder, keep=2), resource.getrlimit(resource.RLIMIT_FSIZE)
