@@ -24,7 +24,7 @@ from etils import epath
 
 from srum_jax import config_history, disk
 from srum_jax.config import Config, hash_json
-from srum_jax.core import console, files, sharding
+from srum_jax.core import console, distributed, files, sharding
 from srum_jax.core.distributed import barrier
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import images as pictures
@@ -110,7 +110,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     source = open_source(cfg)
     weights = loading.source(cfg, work)
     inputs = {
-        "source": source.digest(work.root / REMEMBERED),
+        "source": digest(source, work.root / REMEMBERED),
         "model": loading.fingerprint(*weights.folders),
     }
 
@@ -127,6 +127,13 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     sections = ("model", "seed", "ingest")
     return run_stage("ingest", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def digest(source: Source, kept: epath.Path) -> str:
+    """What names the source's content. The first process reads it for all, and remembers it in
+    `kept`."""
+    found = source.digest(kept) if jax.process_index() == 0 else ""
+    return distributed.from_first(found, "ingest: the source")
 
 
 def expected(source: Source, latents: str, layout: LayoutSizes) -> list[Cost]:

@@ -159,10 +159,10 @@ def compare(
 ) -> dict[str, Any] | None:
     """The image scores of the first `cfg.compare` candidates by the panel's other judge.
 
-    {"with", "candidates": [{"id", "status", "score"}]}, kept in comparison.json and made once; None
-    where nothing is compared.
+    {"with", "candidates": [{"id", "status", "score"}]}, kept in comparison.json and made once, by
+    the first process; None in others, and where nothing is compared.
     """
-    if panel.other is None:
+    if panel.other is None or jax.process_index():
         return None
     path = folder / COMPARISON
     if found := files.kept(path):
@@ -181,8 +181,7 @@ def compare(
         for one, judgement in zip(some, judged, strict=True)
     ]
     compared = {"with": name, "candidates": found}
-    if jax.process_index() == 0:
-        write_json(path, compared)
+    write_json(path, compared)
     return compared
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from etils import epath
 
+from srum_jax.core import distributed
 from srum_jax.data import images
 from srum_jax.data.parquet import Parquet
 from srum_jax.stages import ingest
@@ -64,3 +65,14 @@ def test_a_row_group_is_read_once_however_many_shards_it_feeds(tmp_path):
             most = max(most, len(source._kept))
         assert len(groups) == len(set(groups)) and not source._kept
         assert most <= 3 * 4 + 2  # a shard of each size in the making, and a group
+
+
+def test_one_process_reads_the_source_for_its_digest(tmp_path, monkeypatch):
+    """And writes what it remembers: hosts that did so at once met each other's temporary file."""
+    told = []
+    source = types.SimpleNamespace(digest=lambda kept: told.append(kept) or "0123")
+    monkeypatch.setattr(distributed, "from_first", lambda text, label: text or "0123")
+    for process in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert ingest.digest(source, tmp_path / "kept.json") == "0123"
+    assert told == [tmp_path / "kept.json"]

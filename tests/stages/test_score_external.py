@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from judge_server import Server, reply
@@ -76,6 +77,16 @@ def test_a_damaged_comparison_is_asked_for_again(tmp_path, left):
     (tmp_path / score.COMPARISON).write_bytes(left)
     assert score.compare(candidates(), tmp_path, cfg, both) == found
     assert len(server.http.asked) == 2 * asked
+    server.close()
+
+
+def test_one_host_alone_asks_for_the_comparison(tmp_path, monkeypatch):
+    server = Server(lambda handler, number: right(handler))
+    both = panel(server)
+    both = dataclasses.replace(both, other=("words", both.main))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert score.compare(candidates(), tmp_path, dataclasses.replace(CFG, compare=3), both) is None
+    assert not server.http.asked and not list(tmp_path.iterdir())
     server.close()
 
 
