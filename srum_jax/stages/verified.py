@@ -4,6 +4,9 @@ Owns the section "scores" of results.json, and the column "verified" of the moni
 world the verifier belongs to is not known here; images and prompts it cannot judge are passed over.
 """
 
+import array
+import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +32,7 @@ def scores_section(
     records and scored: candidate and score records, one to one. The first proposer is the one whose
     regions the run trains on. Empty if the verifier can judge none.
     """
-    images: list[tuple[float, bool, str]] = []
-    regions: dict[str, list[tuple[float, bool, str]]] = {name: [] for name in proposers}
-    prompts = []
+    images, regions, prompts = _Items(), {name: _Items() for name in proposers}, array.array("q")
     bar = console.progress(
         zip(records, scored, strict=True),
         total=len(scored),
@@ -45,27 +46,41 @@ def scores_section(
         if right is None:
             continue
         prompts.append(record["prompt_id"])
-        images.append((result["image_score"], right, result["image_status"]))
+        images.add(result["image_score"], right, result["image_status"])
         for region in result["regions"]:
             if region["proposer"] not in regions:
                 continue  # scored when the config named other proposers
             right = verifier.region_right(image, region["bbox"], prompt)
-            regions[region["proposer"]].append((region["score"], right, region["status"]))
-    if not images:
+            regions[region["proposer"]].add(region["score"], right, region["status"])
+    if not prompts:
         return {}
-    found = {name: _scored(rows) for name, rows in regions.items()}
-    section = sections.scores_section(found, proposers[0], _scored(images), prompts)
-    for what, rows in (("image", images), ("region", regions[proposers[0]])):
+    of_images, found = images.scored, {name: items.scored for name, items in regions.items()}
+    section = sections.scores_section(found, proposers[0], of_images, np.array(prompts))
+    for what, items in (("image", of_images), ("region", found[proposers[0]])):
         section[f"{what}_histogram"] = {
-            name: calibration.histogram([score for score, right, _ in rows if right == wanted])
+            name: calibration.histogram(items.scores[items.labels == wanted])
             for name, wanted in (("right", True), ("wrong", False))
         }
     return section
 
 
-def _scored(rows: Sequence[tuple[float, bool, str]]) -> sections.ScoredItems:
-    scores, labels, status = zip(*rows, strict=True) if rows else ((), (), ())
-    return sections.ScoredItems(np.array(scores, np.float64), np.array(labels, bool), status)
+@dataclasses.dataclass(frozen=True)
+class _Items:
+    """Judged items as they come, in 17 bytes each: a run may have millions."""
+
+    scores: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
+    labels: array.array = dataclasses.field(default_factory=lambda: array.array("b"))
+    status: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, score: float, right: bool, status: str) -> None:
+        self.scores.append(score)
+        self.labels.append(bool(right))
+        self.status.append(sys.intern(status))
+
+    @property
+    def scored(self) -> sections.ScoredItems:
+        """All of them."""
+        return sections.ScoredItems(np.array(self.scores), np.array(self.labels, bool), self.status)
 
 
 def monitor_rows(work: Workdir, verifier: Verifier) -> list[dict[str, Any]]:
