@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -267,9 +268,8 @@ def fingerprint(sampled: Iterable[epath.Path], whole: Iterable[epath.Path] = ())
     a second, not to find a flipped bit.
     """
     digest = hashlib.sha256()
-    steps = [(path, _SAMPLE) for path in whole]
-    steps += [(path, None) for path in sampled]
-    for path, step in steps:
+    steps = ((path, _SAMPLE) for path in whole), ((path, None) for path in sampled)
+    for path, step in itertools.chain(*steps):
         size = length(path)
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
@@ -280,14 +280,15 @@ def fingerprint(sampled: Iterable[epath.Path], whole: Iterable[epath.Path] = ())
 
 
 def remembered_fingerprint(
-    sampled: Sequence[epath.Path], whole: Sequence[epath.Path], kept: epath.Path
+    sampled: Iterable[epath.Path], whole: Sequence[epath.Path], kept: epath.Path
 ) -> str:
     """`fingerprint` of files, whose content is read again only once one of them changed.
 
-    kept: a JSON file that remembers it beside the files' names, sizes and times. It may be deleted.
+    sampled: gone through twice · kept: a JSON file that remembers it beside the files' names, sizes
+    and times. It may be deleted.
     """
     stamp = hashlib.sha256()
-    for path in (*whole, *sampled):
+    for path in itertools.chain(whole, sampled):
         stamp.update(f"{path} {_changed(path)}\n".encode())
     try:
         before = read_json(kept)

@@ -7,8 +7,10 @@ record never ends the reading: it is kept as a `Reject`, and `check_limit` says 
 too many. Texts are UTF-8.
 """
 
+import array
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -23,6 +25,7 @@ from srum_jax.core.errors import listed, quoted
 SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_SHOWN = 10  # faults listed in one message
 MAX_TEXT = 2000  # characters of a faulty record that are kept
+BLOCK, KEPT_BLOCKS = 2**20, 8  # bytes of a .jsonl file that are read at once, how many are kept
 NOT_UTF8 = "not UTF-8 text; save the file as UTF-8"
 _ENDS = re.compile("\r\n?|[\n\v\f\x85\u2028\u2029]")
 
@@ -108,35 +111,71 @@ def read(path: epath.PathLike) -> Iterator[FileRecord]:
     if path.suffix not in SUFFIXES and not path.is_dir():
         raise ValueError(f"{path}: must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     if path.suffix == ".jsonl":
-        return read_json_lines(path)
-    text = _text(path)
+        return iter(JsonLines(path))
+    text = _decoded(_existing(path).read_bytes())
     if path.suffix == ".json":
         found = _elements(path, _newlines(text))
     elif path.suffix == ".csv":
         found = _rows(path, text)
     else:
-        found = _lines(_ENDS.split(text), as_json=False)
+        found = _lines(_ENDS.split(text))
     return map(_checked, found)
 
 
-def read_json_lines(path: epath.PathLike) -> Iterator[FileRecord]:
-    """The records of a file with a JSON value a line, whatever its ending; otherwise as `read`."""
-    path = epath.Path(path)
-    return map(_checked, _lines(_newlines(_text(path)).split("\n"), as_json=True))
+class JsonLines(Sequence[FileRecord]):
+    """The records of a file with a JSON value a line, whatever its ending, blank lines left out.
+
+    Each is read when it is asked for: what is held of it are 16 bytes, its line and where that
+    begins, beside the last KEPT_BLOCKS of the file.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        """Raises FileNotFoundError or ValueError where `path` is no file."""
+        self.path = _existing(epath.Path(path))
+        self._lines, self._starts = array.array("q"), array.array("q")
+        line = at = 0
+        with self.path.open("rb") as file:
+            for piece in file:  # up to a line feed; others may end lines in it
+                for raw in piece.splitlines(keepends=True):
+                    line += 1
+                    if _decoded(raw, at).strip():
+                        self._lines.append(line)
+                        self._starts.append(at)
+                    at += len(raw)
+        self._starts.append(at)
+        self._block = functools.lru_cache(KEPT_BLOCKS)(self._read)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, place: int) -> FileRecord:
+        if not 0 <= place < len(self):
+            raise IndexError(f"{self.path}: record {place} of {len(self)}")
+        start, end = self._starts[place : place + 2]
+        first = start // BLOCK
+        whole = b"".join(map(self._block, range(first, -(-end // BLOCK))))
+        raw = whole[start - first * BLOCK : end - first * BLOCK].splitlines()[0]
+        text = _decoded(raw, start)
+        return _checked(FileRecord(self._lines[place], _json(text), text))
+
+    def _read(self, block: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(block * BLOCK)
+            return file.read(BLOCK)
 
 
-def json_line(line: int, text: str) -> FileRecord:
-    """The record of a line's text, as `read_json_lines` gives it."""
-    return _checked(FileRecord(line, _json(text), text))
-
-
-def _text(path: epath.Path) -> str:
-    """A file's text. What is not UTF-8 becomes lone surrogates, which `_checked` finds."""
+def _existing(path: epath.Path) -> epath.Path:
     if path.is_dir():
         raise ValueError(f"{path}: Is a directory; name a file")
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    return path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    return path
+
+
+def _decoded(data: bytes, at: int = 0) -> str:
+    """Text that begins at byte `at` of its file. What is not UTF-8 becomes lone surrogates, which
+    `_checked` finds."""
+    return data.decode("utf-8" if at else "utf-8-sig", "surrogateescape")
 
 
 def _newlines(text: str) -> str:
@@ -154,10 +193,10 @@ def _checked(record: FileRecord) -> FileRecord:
     return record
 
 
-def _lines(lines: Sequence[str], *, as_json: bool) -> Iterator[FileRecord]:
+def _lines(lines: Sequence[str]) -> Iterator[FileRecord]:
     for line, content in enumerate(lines, 1):
         if content.strip():
-            yield FileRecord(line, _json(content) if as_json else content, content)
+            yield FileRecord(line, content, content)
 
 
 def _json(content: str) -> Any:

@@ -9,6 +9,7 @@ Where the released reader drops a sample silently `SrumDataset` says why. What i
 granted, a missing score as 0 and a box that is none as no region, stays so: see `rewards`.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -70,14 +71,13 @@ class SrumDataset:
             raise ValueError(f"{self.file}: must be a .jsonl file")
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder of pictures")
-        # The text alone: parsed, a line takes several times its size.
-        self.lines = [(record.line, record.text) for record in records.read(self.file)]
+        self.lines = records.JsonLines(self.file)
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __getitem__(self, place: int) -> ImageSample:
-        line = records.json_line(*self.lines[place]).value
+        line = self.lines[place].value
         if isinstance(line, ValueError):
             raise line
         if not isinstance(line, dict):
@@ -102,21 +102,17 @@ class SrumDataset:
 
     def reject(self, place: int, error: Exception | str) -> Reject:
         """Line `place` as a Reject."""
-        return records.reject(self.file, records.json_line(*self.lines[place]), error)
+        return records.reject(self.file, self.lines[place], error)
 
     def digest(self, kept: epath.Path) -> str:
         """Of the file and of every picture it names that is there, by `files.fingerprint`; a file
         at `kept` remembers it."""
-        found = {}
+        found: dict[str, None] = {}  # names: paths take several times their room
         for line in self.lines:
-            value = records.json_line(*line).value
             for key in ("bad_image_file", "good_image_file"):
-                try:
-                    path = self.folder / _file_name(value, key)
-                except (ValueError, TypeError, AttributeError):
-                    continue
-                found[path] = None
-        pictures = [path for path in found if path.is_file()]
+                with contextlib.suppress(ValueError, TypeError, AttributeError):
+                    found[_file_name(line.value, key)] = None
+        pictures = _Pictures(self.folder, [n for n in found if (self.folder / n).is_file()])
         return files.remembered_fingerprint(pictures, [self.file], kept)
 
     def _picture(self, name: str) -> np.ndarray:
@@ -125,6 +121,17 @@ class SrumDataset:
             return images.load(self.folder / name, released=True)
         except FileNotFoundError as e:
             raise ValueError(str(e)) from e
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+    """The paths of files in a folder, made as they are gone through."""
+
+    folder: epath.Path
+    names: Sequence[str]
+
+    def __iter__(self) -> Iterator[epath.Path]:
+        return (self.folder / name for name in self.names)
 
 
 def _file_name(line: Mapping[str, Any], key: str) -> str:

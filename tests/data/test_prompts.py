@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from srum_jax.data import prompts, records, tfds_texts
@@ -427,3 +429,34 @@ def test_a_text_that_is_none_is_set_aside():
         'no text in the field "prompt"',
         "cannot be read",
     ]
+
+
+def test_lines_are_the_same_wherever_blocks_of_the_file_end(tmp_path, monkeypatch):
+    """Against the whole text, split; blanks of Unicode, half letters, a mark at the start too."""
+    parts = [b"1", b'"\xe2\x82\xac"', b"\n", b"\r", b"\r\n", b" ", b"\xc2\xa0", b"\xff", b"\0"]
+    monkeypatch.setattr(records, "BLOCK", 3)
+    monkeypatch.setattr(records, "KEPT_BLOCKS", 2)
+    rng = np.random.default_rng(0)
+    for case in range(300):
+        data = b"".join(parts[i] for i in rng.integers(0, len(parts), case % 20))
+        data = (b"\xef\xbb\xbf" if case % 3 else b"") + data
+        path = tmp_path / f"{case}.jsonl"
+        path.write_bytes(data)
+        text = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+        want = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        found = records.JsonLines(path)
+        assert [(one.line, one.text) for one in found] == want, data
+        assert [found[i].text for i in range(len(found))] == [text for _, text in want]
+
+
+def test_lines_are_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "BLOCK", 2**14)
+    monkeypatch.setattr(records, "KEPT_BLOCKS", 2)
+    path = tmp_path / "a.jsonl"
+    path.write_text(('"' + "a" * 4000 + '"\n') * 1000)
+    tracemalloc.start()
+    found = records.JsonLines(path)
+    assert sum(len(one.value) for one in found) == 4_000_000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 500_000

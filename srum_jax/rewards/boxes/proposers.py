@@ -190,7 +190,7 @@ def read_boxes(path: epath.PathLike) -> dict[str, tuple[Box, ...]]:
     """
     _check_boxes_file(path)
     found: dict[str, tuple[Box, ...]] = {}
-    for record in records.read_json_lines(path):
+    for record in records.JsonLines(path):
         try:
             name, boxes = _record(record.value)
             if name in found:
