@@ -114,14 +114,16 @@ class Workload:
         return self.count
 
     def ingest(self) -> int:
-        """Opens that data set, fingerprints it, reads and checks every sample."""
+        """Opens that data set, fingerprints it, reads and checks every sample, plans its shards."""
         from srum_jax.data.srum_dataset import LINES, PICTURES, SrumDataset
+        from srum_jax.stages import ingest
 
+        folder = epath.Path(self.folder / "ingest")
+        folder.mkdir(exist_ok=True)
         source = SrumDataset(self.folder / "export" / LINES, self.folder / "export" / PICTURES)
-        source.digest(epath.Path(self.folder / "source.json"))
-        for place in range(len(source)):
-            source[place]
-        return self.count
+        key = source.digest(folder / "source.json")
+        plan = ingest.planned(source, folder, key, self._config(), self._layout(), _words())
+        return sum(map(len, plan.shards))
 
     def evaluate(self) -> int:
         """Reads candidates and scores against a verifier, which here looks at one pixel."""
@@ -180,12 +182,18 @@ class Workload:
         values.train.lanes.update(und=512, gen=8 * (self.size // 16) ** 2, images=8, regions=8)
         return config.load(values)
 
+    def _layout(self) -> Any:
+        from srum_jax.data.schema import LayoutSizes
+
+        return LayoutSizes(
+            **dict(vocab=200, bos=0, eos=1, start_of_image=2, end_of_image=3),
+            **dict(vit_patch=14, vit_side=70, vit_positions=70, token_pixels=16, token_dim=DIM),
+            max_latent=self.size // 16,  # pictures stay as large as they are
+        )
+
     def _training_set(self) -> Any:
         from srum_jax import programs
-        from srum_jax.core import registry
         from srum_jax.data import shards
-        from srum_jax.data.schema import LayoutSizes
-        from srum_jax.data.tokenizer import Tokenizer
         from srum_jax.stages.selection import candidates, choose
         from srum_jax.stages.training_set import StoredArrays, TrainingSet
 
@@ -194,16 +202,18 @@ class Workload:
         stored = StoredArrays(drawn, scored, "grid")
         everything, _ = candidates(drawn.summaries(), scored, "grid")
         chosen, _ = choose(everything, cfg.train)
-        layout = LayoutSizes(
-            **dict(vocab=200, bos=0, eos=1, start_of_image=2, end_of_image=3),
-            **dict(vit_patch=14, vit_side=70, vit_positions=70),
-            **dict(token_pixels=16, token_dim=DIM, max_latent=64, interpolate_pos=False),
-        )
-        words = Tokenizer.from_folder(registry.base_folder("shapes"))
         lanes = programs.lanes(cfg.train)
+        words, layout = _words(), self._layout()
         examples = TrainingSet(chosen, stored, words, lanes, layout, cfg.train, seed=0)
         assert len(examples.order.first)
         return examples
+
+
+def _words() -> Any:
+    from srum_jax.core import registry
+    from srum_jax.data.tokenizer import Tokenizer
+
+    return Tokenizer.from_folder(registry.base_folder("shapes"))
 
 
 def _prompt(i: int) -> str:

@@ -14,7 +14,8 @@ pictures of a prompt.
 import collections
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ NO_BOX = "no box"  # status of a reward without a usable box, which the released
 Source = SrumDataset | Parquet
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PlannedSample:
     """A sample that is used: its place in the source, its numbers, its size (H, W) when encoded."""
 
@@ -179,10 +180,10 @@ def planned(
     """
     path = folder / "plan.json"
     if jax.process_index() == 0 and not _planned_for(key, path):
-        plan = make_plan(source, cfg, layout, tokenizer)
+        made = _stored(key, make_plan(source, cfg, layout, tokenizer))
         for old in [*folder.glob("*.array_record-*"), *(folder / SCORES).glob("*.array_record-*")]:
             old.unlink()  # of another plan: numbers and places differ
-        write_json(path, {"key": key, "plan": dataclasses.asdict(plan)})
+        files.write_bytes(path, map(str.encode, made))
     barrier("ingest is planned")  # before a shard is made, those of another plan are gone
     return _restored(read_json(path)["plan"], path)
 
@@ -200,12 +201,31 @@ def _planned_for(key: str, path: epath.Path) -> bool:
     return True
 
 
+def _stored(key: str, plan: IngestPlan) -> Iterator[str]:
+    """The JSON of a plan, of which a shard at a time is a text: all at once they take several times
+    the plan's room. A sample is its fields in order."""
+    rest = {
+        "prompts": plan.prompts,
+        "targets": plan.targets,
+        "rejects": [dataclasses.asdict(one) for one in plan.rejects],
+    }
+    yield f'{{"key": {json.dumps(key)}, "plan": {json.dumps(rest)[:-1]}, "shards": [\n'
+    for number, shard in enumerate(plan.shards):
+        yield ",\n" * bool(number) + json.dumps([dataclasses.astuple(one) for one in shard])
+    yield "\n]}}\n"
+
+
+def _sample(stored: Sequence[int] | Mapping[str, int]) -> PlannedSample:
+    """Fields in order, or by name, as older plans have them."""
+    return PlannedSample(**stored) if isinstance(stored, Mapping) else PlannedSample(*stored)
+
+
 def _restored(values: Mapping[str, Any], path: epath.Path) -> IngestPlan:
     if "shards" not in values and "units" in values:
         config_history.warn(f'{path}: "units"', '"shards"')
         values = {**values, "shards": values["units"]}
     return IngestPlan(
-        shards=tuple(tuple(PlannedSample(**e) for e in shard) for shard in values["shards"]),
+        shards=tuple(tuple(map(_sample, shard)) for shard in values["shards"]),
         prompts=tuple(values["prompts"]),
         targets=values["targets"],
         rejects=tuple(Reject(**r) for r in values["rejects"]),
