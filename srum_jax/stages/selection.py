@@ -3,9 +3,9 @@
 Pure functions of the records that `generate` (or `ingest`) and `score` leave.
 """
 
+import array
 import collections
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.rewards import judge, maps
+
+NO_REGIONS = np.zeros((0, 5), np.float32)  # boxes and scores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,19 +43,18 @@ class Candidate:
     image_advantage: float | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Scores:
-    """What is kept of a score record: its number, the image's status, and fields of a Candidate."""
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Arrays of one shape but for their first axis, one behind the other.
 
-    status: str
-    image_score: float
-    boxes: np.ndarray
-    scores: np.ndarray
-    judged: int | None = None
-    masked: bool = False
+    values: [N, ...] · ends: int64 [E], where in `values` each of them ends.
+    """
 
+    values: np.ndarray
+    ends: np.ndarray
 
-_UNJUDGED = _Scores(judge.OK, 0.0, np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.ends[i - 1] if i else 0 : self.ends[i]]
 
 
 def regions_of(record: Mapping[str, Any], proposer: str) -> list[Mapping[str, Any]]:
@@ -61,16 +62,99 @@ def regions_of(record: Mapping[str, Any], proposer: str) -> list[Mapping[str, An
     return [r for r in record["regions"] if r["proposer"] == proposer and r["status"] == judge.OK]
 
 
-def _scores(record: Mapping[str, Any], place: int, proposer: str) -> _Scores:
-    regions = regions_of(record, proposer)
-    return _Scores(
-        status=record["image_status"],
-        image_score=float(record["image_score"]),
-        boxes=np.array([r["bbox"] for r in regions], np.float32).reshape(-1, 4),
-        scores=np.array([r["score"] for r in regions], np.float32),
-        judged=place,
-        masked=any(r.get("mask", b"") for r in regions),
+@dataclasses.dataclass(frozen=True)
+class ScoreColumns:
+    """Score records by columns, in their order.
+
+    ids: bytes [E] · ok, masked: bool [E] · image_scores: float64 [E] · regions: float32 [R, 5] of
+    each, its boxes and scores.
+    """
+
+    ids: np.ndarray
+    ok: np.ndarray
+    masked: np.ndarray
+    image_scores: np.ndarray
+    regions: Ragged
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]], proposer: str) -> "ScoreColumns":
+        """Of score records, with the regions of `proposer` that have a score."""
+        ids, flags, image_scores = [], (array.array("b"), array.array("b")), array.array("d")
+        values, ends = array.array("f"), array.array("q")
+        for record in records:
+            ids.append(record["id"].encode())
+            image_scores.append(record["image_score"])
+            regions = regions_of(record, proposer)
+            for region in regions:
+                values.extend((*region["bbox"], region["score"]))
+            ends.append(len(values) // 5)
+            flags[0].append(record["image_status"] == judge.OK)
+            flags[1].append(any(region.get("mask", b"") for region in regions))
+        ok, masked = (np.array(flag, bool) for flag in flags)
+        boxes = np.asarray(values, np.float32).reshape(-1, 5)
+        regions = Ragged(boxes, np.asarray(ends, np.int64))
+        return cls(np.array(ids, bytes), ok, masked, np.asarray(image_scores), regions)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Numbers of the records with these ids, int64; -1 where there is none."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        order = np.argsort(self.ids)
+        last = len(order) - 1
+        found = order[np.minimum(np.searchsorted(self.ids, ids, sorter=order), last)]
+        return np.where(self.ids[found] == ids, found, -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates(Sequence[Candidate]):
+    """Candidates by columns, each made when it is asked for: a run may have millions.
+
+    rows: [E] of COLUMNS and an `id`, bytes; `text` is a place in `texts`, `shape` one in `shapes`
+    (grid and size), `judged` a number of a score record, -1 for none · image_advantages [E] and
+    advantages: see `Candidate`.
+    """
+
+    COLUMNS = (
+        *(("prompt_id", "i8"), ("place", "i8"), ("judged", "i8"), ("image_score", "f8")),
+        *(("text", "i4"), ("shape", "i4")),
     )
+
+    rows: np.ndarray
+    texts: Sequence[str]
+    shapes: Sequence[tuple[tuple[int, int, int], tuple[int, int]]]
+    scores: ScoreColumns | None
+    image_advantages: np.ndarray | None = None
+    advantages: Ragged | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Candidate:
+        prompt_id, place, judged, image_score, text, shape, name = self.rows[i].tolist()
+        grid, size = self.shapes[shape]
+        regions, masked = NO_REGIONS, False
+        if judged >= 0:
+            regions, masked = self.scores.regions[judged], bool(self.scores.masked[judged])
+        centred = self.advantages is not None
+        return Candidate(
+            id=name.decode(),
+            prompt_id=prompt_id,
+            prompt=self.texts[text],
+            place=place,
+            grid=grid,
+            size=size,
+            boxes=regions[:, :4],
+            scores=regions[:, 4],
+            image_score=image_score,
+            judged=judged if judged >= 0 else None,
+            masked=masked,
+            advantages=self.advantages[i] if centred else None,
+            image_advantage=float(self.image_advantages[i]) if centred else None,
+        )
+
+    def take(self, places: np.ndarray) -> "Candidates":
+        """Those at `places`, or where that is True; without advantages."""
+        return Candidates(self.rows[places], self.texts, self.shapes, self.scores)
 
 
 def candidates(
@@ -79,42 +163,37 @@ def candidates(
     proposer: str,
     *,
     first: int = 0,
-) -> tuple[list[Candidate], int]:
+) -> tuple[Candidates, int]:
     """(candidates with a score, how many have none), joined by id; regions of `proposer`.
 
     drawn: summaries of the images' records, in order · scored: the score records. Of each prompt
     only the `first` drawn count; 0: all. Without `scored` nobody judged them: no regions, and an
     image score of 0. Raises ValueError where the two stages do not hold the same candidates.
     """
-    by_id = {r["id"]: _scores(r, place, proposer) for place, r in enumerate(scored or ())}
-    found, left_out = [], 0
+    scores = None if scored is None else ScoreColumns.of(scored, proposer)
+    texts: dict[str, int] = {}
+    shapes: dict[tuple, int] = {}
+    names, columns = [], [array.array("q") for _ in range(4)]
     for place, record in enumerate(drawn):
         if first and record["k"] >= first:
             continue
-        if scored is not None and record["id"] not in by_id:
-            raise ValueError(
-                f"candidate {record['id']} has no score record: run the score stage again"
-            )
-        score = by_id.get(record["id"], _UNJUDGED)
-        if score.status != judge.OK:
-            left_out += 1
-            continue
-        found.append(
-            Candidate(
-                id=record["id"],
-                prompt_id=int(record["prompt_id"]),
-                prompt=record["prompt"],
-                place=place,
-                grid=tuple(record["latent"]),
-                size=tuple(record["image"][:2]),
-                boxes=score.boxes,
-                scores=score.scores,
-                image_score=score.image_score,
-                judged=score.judged,
-                masked=score.masked,
-            )
+        names.append(record["id"].encode())
+        shape = (tuple(record["latent"]), tuple(record["image"][:2]))
+        values = (
+            *(record["prompt_id"], place, texts.setdefault(record["prompt"], len(texts))),
+            shapes.setdefault(shape, len(shapes)),
         )
-    if not found:
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    ids = np.array(names, bytes)
+    rows = np.zeros(len(ids), [*Candidates.COLUMNS, ("id", ids.dtype)])
+    rows["id"], rows["judged"] = ids, -1
+    for name, column in zip(("prompt_id", "place", "text", "shape"), columns, strict=True):
+        rows[name] = column
+    everything = Candidates(rows, tuple(texts), tuple(shapes), scores)
+    found = everything if scores is None else _judged(everything)
+    left_out = len(everything) - len(found)
+    if not len(found):
         raise ValueError(
             f"none of the {left_out} candidates has a score: look at the statuses that the score "
             "stage counted"
@@ -122,66 +201,81 @@ def candidates(
     return found, left_out
 
 
-def by_prompt(found: Sequence[Candidate]) -> dict[int, list[Candidate]]:
-    """The candidates of each prompt, in order."""
-    groups: dict[int, list[Candidate]] = collections.defaultdict(list)
-    for candidate in found:
-        groups[candidate.prompt_id].append(candidate)
-    return groups
+def _judged(found: Candidates) -> Candidates:
+    """Those that have a score, each with its score record."""
+    rows, scores = found.rows.copy(), found.scores
+    judged = scores.find(rows["id"])
+    for missing in np.flatnonzero(judged < 0)[:1]:
+        name = rows["id"][missing].decode()
+        raise ValueError(f"candidate {name} has no score record: run the score stage again")
+    rows["judged"], rows["image_score"] = judged, scores.image_scores[judged]
+    return dataclasses.replace(found, rows=rows[scores.ok[judged]])
 
 
-def choose(found: Sequence[Candidate], c: TrainConfig) -> tuple[list[Candidate], dict[str, int]]:
+def choose(found: Candidates, c: TrainConfig) -> tuple[Candidates, dict[str, int]]:
     """(the candidates trained on, counts of what was left out), as the train section says.
 
     Prompts first, by what choosing among their candidates gains (train.min_gain); then
     `select`; then the least score. Raises ValueError if nothing is left.
     """
-    gains = {p: gain(group) for p, group in by_prompt(found).items()}
-    gaining = [x for x in found if gains[x.prompt_id] >= c.min_gain]
-    selected = select(gaining, c.select)
-    chosen = [x for x in selected if x.image_score >= c.min_score]
-    if not chosen:
+    gained = gains(found)
+    selected = select(found.take(gained >= c.min_gain), c.select)
+    chosen = selected.take(selected.rows["image_score"] >= c.min_score)
+    if not len(chosen):
         raise ValueError(
             f"train.min_gain = {c.min_gain} and train.min_score = {c.min_score} leave none "
-            f"of {len(found)} candidates: the largest gain of a prompt is "
-            f"{max(gains.values()):.3f}, the best score {max(x.image_score for x in found):.3f}; "
-            "lower them"
+            f"of {len(found)} candidates: the largest gain of a prompt is {gained.max():.3f}, the "
+            f"best score {found.rows['image_score'].max():.3f}; lower them"
         )
+    little = found.rows["prompt_id"][gained < c.min_gain]
     return chosen, {
-        "prompts of too little gain": sum(value < c.min_gain for value in gains.values()),
+        "prompts of too little gain": len(np.unique(little)),
         "best scored too low": len(selected) - len(chosen),
     }
 
 
-def gain(group: Sequence[Candidate]) -> float:
-    """How far the best image score of a prompt's candidates lies above their mean, in [0, 2)."""
-    scores = [c.image_score for c in group]
-    return max(0.0, max(scores) - math.fsum(scores) / len(scores))
+def gains(found: Candidates) -> np.ndarray:
+    """How far the best image score of each candidate's prompt lies above the mean of that prompt's,
+    float64 [E] in [0, 2)."""
+    scores = found.rows["image_score"]
+    _, group, counts = np.unique(found.rows["prompt_id"], return_inverse=True, return_counts=True)
+    best = np.full(len(counts), -np.inf)
+    np.maximum.at(best, group, scores)
+    means = np.bincount(group, scores, len(counts)) / counts
+    return np.maximum(best - means, 0)[group]
 
 
-def select(found: Sequence[Candidate], rule: str) -> list[Candidate]:
-    """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k")."""
+def select(found: Candidates, rule: str) -> Candidates:
+    """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k"), in the
+    order in which the prompts come."""
     if rule == "all":
-        return list(found)
-    return [max(group, key=lambda c: c.image_score) for group in by_prompt(found).values()]
+        return found
+    prompts, scores = found.rows["prompt_id"], found.rows["image_score"]
+    _, comes, group = np.unique(prompts, return_index=True, return_inverse=True)
+    order = np.lexsort((np.arange(len(group)), -scores, group))
+    _, best = np.unique(group[order], return_index=True)
+    return found.take(order[best][np.argsort(comes)])
 
 
-def advantages(found: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Candidate]:
+def advantages(found: Candidates, chosen: Candidates) -> Candidates:
     """`chosen` with the advantages of their scores, centred within each prompt's group of `found`.
 
     Advantages are clipped, so they come after the choice: the best may tie with the second.
     """
-    groups = by_prompt(found)
+    groups: dict[int, list[int]] = collections.defaultdict(list)
+    for i, prompt in enumerate(found.rows["prompt_id"].tolist()):
+        groups[prompt].append(i)
     width = max(map(len, groups.values()))
     image = np.full((len(groups), width), np.nan)
     regions = []
     for p, group in enumerate(groups.values()):
-        image[p, : len(group)] = [c.image_score for c in group]
-        regions.append([c.scores for c in group] + [np.zeros(0)] * (width - len(group)))
+        image[p, : len(group)] = found.rows["image_score"][group]
+        regions.append([found[i].scores for i in group] + [np.zeros(0)] * (width - len(group)))
     image, regions = maps.group_advantages(image, regions)
-    centred = {
-        c.id: {"image_advantage": float(image[p, k]), "advantages": regions[p][k]}
-        for p, group in enumerate(groups.values())
-        for k, c in enumerate(group)
-    }
-    return [dataclasses.replace(c, **centred[c.id]) for c in chosen]
+    at = {i: (p, k) for p, group in enumerate(groups.values()) for k, i in enumerate(group)}
+    # Places among the images' records ascend in `found`.
+    places = np.searchsorted(found.rows["place"], chosen.rows["place"]).tolist()
+    parts = [regions[p][k] for p, k in map(at.__getitem__, places)]
+    ragged = Ragged(np.concatenate(parts), np.cumsum([len(part) for part in parts]))
+    of_images = np.array([image[at[i]] for i in places])
+    return dataclasses.replace(chosen, image_advantages=of_images, advantages=ragged)

@@ -1,6 +1,7 @@
 """Which candidates are trained on, and with which scores, masks and advantages."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -45,18 +46,18 @@ def test_candidates_and_scores_must_belong_together():
         selection.candidates(of_2, scored, "components")
 
 
-def candidate(id, score, regions=()):
-    return selection.Candidate(
-        id=id,
-        prompt_id=int(id.split("-")[0]),
-        prompt="",
-        place=0,
-        grid=tiny.GRID,
-        size=(32, 32),
-        boxes=np.zeros((len(regions), 4)),
-        scores=np.array(regions),
-        image_score=score,
-    )
+def group(scores):
+    """Candidates of {id: (image score, scores of regions)}."""
+    drawn, scored = [], []
+    for name, (whole, regions) in scores.items():
+        prompt, k = map(int, name.split("-"))
+        drawn.append({"id": name, "prompt_id": prompt, "prompt": "", "k": k, "image": [32, 32, 3]})
+        drawn[-1]["latent"] = tiny.GRID
+        of = {"bbox": np.zeros(4), "status": "ok", "proposer": "grid"}
+        regions = [{**of, "score": score} for score in regions]
+        whole = {"image_score": whole, "image_status": "ok"}
+        scored.append({"id": name, "regions": regions, **whole})
+    return selection.candidates(drawn, scored, "grid")[0]
 
 
 def test_masks_travel_from_the_records_to_the_example(tmp_path):
@@ -120,37 +121,52 @@ def test_nothing_heavy_is_read_before_the_first_step(tmp_path, monkeypatch):
         assert (packing.size(one) <= examples.sizes[i]).all()
 
 
-GROUPS = [
-    candidate("0-0", 0.2, [0.9]),
-    candidate("1-0", -0.9),
-    candidate("0-1", 0.95, [0.1, 0.5]),
-    candidate("1-1", -0.3),
-    candidate("0-2", 0.9),
-    candidate("0-3", -0.9),
-    candidate("0-4", -0.9),
-]
+SCORES = {
+    "0-0": (0.2, [0.9]),
+    "1-0": (-0.9, []),
+    "0-1": (0.95, [0.1, 0.5]),
+    "1-1": (-0.3, []),
+    "0-2": (0.9, []),
+    "0-3": (-0.9, []),
+    "0-4": (-0.9, []),
+}
+FLAT = {f"5-{k}": (0.1, []) for k in range(3)}
+GROUPS = group(SCORES)
 
 
 def test_the_best_of_each_prompt_is_selected():
-    assert selection.select(GROUPS, "all") == GROUPS
+    assert [c.id for c in selection.select(GROUPS, "all")] == list(SCORES)
     best = selection.select(GROUPS, "best_of_k")
     assert [c.id for c in best] == ["0-1", "1-1"]
+    # Prompts in the order in which they come, the first of equals.
+    turned = group(FLAT | dict(reversed(SCORES.items())) | {"0-5": (0.95, [])})
+    assert [c.id for c in selection.select(turned, "best_of_k")] == ["5-0", "0-1", "1-1"]
+
+
+def test_a_candidate_takes_a_few_hundred_bytes():
+    """Not the kilobyte and more of an object with arrays of its own."""
+    records = {f"{i}-0": (0.5, [0.1] * 6) for i in range(3000)}
+    tracemalloc.start()
+    found = group(records)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found[2999].boxes) == 6 and held / len(found) < 400
 
 
 def test_prompts_and_candidates_that_teach_too_little_are_left_out():
     """Prompt 0 gains 0.9 over its mean and has 0.95, prompt 1 gains 0.3 and has -0.3."""
     base = tiny.load_config("", train__select="best_of_k").train
-    assert selection.gain([c for c in GROUPS if c.prompt_id == 1]) == pytest.approx(0.3)
-    flat = [candidate(f"5-{k}", 0.1) for k in range(3)]
-    assert selection.gain(flat) == 0  # not below 0 by rounding, whatever the mean comes to
+    assert selection.gains(GROUPS)[1] == selection.gains(GROUPS)[3] == pytest.approx(0.3)
+    assert (selection.gains(group(FLAT)) == 0).all()  # not below by rounding of the mean
+    more = group(SCORES | FLAT)
 
     def chosen(found=GROUPS, **values):
         c = dataclasses.replace(base, **values)
         picked, counts = selection.choose(found, c)
         return [c.id for c in picked], tuple(counts.values())
 
-    assert chosen(GROUPS + flat) == (["0-1", "1-1", "5-0"], (0, 0))
-    assert chosen(GROUPS + flat, min_gain=0.01) == (["0-1", "1-1"], (1, 0))
+    assert chosen(more) == (["0-1", "1-1", "5-0"], (0, 0))
+    assert chosen(more, min_gain=0.01) == (["0-1", "1-1"], (1, 0))
     assert chosen(min_gain=0.5) == (["0-1"], (1, 0))
     assert chosen(min_gain=0.5, select="all") == ([f"0-{k}" for k in range(5)], (1, 0))
     assert chosen(min_score=-0.3) == (["0-1", "1-1"], (0, 0))
@@ -175,8 +191,8 @@ def test_advantages_are_centred_in_the_prompts_whole_group():
     regions = np.array([0.9, 0.1, 0.5])
     centred = (regions - regions.mean()) / regions.std()
     np.testing.assert_allclose(first["0-0"].advantages, np.clip(centred[:1], -1, 1), rtol=1e-5)
-    np.testing.assert_allclose(first["0-1"].advantages, np.clip(centred[1:], -1, 1), rtol=1e-5)
-    chosen = [GROUPS[2], GROUPS[1]]
+    np.testing.assert_allclose(first["0-1"].advantages, np.clip(centred[1:], -1, 1), atol=1e-6)
+    chosen = GROUPS.take([2, 1])
     assert [(c.id, c.image_advantage) for c in selection.advantages(GROUPS, chosen)] == [
         (c.id, first[c.id].image_advantage) for c in chosen
     ]
