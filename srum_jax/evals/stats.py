@@ -111,24 +111,23 @@ def auc(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
     from scipy.stats import rankdata
 
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels, bool)
-    group = np.zeros(scores.shape, np.int64)
-    if groups is not None and len(groups):
-        group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    if scores.ndim != 1 or scores.shape != labels.shape or scores.shape != group.shape:
-        raise ValueError(
-            f"auc: need scores, labels and groups of one length, got {scores.shape}, "
-            f"{labels.shape}, {group.shape}"
-        )
+    group = None if groups is None or not len(groups) else np.asarray(groups)
+    shapes = {x.shape for x in (scores, labels, group) if x is not None}
+    if scores.ndim != 1 or len(shapes) > 1:
+        raise ValueError(f"auc: need scores, labels and groups of one length, got {shapes}")
     keep = ~np.isnan(scores)
     n = int(keep.sum())
     if n == 0:
         return Auc(None, 0)
     s, right = scores[keep], labels[keep]
-    g = np.unique(group[keep], return_inverse=True)[1]
-    sizes, rights = np.bincount(g), np.bincount(g, weights=right)
-    # Groups one after the other: a rank less those of the groups before is the rank in the group.
-    ranks = rankdata(g * n + rankdata(s, "dense") - 1)
-    own = ranks - (np.cumsum(sizes) - sizes)[g]
+    if group is None:
+        own, sizes, rights = rankdata(s), np.array([n]), np.array([float(right.sum())])
+    else:
+        g = np.unique(group[keep], return_inverse=True)[1]
+        sizes, rights = np.bincount(g), np.bincount(g, weights=right)
+        # Groups one after the other: a rank less those of groups before is the rank in the group.
+        ranks = rankdata(g * n + rankdata(s, "dense") - 1)
+        own = ranks - (np.cumsum(sizes) - sizes)[g]
     won = float(own[right].sum() - (rights * (rights + 1) / 2).sum())
     pairs = float(rights @ (sizes - rights))
     return Auc(won / pairs if pairs else None, n)
