@@ -30,7 +30,7 @@ NO_CATEGORY = "uncategorised"
 MAX_ID = 2**63 - 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt. Its `id` names its candidates and their noise; `where` is its file and line."""
 
