@@ -8,9 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from etils import epath
-
-from srum_jax.core import console, ending
+from srum_jax.core import console, ending, places
 from srum_jax.core.errors import BadInput, Damaged
 
 # jax and what needs it are imported after the arguments: help comes at once.
@@ -58,21 +56,27 @@ def main(argv: Sequence[str], *, program: str = "python -m srum_jax.export_datas
 def export(round_folder: str, target: str, proposer: str | None = None) -> str:
     """Writes a round's data set; what was written and left out, in a sentence.
 
-    Raises as `srum_dataset.write` does, and BadInput for a target that holds something or a
-    proposer that the run did not have.
+    What fails leaves nothing. Raises as `srum_dataset.write` does, and BadInput for what is no
+    path, a target that holds something, or a proposer that the run did not have.
     """
     from srum_jax.data import shards, srum_dataset
     from srum_jax.stages.manifest import Manifest
 
-    folder, out = epath.Path(round_folder), epath.Path(target)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    folder, out = places.place(round_folder, "ROUND"), places.place(target, "TARGET")
+    if (there := out.exists()) and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} is there and not an empty folder: name another")
     manifest = Manifest.read(folder / "score")
     known = manifest.sections["score"]["proposers"]
     if (proposer or known[0]) not in known:
         raise BadInput(f"the run has regions of {', '.join(known)}, none of {proposer!r}")
     drawn, scored = shards.read(folder / "generate"), shards.read(folder / "score")
-    counts = srum_dataset.write(out, drawn, scored, proposer or known[0])
+    try:
+        counts = srum_dataset.write(out, drawn, scored, proposer or known[0])
+    except BaseException:  # a part is not to be taken for the whole
+        out.rmtree(missing_ok=True)
+        if there:
+            out.mkdir()
+        raise
     return f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
 
 

@@ -1,5 +1,6 @@
 """The command that writes a run's scored candidates as the released data set."""
 
+import errno
 import json
 
 import numpy as np
@@ -55,3 +56,30 @@ def test_bad_input_is_named(round_folder, tmp_path, capsys):
     assert export_dataset.main([str(tmp_path), str(tmp_path / "b")]) == 2
     said = capsys.readouterr().err
     assert "not an empty folder" in said and "regions of grid" in said and "missing" in said
+
+
+@pytest.mark.parametrize("address", ["hf://datasets/one", "https://a.com/b", "file:///tmp", " "])
+def test_an_address_is_no_folder(round_folder, tmp_path, capsys, address):
+    assert export_dataset.main([address, str(tmp_path / "out")]) == 2
+    assert export_dataset.main([str(round_folder), address]) == 2
+    said = capsys.readouterr().err
+    assert "error: ROUND: " in said and "error: TARGET: " in said
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_fails_leaves_nothing_in_the_way_of_the_next_try(
+    round_folder, tmp_path, monkeypatch, there
+):
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+
+    def full(path, chunks):
+        list(chunks)  # the pictures are written by now
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(srum_dataset.files, "write_bytes", full)
+        assert export_dataset.main([str(round_folder), str(out)]) == 2
+    assert out.exists() == there and (not there or not list(out.iterdir()))
+    assert export_dataset.main([str(round_folder), str(out)]) == 0
