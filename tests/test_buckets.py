@@ -170,7 +170,9 @@ def written(bucket):
         features, records = shards.candidate_features((None, None, 16)), list(candidates(24))
         for i in range(2):
             shards.write_shard(folder, "c", features, records[12 * i : 12 * i + 12], i, 2)
-        assert all(shards.shard_done(folder, "c", i, 2, 12) for i in range(2))
+        assert shards.shards_left(folder, "c", [12] * 3, range(3)) == [0, 1, 2]
+        assert shards.shards_left(folder, "c", [12] * 2, range(2)) == []
+        assert shards.shards_left(folder / "none", "c", [12], [0]) == [0]
         shards.finish(folder, "c", features, [12, 12])
         return shards.read(folder)
 

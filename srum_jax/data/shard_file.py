@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import fsspec
+from absl import logging
 from etils import epath
 
 from srum_jax.core import files, storage
@@ -176,3 +177,14 @@ def count(path: epath.PathLike) -> int:
             raise failed from e
         return 0
     return found
+
+
+def is_cut(path: epath.PathLike, expected: int) -> bool:
+    """Whether a shard that is there has another number of records, which a warning says. Of one in
+    a bucket nobody asks: an object is whole. Raises as `count`."""
+    if files.is_remote(path):
+        return False
+    found = count(path)
+    if found != expected:
+        logging.warning("%s: damaged, %d records instead of %d; made again", path, found, expected)
+    return found != expected

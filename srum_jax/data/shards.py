@@ -22,7 +22,7 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -178,17 +178,17 @@ def write_shard(
     return count
 
 
-def shard_done(folder: epath.PathLike, name: str, index: int, total: int, count: int) -> bool:
-    """Whether shard `index` is there with its `count` records; a warning names one that is cut."""
-    path = shard_path(folder, name, index, total)
-    if not path.exists():
-        return False
-    if files.is_remote(path):  # an object is whole
-        return True
-    found = shard_file.count(path)
-    if found != count:
-        logging.warning("%s: damaged, %d records instead of %d; made again", path, found, count)
-    return found == count
+def shards_left(
+    folder: epath.PathLike, name: str, counts: Sequence[int], among: Iterable[int]
+) -> list[int]:
+    """Which shards of `among` are not there with their `counts[i]` records, by one listing; a
+    warning names one that is cut."""
+    try:
+        there = {path.name for path in epath.Path(folder).iterdir()}
+    except FileNotFoundError:
+        there = set()
+    paths = {i: shard_path(folder, name, i, len(counts)) for i in among}
+    return [i for i, p in paths.items() if p.name not in there or shard_file.is_cut(p, counts[i])]
 
 
 def is_whole(folder: epath.PathLike) -> bool:

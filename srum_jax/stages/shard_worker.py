@@ -46,14 +46,14 @@ def make_all(
 
     sizes: records of each shard · title: of the progress bar · encode: what is done to each of
     them on the way to the file, in a thread. Shard u is made by host u modulo their number. Raises
-    as `shards.write_shard`, `shard_done` and `finish` do, and Preempted, on every host, where one
+    as `shards.write_shard`, `shards_left` and `finish` do, and Preempted, on every host, where one
     was told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
     distributed.barrier(f"{title}: starts")
     starts = list(itertools.accumulate(sizes, initial=0))
     mine = range(jax.process_index(), len(sizes), jax.process_count())
-    todo = [u for u in mine if not shards.shard_done(folder, name, u, len(sizes), sizes[u])]
+    todo = shards.shards_left(folder, name, sizes, mine)
     total = sum(sizes[u] for u in mine)
     bar = console.progress(
         total=total,

@@ -233,7 +233,10 @@ def test_half_done_goes_on(tmp_path):
     records = [candidate(i, rng)[1] for i in range(4)]
     features = shards.candidate_features((2, 3, 4))
     shards.write_shard(tmp_path, NAME, features, records[:2], 0, 2)
-    assert [shards.shard_done(tmp_path, NAME, i, 2, 2) for i in (0, 1)] == [True, False]
+    assert shards.shards_left(tmp_path, NAME, [2, 2], range(2)) == [1]
+    assert shards.shards_left(tmp_path, NAME, [3, 2], range(2)) == [0, 1]  # it is cut
+    assert shards.shards_left(tmp_path, NAME, [2, 2], [0]) == []
+    assert shards.shards_left(tmp_path / "none", NAME, [2, 2], range(2)) == [0, 1]
     with pytest.raises(FileNotFoundError, match="00001-of-00002: this shard is missing"):
         shards.finish(tmp_path, NAME, features, [2, 2])
     with pytest.raises(FileNotFoundError, match="no finished records"):
@@ -263,7 +266,7 @@ def test_an_empty_or_cut_shard_counts_as_absent(written, left, caplog):
     folder, _, _, sizes = written
     path = shards.shard_path(folder, NAME, 1, 3)
     path.write_bytes(path.read_bytes()[:left])
-    assert not shards.shard_done(folder, NAME, 1, 3, 3)
+    assert shards.shards_left(folder, NAME, sizes, range(3)) == [1]
     assert not shards.is_whole(folder)
     message = "00001-of-00003: damaged, 0 records instead of 3"
     assert caplog.text.count(message) == 2
