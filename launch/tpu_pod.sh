@@ -13,7 +13,7 @@ Commands
   up        create, install, start; what is there already is kept, so the same command goes on
   create    request the slice and wait until it is ACTIVE
   install   put the package on all hosts, or bring it up to date
-  start     start the training on all hosts, detached; it is run again after exit code 75
+  start     start the training on all hosts, detached; run again after 75, a few times after 69
   status    state of the slice, and of the training on every host
   logs      the end of one host's log
   stop      save and end the training on all hosts; the slice stays, and costs
