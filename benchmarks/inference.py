@@ -94,10 +94,8 @@ def ours_tokens(work: Work, batch: int) -> Call:
 
     from srum_jax.data.images import picture
     from srum_jax.generation import context, text_generator
-    from srum_jax.models.bagel import mot
 
     bagel = ours(work)
-    params = mot.unstacked(bagel.params, bagel.cfg.llm)  # as text generators do
     cfg = bagel.cfg
     endless = dataclasses.replace(cfg, eos=-1)  # no token is the end mark
 
@@ -119,7 +117,7 @@ def ours_tokens(work: Work, batch: int) -> Call:
             (picture(p, cfg.layout), bagel.tokenizer.text(t))
             for p, t in zip(shown, texts, strict=True)
         ]
-        return np.asarray(run(params, context.pack(items, batch, cfg.layout)))
+        return np.asarray(run(bagel.params, context.pack(items, batch, cfg.layout)))
 
     return call
 

@@ -20,7 +20,7 @@ from srum_jax.data.schema import Latent, Picture, Text
 from srum_jax.generation import context, image_sampler, text_generator
 from srum_jax.generation.image_codec import ImageDecoder, latent_grid
 from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel import vae
+from srum_jax.models.bagel import mot, vae
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 TRAJECTORY = dict(rtol=5e-4, atol=5e-4)
@@ -110,7 +110,7 @@ def _greedy(case: Case, cache, want: np.ndarray, returned) -> None:
     """Step logits, and the ids of the loop; the original drops the last token it computes."""
     model, cfg = case.params[0], dataclasses.replace(case.cfg, eos=-1)  # it never stopped at eos
     advance = jit(functools.partial(text_generator.step, cfg=cfg, dtype=jnp.float32))
-    last, growing = jnp.full(2, case.cfg.bos), cache
+    last, growing = jnp.full(2, case.cfg.bos), mot.CacheByLayer.of(cache)
     for logits in want:
         growing, found = advance(model, growing, last)
         np.testing.assert_allclose(found[1], logits, **TOLERANCE)

@@ -102,8 +102,8 @@ def test_flops_are_those_of_the_program():
     assert traced == pytest.approx(counter.read(scoring.Row(16, 40, 21)), rel=1e-3)
 
     slots, llm = 50, cfg.llm
-    kv = jnp.zeros((llm.layers, 1, slots, llm.kv_heads, llm.head_dim))
-    cache = mot.Cache(kv, kv, jnp.array([slots]), jnp.array([slots]))
+    kv = jnp.zeros((llm.layers, 1, slots + 1, llm.kv_heads, llm.head_dim))  # and for itself
+    cache = mot.CacheByLayer.of(mot.Cache(kv, kv, jnp.array([slots]), jnp.array([slots])))
     step = jax.make_jaxpr(
         lambda w: text_generator.step(w, cache, jnp.array([5]), cfg=cfg, dtype=kv.dtype)[1]
     )
@@ -111,7 +111,7 @@ def test_flops_are_those_of_the_program():
     cost = counter.written([row], 1)
     traced = products(step(abstract).jaxpr)
     assert traced == pytest.approx(cost.flops - counter.read(row), rel=1e-3)
-    assert cost.cache == 2 * kv.nbytes
+    assert cost.cache == 2 * kv[:, :, 1:].nbytes
 
 
 def test_costs_of_bagel():

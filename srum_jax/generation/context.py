@@ -159,17 +159,6 @@ def prefill(
     )
 
 
-def append(cache: mot.Cache, k: jax.Array, v: jax.Array) -> mot.Cache:
-    """A cache with one token more in every row: k, v [L,B,1,K,C]; a full row stays as it is."""
-    row = jnp.arange(k.shape[1])
-    room = (cache.length < cache.k.shape[2]).astype(jnp.int32)
-
-    def put(old, new):
-        return old.at[:, row, cache.length].set(new[:, :, 0], mode="drop")
-
-    return mot.Cache(put(cache.k, k), put(cache.v, v), cache.length + room, cache.position + room)
-
-
 def shortened(cache: mot.Cache, length: jax.Array, position: jax.Array) -> mot.Cache:
     """The same rows as they were when they had read `length` tokens; both int32 [B]."""
     return mot.Cache(cache.k, cache.v, length, position)

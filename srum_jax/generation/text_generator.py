@@ -12,10 +12,11 @@ from jax.typing import DTypeLike
 from srum_jax.core import preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch, put
-from srum_jax.data.schema import CAUSAL, Batch
+from srum_jax.data.schema import Batch
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context
+from srum_jax.generation import context, shared_context
 from srum_jax.generation.context import Context, bucket
+from srum_jax.generation.shared_context import Beginning, Places
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -33,18 +34,15 @@ class GeneratedText:
 BROKEN = -2  # in place of a token where the logits are not finite: the row ends there
 
 
+@jax.named_scope("token_step")
 def step(
-    params: Params, cache: mot.Cache, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
-) -> tuple[mot.Cache, jax.Array]:
+    params: Params, cache: mot.CacheByLayer, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
+) -> tuple[mot.CacheByLayer, jax.Array]:
     """Reads one token a row, ids [B]; returns the longer cache and float32 logits [B,V]."""
     und = bagel.embed_text(params, ids[:, None], dtype)
-    tokens = context.following(cache, 1, CAUSAL)
-    none = jax.tree.map(lambda x: x[:, :0], tokens)
-    und, _, (k, v) = mot.stack(
-        params, cfg.llm, und, und[:, :0], tokens, none, cache=cache, keep="kv", remat="none"
-    )
+    und, cache = mot.next_token(params, cfg.llm, und, cache)
     first = jnp.zeros((len(ids), 1), jnp.int32)
-    return context.append(cache, k, v), bagel.logits(params, und, first)[:, 0]
+    return cache, bagel.logits(params, und, first)[:, 0]
 
 
 def choice(
@@ -90,6 +88,7 @@ def decode(
     if stop not in ("each", "first"):
         raise ValueError(f"stop must be each or first, not {stop!r}")
     rows = cache.length.shape[0]
+    params = mot.apart(params)  # once, before the loop
 
     def unfinished(carry):
         place, _, _, _, _, done = carry
@@ -109,7 +108,7 @@ def decode(
 
     start = (
         0,
-        cache,
+        mot.CacheByLayer.of(cache),
         jnp.full(rows, cfg.bos, jnp.int32),
         jnp.full((rows, max_tokens), -1, jnp.int32),
         jnp.zeros(rows, jnp.int32),
@@ -131,10 +130,14 @@ def generate_text(
     max_tokens: int,
     stop: str,
     dtype: DTypeLike,
+    places: Places | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`decode` behind the contexts `packed`, which it reads first (prefill)."""
-    slots = context.capacity(packed, max_tokens + 1)
+    """`decode` behind contexts that it reads first (prefill): rows of `packed`, or `places` in
+    these."""
+    slots = context.capacity(packed, 0 if places else max_tokens + 1)
     cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+    if places:
+        cache = shared_context.spread(cache, places)
     how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
     return decode(params, cache, seeds, temperature, limit, **how)
 
@@ -159,11 +162,6 @@ class TextGenerator:
     dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
-    @functools.cached_property
-    def unstacked(self) -> Params:
-        """The parameters with layers apart, made once."""
-        return mot.unstacked(self.params, self.model.llm)
-
     def generate(
         self,
         contexts: Sequence[Context],
@@ -185,16 +183,16 @@ class TextGenerator:
         for one in contexts:
             context.check_window(one, max_tokens + 1, **how)
         seeds = [0] * len(contexts) if seeds is None else seeds
-        params = self.unstacked if params is None else mot.unstacked(params, self.model.llm)
-        order = sorted(range(len(contexts)), key=lambda i: context.extent(contexts[i]))
-        if stop == "first":
-            order = list(range(len(contexts)))
+        params = self.params if params is None else params
+        begins = [Beginning.of(one) for one in contexts]
+        order = range(len(contexts)) if stop == "first" else _by_length(contexts, begins)
         written: dict[int, GeneratedText] = {}
         for first in range(0, len(order), self.batch):
             preemption.check()
             part = order[first : first + self.batch]
             ids, counts = self._call(
                 [contexts[i] for i in part],
+                [begins[i] for i in part],
                 [seeds[i] for i in part],
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -211,6 +209,7 @@ class TextGenerator:
     def _call(
         self,
         contexts: Sequence[Context],
+        begins: Sequence[Beginning],
         seeds: Sequence[int],
         *,
         max_tokens: int,
@@ -218,14 +217,23 @@ class TextGenerator:
         stop: str,
         params: Params,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One compiled call: as `decode`, rows of no context behind the others."""
+        """One compiled call: as `decode`, rows of no context behind the others. Pictures that
+        several contexts begin with are read once."""
         count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
-        packed, steps = context.pack(contexts, rows, self.model.layout), bucket(max_tokens)
+        steps, read, places = bucket(max_tokens), rows, None
+        different = len(shared_context.grouped(begins))
+        if different < count:
+            longest = max(context.extent(one)[0] for one in contexts)
+            slots = bucket(longest) + bucket(max_tokens + 1)
+            contexts, places = shared_context.rows(contexts, begins, rows, slots)
+            read = context.rows_for(different, self.batch, self.min_rows)
+        packed = context.pack(contexts, read, self.model.layout)
         sizes = {"texts": rows, **context.lengths(packed), "tokens written": steps, "stop": stop}
+        sizes |= {"rows read": read, "slots": places.slots if places else 0}
         seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
         seed[:count], limit[:count] = seeds, max_tokens
         per_row = (seed, np.full(rows, temperature, np.float32), limit)
-        packed, per_row = put((packed, per_row), self.batch_sharding)
+        packed, per_row, places = put((packed, per_row, places), self.batch_sharding)
         with self.programs.first("the text generator", sizes):
             ids, counts = generate_text(
                 params,
@@ -235,5 +243,14 @@ class TextGenerator:
                 max_tokens=steps,
                 stop=stop,
                 dtype=np.dtype(self.dtype),
+                places=places,
             )
         return fetch(ids), fetch(counts)
+
+
+def _by_length(contexts: Sequence[Context], begins: Sequence[Beginning]) -> list[int]:
+    """Numbers of contexts, those that begin with the same pictures together, else by length."""
+    lengths = [context.extent(one) for one in contexts]
+    groups = [sorted(group, key=lengths.__getitem__) for group in shared_context.grouped(begins)]
+    groups.sort(key=lambda group: lengths[group[-1]])
+    return [i for group in groups for i in group]

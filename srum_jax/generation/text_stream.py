@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch, put
+from srum_jax.data.schema import Batch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_generator
 from srum_jax.generation.context import Context
@@ -22,13 +23,21 @@ from srum_jax.models.bagel.model_config import BagelConfig
 
 UNFINISHED = "\ufffd"  # what decoding gives in place of bytes that are no whole character
 
-_read = functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))(context.prefill)
+_cut = jax.jit(mot.cut)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
+def _read(
+    params: Params, packed: Batch, *, cfg: BagelConfig, slots: int, dtype: DTypeLike
+) -> mot.CacheByLayer:
+    cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
+    return mot.CacheByLayer.of(cache)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"), donate_argnames="cache")
 def _written(
     params: Params,
-    cache: mot.Cache,
+    cache: mot.CacheByLayer,
     last: jax.Array,
     seeds: jax.Array,
     place: jax.Array,
@@ -36,7 +45,7 @@ def _written(
     *,
     cfg: BagelConfig,
     dtype: DTypeLike,
-) -> tuple[mot.Cache, jax.Array]:
+) -> tuple[mot.CacheByLayer, jax.Array]:
     """The cache with the tokens `last` [B] read, and the tokens that follow, int32 [B]."""
     cache, logits = text_generator.step(params, cache, last, cfg=cfg, dtype=dtype)
     return cache, text_generator.choice(logits, seeds, place, temperature)
@@ -75,13 +84,14 @@ def _tokens(
     per_row += (np.full(rows, cfg.bos, np.int32),)
     packed, (seeds, warmth, last) = put((packed, per_row), generator.batch_sharding)
     how = dict(cfg=cfg, dtype=np.dtype(generator.dtype))
+    params = generator.params
     with first("the reading before a text", sizes):
-        cache = _read(generator.unstacked, packed, slots=slots, **how)
+        cache = _read(params, packed, slots=slots, **how)
+    # Once a text, not in every call, and of the expert that writes alone.
+    writing = {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
     for place in range(max_tokens):
         with first("the writing of a token", sizes):
-            cache, last = _written(
-                generator.unstacked, cache, last, seeds, jnp.int32(place), warmth, **how
-            )
+            cache, last = _written(writing, cache, last, seeds, jnp.int32(place), warmth, **how)
         token = int(fetch(last)[0])
         context.check_finite(token != text_generator.BROKEN, "a text")
         yield token

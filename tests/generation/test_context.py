@@ -134,25 +134,6 @@ def test_company_order_and_padding_change_nothing(params, cache):
         assert not found.k[:, row, count:].any() and not found.v[:, row, count:].any()
 
 
-def test_append_fills_the_next_slot_and_leaves_a_full_row(cache):
-    slots = cache.k.shape[2]
-    cache = cache.replace(length=cache.length.at[3].set(slots))
-    k, v = (
-        np.random.default_rng(i).normal(size=(*cache.k.shape[:2], 1, *cache.k.shape[3:]))
-        for i in range(2)
-    )
-    longer = context.append(cache, k, v)
-    for old, new, given in ((cache.k, longer.k, k), (cache.v, longer.v, v)):
-        for row in range(8):
-            want = np.array(old[:, row])
-            if row != 3:
-                want[:, cache.length[row]] = given[:, row, 0]
-            np.testing.assert_array_equal(new[:, row], want)
-    grown = np.arange(8) != 3
-    np.testing.assert_array_equal(longer.length, cache.length + grown)
-    np.testing.assert_array_equal(longer.position, cache.position + grown)
-
-
 def test_branches_lie_beside_each_other(cache):
     short = mot.Cache(cache.k[:, :, :4], cache.v[:, :, :4], cache.length * 0 + 4, cache.position)
     joined = context.beside([short, cache])

@@ -233,6 +233,35 @@ def test_bfloat16_runs_and_stays_close(params):
         assert 1e-4 < error < 0.03, error
 
 
+def caches(rows=3, slots=5, lengths=(2, 5, 0)):
+    """Random keys and values behind rows of these lengths, the second of which is full."""
+    rng = np.random.default_rng(4)
+    shape = (CFG.llm.layers, rows, slots, CFG.llm.kv_heads, CFG.llm.head_dim)
+    k, v = rng.normal(size=(2, *shape)).astype(np.float32)
+    length = jnp.array(lengths)
+    return mot.Cache(jnp.array(k), jnp.array(v), length, length + 7)
+
+
+def test_a_token_is_read_as_the_stack_reads_it(params):
+    """Behind its row's cache, a token of text that no other row sees."""
+    cache = caches()
+    x = np.random.default_rng(6).normal(size=(3, 1, CFG.llm.hidden)).astype(np.float32)
+    one = np.ones((3, 1), np.int32)
+    tokens = Tokens(one, one, one * CAUSAL, np.asarray(cache.position)[:, None], one)
+    want, _, (k, v) = run(params, x, x[:, :0], tokens, at(tokens, slice(0)), cache, keep="kv")
+    step = jit(functools.partial(mot.next_token, cfg=CFG.llm))
+    found, grown = step(params, x=x, cache=mot.CacheByLayer.of(cache))
+    roomy = [0, 2]
+    np.testing.assert_allclose(found[jnp.array(roomy)], want[jnp.array(roomy)], atol=1e-5)
+    assert grown.length.tolist() == [3, 5, 1] and grown.position.tolist() == [10, 12, 8]
+    for new, old, given in ((grown.k, cache.k, k), (grown.v, cache.v, v)):
+        for layer, kept in enumerate(new):
+            expected = np.array(old[layer])
+            for row in roomy:
+                expected[row, cache.length[row]] = given[layer, row, 0]
+            np.testing.assert_allclose(kept, expected.swapaxes(1, 2), atol=1e-5)
+
+
 def test_layers_apart_are_the_same_stack(params):
     lane, tokens = embeddings(1), lanes(0)
     apart = mot.unstacked(params, CFG.llm)

@@ -2,7 +2,8 @@
 
 `over` is what a model calls: lanes of tokens and a back-end's name give a function of queries, keys
 and values. Queries come `scaled`; scores and softmax are float32. `mask_rule` owns the mask,
-`dense` the reference and inference behind a cache, `chunked`, `splash` and `cudnn` the others,
+`dense` the reference and inference behind a cache, `one_token` that of a single token there,
+`chunked`, `splash` and `cudnn` the others,
 `intervals` masks as intervals of packed order, `lanes` what a mesh cuts, `choice` which back-end a
 run takes.
 """
@@ -11,10 +12,12 @@ from srum_jax.models.attention.choice import choose
 from srum_jax.models.attention.dense import attend, attend_behind, scaled
 from srum_jax.models.attention.lanes import over, shard_tokens
 from srum_jax.models.attention.mask_rule import mask, seen
+from srum_jax.models.attention.one_token import attend_one
 
 __all__ = [
     "attend",
     "attend_behind",
+    "attend_one",
     "choose",
     "mask",
     "over",

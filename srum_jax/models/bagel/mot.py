@@ -35,6 +35,23 @@ class Cache:
     position: jax.Array
 
 
+@struct.dataclass
+class CacheByLayer:
+    """A cache with its layers apart, to which token after token is added: of each layer k and v
+    [B,K,T,C], heads before slots, as attention reads them; length and position as of `Cache`."""
+
+    k: tuple[jax.Array, ...]
+    v: tuple[jax.Array, ...]
+    length: jax.Array
+    position: jax.Array
+
+    @classmethod
+    def of(cls, cache: Cache) -> "CacheByLayer":
+        """The same keys and values."""
+        k, v = (tuple(jnp.swapaxes(y, 1, 2) for y in x) for x in (cache.k, cache.v))
+        return cls(k, v, cache.length, cache.position)
+
+
 def expert_specs(cfg: LLMConfig) -> param_tree.Specs:
     """One expert's stacked layers."""
     d, n = {"embed": cfg.hidden}, cfg.layers
@@ -70,16 +87,26 @@ def specs(cfg: LLMConfig) -> param_tree.Specs:
     }
 
 
-def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:
-    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if there are few.
+def apart(params: param_tree.Params) -> param_tree.Params:
+    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if they are not already.
 
-    For programs that run the stack many times: cutting a layer out of stacked weights would copy it
-    each time. Many layers stay as they are, for the length of the program; so do layers apart.
+    For programs that run the stack many times: what cuts a layer out of stacked weights copies it
+    each time, and several chips gather each layer of a scan again.
     """
-    if cfg.layers > _UNROLLED or isinstance(params["blocks"], tuple):
+    if isinstance(params["blocks"], tuple):
         return params
-    blocks = (jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(cfg.layers))
-    return {**params, "blocks": tuple(blocks)}
+    return {**params, "blocks": cut(params["blocks"])}
+
+
+def cut(stacked: param_tree.Params) -> tuple[param_tree.Params, ...]:
+    """The layers of leaves `[L, ...]`, each a copy."""
+    layers = len(jax.tree.leaves(stacked)[0])
+    return tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(layers))
+
+
+def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:
+    """`apart` if layers are few; many stay as they are, for the length of the program."""
+    return params if cfg.layers > _UNROLLED else apart(params)
 
 
 @jax.named_scope("attention_in")
@@ -167,6 +194,33 @@ def stack(
     body = rematerialised(block, remat)
     (und, gen), kept = _through(body, (und, gen), params["blocks"], prefix, unroll)
     return *_normed(params, und, gen, cfg), kept
+
+
+def next_token(
+    params: param_tree.Params, cfg: LLMConfig, x: jax.Array, cache: CacheByLayer
+) -> tuple[jax.Array, CacheByLayer]:
+    """The und expert on one text token a row, x [B,1,D], behind all that its row has read.
+
+    Returns (after the final norm [B,1,D], the cache with the token in it). A row whose cache is
+    full does not keep its token, nor see it.
+    """
+    angles = rope_angles(cache.position[:, None], cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
+    row = jnp.arange(len(x))
+    length = jnp.minimum(cache.length + 1, cache.k[0].shape[2])
+    keys, values = [], []
+    for layer, k, v in zip(apart(params)["blocks"], cache.k, cache.v, strict=True):
+        p = layer["und"]
+        query, key, value = _project(p, x, *angles, cfg)
+        with jax.named_scope("attention"):
+            k = k.at[row, :, cache.length].set(key[:, 0], mode="drop")
+            v = v.at[row, :, cache.length].set(value[:, 0], mode="drop")
+            attended = attention.attend_one(query[:, 0], k, v, length)
+        x = _finish(p, x, attended[:, None], cfg)
+        keys.append(k)
+        values.append(v)
+    position = cache.position + (length - cache.length)
+    grown = CacheByLayer(tuple(keys), tuple(values), length, position)
+    return rms_norm(x, params["norm"]["und"], cfg.rms_eps), grown
 
 
 def _through(
