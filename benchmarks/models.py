@@ -130,8 +130,8 @@ def ask(variants: dict[str, Variant], cfg, words, count: int) -> dict[str, tuple
 
 
 def _answered(scorer: AnswerScorer, asked: Sequence) -> list[str]:
-    found = scorer.probabilities([r.images for r in asked], [[r.question] for r in asked])
-    return [scorer.tokenizer.decode([int(p[0].argmax())]) for p in found]
+    found = scorer.likeliest([r.images for r in asked], [[r.question] for r in asked])
+    return [scorer.tokenizer.decode(first) for first in found]
 
 
 def share(right: np.ndarray) -> str:

@@ -154,13 +154,13 @@ def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
     """The pictures that the judge asks about for one image, each with its questions."""
     rows = []
 
-    def probabilities(images, questions, params=None):
+    def probabilities(images, questions, tokens, params=None):
         for image_, texts in zip(images, questions, strict=True):
             patches = len(picture(image_, cfg.layout).positions)
             # A question and its empty answer, both in their marks; a picture in its own.
             tokens = patches + 2 + sum(len(words.encode(q)) + 4 for q in texts)
             rows.append(Row(patches, tokens, len(texts)))
-        return [np.ones((len(texts), cfg.llm.vocab), np.float32) for texts in questions]
+        return [[np.ones(len(ids), np.float32) for ids in wanted] for wanted in tokens]
 
     scorer = types.SimpleNamespace(probabilities=probabilities)
     LogitJudge(scorer, words).judge(Proposals.of(PROPOSER, prompted(side, 1)))
@@ -312,8 +312,8 @@ def logits_call(model: Model, batch: int) -> Callable[[], list[judge.Judgement]]
     """One batch of images scored by soft answers. Raises RuntimeError if something went unasked."""
     ask = AnswerScorer(model.params, model.cfg, model.words, batch).probabilities
 
-    def possible(images, questions, params=None):
-        return [np.ones_like(p) for p in ask(images, questions)]
+    def possible(images, questions, tokens, params=None):
+        return [[np.ones_like(p) for p in row] for row in ask(images, questions, tokens)]
 
     judging = LogitJudge(types.SimpleNamespace(probabilities=possible), model.words)
 

@@ -41,10 +41,8 @@ class ModelUnderTest:
         for number in sorted(set(numbers)):
             places = [i for i, n in enumerate(numbers) if n == number]
             some = [requests[i] for i in places]
-            found = self.scorer.probabilities(
-                [r.images for r in some], [[r.question] for r in some]
-            )
-            given |= {i: int(p[0].argmax()) for i, p in zip(places, found, strict=True)}
+            found = self.scorer.likeliest([r.images for r in some], [[r.question] for r in some])
+            given |= {i: first for i, (first,) in zip(places, found, strict=True)}
         return [self.tokenizer.decode([given[i]]) for i in range(len(requests))]
 
     def texts(self, requests: Sequence[TextRequest]) -> list[str]:

@@ -1,11 +1,13 @@
-"""Soft answers (VQA): probabilities of the first answer token, without decoding.
+"""Soft answers (VQA): what the model says of the first token of an answer, without decoding.
 
-One row holds one image and all its questions as branches, so the image is read once, no question
-sees another, and one forward pass gives every answer.
+One row holds one picture and all that is asked about it as branches, so it is read once, no
+question sees another, and one forward pass gives every answer. Of the vocabulary's probabilities
+those of the tokens that somebody wants leave the device, beside the likeliest token.
 """
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -26,25 +28,46 @@ from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
 Pictures = np.ndarray | tuple[np.ndarray, ...]  # uint8 [H,W,3], or several to be asked about
+FEWEST = 8  # tokens of an answer whose probabilities leave the device; more by buckets
 _NOTHING = Text(np.zeros(0, np.int32), loss=True)  # the answer whose first token is asked for
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"))
-def answer_probabilities(
-    params: Params, batch: Batch, *, cfg: BagelConfig, dtype: DTypeLike
-) -> jax.Array:
-    """float32 [B,Y,V]: the softmax of the logits at a packed batch's labels."""
+def first_tokens(
+    params: Params, batch: Batch, wanted: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """At each label of a packed batch: (probabilities float32 [B,Y,W] of the tokens `wanted` int32
+    [B,Y,W], the likeliest token int32 [B,Y], whether the numbers are finite bool [B,Y])."""
     x_t, t = batch.latents, jnp.zeros(batch.noisy.shape)
     und, _, _ = bagel.forward(params, cfg, batch, x_t, t, dtype=dtype, remat="none")
-    return jax.nn.softmax(bagel.logits(params, und, batch.label_slots), axis=-1)
+    logits = bagel.logits(params, und, batch.label_slots)
+    total = jax.nn.logsumexp(logits, axis=-1)  # of a NaN, and of an infinite logit, not finite
+    chosen = jnp.take_along_axis(logits, wanted, axis=-1)
+    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.exp(chosen - total[..., None]), likeliest, jnp.isfinite(total)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A picture, or several, with all that is asked about it: which question of which request."""
+
+    example: Example
+    places: tuple[tuple[int, int], ...]
+
+    @property
+    def length(self) -> tuple[int, int]:
+        """Its tokens, and the patches among them."""
+        und, _, vit, *_ = packing.size(self.example)
+        return int(und), int(vit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnswerScorer:
     """The model asked for the first token of its answers.
 
-    params: None where every call brings its own · batch: images a compiled call · batch_sharding:
-    where rows lie, None: on the default device · dtype: of products.
+    params: None where every call brings its own · batch: pictures a compiled call, those of like
+    length together · batch_sharding: where rows lie, None: on the default device · dtype: of
+    products.
     """
 
     params: Params | None = dataclasses.field(repr=False)
@@ -59,42 +82,96 @@ class AnswerScorer:
         self,
         images: Sequence[Pictures],
         questions: Sequence[Sequence[str]],
+        tokens: Sequence[Sequence[Sequence[int]]],
         params: Params | None = None,
-    ) -> list[np.ndarray]:
-        """Probabilities of the first answer token, per image float32 [Q,V].
+    ) -> list[list[np.ndarray]]:
+        """Probabilities of chosen tokens as the first one of an answer: of each question of each
+        image float32 [len(its tokens)].
 
         images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in
-        order); questions: a list of texts per image. Shapes are padded to few buckets. Raises
-        ValueError naming an unknown word, BadInput where the model's numbers are not finite.
+        order); an image that comes more than once is read once · questions: a list of texts per
+        image · tokens: ids of each question. Shapes are padded to few buckets. Raises ValueError
+        naming an unknown word, BadInput where the model's numbers are not finite.
         """
+        given = self._ask(images, questions, tokens, params)
+        return [
+            [p[: len(ids)] for (p, _), ids in zip(row, wanted, strict=True)]
+            for row, wanted in zip(given, tokens, strict=True)
+        ]
+
+    def likeliest(
+        self,
+        images: Sequence[Pictures],
+        questions: Sequence[Sequence[str]],
+        params: Params | None = None,
+    ) -> list[list[int]]:
+        """The likeliest first token of each question's answer; otherwise as `probabilities`."""
+        none = [[()] * len(texts) for texts in questions]
+        return [[i for _, i in row] for row in self._ask(images, questions, none, params)]
+
+    def _ask(self, images, questions, tokens, params) -> list[list[tuple[np.ndarray, int]]]:
+        """(probabilities, likeliest token) of each question of each image."""
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
         params = self.params if params is None else params
-        examples = [self._example(i, q) for i, q in zip(images, questions, strict=True)]
-        answers = []
-        for first in range(0, len(examples), self.batch):
+        asked = sorted(self._asked(images, questions), key=lambda one: one.length)
+        width = bucket(max([1, *(len(ids) for row in tokens for ids in row)]), FEWEST)
+        found: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+        for first in range(0, len(asked), self.batch):
             preemption.check()
-            part = examples[first : first + self.batch]
-            padded = [[e] for e in part] + [[]] * (self.batch - len(part))
-            batch = packing.pack(padded, lanes(part), self.model.layout)
-            answers_a_row = batch.label_slots.shape[1]
-            sizes = {"pictures": self.batch, **context.lengths(batch), "answers": answers_a_row}
-            batch = put(batch, self.batch_sharding)
-            with self.programs.first("the answer scorer", sizes):
-                given = answer_probabilities(
-                    params, batch, cfg=self.model, dtype=np.dtype(self.dtype)
-                )
-            found = fetch(given)
-            for i, row in enumerate(found[: len(part)]):  # a softmax is finite as a whole or not
-                asked = row[: len(questions[first + i]), :1]
-                context.check_finite(np.isfinite(asked).all(), "an answer")
-            answers += [found[i, : len(questions[first + i])] for i in range(len(part))]
-        return answers
+            part = asked[first : first + self.batch]
+            p, likeliest, finite = self._call(part, tokens, width, params)
+            for row, one in enumerate(part):
+                context.check_finite(finite[row, : len(one.places)].all(), "an answer")
+                for place, key in enumerate(one.places):
+                    found[key] = p[row, place], int(likeliest[row, place])
+        return [[found[i, n] for n in range(len(texts))] for i, texts in enumerate(questions)]
+
+    def _call(
+        self, part: Sequence[_Asked], tokens, width: int, params: Params
+    ) -> tuple[np.ndarray, ...]:
+        """One compiled call: what `first_tokens` gives."""
+        examples = [one.example for one in part]
+        padded = [[e] for e in examples] + [[]] * (self.batch - len(part))
+        batch = packing.pack(padded, lanes(examples), self.model.layout)
+        wanted = np.zeros((*batch.label_slots.shape, width), np.int32)
+        for row, one in enumerate(part):
+            for place, (i, n) in enumerate(one.places):
+                wanted[row, place, : len(tokens[i][n])] = tokens[i][n]
+        sizes = {
+            "pictures": self.batch,
+            **context.lengths(batch),
+            "answers": wanted.shape[1],
+            "tokens of an answer": width,
+        }
+        batch, wanted = put((batch, wanted), self.batch_sharding)
+        with self.programs.first("the answer scorer", sizes):
+            given = first_tokens(params, batch, wanted, cfg=self.model, dtype=np.dtype(self.dtype))
+        return tuple(fetch(x) for x in given)
+
+    def _asked(self, images, questions) -> list[_Asked]:
+        """Each different picture with all its questions, in order; none that nothing is asked."""
+        seen: dict[tuple, list[int]] = {}
+        for i, pictures in enumerate(images):
+            several = pictures if isinstance(pictures, tuple) else (pictures,)
+            seen.setdefault(tuple(map(_content, several)), []).append(i)
+        groups = []
+        for same in seen.values():
+            places = tuple((i, n) for i in same for n in range(len(questions[i])))
+            texts = [questions[i][n] for i, n in places]
+            if texts:
+                groups.append(_Asked(self._example(images[same[0]], texts), places))
+        return groups
 
     def _example(self, pictures: Pictures, questions: Sequence[str]) -> Example:
         seen = pictures if isinstance(pictures, tuple) else (pictures,)
         branches = (Branch((self.tokenizer.text(q), _NOTHING)) for q in questions)
         return Example((*(picture(one, self.model.layout) for one in seen), *branches))
+
+
+def _content(pixels: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    """What two equal pictures share, and others do not."""
+    return pixels.shape, hashlib.blake2b(np.ascontiguousarray(pixels)).digest()
 
 
 def lanes(examples: Sequence[Example]) -> Lanes:

@@ -194,10 +194,11 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     example, work = workload.asked(sizes, cfg.sample.size)
     lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes.layout)
-    batch = sharding.placed(packed, sharding.batch_sharding(mesh))
+    wanted = np.zeros((*packed.label_slots.shape, answer_scorer.FEWEST), np.int32)
+    given = sharding.placed((packed, wanted), sharding.batch_sharding(mesh))
     return Program(
-        function=answer_scorer.answer_probabilities,
-        arguments=(params, batch),
+        function=answer_scorer.first_tokens,
+        arguments=(params, *given),
         static={"cfg": sizes, "dtype": dtype},
         parts={"params": params},
         flops=workload.reading(sizes, work, rows).flops,

@@ -55,6 +55,10 @@ REGION_NAMES: dict[View, str] = {  # in place of "this" in the questions about a
 }
 
 
+# P(word) as the first word of an answer, of the words that its question is read for.
+Given = Mapping[str, float]
+
+
 class Vocabulary(Protocol):
     """What the judge needs of a tokenizer; both raise ValueError for a word it does not have.
 
@@ -81,6 +85,27 @@ class _Plan:
     image: tuple[Question, ...] = ()
     ids: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     word_level: bool = True
+
+    def words(self, question: Question) -> list[str]:
+        """Those whose probability an answer is read for: of an open question about a crop what it
+        asks for of each of the prompt's objects."""
+        if question.answer:
+            return list(dict.fromkeys((question.answer, *question.choices)))
+        part = "color" if question.kind == "crop_color" else "shape"
+        return list(dict.fromkeys(getattr(spec, part) for spec in self.scene.objects))
+
+    def tokens(self, question: Question) -> list[int]:
+        """The ids that spell those words, in order."""
+        return [i for word in self.words(question) for i in self.ids[word]]
+
+    def given(self, question: Question, p: np.ndarray) -> Given:
+        """An answer, from the probabilities of its `tokens`; a word's are those that spell it."""
+        words = self.words(question)
+        ends = np.cumsum([len(self.ids[word]) for word in words])
+        if len(p) != ends[-1]:
+            raise ValueError(f"{len(p)} probabilities of {ends[-1]} tokens of an answer")
+        parts = np.split(np.asarray(p), ends[:-1])
+        return {word: float(part.sum()) for word, part in zip(words, parts, strict=True)}
 
     def texts(self, questions: Sequence[Question], about: str = "this") -> list[str]:
         """The questions as the model reads them; `about` names the region that they call "this"."""
@@ -129,45 +154,27 @@ def _plans(
 # ---------------------------------------------------------------------------- reading the answers
 
 
-def _mass(row: np.ndarray, word: str, ids: Mapping[str, tuple[int, ...]]) -> float:
-    """P(word) in an answer's probabilities [V], over the tokens that spell it."""
-    return float(row[list(ids[word])].sum())
-
-
-def _open_words(plan: _Plan, question: Question) -> list[str]:
-    """The word of each object of the prompt that an open question about a crop asks for."""
-    part = "color" if question.kind == "crop_color" else "shape"
-    return [getattr(spec, part) for spec in plan.scene.objects]
-
-
-def _probability(row: np.ndarray, question: Question, plan: _Plan) -> float:
+def _probability(given: Given, question: Question) -> float:
     """P(answer), for a closed question among its choices. Raises _Unusable."""
-    if not np.isfinite(row).all() or row.min() < 0 or row.max() > 1 + 1e-3:
+    p = np.array(list(given.values()))
+    if not np.isfinite(p).all() or p.min() < 0 or p.max() > 1 + 1e-3:
         raise _Unusable(NOT_FINITE)
     if not question.answer:
-        return min(1.0, max(_mass(row, word, plan.ids) for word in _open_words(plan, question)))
-    p = _mass(row, question.answer, plan.ids)
+        return min(1.0, float(p.max()))
     if not question.choices:
-        return min(p, 1.0)
-    mass = sum(_mass(row, word, plan.ids) for word in question.choices)
+        return min(given[question.answer], 1.0)
+    mass = sum(given[word] for word in question.choices)
     if mass < MIN_MASS:
         raise _Unusable(UNPARSED)
-    return p / mass
+    return given[question.answer] / mass
 
 
-def _answers(
-    plan: _Plan, questions: Sequence[Question], rows: np.ndarray
-) -> tuple[SoftAnswer, ...]:
-    """What probabilities [Q,V] say to the questions, each with a status of its own."""
-    rows = np.asarray(rows)
-    if rows.ndim != 2 or len(rows) != len(questions):
-        raise ValueError(
-            f"answers of shape {rows.shape} to {len(questions)} questions: expected [Q, V]"
-        )
+def _answers(questions: Sequence[Question], rows: Sequence[Given]) -> tuple[SoftAnswer, ...]:
+    """What was given as answers to the questions, each with a status of its own."""
     read = []
-    for row, question in zip(rows, questions, strict=True):
+    for given, question in zip(rows, questions, strict=True):
         try:
-            p, status = _probability(row, question, plan), OK
+            p, status = _probability(given, question), OK
         except _Unusable as why:
             p, status = float("nan"), str(why)
         read.append(SoftAnswer(question.kind, question.about, p, status))
@@ -183,17 +190,15 @@ def _usable(answers: Sequence[SoftAnswer]) -> list[float]:
 
 
 def _region_probabilities(
-    plan: _Plan, answers: Sequence[SoftAnswer], rows: np.ndarray
+    plan: _Plan, answers: Sequence[SoftAnswer], rows: Sequence[Given]
 ) -> tuple[tuple[float, ...], float]:
     """(P(the crop shows object i) for each object, P(it shows some object's kind of thing)), from
-    the answers to the crop questions and their probabilities [Q,V]."""
-    given, objects = _usable(answers), len(plan.scene.objects)
+    the answers to the crop questions and what was given."""
+    given, objects = _usable(answers), plan.scene.objects
     if not plan.scene.open:
-        return tuple(given[:objects]), max(given[objects:])
-    colors, shapes = (
-        [min(1.0, _mass(row, word, plan.ids)) for word in _open_words(plan, question)]
-        for row, question in zip(rows[:2], plan.crop[:2], strict=True)
-    )
+        return tuple(given[: len(objects)]), max(given[len(objects) :])
+    colors = [min(1.0, rows[0][spec.color]) for spec in objects]
+    shapes = [min(1.0, rows[1][spec.shape]) for spec in objects]
     mixed = [
         DECOMPOSED_SHARE * color * shape + (1 - DECOMPOSED_SHARE) * p
         for color, shape, p in zip(colors, shapes, given[2:], strict=True)
@@ -202,13 +207,17 @@ def _region_probabilities(
 
 
 def _region(
-    plan: _Plan, found: regions.ProposedRegion, rows: np.ndarray | None, name: str, verify: float
+    plan: _Plan,
+    found: regions.ProposedRegion,
+    rows: Sequence[Given] | None,
+    name: str,
+    verify: float,
 ) -> RegionJudgement:
     answers: tuple[SoftAnswer, ...] = ()
     try:
         if rows is None:
             raise _Unusable(plan.status if plan.status != OK else UNDECOMPOSED)
-        answers = _answers(plan, plan.crop, rows)
+        answers = _answers(plan.crop, rows)
         p, relevance = _region_probabilities(plan, answers, rows)
     except _Unusable as why:
         none = float("nan")
@@ -283,7 +292,7 @@ def assemble(
 def _image(
     plan: _Plan,
     found: tuple[RegionJudgement, ...],
-    rows: np.ndarray | None,
+    rows: Sequence[Given] | None,
     separates: bool,
 ) -> Judgement:
     answers: tuple[SoftAnswer, ...] = ()
@@ -295,7 +304,7 @@ def _image(
         for region in found:
             if region.status not in (OK, *NOT_SCORED):
                 raise _Unusable(region.status)
-        answers = _answers(plan, plan.image, rows)
+        answers = _answers(plan.image, rows)
         parts = _answered(plan, answers)
     except _Unusable as why:
         return Judgement(found, float("nan"), str(why), {}, answers)
@@ -309,6 +318,16 @@ def _image(
 
 
 # ------------------------------------------------------------------------------------ all at once
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """Questions about a picture; `about` names the region that they call "this"."""
+
+    plan: _Plan
+    picture: np.ndarray
+    questions: Sequence[Question]
+    about: str = "this"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,67 +346,59 @@ class LogitJudge:
     def judge(
         self, proposed: Proposals, *, whole: bool = True, params: Params | None = None
     ) -> list[Judgement]:
-        """See `Judge`. One call of the scorer for all regions and one for all images; an image is
-        asked about only where all of its regions could be judged."""
+        """See `Judge`. One call of the scorer for all regions and one for all images; where regions
+        are named on the image itself one for both, which reads each picture once."""
         images = proposed.images
         plans = _plans([one.prompt for one in images], self.vocabulary, self.scenes)
-        found = self._regions(plans, proposed, params)
-        if not whole:
-            return [Judgement(regions_, float("nan"), NOT_ASKED, {}) for regions_ in found]
-        wanted = [
-            plan.status == OK
-            and bool(parts)
-            and all(region.status in (OK, *NOT_SCORED) for region in parts)
-            for plan, parts in zip(plans, found, strict=True)
-        ]
-        texts = [plan.texts(plan.image) for plan in plans]
-        rows = self._rows(wanted, [one.image for one in images], texts, params)
-        return [
-            _image(plan, parts, row, proposed.separates)
-            for plan, parts, row in zip(plans, found, rows, strict=True)
-        ]
-
-    def _regions(
-        self, plans: Sequence[_Plan], proposed: Proposals, params: Params | None
-    ) -> list[tuple[RegionJudgement, ...]]:
-        """The scored regions of each image."""
-        view, images = self.settings.view, proposed.images
         owners = [(n, region) for n, found in enumerate(proposed.regions) for region in found]
-        wanted = [plans[n].status == OK and bool(plans[n].crop) for n, _ in owners]
-        pictures, texts = [], []
-        for (n, region), want in zip(owners, wanted, strict=True):
-            image = images[n].image
-            pictures.append(self._picture(image, region.box) if want else image)
-            texts.append(plans[n].texts(plans[n].crop, REGION_NAMES[view].format(*region.box)))
-        rows = self._rows(wanted, pictures, texts, params)
+        about = [self._about(plans[n], images[n].image, region.box) for n, region in owners]
+        wholes = [
+            _Request(plan, one.image, plan.image) if whole and plan.status == OK and boxes else None
+            for plan, one, boxes in zip(plans, images, proposed.regions, strict=True)
+        ]
+        if self.settings.view == "coordinates":
+            given = self._given(about + wholes, params)
+        else:  # an image is much longer than a crop
+            given = self._given(about, params) + self._given(wholes, params)
         found: list[list[RegionJudgement]] = [[] for _ in images]
-        for (n, region), row in zip(owners, rows, strict=True):
+        for (n, region), rows in zip(owners, given, strict=False):
             verify = self.settings.verify
-            found[n].append(_region(plans[n], region, row, proposed.proposer, verify))
-        return [tuple(regions_) for regions_ in found]
+            found[n].append(_region(plans[n], region, rows, proposed.proposer, verify))
+        if not whole:
+            return [Judgement(tuple(parts), float("nan"), NOT_ASKED, {}) for parts in found]
+        return [
+            _image(plan, tuple(parts), rows, proposed.separates)
+            for plan, parts, rows in zip(plans, found, given[len(owners) :], strict=True)
+        ]
 
-    def _picture(self, image: np.ndarray, box: Box) -> np.ndarray:
-        """What the model sees when it is asked about a region."""
-        settings = self.settings
+    def _about(self, plan: _Plan, image: np.ndarray, box: Box) -> _Request | None:
+        """What is asked about a region; None: nothing."""
+        if plan.status != OK or not plan.crop:
+            return None
+        settings, picture = self.settings, image
         if settings.view == "crop":
-            return regions.crop(image, box, settings.margin, settings.crop)
-        return regions.outline(image, box) if settings.view == "outline" else image
+            picture = regions.crop(image, box, settings.margin, settings.crop)
+        elif settings.view == "outline":
+            picture = regions.outline(image, box)
+        return _Request(plan, picture, plan.crop, REGION_NAMES[settings.view].format(*box))
 
-    def _rows(
-        self,
-        wanted: Sequence[bool],
-        images: Sequence[np.ndarray],
-        texts: Sequence[Sequence[str]],
-        params: Params | None,
-    ) -> list[np.ndarray | None]:
-        """Probabilities [Q,V] of the wanted images' answers, by one call; None for the others."""
-        chosen = [i for i, want in enumerate(wanted) if want]
-        rows: list[np.ndarray | None] = [None] * len(images)
-        if chosen:
-            pictures, questions = [images[i] for i in chosen], [texts[i] for i in chosen]
-            given = self.scorer.probabilities(pictures, questions, params=params)
-            if len(given) != len(chosen):
-                raise ValueError(f"the scorer answered {len(given)} of {len(chosen)} images")
-            for i, answer in zip(chosen, given, strict=True):
-                rows[i] = answer
-        return rows
+    def _given(
+        self, requests: Sequence[_Request | None], params: Params | None
+    ) -> list[list[Given] | None]:
+        """What the model says to each request's questions; None where there is no request."""
+        asked = [one for one in requests if one]
+        if not asked:
+            return [None] * len(requests)
+        found = self.scorer.probabilities(
+            [one.picture for one in asked],
+            [one.plan.texts(one.questions, one.about) for one in asked],
+            [[one.plan.tokens(question) for question in one.questions] for one in asked],
+            params=params,
+        )
+        if len(found) != len(asked):
+            raise ValueError(f"the scorer answered {len(found)} of {len(asked)} images")
+        rows = (
+            [one.plan.given(question, p) for question, p in zip(one.questions, row, strict=True)]
+            for one, row in zip(asked, found, strict=True)
+        )
+        return [next(rows) if one else None for one in requests]

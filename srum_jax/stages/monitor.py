@@ -351,13 +351,13 @@ class TrainingMonitor:
         by_image: dict[int, list[str]] = {}
         for i, question in asked:
             by_image.setdefault(i, []).append(question)
-        given = self.scorer.probabilities(
+        given = self.scorer.likeliest(
             [records[i]["image"] for i in by_image], list(by_image.values()), params=params
         )
         answers = [
-            {"image": i, "question": question, "answer": self.words.decode([int(p.argmax())])}
+            {"image": i, "question": question, "answer": self.words.decode([first])}
             for (i, texts), found in zip(by_image.items(), given, strict=True)
-            for question, p in zip(texts, found, strict=True)
+            for question, first in zip(texts, found, strict=True)
         ]
         if not step:
             if jax.process_index() == 0:

@@ -11,13 +11,13 @@ import samples
 import tiny
 from samples import jit
 
-from srum_jax.core import preemption
+from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import BadInput, Preempted
 from srum_jax.data import packing
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Example, Lanes, Text
+from srum_jax.data.schema import Example, Lanes, Picture, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context, text_generator
+from srum_jax.generation import answer_scorer, context, text_generator
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models.bagel import model as bagel
 from srum_jax.worlds.shapes import examples, questions
@@ -47,9 +47,23 @@ def tokenizer(tmp_path_factory):
     return Tokenizer.from_folder(examples.write_tokenizer(tmp_path_factory.mktemp("words")).parent)
 
 
+WANTED = tuple(range(CFG.llm.vocab))[5:40]  # tokens; of every one the probability is known
+
+
+def rows_of(scorer):
+    """Probabilities [Q,35] of the tokens WANTED, of each image."""
+
+    def ask(images, asked):
+        tokens = [[WANTED] * len(texts) for texts in asked]
+        found = scorer.probabilities(images, asked, tokens)
+        return [np.array(row).reshape(-1, len(WANTED)) for row in found]
+
+    return ask
+
+
 @pytest.fixture(scope="module")
 def ask(params, tokenizer):
-    return AnswerScorer(params, CFG, tokenizer, 4).probabilities
+    return rows_of(AnswerScorer(params, CFG, tokenizer, 4))
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +71,74 @@ def answers(ask):
     return ask(IMAGES, QUESTIONS)
 
 
-def test_probabilities_of_the_whole_vocabulary(answers):
-    assert [a.shape for a in answers] == [(len(q), CFG.llm.vocab) for q in QUESTIONS]
-    for a in answers:
-        assert a.dtype == np.float32 and (a >= 0).all()
-        np.testing.assert_allclose(a.sum(-1), 1, atol=1e-5)
+def test_probabilities_of_the_tokens_that_are_wanted(params, tokenizer, answers):
+    assert [a.shape for a in answers] == [(len(q), len(WANTED)) for q in QUESTIONS]
     assert len({len(q) for q in QUESTIONS}) > 1  # rows of different length
+    assert all(a.dtype == np.float32 and (a >= 0).all() and (a.sum(-1) < 1).all() for a in answers)
+    scorer = AnswerScorer(params, CFG, tokenizer, 4)
+    few = [[WANTED[n : n + 1 + n % 3] for n in range(len(q))] for q in QUESTIONS]
+    for row, wanted, all_ in zip(
+        scorer.probabilities(IMAGES, QUESTIONS, few), few, answers, strict=True
+    ):
+        for n, (p, ids) in enumerate(zip(row, wanted, strict=True)):
+            np.testing.assert_allclose(p, all_[n, n : n + len(ids)], atol=1e-6)
+
+
+@pytest.mark.parametrize("vocab", [CFG.llm.vocab, 4 * CFG.llm.vocab])
+def test_what_leaves_the_device_does_not_grow_with_the_vocabulary(vocab):
+    cfg = dataclasses.replace(CFG, llm=dataclasses.replace(CFG.llm, vocab=vocab))
+    packed = packing.pack([[]], Lanes(48, 0, 16, 8, 0, 0), cfg.layout)
+    given = jax.eval_shape(
+        functools.partial(answer_scorer.first_tokens, cfg=cfg, dtype=jnp.float32),
+        *(param_tree.abstract(bagel.specs(cfg)), packed, np.zeros((1, 8, 16), np.int32)),
+    )
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(given)) == 8 * (16 * 4 + 4 + 1)
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """Rows of examples and their lanes, as calls of the scorer pack them."""
+    seen = []
+    pack = packing.pack
+
+    def watch(rows, lanes, *rest):
+        seen.append((rows, lanes))
+        return pack(rows, lanes, *rest)
+
+    monkeypatch.setattr(answer_scorer.packing, "pack", watch)
+    return seen
+
+
+def test_rows_of_like_length_go_together_and_a_picture_is_read_once(ask, answers, packed):
+    """In whatever order they come, and however often a picture does."""
+    wide = tuple(PAIR)
+    images = [IMAGES[0], wide, IMAGES[0].copy(), IMAGES[2], wide, IMAGES[3], IMAGES[0], IMAGES[4]]
+    asked = [QUESTIONS[i][:1] for i in (0, 0, 2, 2, 1, 3, 4, 4)]
+    found = ask(images, asked)
+    rows = [[e for (e,) in filter(None, part)] for part, _ in packed]
+    assert [len(part) for part in rows] == [4, 1]  # five different pictures
+    pictures = [
+        item for part in rows for e in part for item in e.items if isinstance(item, Picture)
+    ]
+    assert len(pictures) == 4 + 2
+    assert [lanes.vit for _, lanes in packed] == [16, 32]  # two pictures lengthen their row alone
+    order = [4, 0, 7, 2, 5, 1, 6, 3]
+    turned = ask([images[i] for i in order], [asked[i] for i in order])
+    for row, i in zip(turned, order, strict=True):
+        np.testing.assert_allclose(row, found[i], atol=1e-6)
+    np.testing.assert_allclose(found[0], answers[0][:1], atol=1e-5)
+    np.testing.assert_allclose(found[3], answers[2][:1], atol=1e-5)
+    for image, questions_, row in zip(images, asked, found, strict=True):
+        np.testing.assert_allclose(row, ask([image], [questions_])[0], atol=1e-5)
+
+
+def test_the_likeliest_token(params, tokenizer):
+    scorer = AnswerScorer(params, CFG, tokenizer, 4)
+    every = [[range(CFG.llm.vocab)] * len(q) for q in QUESTIONS[:2]]
+    found = scorer.probabilities(PAIR, QUESTIONS[:2], every)
+    np.testing.assert_allclose([p.sum() for row in found for p in row], 1, atol=1e-5)
+    likeliest = scorer.likeliest(PAIR, QUESTIONS[:2])
+    assert likeliest == [[int(p.argmax()) for p in row] for row in found]
 
 
 def test_told_to_stop_nothing_more_is_asked(ask, answers):
@@ -79,7 +155,7 @@ def test_an_answer_is_the_training_forward(params, tokenizer, answers):
         answer = Text(np.zeros(0, np.int32), loss=True)
         example = Example((picture(IMAGES[i], CFG.layout), question, answer))
         want = first_answer(params, packing.pack([[example]], lanes, CFG.layout))
-        np.testing.assert_allclose(answers[i][n], want, atol=1e-5)
+        np.testing.assert_allclose(answers[i][n], np.asarray(want)[list(WANTED)], atol=1e-5)
 
 
 def test_other_questions_change_nothing(ask, answers):
@@ -113,7 +189,7 @@ def test_several_pictures_are_read_together_in_order(params, tokenizer, ask):
         answer = Text(np.zeros(0, np.int32), loss=True)
         example = Example((*(picture(i, CFG.layout) for i in PAIR), question, answer))
         want = first_answer(params, packing.pack([[example]], lanes, CFG.layout))
-        np.testing.assert_allclose(found[n], want, atol=1e-5)
+        np.testing.assert_allclose(found[n], np.asarray(want)[list(WANTED)], atol=1e-5)
     assert np.abs(found - turned).max() > 1e-3 and np.abs(found - single).max() > 1e-2
     # One picture is one, in a tuple or not, whatever company makes its row longer.
     np.testing.assert_allclose(single, ask(PAIR[:1], [about])[0], atol=1e-5)
@@ -123,7 +199,7 @@ def test_several_pictures_are_read_together_in_order(params, tokenizer, ask):
 def test_numbers_that_are_not_finite_give_no_answer(params, tokenizer, value):
     broken = params | {"lm_head": {"w": params["lm_head"]["w"].copy()}}
     broken["lm_head"]["w"][0, 7] = value
-    ask = AnswerScorer(broken, CFG, tokenizer, 4).probabilities
+    ask = rows_of(AnswerScorer(broken, CFG, tokenizer, 4))
     with pytest.raises(BadInput, match="for an answer are NaN or infinite"):
         ask(IMAGES[:1], QUESTIONS[:1])
 
@@ -244,6 +320,37 @@ def test_padding_changes_no_text(write, greedy):
     longer = (samples.text(np.random.default_rng(1), 40),)
     found = write([*CONTEXTS[:5], longer], max_tokens=LIMIT)
     assert found[:5] == greedy[:5]
+
+
+def test_a_picture_is_read_once_for_all_its_questions(generator, monkeypatch):
+    """And gives the texts of one question at a time, in whatever order they come."""
+    rng = np.random.default_rng(3)
+    two, one = (samples.picture(rng, 2, 2), samples.picture(rng, 1, 2)), samples.picture(rng, 2, 3)
+    same = Picture(one.patches.copy(), one.positions.copy())
+    asked = [samples.text(rng, n) for n in (3, 6, 2, 4, 5)]
+    contexts = [
+        (one, asked[0]),
+        (*two, asked[1]),
+        (same, asked[2], asked[3]),
+        (asked[4],),
+        (*two, asked[0]),
+        (one, asked[4]),
+        (two[0], asked[1]),
+    ]
+    alone = [generator(1)([c], max_tokens=LIMIT)[0] for c in contexts]
+    assert len({w.ids for w in alone}) > 3
+    read = []
+    pack = context.pack
+    monkeypatch.setattr(
+        context, "pack", lambda c, *rest: read.append((c, rest[0])) or pack(c, *rest)
+    )
+    assert generator(8)(contexts, max_tokens=LIMIT) == alone
+    ((rows, count),) = read
+    assert (len(rows), count) == (4, 4)  # one, both of two, the first of two, none
+    assert sum(isinstance(item, Picture) for row in rows for item in row) == 1 + 2 + 1
+    order = [5, 2, 6, 0, 4, 3, 1]
+    turned = generator(8)([contexts[i] for i in order], max_tokens=LIMIT)
+    assert turned == [alone[i] for i in order]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,9 +1,12 @@
 """The judge with a made-up model: what raises a score, what lowers it, what is no score at all."""
 
+import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
+from chosen_tokens import chosen
 
 from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
@@ -127,9 +130,9 @@ class Scorer:
     def __init__(self, ask):
         self.ask, self.params = ask, []
 
-    def probabilities(self, images, questions, params=None):
+    def probabilities(self, images, questions, tokens, params=None):
         self.params.append(params)
-        return self.ask(images, questions)
+        return chosen(self.ask(images, questions), tokens)
 
 
 def knowing(sureness=0.96, calls=None):
@@ -242,16 +245,15 @@ class Table:
     """A model whose probability of the wanted answer is `p[(which, text, word)]`, drawn once."""
 
     def __init__(self, seed):
-        self.rng, self.p, self.calls = np.random.default_rng(seed), {}, 0
+        self.rng, self.p = np.random.default_rng(seed), {}
 
     def __call__(self, images, questions):
-        self.calls += 1
         answers = []
         for n, texts in enumerate(questions):
             rows = np.full((len(texts), len(WORDS)), 0.3, np.float32)
             for row, text in zip(rows, texts, strict=True):
                 for word in self.words(text):
-                    key = (self.calls % 2, n, text, word)
+                    key = (int("this" in text), n, text, word)
                     row[WORDS.index(word)] = self.p.setdefault(key, self.rng.uniform(0.25, 1))
             answers.append(rows)
         return answers
@@ -361,7 +363,7 @@ def test_numbers_that_are_no_probabilities(bad):
             answers = knowing()(images, questions)
             for answer, texts in zip(answers, questions, strict=True):
                 if any(part in text for part in texts_with for text in texts):
-                    answer[0, 0] = bad
+                    answer[0] = bad
             return answers
 
         return ask
@@ -419,12 +421,13 @@ def test_parameters_of_a_call_reach_the_model_and_the_proposer():
 
 def test_wrong_calls_are_named():
     image = picture(("red", TOP_LEFT))
-    for ask, message in (
-        (lambda i, q: [], "answered 0 of 1"),
-        (lambda i, q: [np.zeros(5)] * len(i), "expected"),
+    for given, message in (
+        (lambda i, q, tokens, params: [], "answered 0 of 1"),
+        (lambda i, q, tokens, params: [[np.zeros(5)] * len(t) for t in q], "5 probabilities of 1"),
     ):
+        one = dataclasses.replace(judging(None), scorer=types.SimpleNamespace(probabilities=given))
         with pytest.raises(ValueError, match=message):
-            judging(ask).judge(prompted([image], ["a red circle"]))
+            one.judge(prompted([image], ["a red circle"]))
     for wrong in (dict(view="crops"), dict(attempts=0), dict(temperature=0.0)):
         with pytest.raises(ValueError, match="none of|at least 1"):
             JudgeSettings(**wrong)

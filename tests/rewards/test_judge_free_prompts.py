@@ -105,3 +105,20 @@ def test_other_views_show_the_whole_image_and_name_the_region(view):
     assert any(text == f"Is the {name} a green bench?" for _, text in crops)
     plain = picture(("red", TOP_LEFT), ("blue", LOW_LEFT))
     assert all((image == plain).all() == (view == "coordinates") for image, _ in crops)
+
+
+def test_coordinates_on_an_image_are_asked_about_in_one_call_with_the_whole():
+    """Whose pictures all are the image, which a scorer reads once."""
+    vocabulary, calls, prompt = Anything(), [], "A green bench hidden by a dog."
+    ask = answering(vocabulary, {})
+
+    def counted(images, questions):
+        calls.append(images)
+        return ask(images, questions)
+
+    shown = picture(("red", TOP_LEFT), ("blue", LOW_LEFT))
+    judging(counted, vocabulary, {prompt: FREE}, view="coordinates").judge(
+        prompted([shown], [prompt], GRID)
+    )
+    (pictures,) = calls
+    assert len(pictures) == 2 + 1 and all((one == shown).all() for one in pictures)

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import shapes_truth
+from chosen_tokens import chosen
 
 from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
@@ -47,7 +48,7 @@ class World:
         except ValueError:  # it asks about what is not there, or twice
             return "neither" if " or " in text and "big" not in text else "no"
 
-    def probabilities(self, images, questions, params=None):
+    def probabilities(self, images, questions, tokens, params=None):
         answers = []
         for image, texts in zip(images, questions, strict=True):
             rows = np.full((len(texts), len(VOCABULARY)), (1 - self.sureness) / len(VOCABULARY))
@@ -60,7 +61,7 @@ class World:
                 for one in guess:
                     row[list(self.answers(one))] += self.sureness / len(guess)
             answers.append(rows.astype(np.float32))
-        return answers
+        return chosen(answers, tokens)
 
 
 def faults(rng, scene, content):

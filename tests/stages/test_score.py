@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from chosen_tokens import chosen
 
 from srum_jax import config
 from srum_jax.configs import base
@@ -75,7 +76,7 @@ class Scorer:
     def __init__(self):
         self.images = 0
 
-    def probabilities(self, images, questions, params=None):
+    def probabilities(self, images, questions, tokens, params=None):
         self.images += len(images)
         answers = []
         for image, texts in zip(images, questions, strict=True):
@@ -85,7 +86,7 @@ class Scorer:
             rows[:, WORDS["red"]] = rows[:, WORDS["circle"]] = red
             rows[:, WORDS["one"]] = rows[:, WORDS["two"]] = 0.5
             answers.append(rows)
-        return answers
+        return chosen(answers, tokens)
 
 
 @pytest.fixture(scope="module")
