@@ -4,7 +4,7 @@ Config files, the command line and the records of runs may use them; nothing els
 """
 
 import reprlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -25,6 +25,8 @@ RENAMED = {
     "pretrain.several_every": "pretrain.multi_image_every",
     "pretrain.several_lanes": "pretrain.multi_image_lanes",
 }
+# Former options of `srum generate` and `srum edit`, and their names.
+RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 # New keys of sections that records of former versions have: without them the defaults held.
 ADDED = ("evaluate.suites",)
 # Former names of what stages record beside the config as read ("inputs"), and their names.
@@ -65,6 +67,18 @@ def current_name(name: str) -> str:
     for word in name.split("."):
         found = f"{found}.{word}" if found else word
         found = RENAMED.get(found, found)
+    return found
+
+
+def current_options(words: Sequence[str]) -> list[str]:
+    """The words of a command line with options under their names of today."""
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in RENAMED_OPTIONS:
+            warn(name, RENAMED_OPTIONS[name])
+            word = RENAMED_OPTIONS[name] + equals + value
+        found.append(word)
     return found
 
 

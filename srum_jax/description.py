@@ -27,6 +27,11 @@ class Description:
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     digest: str
 
+    @property
+    def reader(self) -> reading.Reader:
+        """What reads questions and the pictures they are about; nothing to be drawn."""
+        return reading.Reader(self.generation_config, self.tokenizer, self.cfg.layout, None)
+
     def prompt_reader(self, think: bool) -> PromptReader:
         """What it can draw of a prompt, with `think` of one that it thinks about before."""
         told = self.generation_config

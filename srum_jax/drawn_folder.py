@@ -17,7 +17,7 @@ from srum_jax.core import console, files
 from srum_jax.core.errors import BadInput, quoted
 
 RECORDS = "records.jsonl"
-PATHS = ("model", "base", "images")  # of a record: where it lay, not what it was
+PATHS = ("model", "base", "images", "from_image")  # of a record: where it lay, not what it was
 
 
 def kept(

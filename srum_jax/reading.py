@@ -20,12 +20,12 @@ from srum_jax.inputs import Conversation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reader:
-    """A model's eyes: its settings, words, and sizes of pictures; the encoder of what it edits."""
+    """A model's settings, words, sizes of pictures, and the encoder of those that drawing reads."""
 
     settings: GenerationConfig
     tokenizer: Tokenizer
     layout: LayoutSizes
-    encoder: ImageEncoder
+    encoder: ImageEncoder | None
 
     def prompt(self, request: str | Conversation) -> Context:
         """What is to be drawn. Raises BadInput or ValueError for words that it does not know."""

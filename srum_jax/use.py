@@ -16,120 +16,19 @@ from typing import Any
 
 from absl import flags
 
-from srum_jax import drawn_folder
-from srum_jax.config import Config
-from srum_jax.core import console, ending, files, places, registry
-from srum_jax.core.errors import BadInput, DoesNotFit, quoted
+from srum_jax import drawn_folder, use_options
+from srum_jax.core import console, ending, files, places
+from srum_jax.core.errors import BadInput, DoesNotFit
 
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
-EXAMPLES = """\
-examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
-  %(prog)s generate --prompt "a red circle above a blue square" -o out --n 4
-  %(prog)s generate --prompts prompts.txt -o out --best_of 8 --cfg 3
-  %(prog)s answer --image out/0-0.png --question "What color is the circle?"
-  %(prog)s answer --image a.png --image b.png --question "Is there a red square?"
-  %(prog)s answer --video clip.gif --frames 8 --question "Is there a blue square?"
-  %(prog)s caption out/0-0.png out/0-1.png --json
-  %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
-
-Images that -o has already are not drawn again: after an interruption give the same command.
-Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 69 the bucket's storage is gone,
-130 stopped, 141 nobody reads the output.
-"""
 CLOSED_PIPE = 141  # 128 + SIGPIPE, what a shell says of other programs too
-
-
-def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(
-        prog=program,
-        description="Draw, answer, caption and edit with a BAGEL model.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, what: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-        names = ", ".join(registry.WORLDS)
-        made.add_argument(
-            "--model", default=Config.model, help=f"{names}, or a folder (default: {Config.model})"
-        )
-        made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
-        made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
-        made.add_argument("--window", type=_count, help="tokens of a request with its answer")
-        made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return made
-
-    def drawing(made: argparse.ArgumentParser) -> None:
-        made.add_argument("-o", "--out", required=True, metavar="DIR", help="folder of the images")
-        made.add_argument("--n", type=_count, default=1, help="images of each (default: 1)")
-        made.add_argument("--seed", type=int, default=0)
-        made.add_argument("--steps", type=_count, help="Euler steps (default: the model's)")
-        made.add_argument("--cfg", type=float, dest="guidance", help="text guidance scale")
-        made.add_argument("--image_cfg", type=float, dest="image_guidance", help="image guidance")
-        made.add_argument("--renorm", help="none | global | channel | text_channel | batch")
-        made.add_argument("--shift", type=float, help="of timesteps")
-        made.add_argument("--batch", type=_count, help="images a compiled call")
-        made.add_argument("--think", action="store_true", help="let the model plan in words first")
-
-    def writing(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--max_tokens", type=_count, help="longest answer")
-
-    one = command("generate", "Draw images of prompts.")
-    drawing(one)
-    what = one.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", type=_text, help="what to draw")
-    what.add_argument("--prompts", metavar="FILE", help=".txt, .json or .jsonl with many")
-    one.add_argument("--size", type=_size, help="HxW in pixels, for example 768x1024")
-    one.add_argument("--best_of", type=_count, help="draw so many, keep the best by own score")
-
-    one = command("answer", "Answer a question about images or a video.")
-    writing(one)
-    one.add_argument("--question", type=_text, required=True)
-    one.add_argument("--image", action="append", default=[], help="may be given several times")
-    one.add_argument("--video", help="a GIF, or with the extra [video] any film")
-    one.add_argument("--frames", type=_count, default=8, help="taken evenly (default: 8)")
-    one.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--think", action="store_true", help="let the model reason in words first")
-
-    one = command("caption", "Describe images.")
-    writing(one)
-    one.add_argument("image", nargs="+", metavar="IMAGE")
-
-    one = command("edit", "Draw an image changed as told.")
-    drawing(one)
-    one.add_argument("--image", action="append", required=True, help="several: the last is edited")
-    one.add_argument("--instruction", type=_text, required=True, help="what to change")
-    return top
-
-
-def _size(value: str) -> tuple[int, int]:
-    height, x, width = value.lower().partition("x")
-    if not (x and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{quoted(value)} is no HxW, for example 768x1024")
-    return int(height), int(width)
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{quoted(value)} is no whole number from 1")
-    return int(value)
-
-
-def _text(value: str) -> str:
-    if not value.strip():
-        raise argparse.ArgumentTypeError("it is empty")
-    return value
 
 
 def main(argv: Sequence[str], *, program: str = "python -m srum_jax.use") -> int:
     """Runs a command line (`argv[0]` is the program) and returns its exit code; in the help the
     program is called `program`."""
-    options = parser(program).parse_args(argv[1:])
+    options = use_options.parse(argv[1:], program)
     flags.FLAGS.mark_as_parsed()  # absl's logging asks for it
     console.log_to_stderr(debug=options.debug)
     console.say_everything()
@@ -158,7 +57,10 @@ def _shown(results: Iterable[dict[str, Any]], *, as_json: bool) -> int:
             code = _failed(result["error"], BadInput.exit_code)
             continue
         try:
-            print(json.dumps(result) if as_json else _line(result), flush=True)
+            if "piece" in result:
+                print(result["piece"], end="", flush=True)
+            else:
+                print(json.dumps(result) if as_json else _line(result), flush=True)
         except OSError:
             console.close_stdout()
             raise
@@ -196,17 +98,17 @@ def _described(options: argparse.Namespace):
     return description.describe(options.model, options.base, **window)
 
 
-def _sample(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said of the sampler."""
-    keys = ("size", "steps", "guidance", "image_guidance", "renorm", "shift", "batch")
-    return {k: v for k in keys if (v := getattr(options, k, None)) is not None}
-
-
 def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from srum_jax.data import prompts
+    from srum_jax.data import images, prompts
     from srum_jax.generation.image_sampler import candidate_seed
 
     folder, about = _out(options), _described(options)
+    begun = None if options.from_image is None else images.load(_here(options.from_image))
+    start = {
+        "from_image": options.from_image,
+        "pixels": None if begun is None else images.digest(begun),
+        "start": options.start or None,
+    }
     reader = about.prompt_reader(options.think)
     if options.prompts:
         found = prompts.load(options.prompts, reader=reader)
@@ -216,6 +118,7 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     prompts.check(found, reader)
     jobs = [
         {"id": p.id, "k": k, "prompt": p.text, "seed": candidate_seed(options.seed, p.id, k)}
+        | start
         for p in found
         for k in range(options.n)
     ]
@@ -224,8 +127,12 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return bagel.generate(
             [job["prompt"] for job in part],
             seeds=[job["seed"] for job in part],
+            negative=options.negative,
             think=options.think,
             best_of=options.best_of,
+            from_image=begun,
+            start=options.start,
+            progress=options.progress,
             **sample,
         )
 
@@ -260,7 +167,9 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             options.instruction,
             n=len(part),
             seeds=[job["seed"] for job in part],
+            negative=options.negative,
             think=options.think,
+            progress=options.progress,
             **sample,
         )
 
@@ -301,7 +210,7 @@ def _drawn(
     from srum_jax.core import lock
     from srum_jax.generation import generation_config
 
-    sample = _sample(options)
+    sample = use_options.sampler_options(options)
     settings = getattr(about.generation_config, options.command)
     settings = dataclasses.asdict(
         generation_config.changed(settings, sample, where=options.command)
@@ -321,6 +230,7 @@ def _drawn(
             "think": options.think,
             "settings": settings,
             "best_of": best_of,
+            "negative": options.negative,
         }
         yield from drawn_folder.kept(
             folder,
@@ -331,23 +241,39 @@ def _drawn(
 
 
 def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The record of an answer; with --stream {"piece"} after {"piece"} of its text."""
+    from srum_jax import inputs
     from srum_jax.data import images, video
 
+    asked = options.question or _messages(options.messages)
     shown = [images.load(_here(path)) for path in options.image]
     film = None if options.video is None else video.frames(_here(options.video), options.frames)
     about = _described(options)
-    about.tokenizer.encode(about.generation_config.question(options.question, bool(shown or film)))
-    answer = _load(options).answer(
-        options.question,
-        shown,
+    (request,) = inputs.requests(asked, "answer: a question")
+    about.reader.question(request, shown, film, options.frames)  # refused before the weights come
+    how = dict(
         video=film,
         think=options.think,
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         seed=options.seed,
     )
+    if options.stream:
+        for piece in _load(options).stream(asked, shown, **how):
+            yield {"piece": piece}
+        yield {"piece": "\n"}
+        return
+    answer = _load(options).answer(asked, shown, **how)
     told = {"images": options.image} | ({"video": options.video} if film else {})
-    yield {"question": options.question, **told, **dataclasses.asdict(answer)}
+    yield {"question": str(request), **told, **dataclasses.asdict(answer)}
+
+
+def _messages(path: str) -> list:
+    """The messages of a conversation, of a .json file. Raises BadInput naming it."""
+    found = files.read_json(places.place(_here(path), "--messages"))
+    if not (isinstance(found, list) and found and all(isinstance(x, dict) for x in found)):
+        raise BadInput(f'{path}: must hold a list of messages, {{"role": …, "content": …}}')
+    return found
 
 
 def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ LAYERS = [
     ["inputs"],
     ["reading", "drawn_folder"],
     ["description"],
+    ["use_options"],
     ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
 ]
 MAY_NOT = {  # beyond the layers

@@ -12,7 +12,7 @@ import test_api
 from PIL import Image
 from safetensors import numpy
 
-from srum_jax import api, use
+from srum_jax import api, use, use_options
 from srum_jax.core import console, lock
 from srum_jax.data import images
 from srum_jax.worlds.shapes import examples
@@ -79,7 +79,7 @@ def test_generate_writes_images_and_records(run, tmp_path):
     (tmp_path / "p.jsonl").write_text(
         '{"prompt": "a red circle", "id": 7}\n{"prompt": "two blue squares", "id": 12}\n'
     )
-    arguments = ["--prompts", "p.jsonl", "-o", "out", "--n", 2, "--seed", 4, "--cfg", 3]
+    arguments = ["--prompts", "p.jsonl", "-o", "out", "--n", 2, "--seed", 4, "--guidance", 3]
     code, out, err = run("generate", *arguments, "--json")
     names = ["7-0.png", "7-1.png", "12-0.png", "12-1.png"]
     assert code == 0
@@ -235,7 +235,23 @@ EDIT = ["edit", "-o", "out", "--instruction", PROMPT]
         ([*DRAW, "--prompt", PROMPT, "--size", "32x999992"], "positions for 8 a side"),
         ([*DRAW, "--prompt", PROMPT, "--n", "0"], "--n: '0' is no whole number from 1"),
         ([*DRAW, "--prompt", PROMPT, "--steps", "x"], "--steps: 'x' is no whole number from 1"),
-        ([*DRAW, "--prompt", PROMPT, "--cfg", "nan"], "generate: guidance must be a finite number"),
+        (
+            [*DRAW, "--prompt", PROMPT, "--guidance", "nan"],
+            "generate: guidance must be a finite number",
+        ),
+        ([*DRAW, "--prompt", PROMPT, "--stpes", "3"], '--stpes 3: did you mean "--steps"?'),
+        ([*DRAW, "--prompt", PROMPT, "--start", "1"], "start = 1 begins midway"),
+        ([*DRAW, "--prompt", PROMPT, "--from_image", "cut.png"], "cut.png: not a readable image"),
+        ([*DRAW, "--prompt", PROMPT, "--negative", " "], "--negative: it is empty"),
+        (
+            [*DRAW, "--prompt", PROMPT, "--negative", PROMPT, "--guidance", "1"],
+            "negative: guidance = 1.0 compares with nothing",
+        ),
+        ([*ASK, "--stream", "--json"], "--stream writes text as it comes: leave out --json"),
+        (["answer", "--messages", "p.jsonl"], "p.jsonl"),
+        (["answer", "--messages", "empty.json"], "empty.json: must hold a list of messages"),
+        (["answer", "--messages", "role.json"], "role = 'usr' is not known"),
+        (["answer"], "one of the arguments --question --messages is required"),
         (
             [*DRAW, "--prompt", PROMPT, "--renorm", "most"],
             "renorm = 'most' is not known: known: none",
@@ -290,6 +306,8 @@ def test_bad_input(run, tmp_path, picture, arguments, message):
     (tmp_path / "brown.txt").write_text("a red circle\na brown square\n")
     (tmp_path / "long.txt").write_text("a red circle\n" + "a red circle and " * 80 + "a\n")
     (tmp_path / "gone").symlink_to("/nowhere/scratch")
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "role.json").write_text('[{"role": "usr", "content": "a"}]')
     code, out, err = run(*arguments)
     assert (code, out) == (2, []), err
     assert message in err and "Traceback" not in err and err.count("error: ") < 2
@@ -441,7 +459,7 @@ def test_help_needs_no_jax():
 def test_as_a_program(folder, tmp_path):
     """Logs stay off stdout; without --model it is the base that ships with the package."""
     command = ["generate", "--prompt", PROMPT, "-o", str(tmp_path / "out"), "--json"]
-    assert use.parser().parse_args(command).model == "shapes"
+    assert use_options.parse(command, "use").model == "shapes"
     done = subprocess.run(
         [sys.executable, "-m", "srum_jax.use", *command, "--model", str(folder)],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},

@@ -1,0 +1,183 @@
+"""The command line of `use`: commands, options, and what their values may be.
+
+The sampler's options are the fields of `SampleConfig`, under the same names as in Python.
+"""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from srum_jax import config_history
+from srum_jax.config import Config, SampleConfig
+from srum_jax.core import registry
+from srum_jax.core.checked import suggest
+from srum_jax.core.errors import quoted
+
+EXAMPLES = """\
+examples (the default model is the small shapes base; --model DIR takes a BAGEL folder)
+  %(prog)s generate --prompt "a red circle above a blue square" -o out --n 4
+  %(prog)s generate --prompts prompts.txt -o out --best_of 8 --guidance 3
+  %(prog)s answer --image out/0-0.png --question "What color is the circle?"
+  %(prog)s answer --image a.png --image b.png --question "Is there a red square?"
+  %(prog)s answer --video clip.gif --frames 8 --question "Is there a blue square?"
+  %(prog)s caption out/0-0.png out/0-1.png --json
+  %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
+
+Images that -o has already are not drawn again: after an interruption give the same command.
+Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 69 the bucket's storage is gone,
+130 stopped, 141 nobody reads the output.
+"""
+# What each field of SampleConfig is; its default is the model's.
+SAMPLER = {
+    "size": "HxW in pixels, for example 768x1024",
+    "steps": "Euler steps",
+    "shift": "of timesteps",
+    "guidance": "scale of text guidance; 1 is none",
+    "image_guidance": "scale of image guidance; 1 is none",
+    "image_alone": "image guidance also without text guidance",
+    "guidance_interval": "times in which guidance acts, 1 is noise",
+    "renorm": "none | global | channel | text_channel | batch",
+    "renorm_min": "smallest factor of renorm",
+    "batch": "images a compiled call",
+}
+
+
+def parse(argv: Sequence[str], program: str) -> argparse.Namespace:
+    """The options of a command line without the program's name, former names with a warning.
+
+    Ends the process, with exit code 2 and a line that names what was meant, for wrong ones.
+    """
+    top = parser(program)
+    options, unknown = top.parse_known_args(config_history.current_options(argv))
+    if getattr(options, "stream", False) and options.json:
+        top.error("--stream writes text as it comes: leave out --json")
+    if unknown:
+        (commands,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+        made = commands.choices[options.command]
+        known = [name for action in made._actions for name in action.option_strings]
+        hint = suggest(unknown[0].partition("=")[0], [n for n in known if n.startswith("--")])
+        made.error(f"unrecognized arguments: {' '.join(unknown)}: {hint}")
+    return options
+
+
+def sampler_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the sampler: fields of SampleConfig."""
+    return {k: v for k in SAMPLER if (v := getattr(options, k, None)) is not None}
+
+
+def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
+    """All commands."""
+    top = argparse.ArgumentParser(
+        prog=program,
+        description="Draw, answer, caption and edit with a BAGEL model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _generate(_command(commands, "generate", "Draw images of prompts."))
+    _answer(_command(commands, "answer", "Answer a question about images or a video."))
+    _caption(_command(commands, "caption", "Describe images."))
+    _edit(_command(commands, "edit", "Draw an image changed as told."))
+    return top
+
+
+def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+    names = ", ".join(registry.WORLDS)
+    made.add_argument(
+        "--model", default=Config.model, help=f"{names}, or a folder (default: {Config.model})"
+    )
+    made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
+    made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
+    made.add_argument("--window", type=_count, help="tokens of a request with its answer")
+    made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def _generate(made: argparse.ArgumentParser) -> None:
+    _drawing(made, "size")
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", type=_text, help="what to draw")
+    what.add_argument("--prompts", metavar="FILE", help=".txt, .json or .jsonl with many")
+    made.add_argument("--best_of", type=_count, help="draw so many, keep the best by own score")
+    made.add_argument("--from_image", metavar="FILE", help="begin from it instead of noise")
+    made.add_argument("--start", type=int, default=0, help="the first step done of --from_image")
+
+
+def _edit(made: argparse.ArgumentParser) -> None:
+    _drawing(made)
+    made.add_argument("--image", action="append", required=True, help="several: the last is edited")
+    made.add_argument("--instruction", type=_text, required=True, help="what to change")
+
+
+def _drawing(made: argparse.ArgumentParser, *more: str) -> None:
+    made.add_argument("-o", "--out", required=True, metavar="DIR", help="folder of the images")
+    made.add_argument("--n", type=_count, default=1, help="images of each (default: 1)")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--negative", type=_text, help="what guidance leads away from")
+    made.add_argument("--think", action="store_true", help="let the model plan in words first")
+    made.add_argument("--progress", action="store_true", help="a bar of the steps on stderr")
+    own = made.add_argument_group("the sampler, each by default as the model says")
+    kinds = typing.get_type_hints(SampleConfig)
+    for field in dataclasses.fields(SampleConfig):
+        if field.name != "size" or "size" in more:
+            how = _argument(field.name, kinds[field.name])
+            own.add_argument(f"--{field.name}", help=SAMPLER[field.name], **how)
+
+
+def _argument(name: str, kind: Any) -> dict[str, Any]:
+    """How argparse reads a field of this type; what it may be says SampleConfig."""
+    if name == "size":
+        return {"type": _size}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is tuple:
+        return {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
+    return {"type": {int: _count, float: float}.get(kind, str)}
+
+
+def _answer(made: argparse.ArgumentParser) -> None:
+    _writing(made)
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--question", type=_text)
+    what.add_argument(
+        "--messages", metavar="FILE", help=".json with the messages of a conversation"
+    )
+    made.add_argument("--image", action="append", default=[], help="may be given several times")
+    made.add_argument("--video", help="a GIF, or with the extra [video] any film")
+    made.add_argument("--frames", type=_count, default=8, help="taken evenly (default: 8)")
+    made.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--think", action="store_true", help="let the model reason in words first")
+    made.add_argument("--stream", action="store_true", help="show the words as they are written")
+
+
+def _caption(made: argparse.ArgumentParser) -> None:
+    _writing(made)
+    made.add_argument("image", nargs="+", metavar="IMAGE")
+
+
+def _writing(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--max_tokens", type=_count, help="longest answer")
+
+
+def _size(value: str) -> tuple[int, int]:
+    height, x, width = value.lower().partition("x")
+    if not (x and height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{quoted(value)} is no HxW, for example 768x1024")
+    return int(height), int(width)
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{quoted(value)} is no whole number from 1")
+    return int(value)
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return value
