@@ -63,6 +63,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "tensorflow_datasets": ["data", "worlds"],
     "array_record": ["data"],
     "ml_collections": ["config", "configs"],
+    "huggingface_hub": ["core.hub"],
     "jinja2": ["report"],
     "av": ["data.video", "data.video_shown"],
     "pyarrow": ["data.parquet"],
@@ -76,7 +77,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
 }
 LAZY = [
     *("grain", "tensorflow_datasets", "array_record", "ml_collections", "av", "pyarrow"),
-    *("wandb", "tensorboardX"),
+    *("wandb", "tensorboardX", "huggingface_hub"),
 ]
 
 

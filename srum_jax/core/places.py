@@ -6,7 +6,7 @@ import re
 
 from etils import epath
 
-from srum_jax.core import registry
+from srum_jax.core import hub, registry
 from srum_jax.core.errors import BadInput, quoted
 
 BUCKETS = {"gs": "gcsfs", "s3": "s3fs"}  # schemes that can be read and written, by which package
@@ -36,20 +36,24 @@ def place(given: epath.PathLike, what: str) -> epath.Path:
 def model_folders(
     model: epath.PathLike, base: epath.PathLike | None = None
 ) -> tuple[epath.Path, epath.Path | None]:
-    """The folder of a model, and the one with what it lacks: of a world its packaged base.
+    """The folder of a model, and the one with what it lacks: of a world its packaged base, of
+    "org/name" or "org/name@revision" what the Hugging Face Hub has, where no folder is called so.
 
-    Raises BadInput as `place` does, and where there is no such folder.
+    Raises BadInput as `place` and `hub.folder` do, and where there is no such folder.
     """
-    return _model_folder(model), None if base is None else _model_folder(base)
+    return model_folder(model), None if base is None else model_folder(base)
 
 
-def _model_folder(given: epath.PathLike) -> epath.Path:
+def model_folder(given: epath.PathLike, what: str = "the model") -> epath.Path:
+    """One of `model_folders`; `what` begins a problem's line."""
     if given in registry.WORLDS:
         return registry.base_folder(given)
-    folder = place(given, "the model")
-    if not folder.is_dir():
-        raise BadInput(f"{given}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
-    return folder
+    folder = place(given, what)
+    if folder.is_dir():
+        return folder
+    if hub.is_name(os.fspath(given)):
+        return hub.folder(os.fspath(given))
+    raise BadInput(f"{given}: no such folder; give one, or one of {', '.join(registry.WORLDS)}")
 
 
 def fault(text: str) -> str | None:
