@@ -56,15 +56,18 @@ def load(
     *,
     precision: str | None = None,
     base: epath.PathLike | None = None,
+    adapter: epath.PathLike | None = None,
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> "Model":
-    """Loads a model: a world's base ("shapes"), or a folder in the Hugging Face layout of BAGEL.
+    """Loads a model: a world's base ("shapes"), a folder in the Hugging Face layout of BAGEL, or by
+    its name on the Hugging Face Hub, "org/name" or "org/name@revision".
 
     precision: of the weights, float32 | bfloat16 | int8 (matrices only; for small hardware);
     default bfloat16, on a CPU float32. base: the folder with what `model` lacks (towers that were
-    not trained, autoencoder, JSON files, tokenizer). mesh: where the model lies, default the first
-    device. options: fields of `GenerationConfig` to change, for example window=16384.
+    not trained, autoencoder, JSON files, tokenizer). adapter: a folder of PEFT's with a LoRA, which
+    is merged into the weights. mesh: where the model lies, default the first device. options:
+    fields of `GenerationConfig` to change, for example window=16384.
     Raises BadInput, FileNotFoundError or ValueError naming file and field.
     """
     console.cache_compiled_programs()
@@ -74,6 +77,8 @@ def load(
         description.generation_settings(model, base), options, where="api.load"
     )
     folder, base = places.model_folders(model, base)
+    if adapter is not None:
+        adapter = places.model_folder(adapter, "the adapter")
     if mesh is None:
         ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
         mesh = sharding.make_mesh(ones, jax.devices()[:1])
@@ -87,6 +92,7 @@ def load(
         mesh=mesh,
         dtype=jnp.float32 if precision == "float32" else jnp.bfloat16,
         int8_weights=precision == "int8",
+        adapter=adapter,
     )
     # CPUs multiply bfloat16 slowly, and XLA would keep a float32 copy of all weights for it.
     dtype = jnp.float32 if on_cpu or precision == "float32" else jnp.bfloat16

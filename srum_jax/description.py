@@ -19,7 +19,8 @@ from srum_jax.models.bagel.model_config import BagelConfig
 class Description:
     """What a model folder says without its weights: how it wants to be used, its sizes, its words.
 
-    digest: 16 hex digits of the folder's content and its base's, by `core.files.fingerprint`.
+    digest: 16 hex digits of the content of the folder, its base and its adapter, by
+    `core.files.fingerprint`.
     """
 
     generation_config: GenerationConfig
@@ -43,12 +44,17 @@ class Description:
 
 
 def describe(
-    model: epath.PathLike = Config.model, base: epath.PathLike | None = None, **options: Any
+    model: epath.PathLike = Config.model,
+    base: epath.PathLike | None = None,
+    adapter: epath.PathLike | None = None,
+    **options: Any,
 ) -> Description:
     """What is known of a model before it is loaded; the arguments are those of `api.load`."""
     told = generation_config.updated(generation_settings(model, base), options, where="options")
     folders = [one for one in places.model_folders(model, base) if one is not None]
     cfg, tokenizer = families.find(*folders).describe(*folders)
+    if adapter is not None:
+        folders.append(places.model_folder(adapter, "the adapter"))
     return Description(told, cfg, tokenizer, files.model_fingerprint(*folders))
 
 

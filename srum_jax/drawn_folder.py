@@ -17,7 +17,8 @@ from srum_jax.core import console, files
 from srum_jax.core.errors import BadInput, quoted
 
 RECORDS = "records.jsonl"
-PATHS = ("model", "base", "images", "from_image")  # of a record: where it lay, not what it was
+# Of a record: where something lay, not what it was.
+PATHS = ("model", "base", "adapter", "images", "from_image")
 
 
 def kept(

@@ -86,16 +86,21 @@ def _load(options: argparse.Namespace):
     from srum_jax import api
 
     console.cache_compiled_programs()
-    window = {} if options.window is None else {"window": options.window}
-    return api.load(options.model, precision=options.precision, base=options.base, **window)
+    how = dict(precision=options.precision, base=options.base, **_told(options))
+    return api.load(options.model, **how)
 
 
 def _described(options: argparse.Namespace):
     """The model without its weights: what it cannot read is refused before they are loaded."""
     from srum_jax import description
 
-    window = {} if options.window is None else {"window": options.window}
-    return description.describe(options.model, options.base, **window)
+    return description.describe(options.model, options.base, **_told(options))
+
+
+def _told(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the model beside its folders."""
+    given = {"window": options.window, "adapter": options.adapter}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -225,6 +230,7 @@ def _drawn(
         how = {
             "model": options.model,
             "base": options.base,
+            "adapter": options.adapter,
             "weights": about.digest,
             "precision": bagel.precision,
             "think": options.think,

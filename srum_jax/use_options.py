@@ -87,9 +87,12 @@ def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
     names = ", ".join(registry.WORLDS)
     made.add_argument(
-        "--model", default=Config.model, help=f"{names}, or a folder (default: {Config.model})"
+        "--model",
+        default=Config.model,
+        help=f"{names}, a folder, or org/name[@revision] on the hub (default: {Config.model})",
     )
     made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
+    made.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's, merged into the weights")
     made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
     made.add_argument("--window", type=_count, help="tokens of a request with its answer")
     made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")

@@ -17,7 +17,7 @@ from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models import int8
-from srum_jax.models.bagel import hf, hf_folder, model_config, vae
+from srum_jax.models.bagel import hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -87,14 +87,19 @@ def load(
     dtype: DTypeLike,
     want: Sequence[str] = ("model", "vae"),
     int8_weights: bool = False,
+    adapter: epath.PathLike | None = None,
 ) -> tuple[BagelConfig, Params | None, Params | None, Tokenizer]:
     """(sizes, the model's parameters in `dtype`, the autoencoder's in float32, tokenizer).
 
-    Parameters lie on the mesh; `want` and `base` as in `hf.load`; int8_weights: the large matrices
-    are quantized. Raises FileNotFoundError or ValueError naming the file, the tensor or the field.
+    Parameters lie on the mesh; `want` and `base` as in `hf.load`; adapter: a folder of PEFT's
+    whose low-rank changes are merged into the weights; int8_weights: the large matrices are then
+    quantized. Raises FileNotFoundError or ValueError naming the file, the tensor or the field.
     """
     cfg, tokenizer = describe(folder, base)
     specs = bagel.specs(cfg)
+    convert = int8.Quantizer(specs) if int8_weights else None
+    if adapter is not None:
+        convert = peft.Merging(peft.load(adapter, cfg), convert)
     params, vae_params = hf.load(
         folder,
         cfg,
@@ -102,6 +107,6 @@ def load(
         shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vae.specs(cfg.vae))),
         want=want,
         base=base,
-        convert=int8.Quantizer(specs) if int8_weights else None,
+        convert=convert,
     )
     return cfg, params, vae_params, tokenizer

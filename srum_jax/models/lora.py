@@ -92,11 +92,17 @@ class AdaptedLoss:
 
 
 @jax.jit
-def _merged(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    a, b = rearrange(a, "l ... r -> l (...) r"), rearrange(b, "l r ... -> l r (...)")
-    # HIGHEST: what is exported must not be rounded to bfloat16 on the way.
-    product = jnp.einsum("lir,lro->lio", a, b, precision=jax.lax.Precision.HIGHEST)
-    return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
+def merged_matrix(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+    """w + scale · a·b in w's dtype, of w [L, in…, out…], a [L, in…, r], b [L, r, out…]."""
+
+    def one(layer):  # alone: of all layers the sums in float32 would take twice their bfloat16
+        w, a, b = layer
+        a, b = rearrange(a, "... r -> (...) r"), rearrange(b, "r ... -> r (...)")
+        # HIGHEST: what is exported must not be rounded to bfloat16 on the way.
+        product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+        return (w.astype(jnp.float32) + scale * product.reshape(w.shape)).astype(w.dtype)
+
+    return jax.lax.map(one, (w, a, b))
 
 
 def merge(
@@ -113,5 +119,5 @@ def merge(
             raise ValueError(f"{path}: the model has no {where}/w that this adapts")
         if which == "a":
             w, b = flat[f"{where}/w"], factors[f"{where}/lora/b"]
-            flat[f"{where}/w"] = _merged(w, factors[path], b, scale)
+            flat[f"{where}/w"] = merged_matrix(w, factors[path], b, scale)
     return param_tree.unflatten(flat)

@@ -1,4 +1,5 @@
-"""Stage `export`: the round's model in the Hugging Face layout, for the next round and for others.
+"""Stage `export`: the round's model in the Hugging Face layout, for the next round and for others;
+trained adapters also by themselves, as PEFT has them.
 
 The trained model where the run trains, otherwise the one it started from or pretrained.
 """
@@ -12,7 +13,7 @@ from etils import epath
 from srum_jax import disk
 from srum_jax.config import Config, section_hash
 from srum_jax.core import param_tree
-from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import hf, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.stages import loading, preflight
 from srum_jax.stages.manifest import (
@@ -25,7 +26,7 @@ from srum_jax.stages.manifest import (
 )
 from srum_jax.stages.preflight import Checks, Cost
 
-FOLDER = "model"
+FOLDER, ADAPTER = "model", "adapter"
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
@@ -44,7 +45,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
-    """Writes round<R>/export/model.
+    """Writes round<R>/export/model, and the adapters that were trained as export/adapter.
 
     Raises FileNotFoundError or ValueError where the weights or the train stage are missing.
     """
@@ -55,6 +56,11 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     def body(folder: epath.Path) -> Outcome:
         opened = loading.base(cfg, work, mesh, dtype=cfg.export.dtype)
+        outputs = {"model": FOLDER}
+        if "train" in cfg.stages and cfg.train.trainable == "lora":
+            made = loading.made_by_training(opened, cfg, work, mesh)
+            peft.save(folder / ADAPTER, opened.cfg, made, alpha=cfg.train.lora.alpha)
+            outputs["adapter"] = ADAPTER
         if "train" in cfg.stages:
             opened = loading.trained(opened, cfg, work, mesh)
         hf.save(
@@ -70,7 +76,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         parameters = param_tree.count(bagel.specs(opened.cfg)) + param_tree.count(
             vae.specs(opened.cfg.vae)
         )
-        return Outcome({"model": FOLDER}, {"parameters": parameters}, items=1)
+        return Outcome(outputs, {"parameters": parameters}, items=1)
 
     sections = ("model", "export", "train.trainable")
     return run_stage("export", cfg, work, sections=sections, inputs=inputs, body=body)

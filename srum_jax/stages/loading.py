@@ -159,6 +159,21 @@ def base(
     return LoadedModel(*loaded, source=found, family=family)
 
 
+def made_by_training(
+    loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
+) -> param_tree.Params:
+    """The leaves, float32, that this round's `train` stage made: adapters, or parts of the model.
+
+    Raises as `trained`.
+    """
+    stage = work.stage("train")
+    Manifest.read(stage)
+    specs = programs.training(cfg, loaded.cfg).trained
+    return checkpoint.load_params(
+        stage / "params", sharding.placed_params(specs, jnp.float32, mesh)
+    )
+
+
 def trained(
     loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
 ) -> LoadedModel:
@@ -167,11 +182,7 @@ def trained(
     Adapters are merged. Raises FileNotFoundError if that stage is not finished, BadInput if its
     files are damaged.
     """
-    stage = work.stage("train")
-    Manifest.read(stage)
-    specs = programs.training(cfg, loaded.cfg).trained
-    like = sharding.placed_params(specs, jnp.float32, mesh)
-    made = checkpoint.load_params(stage / "params", like)
+    made = made_by_training(loaded, cfg, work, mesh)
     if cfg.train.trainable == "lora":
         merged = lora.merge(loaded.params, made, programs.lora_scale(cfg.train))
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
