@@ -96,7 +96,10 @@ def load(
     )
     # CPUs multiply bfloat16 slowly, and XLA would keep a float32 copy of all weights for it.
     dtype = jnp.float32 if on_cpu or precision == "float32" else jnp.bfloat16
-    return Model(*loaded, told, mesh, precision, dtype, family)
+    *sizes_and_weights, tokenizer = loaded
+    if told.official:
+        tokenizer = tokenizer.with_marks()
+    return Model(*sizes_and_weights, tokenizer, told, mesh, precision, dtype, family)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,7 +189,7 @@ class Model:
         if len(shown) != len(several):
             raise BadInput(f"score: {len(shown)} images, but {len(several)} prompts; give as many")
         said = [self.generation_config.prompt(prompt) for prompt in several]
-        scores = self._scorer.score([inputs.pixels(one) for one in shown], said)
+        scores = self._scorer.score([self._reader.pixels(inputs.Shown(one)) for one in shown], said)
         return scores[0] if isinstance(prompts, str) else scores
 
     def edit(
@@ -229,7 +232,7 @@ class Model:
             if not told.images:
                 raise BadInput(f"edit: no image for {quoted(str(told))}")
             # Latents drawn from the posterior are each image's own, like its noise.
-            drawn = self.generation_config.sample_conditions
+            drawn = self.generation_config.official
             for mine in [[one] for one in some] if drawn else [some]:
                 items, size = self._reader.edit(told, mine[0] if drawn else None)
                 requests.append(_Request(items, str(told), size, mine, other))
@@ -246,7 +249,6 @@ class Model:
         max_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-        stop: str = "each",
     ) -> Answer | list[Answer]:
         """Answers a question about no, one or several images, or about a video's frames.
 
@@ -254,12 +256,11 @@ class Model:
         of questions `images` and `video` are lists of the same length (of images, of lists of
         images, of None). video: a file, or its frames as `data.video.frames` gives them. frames: so
         many, taken evenly from the file; their times go into the prompt where the model's settings
-        say how. think: it first reasons in writing. temperature 0: the likeliest words. stop:
-        "each" or "first" (see `generation.text_generator.decode`).
+        say how. think: it first reasons in writing. temperature 0: the likeliest words.
         """
         contexts = self._asked(questions, images, video, frames)
         how = self._writing(think, max_tokens, temperature, seed)
-        answers = [Answer.of(w, think) for w in self._write(contexts, *how, stop)]
+        answers = [Answer.of(w, think) for w in self._write(contexts, *how)]
         return answers[0] if inputs.single(questions) else answers
 
     def stream(
@@ -347,7 +348,8 @@ class Model:
     @functools.cached_property
     def _sampler(self):
         settings = self.generation_config.generate
-        how = dict(vae_params=self.vae_params, settings=settings)
+        official = self.generation_config.official
+        how = dict(vae_params=self.vae_params, settings=settings, official=official)
         return self.family.ImageSampler(**how, **self._running())
 
     @functools.cached_property
@@ -367,7 +369,7 @@ class Model:
         encoder = self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
         return reading.Reader(self.generation_config, self.tokenizer, self.cfg.layout, encoder)
 
-    def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0, stop="each"):
+    def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0):
         seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
         with jax.set_mesh(self.mesh):
             return self._generator.generate(
@@ -375,12 +377,12 @@ class Model:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 seeds=seeds,
-                stop=stop,
+                stop="first" if self.generation_config.official else "each",
             )
 
     def _from(self, request: "_Request", image: AnyImage) -> "_Request":
         """The request begun from an image, in its size."""
-        seen = self._reader.latents(inputs.pixels(image))
+        seen = self._reader.latents(self._reader.pixels(inputs.Shown(image)))
         latents = [seen.tokens] * len(request.seeds)
         return dataclasses.replace(request, size=seen.size, latents=latents)
 

@@ -29,6 +29,9 @@ RENAMED = {
 RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 # New keys of sections that records of former versions have: without them the defaults held.
 ADDED = ("evaluate.suites",)
+PARITY = 'api.load(…, parity="official")'
+# Keys of a model's generation settings that are gone; they are false without that.
+OF_PARITY = ("resize_twice", "sample_conditions")
 # Former names of what stages record beside the config as read ("inputs"), and their names.
 RENAMED_INPUTS = {"probe": "monitor", "prompts": "suite shapes"}
 
@@ -43,8 +46,10 @@ def _below(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # Keys that are gone, and the value that always holds; recorded with it, they are no change. What
-# makes a base is the recipe in `worlds/shapes/pretrain.py` and `autoencoder.py`.
+# makes a base is the recipe in `worlds/shapes/pretrain.py` and `autoencoder.py`; what the original
+# does otherwise is the parity of a model's generation settings.
 REMOVED = {
+    "sample.image_alone": True,
     "train.lanes.vit": 0,
     "train.lanes.labels": 0,
     **_below("pretrain.lanes", _BASE_LANES),
@@ -152,7 +157,9 @@ def refused(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
 def gone(name: str) -> str:
     """What is said of a key that is gone."""
     where = name.partition(".")[0]
-    place = f"; srum_jax/worlds has the recipe of the stage {where}" if where != "train" else ""
+    place = f"; srum_jax/worlds has the recipe of the stage {where}"
+    if where in ("train", "sample"):
+        place = {"train": "", "sample": f"; {PARITY} has what the original does"}[where]
     return f"{name} is gone: it is always {REMOVED[name]!r}{place}"
 
 

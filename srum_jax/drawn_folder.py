@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+from srum_jax import config_history
 from srum_jax.core import console, files
 from srum_jax.core.errors import BadInput, quoted
 
@@ -106,16 +107,25 @@ def _done(path: pathlib.Path, wanted: Sequence[dict]) -> dict[tuple, dict[str, A
         except (ValueError, KeyError, TypeError) as e:
             raise BadInput(f"{path}, line {number}: not a record of an image ({e!r})") from e
         for name, value in by_key.get(key, {}).items():
-            if name not in PATHS and record.get(name) != value:
+            was = _today(name, record.get(name))
+            if name not in PATHS and was != value:
                 raise BadInput(
                     f"{path}, line {number}: image {key[0]}-{key[1]} was drawn with {name} = "
-                    f"{quoted(record.get(name))}, not {quoted(value)}; name another folder with -o"
+                    f"{quoted(was)}, not {quoted(value)}; name another folder with -o"
                 )
         if asked and _ends(path.parent / file_name(record)):
             found[key] = record
     if torn or len(whole) < len(lines):
         files.write_bytes(path, (line + b"\n" for line in whole))
     return found
+
+
+def _today(name: str, value: Any) -> Any:
+    """A field of a record as it is written today: settings without keys that are gone."""
+    if name != "settings" or not isinstance(value, dict):
+        return value
+    gone = {key for key in value if config_history.REMOVED.get(f"sample.{key}") == value[key]}
+    return {key: kept for key, kept in value.items() if key not in gone}
 
 
 _FIELDS = {"id", "k", "file", "size"}  # of every record that is written here

@@ -28,12 +28,18 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """An image in any form that `pixels` takes."""
+
+    image: AnyImage
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Turn:
-    """A message of a conversation: who says it (of ROLES), texts and images uint8 [H,W,3] in their
-    order."""
+    """A message of a conversation: who says it (of ROLES), texts and images in their order."""
 
     role: str
-    parts: tuple[str | np.ndarray, ...]
+    parts: tuple[str | Shown, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,9 +52,9 @@ class Conversation:
         return [part for part in self.turns[-1].parts if isinstance(part, str)][-1]
 
     @property
-    def images(self) -> list[np.ndarray]:
+    def images(self) -> list[Shown]:
         """All images in it."""
-        return [x for turn in self.turns for x in turn.parts if not isinstance(x, str)]
+        return [part for turn in self.turns for part in turn.parts if isinstance(part, Shown)]
 
 
 def listed(given: Any) -> list | None:
@@ -99,7 +105,7 @@ def conversation(request: str | Conversation, images: Any, what: str) -> Convers
     """
     shown = several(images)
     if isinstance(request, str):
-        return Conversation((Turn("user", (*map(pixels, shown), request)),))
+        return Conversation((Turn("user", (*map(Shown, shown), request)),))
     if shown:
         raise BadInput(f"{what}: images of a conversation belong into its messages")
     return request
@@ -124,7 +130,7 @@ def _conversation(messages: Sequence[Mapping[str, Any]], what: str) -> Conversat
     return Conversation(tuple(turns))
 
 
-def _part(given: Any, where: str) -> str | np.ndarray:
+def _part(given: Any, where: str) -> str | Shown:
     """A text, an image, or one of them as {"type": "text", "text": …}, {"type": "image", …}."""
     if isinstance(given, Mapping):
         kind = given.get("type")
@@ -134,13 +140,13 @@ def _part(given: Any, where: str) -> str | np.ndarray:
                 f"…}}, a text or an image; got {quoted(given)}"
             )
         if kind == "image":
-            return pixels(given["image"])
+            return Shown(given["image"])
         given = given["text"]
         if not isinstance(given, str):
             raise BadInput(f"{where}: the text of a part must be a text, got {quoted(given)}")
     if isinstance(given, str) and not given.strip():
         raise BadInput(f"{where}: a text is empty")
-    return given if isinstance(given, str) else pixels(given)
+    return given if isinstance(given, str) else Shown(given)
 
 
 def each(given: Any, requests: AnyRequest | Sequence[AnyRequest], name: str) -> list:
@@ -230,15 +236,19 @@ def latents(given: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     return [one.astype(np.float32) for one in arrays]
 
 
-def pixels(given: AnyImage) -> np.ndarray:
-    """uint8 [H,W,3] of a path, a PIL image, a drawing or an array. Raises BadInput for others,
-    FileNotFoundError or ValueError for a file that is none or cannot be read."""
+def pixels(given: AnyImage, *, released: bool = False) -> np.ndarray:
+    """uint8 [H,W,3] of a path, a PIL image, a drawing or an array; released: of files and PIL
+    images as the original reads them (`data.images.decode`).
+
+    Raises BadInput for others, FileNotFoundError or ValueError for a file that is none or cannot be
+    read.
+    """
     if isinstance(given, Drawing):
         return given.image
     if isinstance(given, Image.Image):
-        return pictures.from_pil(given, name="the PIL image")
+        return pictures.from_pil(given, name="the PIL image", released=released)
     if isinstance(given, (str, os.PathLike)):
-        return pictures.load(given)
+        return pictures.load(given, released=released)
     found = np.asarray(given)
     if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
         raise BadInput(

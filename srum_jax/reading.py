@@ -15,7 +15,7 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.context import Context
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import ImageEncoder
-from srum_jax.inputs import Conversation
+from srum_jax.inputs import Conversation, Shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Reader:
             return self._asked(told)
         if not isinstance(request, str):
             raise BadInput("answer: a conversation has images in it, but no video")
-        before = [self.picture(one) for one in told.images]
+        before = [self.picture(self.pixels(one)) for one in told.images]
         said = self.settings.question(request, True)
         return (*before, *self.frames(film, frames), self.tokenizer.text(said))
 
@@ -58,8 +58,8 @@ class Reader:
         items: list[Text | Picture] = []
         for turn in told.turns:
             for part in turn.parts:
-                if not isinstance(part, str):
-                    items.append(self.picture(part))
+                if isinstance(part, Shown):
+                    items.append(self.picture(self.pixels(part)))
                     continue
                 if turn.role == "user":
                     shown = any(isinstance(item, Picture) for item in items)
@@ -74,12 +74,17 @@ class Reader:
         items: list[Text | Picture | Latent] = []
         for turn in told.turns:
             for part in turn.parts:
-                if isinstance(part, str):
+                if isinstance(part, Shown):
+                    pixels = self.pixels(part)
+                    items += [self.latents(pixels, noise), self.picture(pixels)]
+                else:
                     said = say(part) if turn.role == "user" else part
                     items.append(self.tokenizer.text(said))
-                else:
-                    items += [self.latents(part, noise), self.picture(part)]
         return tuple(items)
+
+    def pixels(self, shown: Shown) -> np.ndarray:
+        """uint8 [H,W,3] of an image in any form."""
+        return inputs.pixels(shown.image, released=self.settings.official)
 
     def latents(self, pixels: np.ndarray, noise: int | None = None) -> Latent:
         """The latents of an image uint8 [H,W,3], in its size after the resize for drawing."""
@@ -87,7 +92,7 @@ class Reader:
 
     def picture(self, pixels: np.ndarray) -> Picture:
         """An image uint8 [H,W,3] as answers read it."""
-        return pictures.picture(pixels, self.layout, twice=self.settings.resize_twice)
+        return pictures.picture(pixels, self.layout, twice=self.settings.official)
 
     def frames(self, film: Any, frames: int) -> list[Text | Picture]:
         """A video's frames, each after its label where the settings have one."""
@@ -96,7 +101,7 @@ class Reader:
         for number, (seconds, pixels) in enumerate(shown, start=1):
             if self.settings.frame:
                 items.append(self.tokenizer.text(self.settings.label(number, seconds)))
-            items.append(self.picture(inputs.pixels(pixels)))
+            items.append(self.picture(self.pixels(Shown(pixels))))
         return items
 
 

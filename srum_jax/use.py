@@ -99,7 +99,7 @@ def _described(options: argparse.Namespace):
 
 def _told(options: argparse.Namespace) -> dict[str, Any]:
     """What was said of the model beside its folders."""
-    given = {"window": options.window, "adapter": options.adapter}
+    given = {"window": options.window, "adapter": options.adapter, "parity": options.parity}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -108,7 +108,7 @@ def _generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.generation.image_sampler import candidate_seed
 
     folder, about = _out(options), _described(options)
-    begun = None if options.from_image is None else images.load(_here(options.from_image))
+    begun = None if options.from_image is None else _image(about, options.from_image)
     start = {
         "from_image": options.from_image,
         "pixels": None if begun is None else images.digest(begun),
@@ -149,7 +149,7 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from srum_jax.generation.image_sampler import candidate_seed
 
     folder, about = _out(options), _described(options)
-    shown = [images.load(_here(path)) for path in options.image]
+    shown = [_image(about, path) for path in options.image]
     about.tokenizer.encode(about.generation_config.instruction(options.instruction))
     jobs = [
         {
@@ -179,6 +179,13 @@ def _edit(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
 
     yield from _drawn(options, folder, about, jobs, draw)
+
+
+def _image(about, path: str):
+    """The pixels of a picture's file, as the model that is described reads them."""
+    from srum_jax import inputs
+
+    return about.reader.pixels(inputs.Shown(_here(path)))
 
 
 def _here(path: str) -> str:
@@ -237,6 +244,7 @@ def _drawn(
             "settings": settings,
             "best_of": best_of,
             "negative": options.negative,
+            "parity": about.generation_config.parity or None,
         }
         yield from drawn_folder.kept(
             folder,
@@ -249,12 +257,11 @@ def _drawn(
 def _answer(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The record of an answer; with --stream {"piece"} after {"piece"} of its text."""
     from srum_jax import inputs
-    from srum_jax.data import images, video
+    from srum_jax.data import video
 
-    asked = options.question or _messages(options.messages)
-    shown = [images.load(_here(path)) for path in options.image]
+    asked, about = options.question or _messages(options.messages), _described(options)
+    shown = [_image(about, path) for path in options.image]
     film = None if options.video is None else video.frames(_here(options.video), options.frames)
-    about = _described(options)
     (request,) = inputs.requests(asked, "answer: a question")
     about.reader.question(request, shown, film, options.frames)  # refused before the weights come
     how = dict(
@@ -284,19 +291,18 @@ def _messages(path: str) -> list:
 
 def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A record of each picture, or {"error"} of one that cannot be read: the others are."""
-    from srum_jax.data import images
-
+    about = _described(options)
     for path in options.image:
         if not os.path.isfile(path):
-            images.load(_here(path))  # raises, saying why
+            _image(about, path)  # raises, saying why
     bagel = None
-    batch = _described(options).generation_config.batch
+    batch = about.generation_config.batch
     for first in range(0, len(options.image), batch):
         found: dict[int, Any] = {}
         part = options.image[first : first + batch]
         for place, path in enumerate(part):
             try:
-                found[place] = images.load(_here(path))
+                found[place] = _image(about, path)
             except ValueError as e:
                 yield {"error": str(e)}
         if found:

@@ -36,7 +36,6 @@ SAMPLER = {
     "shift": "of timesteps",
     "guidance": "scale of text guidance; 1 is none",
     "image_guidance": "scale of image guidance; 1 is none",
-    "image_alone": "image guidance also without text guidance",
     "guidance_interval": "times in which guidance acts, 1 is noise",
     "renorm": "none | global | channel | text_channel | batch",
     "renorm_min": "smallest factor of renorm",
@@ -94,6 +93,7 @@ def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
     made.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's, merged into the weights")
     made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
+    made.add_argument("--parity", choices=("official",), help="as the original in everything")
     made.add_argument("--window", type=_count, help="tokens of a request with its answer")
     made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -135,8 +135,6 @@ def _argument(name: str, kind: Any) -> dict[str, Any]:
     """How argparse reads a field of this type; what it may be says SampleConfig."""
     if name == "size":
         return {"type": _size}
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is tuple:
         return {"type": float, "nargs": 2, "metavar": ("FROM", "TO")}
     return {"type": {int: _count, float: float}.get(kind, str)}

@@ -164,7 +164,6 @@ def _settings(run: dict):
         shift=run["timestep_shift"],
         guidance=run["cfg_text_scale"],
         image_guidance=run["cfg_img_scale"],
-        image_alone=False,
         guidance_interval=tuple(run["cfg_interval"]),
         renorm=run["cfg_renorm_type"],
         renorm_min=run.get("cfg_renorm_min", 0.0),
@@ -174,7 +173,8 @@ def _settings(run: dict):
 def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, settings):
     """Rows 1.. of the trajectory [S+1,B,G,·], times, and of each step's velocities, by branch."""
     cfg, model = case.cfg, case.params[0]
-    how = image_sampler.Guidance.of(settings)
+    how = image_sampler.Guidance.of(settings, official=True)
+    how = dataclasses.replace(how, renorm=settings.renorm)  # rows are requests of their own
     cond = _read(case, *(c["context"] for c in contexts), more=0)
 
     def part(name):

@@ -143,7 +143,6 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("sample.guidance_interval", (0.6, 0.4), "sample.guidance_interval must be low <= high"),
         ("sample.guidance_interval", (0, 1.5), "sample.guidance_interval[1] must lie in [0, 1]"),
         ("sample.image_guidance", -1.0, "sample.image_guidance must not be negative"),
-        ("sample.image_alone", 1, "sample.image_alone must be bool, got 1"),
         ("sample.renorm", "bach", "sample.renorm = 'bach' is not known: did you mean \"batch\"?"),
         ("stages", ("train", "score"), "stages must be in this order"),
         ("stages", ("train", "train"), "stages must be distinct"),

@@ -86,7 +86,6 @@ class SampleConfig:
     shift: PositiveFloat = 4.0
     guidance: NonNegativeFloat = 2.5  # scale of classifier-free text guidance; 1.0 is none
     image_guidance: NonNegativeFloat = 1.0  # the same against the prompt alone, for edits
-    image_alone: bool = True  # image guidance also where guidance is 1.0; the original ignores it
     # Times t in which guidance acts (1 is noise).
     guidance_interval: Annotated[tuple[Fraction, Fraction], Ascending()] = (0.0, 1.0)
     # Norm of the guided velocity: none | global (an image) | channel (a token) | text_channel |

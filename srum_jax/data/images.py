@@ -76,17 +76,16 @@ def decode(data: bytes, *, name: str, released: bool = False) -> np.ndarray:
     with readable(name, data=data):
         image = Image.open(io.BytesIO(without_texts(data)), formats=FORMATS)
     check_size(*image.size, name=name)
-    if not released:
-        return from_pil(image, name=name)
-    with readable(name):
-        image.load()
-        return np.asarray(_released(image))
+    return from_pil(image, name=name, released=released)
 
 
-def from_pil(image: Image.Image, *, name: str) -> np.ndarray:
+def from_pil(image: Image.Image, *, name: str, released: bool = False) -> np.ndarray:
     """A Pillow image -> uint8 [H,W,3], turned and composited as by `decode`. Raises as that."""
     check_size(*image.size, name=name)
     with readable(name):
+        if released:
+            image.load()
+            return np.asarray(_released(image))
         raw = _raw_mode(image)
         image.load()
         upright, tags = _upright(image), getattr(image, "tag_v2", {})

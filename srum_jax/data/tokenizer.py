@@ -96,6 +96,11 @@ class Tokenizer:
             inner.add_special_tokens(list(MARKS))
         return cls(inner, str(path), marks_in_text=marks_in_text)
 
+    def with_marks(self) -> Tokenizer:
+        """The same with `marks_in_text`."""
+        copy = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        return Tokenizer(copy, self._source, marks_in_text=True)
+
     def check(self, layout: LayoutSizes, where: str) -> None:
         """Compares ids with a model's; `where` names the file that `layout` was read from.
 

@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from absl import logging
 from etils import epath
 
-from srum_jax import config
+from srum_jax import config, config_history
 from srum_jax.config import SampleConfig, ScoreConfig
 from srum_jax.core import registry
 from srum_jax.core.checked import plain, unknown_key
@@ -24,7 +25,6 @@ _GENERATE = SampleConfig(
     shift=3.0,
     guidance=4.0,
     image_guidance=1.0,
-    image_alone=True,
     guidance_interval=(0.4, 1.0),
     renorm="global",
     renorm_min=0.0,
@@ -44,10 +44,9 @@ class GenerationConfig:
     answer and of a thought. batch: texts written in one call. window: tokens of a context with what
     is written after it. caption: the request for one. frame: what precedes a video's frame, with
     {seconds} and {number}; "" for nothing. language: the one that the model was trained on, where
-    it is a world's (`data/languages.py`); its questions are then about pictures. resize_twice,
-    sample_conditions: as the original does, pictures to read first take the size that the
-    autoencoder would give them, and latents of pictures to edit are drawn from the posterior
-    instead of being its mean.
+    it is a world's (`data/languages.py`); its questions are then about pictures. parity: "official"
+    for what the original does wherever that differs in a result (`docs/differences.md`), "" for
+    what is done here.
     """
 
     generate: SampleConfig = _GENERATE
@@ -62,13 +61,19 @@ class GenerationConfig:
     caption: str = "Describe this image in one sentence."
     frame: str = "Frame {number} at {seconds} s:"
     language: str = ""
-    resize_twice: bool = False
-    sample_conditions: bool = False
+    parity: str = ""
+
+    @property
+    def official(self) -> bool:
+        """Whether the original is to be followed in everything."""
+        return self.parity == "official"
 
     def __post_init__(self):
         for name in ("max_tokens", "think_tokens", "batch", "window"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.parity not in ("", "official"):
+            raise BadInput(f'parity = {quoted(self.parity)} is not known: "official", or ""')
         if self.language and self.language not in registry.LANGUAGES:
             raise BadInput(
                 f"language = {quoted(self.language)} is not known: "
@@ -129,6 +134,9 @@ def updated(
     found = {}
     for key, value in values.items():
         value = plain(value)
+        if key in config_history.OF_PARITY:
+            _passed_over(key, value, where)
+            continue
         if key not in kinds:
             raise BadInput(f"{where}: {unknown_key('', key, kinds)}")
         if kinds[key] in (SampleConfig, ScoreConfig):
@@ -142,8 +150,19 @@ def updated(
         raise BadInput(f"{where}: {e}") from e
 
 
+def _passed_over(key: str, value: Any, where: str) -> None:
+    """A former key that says what holds anyhow. Raises BadInput where it says another thing."""
+    if value:
+        raise BadInput(f"{where}: {key} is gone: {config_history.PARITY} has it, with all else")
+    logging.warning("%s: %s is gone and always false", where, key)
+
+
 def changed(section: Section, values: dict, *, where: str) -> Section:
     """`section` with some of its keys changed and checked; `where` begins a problem's line."""
     if not isinstance(values, dict):
         raise BadInput(f"{where}: must hold keys, got {quoted(values)}")
+    name = "sample" if isinstance(section, SampleConfig) else "score"
+    if problems := list(config_history.refused({name: values})):
+        raise BadInput(f"{where}: {problems[0]}")
+    values = config_history.current({name: values}).get(name, {})
     return config.section(type(section), {**dataclasses.asdict(section), **values}, where=where)

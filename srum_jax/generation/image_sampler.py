@@ -94,13 +94,15 @@ class Guidance:
     renorm: str
 
     @classmethod
-    def of(cls, settings: SampleConfig) -> "Guidance":
-        """Of the `sample` section of a config."""
+    def of(cls, settings: SampleConfig, official: bool = False) -> "Guidance":
+        """Of the `sample` section of a config; official: as the original, which does not guide by
+        images alone and norms all images of a call as one."""
         text = settings.guidance > 1
-        image = settings.image_guidance > 1 and (text or settings.image_alone)
+        image = settings.image_guidance > 1 and (text or not official)
+        joint = official and settings.renorm == "global"
         times = flow.sampling_times(settings.steps, settings.shift)
         runs = guided_runs(times, settings.guidance_interval, text or image)
-        return cls(text, image, runs, settings.renorm)
+        return cls(text, image, runs, "batch" if joint else settings.renorm)
 
 
 def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes) -> LatentGrid:
@@ -344,7 +346,7 @@ class ImageSampler:
     params: None where every call brings its own · settings: the `sample` section of a config; at
     most `settings.batch` requests go through one compiled call, those of like length together ·
     window: tokens of a context · min_rows: rows of a call are a multiple of it · batch_sharding:
-    where rows lie, None: on the default device · dtype: of products.
+    where rows lie, None: on the default device · dtype: of products · official: as `Guidance.of`.
     """
 
     params: Params | None = dataclasses.field(repr=False)
@@ -357,6 +359,7 @@ class ImageSampler:
     batch_sharding: jax.sharding.Sharding | None = None
     dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
+    official: bool = False
 
     @functools.cached_property
     def _unstacked(self) -> Params | None:
@@ -378,7 +381,7 @@ class ImageSampler:
         """
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
         settings = settings or self.settings
-        guidance = Guidance.of(settings)
+        guidance = Guidance.of(settings, self.official)
         how = dict(window=self.window, max_text=self.model.max_text)
         groups: dict[tuple[str, bool], list[int]] = {}
         for i, request in enumerate(requests):
@@ -425,7 +428,7 @@ class ImageSampler:
     ) -> list[np.ndarray]:
         """One compiled call: latents float32 [h,w,p·p·Z] of each request."""
         branch, negated = branches
-        guidance, layout = Guidance.of(settings), self.model.layout
+        guidance, layout = Guidance.of(settings, self.official), self.model.layout
         sizes = [latent_grid(r.size, layout) for r in requests]
         rows = context.rows_for(len(requests), settings.batch, self.min_rows)
         grid = empty_grid(sizes, rows, layout)

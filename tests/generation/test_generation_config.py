@@ -27,11 +27,11 @@ def test_without_a_file_the_demos_settings_hold(tmp_path):
     assert found.generate.size == (1024, 1024) and found.generate.steps == 50
     assert (found.generate.guidance, found.generate.image_guidance) == (4.0, 1.0)
     assert found.edit.image_guidance == 2.0 and found.edit.guidance_interval == (0.0, 1.0)
-    assert not found.resize_twice and not found.sample_conditions
+    assert not found.official
 
 
 def test_a_file_changes_what_it_names(tmp_path):
-    values = {"window": 100, "caption": "what is there ?", "resize_twice": True}
+    values = {"window": 100, "caption": "what is there ?", "parity": "official"}
     found = generation_config.from_folder(folder(tmp_path, values))
     assert found == dataclasses.replace(generation_config.GenerationConfig(), **values)
     found = generation_config.from_folder(folder(tmp_path, {"edit": {"steps": 7}}))
@@ -65,7 +65,9 @@ def test_editing_starts_from_how_the_model_draws(tmp_path):
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"max_tokens": -1}, "max_tokens must be at least 1, got -1"),
         ({"caption": None}, "caption must be str, got None"),
-        ({"resize_twice": 1}, "resize_twice must be bool, got 1"),
+        ({"parity": "offical"}, 'parity = \'offical\' is not known: "official", or ""'),
+        ({"resize_twice": True}, 'resize_twice is gone: api.load(…, parity="official") has it'),
+        ({"edit": {"image_alone": False}}, "sample.image_alone is gone: it is always True"),
         ({"frame": "at {minutes}"}, "frame = 'at {minutes}' may hold {seconds} and {number}"),
         ({"frame": "at {}"}, "frame = 'at {}'"),
         ({"frame": "at {seconds"}, "frame = 'at {seconds'"),

@@ -221,10 +221,11 @@ def test_batch_renorm_is_joint_over_real_tokens(model, sampler):
 def test_image_guidance_without_text_guidance_is_a_choice():
     alone = changed(guidance=1.0, image_guidance=2.0)
     assert Guidance.of(alone) == Guidance(False, True, ((True, 0, 3),), "none")
-    official = dataclasses.replace(alone, image_alone=False)
-    assert Guidance.of(official) == Guidance(False, False, ((False, 0, 3),), "none")
-    for settings in (changed(image_guidance=2.0), changed(image_guidance=2.0, image_alone=False)):
-        assert Guidance.of(settings) == Guidance(True, True, ((True, 0, 3),), "none")
+    assert Guidance.of(alone, True) == Guidance(False, False, ((False, 0, 3),), "none")
+    for official in (False, True):
+        found = Guidance.of(changed(image_guidance=2.0), official)
+        assert found == Guidance(True, True, ((True, 0, 3),), "none")
+    assert Guidance.of(changed(renorm="global"), True).renorm == "batch"
 
 
 def test_each_step_can_be_traced(model):
