@@ -10,7 +10,9 @@ from safetensors.numpy import load_file, save_file
 from srum_jax import programs
 from srum_jax.config import section_hash
 from srum_jax.core import param_tree
-from srum_jax.models.bagel import hf, model_config
+from srum_jax.models import lora
+from srum_jax.models.bagel import hf, model_config, peft
+from srum_jax.models.bagel import model as bagel
 from srum_jax.stages import export, loading
 from srum_jax.stages.manifest import ALL_SECTIONS, Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
@@ -63,6 +65,30 @@ def test_the_trained_model_comes_back(weights, tmp_path):
     same(following.params, found)
     assert following.tokenizer.encode("a red circle")
     assert run(cfg, work) == manifest
+
+
+def test_adapters_are_exported_beside_what_they_make(weights, tmp_path):
+    lora_of_2 = dict(train__trainable="lora", train__lora__rank=2, train__lora__alpha=5.0)
+    how = dict(stages=("train", "export"), export__dtype="float32")
+    cfg = tiny.load_config(weights, **lora_of_2, **how)
+    work, rng = Workdir(tmp_path), np.random.default_rng(0)
+    specs = lora.specs(bagel.specs(tiny.MODEL), 2, lora.Projections("gen"))
+    made = {
+        path: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+        for path, leaf in param_tree.flatten(param_tree.abstract(specs)).items()
+    }
+
+    def train(folder):
+        checkpoint.save_params(folder / "params", param_tree.unflatten(made))
+        return Outcome({}, {}, 1)
+
+    run_stage("train", cfg, work, sections=(), inputs={}, body=train)
+    outputs, stage = run(cfg, work).outputs, work.stage("export")
+    adapters = peft.load(stage / outputs["adapter"], tiny.MODEL)
+    assert adapters.scale == 2.5 and len(adapters.factors) == 7
+    merged, _ = hf.load(weights, tiny.MODEL, convert=peft.Merging(adapters))
+    exported, _ = hf.load(stage / outputs["model"], tiny.MODEL)
+    same(merged, exported)
 
 
 def test_without_training_the_starting_model_in_bfloat16(weights, tmp_path):
