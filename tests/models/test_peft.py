@@ -98,7 +98,7 @@ def test_merged_is_the_matrix_with_the_product_added(tmp_path, experts):
     assert len(changed) == {"gen": 7, "all": 14}[experts]
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_model_is_loaded_with_its_adapter(model, adapter, precision):
     plain = api.load(model, precision="float32")
     found = api.load(model, adapter=adapter, precision=precision)
