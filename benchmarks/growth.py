@@ -25,7 +25,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import sys
 import threading
@@ -35,6 +34,8 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+
+from srum_jax.core import memory
 
 SHARD = 64  # records, as a stage's shard has them
 REGIONS, QUESTIONS = 6, 8  # of an image, as a judge finds and answers them
@@ -254,7 +255,8 @@ class _Verifier:
 
 
 def measured(workload: Workload, stage: str) -> dict[str, Any]:
-    """Seconds, processor seconds, MiB and open files of a stage's work in this process."""
+    """Seconds, processor seconds, MiB and open files of a stage's work in this process, which has
+    done nothing else."""
     import jax
 
     jax.devices()
@@ -267,20 +269,17 @@ def measured(workload: Workload, stage: str) -> dict[str, Any]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     work = workload.work(stage)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, worked = time.monotonic(), time.process_time()
     items = work()
     found = {"cpu_s": time.process_time() - worked, "s": time.monotonic() - start}
     done.set()
     watcher.join()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "stage": stage,
         "count": workload.count,
         "items": items,
         "files": most[0],
-        "rss_mib": peak / 2**10,
-        "more_mib": (peak - before) / 2**10,
+        "rss_mib": memory.peak() / 2**20,
         **found,
     }
 

@@ -1,14 +1,16 @@
 """Where does BAGEL-7B-MoT fit? Plans of several machines and recipes, and the tables of them.
 
     pip install -e ".[plan-tpu]" and, for the H200 rows, ".[plan-gpu]"
-    nice python benchmarks/plan_table.py                      # makes what is missing, then the page
+    nice python benchmarks/plan_table.py                      # makes what is missing or outdated
     python benchmarks/plan_table.py --rows v5e-16-default-8k  # only these, by commas
+    python benchmarks/plan_table.py --check                   # marks what is outdated, makes none
     python benchmarks/plan_table.py --table                   # the page alone
 
-Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. What a changed config
-or version has made stale is made again, or named where it is left so. A TPU row takes two to five
-minutes of one core and 3 GiB of memory, an H200 row less than one; rows are made one after the
-other. What was not made is marked so in docs/scale.md.
+Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. A row is outdated
+where its config, a version, or a program as it is lowered now is another than it was made of;
+`--check` lowers every program, a few seconds each, and the page marks such rows. To make one takes
+two to five minutes of one core and 3 GiB of memory for TPUs, less than one for H200s; rows are made
+one after the other. What was not made is said in docs/scale.md.
 """
 
 import argparse
@@ -117,13 +119,40 @@ def read(name: str) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def current(name: str) -> bool:
-    """Whether a row's plan is there and was made of this config, with the versions installed here
-    (of a compiler that is not, any)."""
-    made, row = read(name), ROWS[name]
-    if made is None or made["config_hash"] != plan.key(configured(row.changes)):
+def write(name: str, made: Mapping[str, Any]) -> None:
+    """The plan of a row into its file."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+def outdated(name: str, made: Mapping[str, Any]) -> list[str]:
+    """What is other now than a row was made of: "config", "versions" (of a compiler that is not
+    installed here, any will do), or names of programs.
+
+    Raises BadInput where programs cannot be lowered, as their compiler is not installed.
+    """
+    row, cfg = ROWS[name], configured(ROWS[name].changes)
+    target = topology.parse(row.target)
+    if made["config_hash"] != plan.key(cfg):
+        return ["config"]
+    if not plan.versions(target).items() <= made["versions"].items():
+        return ["versions"]
+    then = {program: made["programs"][program].get("digest") for program in row.programs}
+    if not all(then.values()):
+        return [program for program, digest in then.items() if digest is None]
+    now = plan.digests(cfg, target, row.programs)
+    return [program for program in row.programs if then[program] != now[program]]
+
+
+def mark(name: str) -> bool:
+    """Writes into the file of a row what of it is outdated; whether it is there and nothing is."""
+    made = read(name)
+    if made is None:
         return False
-    return plan.versions(topology.parse(row.target)).items() <= made["versions"].items()
+    found = outdated(name, made)
+    if found != made.get("outdated", []):
+        write(name, made | {"outdated": found})
+    return not found
 
 
 def make(name: str) -> None:
@@ -131,9 +160,7 @@ def make(name: str) -> None:
     row = ROWS[name]
     target = topology.parse(row.target)
     made = plan.plan(configured(row.changes), target, only=row.programs)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    made = {"row": name, "what": row.what, "changes": row.changes, **made}
-    (FOLDER / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
+    write(name, {"row": name, "what": row.what, "changes": row.changes, **made})
     print("\n".join(plan.lines(made)), flush=True)
 
 
@@ -168,6 +195,11 @@ def _of(*tables: str) -> tuple[list[tuple[Row, dict]], list[str]]:
     return [(row, made) for row, made in rows if made is not None], said
 
 
+def _marked(words: str, made: Mapping[str, Any]) -> str:
+    """A row's name, with a mark if it is outdated."""
+    return f"{words} †" if made.get("outdated") else words
+
+
 def _kept(entry: Mapping[str, Any]) -> float:
     return math.fsum(size for part, size in entry["parts_gib"].items() if part != "temporaries")
 
@@ -197,7 +229,7 @@ def steps() -> str:
     lines = []
     for row, made in rows:
         entry = made["programs"]["train_step"]
-        cells = [row.target, row.what, *_memory(made, entry)]
+        cells = [_marked(row.target, made), row.what, *_memory(made, entry)]
         lines.append([*cells, entry["attention"], entry["how"]])
     return _table(head, lines, missing)
 
@@ -211,7 +243,8 @@ def inference(table: str) -> str:
             call = {name: entry[name] for name in ("images", "answers") if name in entry}
             said = ", ".join(f"{n} {name if n > 1 else name[:-1]}" for name, n in call.items())
             said = f"{program.removesuffix('_int8')}, {said} a call"
-            lines.append([row.target, row.what, said, *_memory(made, entry), entry["how"]])
+            name = _marked(row.target, made)
+            lines.append([name, row.what, said, *_memory(made, entry), entry["how"]])
     return _table(["machine", "images", "program", *MEMORY, "how"], lines, missing)
 
 
@@ -230,7 +263,7 @@ def weak() -> str:
         sent = first["sent"] * ((chips - 1) / chips) / ((fewer - 1) / fewer)
         mesh = " x ".join(f"{axis} {n}" for axis, n in made["mesh"].items() if n > 1)
         cells = [f"{entry['peak_gib']:.2f}", f"{memory:.2f}", f"{_sent(entry):.1f}", f"{sent:.1f}"]
-        lines.append([str(chips), mesh, str(made["rows"]), *cells])
+        lines.append([_marked(str(chips), made), mesh, str(made["rows"]), *cells])
     return _table(head, lines, [ROWS[name].target for name, made in plans.items() if not made])
 
 
@@ -272,7 +305,7 @@ def notes() -> str:
 
 
 def page() -> str:
-    """All tables, rows that were not made too."""
+    """All tables, rows that were not made or are outdated too."""
     parts = {
         f"The whole road on {ROADS[0]}": road(),
         "The whole road on other machines": roads(),
@@ -282,7 +315,9 @@ def page() -> str:
         "On one chip, with int8 weights": inference("int8"),
         "Tried where a program did not fit": notes(),
     }
-    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
+    old = any((read(name) or {}).get("outdated") for name in ROWS)
+    head = ["† compiled from these programs as they were before later changes.", ""] if old else []
+    return "\n".join(head) + "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
 
 
 def rewrite() -> None:
@@ -295,7 +330,8 @@ def rewrite() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", help="names, by commas; default: all")
-    parser.add_argument("--table", action="store_true", help="make no row")
+    parser.add_argument("--check", action="store_true", help="make no row, mark what is outdated")
+    parser.add_argument("--table", action="store_true", help="make and mark no row")
     options = parser.parse_args()
     console.log_to_stderr()
     names = options.rows.split(",") if options.rows else list(ROWS)
@@ -304,15 +340,16 @@ def main() -> None:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     for name in [] if options.table else names:
         try:
-            if not current(name):
+            if not mark(name) and not options.check:
                 make(name)
+                rewrite()
         except BadInput as e:
-            print(f"{name}: not made: {e}", file=sys.stderr)
-        rewrite()
+            print(f"{name}: neither checked nor made: {e}", file=sys.stderr)
     rewrite()
-    stale = [name for name in ROWS if read(name) and not current(name)]
-    if stale:
-        print(f"made of another config or with other versions: {', '.join(stale)}", file=sys.stderr)
+    found = {name: (read(name) or {}).get("outdated", []) for name in ROWS}
+    old = [f"{name} ({', '.join(what)})" for name, what in found.items() if what]
+    if old:
+        print(f"outdated: {'; '.join(old)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Peak memory of loading and saving a synthetic checkpoint on eight devices: a program of its own.
+"""Peak memory: of a call in this process; of loading and saving a synthetic checkpoint on eight
+devices, a program of its own.
 
 `python tests/peak_memory.py FOLDER LAYERS HIDDEN SAVES` writes a sparse checkpoint into FOLDER,
 loads it with fsdp = 8, saves it if SAVES is 1, and prints bytes as JSON. `measure` runs it.
@@ -8,12 +9,26 @@ import json
 import math
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import types
 
+from srum_jax.core import memory
+
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def grown(work):
+    """(what `work` gives, bytes by which this process grew meanwhile, at the most).
+
+    Linux forgets earlier peaks where it is asked to (/proc/self/clear_refs, proc(5)); elsewhere
+    what stays below them is not seen.
+    """
+    forget = pathlib.Path("/proc/self/clear_refs")
+    if forget.exists():
+        forget.write_text("5")
+    before = memory.peak()
+    return work(), memory.peak() - before
 
 
 def measure(folder, *, layers, hidden, saves=False):
@@ -70,14 +85,11 @@ def main(folder, layers, hidden, saves):
     shardings = tuple(sharding.shardings(s, mesh) for s in specs)
     jax.block_until_ready(jax.device_put(np.ones(8), sharding.batch_sharding(mesh)))
 
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    out = {"before": peak()}
+    out = {"before": memory.peak()}
     trees = hf.load(folder, cfg, dtype=jax.numpy.bfloat16, shardings=shardings)
     leaves = [s.data for x in jax.tree.leaves(trees) for s in x.addressable_shards]
     out |= {
-        "load": peak(),
+        "load": memory.peak(),
         "arrays": sum(x.nbytes for x in leaves),
         "shard": max(x.nbytes for x in leaves),
     }
@@ -89,7 +101,7 @@ def main(folder, layers, hidden, saves):
             assert first == marks[entry.path, entry.layer], entry
     if saves:
         hf.save(folder / "out", cfg, *trees)
-        out["save"] = peak()
+        out["save"] = memory.peak()
     print(json.dumps(out))
 
 

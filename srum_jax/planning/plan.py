@@ -8,7 +8,9 @@ nothing about the result. Sizes of rows and batches that the machine cannot shar
 beforehand.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import types
@@ -63,14 +65,15 @@ def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
 def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     """One entry of a plan's "programs": `name` compiled for the machine or, where nothing compiles
     for it, what it keeps there: then whether it `fits` is said as if it needed no temporaries."""
-    planned = PROGRAMS[name]
-    mesh = host_mesh(cfg, machine) if planned.per_host else mesh_of(cfg, machine)
-    program = planned.make(cfg, sizes_of(cfg), mesh)
+    program, mesh = _program(cfg, machine, name)
     parts = {key: bytes_per_chip(tree) for key, tree in program.parts.items()}
     beside = {key: bytes_per_chip(tree) for key, tree in program.resident.items()}
     kept = sum(parts.values()) + sum(beside.values())
     entry: dict[str, Any] = {"fits": kept <= machine.hbm_gib * GIB, "chips": mesh.size}
-    found = _compiled(program, name, machine, mesh)
+    lowered = _lowered(program, mesh) if machine.compiles else None
+    if lowered:
+        logging.info("plan: compiling %s for %s", name, machine.target)
+    found = machine.compile(lowered) if lowered else None
     if found and found.peak is not None:
         peak = found.peak + sum(beside.values())
         entry["fits"] = found.fits and peak <= machine.hbm_gib * GIB
@@ -89,19 +92,50 @@ def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     entry["compile_s"] = round(found.seconds, 1) if found else 0.0
     estimated = topology.KINDS[machine.target.kind].margin > 0
     entry["how"] = "estimated" if estimated else "compiled"
+    if lowered:
+        entry["digest"] = _digest(lowered)
     return entry
 
 
-def _compiled(
-    program: lowering.Program, name: str, machine: Machine, mesh: jax.sharding.Mesh
-) -> topology.Compiled | None:
-    """What the machine's compiler makes of a program; None where there is no compiler for it."""
-    if not machine.compiles:
-        return None
-    logging.info("plan: compiling %s for %s", name, machine.target)
-    with jax.set_mesh(mesh):  # for tracing alone: what is computed at once would go to its chips
-        lowered = program.lower()
-    return machine.compile(lowered)
+def digests(cfg: Config, target: Target, names: Sequence[str]) -> dict[str, str]:
+    """{program: "digest" of its entry in the plan of a config for a target}; nothing is compiled.
+
+    Raises BadInput as `plan` does.
+    """
+    machine = topology.describe(target)
+    cfg, _ = fitted(cfg, target)
+    return {name: _digest(_lowered(*_program(cfg, machine, name))) for name in names}
+
+
+def _program(
+    cfg: Config, machine: Machine, name: str
+) -> tuple[lowering.Program, jax.sharding.Mesh]:
+    """(a program of the config, the chips of the machine that run it)."""
+    planned = PROGRAMS[name]
+    mesh = host_mesh(cfg, machine) if planned.per_host else mesh_of(cfg, machine)
+    return planned.make(cfg, sizes_of(cfg), mesh), mesh
+
+
+def _lowered(program: lowering.Program, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """What a compiler is handed, the same wherever the sources lie: kernels name files and lines
+    unless they are told not to."""
+    # The mesh is for tracing alone: what is computed at once would go to its chips.
+    with _unplaced(), jax.set_mesh(mesh):
+        return program.lower()
+
+
+@contextlib.contextmanager
+def _unplaced() -> Iterator[None]:
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
+def _digest(lowered: jax.stages.Lowered) -> str:
+    return hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
 def _needs(entry: Mapping[str, Any]) -> float:

@@ -10,8 +10,6 @@ import dataclasses
 import itertools
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +21,7 @@ from etils import epath
 import srum_jax
 from srum_jax import config_history
 from srum_jax.config import STAGES, Config, hash_json, section_hash, section_values
-from srum_jax.core import digests, files
+from srum_jax.core import digests, files, memory
 from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_object, write_json
@@ -360,13 +358,12 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _timing(seconds: float, outcome: Outcome) -> dict[str, float]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
     return {
         "seconds": round(seconds, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
         "items": outcome.items,
         "items_per_second": round(outcome.items / max(seconds, 1e-9), 4),
-        "peak_rss_mb": round(peak / 2 ** (20 if sys.platform == "darwin" else 10), 1),
+        "peak_rss_mb": round(memory.peak() / 2**20, 1),
     }
 
 

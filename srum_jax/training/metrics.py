@@ -10,8 +10,6 @@ import json
 import math
 import netrc
 import os
-import resource
-import sys
 import tempfile
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import LogConfig
-from srum_jax.core import console, files
+from srum_jax.core import console, files, memory
 from srum_jax.core.errors import BadInput
 
 # What of a row two equal runs may differ in.
@@ -65,10 +63,7 @@ def peak_memory_gib() -> float:
     """The most memory held so far: of the fullest device here; on CPUs, of this process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
-    if peaks:
-        return max(peaks) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
-    return peak / 2 ** (30 if sys.platform == "darwin" else 20)
+    return (max(peaks) if peaks else memory.peak()) / 2**30
 
 
 class Sink(Protocol):

@@ -3,20 +3,19 @@
 That order is written out in NumPy from the original's code: `modeling/bagel/bagel.py`,
 `modeling/bagel/qwen2_navit.py` and `modeling/qwen2/modeling_qwen2.py` of BAGEL 056b5fd as its
 `inferencer.py` runs them, weights in bfloat16 under autocast. There every product sums in float32
-and is rounded once, with its bias; flash attention rounds softmax's numerators and its result;
-every other operation rounds as its operands' dtype says.
+and is rounded once, with its bias; flash attention rounds as `rounding.py` says; every other
+operation rounds as its operands' dtype says.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import golden_cases
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
+from rounding import Round, attended, bf16, error, exact
 from samples import jit
 
 from srum_jax.data.schema import CAUSAL, FULL, Tokens
@@ -25,23 +24,6 @@ from srum_jax.models.attention import dense
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-
-Round = Callable[[np.ndarray], np.ndarray]
-
-
-def bf16(x):
-    """The nearest bfloat16 numbers, in float64."""
-    return np.asarray(x, np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
-
-
-def exact(x):
-    return x
-
-
-def error(found, wanted):
-    """Root of the mean squared difference."""
-    return float(np.sqrt(np.mean(np.square(np.asarray(found, np.float64) - wanted))))
-
 
 # ---------------------------------------------------------------- the original's order of rounding
 
@@ -58,14 +40,6 @@ def turned(x, position, theta, r: Round, angles: Round):
     cos, sin = (angles(f(np.concatenate([angle, angle], -1)))[:, None] for f in (np.cos, np.sin))
     rotated = np.concatenate([-x[..., half:], x[..., :half]], -1)
     return r(r(x * cos) + r(rotated * sin))
-
-
-def attended(q, k, v, allowed, r: Round):
-    """flash_attn_varlen_func: q [S,H,C], k, v [T,K,C], allowed [S,T] -> [S,H,C]."""
-    k, v = (np.repeat(x, q.shape[1] // k.shape[1], axis=1) for x in (k, v))
-    s = np.where(allowed, np.einsum("shc,thc->hst", q, k) / np.sqrt(q.shape[-1]), -np.inf)
-    p = np.exp(s - s.max(axis=-1, keepdims=True))
-    return r(np.einsum("hst,thc->shc", r(p), v) / p.sum(axis=-1).T[..., None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +88,7 @@ class Released:
             kept.append((k, v))
             if drawing:
                 k, v = (np.concatenate(pair) for pair in zip(past[i], (k, v), strict=True))
+            q = q / np.sqrt(q.shape[-1])  # of the scores, which are float32
             parts = np.split(attended(q, k, v, allowed, self.r), ends[:-1])
             lanes = {
                 e: self.finish(layer[e], x, o)
@@ -229,7 +204,8 @@ def tokens(first, count, mode):
 
 
 def released(params, cfg, und, gen, r: Round):
-    """(keys [B,L,S,K,C], logits of the text [B,TEXT,V], velocities [B,CELLS,·]) by `Released`."""
+    """(keys [B,L,S,K,C], logits of the text [B,TEXT,V], velocities [B,CELLS,·], twice) by
+    `Released`."""
     model, found = Released(params, cfg, r), []
     at = {"und": np.full(2, TEXT), "gen": np.full(CELLS, TEXT)}
     for row_und, row_gen in zip(und, gen, strict=True):
@@ -237,19 +213,26 @@ def released(params, cfg, und, gen, r: Round):
         drawn, own = model.stack({"und": row_und[TEXT:], "gen": row_gen}, at, past)
         logits = model.linear(read["und"], params["lm_head"])
         keys = [np.concatenate([a, b]) for (a, _), (b, _) in zip(past, own, strict=True)]
-        found.append((np.array(keys), logits, model.linear(drawn["gen"], params["llm2vae"])))
+        velocity = model.linear(drawn["gen"], params["llm2vae"])
+        found.append((np.array(keys), logits, velocity, velocity))
     return [np.array(part) for part in zip(*found, strict=True)]
 
 
 @functools.partial(jit, static_argnames="llm")
 def ours(params, und, gen, *, llm):
-    """The same by our code, in the dtype of its inputs."""
+    """The same by our code, in the dtype of its inputs; the second velocities behind a cache of the
+    text, as a picture is drawn."""
     text, marks = tokens(0, TEXT, CAUSAL), tokens(TEXT, 2, FULL)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), text, marks)
     cells = tokens(TEXT + 2, CELLS, FULL)
-    und, gen, (k, _) = mot.stack(params, llm, und, gen, both, cells, keep="kv", remat="none")
+    run = functools.partial(mot.stack, params, llm, remat="none")
+    read, drawn, (k, v) = run(und, gen, both, cells, keep="kv")
+    length = jnp.full(ROWS, TEXT)
+    cache = mot.Cache(k[:, :, :TEXT], v[:, :, :TEXT], length, length)
+    _, behind, _ = run(und[:, TEXT:], gen, marks, cells, cache=cache)
     slots = jnp.tile(jnp.arange(TEXT), (ROWS, 1))
-    return jnp.swapaxes(k, 0, 1), bagel.logits(params, und, slots), bagel.velocity(params, gen)
+    velocities = bagel.velocity(params, drawn), bagel.velocity(params, behind)
+    return jnp.swapaxes(k, 0, 1), bagel.logits(params, read, slots), *velocities
 
 
 def test_the_whole_stack_errs_no_more_than_the_original(case):
@@ -273,12 +256,13 @@ def test_the_whole_stack_errs_no_more_than_the_original(case):
 
     spread = 8 / wanted[1].std()
 
-    def parts(keys, logits, velocities):
+    def parts(keys, logits, velocities, behind):
         return {
             "keys of the text": keys[:, :, :TEXT],
             "keys of the picture": keys[:, :, TEXT:],
             "an answer's P": sure(logits, spread),
             "velocities": velocities,
+            "velocities behind a cache": behind,
         }
 
     theirs, wanted = parts(*released(params, cfg, und, gen, bf16)), parts(*wanted)

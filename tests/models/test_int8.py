@@ -104,7 +104,7 @@ def test_chosen_are_the_large_matrices_alone():
     assert sizes[True] / (sizes[True] + sizes[False]) > 0.95
 
 
-def test_the_forward_stays_close(params, small):
+def test_the_forward_is_that_of_the_numbers_that_int8_stands_for(small):
     batch = pack([[talk(4), edit(2)], [questions(3)]])
     t = jnp.full(batch.noisy.shape, 0.4)
 
@@ -122,9 +122,7 @@ def test_the_forward_stays_close(params, small):
             for path, spec in param_tree.flatten(SPECS).items()
         }
     )
-    for whole, found, same in zip(run(params), run(small), run(rounded), strict=True):
-        error = np.linalg.norm(found - whole) / np.linalg.norm(whole)
-        assert 1e-3 < error < 0.03, error
+    for found, same in zip(run(small), run(rounded), strict=True):
         np.testing.assert_allclose(found, same, atol=2e-5 * np.abs(same).max())
 
 

@@ -1,14 +1,16 @@
-"""Programs of BAGEL-7B-MoT lower from shapes alone: nothing is allocated or compiled."""
+"""Programs of BAGEL-7B-MoT lower from shapes alone: nothing is allocated or compiled; digests."""
 
+import dataclasses
 import functools
 import re
-import resource
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peak_memory
 import pytest
+from jax.experimental.pallas import pallas_call
 
 from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
@@ -19,16 +21,14 @@ from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, mot
 from srum_jax.objectives import srum, terms
+from srum_jax.planning import lowering, plan
 from srum_jax.training import optim
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, TrainState
 
 CFG = model_config.BAGEL_7B_MOT
 LANES = Lanes(und=4096, gen=4096, vit=1024, labels=0, images=4, regions=8)  # one row
-
-
-def peak_gib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+SMALL = 2**29  # bytes; the embeddings alone take twice that in bfloat16
 
 
 def trained(path):
@@ -62,7 +62,6 @@ def arguments(mesh, tx, specs, rows, reference, advantages):
     ],
 )
 def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
-    before = peak_gib()
     cfg = types.SimpleNamespace(
         objective=objective,
         timestep_mean=0.0,
@@ -83,10 +82,14 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
     step = functools.partial(training_step.step, loss_fn=loss, tx=tx, ema=0.99, micro_batches=1)
     reference = srum.needs_reference(objective, cfg.anchor)
     how = dict(reference=reference, advantages=objective in srum.BY_ADVANTAGE)
-    given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], **how)
-    lowered = jax.jit(step, donate_argnums=0).lower(*given)
+
+    def lower():
+        given = arguments(mesh, tx, specs, rows=sizes[0] * sizes[1], **how)
+        return jax.jit(step, donate_argnums=0).lower(*given)
+
+    lowered, size = peak_memory.grown(lower)
     text = lowered.as_text()
-    assert peak_gib() - before < 1.0
+    assert size < SMALL
 
     state, metrics = lowered.out_info
     assert param_tree.count(specs) == sum(x.size for x in jax.tree.leaves(state.params)) > 6e9
@@ -109,7 +112,6 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
 @pytest.mark.slow
 @pytest.mark.parametrize("kept_as", ["bfloat16", "int8"])
 def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
-    before = peak_gib()
     mesh = sharding.make_mesh(
         types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, (2, 1, 4, 1), strict=True)))
     )
@@ -155,10 +157,42 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
         (draw, (packed, grid, image_sampler.SamplingParams.of(settings)), (2, 4096, CFG.token_dim)),
         (write, (packed, *per_row), (2, 512)),
     ):
-        lowered = jax.jit(run).lower(params, *given)
+        lowered, size = peak_memory.grown(functools.partial(jax.jit(run).lower, params, *given))
+        assert size < SMALL
         assert jax.tree.leaves(lowered.out_info)[0].shape == out
         program = lowered.as_text()
         assert len(program) < 2e6
         literals = re.findall(r"stablehlo.constant dense<[^>]{500,}> : tensor<([0-9x]+)x", program)
         assert not literals, literals
-    assert peak_gib() - before < 1.0
+
+
+KERNEL = """
+def kernel(x, out):
+    out[...] = x[...] * {factor}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnTpu:
+    """A program with a kernel for TPUs, of a file with `blank` lines before it."""
+
+    blank: int
+    factor: int = 2
+
+    def lower(self, x):
+        code = "\n" * self.blank + KERNEL.format(factor=self.factor)
+        names = {}
+        exec(compile(code, f"{self.blank}.py", "exec"), names)
+        double = pallas_call(names["kernel"], out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return jax.jit(double).trace(x).lower(lowering_platforms=("tpu",))
+
+
+def test_a_digest_sees_what_a_program_computes_and_not_where_it_stands():
+    one = types.SimpleNamespace(data=1, fsdp=1, tensor=1, context=1)
+    mesh = sharding.make_mesh(one, jax.devices()[:1])
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32)
+
+    def digest(*what):
+        return plan._digest(plan._lowered(lowering.Program(OnTpu(*what), (x,), {}), mesh))
+
+    assert digest(0) == digest(3) != digest(0, 3)

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import math
 import pathlib
-import sys
 import types
 
 import jax
@@ -13,16 +12,14 @@ import jsonschema
 import pytest
 import tiny
 
-from srum_jax import main
-from srum_jax.configs import shapes
+from srum_jax import config, main
+from srum_jax.configs import bagel_7b_srum, shapes
 from srum_jax.core import registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.planning import lowering, plan, topology
 from srum_jax.planning.topology import Compiled, Machine, Target
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
-import plan_table  # noqa: E402
 
 SCHEMA = json.loads((ROOT / "tests/plan.schema.json").read_text())
 PROGRAM = """HloModule jit_step, is_scheduled=true
@@ -216,7 +213,7 @@ FULL = {
 @pytest.fixture
 def unlowered(monkeypatch):
     """Programs that are not lowered, for the fakes that do not read them."""
-    stand_in = types.SimpleNamespace(out_info=())
+    stand_in = types.SimpleNamespace(out_info=(), as_text=lambda: "")
     monkeypatch.setattr(lowering.Program, "lower", lambda program: stand_in)
 
 
@@ -297,7 +294,7 @@ def test_a_gpu_has_what_jax_leaves_and_the_setting_that_raises_it_is_the_first_t
 @pytest.mark.parametrize("kind, fits", [("a100", True), ("t4", False)])
 def test_what_nothing_compiles_for_is_summed_and_said_to_be(kind, fits):
     """BAGEL-7B's step on eight cards: parameters, float32 masters, two moments, average."""
-    cfg = plan_table.configured({})
+    cfg = config.load(bagel_7b_srum.get_config())
     made = plan.plan(cfg, topology.parse(f"{kind}:8"), only=("train_step",))
     jsonschema.validate(made, SCHEMA)
     step = made["programs"]["train_step"]
@@ -322,8 +319,7 @@ def go(monkeypatch, peak, *more, target="v5e:2x4"):
     monkeypatch.setattr(topology, "describe", Compilers(lambda *_: peak).describe)
     sizes = [f"--config.{key}=8" for key in ("train.rows", "sample.batch", "score.batch")]
     more = ("--config.evaluate.batch=8", "--config.train.lora.rank=2", *more)
-    config = ["main", "--config", shapes.__file__, *sizes]
-    return main.main([*config, "--plan", target, *more])
+    return main.main(["main", "--config", shapes.__file__, *sizes, "--plan", target, *more])
 
 
 def test_exit_codes_and_files(unlowered, monkeypatch, tmp_path, capsys):
@@ -348,65 +344,6 @@ def test_it_makes_no_work_folder(unlowered, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert go(monkeypatch, 3.0) == 0
     assert list(tmp_path.iterdir()) == []
-
-
-# ------------------------------------------------------------------------------- the table
-
-
-def test_the_page_is_made_of_the_committed_rows():
-    made = {path.stem for path in plan_table.FOLDER.glob("*.json")}
-    assert made <= set(plan_table.ROWS)
-    for name in made:
-        jsonschema.validate(plan_table.read(name), SCHEMA)
-    shown = plan_table.PAGE.read_text().split(plan_table.BEGIN)[1].split(plan_table.END)[0]
-    assert shown.strip() == plan_table.page(), "python benchmarks/plan_table.py --table"
-
-
-def test_rows_are_made_once_and_missing_ones_marked(monkeypatch, tmp_path, capsys):
-    compilers = Compilers(lambda *_: 9.0)
-    monkeypatch.setattr(topology, "describe", compilers.describe)
-    monkeypatch.setattr(plan_table, "FOLDER", tmp_path)
-    page = tmp_path / "page.md"
-    monkeypatch.setattr(plan_table, "PAGE", page)
-    page.write_text(f"before\n{plan_table.BEGIN}\nold\n{plan_table.END}\nafter\n")
-    step, inference = ("train_step",), ("sample_int8", "write_int8")
-    rows = {
-        "one": plan_table.Row("step", "v5e:2x4", "expert", {}, step),
-        "two": plan_table.Row("step", "v6e:2x4", "both", {"train.trainable": "all"}, step),
-        "single": plan_table.Row("int8", "v5e:1x1", "32x32", {}, inference),
-    }
-    monkeypatch.setattr(plan_table, "ROWS", rows)
-    monkeypatch.setattr(plan_table, "WEAK", ["one", "two"])
-    monkeypatch.setattr(plan_table, "ROADS", ("v5e:2x4",))
-    monkeypatch.setattr(plan_table, "configured", lambda changes: tiny.load_config(""))
-    monkeypatch.setattr("sys.argv", ["plan_table.py", "--rows", "one,single"])
-    plan_table.main()
-    plan_table.main()
-    assert compilers.count == 3
-    text = page.read_text()
-    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert "| v5e:2x4 | expert | yes | 9.00 |" in text
-    assert "Not made: v6e:2x4 (both)." in text and "Not made: v6e:2x4." in text
-    assert "| v5e:1x1 | 32x32 | sample, 4 images a call | yes | 9.00 |" in text
-    assert "| 8 | fsdp 8 | 16 | 9.00 | 9.00 |" in text  # the first is its own ideal
-    assert "made of another config" not in capsys.readouterr().err
-    changed = tiny.load_config("", train__rows=24)
-    monkeypatch.setattr(plan_table, "configured", lambda changes: changed)
-    assert not plan_table.current("one")
-    monkeypatch.setattr("sys.argv", ["plan_table.py", "--table"])
-    plan_table.main()
-    assert "made of another config or with other versions: one, single" in capsys.readouterr().err
-
-
-def test_every_row_is_a_config_that_holds_together():
-    for name, row in plan_table.ROWS.items():
-        cfg = plan_table.configured(row.changes)
-        target = topology.parse(row.target)
-        assert set(row.programs) <= set(lowering.PROGRAMS), name
-        assert name.rsplit("-")[1] == str(target.chips), name
-        assert row.table != "step" or row.changes["train.anchor"] == 0.1
-        assert cfg.sample.size in ((1024, 1024), (512, 512))
-    assert set(plan_table.WEAK) <= set(plan_table.ROWS)
 
 
 # --------------------------------------------------------------------------- a compiler for real
