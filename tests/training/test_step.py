@@ -151,19 +151,26 @@ def test_the_average_is_young_at_first():
     close(after.ema, want)
 
 
+def flops(jitted, *args):
+    """Operations that one device takes for a call."""
+    return jitted.lower(*args).compile().cost_analysis()["flops"]
+
+
 def test_many_devices_do_what_one_does():
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2, context=1), jax.devices())
     state, fixed, tx = toy.start(CFG, mesh)
-    w = state.opt_state[1][0].mu["out"]["w"]
-    assert w.sharding == state.params["out"]["w"].sharding
-    assert not w.sharding.is_fully_replicated
-    one = STATE
+    for w in (state.params["out"]["w"], state.opt_state[1][0].mu["out"]["w"]):
+        assert w.addressable_shards[0].data.shape == (toy.HIDDEN // 2, toy.FEATURES // 2)
+    one, key = STATE, jax.random.key(0)
     for n in range(2):
         rows = jax.device_put(toy.batch(n), sharding.batch_sharding(mesh))
         with jax.set_mesh(mesh):
-            state, metrics = stepper(2, tx=tx)(state, fixed, rows, jax.random.key(0))
-        one, want = stepper(2)(one, FIXED, toy.batch(n), jax.random.key(0))
+            shared = flops(stepper(2, tx=tx), state, fixed, rows, key)
+            state, metrics = stepper(2, tx=tx)(state, fixed, rows, key)
+        one, want = stepper(2)(one, FIXED, toy.batch(n), key)
     close(metrics, want, 1e-5)
+    # Rows are cut over four devices, products over eight; a whole batch on each would make half.
+    assert shared < 0.35 * flops(stepper(2), STATE, FIXED, toy.batch(0), key)
     close(jax.device_get(state), jax.device_get(one), 1e-5)
 
 
