@@ -157,8 +157,9 @@ def test_packing_changes_nothing(backends, name):
         close(found(name, sample, *map(alone, given)), want)
 
 
-@pytest.mark.parametrize("name", ["chunked", "splash", "cudnn"])
-def test_back_ends_in_bfloat16_err_no_more_than_the_original(backends, name):
+# What stands in for cuDNN rounds the softmax after its division: twice what cuDNN does once.
+@pytest.mark.parametrize("name, slack", [("chunked", 1.02), ("splash", 1.02), ("cudnn", 1.3)])
+def test_back_ends_in_bfloat16_err_no_more_than_the_original(backends, name, slack):
     batch = many()
     *half, pull = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays(batch, scale=1.0))
 
@@ -173,7 +174,7 @@ def test_back_ends_in_bfloat16_err_no_more_than_the_original(backends, name):
     tokens = joined((batch.und, batch.gen))
     allowed = rule(tokens, tokens) & (tokens.segment > 0)[:, :, None]
     q, k, v, pull = (np.asarray(joined(x), np.float64) for x in (*half, pull))
-    rounding.assert_errs_no_more(parts, (q, k, v, allowed, pull), slack=1.02)
+    rounding.assert_errs_no_more(parts, (q, k, v, allowed, pull), slack)
 
 
 @pytest.mark.parametrize("empty", ["und", "gen"])
