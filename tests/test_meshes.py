@@ -112,14 +112,12 @@ def test_masters_moments_and_average_are_cut_alike(optimizer):
     tx = optim.make(OptimConfig(optimizer=optimizer), specs, steps=3)
     state = create(param_tree.split(weights(), trained)[0], tx, specs, mesh)
     where = param_tree.flatten(sharding.shardings(specs, mesh))
-    held, whole = 0, 0
     for tree in (state.params, state.ema, *moments(state.opt_state)):
         for path, leaf in param_tree.flatten(tree).items():
             if not isinstance(leaf, optax.MaskedNode):
                 assert leaf.sharding.is_equivalent_to(where[path], leaf.ndim), path
-                held += leaf.addressable_shards[0].data.nbytes
-                whole += leaf.nbytes
-    assert held < 1.1 * whole / 4  # fsdp times tensor; vectors of norms are whole
+                if path.startswith("blocks/gen/") and path.endswith("/w"):  # fsdp times tensor
+                    assert 4 * leaf.addressable_shards[0].data.size == leaf.size, path
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state.opt_state)} == {8}
 
 
