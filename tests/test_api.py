@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from srum_jax import api
-from srum_jax.core import param_tree, sharding
+from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
 from srum_jax.data import video
-from srum_jax.generation import image_sampler, text_generator
 from srum_jax.generation import system_prompts as words
+from srum_jax.generation import text_generator
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import hf, vae
 from srum_jax.models.bagel import model as bagel_model
@@ -87,12 +87,6 @@ def clip(tmp_path_factory):
 def near(a, b):
     """Equal pictures, rounding apart."""
     return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1
-
-
-def mesh(**sizes):
-    ways = dict.fromkeys(sharding.MESH_AXES, 1) | sizes
-    devices = jax.devices()[: np.prod(list(ways.values()))]
-    return sharding.make_mesh(api.MeshConfig(**ways), devices)
 
 
 def test_drawings_do_not_depend_on_their_company(bagel):
@@ -236,31 +230,6 @@ def test_smaller_weights(folder, bagel, precision):
     same = dataclasses.replace(bagel, params=param_tree.unflatten(stood_for))
     for want, found in zip(*(b.generate(PROMPTS) for b in (same, small)), strict=True):
         assert near(want.image, found.image)
-
-
-class Counted:
-    """A jitted function, and the operations that one device takes for each call of it."""
-
-    def __init__(self, function):
-        self.function, self.flops = function, []
-
-    def __call__(self, *args, **how):
-        compiled = self.function.lower(*args, **how).compile()
-        self.flops.append(compiled.cost_analysis()["flops"])
-        return self.function(*args, **how)
-
-
-@pytest.mark.slow
-def test_devices_of_a_mesh_share_the_work(folder, bagel, monkeypatch):
-    many = api.load(folder, mesh=mesh(fsdp=2))
-    drawing = Counted(image_sampler.generate_latents)
-    monkeypatch.setattr(image_sampler, "generate_latents", drawing)
-    drawn = [b.generate(PROMPTS[:2], n=2) for b in (many, bagel)]
-    assert all(near(a.image, b.image) for a, b in zip(*drawn, strict=True))
-    half, whole = drawing.flops
-    assert half < 0.6 * whole  # what every device does itself included
-    shown = [None, image(1), [image(1), image(2)]]
-    assert many.answer(QUESTIONS, shown) == bagel.answer(QUESTIONS, shown)
 
 
 def test_a_base_has_what_the_folder_lacks(folder, bagel, tmp_path):
