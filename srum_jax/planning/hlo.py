@@ -127,7 +127,8 @@ def turns(loop: Instruction, known: Program) -> int | None:
 
 def turn_of(known: Program, scope: str) -> str:
     """The computation that is one turn of a loop whose own instructions stand under the name
-    `scope` (`jax.named_scope`). Raises ValueError where the program has none, or several."""
+    `scope` (`jax.named_scope`), of loops in one another the outermost: compilers move what does
+    not change into inner ones. Raises ValueError where the program has none, or several."""
     inside = re.compile(rf'op_name="[^"]*/{scope}/(?!while/)')
     every = [loop for one in known.values() for loop in one.of("while")]
     bodies = {name for loop in every for name in loop.called if name in known}
@@ -136,9 +137,22 @@ def turn_of(known: Program, scope: str) -> str:
         for name in bodies
         if any(inside.search(one.rest) for one in known[name].instructions.values())
     ]
+    found = [name for name in found if not any(name in _within(known, one) for one in found)]
     if len(found) != 1:
         raise ValueError(f"{len(found)} loops have instructions under {scope}, not one")
     return found[0]
+
+
+def _within(known: Program, name: str) -> set[str]:
+    """Names of all computations that a computation runs, itself left out."""
+    inside: set[str] = set()
+    left = [name]
+    while left:
+        for one in known.get(left.pop(), Computation()).instructions.values():
+            new = [called for called in one.called if called not in inside]
+            inside.update(new)
+            left += new
+    return inside - {name}
 
 
 def collectives(text: str, scope: str = "") -> dict[str, float]:

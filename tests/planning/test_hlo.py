@@ -113,6 +113,26 @@ def test_a_scope_names_one_turn_of_one_loop():
         hlo.collectives(text, "another")
 
 
+def test_a_scope_is_the_outermost_loop_where_compilers_moved_something_inwards():
+    text = """
+%inner.1 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %moved = f32[4]{0} negate(%p), metadata={op_name="jit(run)/while/body/step/neg"}
+}
+
+%outer.2 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0), metadata={op_name="jit(run)/while/body/step/mul"}
+  ROOT %loop = f32[4]{0} while(%p), condition=%c, body=%inner.1
+}
+
+ENTRY %main.3 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %loop = f32[4]{0} while(%p), condition=%c, body=%outer.2
+}
+"""
+    assert hlo.turn_of(hlo.read(text)[0], "step") == "outer.2"
+
+
 def test_a_program_without_other_chips_sends_nothing():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile().as_text()
     assert hlo.collectives(text) == {}
