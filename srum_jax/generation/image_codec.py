@@ -19,7 +19,7 @@ from srum_jax.generation import context
 from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import BagelConfig
 
-_PIXELS = 2**14  # that go through one call of the decoder, if it is more than one image
+_PIXELS = 2**14  # that a device decodes in one call, if it is more than one image
 
 
 def latent_grid(size: tuple[int, int], layout: LayoutSizes) -> tuple[int, int]:
@@ -130,11 +130,15 @@ class ImageEncoder:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageDecoder:
-    """The autoencoder's decoder."""
+    """The autoencoder's decoder.
+
+    batch_sharding: where pictures of a call lie, None: on the default device.
+    """
 
     vae_params: Params = dataclasses.field(repr=False)
     model: BagelConfig
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
+    batch_sharding: jax.sharding.Sharding | None = None
 
     def decode(self, latents: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Latent tokens float32 [h,w,p·p·Z] each, of any sizes -> images uint8 [H,W,3] each.
@@ -142,22 +146,32 @@ class ImageDecoder:
         Raises BadInput where one of them, or what becomes of it, is not finite.
         """
         images: dict[int, np.ndarray] = {}
-        for part in _by_size([x.shape[:2] for x in latents], self.model.token_pixels**2):
+        ways = _ways(self.batch_sharding)
+        for part in _by_size([x.shape[:2] for x in latents], self.model.token_pixels**2, ways):
             preemption.check()
-            rows = context.rows_for(len(part), 2**30)
+            rows = context.rows_for(len(part), 2**30, ways)
             tokens = np.zeros((rows, *latents[part[0]].shape), np.float32)
             tokens[: len(part)] = [latents[i] for i in part]
             sizes = {"pictures": rows, "latent tokens": tokens.shape[1:3]}
             with self.programs.first("the decoder of pictures", sizes):
-                found = decode_latents(self.vae_params, tokens, cfg=self.model)
+                placed = put(tokens, self.batch_sharding)
+                found = decode_latents(self.vae_params, placed, cfg=self.model)
             decoded, finite = map(fetch, found)
             context.check_finite(finite[: len(part)].all(), "an image")
             images.update(zip(part, decoded, strict=False))
         return [images[i] for i in range(len(latents))]
 
 
-def _by_size(shapes: Sequence[tuple], pixels: int) -> list[list[int]]:
-    """Numbers of like-shaped pictures, in parts of at most _PIXELS pixels (one at least)."""
+def _ways(at: jax.sharding.Sharding | None) -> int:
+    """Parts that the rows of an array are cut into."""
+    if at is None:
+        return 1
+    return at.num_devices // at.shard_shape((at.num_devices,))[0]
+
+
+def _by_size(shapes: Sequence[tuple], pixels: int, ways: int) -> list[list[int]]:
+    """Numbers of like-shaped pictures, in parts of which each of `ways` devices has at most _PIXELS
+    pixels (one picture at least)."""
     groups: dict[tuple, list[int]] = {}
     for i, shape in enumerate(shapes):
         groups.setdefault(shape, []).append(i)
@@ -166,5 +180,6 @@ def _by_size(shapes: Sequence[tuple], pixels: int) -> list[list[int]]:
         count = 1
         while 2 * count * h * w * pixels <= _PIXELS:
             count *= 2
+        count *= ways
         parts += [members[first : first + count] for first in range(0, len(members), count)]
     return parts

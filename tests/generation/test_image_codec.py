@@ -1,19 +1,23 @@
 """Latents to pictures and back: each at its own size, whatever shares its batch."""
 
 import functools
+import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from einops import rearrange
 from samples import CFG, jit
 
-from srum_jax.core import preemption
+from srum_jax.core import preemption, sharding
 from srum_jax.core.errors import Preempted
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.images import to_float
+from srum_jax.generation import image_codec
 from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.models.bagel import vae
+from srum_jax.planning import hlo
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,25 @@ def test_latents_are_decoded_at_their_own_size(coder):
     told = functools.partial(next, iter([False, True]))  # to stop, after those of one size
     with preemption.agreeing(told), pytest.raises(Preempted):
         show(latents)
+
+
+def test_each_device_decodes_pictures_of_its_own(coder):
+    """The same pictures, cut over the devices; nothing is sent between these."""
+    sizes = types.SimpleNamespace(data=2, fsdp=2, tensor=2, context=1)
+    mesh = sharding.make_mesh(sizes)
+    at = sharding.batch_sharding(mesh)
+    rng = np.random.default_rng(0)
+    latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in [(2, 3)] * 5]
+    want = ImageDecoder(coder, CFG).decode(latents)
+    placed = jax.device_put(coder, sharding.replicated(mesh))
+    found = ImageDecoder(placed, CFG, batch_sharding=at).decode(latents)
+    for a, b in zip(found, want, strict=True):
+        assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
+
+    tokens = jax.ShapeDtypeStruct((8, 2, 3, CFG.token_dim), np.float32, sharding=at)
+    made = image_codec.decode_latents.lower(placed, tokens, cfg=CFG).compile()
+    assert hlo.collectives(made.as_text()) == {}
+    assert made.output_shardings[0].shard_shape((8, 8, 12, 3)) == (2, 8, 12, 3)
 
 
 def test_a_picture_is_encoded_to_the_mean_or_a_seeds_sample(coder):
