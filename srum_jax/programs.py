@@ -80,10 +80,9 @@ def attending(
     `train` it is not: its samples are a text and a noisy image behind it. Raises ValueError where
     the config names a back-end that cannot do the run.
     """
-    platform = mesh.devices.flat[0].platform
     name = attention.choose(
         cfg.compute.attention,
-        platform={"cuda": "gpu"}.get(platform, platform),
+        platform=mesh.devices.flat[0].platform,
         tokens=tokens,
         head_dim=sizes.llm.head_dim,
         dtype=cfg.compute.dtype,

@@ -17,7 +17,7 @@ from samples import jit
 
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.schema import Latent, Picture, Text
-from srum_jax.generation import context, image_sampler, text_generator
+from srum_jax.generation import context, guidance, image_sampler, text_generator
 from srum_jax.generation.image_codec import ImageDecoder, latent_grid
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot, vae
@@ -173,7 +173,7 @@ def _settings(run: dict):
 def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, settings):
     """Rows 1.. of the trajectory [S+1,B,G,·], times, and of each step's velocities, by branch."""
     cfg, model = case.cfg, case.params[0]
-    how = image_sampler.Guidance.of(settings, official=True)
+    how = guidance.Guidance.of(settings, official=True)
     how = dataclasses.replace(how, renorm=settings.renorm)  # rows are requests of their own
     cond = _read(case, *(c["context"] for c in contexts), more=0)
 
@@ -183,7 +183,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         ]
         return short
 
-    caches = image_sampler.GuidanceCaches(cond)
+    caches = guidance.GuidanceCaches(cond)
     if how.text:
         lengths = np.array([context.extent(c) for c in part("text")]).T
         caches = caches.replace(text=context.shortened(cond, *jnp.asarray(lengths)))
@@ -213,7 +213,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
             trace=True,
         )
     )
-    last, traces = run(model, caches, grid, image_sampler.SamplingParams.of(settings))
+    last, traces = run(model, caches, grid, guidance.SamplingParams.of(settings))
     x = np.concatenate([*(t[0] for t in traces), last[None]])
     counts = [h * w for h, w in grids[1:]]
     return x, traces, counts, how
@@ -251,20 +251,19 @@ def _check_run(case: Case, section: str, name: str, contexts: dict) -> None:
     x, traces, counts, how = _sample(case, section, [contexts], [size], noise, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs[f"{key}/x_t"], **TRAJECTORY)
     if f"{key}/t" in case.outputs.files:
-        times = image_sampler.SamplingParams.of(settings).times[:-1]
+        times = guidance.SamplingParams.of(settings).times[:-1]
         np.testing.assert_allclose(times, case.outputs[f"{key}/t"], **TOLERANCE)
     if f"{key}/v_t" in case.outputs.files:
-        rows = x.shape[1]
         guided = np.concatenate([t[2] for t in traces])
         np.testing.assert_allclose(_cut(guided, counts), case.outputs[f"{key}/v_t"], **TRAJECTORY)
-        cond = np.concatenate([t[1][:, :rows] for t in traces])
+        cond = np.concatenate([t[1][:, 0] for t in traces])
         np.testing.assert_allclose(_cut(cond, counts), case.outputs[f"{key}/v_cond"], **TRAJECTORY)
         others = np.concatenate(
-            [t[1][:, rows:] for t, r in zip(traces, how.runs, strict=True) if r[0]]
+            [t[1][:, 1:] for t, r in zip(traces, how.runs, strict=True) if r[0]]
         )
         for n, branch in enumerate(("text", "img")):
             if f"{key}/v_cfg_{branch}" in case.outputs.files:
-                found = _cut(others[:, n * rows : (n + 1) * rows], counts)
+                found = _cut(others[:, n], counts)
                 want = case.outputs[f"{key}/v_cfg_{branch}"]
                 np.testing.assert_allclose(found, want, **TRAJECTORY)
     _check_image(case, key, _cut(x[-1], counts), size)
@@ -331,5 +330,5 @@ def check_batch(case: Case):
     settings = _settings(meta["settings"])
     x, _, counts, _ = _sample(case, "batch", requests, sizes, noises, settings)
     np.testing.assert_allclose(_cut(x, counts), case.outputs["batch/x_t"], **TRAJECTORY)
-    times = image_sampler.SamplingParams.of(settings).times[:-1]
+    times = guidance.SamplingParams.of(settings).times[:-1]
     np.testing.assert_allclose(times, case.outputs["batch/t"], **TOLERANCE)

@@ -8,7 +8,7 @@ from PIL import Image
 from srum_jax import api, inputs
 from srum_jax.data import images as pictures
 from srum_jax.generation import text_generator
-from srum_jax.generation.image_sampler import Guidance
+from srum_jax.generation.guidance import Guidance
 from srum_jax.worlds.shapes import examples
 
 

@@ -204,6 +204,40 @@ def test_behind_a_cache_few_tokens_are_summed_and_many_gather_weights(count):
         assert sum(sent.values()) < weight and not sent.get("all-reduce"), sent
 
 
+@pytest.mark.parametrize("name", ["dense", "chunked"])
+def test_an_image_gathers_the_weights_of_its_own_expert_alone(name):
+    """The other expert has two marks of a row to do, and its weights stay where they are."""
+    mesh, rows, c = mesh_of(1, 2, 1, 1), 2, CFG.llm
+    blocks = {"blocks": weights()["blocks"], "norm": weights()["norm"]}
+    where = sharding.shardings({k: bagel.specs(CFG)[k] for k in blocks}, mesh)
+    rng = np.random.default_rng(0)
+    marks, cells = (rng.normal(size=(2 * rows, n, c.hidden)).astype(np.float32) for n in (2, 64))
+
+    def cache(slots):
+        shape = (c.layers, rows, slots, c.kv_heads, c.head_dim)
+        k, v = (rng.normal(size=shape).astype(np.float32) for _ in "kv")
+        return mot.Cache(k, v, np.array([slots, slots // 2], np.int32), np.array([3, 1], np.int32))
+
+    caches = [cache(8), cache(0)]
+
+    @jit
+    def run(params, marks, cells, caches):
+        return mot.stack_behind(params, c, marks, cells, caches, backend=name)
+
+    want = run(blocks, marks, cells, caches)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(blocks, where)
+        at = sharding.batch_sharding(mesh)
+        given = jax.device_put((marks, cells), at)
+        made = run.lower(params, *given, caches).compile()
+        found = made(params, *given, caches)
+    for a, b in zip(found, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    sent = hlo.collectives(made.as_text())
+    weight = sum(x.nbytes for x in jax.tree.leaves(blocks["blocks"]["gen"])) / 2
+    assert weight < sent["all-gather"] < 1.3 * weight, (sent, weight)
+
+
 @MANY
 def test_activations_are_cut_and_keys_alone_are_gathered():
     """Between layers each device holds its part of both lanes; the program gathers keys."""

@@ -8,7 +8,7 @@ only lacks the last items of another is the same cache with a shorter length.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
-from srum_jax.data.schema import Batch, Example, Lanes, Latent, LayoutSizes, Picture, Text, Tokens
+from srum_jax.data.schema import Batch, Example, Lanes, Latent, LayoutSizes, Picture, Text
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -41,6 +41,17 @@ def bucket(count: int, least: int = 16) -> int:
             return size * 3 // 2
         size *= 2
     return size
+
+
+def fine_bucket(count: int) -> int:
+    """As `bucket`, in steps of 64 and at most a thirty-second above `count` where it is above 256.
+
+    For tokens of pictures, whose sizes are few: 64x64 latent tokens, or 64x36, are not padded.
+    """
+    if count <= 256:
+        return bucket(count)
+    step = max(64, 2 ** ((count - 1).bit_length() - 6))
+    return -(-count // step) * step
 
 
 def rows_for(count: int, batch: int, least: int = 1) -> int:
@@ -96,22 +107,39 @@ def check_finite(finite: bool, what: str) -> None:
         )
 
 
-def pack(contexts: Sequence[Context], rows: int, layout: LayoutSizes) -> Batch:
-    """One context a row, then empty rows; lanes are as long as the buckets above the fullest
-    row."""
+def _lanes(contexts: Sequence[Context], pictures: Callable[[int], int]) -> Lanes:
     sizes = [packing.size(Example(c)) for c in contexts]
     _, gen, vit, _, images, _ = np.max(sizes, axis=0).tolist()
     texts = max(int(u - p) for u, _, p, *_ in sizes)
-    lanes = Lanes(
-        und=bucket(max(texts, 1)) + bucket(vit),  # contexts may be empty, the lanes together not
-        gen=bucket(gen),
-        vit=bucket(vit),
+    return Lanes(
+        und=bucket(max(texts, 1)) + pictures(vit),  # contexts may be empty, the lanes together not
+        gen=pictures(gen),
+        vit=pictures(vit),
         labels=0,
         images=bucket(images, 1),
         regions=0,
     )
+
+
+def pack(
+    contexts: Sequence[Context],
+    rows: int,
+    layout: LayoutSizes,
+    pictures: Callable[[int], int] = bucket,
+) -> Batch:
+    """One context a row, then empty rows; lanes are as long as the buckets above the fullest row,
+    of pictures' tokens by `pictures`."""
+    lanes = _lanes(contexts, pictures)
     padded = [[Example(c)] for c in contexts] + [[]] * (rows - len(contexts))
     return packing.pack(padded, lanes, layout)
+
+
+def slots(contexts: Sequence[Context], pictures: Callable[[int], int] = bucket) -> int:
+    """Slots of a cache for the fullest of these contexts, in buckets as `pack`'s; 0 for none."""
+    if not any(contexts):
+        return 0
+    lanes = _lanes(contexts, pictures)
+    return lanes.und + lanes.gen
 
 
 def capacity(batch: Batch, more: int = 0) -> int:
@@ -159,42 +187,12 @@ def prefill(
     )
 
 
-def shortened(cache: mot.Cache, length: jax.Array, position: jax.Array) -> mot.Cache:
-    """The same rows as they were when they had read `length` tokens; both int32 [B]."""
-    return mot.Cache(cache.k, cache.v, length, position)
-
-
-def beside(caches: Sequence[mot.Cache]) -> mot.Cache:
-    """Caches of several guidance branches as one, rows after rows, padded to the longest."""
-    slots = max(c.k.shape[2] for c in caches)
-
-    def joined(arrays):
-        none = (0, 0)
-        wide = [jnp.pad(a, (none, none, (0, slots - a.shape[2]), none, none)) for a in arrays]
-        return jnp.concatenate(wide, axis=1)
-
-    return mot.Cache(
-        k=joined([c.k for c in caches]),
-        v=joined([c.v for c in caches]),
-        length=jnp.concatenate([c.length for c in caches]),
-        position=jnp.concatenate([c.position for c in caches]),
-    )
-
-
-def following(cache: mot.Cache, count: int, mode: int, valid: jax.Array | None = None) -> Tokens:
-    """`count` new tokens of one split after each row's cache, all at the row's next position.
-
-    valid [B, count] bool: the others are padding.
-    """
-    rows = cache.length.shape[0]
-    one = jnp.ones((rows, count), jnp.int32)
-    return Tokens(
-        segment=one if valid is None else valid.astype(jnp.int32),
-        split=one,
-        mode=one * mode,
-        position=one * cache.position[:, None],
-        index=one,
-    )
+def shortened(
+    cache: mot.Cache, length: jax.Array, position: jax.Array, slots: int | None = None
+) -> mot.Cache:
+    """The same rows as they were when they had read `length` tokens; both int32 [B]. `slots`: how
+    many are kept, no fewer than the longest row's; None: all."""
+    return mot.Cache(cache.k[:, :, :slots], cache.v[:, :, :slots], length, position)
 
 
 SOON = 3.0  # seconds of a first call that nobody is told of
@@ -207,7 +205,8 @@ class Programs:
 
     Buckets bound their number: with a window of W tokens there are at most 2·log2(W/16) + 1 buckets
     (rounded up) of text tokens, as many of ViT tokens and of latent ones, or none of these, and
-    log2(batch) + 1 numbers of rows (rounded up).
+    log2(batch) + 1 numbers of rows (rounded up). Of an image's ViT and latent tokens that is read
+    or drawn by the sampler there are up to 32 for every doubling above 256 (`fine_bucket`).
     """
 
     def __init__(self):

@@ -8,7 +8,6 @@ images of several sizes share a batch, their latent tokens padded to a bucket.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -26,14 +25,18 @@ from srum_jax.core import preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import position_ids
 from srum_jax.core.sharding import fetch, put
-from srum_jax.data.schema import NOISE, Batch, LayoutSizes, Text
+from srum_jax.data.schema import Batch, LayoutSizes, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
-from srum_jax.generation.context import Context, bucket
+from srum_jax.generation.context import Context, fine_bucket
+from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams
 from srum_jax.generation.image_codec import ImageDecoder, latent_grid
+from srum_jax.models import attention
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+
+_MARKS = 2  # around an image's tokens
 
 
 def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
@@ -42,73 +45,24 @@ def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
 
 
 @struct.dataclass
-class GuidanceCaches:
-    """What each row has read, with everything, without its last text, and without its images.
-
-    text and image are the contexts that text and image guidance compare with; None: that guidance
-    is off. Rows are the same in all three.
-    """
-
-    cond: mot.Cache
-    text: mot.Cache | None = None
-    image: mot.Cache | None = None
-
-
-@struct.dataclass
 class LatentGrid:
-    """Images to be: noise [B,G,p·p·Z] float32, positions [B,G] int32, valid [B,G] bool."""
+    """Images to be: noise [B,G,p·p·Z] float32, positions [B,G] int32, valid [B,G] bool.
+
+    full: all rows that hold an image fill all its tokens.
+    """
 
     noise: jax.Array
     positions: jax.Array
     valid: jax.Array
-
-
-@struct.dataclass
-class SamplingParams:
-    """What changes without compiling anew: times [S+1] from 1 to 0, and float32 scales."""
-
-    times: jax.Array
-    text_scale: jax.Array
-    image_scale: jax.Array
-    renorm_min: jax.Array
-
-    @classmethod
-    def of(cls, settings: SampleConfig) -> "SamplingParams":
-        """Of the `sample` section of a config."""
-        return cls(
-            times=flow.sampling_times(settings.steps, settings.shift),
-            text_scale=np.float32(settings.guidance),
-            image_scale=np.float32(settings.image_guidance),
-            renorm_min=np.float32(settings.renorm_min),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Guidance:
-    """What is compiled in: which guidance is on, in which runs of steps (as `guided_runs` gives),
-    and how the guided velocity is renormed (`flow.guide`)."""
-
-    text: bool
-    image: bool
-    runs: tuple
-    renorm: str
-
-    @classmethod
-    def of(cls, settings: SampleConfig, official: bool = False) -> "Guidance":
-        """Of the `sample` section of a config; official: as the original, which does not guide by
-        images alone and norms all images of a call as one."""
-        text = settings.guidance > 1
-        image = settings.image_guidance > 1 and (text or not official)
-        joint = official and settings.renorm == "global"
-        times = flow.sampling_times(settings.steps, settings.shift)
-        runs = guided_runs(times, settings.guidance_interval, text or image)
-        return cls(text, image, runs, "batch" if joint else settings.renorm)
+    full: bool = struct.field(pytree_node=False, default=False)
 
 
 def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes) -> LatentGrid:
     """Noise-free grid of one image a row, h·w latent tokens each padded to a bucket; NumPy."""
-    tokens = bucket(max(h * w for h, w in sizes))
+    counts = {h * w for h, w in sizes}
+    tokens = fine_bucket(max(counts))
     made = LatentGrid(
+        full=counts == {tokens},
         noise=np.zeros((rows, tokens, layout.token_dim), np.float32),
         positions=np.zeros((rows, tokens), np.int32),
         valid=np.zeros((rows, tokens), bool),
@@ -119,42 +73,27 @@ def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes)
     return made
 
 
-def guided_runs(
-    times: np.ndarray, interval: tuple[float, float], on: bool = True
-) -> tuple[tuple[bool, int, int], ...]:
-    """((guided, first step, one past the last), …): guidance, if on, holds while lo < t <= hi."""
-    lo, hi = interval
-    guided = [bool(on and lo < t <= hi) for t in times[:-1]]
-    runs, start = [], 0
-    for flag, steps in itertools.groupby(guided):
-        count = len(list(steps))
-        runs.append((flag, start, start + count))
-        start += count
-    return tuple(runs)
+def _velocity(params, cfg, caches, grid, x, time, dtype):
+    """v_theta of x [B,G,·] behind each of n caches, [n,B,G,·], 0 at padding.
 
-
-def _velocity(params, cfg, cache, grid, x, time, dtype):
-    """v_theta of x [B,G,·], 0 at padding, behind a cache of B rows or of several branches' B."""
-    branches = cache.length.shape[0] // x.shape[0]
-
-    def tiled(a):
-        return jnp.concatenate([a] * branches) if branches > 1 else a
-
+    Branches of a row lie side by side, so that a device that has the row has them all.
+    """
+    branches, ids = len(caches), jnp.array([[cfg.start_of_image, cfg.end_of_image]])
     cells = bagel.embed_cells(cfg, grid.positions, dtype)
-    gen = tiled(bagel.embed_latents(params, x, time[None, None], cells))
-    marks = bagel.embed_text(params, jnp.array([[cfg.start_of_image, cfg.end_of_image]]), dtype)
-    valid = tiled(grid.valid)
-    _, gen, _ = mot.stack(
+    gen = bagel.embed_latents(params, x, time[None, None], cells)
+    gen, valid = (jnp.repeat(a, branches, axis=0) for a in (gen, grid.valid))
+    marks = bagel.embed_text(params, ids, dtype)
+    _, gen = mot.stack_behind(
         params,
         cfg.llm,
-        jnp.broadcast_to(marks, (len(gen), 2, cfg.llm.hidden)),
+        jnp.broadcast_to(marks, (len(gen), _MARKS, cfg.llm.hidden)),
         gen,
-        context.following(cache, 2, NOISE),
-        context.following(cache, gen.shape[1], NOISE, valid),
-        cache=cache,
-        remat="none",
+        caches,
+        valid=None if grid.full else valid,
+        backend=cfg.attention,
     )
-    return jnp.where(valid[:, :, None], bagel.velocity(params, gen), 0)
+    v = jnp.where(valid[:, :, None], bagel.velocity(params, gen), 0)
+    return rearrange(v, "(b n) g d -> n b g d", n=branches)
 
 
 def sample_latents(
@@ -173,17 +112,15 @@ def sample_latents(
 
     `image_by_cond`: image guidance compares with the condition itself, for contexts without images.
     With `trace` also returns every step's x before it [S,B,G,·], its velocity of each branch
-    [S,branches·B,G,·] and the guided one [S,B,G,·], per run.
+    [S,branches,B,G,·] and the guided one [S,B,G,·], per run.
     """
-    rows = grid.noise.shape[0]
-    guiding = [c for c in (caches.text, caches.image) if c is not None]
-    every = context.beside([caches.cond, *guiding])
+    every = [c for c in (caches.cond, caches.text, caches.image) if c is not None]
 
     @jax.named_scope("guided_step")
     def guided_step(x, now):
         t, after, time = now
         parts = _velocity(params, cfg, every, grid, x, time, dtype)
-        v, *others = rearrange(parts, "(n b) g d -> n b g d", b=rows)
+        v, *others = parts
         v_text = None if caches.text is None else others.pop(0)
         v_image = v if image_by_cond else others.pop(0) if others else None
         u = flow.guide(
@@ -200,8 +137,8 @@ def sample_latents(
     @jax.named_scope("plain_step")
     def plain_step(x, now):
         t, after, time = now
-        v = _velocity(params, cfg, caches.cond, grid, x, time, dtype)
-        return flow.euler(x, v, t, after), (x, v, v) if trace else None
+        (v,) = _velocity(params, cfg, [caches.cond], grid, x, time, dtype)
+        return flow.euler(x, v, t, after), (x, v[None], v) if trace else None
 
     x, traces = grid.noise, []
     times = sampling.times
@@ -280,17 +217,19 @@ def read_contexts(
 ) -> GuidanceCaches:
     """The caches of all branches; arguments as of `generate_latents`."""
 
+    slots = guidance.slots
+
     def read(batch):
-        slots = context.capacity(batch)
-        return context.prefill(params, batch, cfg=cfg, slots=slots, dtype=dtype)
+        room = context.capacity(batch)
+        return context.prefill(params, batch, cfg=cfg, slots=room, dtype=dtype)
 
     cond, text, image = read(packed), None, None
     if guidance.text:
-        text = read(negatives) if negatives else context.shortened(cond, *lengths[0])
+        text = read(negatives) if negatives else context.shortened(cond, *lengths[0], slots[0])
     if guidance.image and texts is not None:
         image = read(texts)
     elif guidance.image and not image_by_cond:
-        image = context.shortened(cond, *lengths[1])
+        image = context.shortened(cond, *lengths[1], slots[1])
     return GuidanceCaches(cond, text, image)
 
 
@@ -346,7 +285,8 @@ class ImageSampler:
     params: None where every call brings its own · settings: the `sample` section of a config; at
     most `settings.batch` requests go through one compiled call, those of like length together ·
     window: tokens of a context · min_rows: rows of a call are a multiple of it · batch_sharding:
-    where rows lie, None: on the default device · dtype: of products · official: as `Guidance.of`.
+    where rows lie, None: on the default device · dtype: of products · official: as `Guidance.of` ·
+    attention: how it is computed, as compute.attention says.
     """
 
     params: Params | None = dataclasses.field(repr=False)
@@ -360,6 +300,7 @@ class ImageSampler:
     dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
     official: bool = False
+    attention: str = "auto"
 
     @functools.cached_property
     def _unstacked(self) -> Params | None:
@@ -400,7 +341,8 @@ class ImageSampler:
                 found = self._call(params, [requests[i] for i in part], branches, settings, draw)
                 latents.update(zip(part, found, strict=True))
         found = [latents[i] for i in range(len(requests))]
-        decoder = ImageDecoder(self.vae_params, self.model, self.programs)
+        coder = self.vae_params, self.model, self.programs
+        decoder = ImageDecoder(*coder, batch_sharding=self.batch_sharding)
         return [GeneratedImage(*pair) for pair in zip(decoder.decode(found), found, strict=True)]
 
     def sample_prompts(
@@ -438,13 +380,17 @@ class ImageSampler:
             lengths[0, :, i] = context.extent(r.context[: r.plain])
             lengths[1, :, i] = context.extent(r.texts)
             seeds[i] = r.seed
-        packed = context.pack([r.context for r in requests], rows, layout)
+        packed = context.pack([r.context for r in requests], rows, layout, fine_bucket)
         texts = None
         if branch == "own":
-            texts = context.pack([r.texts for r in requests], rows, layout)
+            texts = context.pack([r.texts for r in requests], rows, layout, fine_bucket)
         negatives = None
         if negated:
-            negatives = context.pack([r.negative for r in requests], rows, layout)
+            negatives = context.pack([r.negative for r in requests], rows, layout, fine_bucket)
+        plain = [r.context[: r.plain] for r in requests] if guidance.text else []
+        shorter = [r.texts for r in requests] if branch == "shorter" else []
+        slots = tuple(context.slots(c, fine_bucket) for c in (plain, shorter))
+        guidance = dataclasses.replace(guidance, slots=slots)
         compiled_for = {
             "pictures": rows,
             "latent tokens": grid.valid.shape[1],
@@ -455,7 +401,9 @@ class ImageSampler:
             "renorm": guidance.renorm,
             "tokens of texts": texts.und.segment.shape[1] if texts else 0,
             "tokens of negatives": context.capacity(negatives) if negatives else 0,
+            "tokens of guidance": slots,
         }
+        cfg = self._attending(context.capacity(packed) + grid.valid.shape[1] + _MARKS)
         packed, texts, negatives, seeds, grid = put(
             (packed, texts, negatives, seeds, grid), self.batch_sharding
         )
@@ -471,13 +419,24 @@ class ImageSampler:
                 grid,
                 SamplingParams.of(settings),
                 negatives,
-                cfg=self.model,
+                cfg=cfg,
                 guidance=guidance,
                 image_by_cond=branch == "cond",
                 dtype=np.dtype(self.dtype),
             )
         x = fetch(x).astype(np.float32)
         return [rearrange(x[i, : h * w], "(h w) d -> h w d", h=h) for i, (h, w) in enumerate(sizes)]
+
+    def _attending(self, tokens: int) -> BagelConfig:
+        """The model with the attention that rows of so many tokens take where they lie."""
+        at, llm, dtype = self.batch_sharding, self.model.llm, np.dtype(self.dtype).name
+        platform = next(iter(at.device_set)).platform if at else jax.default_backend()
+        how = dict(tokens=tokens, head_dim=llm.head_dim, dtype=dtype)
+        name = attention.choose(self.attention, platform=platform, **how)
+        unasked = self.attention == "auto" and name not in ("dense", "chunked")
+        if unasked and not attention.passes(name, llm.heads, llm.kv_heads, llm.head_dim, dtype):
+            name = "chunked"
+        return dataclasses.replace(self.model, attention=name)
 
 
 def _image_branch(request: ImageRequest, guidance: Guidance) -> str:

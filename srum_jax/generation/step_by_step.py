@@ -19,7 +19,8 @@ from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
 from srum_jax.data.schema import Batch
 from srum_jax.generation import context, image_sampler
-from srum_jax.generation.image_sampler import Guidance, GuidanceCaches, LatentGrid, SamplingParams
+from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams
+from srum_jax.generation.image_sampler import LatentGrid
 from srum_jax.models.bagel.model_config import BagelConfig
 
 

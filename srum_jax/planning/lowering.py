@@ -20,7 +20,14 @@ from srum_jax.config import Config
 from srum_jax.core import registry, sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Text
-from srum_jax.generation import answer_scorer, context, image_codec, image_sampler, text_generator
+from srum_jax.generation import (
+    answer_scorer,
+    context,
+    guidance,
+    image_codec,
+    image_sampler,
+    text_generator,
+)
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
@@ -144,7 +151,9 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         context.pack([prompt] * rows, rows, sizes.layout),
         image_sampler.empty_grid([size], rows, sizes.layout),
     )
-    on = image_sampler.Guidance.of(c)
+    tokens = context.capacity(packed) + grid.valid.shape[1]
+    sizes = programs.attending(cfg, sizes, mesh, tokens=tokens)
+    on = dataclasses.replace(guidance.Guidance.of(c), slots=(0, 0))
     packed, seeds, grid = sharding.placed((packed, np.zeros(rows, np.uint32), grid), at)
     how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
@@ -159,22 +168,23 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         function=image_sampler.generate_latents,
         arguments=(
             *(params, packed, lengths, None, seeds, grid),
-            image_sampler.SamplingParams.of(c),
+            guidance.SamplingParams.of(c),
         ),
         static=how,
         parts={"params": params},
         resident={"autoencoder": autoencoder},
         flops=work.flops,
-        more={"images": rows, "steps": c.steps},
+        more={"images": rows, "steps": c.steps, "attention": sizes.attention},
     )
 
 
 def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
-    """The autoencoder's decoder on one image, as the sampler's latents go through it."""
+    """The autoencoder's decoder on an image a device, as the sampler's latents go through it."""
     params, autoencoder = _model(cfg, sizes, mesh, kept)
     grid = image_codec.latent_grid(cfg.sample.size, sizes.layout)
+    images = sharding.row_ways(mesh)
     tokens = jax.ShapeDtypeStruct(
-        (1, *grid, sizes.token_dim), jnp.float32, sharding=sharding.replicated(mesh)
+        (images, *grid, sizes.token_dim), jnp.float32, sharding=sharding.batch_sharding(mesh)
     )
     return Program(
         function=image_codec.decode_latents,
@@ -182,8 +192,8 @@ def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         static={"cfg": sizes},
         parts={"autoencoder": autoencoder},
         resident={"params": params},
-        flops=workload.decoding(sizes, cfg.sample.size).flops,
-        more={"images": 1},
+        flops=images * workload.decoding(sizes, cfg.sample.size).flops,
+        more={"images": images},
     )
 
 

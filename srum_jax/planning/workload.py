@@ -19,9 +19,9 @@ from srum_jax.core import param_tree
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Text
 from srum_jax.generation import answer_scorer, context
-from srum_jax.generation.context import bucket
+from srum_jax.generation.context import bucket, fine_bucket
+from srum_jax.generation.guidance import Guidance
 from srum_jax.generation.image_codec import latent_grid
-from srum_jax.generation.image_sampler import Guidance
 from srum_jax.models.bagel import cost, vae
 from srum_jax.models.bagel.cost import RowTokens
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -233,7 +233,7 @@ class Workload:
         return [dataclasses.replace(one, count=checks * one.count) for one in once]
 
     def _drawn(self, images: int, shard: int, team: Team) -> list[Calls]:
-        """Images drawn and decoded. Each device of a host decodes what its neighbours do."""
+        """Images drawn together and decoded one by one, each on a device of its own."""
         c, dtype = self.cfg.sample, self.cfg.compute.dtype
         height, width = latent_grid(c.size, self.sizes.layout)
         texts = bucket(min(PROMPT, self.sizes.max_text - 2) + 2)
@@ -242,7 +242,7 @@ class Workload:
             c,
             texts=texts,
             slots=texts,
-            tokens=bucket(height * width),
+            tokens=fine_bucket(height * width),
             itemsize=self._itemsize,
             chips=team.chips,
         )
@@ -250,7 +250,7 @@ class Workload:
         decoded = decoding(self.sizes, c.size)
         return [
             Calls("sample", calls, drawn, team.chips, team.beside, dtype),
-            Calls("decode", images, decoded, 1, team.beside, "float32"),
+            Calls("decode", images, decoded, 1, team.beside * team.chips, "float32"),
         ]
 
     def _judged(self, images: int, shard: int, proposers: Sequence[str], team: Team) -> list[Calls]:

@@ -65,6 +65,7 @@ class LoadedModel:
             settings=cfg.sample,
             window=self.cfg.max_text,
             min_rows=cfg.sample.batch,
+            attention=cfg.compute.attention,
             **self._running(cfg, mesh),
         )
 

@@ -11,7 +11,7 @@ import pytest
 from samples import CFG, jit, latent, picture, text, weights
 
 from srum_jax.config import SampleConfig
-from srum_jax.data.schema import FULL, Text
+from srum_jax.data.schema import Text
 from srum_jax.generation import context, image_codec, image_sampler
 from srum_jax.generation import text_generator as writing
 from srum_jax.models.bagel import mot, vae
@@ -134,22 +134,27 @@ def test_company_order_and_padding_change_nothing(params, cache):
         assert not found.k[:, row, count:].any() and not found.v[:, row, count:].any()
 
 
-def test_branches_lie_beside_each_other(cache):
-    short = mot.Cache(cache.k[:, :, :4], cache.v[:, :, :4], cache.length * 0 + 4, cache.position)
-    joined = context.beside([short, cache])
-    assert joined.k.shape[1] == 16 and joined.length.tolist() == [4] * 8 + cache.length.tolist()
-    np.testing.assert_array_equal(joined.position, np.tile(cache.position, 2))
-    np.testing.assert_array_equal(joined.v[:, 8:], cache.v)
-    np.testing.assert_array_equal(joined.v[:, :8, :4], short.v)
-    assert not joined.k[:, :8, 4:].any()
+def test_a_part_of_a_cache_has_the_slots_it_needs(cache):
+    short = context.shortened(cache, cache.length * 0 + 4, cache.position * 0 + 2, 4)
+    np.testing.assert_array_equal(short.v, cache.v[:, :, :4])
+    assert short.length.tolist() == [4] * 8 and short.position.tolist() == [2] * 8
+    assert context.shortened(cache, cache.length, cache.position).k.shape == cache.k.shape
 
 
-def test_following_tokens_stand_at_the_next_position(cache):
-    valid = np.arange(3)[None] < np.arange(8)[:, None]
-    tokens = context.following(cache, 3, FULL, valid)
-    np.testing.assert_array_equal(tokens.segment, valid)
-    np.testing.assert_array_equal(tokens.position, np.repeat(cache.position[:, None], 3, axis=1))
-    assert (tokens.mode == FULL).all() and (tokens.split == 1).all()
+def test_slots_are_those_of_the_fullest_context():
+    rng = np.random.default_rng(0)
+    clean = latent(rng, 20, 16, noisy=False)
+    contexts = [(text(rng, 3),), (clean, text(rng, 20))]
+    assert context.slots(contexts, context.fine_bucket) == 24 + 320
+    assert context.slots(contexts) == 24 + 384
+    assert context.slots([(), ()]) == context.slots([]) == 0
+
+
+def test_fine_buckets_pad_pictures_little():
+    sizes = (64 * 64, 64 * 36, 28 * 28, 70 * 70, 256, 257, 10)
+    assert [context.fine_bucket(n) for n in sizes] == [4096, 2304, 832, 4992, 256, 320, 16]
+    for count in range(257, 20000, 7):
+        assert count <= context.fine_bucket(count) <= count + max(63, count / 32)
 
 
 # ---------------------------------------------------------------------------------------- programs

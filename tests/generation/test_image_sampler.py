@@ -19,8 +19,9 @@ from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, image_codec, image_sampler
+from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams, guided_runs
 from srum_jax.generation.image_codec import ImageDecoder
-from srum_jax.generation.image_sampler import Guidance, ImageRequest, ImageSampler, SamplingParams
+from srum_jax.generation.image_sampler import ImageRequest, ImageSampler
 from srum_jax.models.bagel import model as bagel
 from srum_jax.worlds.shapes import examples
 
@@ -244,7 +245,7 @@ def test_each_step_can_be_traced(model):
         empty = context.shortened(cond, *jnp.zeros((2, 1), jnp.int32))
         how = dict(cfg=CFG, guidance=guidance, dtype=jnp.float32, trace=True)
         given = blank.replace(noise=noise)
-        caches = image_sampler.GuidanceCaches(cond, empty)
+        caches = GuidanceCaches(cond, empty)
         return image_sampler.sample_latents(
             params, caches, given, SamplingParams.of(settings), **how
         )
@@ -256,7 +257,7 @@ def test_each_step_can_be_traced(model):
     times = flow.sampling_times(3, 3.0)
     for i, after in enumerate((*x[1:], last)):
         np.testing.assert_allclose(after, x[i] - u[i] * (times[i] - times[i + 1]), atol=1e-6)
-    v, v_text = traces[1][1][:, :1], traces[1][1][:, 1:]
+    v, v_text = traces[1][1][:, 0], traces[1][1][:, 1]
     np.testing.assert_allclose(traces[1][2], v_text + 2.5 * (v - v_text), atol=1e-5)
 
 
@@ -326,15 +327,15 @@ def test_requests_that_do_not_fit_are_refused(sampler):
 
 def test_guided_runs_group_like_steps():
     times = np.array([1.0, 0.8, 0.5, 0.2, 0.0], np.float32)
-    assert image_sampler.guided_runs(times, (0.0, 1.0)) == ((True, 0, 4),)
-    assert image_sampler.guided_runs(times, (0.0, 1.0), False) == ((False, 0, 4),)
-    assert image_sampler.guided_runs(times, (0.0, 0.0)) == ((False, 0, 4),)
-    assert image_sampler.guided_runs(times, (0.3, 0.9)) == (
+    assert guided_runs(times, (0.0, 1.0)) == ((True, 0, 4),)
+    assert guided_runs(times, (0.0, 1.0), False) == ((False, 0, 4),)
+    assert guided_runs(times, (0.0, 0.0)) == ((False, 0, 4),)
+    assert guided_runs(times, (0.3, 0.9)) == (
         (False, 0, 1),
         (True, 1, 3),
         (False, 3, 4),
     )
-    assert image_sampler.guided_runs(times, (0.5, 0.8)) == (
+    assert guided_runs(times, (0.5, 0.8)) == (
         (False, 0, 1),
         (True, 1, 2),
         (False, 2, 4),

@@ -16,7 +16,7 @@ from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.generation import context, generation_config, image_sampler, text_generator
+from srum_jax.generation import context, generation_config, guidance, image_sampler, text_generator
 from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, mot
@@ -135,14 +135,14 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
     packed = shapes(context.pack([()] * 2, 2, CFG.layout))
     grid = shapes(image_sampler.empty_grid([(64, 64)] * 2, 2, CFG.layout))
     settings = generation_config.GenerationConfig().generate
-    on = image_sampler.Guidance.of(settings)
+    on = guidance.Guidance.of(settings)
     assert on.text and not on.image and [guided for guided, *_ in on.runs] == [True, False]
 
     def draw(params, packed, grid, sampling):
         how = dict(cfg=CFG, dtype=jnp.bfloat16)
         cond = context.prefill(params, packed, slots=context.capacity(packed), **how)
         zero = jnp.zeros_like(cond.length)
-        caches = image_sampler.GuidanceCaches(cond, context.shortened(cond, zero, zero))
+        caches = guidance.GuidanceCaches(cond, context.shortened(cond, zero, zero))
         return image_sampler.sample_latents(params, caches, grid, sampling, guidance=on, **how)
 
     def write(params, packed, seeds, temperature, limit):
@@ -154,7 +154,7 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
 
     per_row = [shapes(np.zeros(2, kind)) for kind in (np.uint32, np.float32, np.int32)]
     for run, given, out in (
-        (draw, (packed, grid, image_sampler.SamplingParams.of(settings)), (2, 4096, CFG.token_dim)),
+        (draw, (packed, grid, guidance.SamplingParams.of(settings)), (2, 4096, CFG.token_dim)),
         (write, (packed, *per_row), (2, 512)),
     ):
         lowered, size = peak_memory.grown(functools.partial(jax.jit(run).lower, params, *given))

@@ -15,10 +15,11 @@ def choose(
 ) -> str:
     """The back-end for rows of `tokens` tokens; logged with the reason, once a process.
 
-    `requested` is the config's compute.attention; `platform` "cpu", "gpu" or "tpu"; `dtype` that of
-    matrix products; `gap` why some token's keys are not one interval of packed order, or "".
-    Raises ValueError where a back-end is asked for by name that cannot do the run.
+    `requested` is the config's compute.attention; `platform` a device's, "cpu", "gpu" or "tpu";
+    `dtype` that of matrix products; `gap` why some token's keys are not one interval of packed
+    order, or "". Raises ValueError where a back-end is asked for by name that cannot do the run.
     """
+    platform = {"cuda": "gpu"}.get(platform, platform)  # as a GPU that is not here calls itself
     if requested == "auto":
         name, reason = _fitting(platform, tokens, head_dim, dtype, gap)
     else:

@@ -6,6 +6,7 @@ and once more in the backward pass.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import struct
 
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention.dense import NEVER
+from srum_jax.models.attention.keys import Keys
 from srum_jax.models.attention.mask_rule import seen
 
 # Tokens of a block. On a CPU the scores of a few heads stay in its caches.
@@ -69,6 +71,28 @@ def _scores(q, k, queries, keys):
     return jnp.where(allowed, by_head, NEVER).reshape(s.shape)
 
 
+# What queries [...,R,C] have of the keys met so far: their sum [...,R,C], the greatest score and
+# the sum of exponentials [...,R,1], all float32.
+_Met = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _unmet(q: jax.Array) -> _Met:
+    one = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
+    # The maximum starts above NEVER: hidden keys count nothing even where none was seen yet.
+    return jnp.zeros(q.shape, jnp.float32), one + NEVER / 2, one
+
+
+def _met(before: _Met, s: jax.Array, v: jax.Array) -> _Met:
+    """With keys of scores s [...,R,t] and values v [...,t,C] besides."""
+    o, top, total = before
+    new = jnp.maximum(top, jnp.max(s, axis=-1, keepdims=True))
+    p, shrunk = jnp.exp(s - new), jnp.exp(top - new)
+    part = jnp.einsum(
+        "...rt,...tc->...rc", p.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return o * shrunk + part, new, total * shrunk + jnp.sum(p, axis=-1, keepdims=True)
+
+
 # One row and kv head, in blocks: q [I,R,C] of the queries that read it, k, v [J,t,C].
 @jax.custom_vjp
 def _head(q: jax.Array, k: jax.Array, v: jax.Array, queries: Queries, keys: Tokens) -> jax.Array:
@@ -80,20 +104,10 @@ def _head_forward(q, k, v, queries, keys):
         q, of = x
 
         def meet(n, carry):
-            o, top, total = carry
             k_, v_, tokens = _at((k, v, keys), of.others[n])
-            s = _scores(q, k_, of.tokens, tokens)
-            new = jnp.maximum(top, jnp.max(s, axis=-1, keepdims=True))
-            p, shrunk = jnp.exp(s - new), jnp.exp(top - new)
-            part = jnp.einsum(
-                "rt,tc->rc", p.astype(v.dtype), v_, preferred_element_type=jnp.float32
-            )
-            return o * shrunk + part, new, total * shrunk + jnp.sum(p, axis=-1, keepdims=True)
+            return _met(carry, _scores(q, k_, of.tokens, tokens), v_)
 
-        one = jnp.zeros((len(q), 1), jnp.float32)
-        # The maximum starts above NEVER: hidden keys count nothing even where none was seen yet.
-        start = (jnp.zeros(q.shape, jnp.float32), one + NEVER / 2, one)
-        o, top, total = jax.lax.fori_loop(0, of.count, meet, start)
+        o, top, total = jax.lax.fori_loop(0, of.count, meet, _unmet(q))
         some = total > 0
         total = jnp.where(some, total, 1)
         return o / total, jnp.where(some, top + jnp.log(total), 0)
@@ -147,3 +161,40 @@ def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, Tokens]
 
     # Row after row: each has blocks of its own to meet. Head after head: scores stay small.
     return jax.lax.map(one, (q, k, v, *tables))
+
+
+def _key_blocks(piece: Keys) -> tuple[tuple[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """(blocks k, v [J,B,K,t,C] and real [J,B,t] of a piece, how many hold anything real)."""
+    real = piece.real
+    if real is None:
+        real = jnp.ones(piece.k.shape[:2], bool)
+    k, v = (rearrange(_blocks(x, _KEYS, 1), "b j t k c -> j b k t c") for x in (piece.k, piece.v))
+    real = rearrange(_blocks(real, _KEYS, 1), "b j t -> j b t")
+    some = jnp.any(real, axis=(1, 2))
+    return (k, v, real), jnp.max(jnp.where(some, jnp.arange(1, len(some) + 1), 0))
+
+
+def read(q: jax.Array, pieces: Sequence[Keys]) -> jax.Array:
+    """Attention of q [B,S,H,C] to all keys of the pieces that are real; returns [B,S,H,C].
+
+    Inference only: its backward pass would keep the scores.
+    """
+    group, dtype = q.shape[2] // pieces[0].k.shape[2], pieces[0].v.dtype
+    every = [_key_blocks(piece) for piece in pieces]
+
+    def block(q):
+        found = _unmet(q)
+        for blocks, count in every:
+
+            def meet(j, met, blocks=blocks):
+                k, v, real = _at(blocks, j)
+                s = jnp.einsum("bkrc,bktc->bkrt", q, k, preferred_element_type=jnp.float32)
+                return _met(met, jnp.where(real[:, None, None], s, NEVER), v)
+
+            found = jax.lax.fori_loop(0, count, meet, found)
+        o, _, total = found
+        return (o / jnp.where(total > 0, total, 1)).astype(dtype)
+
+    blocks = rearrange(_blocks(q, _QUERIES, 1), "b i s (k g) c -> i b k (g s) c", g=group)
+    o = rearrange(jax.lax.map(block, blocks), "i b k (g s) c -> b (i s) (k g) c", g=group)
+    return o[:, : q.shape[1]]

@@ -1,10 +1,13 @@
 """Dense attention: every score of a row at once, or as many as may be held. The reference.
 
-`attend` is what other back-ends must equal; `attend_behind` is the one for inference, behind a
-cache. A query that may see nothing has output 0 and no gradient.
+`attend` is what other back-ends must equal, `read` what they must equal behind a cache, where all
+new tokens see each other; `attend_behind` is the one for new tokens under a mask of their own. A
+query that may see nothing has output 0 and no gradient.
 """
 
+import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +15,7 @@ from einops import rearrange, repeat
 from jax.typing import DTypeLike
 
 from srum_jax.data.schema import Tokens
+from srum_jax.models.attention.keys import Keys
 from srum_jax.models.attention.mask_rule import seen
 
 NEVER = -1e30  # finite, so a query that may see nothing yields no NaN
@@ -38,22 +42,22 @@ def fold_mask(allowed: jax.Array, group: int) -> jax.Array:
     return repeat(allowed, "b s t -> b 1 (g s) t", g=group)
 
 
-def _in_parts(attend, q: jax.Array, allowed: jax.Array, width: int):
-    """`attend(q, allowed)` for q [B,K,R,C], allowed bool [B,1,R,T]: a tree of [B,K,R,·].
+def _in_parts(attend, width: int, q: jax.Array, *masks: jax.Array):
+    """`attend(q, *masks)` for q [B,K,R,C], masks bool [B,1,R,T]: a tree of [B,K,R,·].
 
     Queries go in parts where a row has more than `_SCORES` scores of `width` keys each.
     """
     kv_heads, count = q.shape[1:3]
     parts = math.ceil(kv_heads * count * width / _SCORES)
     if parts == 1:
-        return attend(q, allowed)
+        return attend(q, *masks)
     size = math.ceil(count / parts)
 
     def cut(x):
         x = jnp.pad(x, ((0, 0), (0, 0), (0, parts * size - count), (0, 0)))
         return rearrange(x, "b k (n r) c -> n b k r c", n=parts)
 
-    found = jax.lax.map(lambda part: attend(*part), (cut(q), cut(allowed)))
+    found = jax.lax.map(lambda part: attend(*part), tuple(map(cut, (q, *masks))))
     return jax.tree.map(lambda x: rearrange(x, "n b k r c -> b k (n r) c")[:, :, :count], found)
 
 
@@ -77,7 +81,7 @@ def _folded_forward(q, k, v, allowed):
         some = top > NEVER
         return jnp.where(some, o / total, 0), jnp.where(some, top + jnp.log(total), 0)
 
-    o, lse = _in_parts(attend, q, allowed, k.shape[2])
+    o, lse = _in_parts(attend, k.shape[2], q, allowed)
     return o.astype(v.dtype), (q, k, v, allowed, o, lse)
 
 
@@ -138,26 +142,47 @@ def attend_behind(
     Returns [B,S,H,C]. One softmax over both; the cache is read where it lies, never copied.
     Inference only: its backward pass keeps the scores.
     """
-    kv_heads = k.shape[2]
-    group = q.shape[2] // kv_heads
-    q = fold(q, kv_heads)
+    group = q.shape[2] // k.shape[2]
     used = jnp.arange(past_k.shape[1])[None] < length[:, None]
-    used = rearrange(used, "b t -> b 1 1 t")
-
-    def scores(q, keys, seen):
-        s = jnp.einsum("bkqc,btkc->bkqt", q, keys, preferred_element_type=jnp.float32)
-        return jnp.where(seen, s, NEVER)
-
-    def read(p, values):
-        p = p.astype(values.dtype)
-        return jnp.einsum("bkqt,btkc->bkqc", p, values, preferred_element_type=jnp.float32)
+    past, own = (past_k, past_v, rearrange(used, "b t -> b 1 1 t")), (k, v)
 
     def attend(q, allowed):
-        past, own = scores(q, past_k, used), scores(q, k, allowed)
-        top = jnp.maximum(jnp.max(past, -1, keepdims=True), jnp.max(own, -1, keepdims=True))
-        past, own = jnp.exp(past - top), jnp.exp(own - top)
-        total = jnp.sum(past, -1, keepdims=True) + jnp.sum(own, -1, keepdims=True)
-        return (read(past, past_v) + read(own, v)) / total
+        return _softmax(q, [past, (*own, allowed)])
 
-    o = _in_parts(attend, q, fold_mask(allowed, group), past_k.shape[1] + k.shape[1])
+    width = past_k.shape[1] + k.shape[1]
+    o = _in_parts(attend, width, fold(q, k.shape[2]), fold_mask(allowed, group))
     return unfold(o.astype(v.dtype), group)
+
+
+def read(q: jax.Array, pieces: Sequence[Keys]) -> jax.Array:
+    """Attention of q [B,S,H,C] to all keys of the pieces that are real; returns [B,S,H,C].
+
+    One softmax over all; pieces are read where they lie, never copied. Inference only.
+    """
+    kv_heads = pieces[0].k.shape[2]
+
+    def shown(real):
+        return None if real is None else rearrange(real, "b t -> b 1 1 t")
+
+    attend = functools.partial(_softmax, pieces=[(x.k, x.v, shown(x.real)) for x in pieces])
+    o = _in_parts(attend, sum(x.k.shape[1] for x in pieces), fold(q, kv_heads))
+    return unfold(o.astype(pieces[0].v.dtype), q.shape[2] // kv_heads)
+
+
+def _softmax(q: jax.Array, pieces: Sequence[tuple]) -> jax.Array:
+    """float32 [B,K,R,C] of q [B,K,R,C] and pieces (k, v [B,T,K,C], what is seen: bool that
+    broadcasts to [B,K,R,T], None: everything)."""
+
+    def scores(k, seen):
+        s = jnp.einsum("bkqc,btkc->bkqt", q, k, preferred_element_type=jnp.float32)
+        return s if seen is None else jnp.where(seen, s, NEVER)
+
+    def values(p, v):
+        p = p.astype(v.dtype)
+        return jnp.einsum("bkqt,btkc->bkqc", p, v, preferred_element_type=jnp.float32)
+
+    every = [scores(k, seen) for k, _, seen in pieces]
+    top = functools.reduce(jnp.maximum, [jnp.max(s, -1, keepdims=True) for s in every])
+    every = [jnp.exp(s - top) for s in every]
+    total = sum(jnp.sum(p, -1, keepdims=True) for p in every)
+    return sum(values(p, v) for p, (_, v, _) in zip(every, pieces, strict=True)) / total

@@ -20,15 +20,16 @@ from srum_jax.core import sharding
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention import chunked, cudnn, dense, splash
 
-# Modules with `prepare(queries, keys)`, which makes tables of tokens once a pass, and
-# `run(q, k, v, tables)`, attention in every layer.
-_BACKENDS = {
+# Modules with `prepare(queries, keys)`, which makes tables of tokens once a pass, `run(q, k, v,
+# tables)`, attention in every layer, and `read(q, pieces)`, the same of queries that all see the
+# same keys (`behind.py`).
+BACKENDS = {
     "dense": dense,
     "chunked": chunked,
     "splash": splash,
     "cudnn": cudnn,
 }
-_OPAQUE = ("chunked", "splash", "cudnn")  # the compiler cannot shard these by itself
+OPAQUE = ("chunked", "splash", "cudnn")  # the compiler cannot shard these by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Sharding:
         return "tensor" if count % self.mesh.shape["tensor"] == 0 else None
 
 
-def _sharding(rows: int, lengths: Sequence[int]) -> _Sharding | None:
+def cut_by_mesh(rows: int, lengths: Sequence[int]) -> _Sharding | None:
     """How the mesh that is set shards rows of lanes of these lengths; None without a mesh.
 
     What does not divide evenly is whole on every device: short rows of inference.
@@ -64,7 +65,7 @@ def shard_tokens(*lanes: jax.Array) -> tuple[jax.Array, ...]:
     Left to itself the compiler may shard features as the weights are sharded. Then it sums products
     over the devices, where an all_gather of the weights sends a tenth.
     """
-    axes = _sharding(lanes[0].shape[0], [x.shape[1] for x in lanes])
+    axes = cut_by_mesh(lanes[0].shape[0], [x.shape[1] for x in lanes])
     if axes is None or (axes.rows is None and axes.context is None):
         return lanes
     return tuple(sharding.constrain(x, axes.rows, axes.context) for x in lanes)
@@ -92,7 +93,14 @@ class LaneAttention:
         heads = PartitionSpec(self.axes.rows, self.axes.context, self.axes.heads(k[0].shape[2]))
         attend = functools.partial(_attend, self.backend, self.axes.context)
         specs = (_table_specs(self.axes), heads, heads, heads)
-        return _shard_map(attend, in_specs=specs, out_specs=heads)(self.tables, *lanes)
+        return shard_map(attend, in_specs=specs, out_specs=heads)(self.tables, *lanes)
+
+
+def named(name: str) -> ModuleType:
+    """The module of a back-end. Raises ValueError for a name that is none."""
+    if name not in BACKENDS:
+        raise ValueError(f"attention {name!r} is not known: one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
 
 
 def over(lanes: Sequence[Tokens], name: str) -> LaneAttention:
@@ -102,20 +110,16 @@ def over(lanes: Sequence[Tokens], name: str) -> LaneAttention:
     is a back-end: "dense", "chunked", "splash" or "cudnn". Raises ValueError for another name and
     for what the back-end cannot do.
     """
-    if name not in _BACKENDS:
-        raise ValueError(f"attention {name!r} is not known: one of {', '.join(_BACKENDS)}")
-    backend = _BACKENDS[name]
-    axes = _sharding(lanes[0].segment.shape[0], [lane.segment.shape[1] for lane in lanes])
-    if axes is None or (axes.context is None and name not in _OPAQUE):
+    backend = named(name)
+    axes = cut_by_mesh(lanes[0].segment.shape[0], [lane.segment.shape[1] for lane in lanes])
+    if axes is None or (axes.context is None and name not in OPAQUE):
         return LaneAttention(backend, _tables(backend, None, *lanes), None)
     tables = functools.partial(_tables, backend, axes.context)
     by_query, out = PartitionSpec(axes.rows, axes.context), _table_specs(axes)
-    return LaneAttention(
-        backend, _shard_map(tables, in_specs=by_query, out_specs=out)(*lanes), axes
-    )
+    return LaneAttention(backend, shard_map(tables, in_specs=by_query, out_specs=out)(*lanes), axes)
 
 
-_shard_map = functools.partial(jax.shard_map, check_vma=False)
+shard_map = functools.partial(jax.shard_map, check_vma=False)
 
 
 def _table_specs(axes: _Sharding) -> tuple[PartitionSpec, PartitionSpec]:

@@ -6,6 +6,7 @@ fetched. A query whose keys are no interval becomes NaN: `choice.py` keeps such 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flax import struct
 
 from srum_jax.data.schema import Tokens
 from srum_jax.models.attention import intervals
+from srum_jax.models.attention.keys import Keys, joined
 
 LONGEST = 2**16 - 1  # keys of a row: an end has 16 bits
 _LANES = 128  # blocks and head sizes are multiples of it
@@ -155,3 +157,40 @@ def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, jax.Arr
     o = jnp.where(of.good[:, :, None, None], o, 0)
     o = jnp.where(of.broken[:, :, None, None], np.nan, o)
     return intervals.take(o, of.back)
+
+
+def _fitting(count: int) -> int:
+    """The largest block that pads `count` tokens by a sixteenth at most, or the one that pads
+    least."""
+    sizes = range(_BLOCK, 0, -_LANES)
+    padded = {size: -(-count // size) * size for size in sizes}
+    fine = [size for size in sizes if 16 * padded[size] <= 17 * count]
+    return fine[0] if fine else min(sizes, key=padded.__getitem__)
+
+
+def read(q: jax.Array, pieces: Sequence[Keys]) -> jax.Array:
+    """Attention of q [B,S,H,C] to all keys of the pieces that are real; returns [B,S,H,C].
+
+    Padding has a segment of its own, which no query reads; no array is as large as S×T.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as lib
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    keys, (count, heads, size) = joined(pieces), q.shape[1:]
+    block_q, block_k = _fitting(count), _fitting(keys.k.shape[1])
+    real = jnp.ones(keys.k.shape[:2], bool) if keys.real is None else keys.real
+
+    def laid(x, block):
+        return rearrange(_whole(_whole(x, 1, block), 3, _LANES), "b s h c -> b h s c")
+
+    q, k, v = laid(q, block_q), laid(keys.k, block_k), laid(keys.v, block_k)
+    real = _whole(real, 1, block_k).astype(jnp.int32)
+    everything = masks.MultiHeadMask([masks.FullMask((q.shape[2], k.shape[2]))] * heads)
+    kernel = lib.make_splash_mha_single_device(
+        everything,
+        block_sizes=lib.BlockSizes(block_q=block_q, block_kv=block_k),
+        interpret=_INTERPRET,
+    )
+    one = jnp.ones(q.shape[2], jnp.int32)
+    o = jax.vmap(lambda q, k, v, real: kernel(q, k, v, lib.SegmentIds(one, real)))(q, k, v, real)
+    return rearrange(o, "b h s c -> b s h c")[:, :count, :, :size]

@@ -5,14 +5,14 @@ attention sees both, in lane order [und, gen], behind what a row's cache already
 stacked `[L, ...]` and scanned.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srum_jax.core import param_tree
+from srum_jax.core import param_tree, sharding
 from srum_jax.data.schema import Tokens
 from srum_jax.models import attention
 from srum_jax.models.bagel.model_config import LLMConfig
@@ -159,9 +159,7 @@ def stack(
         def cut(*lanes):
             # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
             long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
-            return [
-                attention.shard_tokens(x)[0] if n else x for x, n in zip(lanes, long, strict=True)
-            ]
+            return [_by_rows(x) if n else x for x, n in zip(lanes, long, strict=True)]
 
     und, gen = cut(und, gen)
     angles_u, angles_g = (
@@ -170,28 +168,23 @@ def stack(
     )
 
     def block(x, layer):
-        und, gen = x
         p, prefix = layer
-        q_u, k_u, v_u = _project(p["und"], und, *angles_u, cfg)
-        q_g, k_g, v_g = _project(p["gen"], gen, *angles_g, cfg)
-        k, v = jnp.concatenate([k_u, k_g], axis=1), jnp.concatenate([v_u, v_g], axis=1)
-        with jax.named_scope("attention"):
+
+        def seen(q, k, v):
             if prefix is None:
-                o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
-            else:
-                q = jnp.concatenate([q_u, q_g], axis=1)
-                o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
-                o_u, o_g = o[:, :u], o[:, u:]
-        und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
+                return attend(q, k, v)
+            q, k, v = map(_joined, (q, k, v))
+            o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
+            return o[:, :u], o[:, u:]
+
+        (und, gen), kv = _layer(p, x, (angles_u, angles_g), seen, cfg)
         und, gen = cut(und, gen)
-        kept = {"none": None, "kv": (k, v), "hidden": (und, gen)}[keep]
+        kept = {"none": None, "kv": kv, "hidden": (und, gen)}[keep]
         return (und, gen), kept
 
     prefix = None if cache is None else (cache.k, cache.v)
-    # Activations are kept only where they are small; copying them into stacked arrays costs more
-    # there than the longer program.
-    unroll = cfg.layers if remat == "none" and cfg.layers <= _UNROLLED else 1
     body = rematerialised(block, remat)
+    unroll = _unroll(cfg) if remat == "none" else 1
     (und, gen), kept = _through(body, (und, gen), params["blocks"], prefix, unroll)
     return *_normed(params, und, gen, cfg), kept
 
@@ -221,6 +214,85 @@ def next_token(
     position = cache.position + (length - cache.length)
     grown = CacheByLayer(tuple(keys), tuple(values), length, position)
     return rms_norm(x, params["norm"]["und"], cfg.rms_eps), grown
+
+
+def stack_behind(
+    params: param_tree.Params,
+    cfg: LLMConfig,
+    und: jax.Array,
+    gen: jax.Array,
+    caches: Sequence[Cache],
+    *,
+    valid: jax.Array | None = None,
+    backend: str = "dense",
+) -> HiddenStates:
+    """Runs new tokens that all see each other, in every branch of their rows: (und, gen) after the
+    final norms.
+
+    und [B·n,U,D] and gen [B·n,G,D]: row b·n + i goes on where row b of `caches[i]` ends, all its
+    tokens at that position. valid bool [B·n,G]: which of gen are real (None: all). Layers as in
+    `stack`. `backend`: of attention, as `attention.behind` names them. Where lanes are cut over
+    devices, the long one is by rows, and weights are gathered; of the other, if it is short, the
+    features are, as the weights', which stay where they are.
+    """
+    u = und.shape[1]
+    position = jnp.stack([cache.position for cache in caches], axis=1).reshape(-1, 1)
+    angles = (rope_angles(position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling),) * 2
+    real = None if valid is None else jnp.pad(valid, ((0, 0), (u, 0)), constant_values=True)
+
+    def cut(und, gen):
+        short = und.shape[0] * u < cfg.hidden
+        return _by_features(und) if short else _by_rows(und), _by_rows(gen)
+
+    def block(x, layer):
+        p, prefix = layer
+        read = zip(prefix, caches, strict=True)
+        pasts = [attention.Past(k, v, cache.length) for (k, v), cache in read]
+
+        def seen(q, k, v):
+            o = attention.behind(*map(_joined, (q, k, v)), real, pasts, backend)
+            return o[:, :u], o[:, u:]
+
+        x, _ = _layer(p, x, angles, seen, cfg)
+        return cut(*x), None
+
+    prefix = tuple((cache.k, cache.v) for cache in caches)
+    x, _ = _through(block, cut(und, gen), params["blocks"], prefix, _unroll(cfg))
+    return _normed(params, *x, cfg)
+
+
+def _by_rows(x: jax.Array) -> jax.Array:
+    return attention.shard_tokens(x)[0]
+
+
+def _by_features(x: jax.Array) -> jax.Array:
+    """Cut as the rows of weights are, so that products with these are summed, not gathered."""
+    rows = None if x.shape[0] % sharding.axis_size("data") else "data"
+    return sharding.constrain(x, rows, None, "fsdp")
+
+
+def _joined(lanes: Sequence[jax.Array]) -> jax.Array:
+    return jnp.concatenate(lanes, axis=1)
+
+
+def _unroll(cfg: LLMConfig) -> int:
+    """Layers that a scan has in one turn where nothing is kept for a backward pass: copying what
+    is kept into stacked arrays costs more than the longer program."""
+    return cfg.layers if cfg.layers <= _UNROLLED else 1
+
+
+def _layer(
+    p: param_tree.Params, x: HiddenStates, angles: Sequence, attend: Callable, cfg: LLMConfig
+) -> tuple[HiddenStates, HiddenStates]:
+    """(both lanes after a layer, k and v of their tokens in lane order); `attend` takes queries,
+    keys and values, each a lane's pair, and gives such a pair."""
+    und, gen = x
+    q_u, k_u, v_u = _project(p["und"], und, *angles[0], cfg)
+    q_g, k_g, v_g = _project(p["gen"], gen, *angles[1], cfg)
+    with jax.named_scope("attention"):
+        o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
+    und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
+    return (und, gen), (_joined((k_u, k_g)), _joined((v_u, v_g)))
 
 
 def _through(
