@@ -8,7 +8,7 @@ import types
 import jsonschema
 import pytest
 import tiny
-from test_plan import SCHEMA, Compilers
+from compilers import SCHEMA, Compilers
 
 from srum_jax.core import registry
 from srum_jax.planning import lowering, topology
