@@ -8,12 +8,14 @@ ignored, and count with the reading before. The time to the first image is that 
 from its start, the caches of compiled programs warm. Both sides use their default number of
 threads. `torch_bagel.py` says how PyTorch does it.
 
-    python benchmarks/inference.py [--model shapes|DIR|random:small] [--json FILE]
+    python benchmarks/inference.py [--model shapes|DIR|random:small|random:slice] [--json FILE]
 """
 
 import argparse
 import dataclasses
 import functools
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -28,6 +30,7 @@ import numpy as np
 
 SIDES = ("ours", "PyTorch eager", "PyTorch compiled")
 TURN = 0.5  # seconds at least
+RANDOM = {"random:small": 256, "random:slice": 1024}  # models with random weights: pixels a side
 COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "square", "triangle")
 
 Call = Callable[[], np.ndarray]  # one batch of the work, results on the host
@@ -239,17 +242,18 @@ def differ(work: Work) -> int:
     return int(np.abs(ours_images(work, 1)().astype(int) - theirs).max())
 
 
-def random_small(folder: str) -> None:
-    """A model with random weights in which arithmetic dominates: 8 layers of width 512."""
-    import jax
+def random_sizes(name: str):
+    """Of random:small 8 layers of width 512, in which arithmetic dominates; of random:slice 4
+    layers of BAGEL-7B-MoT with all that is around them. With the marks of the shapes tokenizer."""
+    from srum_jax.models.bagel import model_config
 
-    from srum_jax.core import param_tree
-    from srum_jax.models.bagel import hf, model_config, vae
-    from srum_jax.models.bagel import model as bagel
-
-    shapes = base()
-    cfg = dataclasses.replace(
-        model_config.from_folder(shapes),
+    shapes, whole = model_config.from_folder(base()), model_config.BAGEL_7B_MOT
+    if name == "random:slice":
+        marks = ("bos", "eos", "start_of_image", "end_of_image")
+        llm = dataclasses.replace(whole.llm, layers=4)
+        return dataclasses.replace(whole, llm=llm, **{m: getattr(shapes, m) for m in marks})
+    return dataclasses.replace(
+        shapes,
         llm=model_config.LLMConfig(512, 8, heads=8, kv_heads=4, ffn=1408, vocab=8192),
         vit=model_config.ViTConfig(256, 4, heads=4, ffn=1024, patch=16, positions=16),
         vae=model_config.VAEConfig(
@@ -258,12 +262,32 @@ def random_small(folder: str) -> None:
         max_latent=32,
         max_vit=16,
     )
+
+
+def write_random(name: str, folder: str) -> None:
+    """A checkpoint folder with random weights."""
+    import jax
+
+    from srum_jax.core import param_tree
+    from srum_jax.models.bagel import hf, vae
+    from srum_jax.models.bagel import model as bagel
+
+    cfg = random_sizes(name)
     model = param_tree.init(bagel.specs(cfg), jax.random.key(0))
     shape = model["llm2vae"]["w"].shape  # zero at first, which would leave nothing to draw
     model["llm2vae"]["w"] = 0.05 * jax.random.normal(jax.random.key(1), shape)
     autoencoder = param_tree.init(vae.specs(cfg.vae), jax.random.key(2))
-    files = [shapes / "tokenizer.json"]
-    hf.save(folder, cfg, model, autoencoder, "float32", tokenizer_files=files)
+    dtype = "bfloat16" if name == "random:slice" else "float32"
+    files = [base() / "tokenizer.json"]
+    hf.save(folder, cfg, model, autoencoder, dtype, tokenizer_files=files)
+
+
+def folder_of(model: str, made: str) -> tuple[str, int]:
+    """(folder, pixels of a side) of what --model names; random weights are written to `made`."""
+    if model in RANDOM:
+        write_random(model, made)
+        return made, RANDOM[model]
+    return str(base()) if model == "shapes" else model, 32
 
 
 def base() -> pathlib.Path:
@@ -293,12 +317,14 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="shapes", help="shapes, a folder, or random:small")
+    parser.add_argument(
+        "--model", default="shapes", help=f"shapes, a folder, or one of {', '.join(RANDOM)}"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--batches", default="1,4,16", help="of images")
     parser.add_argument("--token_batches", default="1,16")
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--size", type=int, help="pixels a side (default: 32, random:small 256)")
+    parser.add_argument("--size", type=int, help="pixels a side (default: the model's)")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7, help="turns")
     parser.add_argument("--first_repeats", type=int, default=3, help="0: no time to first image")
@@ -315,16 +341,18 @@ def main() -> None:
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
-    import torch
 
     sides = args.sides.split(",")
+    versions = f"jax {jax.__version__}"
+    if importlib.util.find_spec("torch") is None:
+        print('PyTorch is not installed (pip install -e ".[bench]"): not measured.\n')
+        sides = ["ours"]
+    else:
+        versions += f", torch {importlib.metadata.version('torch')}"
+    versions += f", Python {platform.python_version()}"
     with tempfile.TemporaryDirectory() as made:
-        folder, size = args.model, args.size or 32
-        if args.model == "shapes":
-            folder = str(base())
-        elif args.model == "random:small":
-            folder, size = made, args.size or 256
-            random_small(made)
+        folder, side = folder_of(args.model, made)
+        size = args.size or side
         work = Work(folder, args.device, args.steps, (size, size), args.tokens, args.compile_mode)
         before = machine()
         if {"ours", "PyTorch eager"} <= set(sides):
@@ -345,9 +373,6 @@ def main() -> None:
         if args.first_repeats:
             found = first_images(work, sides, args.first_repeats)
             rows.append(("s to first image", 1, found, True))
-    versions = (
-        f"jax {jax.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
     what = f"{args.model}, {size}×{size} pixels, {work.steps} guided steps, {work.tokens} tokens"
     print(f"{what}; {before} to {os.getloadavg()[0]:.1f}; {versions}\n")
     print(table(rows, sides))

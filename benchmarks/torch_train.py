@@ -37,10 +37,14 @@ class Pack(NamedTuple):
     latents: Tensor  # [G,p·p·Z] clean
     places: Tensor  # [G] position ids
     times: Tensor  # [G] t of the token's image
+    weights: Tensor  # [G] that the squared error of a token counts
 
 
-def pack(samples: Sequence[tuple], times, cfg: BagelConfig, *, device, dtype) -> Pack:
-    """Samples (text ids, latents [h,w,p·p·Z]) with a noisy image each, at times [samples]."""
+def pack(samples: Sequence[tuple], times, cfg: BagelConfig, *, device, dtype, weights=None) -> Pack:
+    """Samples (text ids, latents [h,w,p·p·Z]) with a noisy image each, at times [samples].
+
+    weights [G]: of all their latent tokens; None: 1.
+    """
     ids, und, gen, position, masks, places, lengths = [], [], [], [], [], [], []
     start = 0
     for text, latent in samples:
@@ -71,6 +75,7 @@ def pack(samples: Sequence[tuple], times, cfg: BagelConfig, *, device, dtype) ->
         real(np.concatenate([x.reshape(-1, x.shape[-1]) for _, x in samples])),
         whole(np.concatenate(places)),
         real(np.repeat(times, counts)),
+        real(np.ones(sum(counts)) if weights is None else weights),
     )
 
 
@@ -148,7 +153,7 @@ class Model(nn.Module):
         self.latent_pos_embed = Table(cfg.max_latent, dim)
 
     def forward(self, pack: Pack, noise: Tensor | None) -> Tensor:
-        """Mean of (v − (noise − x_0))² over latent tokens and channels; noise is drawn if None."""
+        """Mean of weights · (v − (noise − x_0))² over tokens and channels; None: noise is drawn."""
         noise = torch.randn_like(pack.latents) if noise is None else noise
         text = self.language_model.model.embed_tokens(pack.text_ids)
         t = pack.times[:, None]
@@ -157,7 +162,8 @@ class Model(nn.Module):
         tokens = tokens + self.latent_pos_embed(pack.places)
         hidden = self.language_model.model(put(text, tokens, pack), pack)
         velocity = self.llm2vae(hidden[pack.gen]).float()
-        return (velocity - (noise - pack.latents)).square().mean()
+        error = (velocity - (noise - pack.latents)).square()
+        return (pack.weights[:, None] * error).mean()
 
 
 @dataclasses.dataclass
@@ -184,6 +190,12 @@ class Trainer:
             for master, p in apart:
                 p.copy_(master)
         return loss.detach(), norm
+
+
+def used(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Of a whole model's weights under official names those that `Model` has."""
+    other = ("vit_", "connector", "language_model.lm_head")
+    return {name: w.numpy() for name, w in weights.items() if not name.startswith(other)}
 
 
 def trained(model: Model) -> list[nn.Parameter]:
