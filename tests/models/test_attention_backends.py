@@ -44,6 +44,12 @@ def mixed():
     return pack([[edit(0), questions(1)], [redraw(2), small(3), edit(4)]], spare=2)
 
 
+def large():
+    """A row of samples, one of them a picture of several blocks, which sees itself wholly."""
+    rng = np.random.default_rng(0)
+    return pack([[Example((text(rng, 5), latent(rng, 12, 12))), talk(1), draw(2)]], spare=2)
+
+
 def arrays(batch, seed=0, scale=2.0):
     """(q, k, v, what the output is multiplied with), each a lane's pair."""
     rng = np.random.default_rng(seed)
@@ -115,6 +121,7 @@ def close(a, b, tolerance=3e-5):
         ("cudnn", mixed),
         ("dense", many),
         ("chunked", many),
+        ("chunked", large),
         pytest.param("splash", many, marks=pytest.mark.slow),
     ],
 )
@@ -277,8 +284,10 @@ def test_an_interval_fits_the_kernels_one_number():
 
 
 def test_chunked_meets_only_blocks_that_are_seen(backends):
-    """Each pair of blocks with a visible pair of tokens, once; also where masks have gaps."""
-    for batch in (many(), mixed()):
+    """Each pair of blocks with a visible pair of tokens, once; also where masks have gaps. First
+    those of which everything is seen: they are met without a mask."""
+    entire = 0
+    for batch in (many(), mixed(), large()):
         tokens = joined((batch.und, batch.gen))
         queries, keys = jit(chunked.prepare)(tokens, tokens)
         allowed = np.asarray(attention.seen(tokens, tokens))
@@ -286,11 +295,16 @@ def test_chunked_meets_only_blocks_that_are_seen(backends):
         size = blocks * chunked._QUERIES, others * chunked._KEYS
         spare = [(0, whole - n) for whole, n in zip(size, allowed.shape[1:], strict=True)]
         allowed = np.pad(allowed, [(0, 0), *spare])
-        met = allowed.reshape(rows, blocks, chunked._QUERIES, others, -1).any(axis=(2, 4))
+        pairs = allowed.reshape(rows, blocks, chunked._QUERIES, others, -1)
+        met, whole = pairs.any(axis=(2, 4)), pairs.all(axis=(2, 4))
         assert 0.1 < met.mean() < 0.7
+        entire += whole.sum()
         for b, i in np.ndindex(rows, blocks):
-            found = queries.others[b, i, : queries.count[b, i]]
-            np.testing.assert_array_equal(found, np.flatnonzero(met[b, i]))
+            first, end = queries.whole[b, i], queries.count[b, i]
+            found = np.split(queries.others[b, i], [first, end])
+            np.testing.assert_array_equal(found[0], np.flatnonzero(whole[b, i]))
+            np.testing.assert_array_equal(found[1], np.flatnonzero(met[b, i] & ~whole[b, i]))
+    assert entire > 0
 
 
 def test_chunked_makes_no_mask_of_a_whole_row():

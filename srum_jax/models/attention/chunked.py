@@ -1,12 +1,12 @@
 """Attention over blocks of queries and keys with a running softmax: any mask, nothing of size S×T.
 
 Written in plain XLA, so it runs everywhere. A block of queries meets only those blocks of keys that
-one of its queries sees something of. Their part of the mask is made from the tokens when they meet,
-and once more in the backward pass.
+one of its queries sees something of. Where all of them see all of it there is no mask; elsewhere
+their part of it is made from the tokens when they meet, and once more in the backward pass.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,12 @@ _QUERIES, _KEYS = 256, 512
 @struct.dataclass
 class Queries:
     """Blocks of a row's queries: their `tokens` [B,I,s], and the blocks of keys that each meets,
-    the first `count` [B,I] numbers of `others` [B,I,J] int32."""
+    the first `count` [B,I] numbers of `others` [B,I,J] int32, of which it sees the first `whole`
+    [B,I] wholly."""
 
     tokens: Tokens
     others: jax.Array
+    whole: jax.Array
     count: jax.Array
 
 
@@ -50,21 +52,30 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, Tokens]:
     def meets(queries):  # of one block in every row, [B,s]
         every = jax.tree.map(lambda x: rearrange(x, "b j t -> b (j t)"), keys)
         found = rearrange(seen(queries, every), "b s (j t) -> b s j t", j=keys.segment.shape[1])
-        return jnp.any(found, axis=(1, 3))
+        return jnp.all(found, axis=(1, 3)), jnp.any(found, axis=(1, 3))
 
-    met = jax.lax.map(meets, jax.tree.map(lambda x: rearrange(x, "b i s -> i b s"), queries))
-    met = rearrange(met, "i b j -> b i j")
-    others = jnp.argsort(~met, axis=-1, stable=True).astype(jnp.int32)
-    return Queries(queries, others, jnp.sum(met, axis=-1, dtype=jnp.int32)), keys
+    found = jax.lax.map(meets, jax.tree.map(lambda x: rearrange(x, "b i s -> i b s"), queries))
+    whole, met = (rearrange(x, "i b j -> b i j").astype(jnp.int32) for x in found)
+    others = jnp.argsort(-met - whole, axis=-1, stable=True).astype(jnp.int32)
+    return Queries(queries, others, jnp.sum(whole, axis=-1), jnp.sum(met, axis=-1)), keys
 
 
 def _at(tree, i: jax.Array):
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
 
-def _scores(q, k, queries, keys):
-    """float32 [R,t] of q [R,C], R = group · s, and k [t,C]; NEVER where hidden."""
+def _meeting_all(of: Queries, meet: Callable, start):
+    """`start` carried through `meet(n, carry, masked)` with each block of keys that a block meets;
+    `masked`: some query does not see some key of it."""
+    carry = jax.lax.fori_loop(0, of.whole, functools.partial(meet, masked=False), start)
+    return jax.lax.fori_loop(of.whole, of.count, functools.partial(meet, masked=True), carry)
+
+
+def _scores(q, k, queries, keys, masked):
+    """float32 [R,t] of q [R,C], R = group · s, and k [t,C]; NEVER where hidden, if `masked`."""
     s = jnp.einsum("rc,tc->rt", q, k, preferred_element_type=jnp.float32)
+    if not masked:
+        return s
     queries, keys = jax.tree.map(lambda x: x[None], (queries, keys))
     allowed = seen(queries, keys)
     by_head = rearrange(s, "(g s) t -> g s t", s=allowed.shape[1])
@@ -103,11 +114,11 @@ def _head_forward(q, k, v, queries, keys):
     def block(x):
         q, of = x
 
-        def meet(n, carry):
+        def meet(n, carry, masked):
             k_, v_, tokens = _at((k, v, keys), of.others[n])
-            return _met(carry, _scores(q, k_, of.tokens, tokens), v_)
+            return _met(carry, _scores(q, k_, of.tokens, tokens, masked), v_)
 
-        o, top, total = jax.lax.fori_loop(0, of.count, meet, _unmet(q))
+        o, top, total = _meeting_all(of, meet, _unmet(q))
         some = total > 0
         total = jnp.where(some, total, 1)
         return o / total, jnp.where(some, top + jnp.log(total), 0)
@@ -123,11 +134,11 @@ def _head_backward(saved, g):
     def block(sums, x):
         q, g, lse, own, of = x
 
-        def meet(n, carry):
+        def meet(n, carry, masked):
             dq, dk, dv = carry
             j = of.others[n]
             k_, v_, tokens = _at((k, v, keys), j)
-            p = jnp.exp(_scores(q, k_, of.tokens, tokens) - lse)
+            p = jnp.exp(_scores(q, k_, of.tokens, tokens, masked) - lse)
             dp = jnp.einsum("rc,tc->rt", g, v_, preferred_element_type=jnp.float32)
             ds = (p * (dp - own)).astype(q.dtype)
             # The scores stay untransposed: transposing them costs more than the product on CPU.
@@ -136,7 +147,7 @@ def _head_backward(saved, g):
             return dq, dk.at[j].add(into(q, ds)), dv.at[j].add(into(g, p.astype(g.dtype)))
 
         start = (jnp.zeros(q.shape, jnp.float32), *sums)
-        dq, *sums = jax.lax.fori_loop(0, of.count, meet, start)
+        dq, *sums = _meeting_all(of, meet, start)
         return tuple(sums), dq
 
     none = jnp.zeros((k.shape[0], k.shape[2], k.shape[1]), jnp.float32)
