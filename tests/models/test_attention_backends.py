@@ -44,12 +44,6 @@ def mixed():
     return pack([[edit(0), questions(1)], [redraw(2), small(3), edit(4)]], spare=2)
 
 
-def large():
-    """A row of samples, one of them a picture of several blocks, which sees itself wholly."""
-    rng = np.random.default_rng(0)
-    return pack([[Example((text(rng, 5), latent(rng, 12, 12))), talk(1), draw(2)]], spare=2)
-
-
 def arrays(batch, seed=0, scale=2.0):
     """(q, k, v, what the output is multiplied with), each a lane's pair."""
     rng = np.random.default_rng(seed)
@@ -102,8 +96,8 @@ def found(name, batch, q, k, v, pull):
 @pytest.fixture
 def backends(monkeypatch):
     """As they run without their machines: small chunks, kernels interpreted, plain cuDNN."""
-    monkeypatch.setattr(chunked, "_QUERIES", 40)
-    monkeypatch.setattr(chunked, "_KEYS", 48)
+    monkeypatch.setattr(chunked, "_QUERIES", 16)
+    monkeypatch.setattr(chunked, "_KEYS", 24)
     monkeypatch.setattr(splash, "_INTERPRET", True)
     monkeypatch.setattr(cudnn, "_IMPLEMENTATION", "xla")
 
@@ -121,7 +115,6 @@ def close(a, b, tolerance=3e-5):
         ("cudnn", mixed),
         ("dense", many),
         ("chunked", many),
-        ("chunked", large),
         pytest.param("splash", many, marks=pytest.mark.slow),
     ],
 )
@@ -287,7 +280,7 @@ def test_chunked_meets_only_blocks_that_are_seen(backends):
     """Each pair of blocks with a visible pair of tokens, once; also where masks have gaps. First
     those of which everything is seen: they are met without a mask."""
     entire = 0
-    for batch in (many(), mixed(), large()):
+    for batch in (many(), mixed()):
         tokens = joined((batch.und, batch.gen))
         queries, keys = jit(chunked.prepare)(tokens, tokens)
         allowed = np.asarray(attention.seen(tokens, tokens))
