@@ -1,5 +1,6 @@
 """Several processes are one run: the whole loop on two of them, checkpoints, stopping, failing."""
 
+import ast
 import json
 import os
 import pathlib
@@ -192,6 +193,10 @@ def test_checkpoints_go_to_other_hosts_and_back_and_all_stop_at_one_step(tmp_pat
     hosts.ended(started)
     stopped = [(tmp_path / f"stopped-{number}").read_text() for number in range(2)]
     assert stopped[0] == stopped[1] and "stopped at step" in stopped[0]
+    (newest, taken, check), other = (
+        ast.literal_eval((tmp_path / f"read-{number}").read_text()) for number in range(2)
+    )
+    assert (newest, taken, check) == other and taken < newest and check is None
     assert 4 <= len(losses(tmp_path / "forth")) < 8
     assert_every_flipped_bit_is_found(tmp_path / "back" / "checkpoints")
     toy.run(tmp_path / "forth", never, mesh=mesh)

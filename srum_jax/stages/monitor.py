@@ -38,6 +38,7 @@ from etils import epath
 
 from srum_jax.config import Config, MonitorConfig
 from srum_jax.core import console, files, param_tree, sharding
+from srum_jax.core.distributed import any_process
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json, write_json
 from srum_jax.data import shards
@@ -53,6 +54,7 @@ from srum_jax.training.checkpoint import load_params, save_params
 
 FOLDER, FILE = "monitor", "monitor.jsonl"  # inside the stage's folder
 NAME = "monitor"  # of the shards of pictures
+ANSWERS = "answers.json"  # of the first check, in FOLDER
 CURVE = ("own_score", "counts_right", "diversity", "agreement")  # what results.json repeats
 
 Row = Mapping[str, Any]
@@ -201,6 +203,27 @@ def sampled_images(folder: epath.PathLike, step: int) -> shards.ShardRecords:
     return shards.read(_at(epath.Path(folder), step) / "pictures")
 
 
+def first_check(
+    folder: epath.PathLike,
+) -> tuple[list[draw_and_judge.Record], list[dict[str, Any]]] | None:
+    """Records and answers of the first check of the train stage in `folder`.
+
+    None, with a warning, in every process where one of them cannot read them: all ask the model
+    together, or none does.
+    """
+    records, answers, why = [], [], ""
+    try:
+        records = list(sampled_images(folder, 0))
+        answers = read_json(epath.Path(folder) / FOLDER / ANSWERS)
+    except (ValueError, FileNotFoundError) as e:
+        why = str(e)
+    if any_process(bool(why), "monitor: the first check"):
+        why = why or "another process cannot read the first check"
+        logging.warning("train: %s; agreement is not measured from here on", why)
+        return None
+    return records, answers
+
+
 def curve(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Rows as results.json repeats them: the step and what of `CURVE` was measured."""
     return [{name: row[name] for name in ("step", *CURVE) if name in row} for row in rows]
@@ -338,16 +361,13 @@ class TrainingMonitor:
             return None
         if loading.answers_stay(self.cfg.train):
             return 1.0
-        path = self.folder / FOLDER / "answers.json"
         first: list[dict[str, Any]] = []
         if step:
-            try:
-                records = list(sampled_images(self.folder, 0))
-                first = read_json(path)
-            except (ValueError, FileNotFoundError) as e:
-                logging.warning("train: %s; agreement is not measured from here on", e)
+            found = first_check(self.folder)
+            if found is None:
                 self.rows[0] = {k: v for k, v in self.rows[0].items() if k != "agreement"}
                 return None
+            records, first = found
         by_image: dict[int, list[str]] = {}
         for i, question in asked:
             by_image.setdefault(i, []).append(question)
@@ -361,7 +381,7 @@ class TrainingMonitor:
         ]
         if not step:
             if jax.process_index() == 0:
-                write_json(path, answers)
+                write_json(self.folder / FOLDER / ANSWERS, answers)
             return 1.0
         same = [now == before for now, before in zip(answers, first, strict=True)]
         return float(np.mean(same))

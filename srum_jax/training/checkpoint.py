@@ -111,22 +111,15 @@ class Checkpoints:
         """
         where = self.folder / str(step)
         _check_files(where)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         try:
-            state = self.manager.restore(step, args=args)["state"]
-            self.meta(step)
-        except (ValueError, KeyError, FileNotFoundError) as e:
-            if failed := storage.failure(e, str(where)):
-                raise failed from e
+            return _read(where / "state", like)
+        except _Unreadable as e:
             if not digests.exist(where):  # saved when the power went, a moment before it had them
-                raise Damaged(where, f"it can't be read and has no digests: {in_a_line(e)}") from e
+                raise Damaged(where, f"it can't be read and has no digests: {e}") from e
             raise BadInput(
-                f"{where}: the checkpoint can't be read as this run's state ({in_a_line(e)}). It "
-                "is of another model, optimiser or version: remove that folder, or use another "
-                "workdir."
+                f"{where}: the checkpoint can't be read as this run's state ({e}). It is of "
+                "another model, optimiser or version: remove that folder, or use another workdir."
             ) from e
-        return state
 
     def newest(self, like: Any, fresh: Callable[[], Any], *, steps: int) -> Any:
         """The state of the newest whole checkpoint, laid out as `like`; `fresh()` if there is none.
@@ -183,10 +176,9 @@ def storage_failure(error: Exception, what: str) -> Stopped:
 
 def _check_files(folder: epath.Path) -> None:
     """Raises Damaged, in every process, where files are not as they were; each reads its part."""
-    if not digests.exist(folder):
-        logging.info("%s: has no digests, so its files are not checked", folder)
-        return
     try:
+        if not digests.exist(folder):
+            logging.info("%s: has no digests, so its files are not checked", folder)
         wrong = digests.damaged(folder, part=jax.process_index(), parts=jax.process_count())
     except OSError as e:
         if failed := storage.failure(e, str(folder)):
@@ -196,6 +188,31 @@ def _check_files(folder: epath.Path) -> None:
         names = ", ".join(wrong[:3]) or "files that another process looked at"
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise Damaged(folder, f"not as they were written: {names}{more}")
+
+
+class _Unreadable(Exception):
+    """Saved arrays that cannot be read as what is wanted; the message is one line."""
+
+
+def _read(folder: epath.Path, like: Any) -> Any:
+    """The saved tree with the structure and shardings of `like`, in every process or in none.
+
+    Raises _Unreadable in all of them where one cannot read its part. By Orbax's handler: in its
+    checkpointers those that have read their part wait for the others at once.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    tree, why = None, ""
+    try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            args = ocp.args.StandardRestore(target)
+            tree = handler.restore(files.absolute(folder), args=args)
+    except (ValueError, KeyError, FileNotFoundError) as e:
+        if failed := storage.failure(e, str(folder)):
+            raise failed from e
+        why = in_a_line(e)
+    if any_process(bool(why), f"{folder}: read"):
+        raise _Unreadable(why or "another process can't read its part")
+    return tree
 
 
 def save_params(folder: epath.PathLike, params: Any) -> None:
@@ -239,12 +256,8 @@ def load_params(folder: epath.PathLike, like: Any) -> Any:
     folder = epath.Path(folder)
     if not folder.exists():
         raise BadInput(f"{folder} is missing: run the train stage first")
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     _check_files(folder)
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            return checkpointer.restore(files.absolute(folder), target)
-        except (ValueError, KeyError, FileNotFoundError) as e:
-            raise storage.failure(e, str(folder)) or BadInput(
-                f"{folder}: not the parameters of this model ({in_a_line(e)})"
-            ) from e
+    try:
+        return _read(folder, like)
+    except _Unreadable as e:
+        raise BadInput(f"{folder}: not the parameters of this model ({e})") from e

@@ -272,6 +272,31 @@ def test_agreement_is_with_the_first_answers(done, tmp_path):
     assert asked.stopped(2) is None
 
 
+def test_where_another_process_lacks_the_first_answers_none_asks_again(
+    weights, tmp_path, monkeypatch
+):
+    """This one could. Pictures, judgements and answers are given: no model is asked."""
+    cfg = config(weights, train__trainable="all")
+    work, mesh = write(Workdir(tmp_path), cfg), tiny.mesh(cfg)
+    opened, held = train.loading.base(cfg, work, mesh), monitor.prompts(work.stage("generate"), 3)
+    asked, calls = monitor.TrainingMonitor(cfg, mesh, work.stage("train"), opened, {}, held), []
+    images, latents = np.zeros((6, 32, 32, 3), np.uint8), np.zeros((6, *tiny.GRID), np.float32)
+
+    def probabilities(images, questions, *, params):
+        calls.append(questions)
+        return [np.eye(len(texts), 9) for texts in questions]
+
+    asked.sampler = types.SimpleNamespace(sample_prompts=lambda *_, params: (images, latents))
+    asked.scorer = types.SimpleNamespace(probabilities=probabilities)
+    asked.panel = types.SimpleNamespace(proposers=[types.SimpleNamespace(separates=True)])
+    asked.judge = lambda records, params: [judgement(0.5, 1)] * len(records)
+    for step in (0, 1):
+        assert asked.measure(step, opened.params)["monitor_agreement"] == 1
+    monkeypatch.setattr(monitor, "any_process", lambda own, at: True, raising=False)
+    assert "monitor_agreement" not in asked.measure(2, opened.params)
+    assert len(calls) == 2 and not any("agreement" in row for row in (asked.rows[0], asked.rows[2]))
+
+
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_first_look(done, tmp_path, monkeypatch):
     cfg, whole, _ = done

@@ -13,6 +13,7 @@ import toy
 from srum_jax.config import MeshConfig
 from srum_jax.core import digests, param_tree, sharding
 from srum_jax.core.errors import BadInput
+from srum_jax.training import checkpoint
 from srum_jax.training.checkpoint import Checkpoints, load_params, save_params
 from srum_jax.training.state import create
 
@@ -153,6 +154,17 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(folder, how, known, caplog
     saved.close()
     assert f"{folder / '9'}: " in caplog.text
     assert steps(folder) == ["3", "6"]
+
+
+@pytest.mark.parametrize("where", ["9: checked", "9/state: read"])
+def test_what_another_process_alone_cannot_read_none_takes(folder, where, monkeypatch):
+    """It has no digests, and this process could read it."""
+    (folder / "9" / digests.FILE).unlink()
+    monkeypatch.setattr(checkpoint, "any_process", lambda own, at: own or at.endswith(where))
+    saved = Checkpoints(folder, keep=2)
+    toy.assert_same(saved.newest(state(0), lambda: state(0), steps=20), state(3))
+    saved.close()
+    assert steps(folder) == ["3"]
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with digests", "without"])
