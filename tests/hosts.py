@@ -136,6 +136,8 @@ def assert_same(one, other, where):
     elif isinstance(one, np.ndarray | np.generic):
         assert (one.dtype, one.shape) == (other.dtype, other.shape), where
         assert one.tobytes() == other.tobytes(), where
+    elif isinstance(one, float):
+        assert one.hex() == other.hex(), where
     else:
         assert one == other, where
 
