@@ -258,8 +258,8 @@ class Model:
         many, taken evenly from the file; their times go into the prompt where the model's settings
         say how. think: it first reasons in writing. temperature 0: the likeliest words.
         """
-        contexts = self._asked(questions, images, video, frames)
         how = self._writing(think, max_tokens, temperature, seed)
+        contexts = self._asked(questions, images, video, frames)
         answers = [Answer.of(w, think) for w in self._write(contexts, *how)]
         return answers[0] if inputs.single(questions) else answers
 
@@ -283,8 +283,8 @@ class Model:
         """
         if not inputs.single(question):
             raise BadInput(f"stream: give a single question; got {quoted(question)}")
-        (asked,) = self._asked(question, images, video, frames)
         system, max_tokens, temperature, seed = self._writing(think, max_tokens, temperature, seed)
+        (asked,) = self._asked(question, images, video, frames)
         how = dict(max_tokens=max_tokens, temperature=temperature)
         seed = image_sampler.candidate_seed(seed, 0, 0)
         pieces = text_stream.stream(self._generator, (*system, *asked), seed=seed, **how)
