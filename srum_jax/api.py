@@ -14,6 +14,7 @@ in a batch does not change a result. Images may be paths, PIL images, drawings o
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Generator, Sequence
 from types import ModuleType
 from typing import Any
@@ -316,7 +317,7 @@ class Model:
         if max_tokens is None:
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
         temperature = plain(temperature)
-        if type(temperature) not in (int, float) or not 0 <= temperature < float("inf"):
+        if type(temperature) not in (int, float) or not 0 <= temperature <= sys.float_info.max:
             raise BadInput(f"temperature must be a number from 0, got {quoted(temperature)}")
         max_tokens = inputs.whole(max_tokens, "max_tokens", 1)
         return system, max_tokens, temperature, inputs.whole(seed, "seed")

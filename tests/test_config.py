@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import pathlib
+import re
 import sys
 import typing
 
@@ -81,6 +82,8 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("train.optim", 3, "train.optim must be a section with keys"),
         ("train.optim.learning_rate", "fast", "train.optim.learning_rate must be float"),
         ("train.optim.learning_rate", float("nan"), "learning_rate must be a finite number"),
+        ("train.optim.learning_rate", 10**400, "must be a finite number, got 1000"),
+        ("train.steps", 10**1500, "train.steps must be below 2147483648, got 10000"),
         ("train.ema", 1.5, "train.ema must lie in [0, 1]"),
         ("train.objective", "srum_advantag", 'did you mean "srum_advantage"?'),
         ("train.micro_batches", 3, "must be a multiple of train.micro_batches = 3"),
@@ -178,6 +181,15 @@ def test_wrong_values_are_named(path, value, message):
     with pytest.raises(BadInput) as e:
         config.load(values)
     assert message in str(e.value)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_without_them():
+    values = base.get_config().to_dict()
+    values["train"] |= {"steps": 10**5000, "anchor": -(10**5000)}
+    with pytest.raises(BadInput) as e:
+        config.load(values)
+    for key in ("steps", "anchor"):
+        assert re.search(f"train.{key} must .*, got a number of thousands of digits", str(e.value))
 
 
 def test_all_problems_are_told_at_once():

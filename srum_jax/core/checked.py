@@ -5,6 +5,7 @@ What is wrong is told all at once, a line a key.
 
 import dataclasses
 import difflib
+import sys
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -61,11 +62,11 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             _value(k, v, f"{path}[{i}]", problems)
             for i, (k, v) in enumerate(zip(kinds, value, strict=True))
         )
-    elif kind is float and type(value) is int:
-        return float(value)
-    elif type(value) is not kind:
+    elif type(value) is not kind and not (kind is float and type(value) is int):
         problems.append(f"{path} must be {kind.__name__}, got {quoted(value)}")
-    elif kind is float and value - value != 0:
+    elif kind is float:
+        if abs(value) <= sys.float_info.max:  # neither not a number nor an integer beyond floats
+            return float(value)
         problems.append(f"{path} must be a finite number, got {quoted(value)}")
     return value
 

@@ -21,7 +21,7 @@ class Above:
     limit: float
 
     def problem(self, value: float) -> str | None:
-        return None if value > self.limit else f"must be above {self.limit}, got {value}"
+        return None if value > self.limit else f"must be above {self.limit}, got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AtLeast:
         if value >= self.limit:
             return None
         rule = f"be at least {self.limit}" if self.limit else "not be negative"
-        return f"must {rule}, got {value}"
+        return f"must {rule}, got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Below:
     limit: float
 
     def problem(self, value: float) -> str | None:
-        return None if value < self.limit else f"must be below {self.limit}, got {value}"
+        return None if value < self.limit else f"must be below {self.limit}, got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Between:
     def problem(self, value: float) -> str | None:
         if self.low <= value <= self.high:
             return None
-        return f"must lie in [{self.low}, {self.high}], got {value}"
+        return f"must lie in [{self.low}, {self.high}], got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Devices:
     def problem(self, value: int) -> str | None:
         if value >= 1 or value == -1:
             return None
-        return f"must be a number of devices or -1 (the rest), got {value}"
+        return f"must be a number of devices or -1 (the rest), got {quoted(value)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,10 @@ def listed(problems: Sequence[str], most: int = 100) -> str:
 def quoted(value: Any, most: int = 80) -> str:
     """A text in quotes, or another value as Python writes it, as messages show it: in one line, its
     middle left out where it is long."""
-    return clipped(repr(value) if isinstance(value, str) else reprlib.repr(value), most)
+    try:
+        return clipped(repr(value) if isinstance(value, str) else reprlib.repr(value), most)
+    except ValueError:  # Python's limit of digits
+        return "a number of thousands of digits"
 
 
 def clipped(text: str, most: int = 80) -> str:

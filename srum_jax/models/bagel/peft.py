@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -166,7 +167,7 @@ def _counts(path: epath.Path) -> tuple[int, float]:
     rank, alpha = told.get("r"), told.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise BadInput(f"{path}: r must be a whole number from 1, got {quoted(rank)}")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if type(alpha) not in (int, float) or not abs(alpha) <= sys.float_info.max:
         raise BadInput(f"{path}: lora_alpha must be a number, got {quoted(alpha)}")
     return rank, alpha / (math.sqrt(rank) if told.get("use_rslora") else rank)
 
