@@ -112,7 +112,7 @@ def _dolby_alone(stream, track) -> bool:
     layer whose colours have no name.
     """
     for addition in (dict(_elements(data)) for name, data in track if name == _ADDITION):
-        if addition[_KIND] in _DOLBY_RECORDS:
+        if addition.get(_KIND) in _DOLBY_RECORDS:
             return addition[_CONTENT][4] >> 4 == 0
     codec = stream.codec_context
     return codec.codec_tag in _DOLBY and int(codec.color_trc) == _UNNAMED

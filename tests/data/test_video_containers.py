@@ -74,7 +74,10 @@ def test_dolby_vision_with_nothing_for_other_players_is_refused(tag, transfer, r
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
-@pytest.mark.parametrize("profile, others, refused", [(5, 0, True), (10, 0, True), (8, 1, False)])
+@pytest.mark.parametrize(
+    "profile, others, refused",
+    [(5, 0, True), (10, 0, True), (4, 2, False), (7, 6, False), (8, 1, False)],
+)
 def test_dolby_vision_says_in_every_container_what_others_see(
     profile, others, refused, container, tmp_path
 ):

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import shutil
 import threading
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from srum_jax import programs
 from srum_jax.core import param_tree, preemption
@@ -19,7 +21,7 @@ from srum_jax.data import masks, pipeline, shards
 from srum_jax.data.images import encode_png
 from srum_jax.planning import lowering
 from srum_jax.rewards import judge
-from srum_jax.stages import loading, selection, train
+from srum_jax.stages import judges, loading, score, selection, train, training_set
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import loop, metrics
 from srum_jax.training.checkpoint import Checkpoints
@@ -253,10 +255,12 @@ def test_rewards_reach_the_batch(weights, tmp_path, monkeypatch, objective):
 def test_a_resumed_run_holds_what_a_fresh_one_does_and_the_plan_counts(
     weights, tmp_path, monkeypatch, trainable
 ):
-    """Bytes on the device where the loop begins."""
+    """Bytes on the device where the loop begins, without a picture or a latent read until there."""
     cfg = config(weights, train__trainable=trainable, train__lora__rank=4)
     work = write(Workdir(tmp_path), cfg)
     held = []
+    monkeypatch.setattr(Image.Image, "load", None)  # what decodes
+    monkeypatch.setattr(training_set.StoredArrays, "latents", None)
 
     def live():
         gc.collect()
@@ -447,3 +451,21 @@ def test_other_candidates_are_another_run(done, weights):
     other = dataclasses.replace(cfg, seed=1)
     with pytest.raises(ValueError, match="config seed: was 0, is 1"):
         run(other, work)
+
+
+def test_prompts_are_scored_before_a_picture_is_decoded(tmp_path, monkeypatch):
+    class Asked(Exception):
+        """In place of judging."""
+
+    def asked(prompts, *_):
+        raise Asked(*prompts)
+
+    cfg = config("")
+    work = write(Workdir(tmp_path), cfg)
+    shutil.rmtree(work.stage("score"))
+    monkeypatch.setattr(Image.Image, "load", None)  # what decodes
+    monkeypatch.setattr(loading, "base", lambda *args, **how: None)
+    monkeypatch.setattr(judges, "decomposed", asked)
+    with pytest.raises(Asked) as found:
+        score.run(cfg, tiny.mesh(cfg), work)
+    assert found.value.args == tuple(np.repeat(PROMPTS, K))
