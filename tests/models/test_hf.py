@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import srum_jax
-from srum_jax import use
+from srum_jax import use_options
 from srum_jax.core import param_tree, sharding
 from srum_jax.models import safetensors_io
 from srum_jax.models.bagel import hf, hf_folder, model_card, model_config, vae
@@ -261,7 +261,7 @@ def test_the_card_says_how_to_load_it(weights, tmp_path):
         assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: srum_jax\n")
         assert "api.load" in card and "\n\n\n" not in card
         (line,) = re.findall("`(srum generate .*)`", card)
-        asked = use.parser("srum").parse_args(shlex.split(line)[1:])
+        asked = use_options.parser("srum").parse_args(shlex.split(line)[1:])
         loading.prompt_reader(hf.locate(SHAPES)).check(asked.prompt)  # whose words are few
     assert "base_model: ByteDance-Seed/BAGEL-7B-MoT" in big and "14,607," not in small
     assert "base_model" not in small and "cannot load it" in small
