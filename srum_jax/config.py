@@ -391,9 +391,9 @@ def _data(cfg: Config) -> Iterable[str]:
     names = [entry.partition(":")[0] for entry in cfg.evaluate.suites]
     for name in sorted(set(names)):
         if name not in registry.SUITES:
-            yield f'evaluate.suites: "{name}" is not known: {suggest(name, registry.SUITES)}'
+            yield f"evaluate.suites: {quoted(name)} is not known: {suggest(name, registry.SUITES)}"
         elif names.count(name) > 1:
-            yield f'evaluate.suites names "{name}" twice'
+            yield f"evaluate.suites names {quoted(name)} twice"
     if cfg.generate.shard_size % cfg.sample.batch:
         yield (
             f"generate.shard_size = {cfg.generate.shard_size} must be a multiple of sample.batch = "

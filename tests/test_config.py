@@ -192,6 +192,20 @@ def test_a_number_of_thousands_of_digits_is_refused_without_them():
         assert re.search(f"train.{key} must .*, got a number of thousands of digits", str(e.value))
 
 
+def test_what_is_wrong_with_a_list_is_told_in_few_words():
+    values = base.get_config().to_dict()
+    values["stages"] = ["x" * 5000] * 50
+    values["evaluate"]["suites"] = ["y" * 5000]
+    with pytest.raises(BadInput) as e:
+        config.load(values)
+    assert "stages[2] = 'xxx" in str(e.value) and "stages[3]" not in str(e.value)
+    assert "stages: 47 more of its values are wrong" in str(e.value)
+    del values["stages"]
+    with pytest.raises(BadInput, match="evaluate.suites: 'yyy.* is not known") as e:
+        config.load(values | {"stages": ("generate",)})
+    assert len(str(e.value)) < 300
+
+
 def test_all_problems_are_told_at_once():
     values = base.get_config().to_dict()
     del values["train"]["steps"]

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from srum_jax.core.errors import clipped, quoted
 
+_SHOWN = 3  # wrong values of a tuple
+
 
 def build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
     """An instance of `cls`, or None with a line in `problems` for each wrong key below `path`."""
@@ -57,11 +59,15 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
             count = "any number of" if several else len(args)
             problems.append(f"{path} must be a tuple of {count} values, got {quoted(value)}")
             return None
-        kinds = args[:1] * len(value) if several else args
-        return tuple(
-            _value(k, v, f"{path}[{i}]", problems)
+        kinds, found = args[:1] * len(value) if several else args, []
+        made = tuple(
+            _value(k, v, f"{path}[{i}]", found)
             for i, (k, v) in enumerate(zip(kinds, value, strict=True))
         )
+        problems += found[:_SHOWN]
+        if len(found) > _SHOWN:
+            problems.append(f"{path}: {len(found) - _SHOWN} more of its values are wrong")
+        return made
     elif type(value) is not kind and not (kind is float and type(value) is int):
         problems.append(f"{path} must be {kind.__name__}, got {quoted(value)}")
     elif kind is float:

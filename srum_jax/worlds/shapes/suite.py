@@ -16,6 +16,7 @@ from absl import logging
 from einops import rearrange
 
 from srum_jax.config import Config, EvaluateConfig
+from srum_jax.core.errors import quoted
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.prompts import Prompt
@@ -124,7 +125,8 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
     ValueError where the prompts cannot be used.
     """
     if data:
-        raise ValueError(f'evaluate.suites: "shapes:{data}": it reads no data, say "shapes"')
+        entry = quoted(f"shapes:{data}")
+        raise ValueError(f'evaluate.suites: {entry}: it reads no data, say "shapes"')
     wanted = prompt_lists.load(
         cfg.evaluate.prompts, cfg.evaluate.count, reader=PromptReader(language)
     )
