@@ -282,12 +282,12 @@ def test_where_another_process_lacks_the_first_answers_none_asks_again(
     asked, calls = monitor.TrainingMonitor(cfg, mesh, work.stage("train"), opened, {}, held), []
     images, latents = np.zeros((6, 32, 32, 3), np.uint8), np.zeros((6, *tiny.GRID), np.float32)
 
-    def probabilities(images, questions, *, params):
+    def likeliest(images, questions, *, params):
         calls.append(questions)
-        return [np.eye(len(texts), 9) for texts in questions]
+        return [[*range(len(texts))] for texts in questions]
 
     asked.sampler = types.SimpleNamespace(sample_prompts=lambda *_, params: (images, latents))
-    asked.scorer = types.SimpleNamespace(probabilities=probabilities)
+    asked.scorer = types.SimpleNamespace(likeliest=likeliest)
     asked.panel = types.SimpleNamespace(proposers=[types.SimpleNamespace(separates=True)])
     asked.judge = lambda records, params: [judgement(0.5, 1)] * len(records)
     for step in (0, 1):
