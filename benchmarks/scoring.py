@@ -158,8 +158,8 @@ def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
         for image_, texts in zip(images, questions, strict=True):
             patches = len(picture(image_, cfg.layout).positions)
             # A question and its empty answer, both in their marks; a picture in its own.
-            tokens = patches + 2 + sum(len(words.encode(q)) + 4 for q in texts)
-            rows.append(Row(patches, tokens, len(texts)))
+            length = patches + 2 + sum(len(words.encode(q)) + 4 for q in texts)
+            rows.append(Row(patches, length, len(texts)))
         return [[np.ones(len(ids), np.float32) for ids in wanted] for wanted in tokens]
 
     scorer = types.SimpleNamespace(probabilities=probabilities)

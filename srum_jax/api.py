@@ -439,14 +439,15 @@ class Model:
 
     def _sampled(self, jobs: Sequence[ImageRequest], settings, course: Course) -> tuple:
         """Images of the jobs, and the trajectories that were asked for by the job's place."""
+        if course.whole:
+            with jax.set_mesh(self.mesh):
+                return self._sampler.sample(jobs, settings=settings), {}
         grids = [latent_grid(job.size, self.cfg.layout) for job in jobs]
         steps = len(jobs) * (settings.steps - course.start)
         how = dict(total=steps, unit="step", desc="drawing", shown=course.progress)
         with jax.set_mesh(self.mesh), console.progress(**how) as bar:
             following = StepByStep(course, grids, self.programs, bar.update)
-            drawn = self._sampler.sample(
-                jobs, settings=settings, following=None if course.whole else following
-            )
+            drawn = self._sampler.sample(jobs, settings=settings, following=following)
         return drawn, following.paths
 
     def _best(

@@ -30,7 +30,7 @@ class Words:
 class Grey:
     """Draws, writes and answers the same whatever it is asked."""
 
-    def __init__(self, **how):
+    def __init__(self, *args, **how):
         pass
 
     def sample(self, requests, *, settings=None, params=None):
@@ -40,13 +40,14 @@ class Grey:
         return [GeneratedText("grey", (0,), True) for _ in contexts]
 
 
-def load(folder, base, *, mesh, dtype, want=("model", "vae"), int8_weights=False):
-    return types.SimpleNamespace(max_text=16), {}, {}, Words()
+def load(folder, base, *, mesh, dtype, want=("model", "vae"), int8_weights=False, adapter=None):
+    return types.SimpleNamespace(max_text=16, layout=None), {}, {}, Words()
 
 
 STUB = types.SimpleNamespace(
     recognises=lambda folder: (epath.Path(folder) / "grey.json").exists(),
     load=load,
+    ImageEncoder=Grey,
     ImageSampler=Grey,
     TextGenerator=Grey,
 )
