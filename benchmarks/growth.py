@@ -71,7 +71,9 @@ class Workload:
             "candidates",
             features,
             sizes,
-            lambda first, count: [self._drawn(i) for i in range(first, first + count)],
+            lambda ranges: (
+                [self._drawn(i) for i in range(first, first + count)] for first, count in ranges
+            ),
             title="generate",
             encode=draw_and_judge.encoded,
         )

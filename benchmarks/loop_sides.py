@@ -20,7 +20,7 @@ from srum_jax.data import packing, sources
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Batch, Lanes, Regions
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import image_sampler
+from srum_jax.generation import denoising
 from srum_jax.generation.bagel import load
 from srum_jax.generation.system_prompts import THINK_UNDERSTANDING
 from srum_jax.rewards import maps, parsing, written
@@ -208,8 +208,8 @@ class Ours:
     def noise(self) -> np.ndarray:
         """Of its images, [N,G,p·p·Z]."""
         grids = [tuple(side // self.model.cfg.token_pixels for side in self.work.size)]
-        grid = image_sampler.empty_grid(grids * self.work.images, self.work.images, self.layout)
-        noise = image_sampler.start_noise(np.array(self.seeds, np.uint32), grid)
+        grid = denoising.empty_grid(grids * self.work.images, self.work.images, self.layout)
+        noise = denoising.start_noise(np.array(self.seeds, np.uint32), grid)
         return np.array(noise[:, : np.prod(grids[0])])
 
     @property

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from srum_jax import description, inputs, reading, scoring
-from srum_jax.config import Config, MeshConfig, SampleConfig
+from srum_jax import description, devices, inputs, reading, scoring
+from srum_jax.config import Config, SampleConfig
 from srum_jax.core import console, places, sharding
 from srum_jax.core.checked import plain
 from srum_jax.core.errors import BadInput, quoted
@@ -36,13 +36,14 @@ from srum_jax.generation import (
     context,
     families,
     generation_config,
+    image_request,
     image_sampler,
     system_prompts,
     text_stream,
 )
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import latent_grid
-from srum_jax.generation.image_sampler import ImageRequest
+from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.step_by_step import Course, Step, StepByStep
 from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -58,7 +59,7 @@ def load(
     precision: str | None = None,
     base: epath.PathLike | None = None,
     adapter: epath.PathLike | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: jax.sharding.Mesh | str | None = None,
     **options: Any,
 ) -> "Model":
     """Loads a model: a world's base ("shapes"), a folder in the Hugging Face layout of BAGEL, or by
@@ -67,8 +68,9 @@ def load(
     precision: of the weights, float32 | bfloat16 | int8 (matrices only; for small hardware);
     default bfloat16, on a CPU float32. base: the folder with what `model` lacks (towers that were
     not trained, autoencoder, JSON files, tokenizer). adapter: a folder of PEFT's with a LoRA, which
-    is merged into the weights. mesh: where the model lies, default the first device. options:
-    fields of `GenerationConfig` to change, for example window=16384.
+    is merged into the weights. mesh: the devices it lies on, or "2x4" for two copies of the weights
+    on four devices each; default as `devices.placed`. options: fields of `GenerationConfig` to
+    change, for example window=16384.
     Raises BadInput, FileNotFoundError or ValueError naming file and field.
     """
     console.cache_compiled_programs()
@@ -80,13 +82,9 @@ def load(
     folder, base = places.model_folders(model, base)
     if adapter is not None:
         adapter = places.model_folder(adapter, "the adapter")
-    if mesh is None:
-        ones = MeshConfig(**dict.fromkeys(sharding.MESH_AXES, 1))
-        mesh = sharding.make_mesh(ones, jax.devices()[:1])
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    if precision is None:
-        precision = "float32" if on_cpu else "bfloat16"
     family = families.find(folder, base)
+    mesh, precision = devices.placed(mesh, precision, family.describe(folder, base)[0])
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     loaded = family.load(
         folder,
         base,
@@ -420,7 +418,7 @@ class Model:
         jobs, drawings = [], []
         for r in requests:
             thought = thoughts.get(tuple(map(id, r.items)), "")
-            read = image_sampler.guidance_contexts(
+            read = image_request.guidance_contexts(
                 r.items,
                 system=system,
                 thought=self.tokenizer.text(thought) if think else None,

@@ -6,7 +6,6 @@ loaded: it writes one token and takes one step of drawing.
 
 import argparse
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,27 +133,20 @@ def _bytes(count: int) -> str:
     return f"{count / unit:.1f} {name}"
 
 
-def _room() -> int:
-    """Bytes of memory that the first device has, on a CPU this machine."""
-    import jax
-
-    told = jax.devices()[0].memory_stats() or {}
-    return told.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
     """Loads a model, has it write a token and take a step of drawing, each twice."""
     import jax
     import numpy as np
 
     from srum_jax import api
+    from srum_jax.core import sharding
     from srum_jax.data.schema import Text
-    from srum_jax.generation.image_sampler import ImageRequest
+    from srum_jax.generation.image_request import ImageRequest
     from srum_jax.models.bagel import cost
 
     on_cpu = jax.devices()[0].platform == "cpu"
     precision = precision or ("float32" if on_cpu else "bfloat16")
-    need, room = cost.memory(cfg, precision).weights, _room()
+    need, room = cost.memory(cfg, precision).weights, sharding.memory(jax.devices()[0])
     if need > room:
         yield (
             f"not tried: its weights take {_bytes(need)} in {precision}, and this device has "

@@ -136,7 +136,7 @@ def start(run: Run, processes: Mapping[str, Any] | None) -> str | None:
     mesh = sharding.make_mesh(run.cfg.mesh)
     if jax.process_count() > 1 and (alone := set(config.MAKING) & set(run.stages)):
         raise BadInput(f"{' and '.join(sorted(alone))} run in one process: give --stage the others")
-    for line in run.check((mesh.shape, sharding.host_mesh(mesh).shape)).said:
+    for line in run.check((mesh.shape, sharding.row_mesh(mesh).shape)).said:
         logging.info(line)
     if (chips := Chips.here()) is not None:
         logging.info(run.expected(chips).said())

@@ -86,8 +86,8 @@ def _load(options: argparse.Namespace):
     from srum_jax import api
 
     console.cache_compiled_programs()
-    how = dict(precision=options.precision, base=options.base, **_told(options))
-    return api.load(options.model, **how)
+    how = dict(precision=options.precision, base=options.base, mesh=options.mesh)
+    return api.load(options.model, **how, **_told(options))
 
 
 def _described(options: argparse.Namespace):

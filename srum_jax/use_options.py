@@ -93,6 +93,7 @@ def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
     made.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's, merged into the weights")
     made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
+    made.add_argument("--mesh", metavar="COPIESxDEVICES", help="of the weights (default: all)")
     made.add_argument("--parity", choices=("official",), help="as the original in everything")
     made.add_argument("--window", type=_count, help="tokens of a request with its answer")
     made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")

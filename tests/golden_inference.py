@@ -17,7 +17,7 @@ from samples import jit
 
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.schema import Latent, Picture, Text
-from srum_jax.generation import context, guidance, image_sampler, text_generator
+from srum_jax.generation import context, denoising, guidance, image_request, text_generator
 from srum_jax.generation.image_codec import ImageDecoder, latent_grid
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot, vae
@@ -195,7 +195,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
     rng = np.random.default_rng(3)
     foreign = rng.normal(size=(6, cfg.token_dim)).astype(np.float32)
     grids = [(2, 3), *(latent_grid(tuple(s), cfg.layout) for s in sizes)]
-    grid = image_sampler.empty_grid(grids, len(grids), cfg.layout)
+    grid = denoising.empty_grid(grids, len(grids), cfg.layout)
     ids = grid.positions[1:][grid.valid[1:]]
     key = f"{section}/latent_packed_vae_position_ids"
     if key in case.inputs.files:
@@ -205,7 +205,7 @@ def _sample(case: Case, section: str, contexts: list[dict], sizes, noises, setti
         row[: len(x)] = x
     run = jit(
         functools.partial(
-            image_sampler.sample_latents,
+            denoising.sample_latents,
             cfg=cfg,
             guidance=how,
             image_by_cond=by_cond,
@@ -288,7 +288,7 @@ def _runs(case: Case, section: str) -> list[str]:
 
 def check_gen(case: Case):
     items = _context(case, "gen", case.meta["gen/contexts"])
-    contexts = image_sampler.guidance_contexts(items)
+    contexts = image_request.guidance_contexts(items)
     _check_contexts(case, "gen", contexts)
     assert _runs(case, "gen")
     for name in _runs(case, "gen"):
@@ -297,7 +297,7 @@ def check_gen(case: Case):
 
 def check_edit(case: Case):
     items = _context(case, "edit", case.meta["edit/contexts"])
-    contexts = image_sampler.guidance_contexts(items)
+    contexts = image_request.guidance_contexts(items)
     _check_contexts(case, "edit", contexts)
     _check_cache(case, "edit", _read(case, items))
     assert _runs(case, "edit")
@@ -312,7 +312,7 @@ def check_think(case: Case):
     written = thought.ids.tolist()
     assert "".join(f" {i}" for i in written) == meta["text"]
     _greedy(case, cache, case.outputs["think/step_logits"], written)
-    contexts = image_sampler.guidance_contexts(tuple(items), system=system, thought=thought)
+    contexts = image_request.guidance_contexts(tuple(items), system=system, thought=thought)
     _check_run(case, "think", "", contexts)
 
 

@@ -15,7 +15,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Text
-from srum_jax.generation import image_sampler, text_stream
+from srum_jax.generation import image_request, text_stream
 from srum_jax.models.bagel import model as bagel_model
 from srum_jax.worlds.shapes import examples
 
@@ -104,8 +104,8 @@ def test_drawing_reads_a_conversation_as_it_stands(bagel):
         (bagel.edit(None, chat, seeds=[3]), bagel.generation_config.edit),
         (bagel.generate(chat, seeds=[3]), bagel.generation_config.generate),
     ):
-        contexts = image_sampler.guidance_contexts(items)
-        job = image_sampler.ImageRequest(**contexts, size=(32, 32), seed=3)
+        contexts = image_request.guidance_contexts(items)
+        job = image_request.ImageRequest(**contexts, size=(32, 32), seed=3)
         with jax.set_mesh(bagel.mesh):
             (want,) = bagel._sampler.sample([job], settings=settings)
         np.testing.assert_array_equal(drawn[0].latents, want.latent)

@@ -7,7 +7,7 @@ import test_api
 from srum_jax import api
 from srum_jax.config import MeshConfig
 from srum_jax.core import sharding
-from srum_jax.generation import image_sampler
+from srum_jax.generation import denoising, image_sampler
 from srum_jax.worlds.shapes import examples
 
 
@@ -29,7 +29,7 @@ def test_devices_of_a_mesh_share_the_work(tmp_path, monkeypatch):
     ways = dict.fromkeys(sharding.MESH_AXES, 1) | {"fsdp": 2}
     mesh = sharding.make_mesh(MeshConfig(**ways), jax.devices()[:2])
     many, alone = api.load(folder, mesh=mesh), api.load(folder)
-    drawing = Counted(image_sampler.generate_latents)
+    drawing = Counted(denoising.generate_latents)
     monkeypatch.setattr(image_sampler, "generate_latents", drawing)
     drawn = [b.generate(test_api.PROMPTS[:2], n=2) for b in (many, alone)]
     assert all(test_api.near(a.image, b.image) for a, b in zip(*drawn, strict=True))

@@ -38,7 +38,8 @@ class Stages:
             ]
 
         def body(folder):
-            shard_worker.make_all(folder, "c", features, SIZES, make, title="generate")
+            each = shard_worker.one_by_one(make)
+            shard_worker.make_all(folder, "c", features, SIZES, each, title="generate")
             return Outcome({"candidates": "."}, {}, items=7)
 
         return run_stage("generate", cfg, work, sections=(), inputs={}, body=body)

@@ -10,7 +10,7 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from srum_jax import doctor
-from srum_jax.core import console, param_tree
+from srum_jax.core import console, param_tree, sharding
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, hf, model_config
 from srum_jax.models.bagel import model as bagel
@@ -105,7 +105,7 @@ def test_a_number_that_is_none_is_told(run, folder):
 
 
 def test_what_does_not_fit_is_not_tried(run, folder, monkeypatch):
-    monkeypatch.setattr(doctor, "_room", lambda: 2**15)
+    monkeypatch.setattr(sharding, "memory", lambda device: 2**15)
     code, out, _ = run(folder)
     assert code == 0 and "not tried: its weights take" in out and "32.0 KiB" in out
 

@@ -30,7 +30,7 @@ LAYERS = [
     ["stages", "planning"],
     ["worlds"],  # known to the floors below by `core.registry` alone, which imports nothing of them
     ["running", "scoring"],
-    ["outputs"],
+    ["outputs", "devices"],
     ["inputs"],
     ["reading", "drawn_folder"],
     ["description"],
@@ -280,6 +280,7 @@ def test_naming_a_world_is_seen(source):
 NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others need LayoutSizes
     "generation.bagel": "the family: reads the sizes of a folder",
     "generation.context": "runs the model: fills caches",
+    "generation.denoising": "runs the model",
     "generation.image_codec": "runs the autoencoder",
     "generation.image_sampler": "runs the model",
     "generation.text_generator": "runs the model",
@@ -290,6 +291,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "planning.lowering": "compiles the programs of models that are not there",
     "planning.workload": "counts what a model's programs compute",
     "api": "loads and runs a model for people",
+    "devices": "says how much room a model's weights take",
     "description": "says what a model's folder holds",
     "generation.step_by_step": "runs the model",
     "generation.text_stream": "runs the model",

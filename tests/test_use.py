@@ -91,7 +91,7 @@ def test_generate_writes_images_and_records(run, tmp_path):
     assert records[2]["prompt"] == "two blue squares" and records[2]["size"] == [32, 32]
     assert records[0]["settings"]["guidance"] == 3 and records[0]["precision"] == "float32"
     assert "compiling" not in "".join(out)
-    (again,) = api.load(records[3]["model"], precision=None, base=None).generate(
+    (again,) = api.load(records[3]["model"], precision=None, base=None, mesh=None).generate(
         records[3]["prompt"], seeds=[records[3]["seed"]], guidance=3.0
     )
     assert test_api.near(again.image, images.load(tmp_path / "out" / "12-1.png"))

@@ -6,7 +6,8 @@ not divide evenly is an error that names the parameter. This is the only place t
 """
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from srum_jax.core.errors import BadInput
 
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 ROWS = ("data", "fsdp")  # mesh axes that the rows of a batch are cut over
+WEIGHTS_SHARE = 0.6  # of a device's memory; the rest is for caches and what programs hold
 REPLICAS = ("data", "context")  # mesh axes that no parameter is cut over
 
 # Logical axis -> mesh axes it may be cut over, the first one free in the array; () is never cut.
@@ -84,25 +86,44 @@ def make_mesh(sizes: Any, devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def host_mesh(mesh: Mesh) -> Mesh:
-    """The mesh of this host's devices alone, parameters cut over them; `mesh` itself on one host.
+def memory(device: jax.Device) -> int:
+    """Bytes that programs may use on a device; of a CPU its share of this machine's memory."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit:
+        return limit
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
-    For work that hosts do apart from each other, each at its own pace.
+
+def inference_mesh(
+    devices: Sequence[jax.Device], weights: int, each: int | None = None, cut: int | None = None
+) -> Mesh:
+    """What a model runs on where nothing is trained: every device has rows of its own, and each
+    parameter is whole on all of them where that fits, else cut over as few as hold it.
+
+    weights: bytes of all parameters, of which a device holds WEIGHTS_SHARE of its memory at most ·
+    each: bytes a device, default those of the first one · cut: devices that hold one copy, in place
+    of as few as do. Raises BadInput where `cut` does not divide the devices.
     """
-    if jax.process_count() == 1:
-        return mesh
-    here = jax.local_devices()
-    return jax.make_mesh(
-        (1, len(here), 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=here
-    )
+    count = len(devices)
+    if cut is None:
+        room = WEIGHTS_SHARE * (memory(devices[0]) if each is None else each)
+        fitting = (n for n in range(1, count) if count % n == 0 and weights <= n * room)
+        cut = next(fitting, count)
+    if count % cut:
+        raise BadInput(f"a copy of the parameters on {cut} devices each: there are {count}")
+    shape = (count // cut, cut, 1, 1)
+    how = dict(axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    return jax.make_mesh(shape, MESH_AXES, **how)
 
 
 def row_mesh(mesh: Mesh) -> Mesh:
     """This host's devices of `mesh`, all along rows: for a model that each of them holds whole."""
-    here = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-    return jax.make_mesh(
-        (len(here), 1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=here
-    )
+    return inference_mesh(here(mesh), weights=0)
+
+
+def here(mesh: Mesh) -> list[jax.Device]:
+    """This host's devices of `mesh`."""
+    return [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
 
 
 def resolve(

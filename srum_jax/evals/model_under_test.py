@@ -16,7 +16,8 @@ from srum_jax.evals.suite import AnswerRequest, EditRequest, TextRequest
 from srum_jax.generation import context
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.generation.image_codec import ImageEncoder
-from srum_jax.generation.image_sampler import ImageRequest, ImageSampler, guidance_contexts
+from srum_jax.generation.image_request import ImageRequest, guidance_contexts
+from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 
 

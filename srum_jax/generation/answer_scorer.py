@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from srum_jax.core import preemption
+from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
-from srum_jax.core.sharding import fetch, put
+from srum_jax.core.sharding import put
 from srum_jax.data import packing
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Batch, Branch, Example, Lanes, Text
@@ -117,10 +117,9 @@ class AnswerScorer:
         asked = sorted(self._asked(images, questions), key=lambda one: one.length)
         width = bucket(max([1, *(len(ids) for row in tokens for ids in row)]), FEWEST)
         found: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
-        for first in range(0, len(asked), self.batch):
-            preemption.check()
-            part = asked[first : first + self.batch]
-            p, likeliest, finite = self._call(part, tokens, width, params)
+        parts = (asked[first : first + self.batch] for first in range(0, len(asked), self.batch))
+        calls = ((part, self._call(part, tokens, width, params)) for part in parts)
+        for part, (p, likeliest, finite) in in_flight.fetched(calls):
             for row, one in enumerate(part):
                 context.check_finite(finite[row, : len(one.places)].all(), "an answer")
                 for place, key in enumerate(one.places):
@@ -129,8 +128,9 @@ class AnswerScorer:
 
     def _call(
         self, part: Sequence[_Asked], tokens, width: int, params: Params
-    ) -> tuple[np.ndarray, ...]:
-        """One compiled call: what `first_tokens` gives."""
+    ) -> tuple[jax.Array, ...]:
+        """One compiled call: what `first_tokens` gives, which may be in the making."""
+        preemption.check()
         examples = [one.example for one in part]
         padded = [[e] for e in examples] + [[]] * (self.batch - len(part))
         batch = packing.pack(padded, lanes(examples), self.model.layout)
@@ -146,8 +146,7 @@ class AnswerScorer:
         }
         batch, wanted = put((batch, wanted), self.batch_sharding)
         with self.programs.first("the answer scorer", sizes):
-            given = first_tokens(params, batch, wanted, cfg=self.model, dtype=np.dtype(self.dtype))
-        return tuple(fetch(x) for x in given)
+            return first_tokens(params, batch, wanted, cfg=self.model, dtype=np.dtype(self.dtype))
 
     def _asked(self, images, questions) -> list[_Asked]:
         """Each different picture with all its questions, in order; none that nothing is asked."""

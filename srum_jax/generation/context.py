@@ -6,6 +6,7 @@ only lacks the last items of another is the same cache with a shorter length.
 """
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from absl import logging
 from jax.typing import DTypeLike
 
+from srum_jax.core import compiling
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data import packing
@@ -195,13 +197,32 @@ def shortened(
     return mot.Cache(cache.k[:, :, :slots], cache.v[:, :, :slots], length, position)
 
 
-SOON = 3.0  # seconds of a first call that nobody is told of
+SOON = 3.0  # seconds of a first call that nobody is told of beforehand
+TOLD = 0.5  # seconds of a first call that nobody is told of afterwards
 HOW_LONG = "seconds to a minute for a small model, minutes for a large one, once for these sizes"
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program that was made ready for a call: its name, the sizes it was compiled for, seconds
+    until the call returned, and whether the folder of compiled programs had it."""
+
+    what: str
+    sizes: Mapping[str, Any]
+    seconds: float
+    found: bool
+
+    def said(self) -> str:
+        """In words, for the log."""
+        how = "found in the cache" if self.found else "compiled"
+        return f"{self.what} ({_in_words(self.sizes)}): {how}, {self.seconds:.1f} s"
+
+
 class Programs:
-    """The sizes that calls of compiled programs had. A first call that takes longer than SOON is
-    announced: it is compiled, where neither this process nor the compile cache has it.
+    """The sizes that calls of compiled programs had, and which programs were made ready for them.
+
+    A first call that takes longer than SOON is announced: it is compiled, where neither this
+    process nor the compile cache has it. Afterwards the log says how long it took.
 
     Buckets bound their number: with a window of W tokens there are at most 2·log2(W/16) + 1 buckets
     (rounded up) of text tokens, as many of ViT tokens and of latent ones, or none of these, and
@@ -211,6 +232,7 @@ class Programs:
 
     def __init__(self):
         self.seen: set[tuple] = set()
+        self.compiled: list[Compiled] = []
 
     @contextlib.contextmanager
     def first(self, what: str, sizes: Mapping[str, Any]) -> Iterator[None]:
@@ -227,13 +249,21 @@ class Programs:
         told.daemon, began = True, time.monotonic()
         told.start()
         try:
-            yield
+            with compiling.heard() as heard:
+                yield
         finally:
             told.cancel()
-        if (took := time.monotonic() - began) > SOON:
-            logging.info("%s is ready, after %.0f s", what, took)
+        if not heard.programs:  # this process had it already
+            return
+        took, found = time.monotonic() - began, heard.found == heard.programs
+        self.compiled.append(Compiled(what, dict(sizes), took, found))
+        if took > TOLD:
+            logging.info(self.compiled[-1].said())
+
+
+def _in_words(sizes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
 
 
 def _announce(what: str, sizes: Mapping[str, Any]) -> None:
-    said = ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
-    logging.info("compiling %s (%s): %s", what, said, HOW_LONG)
+    logging.info("compiling %s (%s): %s", what, _in_words(sizes), HOW_LONG)

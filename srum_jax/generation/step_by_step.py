@@ -18,9 +18,9 @@ from srum_jax.core.errors import Interrupted
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
 from srum_jax.data.schema import Batch
-from srum_jax.generation import context, image_sampler
+from srum_jax.generation import context, denoising
+from srum_jax.generation.denoising import LatentGrid
 from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams
-from srum_jax.generation.image_sampler import LatentGrid
 from srum_jax.models.bagel.model_config import BagelConfig
 
 
@@ -91,7 +91,7 @@ class StepByStep:
 
 
 _STATIC = ("cfg", "guidance", "image_by_cond", "dtype")
-_read = functools.partial(jax.jit, static_argnames=_STATIC)(image_sampler.read_contexts)
+_read = functools.partial(jax.jit, static_argnames=_STATIC)(denoising.read_contexts)
 
 
 @functools.partial(jax.jit, static_argnames="clean")
@@ -106,7 +106,7 @@ def _begun(
     """x [B,G,p·p·Z] before the first step: noise, what is given, or between both at `time`."""
     if given is not None and not clean:
         return given
-    noise = image_sampler.start_noise(seeds, grid)
+    noise = denoising.start_noise(seeds, grid)
     return noise if given is None else (1 - time) * given + time * noise
 
 
@@ -125,7 +125,7 @@ def _stepped(
 ) -> jax.Array:
     """x [B,G,p·p·Z] after the step between the two times of `sampling`."""
     how = dict(cfg=cfg, guidance=guidance, image_by_cond=image_by_cond, dtype=dtype)
-    return image_sampler.sample_latents(params, caches, grid.replace(noise=x), sampling, **how)
+    return denoising.sample_latents(params, caches, grid.replace(noise=x), sampling, **how)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from srum_jax.core import preemption
+from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
-from srum_jax.core.sharding import fetch, put
+from srum_jax.core.sharding import put
 from srum_jax.data.schema import Batch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, shared_context
@@ -187,18 +187,16 @@ class TextGenerator:
         begins = [Beginning.of(one) for one in contexts]
         order = range(len(contexts)) if stop == "first" else _by_length(contexts, begins)
         written: dict[int, GeneratedText] = {}
-        for first in range(0, len(order), self.batch):
-            preemption.check()
-            part = order[first : first + self.batch]
-            ids, counts = self._call(
-                [contexts[i] for i in part],
-                [begins[i] for i in part],
-                [seeds[i] for i in part],
-                max_tokens=max_tokens,
-                temperature=temperature,
-                stop=stop,
-                params=params,
-            )
+        asked = dict(max_tokens=max_tokens, temperature=temperature, stop=stop, params=params)
+        # The last call takes the rows of the others: the program is there.
+        asked |= dict(rows=context.rows_for(len(contexts), self.batch, self.min_rows))
+        rows = list(zip(contexts, begins, seeds, strict=True))
+        parts = (order[first : first + self.batch] for first in range(0, len(order), self.batch))
+        calls = (
+            (part, self._call(*zip(*(rows[i] for i in part), strict=True), **asked))
+            for part in parts
+        )
+        for part, (ids, counts) in in_flight.fetched(calls):
             for row, i in enumerate(part):
                 context.check_finite(BROKEN not in ids[row, : counts[row] + 1], "a text")
                 mine = tuple(ids[row, : counts[row]].tolist())
@@ -212,15 +210,16 @@ class TextGenerator:
         begins: Sequence[Beginning],
         seeds: Sequence[int],
         *,
+        rows: int,
         max_tokens: int,
         temperature: float,
         stop: str,
         params: Params,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One compiled call: as `decode`, rows of no context behind the others. Pictures that
-        several contexts begin with are read once."""
-        count, rows = len(contexts), context.rows_for(len(contexts), self.batch, self.min_rows)
-        steps, read, places = bucket(max_tokens), rows, None
+    ) -> tuple[jax.Array, jax.Array]:
+        """One compiled call: as `decode`, rows of no context behind the others; what it writes may
+        be in the making. Pictures that several contexts begin with are read once."""
+        preemption.check()
+        count, steps, read, places = len(contexts), bucket(max_tokens), rows, None
         different = len(shared_context.grouped(begins))
         if different < count:
             longest = max(context.extent(one)[0] for one in contexts)
@@ -235,7 +234,7 @@ class TextGenerator:
         per_row = (seed, np.full(rows, temperature, np.float32), limit)
         packed, per_row, places = put((packed, per_row, places), self.batch_sharding)
         with self.programs.first("the text generator", sizes):
-            ids, counts = generate_text(
+            return generate_text(
                 params,
                 packed,
                 *per_row,
@@ -245,7 +244,6 @@ class TextGenerator:
                 dtype=np.dtype(self.dtype),
                 places=places,
             )
-        return fetch(ids), fetch(counts)
 
 
 def _by_length(contexts: Sequence[Context], begins: Sequence[Beginning]) -> list[int]:

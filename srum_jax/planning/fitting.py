@@ -14,15 +14,13 @@ MeshShapes = tuple[Mapping[str, int], Mapping[str, int]]  # devices along each a
 
 
 def shapes(cfg: Config, target: Target) -> MeshShapes:
-    """The shapes of the mesh on a machine and of what drawing and scoring run on: of several hosts
-    each on its own chips, parameters cut over them. Raises BadInput for a mesh it cannot form."""
+    """The shapes of the mesh on a machine and of one that a host's chips all have rows of their own
+    on, as for drawing and scoring. Raises BadInput for a mesh it cannot form."""
     try:
         whole = sharding.mesh_shape(cfg.mesh, target.chips)
     except ValueError as e:
         raise BadInput(f"{target}: {e}") from e
-    if target.host == target:
-        return whole, whole
-    return whole, {axis: 1 for axis in whole} | {"fsdp": target.host.chips}
+    return whole, {axis: 1 for axis in whole} | {"data": target.host.chips}
 
 
 def changed(cfg: Any, key: str, value: Any) -> Any:

@@ -23,9 +23,9 @@ from srum_jax.data.schema import Text
 from srum_jax.generation import (
     answer_scorer,
     context,
+    denoising,
     guidance,
     image_codec,
-    image_sampler,
     text_generator,
 )
 from srum_jax.generation.context import bucket
@@ -149,7 +149,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
     size = image_codec.latent_grid(c.size, sizes.layout)
     packed, grid = (
         context.pack([prompt] * rows, rows, sizes.layout),
-        image_sampler.empty_grid([size], rows, sizes.layout),
+        denoising.empty_grid([size], rows, sizes.layout),
     )
     tokens = context.capacity(packed) + grid.valid.shape[1]
     sizes = programs.attending(cfg, sizes, mesh, tokens=tokens)
@@ -165,7 +165,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
         tokens=grid.valid.shape[1],
     )
     return Program(
-        function=image_sampler.generate_latents,
+        function=denoising.generate_latents,
         arguments=(
             *(params, packed, lengths, None, seeds, grid),
             guidance.SamplingParams.of(c),

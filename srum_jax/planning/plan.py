@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -28,6 +27,7 @@ from srum_jax import config, programs
 from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput, DoesNotFit
+from srum_jax.models.bagel import cost
 from srum_jax.models.bagel import model as bagel
 from srum_jax.planning import budget, fitting, hlo, lowering, topology
 from srum_jax.planning.budget import Assumptions, Chips
@@ -54,12 +54,10 @@ def mesh_of(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
 
 
 def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
-    """What drawing and scoring run on: of several hosts each on its own chips, parameters cut over
-    them."""
-    if machine.target.host == machine.target:
-        return mesh_of(cfg, machine)
-    sizes = types.SimpleNamespace(data=1, fsdp=-1, tensor=1, context=1)
-    return sharding.make_mesh(sizes, machine.host)
+    """What drawing and scoring run on: each host on its own chips, parameters cut over as few as
+    hold them."""
+    weights = cost.memory(sizes_of(cfg), cfg.compute.dtype).weights
+    return sharding.inference_mesh(machine.host, weights, int(machine.hbm_gib * GIB))
 
 
 def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:

@@ -132,8 +132,8 @@ def parts(run: Run) -> list[Part]:
     found = [part for part in found if part.rounds]
     if run.stages:
         about = (
-            "Wall-clock seconds of each stage, compilation included; memory is the highest of the "
-            "host process."
+            "Wall-clock seconds of each stage, compilation included; devices are without work "
+            "while no call is on them; memory is the highest of the host process."
         )
         found.append(Part("stages", "Time and memory", about, "stages.html.j2"))
     if run.facts:

@@ -5,8 +5,11 @@ which sampler, prompts and seeds; where records are kept is the caller's own.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
@@ -37,17 +40,27 @@ def draw(
     "image" is uint8 [H,W,3], "latent" float32 [h,w,p·p·Z] · params: the model's, in place of the
     sampler's own. Raises ValueError for a prompt the model cannot read.
     """
-    texts, seeds = [one.prompt for one in prompts], [one.seed for one in prompts]
-    images, latents = sampler.sample_prompts(texts, seeds, params=params)
-    return [
-        {
-            "id": f"{one.prompt_id}-{one.k}",
-            **dataclasses.asdict(one),
-            "image": image,
-            "latent": latent,
-        }
-        for one, image, latent in zip(prompts, images, latents, strict=True)
-    ]
+    return next(drawn([prompts], sampler, params=params))
+
+
+def drawn(
+    several: Iterable[Sequence[SeededPrompt]],
+    sampler: ImageSampler,
+    *,
+    params: Params | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+    """As `draw` of several lists, in order: the sampler begins the next one before the last
+    pictures of a list are fetched."""
+    wanted, asked = itertools.tee(several)
+    texts = (([one.prompt for one in part], [one.seed for one in part]) for part in asked)
+    found = sampler.stream_prompts(texts, params=params)
+    for part, (images, latents) in zip(wanted, found, strict=False):
+        yield [_record(*one) for one in zip(part, images, latents, strict=True)]
+
+
+def _record(one: SeededPrompt, image: np.ndarray, latent: np.ndarray) -> dict[str, Any]:
+    name = f"{one.prompt_id}-{one.k}"
+    return {"id": name, **dataclasses.asdict(one), "image": image, "latent": latent}
 
 
 def encoded(record: Record) -> dict[str, Any]:

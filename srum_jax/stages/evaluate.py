@@ -16,7 +16,7 @@ from etils import epath
 
 from srum_jax import disk
 from srum_jax.config import Config
-from srum_jax.core import files, registry, sharding
+from srum_jax.core import files, registry
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
@@ -79,11 +79,11 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             inputs[name] = Manifest.read(work.stage(name)).hash
 
     def body(folder: epath.Path) -> Outcome:
-        with loading.compile_clock() as compiling:
-            here = sharding.host_mesh(mesh)
+        with loading.measured() as spent:
+            here = loading.own_mesh(cfg, work, mesh, models=2)  # base and trained
             with jax.set_mesh(here):
                 outcome = evaluate(cfg, here, work, folder, suites)
-        return dataclasses.replace(outcome, compile_seconds=sum(compiling))
+        return dataclasses.replace(outcome, **dataclasses.asdict(spent))
 
     sections = ("model", "sample", "score", "evaluate", "generate.shard_size", "compute.dtype")
     return run_stage("evaluate", cfg, work, sections=sections, inputs=inputs, body=body)

@@ -9,7 +9,7 @@ prompts that the run will also be evaluated on.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from etils import epath
 
 from srum_jax import disk, programs
 from srum_jax.config import Config
-from srum_jax.core import sharding
 from srum_jax.core.files import write_json
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import records, shards
@@ -92,8 +91,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         if jax.process_index() == 0:
             write_json(folder / "held_back.json", held_back(cfg, reader))
             write_findings(folder, given.rejects, shared)
-        here = sharding.host_mesh(mesh)
-        with jax.set_mesh(here), loading.compile_clock() as compiling:
+        here = loading.own_mesh(cfg, work, mesh)
+        with jax.set_mesh(here), loading.measured() as spent:
             loaded = loading.base(cfg, work, here)
             draw(
                 jobs,
@@ -112,7 +111,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
                 **counted(given.rejects, shared, repeated=len(given.duplicates)),
             },
             items=len(jobs),
-            compile_seconds=sum(compiling),
+            **dataclasses.asdict(spent),
         )
 
     sections = ("model", "seed", "sample", "generate", "compute.dtype")
@@ -214,12 +213,13 @@ def draw(
 ) -> None:
     """Draws `jobs` into shards of `folder`, going on where it stopped.
 
-    shard_size: images a shard · seed: of the run · title: of the progress bar. A shard is sampled
-    by one call, so its bits do not depend on where a run was interrupted.
+    shard_size: images a shard · seed: of the run · title: of the progress bar. A shard shares no
+    call with others, so its bits do not depend on where a run was interrupted.
     """
 
-    def make(first: int, count: int) -> list[dict[str, Any]]:
-        return generate_shard(jobs[first : first + count], sampler, seed)
+    def make(ranges: shard_worker.Ranges) -> Iterator[list[dict[str, Any]]]:
+        wanted = (seeded(jobs[first : first + count], seed) for first, count in ranges)
+        return draw_and_judge.drawn(wanted, sampler)
 
     sizes = shards.shard_sizes(len(jobs), shard_size)
     shard_worker.make_all(
@@ -227,9 +227,8 @@ def draw(
     )
 
 
-def generate_shard(jobs: Sequence[Job], sampler: ImageSampler, seed: int) -> list[dict[str, Any]]:
-    """One candidate record per job, by one call of the sampler."""
-    wanted = [
+def seeded(jobs: Sequence[Job], seed: int) -> list[SeededPrompt]:
+    """What is to be drawn of the jobs of a shard; seed: of the run."""
+    return [
         SeededPrompt(p.id, p.text, p.category, k, candidate_seed(seed, p.id, k)) for p, k in jobs
     ]
-    return draw_and_judge.draw(wanted, sampler)

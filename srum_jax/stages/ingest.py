@@ -120,11 +120,11 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         layout = model_config.from_folder(weights.sizes).layout
         key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
         plan = planned(source, folder, key, cfg, layout, tokenizer)
-        here = sharding.host_mesh(mesh)
-        with jax.set_mesh(here), loading.compile_clock() as compiling:
+        here = sharding.row_mesh(mesh)
+        with jax.set_mesh(here), loading.measured() as spent:
             loaded = loading.base(cfg, work, here, want=("vae",))
             outcome = ingest(source, plan, folder, cfg, loaded, here)
-        return dataclasses.replace(outcome, compile_seconds=sum(compiling))
+        return dataclasses.replace(outcome, **dataclasses.asdict(spent))
 
     sections = ("model", "seed", "ingest")
     return run_stage("ingest", cfg, work, sections=sections, inputs=inputs, body=body)
@@ -344,13 +344,15 @@ def ingest(
         mine = plan.shards[jax.process_index() :: jax.process_count()]
         source.expect([entry.place for shard in mine for entry in shard])
     features = shards.candidate_features((None, None, loaded.cfg.token_dim), also=also)
+    work = shard_worker.one_by_one(drawn)
     shard_worker.make_all(
-        folder, generate.NAME, features, sizes, drawn, title="ingest", encode=encode
+        folder, generate.NAME, features, sizes, work, title="ingest", encode=encode
     )
     outputs, counts = {"candidates": ".", "held_back": "held_back.json"}, {}
     if source.judged:
         scores, features = folder / SCORES, shards.score_features()
-        shard_worker.make_all(scores, score.NAME, features, sizes, judged, title="ingest: scores")
+        work = shard_worker.one_by_one(judged)
+        shard_worker.make_all(scores, score.NAME, features, sizes, work, title="ingest: scores")
         outputs["scores"], counts = SCORES, statuses(scores)
     return Outcome(
         outputs,

@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax import monitoring
 
 from srum_jax import programs
 from srum_jax.config import Config, TrainConfig
-from srum_jax.core import param_tree, registry, sharding
+from srum_jax.core import compiling, device_clock, param_tree, registry, sharding
 from srum_jax.core.files import model_fingerprint as fingerprint  # noqa: F401 (stages ask here)
 from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.tokenizer import Tokenizer
@@ -27,15 +26,10 @@ from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.generation.context import Programs
 from srum_jax.models import lora
-from srum_jax.models.bagel import hf, model_config
+from srum_jax.models.bagel import cost, hf, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
-
-_COMPILING = (
-    "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    "/jax/core/compile/backend_compile_duration",
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,6 +154,18 @@ def base(
     return LoadedModel(*loaded, source=found, family=family)
 
 
+def own_mesh(
+    cfg: Config, work: Workdir, mesh: jax.sharding.Mesh, models: int = 1
+) -> jax.sharding.Mesh:
+    """What this host draws and judges on, apart from others: its devices of `mesh`, the parameters
+    whole on each or cut over as few as hold so many models of this round's sizes.
+
+    Raises FileNotFoundError or ValueError for weights that are not there.
+    """
+    need = cost.memory(model_config.from_folder(source(cfg, work).sizes), cfg.compute.dtype)
+    return sharding.inference_mesh(sharding.here(mesh), models * need.weights)
+
+
 def made_by_training(
     loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
 ) -> param_tree.Params:
@@ -216,17 +222,18 @@ def answers_stay(c: TrainConfig) -> bool:
     return c.trainable == "gen" or (c.trainable == "lora" and c.lora.experts == "gen")
 
 
+@dataclasses.dataclass
+class Spent:
+    """Seconds of a stage: in which programs were compiled, and in which devices had work."""
+
+    compile_seconds: float = 0.0
+    device_seconds: float = 0.0
+
+
 @contextlib.contextmanager
-def compile_clock() -> Iterator[list[float]]:
-    """Yields a list that gets the seconds of every compilation inside the block."""
-    seconds: list[float] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event in _COMPILING:
-            seconds.append(duration)
-
-    monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        monitoring.unregister_event_duration_listener(listen)
+def measured() -> Iterator[Spent]:
+    """Yields what is spent inside the block, known where it has ended."""
+    spent = Spent()
+    with compiling.heard() as heard, device_clock.measuring() as clock:
+        yield spent
+    spent.compile_seconds, spent.device_seconds = heard.seconds, clock.seconds

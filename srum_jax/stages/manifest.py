@@ -71,6 +71,7 @@ class Outcome:
     counts: Mapping[str, int]
     items: int  # what the rate counts: images, steps, questions
     compile_seconds: float = 0.0
+    device_seconds: float | None = None  # in which devices had work; None: not measured
     results: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see `Manifest`
 
 
@@ -223,7 +224,7 @@ def run_stage(
                 write_json(folder / "started.json", told)
         raise
     barrier(f"{name}: ends")
-    timing = _timing(spent + time.monotonic() - start, outcome) | {"starts": starts + 1}
+    timing = _timing(spent, time.monotonic() - start, outcome) | {"starts": starts + 1}
     manifest = Manifest(
         stage=name,
         config_hash=section_hash(cfg, sections),
@@ -239,7 +240,8 @@ def run_stage(
         write_json(folder / "manifest.json", dataclasses.asdict(manifest))
         write_results(cfg, work)
     barrier(f"{name}: recorded")
-    logging.info("%s: finished in %.1f s", name, timing["seconds"])
+    idle = f", devices without work {timing['device_idle']:.0%}" if "device_idle" in timing else ""
+    logging.info("%s: finished in %.1f s%s", name, timing["seconds"], idle)
     return manifest
 
 
@@ -357,13 +359,19 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _timing(seconds: float, outcome: Outcome) -> dict[str, float]:
+def _timing(earlier: float, seconds: float, outcome: Outcome) -> dict[str, float]:
+    """Of a stage's last start, which took `seconds`, and of those before it."""
+    total, idle = earlier + seconds, {}
+    if outcome.device_seconds is not None:
+        busy = outcome.device_seconds / max(seconds, 1e-9)
+        idle["device_idle"] = round(max(0.0, 1 - busy), 4)
     return {
-        "seconds": round(seconds, 3),
+        "seconds": round(total, 3),
         "compile_seconds": round(outcome.compile_seconds, 3),
         "items": outcome.items,
-        "items_per_second": round(outcome.items / max(seconds, 1e-9), 4),
+        "items_per_second": round(outcome.items / max(total, 1e-9), 4),
         "peak_rss_mb": round(memory.peak() / 2**20, 1),
+        **idle,
     }
 
 

@@ -100,7 +100,8 @@ def _replied(
 
     sizes, title = shards.shard_sizes(len(requests), step), f"{title} {folder.name}"
     encode = draw_and_judge.encoded if field == "image" else dict
-    shard_worker.make_all(folder, folder.name, features, sizes, make, title=title, encode=encode)
+    work = shard_worker.one_by_one(make)
+    shard_worker.make_all(folder, folder.name, features, sizes, work, title=title, encode=encode)
     return shards.read(folder).column(field)
 
 

@@ -10,8 +10,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.config import Config, ScoreConfig
-from srum_jax.core import files, sharding
+from srum_jax.core import files
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
@@ -51,8 +50,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     inputs = {"candidates": Manifest.read(candidates).hash, **judges.fingerprints(cfg)}
 
     def body(folder: epath.Path) -> Outcome:
-        records, here = shards.read(candidates), sharding.host_mesh(mesh)
-        with jax.set_mesh(here), loading.compile_clock() as compiling:
+        records, here = shards.read(candidates), loading.own_mesh(cfg, work, mesh)
+        with jax.set_mesh(here), loading.measured() as spent:
             opened = loading.base(cfg, work, here, want=("model",))
             prompts = [record["prompt"] for record in records.summaries()]
             scenes = judges.decomposed(prompts, opened, cfg, here, folder / SCENES)
@@ -63,7 +62,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             found = calibration.calibration(shards.read(folder), compared)
             write_json(folder / "calibration.json", found)
         counts = {**outcome.counts, **counted_scenes(scenes), **panel.counts}
-        return dataclasses.replace(outcome, counts=counts, compile_seconds=sum(compiling))
+        return dataclasses.replace(outcome, counts=counts, **dataclasses.asdict(spent))
 
     # The candidates' hash covers the weights: the model judges what the same model drew.
     sections = ("model", "weights", "score", "compute.dtype")
@@ -93,10 +92,9 @@ def score(
     features = shards.score_features(masks=masked, answers=True)
     sizes = shards.shard_sizes(len(records), cfg.shard_size)
 
-    def make(first: int, count: int) -> list[ScoredCandidate]:
-        with ThreadPoolExecutor(shard_worker.THREADS) as pool:  # each decodes a picture
-            part = list(pool.map(records.__getitem__, range(first, first + count)))
-        return score_shard(part, panel)
+    def make(ranges: shard_worker.Ranges) -> Iterator[list[ScoredCandidate]]:
+        for part in shard_worker.read_ahead(records, ranges):
+            yield score_shard(part, panel)
 
     encode = functools.partial(score_record, masked=masked)
     shard_worker.make_all(folder, NAME, features, sizes, make, title="score", encode=encode)

@@ -5,30 +5,32 @@ waiting at the end. A shard is whole or absent (`data/shards.py`) and its conten
 number alone, so the records are the same however often the work was interrupted and however many
 hosts took part.
 
-Pictures are encoded and shards written by threads, while the devices make what follows. Shards are
-written in order, and no more than WAITING of them are left while the next one is made.
+Pictures are read, encoded and shards written by threads, while the devices make what follows.
+Shards are written in order, and no more than WAITING of them are left while the next one is made.
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 from tqdm import tqdm
 
-from srum_jax.core import console, distributed, preemption
+from srum_jax.core import console, distributed, in_flight, preemption
 from srum_jax.core.errors import Preempted
 from srum_jax.data import shards
 
 WAITING = 1  # shards made and not yet written: what they hold stays in memory
 THREADS = min(8, os.cpu_count() or 1)  # that encode pictures, or decode them
 
-Make = Callable[[int, int], Sequence[Any]]  # (first record, how many) -> what `encode` takes
+Ranges = Iterable[tuple[int, int]]  # of shards to make: (first record, how many)
+Make = Callable[[Ranges], Iterable[Sequence[Any]]]  # -> of each range what `encode` takes
 Encode = Callable[[Any], Mapping[str, Any]]  # -> a record as it is stored
 
 
@@ -44,10 +46,11 @@ def make_all(
 ) -> None:
     """Makes the shards of `folder` that are missing, and finishes the folder when all are there.
 
-    sizes: records of each shard · title: of the progress bar · encode: what is done to each of
-    them on the way to the file, in a thread. Shard u is made by host u modulo their number. Raises
-    as `shards.write_shard`, `shards_left` and `finish` do, and Preempted, on every host, where one
-    was told to stop and shards are left.
+    sizes: records of each shard · make: asks for the next range when it has work for the devices
+    left no more · title: of the progress bar · encode: what is done to each record on the way to
+    the file, in a thread. Shard u is made by host u modulo their number. Raises as
+    `shards.write_shard`, `shards_left` and `finish` do, and Preempted, on every host, where one was
+    told to stop and shards are left.
     """
     folder, first = epath.Path(folder), jax.process_index() == 0
     distributed.barrier(f"{title}: starts")
@@ -62,16 +65,13 @@ def make_all(
         unit="img",
         shown=first,
     )
+    ranges = itertools.takewhile(_go_on, ((starts[u], sizes[u]) for u in todo))
     made = 0
     with bar, _Writer(folder, name, features, len(sizes), encode, bar) as writer:
-        for u in todo:
-            try:
-                preemption.check()
-                records = make(starts[u], sizes[u])
-            except Preempted:
-                break  # other processes are told to stop too, and are at other shards
-            writer.put(u, records)
-            made += 1
+        with contextlib.suppress(Preempted):  # other processes are at other shards, and told too
+            for u, records in zip(todo, make(ranges), strict=False):
+                writer.put(u, records)
+                made += 1
     if distributed.any_process(made < len(todo), f"{title}: made"):
         raise Preempted(f"{title}: stopped, finished shards are kept")
     if first:
@@ -79,6 +79,23 @@ def make_all(
             left.rmtree()
         shards.finish(folder, name, features, sizes)
     distributed.barrier(f"{title}: finished")
+
+
+def one_by_one(make: Callable[[int, int], Sequence[Any]]) -> Make:
+    """A `Make` of what makes one shard, by its first record and how many."""
+    return functools.partial(itertools.starmap, make)
+
+
+def read_ahead(records: Sequence[Any], ranges: Ranges) -> Iterator[list[Any]]:
+    """The records of each range, read and decoded by threads while the range before is in work."""
+    with concurrent.futures.ThreadPoolExecutor(THREADS, "read") as pool:
+        places = (range(first, first + count) for first, count in ranges)
+        reading = (pool.map(records.__getitem__, part) for part in places)
+        yield from map(list, in_flight.ahead(reading))
+
+
+def _go_on(_: tuple[int, int]) -> bool:
+    return not preemption.asked()
 
 
 class _Writer:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import types
 
 import jax
@@ -81,6 +82,28 @@ def test_chips_that_cannot_form_a_mesh_are_bad_input(monkeypatch):
     monkeypatch.setattr(sharding.mesh_utils, "create_device_mesh", refuse)
     with pytest.raises(BadInput, match="mesh.fsdp = 4.*links form no such mesh: no assignment"):
         mesh_of(fsdp=4, devices=chips(2, 2, 1))
+
+
+@pytest.mark.parametrize(
+    "weights, cut",
+    [(0, 1), (60, 1), (61, 2), (121, 4), (240, 4), (241, 8), (10**9, 8)],
+)
+def test_parameters_are_whole_where_they_fit_and_else_cut_over_the_fewest_devices(weights, cut):
+    mesh = sharding.inference_mesh(jax.devices(), weights, each=100)
+    assert dict(mesh.shape) == dict(data=8 // cut, fsdp=cut, tensor=1, context=1)
+    assert sharding.row_ways(mesh) == 8  # every device has rows of its own, however they are cut
+
+
+def test_who_says_over_how_many_devices_a_copy_is_cut_gets_that():
+    mesh = sharding.inference_mesh(jax.devices()[:6], 10**9, each=1, cut=2)
+    assert dict(mesh.shape) == dict(data=3, fsdp=2, tensor=1, context=1)
+    with pytest.raises(BadInput, match="on 4 devices each: there are 6"):
+        sharding.inference_mesh(jax.devices()[:6], 0, cut=4)
+
+
+def test_devices_of_a_cpu_share_its_memory():
+    of_all = sum(sharding.memory(device) for device in jax.devices())
+    assert 0 < of_all <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_resolve_follows_the_table():

@@ -3,16 +3,19 @@
 import functools
 import logging as python_logging
 import math
+import re
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from samples import CFG, jit, latent, picture, text, weights
 
 from srum_jax.config import SampleConfig
 from srum_jax.data.schema import Text
-from srum_jax.generation import context, image_codec, image_sampler
+from srum_jax.generation import context, denoising, image_codec, image_request, image_sampler
 from srum_jax.generation import text_generator as writing
 from srum_jax.models.bagel import mot, vae
 
@@ -177,16 +180,16 @@ def traced(monkeypatch):
         traces.append("image sampler")
         return grid.noise
 
-    def pixels(params, cfg, latents):
+    def pixels(params, cfg, latents, padded=None):
         traces.append("decoder")
         rows, h, w, _ = latents.shape
         return jnp.zeros((rows, h * cfg.downsample, w * cfg.downsample, 3))
 
     monkeypatch.setattr(context, "prefill", empty)
     monkeypatch.setattr(writing, "decode", decode)
-    monkeypatch.setattr(image_sampler, "sample_latents", sample)
+    monkeypatch.setattr(denoising, "sample_latents", sample)
     monkeypatch.setattr(vae, "decode", pixels)
-    programs = (writing.generate_text, image_sampler.generate_latents, image_codec.decode_latents)
+    programs = (writing.generate_text, denoising.generate_latents, image_codec.decode_latents)
     for program in programs:  # those of the real model are not these
         program.clear_cache()
     yield traces
@@ -253,10 +256,10 @@ def test_random_images_compile_few_programs_and_all_are_noted(traced):
         requests = []
         for _ in range(rng.integers(1, 4)):
             thought = text(rng, 3) if rng.random() < 0.5 else None
-            made = image_sampler.guidance_contexts(some(rng, window - 5), thought=thought)
+            made = image_request.guidance_contexts(some(rng, window - 5), thought=thought)
             size = tuple(4 * rng.integers(1, 4, 2))
             requests.append(
-                image_sampler.ImageRequest(**made, size=size, seed=int(rng.integers(2**32)))
+                image_request.ImageRequest(**made, size=size, seed=int(rng.integers(2**32)))
             )
         for request, drawn in zip(requests, draw(requests), strict=True):
             assert drawn.image.shape == (*request.size, 3)
@@ -279,7 +282,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("over", [True, False])
-def test_a_first_call_that_takes_long_is_announced_before_it_returns(monkeypatch, caplog, over):
+def test_a_first_call_that_takes_long_is_announced_and_what_was_compiled_is_told(
+    monkeypatch, caplog, over
+):
     monkeypatch.setattr(context.threading, "Timer", functools.partial(Clock, over=over))
     now = [0.0]
     monkeypatch.setattr(context.time, "monotonic", lambda: now[0])
@@ -287,10 +292,36 @@ def test_a_first_call_that_takes_long_is_announced_before_it_returns(monkeypatch
     with caplog.at_level(python_logging.INFO):
         with programs.first("the encoder", sizes):
             before = caplog.text
-            now[0] += 41.0 if over else 1.0
+            jax.jit(lambda x: x * 1.375)(1.0)
+            now[0] += 41.0 if over else 0.25
         assert ("compiling the encoder (pictures 4, size (8, 8)): seconds" in before) == over
-        assert ("the encoder is ready, after 41 s" in caplog.text) == over
+        (made,) = programs.compiled
+        assert made.said() in caplog.text if over else not caplog.text
+        assert (made.what, made.sizes, made.seconds) == ("the encoder", sizes, now[0])
         caplog.clear()
         with programs.first("the encoder", sizes):  # it is compiled
             now[0] += 41.0
-        assert caplog.text == ""
+        assert caplog.text == "" and len(programs.compiled) == 1
+
+
+def test_whether_a_program_was_compiled_or_found_in_the_folder_is_known(tmp_path):
+    def call(programs):
+        with programs.first("a sum", {"numbers": 3}):
+            jax.jit(lambda x: x + 1.0625)(np.zeros(3, np.float32))
+
+    first, later, before = context.Programs(), context.Programs(), None
+    try:
+        before = jax.config.jax_compilation_cache_dir
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        for programs in (first, first, later):
+            call(programs)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+    assert [[one.found for one in programs.compiled] for programs in (first, later)] == [
+        [False],
+        [True],
+    ]
+    (made,) = later.compiled
+    assert re.fullmatch(r"a sum \(numbers 3\): found in the cache, \d+\.\d s", made.said())

@@ -13,7 +13,7 @@ from srum_jax import api
 from srum_jax.core import registry
 from srum_jax.data.schema import Text
 from srum_jax.generation import bagel, families
-from srum_jax.generation.image_sampler import GeneratedImage
+from srum_jax.generation.image_request import GeneratedImage
 from srum_jax.generation.text_generator import GeneratedText
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Workdir

@@ -1,5 +1,6 @@
 """Latents to pictures and back: each at its own size, whatever shares its batch."""
 
+import dataclasses
 import functools
 import types
 
@@ -15,7 +16,7 @@ from srum_jax.core.errors import Preempted
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.images import to_float
 from srum_jax.generation import image_codec
-from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
+from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder, Latents, side_bucket
 from srum_jax.models.bagel import vae
 from srum_jax.planning import hlo
 
@@ -41,9 +42,6 @@ def test_latents_are_decoded_at_their_own_size(coder):
         assert shown.shape == (4 * h, 4 * w, 3) and shown.dtype == np.uint8
         assert np.abs(shown - want).max() <= 1.01
     assert show([]) == []
-    told = functools.partial(next, iter([False, True]))  # to stop, after those of one size
-    with preemption.agreeing(told), pytest.raises(Preempted):
-        show(latents)
 
 
 def test_each_device_decodes_pictures_of_its_own(coder):
@@ -97,3 +95,35 @@ def test_moments_of_many_are_those_of_each(coder):
         encoder.moments(images)
     for one, want in zip(images, mean, strict=True):
         np.testing.assert_allclose(encoder.encode(one).tokens, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("given, room", [(1, 1), (8, 8), (9, 10), (33, 40), (45, 48), (64, 64)])
+def test_sides_are_padded_to_four_for_every_doubling(given, room):
+    assert side_bucket(given) == room
+    assert len({side_bucket(side) for side in range(33, 65)}) == 4
+    assert all(side_bucket(side) <= 1.25 * side for side in range(1, 65))
+
+
+def test_pictures_of_many_sizes_share_a_program_and_are_what_they_are_at_their_own(coder):
+    """What pads them changes nothing: at most the rounding of a sum."""
+    rng = np.random.default_rng(0)
+    sizes = [(9, 10), (10, 9), (9, 9), (9, 10)]
+    latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in sizes]
+    decoder, before = ImageDecoder(coder, CFG), image_codec.decode_latents._cache_size()
+    (shared,) = decoder.stream([Latents(latents, bucketed=True)])
+    assert image_codec.decode_latents._cache_size() == before + 1
+    for (h, w), image, alone in zip(sizes, shared, decoder.decode(latents), strict=True):
+        assert image.shape == (4 * h, 4 * w, 3)
+        assert np.abs(image.astype(int) - alone).max() <= 1
+
+
+def test_pictures_of_many_sizes_are_encoded_by_one_program(coder):
+    rng = np.random.default_rng(0)
+    encoder = ImageEncoder(coder, dataclasses.replace(CFG, max_latent=16))
+    before = image_codec.encode_images._cache_size()
+    images = [rng.integers(0, 256, (4 * h, 4 * w, 3), np.uint8) for h, w in ((9, 10), (9, 9))]
+    found = [encoder.encode(image).tokens for image in images]
+    assert image_codec.encode_images._cache_size() == before + 1
+    for image, tokens in zip(images, found, strict=True):
+        (alone,) = encoder.means([image])
+        np.testing.assert_allclose(tokens, alone, atol=1e-5)

@@ -18,10 +18,11 @@ from srum_jax.core.errors import BadInput, Preempted
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Latent, Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import context, image_codec, image_sampler
+from srum_jax.generation import context, denoising, image_codec, image_request, image_sampler
 from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams, guided_runs
 from srum_jax.generation.image_codec import ImageDecoder
-from srum_jax.generation.image_sampler import ImageRequest, ImageSampler
+from srum_jax.generation.image_request import ImageRequest
+from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.models.bagel import model as bagel
 from srum_jax.worlds.shapes import examples
 
@@ -34,28 +35,28 @@ def requests():
     rng = np.random.default_rng(0)
     words, look = functools.partial(text, rng), functools.partial(picture, rng)
     clean = functools.partial(latent, rng, noisy=False)
-    edit = image_sampler.guidance_contexts((clean(2, 2), look(2, 2), words(4)))
+    edit = image_request.guidance_contexts((clean(2, 2), look(2, 2), words(4)))
     system, thought = words(2), words(5)
     return {
-        "draw": ImageRequest(**image_sampler.guidance_contexts((words(3),)), size=(8, 12), seed=1),
+        "draw": ImageRequest(**image_request.guidance_contexts((words(3),)), size=(8, 12), seed=1),
         "longer": ImageRequest(
-            **image_sampler.guidance_contexts((words(11),)), size=(16, 8), seed=2
+            **image_request.guidance_contexts((words(11),)), size=(16, 8), seed=2
         ),
         "thought": ImageRequest(
-            **image_sampler.guidance_contexts((words(3),), system=system, thought=thought),
+            **image_request.guidance_contexts((words(3),), system=system, thought=thought),
             size=(12, 12),
             seed=3,
         ),
         "edit": ImageRequest(**edit, size=(8, 8), seed=4),
         "two": ImageRequest(
-            **image_sampler.guidance_contexts(
+            **image_request.guidance_contexts(
                 (look(1, 2), words(2), clean(1, 2), look(2, 1), words(3))
             ),
             size=(4, 16),
             seed=5,
         ),
         "thought edit": ImageRequest(
-            **image_sampler.guidance_contexts(
+            **image_request.guidance_contexts(
                 (clean(1, 3), look(1, 3), words(6)), system=system, thought=thought
             ),
             size=(4, 12),
@@ -63,7 +64,7 @@ def requests():
         ),
         "nothing": ImageRequest(context=(), size=(8, 8), seed=6),
         "only seen": ImageRequest(
-            **image_sampler.guidance_contexts((look(2, 2),)), size=(8, 8), seed=7
+            **image_request.guidance_contexts((look(2, 2),)), size=(8, 8), seed=7
         ),
     }
 
@@ -233,7 +234,7 @@ def test_each_step_can_be_traced(model):
     """A trace holds x before each step, every branch's velocity and the guided one, a run each."""
     packed = context.pack([REQUESTS["draw"].context], 1, CFG.layout)
     settings = changed(guidance_interval=(0.0, 0.9))
-    blank = image_sampler.empty_grid([(2, 3)], 1, CFG.layout)
+    blank = denoising.empty_grid([(2, 3)], 1, CFG.layout)
     noise = np.random.default_rng(0).normal(size=blank.noise.shape).astype(np.float32)
     guidance = Guidance.of(settings)
 
@@ -246,9 +247,7 @@ def test_each_step_can_be_traced(model):
         how = dict(cfg=CFG, guidance=guidance, dtype=jnp.float32, trace=True)
         given = blank.replace(noise=noise)
         caches = GuidanceCaches(cond, empty)
-        return image_sampler.sample_latents(
-            params, caches, given, SamplingParams.of(settings), **how
-        )
+        return denoising.sample_latents(params, caches, given, SamplingParams.of(settings), **how)
 
     last, traces = run(model[0])
     assert [t[1].shape[:2] for t in traces] == [(1, 1), (2, 2)]  # steps, branches
@@ -349,7 +348,7 @@ def test_what_each_guidance_compares_with():
     see, clean = picture(rng, 1, 1), latent(rng, 1, 1, noisy=False)
 
     def of(*items, **how):
-        made = image_sampler.guidance_contexts(items, **how)
+        made = image_request.guidance_contexts(items, **how)
         return made["context"], made["context"][: made["plain"]], made["texts"]
 
     assert of(a) == ((a,), (), (a,))
@@ -366,7 +365,7 @@ def test_what_each_guidance_compares_with():
 
 
 def test_a_canvas_marks_what_is_real():
-    made = image_sampler.empty_grid([(2, 3), (5, 4)], 3, CFG.layout)
+    made = denoising.empty_grid([(2, 3), (5, 4)], 3, CFG.layout)
     assert made.noise.shape == (3, 24, CFG.token_dim) and not made.noise.any()
     assert made.valid.sum(axis=1).tolist() == [6, 20, 0]
     assert made.positions[0, :6].tolist() == [0, 1, 2, 8, 9, 10]
@@ -449,23 +448,23 @@ def test_samplers_of_one_model_share_their_programs(prompted):
     """A program is compiled once a process, whoever asks for it and with whatever scale."""
     sampler = prompted(changed(guidance=2.125)).__self__
     sampler.sample(pick(("draw",)))
-    before = image_sampler.generate_latents._cache_size()
+    before = denoising.generate_latents._cache_size()
     other = dataclasses.replace(sampler, settings=changed(guidance=3.5), params=weights(seed=1))
     other.sample(pick(("draw",)))
-    assert image_sampler.generate_latents._cache_size() == before
+    assert denoising.generate_latents._cache_size() == before
 
 
 def test_traces_name_the_parts_of_the_model(model):
     """What profilers show: the scopes of a lowered program."""
     request, guidance = REQUESTS["edit"], Guidance.of(SETTINGS)
     grid, packed = (
-        image_sampler.empty_grid([(2, 2)], 1, CFG.layout),
+        denoising.empty_grid([(2, 2)], 1, CFG.layout),
         context.pack([request.context], 1, CFG.layout),
     )
     how = dict(cfg=CFG, guidance=guidance, image_by_cond=False, dtype=np.dtype("float32"))
     lengths, seeds = np.zeros((2, 2, 1), np.int32), np.zeros(1, np.uint32)
     given = (packed, lengths, None, seeds, grid, SamplingParams.of(SETTINGS))
-    drawn = image_sampler.generate_latents.lower(model[0], *given, **how)
+    drawn = denoising.generate_latents.lower(model[0], *given, **how)
     tokens = np.zeros((1, 2, 2, CFG.token_dim), np.float32)
     decoded = image_codec.decode_latents.lower(model[1], tokens, cfg=CFG)
     text = drawn.as_text(debug_info=True)
@@ -476,9 +475,8 @@ def test_traces_name_the_parts_of_the_model(model):
 
 def test_told_to_stop_it_draws_no_further_batch(sampler, monkeypatch):
     told, drawn = functools.partial(next, iter([False, True])), []
-    monkeypatch.setattr(
-        ImageSampler, "_call", lambda self, params, part, *_: drawn.append(1) or part
-    )
+    nothing = jnp.zeros((4, 16, CFG.token_dim))
+    monkeypatch.setattr(ImageSampler, "_call", lambda *_: drawn.append(1) or nothing)
     with preemption.agreeing(told), pytest.raises(Preempted):
         sampler(changed(batch=1)).sample([REQUESTS["draw"], REQUESTS["draw"]])
     assert len(drawn) == 1

@@ -16,7 +16,7 @@ from srum_jax.config import OptimConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
-from srum_jax.generation import context, generation_config, guidance, image_sampler, text_generator
+from srum_jax.generation import context, denoising, generation_config, guidance, text_generator
 from srum_jax.models import int8
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import model_config, mot
@@ -133,7 +133,7 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
 
     packed = shapes(context.pack([()] * 2, 2, CFG.layout))
-    grid = shapes(image_sampler.empty_grid([(64, 64)] * 2, 2, CFG.layout))
+    grid = shapes(denoising.empty_grid([(64, 64)] * 2, 2, CFG.layout))
     settings = generation_config.GenerationConfig().generate
     on = guidance.Guidance.of(settings)
     assert on.text and not on.image and [guided for guided, *_ in on.runs] == [True, False]
@@ -143,7 +143,7 @@ def test_drawing_and_writing_with_the_big_preset_lower(kept_as):
         cond = context.prefill(params, packed, slots=context.capacity(packed), **how)
         zero = jnp.zeros_like(cond.length)
         caches = guidance.GuidanceCaches(cond, context.shortened(cond, zero, zero))
-        return image_sampler.sample_latents(params, caches, grid, sampling, guidance=on, **how)
+        return denoising.sample_latents(params, caches, grid, sampling, guidance=on, **how)
 
     def write(params, packed, seeds, temperature, limit):
         how = dict(cfg=CFG, dtype=jnp.bfloat16)

@@ -90,6 +90,7 @@ def full(tmp_path):
                 "items": 1600,
                 "items_per_second": 55.0,
                 "peak_rss_mb": 1210.4,
+                "device_idle": 0.125,
             },
             "evaluate": {"seconds": 3700.0},
         },

@@ -21,7 +21,7 @@ from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import EditRequest, Replies, Requests, TextRequest
-from srum_jax.generation import image_sampler, text_generator
+from srum_jax.generation import image_request, image_sampler, text_generator
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.boxes.regions import GridProposer
 from srum_jax.rewards.logits import LogitJudge
@@ -104,13 +104,12 @@ class Sampler:
     base: bool
     sample: Callable | None = None
 
-    def sample_prompts(self, prompts, seeds, *, params=None):
+    def stream_prompts(self, several, *, params=None):
         empty = rendering.draw(rendering.Scene((), rendering.ground(random.Random(0))))
-        images = [
-            empty if self.base and seed % 2 else scene(p, seed)
-            for p, seed in zip(prompts, seeds, strict=True)
-        ]
-        return np.stack(images), np.zeros((len(prompts), *tiny.GRID), np.float32)
+        for prompts, seeds in several:
+            pairs = zip(prompts, seeds, strict=True)
+            images = [empty if self.base and seed % 2 else scene(p, seed) for p, seed in pairs]
+            yield np.stack(images), np.zeros((len(prompts), *tiny.GRID), np.float32)
 
 
 def seen(items):
@@ -138,7 +137,7 @@ def able_of(loaded, *rest):
         return [text_generator.GeneratedText(known[seen(c)], (), True) for c in contexts]
 
     def draw(requests):
-        return [image_sampler.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
+        return [image_request.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
 
     generator = SimpleNamespace(generate=write)
     return dataclasses.replace(asked, sampler=Sampler(base, draw), generator=generator)
@@ -270,7 +269,7 @@ def test_what_was_made_is_not_made_again(done, monkeypatch):
     (folder / "evaluation.json").unlink()
     (folder / "shapes" / "trained" / "answers").rmtree()
     draws, made = [], []
-    monkeypatch.setattr(generate, "generate_shard", lambda *args: draws.append(args))
+    monkeypatch.setattr(generate, "seeded", lambda *args: draws.append(args))
     for name in ("answers", "texts", "edits"):
         does = getattr(ModelUnderTest, name)
         monkeypatch.setattr(

@@ -7,13 +7,17 @@ import json
 import jax
 import numpy as np
 import pytest
+import slow_device
 import tiny
 from PIL import Image
+from slow_device import SlowDevice
 
+from srum_jax.core import in_flight
 from srum_jax.data import shards
+from srum_jax.data.prompts import Prompt
 from srum_jax.generation import image_sampler
 from srum_jax.generation.image_codec import ImageDecoder
-from srum_jax.stages import generate, loading
+from srum_jax.stages import draw_and_judge, generate, loading
 from srum_jax.stages.manifest import Workdir
 
 
@@ -22,7 +26,7 @@ def weights(tmp_path_factory):
     return tiny.write_model(tmp_path_factory.mktemp("weights") / "model")
 
 
-UNIT = generate.generate_shard
+UNIT = generate.seeded
 
 
 def run(cfg, work):
@@ -71,7 +75,7 @@ def test_a_killed_stage_goes_on_to_the_same_records(done, weights, tmp_path, mon
     cfg, work = tiny.load_config(weights), Workdir(tmp_path)
     tiny.killed_at_shard(monkeypatch, 2, lambda: run(cfg, work))
     drawn = []
-    monkeypatch.setattr(generate, "generate_shard", lambda *args: drawn.append(args) or UNIT(*args))
+    monkeypatch.setattr(generate, "seeded", lambda *args: drawn.append(args) or UNIT(*args))
     assert run(cfg, work).counts["candidates"] == 10
     assert len(drawn) == 2
     for a, b in zip(shards.read(work.stage("generate")), whole, strict=True):
@@ -92,10 +96,10 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
     seen = {}
 
     class Blank:
-        def sample_prompts(self, prompts, seeds, *, params=None):
-            count = len(prompts)
-            images = np.zeros((count, 32, 32, 3), np.uint8)
-            return images, np.zeros((count, *tiny.GRID), np.float32)
+        def stream_prompts(self, several, *, params=None):
+            for prompts, _ in several:
+                images = np.zeros((len(prompts), 32, 32, 3), np.uint8)
+                yield images, np.zeros((len(prompts), *tiny.GRID), np.float32)
 
     def blank(self, cfg, mesh):
         seen["sample"] = cfg.sample
@@ -148,3 +152,42 @@ def test_a_picture_is_stored_as_png(done):
     data = b"".join(p.read_bytes() for p in sorted(work.stage("generate").glob("*-00000-of-*")))
     start = data.index(b"\x89PNG")
     assert Image.open(io.BytesIO(data[start:])).size == (32, 32)
+
+
+@dataclasses.dataclass
+class SlowSampler:
+    """Pictures from a stand-in device, shard by shard."""
+
+    device: SlowDevice
+
+    def stream_prompts(self, several, *, params=None):
+        for count, images in in_flight.fetched(self._sent(several)):
+            yield images, np.zeros((count, *tiny.GRID), np.float32)
+
+    def _sent(self, several):
+        for number, (prompts, _) in enumerate(several):
+            images = np.full((len(prompts), 32, 32, 3), number, np.uint8)
+            yield len(prompts), self.device.call(number, images)
+
+
+def test_pictures_are_encoded_while_the_next_ones_are_on_the_device(tmp_path, monkeypatch):
+    """Shard n ends on the device once n-1 is encoded, which waits until n has begun there."""
+    device, encode, beside = SlowDevice(), draw_and_judge.encoded, []
+
+    def encoded(record):
+        number = int(record["image"][0, 0, 0])
+        if number < 3:
+            beside.append(device.begun[number + 1].wait(slow_device.PATIENCE))
+            device.gates[number + 1].set()
+        return encode(record)
+
+    monkeypatch.setattr(draw_and_judge, "encoded", encoded)
+    device.gates[0].set()
+    jobs = [(Prompt(i, f"prompt {i}", "none", ""), 0) for i in range(8)]
+    features = shards.candidate_features(tiny.GRID)
+    how = dict(features=features, shard_size=2, seed=0, title="generate")
+    generate.draw(jobs, tmp_path, SlowSampler(device), **how)
+    found = shards.read(tmp_path)
+    assert [int(r["image"][0, 0, 0]) for r in found] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [r["id"] for r in found] == [f"{i}-0" for i in range(8)]
+    assert beside == [True] * 6 and not device.late

@@ -452,10 +452,10 @@ def test_leaks_are_found_in_the_words_that_the_model_reads(source, tmp_path):
 
 def test_generate_sets_faulty_lines_aside_and_finds_leaks(weights, tmp_path, monkeypatch, caplog):
     class Blank:
-        def sample_prompts(self, prompts, seeds, *, params=None):
-            count = len(prompts)
-            images = np.zeros((count, 32, 32, 3), np.uint8)
-            return images, np.zeros((count, *tiny.GRID), np.float32)
+        def stream_prompts(self, several, *, params=None):
+            for prompts, _ in several:
+                images = np.zeros((len(prompts), 32, 32, 3), np.uint8)
+                yield images, np.zeros((len(prompts), *tiny.GRID), np.float32)
 
     monkeypatch.setattr(generate.loading.LoadedModel, "image_sampler", lambda *_: Blank())
     mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.txt"

@@ -1,5 +1,6 @@
 """Opening models: which folder a round starts from, its fingerprint, and the trained leaves."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,8 +11,9 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from srum_jax import programs
-from srum_jax.core import files, param_tree
+from srum_jax.core import files, in_flight, param_tree, sharding
 from srum_jax.core.errors import BadInput
+from srum_jax.models.bagel import cost
 from srum_jax.models.bagel import model as bagel
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
@@ -132,9 +134,53 @@ def test_trained_leaves_take_the_place_of_the_old(weights, tmp_path):
         loading.trained(opened, other, work, mesh)
 
 
-def test_the_clock_hears_compilations_inside_alone():
-    with loading.compile_clock() as seconds:
-        jax.jit(lambda x: x * 3.25)(1.0)
-    heard = len(seconds)
+def test_compilations_inside_alone_count_and_calls_that_are_sent():
+    with loading.measured() as spent:
+        y = jax.jit(lambda x: x * 3.25)(1.0)
+        assert [made for _, made in in_flight.fetched([("a", y)])] == [3.25]
+        assert spent == loading.Spent()  # it is said at the end
+    heard = dataclasses.replace(spent)
     jax.jit(lambda x: x * 4.25)(1.0)
-    assert heard == len(seconds) > 0 and sum(seconds) > 0
+    assert spent == heard and heard.compile_seconds > 0 and heard.device_seconds >= 0
+
+
+@pytest.fixture
+def on_eight(weights, tmp_path, monkeypatch):
+    """The mesh of a stage and the model on it, of a run that trains on tensor 2, where each of
+    eight devices has room for so many times the weights."""
+    eights = dict(sample__batch=8, generate__shard_size=8, mesh__tensor=2)
+    cfg, work = tiny.load_config(weights, **eights), Workdir(tmp_path)
+    need = cost.memory(tiny.MODEL, "float32").weights
+
+    def make(room):
+        monkeypatch.setattr(sharding, "memory", lambda device: room * need)
+        here = loading.own_mesh(cfg, work, sharding.make_mesh(cfg.mesh))
+        return cfg, here, loading.base(cfg, work, here)
+
+    return make
+
+
+@pytest.mark.parametrize("room, cut", [(2.0, 1), (1.0, 2), (0.1, 8)])
+def test_a_stage_that_draws_has_a_mesh_of_its_own(on_eight, room, cut):
+    _, here, opened = on_eight(room)
+    assert dict(here.shape) == dict(data=8 // cut, fsdp=cut, tensor=1, context=1)
+    leaf = opened.params["blocks"]["gen"]["gate"]["w"]
+    parts = {tuple(map(str, one.index)) for one in leaf.addressable_shards}
+    assert len(leaf.addressable_shards) == 8 and len(parts) == cut
+    coder = jax.tree.leaves(opened.vae_params)
+    assert all(one.is_fully_replicated and len(one.sharding.device_set) == 8 for one in coder)
+
+
+@pytest.mark.slow
+def test_it_draws_and_answers_the_same_on_every_mesh(on_eight):
+    def made(room):
+        cfg, here, opened = on_eight(room)
+        with jax.set_mesh(here):
+            prompts = ["a red circle", "a blue square"]
+            _, latents = opened.image_sampler(cfg, here).sample_prompts(prompts, [1, 2])
+            images = [np.full((32, 32, 3), 80 * i, np.uint8) for i in range(2)]
+            asked = opened.answer_scorer(cfg, here, batch=8)
+            return latents, *asked.probabilities(images, [["is this red ?"]] * 2)
+
+    for whole, cut in zip(made(2.0), made(0.3), strict=True):
+        np.testing.assert_allclose(whole, cut, atol=1e-5)

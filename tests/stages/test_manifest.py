@@ -90,6 +90,20 @@ def test_finished_is_skipped_and_read_back(work):
     assert not [p for p in work.stage("train").iterdir() if p.name.endswith(".partial")]
 
 
+def test_the_share_in_which_devices_had_no_work_is_told_where_it_was_measured(work):
+    def busy(seconds):
+        return run_stage(
+            "score",
+            make(),
+            dataclasses.replace(work, root=work.root / str(seconds)),
+            sections=(),
+            inputs={},
+            body=lambda folder: Outcome({}, {}, items=1, device_seconds=seconds),
+        ).timing.get("device_idle")
+
+    assert (busy(0.0), busy(1e9), busy(None)) == (1.0, 0.0, None)
+
+
 def test_half_done_goes_on(work):
     with pytest.raises(RuntimeError):
         run(work, Body(fail=True))

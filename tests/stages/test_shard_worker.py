@@ -41,8 +41,8 @@ def make(monkeypatch):
 
 
 def run(folder, make, encode=dict):
-    features = shards.score_features()
-    shard_worker.make_all(folder, "scores", features, SIZES, make, title="score", encode=encode)
+    features, each = shards.score_features(), shard_worker.one_by_one(make)
+    shard_worker.make_all(folder, "scores", features, SIZES, each, title="score", encode=encode)
 
 
 def test_told_to_stop_it_stops_between_units_and_goes_on_later(tmp_path, make):

@@ -8,6 +8,7 @@ BAGEL-7B-MoT (modeling/autoencoder.py of the official code), so `models/bagel/hf
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import struct
 
 from srum_jax.core.param_tree import Params, ParamSpec, Specs, norm
 from srum_jax.models.bagel.model_config import VAEConfig
@@ -92,47 +93,78 @@ def specs(cfg: VAEConfig) -> Specs:
     return {"encoder": encoder, "decoder": decoder}
 
 
-def _conv(p: Params, x: jax.Array, stride: int = 1, padding="SAME") -> jax.Array:
+@struct.dataclass
+class Padded:
+    """Pictures of several sizes in arrays of one, each in the upper left corner.
+
+    sides: (rows, columns) of each that are real, int32 [N, 2], in latents · height: of the arrays,
+    in latents too. Whatever stands in the other places changes nothing in the real ones.
+    """
+
+    sides: jax.Array
+    height: int = struct.field(pytree_node=False)
+
+    def real(self, x: jax.Array) -> jax.Array:
+        """Which places of x [N, H, W, …] are real, bool [N, H, W]."""
+        rows, columns = (
+            jnp.arange(x.shape[1 + i])[None] < x.shape[1] // self.height * self.sides[:, i, None]
+            for i in range(2)
+        )
+        return rows[:, :, None] & columns[:, None, :]
+
+    def cleared(self, x: jax.Array) -> jax.Array:
+        """x [N, H, W, C], 0 where it is not real, as it is around a picture."""
+        return jnp.where(self.real(x)[..., None], x, 0)
+
+
+def _conv(
+    p: Params, x: jax.Array, padded: Padded | None, stride: int = 1, padding="SAME"
+) -> jax.Array:
+    if padded is not None:
+        x = padded.cleared(x)
     y = jax.lax.conv_general_dilated(
         x, p["w"], (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return y + rearrange(p["b"], "c -> 1 1 1 c")
 
 
-def _group_norm(p: Params, x: jax.Array) -> jax.Array:
+def _group_norm(p: Params, x: jax.Array, padded: Padded | None) -> jax.Array:
     g = rearrange(x, "n h w (g c) -> n h w g c", g=GROUPS)
-    mean = g.mean((1, 2, 4), keepdims=True)
-    var = jnp.square(g - mean).mean((1, 2, 4), keepdims=True)
+    real = None if padded is None else padded.real(x)[..., None, None]
+    mean = g.mean((1, 2, 4), keepdims=True, where=real)
+    var = jnp.square(g - mean).mean((1, 2, 4), keepdims=True, where=real)
     g = (g - mean) * jax.lax.rsqrt(var + EPS)
     scale, bias = (rearrange(p[name], "c -> 1 1 1 c") for name in ("scale", "bias"))
     return rearrange(g, "n h w g c -> n h w (g c)") * scale + bias
 
 
-def _block(p: Params, x: jax.Array) -> jax.Array:
-    y = _conv(p["conv1"], jax.nn.silu(_group_norm(p["norm1"], x)))
-    y = _conv(p["conv2"], jax.nn.silu(_group_norm(p["norm2"], y)))
-    return y + (_conv(p["nin_shortcut"], x) if "nin_shortcut" in p else x)
+def _block(p: Params, x: jax.Array, padded: Padded | None) -> jax.Array:
+    y = _conv(p["conv1"], jax.nn.silu(_group_norm(p["norm1"], x, padded)), padded)
+    y = _conv(p["conv2"], jax.nn.silu(_group_norm(p["norm2"], y, padded)), padded)
+    return y + (_conv(p["nin_shortcut"], x, padded) if "nin_shortcut" in p else x)
 
 
-def _attention(p: Params, x: jax.Array) -> jax.Array:
-    y = _group_norm(p["norm"], x)
-    q, k, v = (_conv(p[name], y) for name in ("q", "k", "v"))
+def _attention(p: Params, x: jax.Array, padded: Padded | None) -> jax.Array:
+    y = _group_norm(p["norm"], x, padded)
+    q, k, v = (_conv(p[name], y, padded) for name in ("q", "k", "v"))
+    seen = None if padded is None else rearrange(padded.real(x), "n h w -> n 1 (h w)")
     k, v = (rearrange(t, "n h w c -> n (h w) c") for t in (k, v))
 
     def row(q_row):  # one row of queries: a 1024-pixel picture has 16384² logits at once
         logits = jnp.einsum("nwc,ntc->nwt", q_row, k) / jnp.sqrt(q_row.shape[-1])
-        return jnp.einsum("nwt,ntc->nwc", jax.nn.softmax(logits), v)
+        return jnp.einsum("nwt,ntc->nwc", jax.nn.softmax(logits, where=seen), v)
 
     out = jax.lax.map(row, rearrange(q, "n h w c -> h n w c"), batch_size=8)
-    return x + _conv(p["proj_out"], rearrange(out, "h n w c -> n h w c"))
+    return x + _conv(p["proj_out"], rearrange(out, "h n w c -> n h w c"), padded)
 
 
-def _mid(p: Params, x: jax.Array) -> jax.Array:
-    return _block(p["block_2"], _attention(p["attn_1"], _block(p["block_1"], x)))
+def _mid(p: Params, x: jax.Array, padded: Padded | None) -> jax.Array:
+    x = _attention(p["attn_1"], _block(p["block_1"], x, padded), padded)
+    return _block(p["block_2"], x, padded)
 
 
-def _out(p: Params, x: jax.Array) -> jax.Array:
-    return _conv(p["conv_out"], jax.nn.silu(_group_norm(p["norm_out"], x)))
+def _out(p: Params, x: jax.Array, padded: Padded | None) -> jax.Array:
+    return _conv(p["conv_out"], jax.nn.silu(_group_norm(p["norm_out"], x, padded)), padded)
 
 
 def _in_order(levels: Params) -> list:
@@ -141,12 +173,13 @@ def _in_order(levels: Params) -> list:
 
 @jax.named_scope("vae_encode")
 def encode_moments(
-    params: Params, cfg: VAEConfig, images: jax.Array
+    params: Params, cfg: VAEConfig, images: jax.Array, padded: Padded | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Posterior of unscaled latents.
 
     images: float32 [N, H, W, 3] in [-1, 1], H and W multiples of `cfg.downsample` (ValueError
-    otherwise). Returns mean and log-variance, float32 [N, H/d, W/d, Z] each; not clamped.
+    otherwise). Returns mean and log-variance, float32 [N, H/d, W/d, Z] each; not clamped. padded:
+    which parts of them are pictures, None: all.
     """
     height, width = images.shape[1:3]
     if height % cfg.downsample or width % cfg.downsample:
@@ -155,44 +188,50 @@ def encode_moments(
             f"{cfg.downsample}; pad or resize it"
         )
     p = params["encoder"]
-    x = _conv(p["conv_in"], images)
+    x = _conv(p["conv_in"], images, padded)
     for level in _in_order(p["down"]):
         for block in _in_order(level["block"]):
-            x = _block(block, x)
+            x = _block(block, x, padded)
         if "downsample" in level:  # the official code pads right and bottom only
-            x = _conv(level["downsample"]["conv"], x, 2, ((0, 1), (0, 1)))
-    mean, logvar = jnp.split(_out(p, _mid(p["mid"], x)), 2, axis=-1)
+            x = _conv(level["downsample"]["conv"], x, padded, 2, ((0, 1), (0, 1)))
+    mean, logvar = jnp.split(_out(p, _mid(p["mid"], x, padded), padded), 2, axis=-1)
     return mean, logvar
 
 
 def encode(
-    params: Params, cfg: VAEConfig, images: jax.Array, noise: jax.Array | None = None
+    params: Params,
+    cfg: VAEConfig,
+    images: jax.Array,
+    noise: jax.Array | None = None,
+    padded: Padded | None = None,
 ) -> jax.Array:
     """Scaled latents, float32 [N, H/d, W/d, Z].
 
     Without `noise` the posterior's mean; with `noise` (standard normal, shape of the result) a
-    sample of it, as the official code always draws.
+    sample of it, as the official code always draws. padded: as of `encode_moments`.
     """
-    mean, logvar = encode_moments(params, cfg, images)
+    mean, logvar = encode_moments(params, cfg, images, padded)
     z = mean if noise is None else mean + jnp.exp(0.5 * logvar) * noise
     return cfg.scale * (z - cfg.shift)
 
 
 @jax.named_scope("vae_decode")
-def decode(params: Params, cfg: VAEConfig, latents: jax.Array) -> jax.Array:
+def decode(
+    params: Params, cfg: VAEConfig, latents: jax.Array, padded: Padded | None = None
+) -> jax.Array:
     """Pictures, float32 [N, h·d, w·d, 3], nominally in [-1, 1] but not clamped.
 
-    latents: scaled, float32 [N, h, w, Z].
+    latents: scaled, float32 [N, h, w, Z] · padded: which parts of them are pictures, None: all.
     """
     p = params["decoder"]
-    x = _mid(p["mid"], _conv(p["conv_in"], latents / cfg.scale + cfg.shift))
+    x = _mid(p["mid"], _conv(p["conv_in"], latents / cfg.scale + cfg.shift, padded), padded)
     for level in reversed(_in_order(p["up"])):
         for block in _in_order(level["block"]):
-            x = _block(block, x)
+            x = _block(block, x, padded)
         if "upsample" in level:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = _conv(level["upsample"]["conv"], x)
-    return _out(p, x)
+            x = _conv(level["upsample"]["conv"], x, padded)
+    return _out(p, x, padded)
 
 
 def to_uint8(images: jax.Array) -> jax.Array:

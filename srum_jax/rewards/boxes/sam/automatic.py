@@ -26,7 +26,7 @@ from einops import rearrange
 from etils import epath
 from PIL import Image
 
-from srum_jax.core import sharding
+from srum_jax.core import device_clock, sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.data.masks import bilinear_points
 from srum_jax.generation.context import Programs
@@ -133,11 +133,13 @@ class MaskGenerator:
         inputs = self._put(np.stack([pixels(image, side) for image in images]))
         with self.programs.first("Segment Anything's encoder", {"pictures": len(images)}):
             embeddings = _encode(self.params, self.cfg, inputs)
+        device_clock.sent(embeddings)
         found = [_Found() for _ in range(real)]
         for points, count in _batches(settings, used):
             sizes = {"pictures": len(images), "points": len(points)}
             with self.programs.first("Segment Anything's decoder", sizes):
                 logits, guesses = _decode(self.params, self.cfg, embeddings, points)
+            device_clock.sent(guesses)
             guesses = np.asarray(guesses)[:, : count * self.cfg.decoder.masks]
             if not np.isfinite(guesses).all():
                 raise ValueError(

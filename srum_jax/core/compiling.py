@@ -1,0 +1,42 @@
+"""What JAX compiles while a block runs, and what it finds in the folder of compiled programs."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from jax import monitoring
+
+_LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # or read from the folder
+_FOUND = "/jax/compilation_cache/cache_hits"
+
+
+@dataclasses.dataclass
+class Heard:
+    """How many programs were made ready, how many of them the folder had, seconds of it all."""
+
+    programs: int = 0
+    found: int = 0
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[Heard]:
+    """Yields what is heard of compilations inside the block, while it runs."""
+    all_of_it = Heard()
+
+    def lasted(event: str, duration: float, **_) -> None:
+        if event in (_LOWERED, _COMPILED):
+            all_of_it.seconds += duration
+            all_of_it.programs += event == _COMPILED
+
+    def happened(event: str, **_) -> None:
+        all_of_it.found += event == _FOUND
+
+    monitoring.register_event_duration_secs_listener(lasted)
+    monitoring.register_event_listener(happened)
+    try:
+        yield all_of_it
+    finally:
+        monitoring.unregister_event_duration_listener(lasted)
+        monitoring.unregister_event_listener(happened)

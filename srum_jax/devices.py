@@ -1,0 +1,43 @@
+"""Which devices of this host a model in use lies on, outside a run."""
+
+import re
+
+import jax
+
+from srum_jax.core import sharding
+from srum_jax.core.errors import BadInput, quoted
+from srum_jax.models.bagel import cost
+from srum_jax.models.bagel.model_config import BagelConfig
+
+
+def placed(
+    mesh: jax.sharding.Mesh | str | None, precision: str | None, sizes: BagelConfig
+) -> tuple[jax.sharding.Mesh, str]:
+    """(the mesh that a model of these sizes lies on, the precision of its weights).
+
+    mesh: "COPIESxDEVICES", so many copies of the weights, each cut over so many devices; None: all
+    accelerators, with as many copies as they hold, or on a CPU one device. precision: None for
+    bfloat16, on a CPU float32. Raises BadInput for devices that are not there.
+    """
+    told = isinstance(mesh, jax.sharding.Mesh)
+    devices = sharding.here(mesh) if told else jax.local_devices()
+    on_cpu = devices[0].platform == "cpu"
+    precision = precision or ("float32" if on_cpu else "bfloat16")
+    if told:
+        return mesh, precision
+    weights, cut = cost.memory(sizes, precision).weights, None
+    if mesh is None:
+        devices = devices[:1] if on_cpu else devices
+    else:
+        copies, cut = _parsed(mesh)
+        if copies * cut > len(devices):
+            raise BadInput(f"mesh {mesh} takes {copies * cut} devices: there are {len(devices)}")
+        devices = devices[: copies * cut]
+    return sharding.inference_mesh(devices, weights, cut=cut), precision
+
+
+def _parsed(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text) if isinstance(text, str) else None
+    if not found:
+        raise BadInput(f"mesh {quoted(text)} is no COPIESxDEVICES, for example 2x4")
+    return int(found[1]), int(found[2])
