@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rounding
-from samples import jit, rule
+from samples import rule
 
 from srum_jax.data.schema import BRANCH, CAUSAL, FULL, NOISE, Tokens
 from srum_jax.models import attention
+from srum_jax.models.attention.keys import Keys
 
 COMMON = pathlib.Path(__file__).parents[1] / "goldens" / "common"
 
@@ -138,69 +139,9 @@ def test_a_query_that_sees_nothing_harms_nobody():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def behind(dtype=np.float32, spare=3, heads=4, kv_heads=2):
-    """q, k, v, allowed among 5 new tokens; 6 + spare past slots of which 0, 4 and 6 are in use."""
-    rng = np.random.default_rng(3)
-    new, slots = (3, 5), (3, 6 + spare)
-    q, k, v, past_k, past_v = (
-        jnp.asarray(rng.normal(size=(*shape, count, 8)) * 2, dtype)
-        for shape, count in zip(
-            (new, new, new, slots, slots), (heads, *[kv_heads] * 4), strict=True
-        )
-    )
-    allowed = (rng.random((3, 5, 5)) < 0.5) | np.eye(5, dtype=bool)
-    return (q, k, v, allowed, past_k, past_v), np.array([0, 4, 6], np.int32)
-
-
-def concatenated(q, k, v, allowed, past_k, past_v, length):
-    """`attend` with the used slots as further keys, which every query sees."""
-    used = np.arange(past_k.shape[1])[None, None] < length[:, None, None]
-    used = np.broadcast_to(used, (*allowed.shape[:2], past_k.shape[1]))
-    k, v = (jnp.concatenate(x, axis=1) for x in ((past_k, k), (past_v, v)))
-    return attention.attend(q, k, v, np.concatenate([used, allowed], axis=2))
-
-
-@pytest.mark.parametrize(
-    "heads, kv_heads", [(4, 2), pytest.param(4, 1, marks=pytest.mark.slow), (2, 2)]
-)
-def test_attend_behind_is_attention_over_cache_and_own(heads, kv_heads):
-    args, length = behind(heads=heads, kv_heads=kv_heads)
-    found = jit(attention.attend_behind)(*args, length)
-    np.testing.assert_allclose(found, concatenated(*args, length), atol=1e-5)
-    empty = attention.attend(*args[:4])  # row 0 has read nothing
-    np.testing.assert_allclose(found[0], empty[0], atol=1e-5)
-    assert np.abs(found[1:] - empty[1:]).max(axis=(1, 2, 3)).min() > 0.1
-
-
-def test_free_slots_of_a_cache_are_never_read():
-    (*new, past_k, past_v), length = behind()
-    run = jit(attention.attend_behind)
-    free = np.arange(past_k.shape[1])[None, :, None, None] >= length[:, None, None, None]
-    rubbish = [np.where(free, 1e4, x).astype(np.float32) for x in (past_k, past_v)]
-    want = run(*new, past_k, past_v, length)
-    np.testing.assert_array_equal(run(*new, *rubbish, length), want)
-    longest = [x[:, :6] for x in (past_k, past_v)]
-    np.testing.assert_allclose(run(*new, *longest, length), want, atol=1e-5)
-
-
-def test_attend_behind_in_bfloat16_errs_no_more_than_the_original():
-    args, length = behind(jnp.bfloat16)
-    found = jit(attention.attend_behind)(*args, length)
-    assert found.dtype == jnp.bfloat16
-    theirs, wanted = [], []
-    for row, used in enumerate(length):
-        q, k, v, allowed, past_k, past_v = (np.asarray(x[row], np.float64) for x in args)
-        k, v = (np.concatenate(x) for x in ((past_k[:used], k), (past_v[:used], v)))
-        allowed = np.pad(allowed > 0, ((0, 0), (used, 0)), constant_values=True)
-        for made, r in ((theirs, rounding.bf16), (wanted, rounding.exact)):
-            made.append(rounding.attended(q, k, v, allowed, r))
-    most = rounding.error(theirs, wanted)
-    assert 0 < rounding.error(found, wanted) <= 1.02 * most
-
-
 @pytest.mark.slow
 def test_long_rows_are_computed_in_parts(monkeypatch):
-    (q, k, v, allowed, *past), length = behind()
+    q, k, v, allowed = inputs(4, 2)
 
     def run():
         def square(q, k, v):
@@ -208,7 +149,7 @@ def test_long_rows_are_computed_in_parts(monkeypatch):
 
         return (
             attention.attend(q, k, v, allowed),
-            attention.attend_behind(q, k, v, allowed, *past, length),
+            attention.dense.read(q, [Keys(k, v, allowed[:, 0])]),
             *jax.grad(square, (0, 1, 2))(q, k, v),
         )
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rounding
 from samples import jit
 
 from srum_jax.core import sharding
@@ -90,6 +91,24 @@ def test_in_bfloat16_it_stays_as_close_as_one_rounding_allows(backends, name):
     want = plain(*args)[real]
     error = np.linalg.norm(got[real].astype(np.float64) - want) / np.linalg.norm(want)
     assert 1e-4 < error < 0.01, error
+
+
+def test_dense_in_bfloat16_errs_no_more_than_the_original():
+    args = given(jnp.bfloat16)
+    got, (q, k, v, real, pasts) = found("dense", *args), args
+    theirs, wanted = [], []
+    for row in range(len(q)):
+        b, past = row // len(pasts), pasts[row % len(pasts)]
+        used = int(past.length[b])
+        keys, values = (
+            np.concatenate([old[b, :used], new[row][real[row]]]).astype(np.float64)
+            for old, new in ((past.k, k), (past.v, v))
+        )
+        query = np.asarray(q[row], np.float64)
+        for made, r in ((theirs, rounding.bf16), (wanted, rounding.exact)):
+            made.append(rounding.attended(query, keys, values, True, r))
+    most = rounding.error(np.array(theirs)[real], np.array(wanted)[real])
+    assert 0 < rounding.error(got[real], np.array(wanted)[real]) <= 1.02 * most
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -229,7 +229,7 @@ def ours(params, und, gen, *, llm):
     read, drawn, (k, v) = run(und, gen, both, cells, keep="kv")
     length = jnp.full(ROWS, TEXT)
     cache = mot.Cache(k[:, :, :TEXT], v[:, :, :TEXT], length, length)
-    _, behind, _ = run(und[:, TEXT:], gen, marks, cells, cache=cache)
+    _, behind = mot.stack_behind(params, llm, und[:, TEXT:], gen, [cache])
     slots = jnp.tile(jnp.arange(TEXT), (ROWS, 1))
     velocities = bagel.velocity(params, drawn), bagel.velocity(params, behind)
     return jnp.swapaxes(k, 0, 1), bagel.logits(params, read, slots), *velocities

@@ -20,10 +20,8 @@ def params():
     return {k: v for k, v in weights().items() if k in ("blocks", "norm")}
 
 
-def stack(params, und, gen, und_tokens, gen_tokens, cache=None, *, keep="none", remat="full"):
-    return mot.stack(
-        params, CFG.llm, und, gen, und_tokens, gen_tokens, cache=cache, keep=keep, remat=remat
-    )
+def stack(params, und, gen, und_tokens, gen_tokens, *, keep="none", remat="full"):
+    return mot.stack(params, CFG.llm, und, gen, und_tokens, gen_tokens, keep=keep, remat=remat)
 
 
 run = jit(stack, static_argnames=("keep", "remat"))
@@ -116,63 +114,6 @@ def test_scan_with_remat_equals_the_unrolled_stack(params):
         gradients(params, "some")
 
 
-READ = np.array([3, 9, 0])  # tokens a row has read, in the first 5 und and 4 gen slots
-
-
-def behind_a_cache(params, spare=5, rubbish=0.0):
-    """((und, gen), (k, v)) of what follows READ: in one pass, behind a cache; which of it is real.
-
-    Text and clean images were read; a noisy image, text and padding come after them.
-    """
-    rng = np.random.default_rng(4)
-    und, gen = embeddings(1, rows=3)
-
-    def lane(real, splits, start):
-        """Of one sample; positions count on from `start`."""
-        split = np.sort(rng.choice(splits, real.shape), axis=1).astype(np.int32)
-        mode = np.array([CAUSAL, FULL, NOISE, CAUSAL], np.int32)[split]
-        position = np.broadcast_to(start + np.arange(real.shape[1], dtype=np.int32), real.shape)
-        return Tokens(real.astype(np.int32), split, mode, position, index=np.zeros_like(split))
-
-    seen = np.arange(9) < READ[:, None]
-    early = lane(seen[:, :5], (0, 1), 0), lane(seen[:, 5:], (0, 1), 5)
-    valid = np.arange(G - 4) < np.array([4, 3, 2])[:, None]
-    late = lane(np.ones((3, U - 5), bool), (2, 3), 20), lane(valid, (2, 3), 20)
-
-    tokens = [both(*pair) for pair in zip(early, late, strict=True)]
-    *whole, every = run(params, und, gen, *tokens, keep="kv")
-    _, _, read = run(params, und[:, :5], gen[:, :4], *early, keep="kv")
-    free = np.arange(9 + spare)[:, None, None] >= READ[:, None, None, None]
-
-    def laid(x):
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, spare), (0, 0), (0, 0)))
-        return jnp.where(free[None], rubbish, x)
-
-    cache = mot.Cache(*map(laid, read), jnp.array(READ), jnp.array(READ))
-    *after, added = run(params, und[:, 5:], gen[:, 4:], *late, cache, keep="kv")
-    whole = [whole[0][:, 5:], whole[1][:, 4:]]
-    own = np.r_[5:U, U + 4 : U + G]
-    return (whole, [x[:, :, own] for x in every]), (after, added), [t.segment > 0 for t in late]
-
-
-def test_behind_a_cache_equals_one_pass(params):
-    """Rows of different length; what a pass keeps is its own tokens', in lane order."""
-    (whole, kept), (after, added), real = behind_a_cache(params)
-    for a, b, mine in zip(after, whole, real, strict=True):
-        np.testing.assert_allclose(a[mine], b[mine], atol=1e-5)
-    mine = np.concatenate(real, axis=1)
-    for a, b in zip(added, kept, strict=True):
-        assert a.shape == (2, 3, U + G - 9, CFG.llm.kv_heads, CFG.llm.head_dim)
-        np.testing.assert_allclose(a[:, mine], b[:, mine], atol=1e-5)
-
-
-def test_free_slots_change_nothing(params):
-    _, (clean, _), _ = behind_a_cache(params)
-    _, (filled, _), _ = behind_a_cache(params, rubbish=1e4)
-    for a, b in zip(filled, clean, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_every_layer_can_be_kept(params):
     lane, tokens = embeddings(1), lanes(0)
     u, g, (every_u, every_g) = run(params, *lane, *tokens, keep="hidden")
@@ -213,33 +154,72 @@ def test_a_lane_may_be_empty(params):
     np.testing.assert_allclose(u, run(params, und, gen, und_tokens, apart)[0], atol=1e-5)
 
 
-def caches(rows=3, slots=5, lengths=(2, 5, 0)):
-    """Random keys and values behind rows of these lengths, the second of which is full."""
-    rng = np.random.default_rng(4)
-    shape = (CFG.llm.layers, rows, slots, CFG.llm.kv_heads, CFG.llm.head_dim)
-    k, v = rng.normal(size=(2, *shape)).astype(np.float32)
-    length = jnp.array(lengths)
-    return mot.Cache(jnp.array(k), jnp.array(v), length, length + 7)
+READ = np.array([2, 5, 0])  # tokens that rows have read; caches of 5 slots, the second is full
+
+
+def texts(read):
+    """The first `read` tokens of a text a row, the others padding: (embeddings [3,6,D], tokens)."""
+    x = embeddings(6, rows=3, u=6)[0]
+    place = np.tile(np.arange(6, dtype=np.int32), (3, 1))
+    real = (place < np.asarray(read)[:, None]).astype(np.int32)
+    return x, Tokens(real, 0 * place, 0 * place + CAUSAL, place, place)
+
+
+def cache(params, rubbish=0.0):
+    """Of texts, with `rubbish` in slots that are free."""
+    x, tokens = texts(READ)
+    _, _, kv = run(params, x, x[:, :0], tokens, at(tokens, slice(0)), keep="kv")
+    free = np.arange(5)[None, :, None, None] >= READ[:, None, None, None]
+    k, v = (jnp.where(free, rubbish, x[:, :, :5]) for x in kv)
+    return mot.Cache(k, v, jnp.array(READ), jnp.array(READ))
 
 
 def test_a_token_is_read_as_the_stack_reads_it(params):
-    """Behind its row's cache, a token of text that no other row sees."""
-    cache = caches()
-    x = np.random.default_rng(6).normal(size=(3, 1, CFG.llm.hidden)).astype(np.float32)
-    one = np.ones((3, 1), np.int32)
-    tokens = Tokens(one, one, one * CAUSAL, np.asarray(cache.position)[:, None], one)
-    want, _, (k, v) = run(params, x, x[:, :0], tokens, at(tokens, slice(0)), cache, keep="kv")
+    """Behind its row's cache, the next token of the text; a full row neither keeps nor sees it."""
+    x, tokens = texts(READ + 1)
+    want, _, (k, v) = run(params, x, x[:, :0], tokens, at(tokens, slice(0)), keep="kv")
     step = jit(functools.partial(mot.next_token, cfg=CFG.llm))
-    found, grown = step(params, x=x, cache=mot.CacheByLayer.of(cache))
-    roomy = [0, 2]
-    np.testing.assert_allclose(found[jnp.array(roomy)], want[jnp.array(roomy)], atol=1e-5)
-    assert grown.length.tolist() == [3, 5, 1] and grown.position.tolist() == [10, 12, 8]
-    for new, old, given in ((grown.k, cache.k, k), (grown.v, cache.v, v)):
-        for layer, kept in enumerate(new):
-            expected = np.array(old[layer])
-            for row in roomy:
-                expected[row, cache.length[row]] = given[layer, row, 0]
-            np.testing.assert_allclose(kept, expected.swapaxes(1, 2), atol=1e-5)
+    new = x[np.arange(3), READ][:, None]
+    read = mot.CacheByLayer.of(cache(params))
+    found, grown = step(params, x=new, cache=read)
+    for row in (0, 2):
+        np.testing.assert_allclose(found[row, 0], want[row, READ[row]], atol=1e-5)
+    assert grown.length.tolist() == [3, 5, 1] and grown.position.tolist() == [3, 5, 1]
+    for now, old, given in ((grown.k, read.k, k), (grown.v, read.v, v)):
+        for layer, kept in enumerate(now):
+            np.testing.assert_array_equal(kept[1], old[layer][1])
+            for row in (0, 2):
+                known = given[layer, row, : READ[row] + 1].swapaxes(0, 1)
+                np.testing.assert_allclose(kept[row, :, : READ[row] + 1], known, atol=1e-5)
+
+
+def behind(params, read):
+    """A picture of 3 real cells of 4 with its marks, behind a cache: (marks, cells)."""
+    marks, cells = embeddings(7, rows=3, u=2, g=4)
+    real = jnp.tile(jnp.arange(4) < 3, (3, 1))
+    draw = jit(functools.partial(mot.stack_behind, cfg=CFG.llm))
+    return draw(params, und=marks, gen=cells, caches=[read], valid=real)
+
+
+def test_behind_a_cache_equals_one_pass(params):
+    """Rows of different length: a text, then what all sees each other at the position after it."""
+    (x, text), (marks, cells) = texts(READ), embeddings(7, rows=3, u=2, g=4)
+
+    def after(count, real):
+        ones = np.ones((3, count), np.int32)
+        return Tokens(ones * real, ones, ones * NOISE, ones * READ[:, None].astype(np.int32), ones)
+
+    und, tokens = np.concatenate([x, marks], axis=1), both(text, after(2, 1))
+    want = run(params, und, cells, tokens, after(4, np.arange(4) < 3))
+    found = behind(params, cache(params))
+    np.testing.assert_allclose(found[0], want[0][:, 6:], atol=1e-5)
+    np.testing.assert_allclose(found[1][:, :3], want[1][:, :3], atol=1e-5)
+
+
+def test_free_slots_change_nothing(params):
+    clean, filled = (behind(params, cache(params, rubbish)) for rubbish in (0.0, 1e4))
+    np.testing.assert_array_equal(filled[0], clean[0])
+    np.testing.assert_array_equal(filled[1][:, :3], clean[1][:, :3])
 
 
 def test_layers_apart_are_the_same_stack(params):

@@ -11,7 +11,7 @@ run takes, `trial` a kernel on the device at hand before it is taken.
 
 from srum_jax.models.attention.behind import Past, behind
 from srum_jax.models.attention.choice import choose
-from srum_jax.models.attention.dense import attend, attend_behind, scaled
+from srum_jax.models.attention.dense import attend, scaled
 from srum_jax.models.attention.lanes import over, shard_tokens
 from srum_jax.models.attention.mask_rule import mask, seen
 from srum_jax.models.attention.one_token import attend_one
@@ -20,7 +20,6 @@ from srum_jax.models.attention.trial import passes
 __all__ = [
     "Past",
     "attend",
-    "attend_behind",
     "attend_one",
     "behind",
     "choose",

@@ -1,8 +1,7 @@
 """Dense attention: every score of a row at once, or as many as may be held. The reference.
 
 `attend` is what other back-ends must equal, `read` what they must equal behind a cache, where all
-new tokens see each other; `attend_behind` is the one for new tokens under a mask of their own. A
-query that may see nothing has output 0 and no gradient.
+new tokens see each other. A query that may see nothing has output 0 and no gradient.
 """
 
 import functools
@@ -125,33 +124,6 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[jax.Array, tuple[()]]:
 def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[jax.Array, tuple[()]]) -> jax.Array:
     """`attend` under the mask; q, the result [B,S,H,C], k, v [B,T,K,C]."""
     return attend(q, k, v, tables[0])
-
-
-def attend_behind(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    allowed: jax.Array,
-    past_k: jax.Array,
-    past_v: jax.Array,
-    length: jax.Array,
-) -> jax.Array:
-    """`attend` of new tokens that also see the first `length` [B] slots of a cache.
-
-    q [B,S,H,C], k, v [B,S,K,C], allowed bool [B,S,S] among the new ones; past_k, past_v [B,T,K,C].
-    Returns [B,S,H,C]. One softmax over both; the cache is read where it lies, never copied.
-    Inference only: its backward pass keeps the scores.
-    """
-    group = q.shape[2] // k.shape[2]
-    used = jnp.arange(past_k.shape[1])[None] < length[:, None]
-    past, own = (past_k, past_v, rearrange(used, "b t -> b 1 1 t")), (k, v)
-
-    def attend(q, allowed):
-        return _softmax(q, [past, (*own, allowed)])
-
-    width = past_k.shape[1] + k.shape[1]
-    o = _in_parts(attend, width, fold(q, k.shape[2]), fold_mask(allowed, group))
-    return unfold(o.astype(v.dtype), group)
 
 
 def read(q: jax.Array, pieces: Sequence[Keys]) -> jax.Array:

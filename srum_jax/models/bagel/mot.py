@@ -134,58 +134,34 @@ def stack(
     und_tokens: Tokens,
     gen_tokens: Tokens,
     *,
-    cache: Cache | None = None,
     keep: str = "none",
     remat: str = "full",
     backend: str = "dense",
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Runs every layer and the final norms.
 
-    und [B,U,D], gen [B,G,D] (either lane may have length 0), their tokens, and optionally the cache
-    of what their rows have read before: every query sees all of it. `keep` is "none", "kv" (returns
-    k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every layer's
-    (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none". Layers may be
-    stacked or, from `unstacked`, apart. `remat`: a name of `layers.REMAT`. `backend`: of attention
-    among these tokens, as `attention.over` names them; behind a cache there is one alone.
+    und [B,U,D], gen [B,G,D] (either lane may have length 0) and their tokens. `keep` is "none",
+    "kv" (returns k, v [L,B,U+G,K,C] of these tokens, in lane order) or "hidden" (returns every
+    layer's (und, gen), stacked [L, ...]). Returns (und, gen, kept); kept is None for "none". Layers
+    may be stacked or, from `unstacked`, apart. `remat`: a name of `layers.REMAT`. `backend`: of
+    attention, as `attention.over` names them.
     """
-    u = und.shape[1]
-    tokens = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), und_tokens, gen_tokens)
-    if cache is None:
-        attend = attention.over((und_tokens, gen_tokens), backend)
-        cut = attention.shard_tokens
-    else:
-        allowed = attention.mask(tokens, tokens)
-
-        def cut(*lanes):
-            # Products of fewer tokens than a matrix has rows send less, summed, than the matrix.
-            long = [x.shape[0] * x.shape[1] >= cfg.hidden for x in lanes]
-            return [_by_rows(x) if n else x for x, n in zip(lanes, long, strict=True)]
-
-    und, gen = cut(und, gen)
+    attend = attention.over((und_tokens, gen_tokens), backend)
+    und, gen = attention.shard_tokens(und, gen)
     angles_u, angles_g = (
         rope_angles(lane.position, cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
         for lane in (und_tokens, gen_tokens)
     )
 
     def block(x, layer):
-        p, prefix = layer
-
-        def seen(q, k, v):
-            if prefix is None:
-                return attend(q, k, v)
-            q, k, v = map(_joined, (q, k, v))
-            o = attention.attend_behind(q, k, v, allowed, *prefix, cache.length)
-            return o[:, :u], o[:, u:]
-
-        (und, gen), kv = _layer(p, x, (angles_u, angles_g), seen, cfg)
-        und, gen = cut(und, gen)
+        (und, gen), kv = _layer(layer[0], x, (angles_u, angles_g), attend, cfg)
+        und, gen = attention.shard_tokens(und, gen)
         kept = {"none": None, "kv": kv, "hidden": (und, gen)}[keep]
         return (und, gen), kept
 
-    prefix = None if cache is None else (cache.k, cache.v)
     body = rematerialised(block, remat)
     unroll = _unroll(cfg) if remat == "none" else 1
-    (und, gen), kept = _through(body, (und, gen), params["blocks"], prefix, unroll)
+    (und, gen), kept = _through(body, (und, gen), params["blocks"], None, unroll)
     return *_normed(params, und, gen, cfg), kept
 
 
