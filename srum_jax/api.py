@@ -83,7 +83,9 @@ def load(
     if adapter is not None:
         adapter = places.model_folder(adapter, "the adapter")
     family = families.find(folder, base)
-    mesh, precision = devices.placed(mesh, precision, family.describe(folder, base)[0])
+    mesh, precision = devices.placed(
+        mesh, precision, functools.partial(family.weight_bytes, folder, base)
+    )
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     loaded = family.load(
         folder,

@@ -1,23 +1,25 @@
 """Which devices of this host a model in use lies on, outside a run."""
 
 import re
+from collections.abc import Callable
 
 import jax
 
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput, quoted
-from srum_jax.models.bagel import cost
-from srum_jax.models.bagel.model_config import BagelConfig
 
 
 def placed(
-    mesh: jax.sharding.Mesh | str | None, precision: str | None, sizes: BagelConfig
+    mesh: jax.sharding.Mesh | str | None,
+    precision: str | None,
+    weight_bytes: Callable[[str], int],
 ) -> tuple[jax.sharding.Mesh, str]:
-    """(the mesh that a model of these sizes lies on, the precision of its weights).
+    """(the mesh that a model lies on, the precision of its weights).
 
     mesh: "COPIESxDEVICES", so many copies of the weights, each cut over so many devices; None: all
     accelerators, with as many copies as they hold, or on a CPU one device. precision: None for
-    bfloat16, on a CPU float32. Raises BadInput for devices that are not there.
+    bfloat16, on a CPU float32. weight_bytes: of all parameters in a precision. Raises BadInput for
+    devices that are not there.
     """
     told = isinstance(mesh, jax.sharding.Mesh)
     devices = sharding.here(mesh) if told else jax.local_devices()
@@ -25,7 +27,7 @@ def placed(
     precision = precision or ("float32" if on_cpu else "bfloat16")
     if told:
         return mesh, precision
-    weights, cut = cost.memory(sizes, precision).weights, None
+    cut = None
     if mesh is None:
         devices = devices[:1] if on_cpu else devices
     else:
@@ -33,7 +35,7 @@ def placed(
         if copies * cut > len(devices):
             raise BadInput(f"mesh {mesh} takes {copies * cut} devices: there are {len(devices)}")
         devices = devices[: copies * cut]
-    return sharding.inference_mesh(devices, weights, cut=cut), precision
+    return sharding.inference_mesh(devices, weight_bytes(precision), cut=cut), precision
 
 
 def _parsed(text: str) -> tuple[int, int]:

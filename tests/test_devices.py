@@ -9,10 +9,15 @@ from srum_jax import api, devices, use
 from srum_jax.core import console, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
+from srum_jax.models.bagel import cost
+
+
+def weight_bytes(precision):
+    return cost.memory(tiny.MODEL, precision).weights
 
 
 def shape(mesh, precision=None):
-    made, precision = devices.placed(mesh, precision, tiny.MODEL)
+    made, precision = devices.placed(mesh, precision, weight_bytes)
     return made.shape["data"], made.shape["fsdp"], precision
 
 
@@ -22,7 +27,7 @@ def test_a_cpu_is_one_device_and_what_is_said_is_done():
     assert shape("1x1", "int8") == (1, 1, "int8")
     assert shape("3x2") == (3, 2, "float32")  # of eight
     mesh = sharding.inference_mesh(jax.devices()[2:4], 0)
-    assert devices.placed(mesh, None, tiny.MODEL) == (mesh, "float32")
+    assert devices.placed(mesh, None, weight_bytes) == (mesh, "float32")
 
 
 @pytest.mark.parametrize("room, want", [(10**12, (8, 1)), (1, (1, 8))])
@@ -35,7 +40,7 @@ def test_accelerators_are_all_taken_with_as_many_copies_as_they_hold(monkeypatch
     monkeypatch.setattr(sharding, "memory", lambda device: room)
     make = lambda shape, axes, devices, **_: taken.append(devices) or shape  # noqa: E731
     monkeypatch.setattr(jax, "make_mesh", make)
-    (data, fsdp, *_), precision = devices.placed(None, None, tiny.MODEL)
+    (data, fsdp, *_), precision = devices.placed(None, None, weight_bytes)
     assert ((data, fsdp), precision, taken) == (want, "bfloat16", [cards])
 
 
@@ -48,7 +53,7 @@ def test_accelerators_are_all_taken_with_as_many_copies_as_they_hold(monkeypatch
 )
 def test_what_cannot_be_had_is_refused(said, why):
     with pytest.raises(BadInput, match=why):
-        devices.placed(said, None, tiny.MODEL)
+        devices.placed(said, None, weight_bytes)
 
 
 def test_the_shell_hands_it_on(monkeypatch, tmp_path):

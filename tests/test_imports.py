@@ -291,7 +291,6 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "planning.lowering": "compiles the programs of models that are not there",
     "planning.workload": "counts what a model's programs compute",
     "api": "loads and runs a model for people",
-    "devices": "says how much room a model's weights take",
     "description": "says what a model's folder holds",
     "generation.step_by_step": "runs the model",
     "generation.text_stream": "runs the model",

@@ -38,7 +38,8 @@ def log_to_stderr(*, quiet: bool = False, debug: bool = False) -> None:
 def say_failures_once() -> None:
     """Leaves out what packages that read and write storage log at length, or print from threads of
     their own, of a failure that they then raise."""
-    std_logging.getLogger("gcsfs").setLevel(std_logging.CRITICAL)
+    for name in ("gcsfs", "asyncio"):  # asyncio's: the second of several writes that failed
+        std_logging.getLogger(name).setLevel(std_logging.CRITICAL)
     logging.get_absl_logger().addFilter(_no_traceback_of_orbax)
     if not isinstance(sys.unraisablehook, _ButClosedLoops):
         sys.unraisablehook = _ButClosedLoops(sys.unraisablehook)

@@ -17,7 +17,7 @@ from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models import int8
-from srum_jax.models.bagel import hf, hf_folder, model_config, peft, vae
+from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -30,6 +30,7 @@ __all__ = [
     "examine",
     "load",
     "recognises",
+    "weight_bytes",
 ]
 
 
@@ -50,6 +51,15 @@ def describe(
     tokenizer = Tokenizer.from_folder(parts.words)
     tokenizer.check(cfg.layout, str(parts.sizes))
     return cfg, tokenizer
+
+
+def weight_bytes(folder: epath.PathLike, base: epath.PathLike | None, precision: str) -> int:
+    """What all parameters take in a `precision` (`cost.memory`), by the sizes of a folder.
+
+    Raises FileNotFoundError or ValueError naming the file or the field.
+    """
+    cfg = model_config.from_folder(hf.locate(folder, base).sizes)
+    return cost.memory(cfg, precision).weights
 
 
 def examine(

@@ -4,6 +4,7 @@ A family is a module like `bagel.py`, and a line here. It gives
 
  · `recognises(folder)`: whether a folder holds such a model;
  · `describe(folder, base)` -> (sizes, tokenizer), without the weights;
+ · `weight_bytes(folder, base, precision)`: of all parameters, without them;
  · `examine(folder, base)` -> (sizes or None, stored dtype, everything wrong), without them too;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);

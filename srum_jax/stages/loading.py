@@ -26,7 +26,7 @@ from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.generation.context import Programs
 from srum_jax.models import lora
-from srum_jax.models.bagel import cost, hf, model_config
+from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
@@ -162,8 +162,10 @@ def own_mesh(
 
     Raises FileNotFoundError or ValueError for weights that are not there.
     """
-    need = cost.memory(model_config.from_folder(source(cfg, work).sizes), cfg.compute.dtype)
-    return sharding.inference_mesh(sharding.here(mesh), models * need.weights)
+    parts = source(cfg, work)
+    family = families.find(parts.folder, parts.base)
+    weights = family.weight_bytes(parts.folder, parts.base, cfg.compute.dtype)
+    return sharding.inference_mesh(sharding.here(mesh), models * weights)
 
 
 def made_by_training(

@@ -81,6 +81,30 @@ def test_a_line_of_the_log_is_no_part_of_a_bar():
     assert b"Traceback" not in done.stderr  # of what is closed at the end
 
 
+TWO_FAIL = """
+import asyncio
+from srum_jax.core import console
+console.say_failures_once()
+
+async def write(name):
+    raise OSError(name)
+
+async def both():
+    first, _ = asyncio.create_task(write("first")), asyncio.create_task(write("second"))
+    await first
+
+try:
+    asyncio.run(both())
+except OSError as e:
+    print(e)
+"""
+
+
+def test_of_writes_that_failed_together_one_is_told():
+    done = subprocess.run([sys.executable, "-c", TWO_FAIL], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("first\n", "")
+
+
 def test_counts_are_said_in_words():
     assert console.counted({"ok": 12, "unparsed": 3, "late": 0}) == "12 ok, 3 unparsed"
     assert console.counted({"ok": 0}) == console.counted({}) == "none"

@@ -47,6 +47,7 @@ def load(folder, base, *, mesh, dtype, want=("model", "vae"), int8_weights=False
 STUB = types.SimpleNamespace(
     recognises=lambda folder: (epath.Path(folder) / "grey.json").exists(),
     load=load,
+    weight_bytes=lambda folder, base, precision: 1000,
     ImageEncoder=Grey,
     ImageSampler=Grey,
     TextGenerator=Grey,

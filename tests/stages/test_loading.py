@@ -180,7 +180,8 @@ def test_it_draws_and_answers_the_same_on_every_mesh(on_eight):
             _, latents = opened.image_sampler(cfg, here).sample_prompts(prompts, [1, 2])
             images = [np.full((32, 32, 3), 80 * i, np.uint8) for i in range(2)]
             asked = opened.answer_scorer(cfg, here, batch=8)
-            return latents, *asked.probabilities(images, [["is this red ?"]] * 2)
+            given = asked.probabilities(images, [["is this red ?"]] * 2, [[[5, 6, 7]]] * 2)
+            return latents, np.array(given)
 
     for whole, cut in zip(made(2.0), made(0.3), strict=True):
         np.testing.assert_allclose(whole, cut, atol=1e-5)

@@ -286,7 +286,9 @@ def test_where_another_process_lacks_the_first_answers_none_asks_again(
         calls.append(questions)
         return [[*range(len(texts))] for texts in questions]
 
-    asked.sampler = types.SimpleNamespace(sample_prompts=lambda *_, params: (images, latents))
+    asked.sampler = types.SimpleNamespace(
+        stream_prompts=lambda several, params: ((images, latents) for _ in several)
+    )
     asked.scorer = types.SimpleNamespace(likeliest=likeliest)
     asked.panel = types.SimpleNamespace(proposers=[types.SimpleNamespace(separates=True)])
     asked.judge = lambda records, params: [judgement(0.5, 1)] * len(records)
