@@ -44,7 +44,7 @@ from srum_jax.generation import (
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import ImageRequest
-from srum_jax.generation.step_by_step import Course, Step, StepByStep
+from srum_jax.generation.step_by_step import DenoisingOptions, Step, StepByStep
 from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.outputs import Answer, Drawing
@@ -154,7 +154,7 @@ class Model:
         """
         several = inputs.requests(prompts, "generate: a prompt")
         settings = inputs.sampling(sampling, self.generation_config.generate, sample, "generate")
-        course = inputs.course(start, settings.steps, callback, trajectory, progress)
+        denoising = inputs.denoising(start, settings.steps, callback, trajectory, progress)
         read = {text: self._reader.prompt(text) for text in several if isinstance(text, str)}
         against = self._negatives(negative, prompts, settings)
         own = inputs.seeds(len(several), n, seed, seeds)
@@ -165,15 +165,15 @@ class Model:
         if from_image is not None:
             if latents is not None or "size" in sample:
                 raise BadInput("from_image has its size and its latents: leave out size, latents")
-            course = dataclasses.replace(course, clean=True)
+            denoising = dataclasses.replace(denoising, clean=True)
             begun = inputs.shared(from_image, prompts, "from_image")
             requests = [self._from(*pair) for pair in zip(requests, begun, strict=True)]
-        elif course.start and latents is None:
+        elif denoising.start and latents is None:
             raise BadInput(f"start = {start} begins midway: give latents or from_image")
         requests = self._begun(requests, latents)
         if best_of is None:
-            return self._draw(requests, settings, think, course)
-        return self._best(requests, settings, think, course, inputs.whole(best_of, "best_of", 1))
+            return self._draw(requests, settings, think, denoising)
+        return self._best(requests, settings, think, denoising, inputs.whole(best_of, "best_of", 1))
 
     def score(
         self, images: AnyImage | Sequence[AnyImage], prompts: str | Sequence[str]
@@ -220,8 +220,8 @@ class Model:
         several = inputs.requests(instructions, "edit: an instruction")
         given = inputs.each(images, instructions, "images")
         settings = inputs.sampling(sampling, self.generation_config.edit, sample, "edit")
-        course = inputs.course(start, settings.steps, callback, trajectory, progress)
-        if course.start and latents is None:
+        denoising = inputs.denoising(start, settings.steps, callback, trajectory, progress)
+        if denoising.start and latents is None:
             raise BadInput(f"start = {start} begins midway: give latents")
         if "size" in sample:
             raise BadInput("edit: an image is drawn in its own size; resize it beforehand")
@@ -237,7 +237,7 @@ class Model:
             for mine in [[one] for one in some] if drawn else [some]:
                 items, size = self._reader.edit(told, mine[0] if drawn else None)
                 requests.append(_Request(items, str(told), size, mine, other))
-        return self._draw(self._begun(requests, latents), settings, think, course)
+        return self._draw(self._begun(requests, latents), settings, think, denoising)
 
     def answer(
         self,
@@ -407,7 +407,7 @@ class Model:
         return [self.tokenizer.text(self.generation_config.prompt(one)) for one in several]
 
     def _draw(
-        self, requests: Sequence["_Request"], settings, think: bool, course: Course
+        self, requests: Sequence["_Request"], settings, think: bool, denoising: DenoisingOptions
     ) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
@@ -430,31 +430,40 @@ class Model:
                 jobs.append(ImageRequest(**read, size=r.size, seed=seed))
                 drawings.append((r.prompt, seed, thought))
         if any(r.latents for r in requests):
-            course = dataclasses.replace(course, latents=[x for r in requests for x in r.latents])
-        drawn, paths = self._sampled(jobs, settings, course)
+            denoising = dataclasses.replace(
+                denoising, latents=[x for r in requests for x in r.latents]
+            )
+        drawn, paths = self._sampled(jobs, settings, denoising)
         return [
             Drawing(d.image, *what, latents=d.latent, trajectory=tuple(paths.get(i, ())))
             for i, (d, what) in enumerate(zip(drawn, drawings, strict=True))
         ]
 
-    def _sampled(self, jobs: Sequence[ImageRequest], settings, course: Course) -> tuple:
+    def _sampled(
+        self, jobs: Sequence[ImageRequest], settings, denoising: DenoisingOptions
+    ) -> tuple:
         """Images of the jobs, and the trajectories that were asked for by the job's place."""
-        if course.whole:
+        if denoising.whole:
             with jax.set_mesh(self.mesh):
                 return self._sampler.sample(jobs, settings=settings), {}
         grids = [latent_grid(job.size, self.cfg.layout) for job in jobs]
-        steps = len(jobs) * (settings.steps - course.start)
-        how = dict(total=steps, unit="step", desc="drawing", shown=course.progress)
+        steps = len(jobs) * (settings.steps - denoising.start)
+        how = dict(total=steps, unit="step", desc="drawing", shown=denoising.progress)
         with jax.set_mesh(self.mesh), console.progress(**how) as bar:
-            following = StepByStep(course, grids, self.programs, bar.update)
-            drawn = self._sampler.sample(jobs, settings=settings, following=following)
-        return drawn, following.paths
+            denoiser = StepByStep(denoising, grids, self.programs, bar.update)
+            drawn = self._sampler.sample(jobs, settings=settings, denoiser=denoiser)
+        return drawn, denoiser.paths
 
     def _best(
-        self, requests: Sequence["_Request"], settings, think: bool, course: Course, count: int
+        self,
+        requests: Sequence["_Request"],
+        settings,
+        think: bool,
+        denoising: DenoisingOptions,
+        count: int,
     ) -> list[Drawing]:
         """Of each image to draw the best of `count` candidates, a full batch of them at a time."""
-        if count > 1 and not course.clean and any(r.latents for r in requests):
+        if count > 1 and not denoising.clean and any(r.latents for r in requests):
             raise BadInput("best_of: all candidates from the same latents are the same image")
         single = [one for r in requests for one in r.single()]
         self.score([], [])  # a judge that cannot be opened is told of before anything is drawn
@@ -468,7 +477,7 @@ class Model:
                 )
                 for r in single[first : first + together]
             ]
-            drawn = self._draw(part, settings, think, course)
+            drawn = self._draw(part, settings, think, denoising)
             scores = self.score(drawn, [one.prompt for one in drawn])
             for i in range(0, len(drawn), count):
                 best = i + scoring.best(scores[i : i + count])

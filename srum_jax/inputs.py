@@ -18,7 +18,7 @@ from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images as pictures
 from srum_jax.generation import generation_config
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.generation.step_by_step import Course, Step
+from srum_jax.generation.step_by_step import DenoisingOptions, Step
 from srum_jax.outputs import Drawing
 
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
@@ -205,20 +205,22 @@ def sampling(
     return generation_config.changed(given or default, dict(changes), where=where)
 
 
-def course(
+def denoising(
     start: int,
     steps: int,
     callback: Callable[[Step], Any] | None,
     trajectory: bool,
     progress: bool,
-) -> Course:
+) -> DenoisingOptions:
     """How drawing in so many steps is begun and followed. Raises BadInput."""
     start = whole(start, "start", 0)
     if start >= steps:
         raise BadInput(f"start must be below steps = {steps}, got {start}")
     if callback is not None and not callable(callback):
         raise BadInput(f"callback must be a function of a step, got {quoted(callback)}")
-    return Course(start, callback=callback, trajectory=bool(trajectory), progress=bool(progress))
+    return DenoisingOptions(
+        start, callback=callback, trajectory=bool(trajectory), progress=bool(progress)
+    )
 
 
 def latents(given: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:

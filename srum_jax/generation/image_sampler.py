@@ -35,7 +35,7 @@ def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
     return zlib.crc32(f"{run_seed}/{prompt_id}/{k}".encode())
 
 
-class Following(Protocol):
+class Denoiser(Protocol):
     """What draws step by step on the host, to be watched, stopped or begun midway."""
 
     def of(self, places: Sequence[int]) -> Callable[..., jax.Array]:
@@ -76,15 +76,15 @@ class ImageSampler:
         *,
         settings: SampleConfig | None = None,
         params: Params | None = None,
-        following: Following | None = None,
+        denoiser: Denoiser | None = None,
     ) -> list[GeneratedImage]:
         """An image of each request, in order; what shares a request's batch changes nothing.
 
-        settings, params: in place of the sampler's own · following: draws in place of
+        settings, params: in place of the sampler's own · denoiser: draws in place of
         `generate_latents`. Raises ValueError for a size that the model has no positions for or a
         context that exceeds the window, BadInput where the model's numbers are not finite.
         """
-        how = dict(settings=settings, params=params, following=following)
+        how = dict(settings=settings, params=params, denoiser=denoiser)
         return next(self.stream([requests], **how), [])
 
     def stream(
@@ -93,7 +93,7 @@ class ImageSampler:
         *,
         settings: SampleConfig | None = None,
         params: Params | None = None,
-        following: Following | None = None,
+        denoiser: Denoiser | None = None,
     ) -> Iterator[list[GeneratedImage]]:
         """As `sample` of each of several lists, in order, none of them empty.
 
@@ -102,7 +102,7 @@ class ImageSampler:
         sent are given.
         """
         params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
-        calls = self._sent(several, params, settings or self.settings, following)
+        calls = self._sent(several, params, settings or self.settings, denoiser)
         drawn, decoding = itertools.tee(in_flight.fetched(calls))
         coder = self.vae_params, self.model, self.programs
         decoder = ImageDecoder(*coder, batch_sharding=self.batch_sharding)
@@ -120,7 +120,7 @@ class ImageSampler:
         several: Iterable[Sequence[ImageRequest]],
         params: Params,
         settings: SampleConfig,
-        following: Following | None,
+        denoiser: Denoiser | None,
     ) -> Iterator[tuple["_Call", jax.Array]]:
         """The calls for several lists, each with the latents that it draws."""
         for requests in several:
@@ -131,7 +131,7 @@ class ImageSampler:
                     preemption.check()
                     places = members[first : first + settings.batch]
                     part = [requests[i] for i in places]
-                    draw = generate_latents if following is None else following.of(places)
+                    draw = generate_latents if denoiser is None else denoiser.of(places)
                     grids = [latent_grid(r.size, self.model.layout) for r in part]
                     sized = any(r.has_images for r in part)  # as their pictures are
                     call = _Call(len(requests), tuple(places), tuple(grids), rows, sized)

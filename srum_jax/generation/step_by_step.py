@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Course:
+class DenoisingOptions:
     """How denoising is begun and followed.
 
     start: the first step that is done, from 0 · latents: what stands before it, float32
@@ -72,14 +72,14 @@ class Course:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StepByStep:
-    """Draws the images of a call of the sampler (its `Following`).
+    """Draws the images of a call of the sampler (its `Denoiser`).
 
     grids: latent tokens (h, w) of each image · programs: those that were announced · done: told of
     how many images a step was done · paths: trajectories by the image's place, with
-    `course.trajectory`.
+    `options.trajectory`.
     """
 
-    course: Course
+    options: DenoisingOptions
     grids: Sequence[tuple[int, int]]
     programs: context.Programs
     done: Callable[[int], Any]
@@ -149,14 +149,14 @@ class _Batch:
         guidance: Guidance,
         **how: Any,
     ) -> jax.Array:
-        first, course = self.whole.programs.first, self.whole.course
+        first, options = self.whole.programs.first, self.whole.options
         sizes = {"pictures": len(seeds), "latent tokens": grid.valid.shape[1]}
         sizes |= context.lengths(packed) | {"renorm": guidance.renorm}
         with first("the reading before an image", sizes):
             anew = dataclasses.replace(guidance, runs=())
             caches = _read(params, packed, lengths, texts, negatives, guidance=anew, **how)
-        given, start = self._given(grid), course.start
-        x = _begun(seeds, grid, given, sampling.times[start], clean=course.clean)
+        given, start = self._given(grid), options.start
+        x = _begun(seeds, grid, given, sampling.times[start], clean=options.clean)
         self._keep(x)
         guided = [flag for flag, begin, end in guidance.runs for _ in range(begin, end)]
         for i in range(start, len(guided)):
@@ -169,11 +169,11 @@ class _Batch:
 
     def _given(self, grid: LatentGrid) -> np.ndarray | None:
         """The latents that the images of this batch begin from, laid out as `grid`."""
-        if self.whole.course.latents is None:
+        if self.whole.options.latents is None:
             return None
         laid = np.zeros(grid.noise.shape, np.float32)
         for row, place in enumerate(self.places):
-            mine = rearrange(self.whole.course.latents[place], "h w d -> (h w) d")
+            mine = rearrange(self.whole.options.latents[place], "h w d -> (h w) d")
             laid[row, : len(mine)] = mine
         return jax.device_put(laid, grid.noise.sharding)
 
@@ -186,19 +186,19 @@ class _Batch:
         ]
 
     def _keep(self, x: jax.Array) -> None:
-        if self.whole.course.trajectory:
+        if self.whole.options.trajectory:
             for place, latents in zip(self.places, self._latents(x), strict=True):
                 self.whole.paths.setdefault(place, []).append(latents)
 
     def _after(self, number: int, steps: int, time: float, x: jax.Array) -> None:
-        course = self.whole.course
+        options = self.whole.options
         self._keep(x)
-        if course.callback is None and not course.progress:
+        if options.callback is None and not options.progress:
             return
         x.block_until_ready()  # the device is asked for steps ahead of its work otherwise
         self.whole.done(len(self.places))
-        if course.callback is None:
+        if options.callback is None:
             return
         step = Step(number, steps, time, self.places, functools.partial(self._latents, x))
-        if course.callback(step) is True:
+        if options.callback(step) is True:
             raise Interrupted(f"the callback stopped drawing after step {number} of {steps}")
