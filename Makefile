@@ -19,8 +19,9 @@ PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 install = { $(1)/bin/python $(PIP) uv && \
   $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null; } || \
   $(1)/bin/python $(PIP) $(2)
+# A worker that has none left takes tests of the other's: one file holds minutes of the slow ones.
 # Without a new worker for one that died: pytest-xdist waits for its tests for ever.
-PYTEST := -m pytest -n 2 --dist loadfile --max-worker-restart 0 -q
+PYTEST := -m pytest -n 2 --dist worksteal --max-worker-restart 0 -q
 # Large pages speed up the fresh arrays that training on a CPU keeps asking for.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Compiled modules are kept, whatever the shell says: the tests start a hundred Python processes.

@@ -48,6 +48,7 @@ from srum_jax.generation.step_by_step import DenoisingOptions, Step, StepByStep
 from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.outputs import Answer, Drawing
+from srum_jax.reading import DrawingRequest
 from srum_jax.scoring import ImageScore
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -158,9 +159,10 @@ class Model:
         read = {text: self._reader.prompt(text) for text in several if isinstance(text, str)}
         against = self._negatives(negative, prompts, settings)
         own = inputs.seeds(len(several), n, seed, seeds)
+        items = [read.get(one) or self._reader.prompt(one) for one in several]
         requests = [
-            _Request(read.get(one) or self._reader.prompt(one), str(one), settings.size, *rest)
-            for one, *rest in zip(several, own, against, strict=True)
+            DrawingRequest(what, str(one), settings.size, *rest)
+            for what, one, *rest in zip(items, several, own, against, strict=True)
         ]
         if from_image is not None:
             if latents is not None or "size" in sample:
@@ -236,7 +238,7 @@ class Model:
             drawn = self.generation_config.official
             for mine in [[one] for one in some] if drawn else [some]:
                 items, size = self._reader.edit(told, mine[0] if drawn else None)
-                requests.append(_Request(items, str(told), size, mine, other))
+                requests.append(DrawingRequest(items, str(told), size, mine, other))
         return self._draw(self._begun(requests, latents), settings, think, denoising)
 
     def answer(
@@ -381,13 +383,13 @@ class Model:
                 stop="first" if self.generation_config.official else "each",
             )
 
-    def _from(self, request: "_Request", image: AnyImage) -> "_Request":
+    def _from(self, request: DrawingRequest, image: AnyImage) -> DrawingRequest:
         """The request begun from an image, in its size."""
         seen = self._reader.latents(self._reader.pixels(inputs.Shown(image)))
         latents = [seen.tokens] * len(request.seeds)
         return dataclasses.replace(request, size=seen.size, latents=latents)
 
-    def _begun(self, requests: list["_Request"], latents) -> list["_Request"]:
+    def _begun(self, requests: list[DrawingRequest], latents) -> list[DrawingRequest]:
         """The requests with what each image begins from, where that is given."""
         if latents is None:
             return requests
@@ -407,7 +409,7 @@ class Model:
         return [self.tokenizer.text(self.generation_config.prompt(one)) for one in several]
 
     def _draw(
-        self, requests: Sequence["_Request"], settings, think: bool, denoising: DenoisingOptions
+        self, requests: Sequence[DrawingRequest], settings, think: bool, denoising: DenoisingOptions
     ) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
@@ -456,7 +458,7 @@ class Model:
 
     def _best(
         self,
-        requests: Sequence["_Request"],
+        requests: Sequence[DrawingRequest],
         settings,
         think: bool,
         denoising: DenoisingOptions,
@@ -483,26 +485,3 @@ class Model:
                 best = i + scoring.best(scores[i : i + count])
                 chosen.append(dataclasses.replace(drawn[best], score=scores[best]))
         return chosen
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """What the model reads, the prompt last, before it draws an image of `size` for each seed.
-
-    negative: what the prompt is compared with · latents: what each image begins from; none: noise.
-    """
-
-    items: context.Context
-    prompt: str
-    size: tuple[int, int]
-    seeds: Sequence[int]
-    negative: Text | None = None
-    latents: Sequence[np.ndarray] = ()
-
-    def single(self) -> list["_Request"]:
-        """A request for each image."""
-        latents = [[one] for one in self.latents] or [()] * len(self.seeds)
-        return [
-            dataclasses.replace(self, seeds=[seed], latents=mine)
-            for seed, mine in zip(self.seeds, latents, strict=True)
-        ]

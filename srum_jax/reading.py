@@ -1,7 +1,7 @@
 """What a loaded model reads of a request: texts, pictures and frames as items of a context."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,3 +111,26 @@ def system(tokenizer: Tokenizer, words: str) -> Text:
         return tokenizer.text(words)
     except ValueError as e:
         raise BadInput(f"this model cannot think: it lacks words of the request to ({e})") from e
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawingRequest:
+    """What the model reads, the prompt last, before it draws an image of `size` for each seed.
+
+    negative: what the prompt is compared with · latents: what each image begins from; none: noise.
+    """
+
+    items: Context
+    prompt: str
+    size: tuple[int, int]
+    seeds: Sequence[int]
+    negative: Text | None = None
+    latents: Sequence[np.ndarray] = ()
+
+    def single(self) -> list["DrawingRequest"]:
+        """A request for each image."""
+        latents = [[one] for one in self.latents] or [()] * len(self.seeds)
+        return [
+            dataclasses.replace(self, seeds=[seed], latents=mine)
+            for seed, mine in zip(self.seeds, latents, strict=True)
+        ]
