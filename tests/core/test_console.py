@@ -13,10 +13,12 @@ from srum_jax.core import console
 
 @pytest.fixture
 def cache():
-    """The folder that is set; put back after the test."""
+    """The folder that is set; put back after the test, with what is put there."""
     before = jax.config.jax_compilation_cache_dir
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
     yield before
     jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 def test_a_folder_that_a_program_has_set_stays(cache):
