@@ -44,7 +44,7 @@ from srum_jax.generation import (
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import ImageRequest
-from srum_jax.generation.step_by_step import DenoisingOptions, Step, StepByStep
+from srum_jax.generation.step_by_step import DenoisingOptions, DenoisingStep, StepByStep
 from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.outputs import Answer, Drawing
@@ -133,7 +133,7 @@ class Model:
         latents: Sequence[np.ndarray] | None = None,
         start: int = 0,
         trajectory: bool = False,
-        callback: Callable[[Step], Any] | None = None,
+        callback: Callable[[DenoisingStep], Any] | None = None,
         progress: bool = False,
         sampling: SampleConfig | None = None,
         **sample: Any,
@@ -208,7 +208,7 @@ class Model:
         latents: Sequence[np.ndarray] | None = None,
         start: int = 0,
         trajectory: bool = False,
-        callback: Callable[[Step], Any] | None = None,
+        callback: Callable[[DenoisingStep], Any] | None = None,
         progress: bool = False,
         sampling: SampleConfig | None = None,
         **sample: Any,

@@ -18,7 +18,7 @@ from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images as pictures
 from srum_jax.generation import generation_config
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.generation.step_by_step import DenoisingOptions, Step
+from srum_jax.generation.step_by_step import DenoisingOptions, DenoisingStep
 from srum_jax.outputs import Drawing
 
 AnyImage = Any  # path, PIL.Image.Image, Drawing or uint8 [H,W,3]
@@ -208,7 +208,7 @@ def sampling(
 def denoising(
     start: int,
     steps: int,
-    callback: Callable[[Step], Any] | None,
+    callback: Callable[[DenoisingStep], Any] | None,
     trajectory: bool,
     progress: bool,
 ) -> DenoisingOptions:

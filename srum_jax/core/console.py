@@ -80,7 +80,7 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
-class Bar(tqdm):
+class ProgressBar(tqdm):
     """A progress bar with the time left, and behind it that of the run. The bar that bears the name
     of the stage is taken for the whole of it."""
 
@@ -102,14 +102,16 @@ def _seconds_left(bar: dict[str, Any]) -> float | None:
     return (bar["total"] - bar["n"]) / rate if bar["total"] and done and rate else None
 
 
-def progress(things: Iterable | None = None, *, shown: bool = True, **how: Any) -> Bar:
+def progress(things: Iterable | None = None, *, shown: bool = True, **how: Any) -> ProgressBar:
     """A progress bar on stderr; `how` is what tqdm takes.
 
     Not shown with `shown` False, or where TQDM_DISABLE is set.
     """
     between = 0.1 if sys.stderr.isatty() else IN_A_FILE
     hidden = not shown or bool(os.environ.get(NO_PROGRESS))
-    return Bar(things, **{"mininterval": between, "dynamic_ncols": True, "disable": hidden} | how)
+    return ProgressBar(
+        things, **{"mininterval": between, "dynamic_ncols": True, "disable": hidden} | how
+    )
 
 
 def cache_compiled_programs() -> None:

@@ -199,7 +199,7 @@ def _decoder(stream):
 def _of_stream(clip, stream) -> Iterator[Frame]:
     """Frames of an open clip's stream. ValueError for damaged ones, and if the file ends early."""
     first, rate = None, float(stream.average_rate or UNTIMED_RATE)
-    shown = video_shown.Shown.of(stream)
+    shown = video_shown.FrameGeometry.of(stream)
     decoded = video_shown.neighbours(_whole_stream(clip, stream))
     for number, (before, frame, after) in enumerate(decoded):
         # Containers without times: frames at an even rate.

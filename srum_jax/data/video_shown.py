@@ -32,14 +32,14 @@ _BESIDE, _BELOW, _SWAPPED = 1, 2, 1  # how two eyes lie in a frame (AVStereo3D o
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class FrameGeometry:
     """What a container says of all frames of a stream."""
 
     ratio: Fraction | None  # width to height of a pixel
     crop: tuple[int, int, int, int]  # pixels hidden left, above, right, below
 
     @classmethod
-    def of(cls, stream: AvStream) -> "Shown":
+    def of(cls, stream: AvStream) -> "FrameGeometry":
         """What is said of a stream of PyAV.
 
         Raises ValueError for colours of Dolby Vision that no other player shows (IPT-PQ-c2 of

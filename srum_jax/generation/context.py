@@ -203,7 +203,7 @@ HOW_LONG = "seconds to a minute for a small model, minutes for a large one, once
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
+class CompiledProgram:
     """A program that was made ready for a call: its name, the sizes it was compiled for, seconds
     until the call returned, and whether the folder of compiled programs had it."""
 
@@ -232,7 +232,7 @@ class Programs:
 
     def __init__(self):
         self.seen: set[tuple] = set()
-        self.compiled: list[Compiled] = []
+        self.compiled: list[CompiledProgram] = []
 
     @contextlib.contextmanager
     def first(self, what: str, sizes: Mapping[str, Any]) -> Iterator[None]:
@@ -256,7 +256,7 @@ class Programs:
         if not heard.programs:  # this process had it already
             return
         took, found = time.monotonic() - began, heard.found == heard.programs
-        self.compiled.append(Compiled(what, dict(sizes), took, found))
+        self.compiled.append(CompiledProgram(what, dict(sizes), took, found))
         if took > TOLD:
             logging.info(self.compiled[-1].said())
 

@@ -183,9 +183,9 @@ class ImageDecoder:
 
         Raises BadInput where one of them, or what becomes of it, is not finite.
         """
-        return next(self.stream([Latents(latents)]), [])
+        return next(self.stream([DecodeRequest(latents)]), [])
 
-    def stream(self, several: Iterable["Latents"]) -> Iterator[list[np.ndarray]]:
+    def stream(self, several: Iterable["DecodeRequest"]) -> Iterator[list[np.ndarray]]:
         """As `decode` of each of several lists, in order, none of them empty. A wish to stop ends
         nothing here: what was drawn is seldom long to decode, and would be lost."""
         images: dict[int, np.ndarray] = {}
@@ -199,7 +199,7 @@ class ImageDecoder:
                 images = {}
 
     def _sent(
-        self, several: Iterable["Latents"]
+        self, several: Iterable["DecodeRequest"]
     ) -> Iterator[tuple[tuple[Sequence[np.ndarray], Sequence[int]], Any]]:
         """The calls for several lists: ((the list, places of the call's), what it makes)."""
         ways = _ways(self.batch_sharding)
@@ -218,7 +218,7 @@ class ImageDecoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Latents:
+class DecodeRequest:
     """Latent tokens float32 [h,w,p·p·Z] of several pictures that are decoded together.
 
     rows: that a call has at least, as far as _PIXELS allows · bucketed: sides are padded to buckets

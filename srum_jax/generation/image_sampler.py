@@ -23,7 +23,7 @@ from srum_jax.generation import context
 from srum_jax.generation.context import fine_bucket
 from srum_jax.generation.denoising import MARKS, empty_grid, generate_latents
 from srum_jax.generation.guidance import Guidance, SamplingParams
-from srum_jax.generation.image_codec import ImageDecoder, Latents, latent_grid
+from srum_jax.generation.image_codec import DecodeRequest, ImageDecoder, latent_grid
 from srum_jax.generation.image_request import GeneratedImage, ImageRequest
 from srum_jax.models import attention
 from srum_jax.models.bagel import mot
@@ -270,9 +270,9 @@ class _Call:
     rows: int
     of_pictures: bool
 
-    def to_decode(self, x: np.ndarray) -> Latents:
+    def to_decode(self, x: np.ndarray) -> DecodeRequest:
         """What the decoder gets of the call's [rows,G,p·p·Z]."""
-        return Latents(self.latents(x), self.rows, bucketed=self.of_pictures)
+        return DecodeRequest(self.latents(x), self.rows, bucketed=self.of_pictures)
 
     def latents(self, x: np.ndarray) -> list[np.ndarray]:
         """float32 [h,w,p·p·Z] of each request, out of the call's [rows,G,p·p·Z]."""

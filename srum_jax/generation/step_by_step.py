@@ -25,7 +25,7 @@ from srum_jax.models.bagel.model_config import BagelConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class DenoisingStep:
     """A denoising step that is done.
 
     number: from 1, of `steps` · time: t after it, from 1 (noise) to 0 (the image) · images: places
@@ -59,7 +59,7 @@ class DenoisingOptions:
     start: int = 0
     latents: Sequence[np.ndarray] | None = None
     clean: bool = False
-    callback: Callable[[Step], Any] | None = None
+    callback: Callable[[DenoisingStep], Any] | None = None
     trajectory: bool = False
     progress: bool = False
 
@@ -85,9 +85,9 @@ class StepByStep:
     done: Callable[[int], Any]
     paths: dict[int, list[np.ndarray]] = dataclasses.field(default_factory=dict)
 
-    def of(self, places: Sequence[int]) -> "_Batch":
+    def of(self, places: Sequence[int]) -> "_StepwiseBatch":
         """What draws the images of these places, a batch."""
-        return _Batch(self, tuple(places))
+        return _StepwiseBatch(self, tuple(places))
 
 
 _STATIC = ("cfg", "guidance", "image_by_cond", "dtype")
@@ -129,7 +129,7 @@ def _stepped(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Batch:
+class _StepwiseBatch:
     """Called as `generate_latents`, draws the images of `places` in its place."""
 
     whole: StepByStep
@@ -199,6 +199,6 @@ class _Batch:
         self.whole.done(len(self.places))
         if options.callback is None:
             return
-        step = Step(number, steps, time, self.places, functools.partial(self._latents, x))
+        step = DenoisingStep(number, steps, time, self.places, functools.partial(self._latents, x))
         if options.callback(step) is True:
             raise Interrupted(f"the callback stopped drawing after step {number} of {steps}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from srum_jax.report import numbers
-from srum_jax.report.pictures import Picture, heat
+from srum_jax.report.pictures import Thumbnail, heat
 
 MAX_EXAMPLES = 24  # scored candidates shown
 VIEW = 160  # width of a scored candidate in SVG units, about its width on the screen
@@ -54,16 +54,16 @@ class Box:
 class Weights:
     """Token weights as a picture over the candidate; numbers: (text, x, y) of few tokens."""
 
-    over: Picture
+    over: Thumbnail
     numbers: tuple[tuple[str, float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class ShownCandidate:
     """A drawn picture with what was said of it; score None: status says why there is none."""
 
     number: str
-    picture: Picture
+    picture: Thumbnail
     score: float | None
     status: str
     boxes: tuple[Box, ...]
@@ -86,7 +86,7 @@ class ScoredPictures:
     """Candidates by prompt; scale: the least and the largest token weight, or None without any;
     left_out: how many more were kept."""
 
-    prompts: tuple[tuple[str, tuple[Candidate, ...]], ...] = ()
+    prompts: tuple[tuple[str, tuple[ShownCandidate, ...]], ...] = ()
     scale: tuple[float, float] | None = None
     left_out: int = 0
 
@@ -95,7 +95,7 @@ class ScoredPictures:
 
 
 def scored_pictures(
-    records: Sequence[Mapping[str, Any]], where: str, picture: Callable[[str], Picture]
+    records: Sequence[Mapping[str, Any]], where: str, picture: Callable[[str], Thumbnail]
 ) -> ScoredPictures:
     """Of score/examples.json. `picture` opens a path that a record names.
 
@@ -120,7 +120,7 @@ def _prompt(record: Mapping[str, Any]) -> tuple[str, str]:
     return str(record["id"]).rpartition("-")[0], str(record["prompt"])
 
 
-def _ranked(group: Sequence[Candidate]) -> tuple[Candidate, ...]:
+def _ranked(group: Sequence[ShownCandidate]) -> tuple[ShownCandidate, ...]:
     """The candidates of a prompt, the highest of several marked."""
     known = [c.score for c in group if c.score is not None]
     if len(group) < 2 or not known:
@@ -134,14 +134,14 @@ def _candidate(
     weights: np.ndarray | None,
     scale: tuple[float, float] | None,
     where: str,
-    picture: Callable[[str], Picture],
-) -> Candidate:
+    picture: Callable[[str], Thumbnail],
+) -> ShownCandidate:
     shown = picture(record["image"])
     units = VIEW / shown.width
     boxes = [
         _box(b, i, units, f"{where}: {record['id']}") for i, b in enumerate(record["boxes"], 1)
     ]
-    candidate = Candidate(
+    candidate = ShownCandidate(
         number=str(record["id"]).rpartition("-")[2],
         picture=shown,
         score=_number(record.get("image_score")),

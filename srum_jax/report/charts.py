@@ -206,7 +206,7 @@ def _smooth(y: np.ndarray, width: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bar:
+class HistogramBar:
     """In SVG units; says: what a pointer that rests on it is told."""
 
     kind: str
@@ -222,7 +222,7 @@ class Histogram:
     """names: (kind, name, how many) of each series."""
 
     title: str
-    bars: tuple[Bar, ...]
+    bars: tuple[HistogramBar, ...]
     names: tuple[tuple[str, str, int], ...]
 
 
@@ -243,7 +243,7 @@ def histogram(title: str, series: Sequence[tuple[str, str, Sequence[int]]]) -> H
             low, high = -1 + 2 * i / bins, -1 + 2 * (i + 1) / bins
             says = f"{signed(low)} to {signed(high)}: {name} {count(counts[i])}"
             top = HISTOGRAM_HEIGHT - base - part
-            bars.append(Bar(kind, i * wide + 1, top, wide - 2, part, says))
+            bars.append(HistogramBar(kind, i * wide + 1, top, wide - 2, part, says))
             base += part
     names = tuple((kind, name, sum(counts)) for kind, name, counts in series)
     return Histogram(title, tuple(bars), names)

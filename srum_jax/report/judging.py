@@ -22,7 +22,7 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class QuestionSummary:
     """Answers to one kind of question; mean: probability of what the prompt says."""
 
     kind: str
@@ -37,7 +37,7 @@ class Judging:
 
     scored: tuple[Scored, ...] = ()
     histograms: tuple[charts.Histogram, ...] = ()
-    questions: tuple[Question, ...] = ()
+    questions: tuple[QuestionSummary, ...] = ()
     comparison: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     failures: tuple[tuple[str, int, Mapping[str, int]], ...] = ()
 
@@ -54,7 +54,7 @@ def judging(scores: Mapping[str, Any], found: Mapping[str, Any]) -> Judging:
     """scores: of results.json, what the checker says of the scores; found: calibration.json, what
     can be said without one. Either may be empty."""
     questions = tuple(
-        Question(
+        QuestionSummary(
             kind,
             sum(seen["status"].values()),
             seen.get("mean"),

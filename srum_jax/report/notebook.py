@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from srum_jax.data.images import encode_png
 from srum_jax.report.environment import templates
-from srum_jax.report.pictures import Picture, picture
+from srum_jax.report.pictures import Thumbnail, picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Captioned:
     marked: bool = False
 
     @property
-    def shown(self) -> list[Picture]:
+    def shown(self) -> list[Thumbnail]:
         """The pictures as the page holds them."""
         data = (p if isinstance(p, bytes) else encode_png(p) for p in self.pictures)
         return [picture(one, self.caption) for one in data]

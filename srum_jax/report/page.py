@@ -12,13 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from srum_jax.report import candidates, charts, numbers, sections
+from srum_jax.report import candidates, charts, numbers, suite_sections
 from srum_jax.report.candidates import ScoredPictures
 from srum_jax.report.environment import templates
+from srum_jax.report.items import Item
 from srum_jax.report.judging import Judging
-from srum_jax.report.records import Item
-from srum_jax.report.sections import Section
-from srum_jax.report.training import RELEASED, Training
+from srum_jax.report.suite_sections import Section
+from srum_jax.report.training import RELEASED, TrainingSummary
 
 MAX_SHOWN = 16  # items with pictures shown of each outcome
 GROUPED = 8  # up to so many items with pictures are not grouped by outcome
@@ -63,7 +63,7 @@ class Round:
     items: Mapping[str, Sequence[Item]] = dataclasses.field(default_factory=dict)
     judging: Judging = Judging()
     scored: ScoredPictures = ScoredPictures()
-    training: Training = Training()
+    training: TrainingSummary = TrainingSummary()
 
     def section(self, key: str) -> Section | None:
         """The section of that key, None where there is none."""
@@ -82,7 +82,7 @@ class Round:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunReport:
     """Everything the report shows. facts: "run" of results.json; stages: its timings by name."""
 
     facts: Mapping[str, Any]
@@ -112,7 +112,7 @@ class Part:
     rounds: tuple[Round, ...] = ()
 
 
-def parts(run: Run) -> list[Part]:
+def parts(run: RunReport) -> list[Part]:
     """The sections of the page, in order; what there is nothing of is left out."""
     titled = {s.key: (s.title, s.about) for r in run.rounds for s in r.sections}
     keys = dict.fromkeys([*titled, *(key for r in run.rounds for key in r.shown)])
@@ -142,7 +142,7 @@ def parts(run: Run) -> list[Part]:
     return found
 
 
-def render(run: Run) -> str:
+def render(run: RunReport) -> str:
     """The text of the HTML file."""
     style = importlib.resources.files("srum_jax.report").joinpath("style.css").read_text()
     last = run.measured
@@ -151,13 +151,13 @@ def render(run: Run) -> str:
         .get_template("page.html.j2")
         .render(
             run=run,
-            headline=sections.headline(last.sections),
-            elsewhere=sections.elsewhere(last.sections),
+            headline=suite_sections.headline(last.sections),
+            elsewhere=suite_sections.elsewhere(last.sections),
             lede=lede(run),
             changes=Changes.of(last.sections),
             first=first_pictures(last),
             parts=parts(run),
-            names=sections.NAMES,
+            names=suite_sections.NAMES,
             outcome_titles=OUTCOMES,
             released=RELEASED,
             chart=charts,
@@ -207,7 +207,7 @@ def first_pictures(last: Round) -> list[tuple[str, int | None, Item]]:
     return []
 
 
-def lede(run: Run) -> str:
+def lede(run: RunReport) -> str:
     """What was run, in a few sentences."""
     trained = [r.training.facts for r in run.rounds if r.training.facts]
     drawn = run.stages.get("generate", {}).get("items")

@@ -14,7 +14,7 @@ SMALL = 128  # up to this longest side a picture is shown pixel by pixel
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """A picture as a data URI ("": its file is not there), with the size of the original."""
 
     uri: str
@@ -27,22 +27,22 @@ class Picture:
         return max(self.width, self.height) <= SMALL
 
 
-MISSING = Picture("", 1, 1)
+MISSING = Thumbnail("", 1, 1)
 
 
-def picture(data: bytes, name: str) -> Picture:
-    """The bytes of an image file as a Picture; large ones are shrunk so that the page stays small.
+def picture(data: bytes, name: str) -> Thumbnail:
+    """The bytes of an image file as a Thumbnail; large ones are shrunk: the page stays small.
 
     Raises ValueError naming `name` for what `images.decode` refuses.
     """
     small = Image.fromarray(images.decode(data, name=name))
     size = small.size
     if data.startswith(b"\x89PNG") and max(size) <= THUMB:
-        return Picture(_uri(images.without_texts(data), "png"), *size)
+        return Thumbnail(_uri(images.without_texts(data), "png"), *size)
     small.thumbnail((THUMB, THUMB))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=88)
-    return Picture(_uri(out.getvalue(), "jpeg"), *size)
+    return Thumbnail(_uri(out.getvalue(), "jpeg"), *size)
 
 
 def _uri(data: bytes, kind: str) -> str:
@@ -63,7 +63,7 @@ _CIVIDIS = np.array(
 )
 
 
-def heat(values: np.ndarray, lo: float, hi: float) -> Picture:
+def heat(values: np.ndarray, lo: float, hi: float) -> Thumbnail:
     """float [h, w] as an h by w picture, dark blue at `lo` to yellow at `hi`, half transparent.
 
     A cell that is not finite is fully transparent.
@@ -77,4 +77,4 @@ def heat(values: np.ndarray, lo: float, hi: float) -> Picture:
     alpha = np.where(finite, 205, 0)[..., None]
     out = io.BytesIO()
     Image.fromarray(np.concatenate([rgb, alpha], -1).astype(np.uint8)).save(out, "PNG")
-    return Picture(_uri(out.getvalue(), "png"), values.shape[1], values.shape[0])
+    return Thumbnail(_uri(out.getvalue(), "png"), values.shape[1], values.shape[0])

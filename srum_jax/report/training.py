@@ -45,7 +45,7 @@ Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (steps [N], val
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainingSummary:
     """Sentences and curves of one round's training; `facts` is its part of results.json."""
 
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -77,7 +77,9 @@ class Training:
         return f"{', '.join(parts)}." if parts else ""
 
 
-def training(facts: Mapping[str, Any], manifest: Mapping[str, Any], metrics: Metrics) -> Training:
+def training(
+    facts: Mapping[str, Any], manifest: Mapping[str, Any], metrics: Metrics
+) -> TrainingSummary:
     """Args: "train" of the round, the manifest of the stage, its metrics; each may be empty.
 
     Raises ValueError where a row of the monitor has no step.
@@ -96,7 +98,7 @@ def training(facts: Mapping[str, Any], manifest: Mapping[str, Any], metrics: Met
         _monitored("What it says, and what is so", rows, AGAINST),
         _monitored("What is kept", rows, KEPT),
     )
-    return Training(
+    return TrainingSummary(
         facts, selection(manifest), tuple(drawn), tuple(c for c in seen if c is not None)
     )
 

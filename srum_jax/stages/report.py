@@ -20,9 +20,9 @@ from etils import epath
 from srum_jax.config import Config
 from srum_jax.core import files
 from srum_jax.core.files import read_json
-from srum_jax.report import candidates, page, pictures, records, sections, training
+from srum_jax.report import candidates, items, page, pictures, suite_sections, training
 from srum_jax.report.judging import judging
-from srum_jax.report.pictures import Picture
+from srum_jax.report.pictures import Thumbnail
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
 from srum_jax.training import metrics
@@ -72,7 +72,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("report", cfg, work, sections=(), inputs=made, body=body)
 
 
-def read(results: Mapping[str, Any], folders: Sequence[epath.PathLike]) -> page.Run:
+def read(results: Mapping[str, Any], folders: Sequence[epath.PathLike]) -> page.RunReport:
     """What the report shows of a run.
 
     Args:
@@ -89,7 +89,7 @@ def read(results: Mapping[str, Any], folders: Sequence[epath.PathLike]) -> page.
         if not number:
             raise ValueError(f"{folder}: a round's folder is named round<number>")
         places[int(number[1])] = folder
-    return page.Run(
+    return page.RunReport(
         facts=results.get("run", {}),
         stages=results.get("stages", {}),
         rounds=tuple(
@@ -105,18 +105,18 @@ def _round(number: int, measured: Mapping[str, Any], folder: epath.Path | None) 
     if folder is None:
         return page.Round(
             number,
-            tuple(sections.of_round(measured)),
+            tuple(suite_sections.of_round(measured)),
             judging=judging(measured.get("scores", {}), {}),
             training=training.training(facts, {}, {}),
         )
-    items = _items(folder / "evaluate" / "evaluation.json")
+    judged = _items(folder / "evaluate" / "evaluation.json")
     logged = folder / "train" / "metrics.jsonl"
     scored = folder / "score" / "examples.json"
     return page.Round(
         number,
-        sections=tuple(sections.of_round(measured)),
-        shown=_shown(folder / "evaluate", items),
-        items=items,
+        sections=tuple(suite_sections.of_round(measured)),
+        shown=_shown(folder / "evaluate", judged),
+        items=judged,
         judging=judging(
             measured.get("scores", {}), _read_if_there(folder / "score" / "calibration.json", {})
         ),
@@ -142,32 +142,32 @@ def _read_if_there(path: epath.Path, otherwise: Any) -> Any:
     return found
 
 
-def _items(path: epath.Path) -> dict[str, tuple[records.Item, ...]]:
+def _items(path: epath.Path) -> dict[str, tuple[items.Item, ...]]:
     """Every item that `evaluate` judged, by the key of its section."""
     found = _read_if_there(path, {})
     lists = dict(found.get("items", {}))
     if "prompts" in found:
         lists.setdefault(DRAWING, found["prompts"])
-    return {key: records.items(value, f"{path}: {key}") for key, value in lists.items()}
+    return {key: items.items(value, f"{path}: {key}") for key, value in lists.items()}
 
 
 def _shown(
-    folder: epath.Path, items: Mapping[str, Sequence[records.Item]]
-) -> dict[str, tuple[records.Item, ...]]:
+    folder: epath.Path, judged: Mapping[str, Sequence[items.Item]]
+) -> dict[str, tuple[items.Item, ...]]:
     """The items whose pictures were kept, by the key of their section."""
     files = {path.stem.removeprefix(EXAMPLES): path for path in folder.glob(f"{EXAMPLES}*.json")}
     if (folder / "pairs.json").exists():
         files[DRAWING] = folder / "pairs.json"
     return {
-        key: records.with_reasons(
-            records.items(read_json(path), str(path), functools.partial(_picture, folder)),
-            items.get(key, ()),
+        key: items.with_reasons(
+            items.items(read_json(path), str(path), functools.partial(_picture, folder)),
+            judged.get(key, ()),
         )
         for key, path in sorted(files.items())
     }
 
 
-def _picture(folder: epath.Path, path: str) -> Picture:
+def _picture(folder: epath.Path, path: str) -> Thumbnail:
     """The picture at `path`, which is relative to `folder`."""
     file = folder / path
     if not file.exists():

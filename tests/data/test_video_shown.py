@@ -292,7 +292,7 @@ def test_a_crop_that_leaves_nothing_is_refused_or_hides_nothing(tmp_path):
     with pytest.raises(ValueError, match="not a readable clip"):
         read(tmp_path, cropped_matroska(30, 0, 30, 0))
     smaller = av.VideoFrame(WIDTH, HEIGHT, "rgb24")  # than those that the crop was for
-    assert video_shown.Shown(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
+    assert video_shown.FrameGeometry(None, (30, 0, 30, 0)).size(smaller) == (WIDTH, HEIGHT)
 
 
 def test_a_cameras_frames_with_exif_are_read(tmp_path):

@@ -16,7 +16,7 @@ from srum_jax.core.errors import Preempted
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.data.images import to_float
 from srum_jax.generation import image_codec
-from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder, Latents, side_bucket
+from srum_jax.generation.image_codec import DecodeRequest, ImageDecoder, ImageEncoder, side_bucket
 from srum_jax.models.bagel import vae
 from srum_jax.planning import hlo
 
@@ -110,7 +110,7 @@ def test_pictures_of_many_sizes_share_a_program_and_are_what_they_are_at_their_o
     sizes = [(9, 10), (10, 9), (9, 9), (9, 10)]
     latents = [rng.normal(size=(*s, CFG.token_dim)).astype(np.float32) for s in sizes]
     decoder, before = ImageDecoder(coder, CFG), image_codec.decode_latents._cache_size()
-    (shared,) = decoder.stream([Latents(latents, bucketed=True)])
+    (shared,) = decoder.stream([DecodeRequest(latents, bucketed=True)])
     assert image_codec.decode_latents._cache_size() == before + 1
     for (h, w), image, alone in zip(sizes, shared, decoder.decode(latents), strict=True):
         assert image.shape == (4 * h, 4 * w, 3)

@@ -14,7 +14,7 @@ from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.evals import sections as result_sections
 from srum_jax.report import page as report_page
-from srum_jax.report import pictures, sections, training
+from srum_jax.report import pictures, suite_sections, training
 from srum_jax.stages import report
 from srum_jax.stages.manifest import Manifest, Workdir
 
@@ -311,7 +311,7 @@ def test_captions_and_edits_of_the_base_alone(full):
 
 def test_headline_claims_a_change_only_if_the_interval_excludes_zero():
     def headline(measured):
-        return sections.headline(sections.of_round({"t2i": measured}))
+        return suite_sections.headline(suite_sections.of_round({"t2i": measured}))
 
     base = np.arange(200) % 2 == 0
     assert headline(t2i(base, base | (np.arange(200) < 60))).startswith("Training raised")

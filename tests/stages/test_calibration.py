@@ -96,6 +96,6 @@ def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
         ("regions, sam", 3, {"irrelevant": 1}),
     )
     assert shown.comparison["with"] == "words"
-    text = page.render(page.Run({}, {}, (page.Round(0, judging=shown),)))
+    text = page.render(page.RunReport({}, {}, (page.Round(0, judging=shown),)))
     assert "irrelevant 1" in text and "no regions 1" in text
     assert "Against the scores of words" in text and "rank correlation 1.00" in text

@@ -23,7 +23,7 @@ _QUERIES, _KEYS = 256, 512
 
 
 @struct.dataclass
-class Queries:
+class QueryBlocks:
     """Blocks of a row's queries: their `tokens` [B,I,s], and the blocks of keys that each meets,
     the first `count` [B,I] numbers of `others` [B,I,J] int32, of which it sees the first `whole`
     [B,I] wholly."""
@@ -44,7 +44,7 @@ def _blocks(x: jax.Array, size: int, axis: int = 0) -> jax.Array:
     return x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
 
 
-def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, Tokens]:
+def prepare(queries: Tokens, keys: Tokens) -> tuple[QueryBlocks, Tokens]:
     """(blocks of the queries and whom they meet, blocks of the keys [B,J,t])."""
     queries = jax.tree.map(lambda x: _blocks(x, _QUERIES, 1), queries)
     keys = jax.tree.map(lambda x: _blocks(x, _KEYS, 1), keys)
@@ -57,14 +57,14 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, Tokens]:
     found = jax.lax.map(meets, jax.tree.map(lambda x: rearrange(x, "b i s -> i b s"), queries))
     whole, met = (rearrange(x, "i b j -> b i j").astype(jnp.int32) for x in found)
     others = jnp.argsort(-met - whole, axis=-1, stable=True).astype(jnp.int32)
-    return Queries(queries, others, jnp.sum(whole, axis=-1), jnp.sum(met, axis=-1)), keys
+    return QueryBlocks(queries, others, jnp.sum(whole, axis=-1), jnp.sum(met, axis=-1)), keys
 
 
 def _at(tree, i: jax.Array):
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
 
 
-def _meeting_all(of: Queries, meet: Callable, start):
+def _meeting_all(of: QueryBlocks, meet: Callable, start):
     """`start` carried through `meet(n, carry, masked)` with each block of keys that a block meets;
     `masked`: some query does not see some key of it."""
     carry = jax.lax.fori_loop(0, of.whole, functools.partial(meet, masked=False), start)
@@ -106,7 +106,9 @@ def _met(before: _Met, s: jax.Array, v: jax.Array) -> _Met:
 
 # One row and kv head, in blocks: q [I,R,C] of the queries that read it, k, v [J,t,C].
 @jax.custom_vjp
-def _head(q: jax.Array, k: jax.Array, v: jax.Array, queries: Queries, keys: Tokens) -> jax.Array:
+def _head(
+    q: jax.Array, k: jax.Array, v: jax.Array, queries: QueryBlocks, keys: Tokens
+) -> jax.Array:
     return _head_forward(q, k, v, queries, keys)[0]
 
 
@@ -159,7 +161,7 @@ def _head_backward(saved, g):
 _head.defvjp(_head_forward, _head_backward)
 
 
-def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, Tokens]) -> jax.Array:
+def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[QueryBlocks, Tokens]) -> jax.Array:
     """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `mask_rule.seen`; returns [B,S,H,C]."""
     count, group = q.shape[1], q.shape[2] // k.shape[2]
 

@@ -26,7 +26,7 @@ _INTERPRET = False  # tests run the kernel without a TPU
 
 
 @struct.dataclass
-class Queries:
+class QueryTables:
     """Tables of a row's queries, in packed order and padded to whole blocks (S' of them).
 
     order, back [B,S]: into packed order and out of it · interval [B,S'] int32: first + end·2¹⁶ ·
@@ -56,7 +56,7 @@ def _whole(x: jax.Array, axis: int, size: int) -> jax.Array:
     return jnp.pad(x, pads)
 
 
-def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, jax.Array]:
+def prepare(queries: Tokens, keys: Tokens) -> tuple[QueryTables, jax.Array]:
     """(tables of the queries, packed order of the keys [B,T]). Raises ValueError for long rows."""
     count, total = queries.segment.shape[1], keys.segment.shape[1]
     if total > LONGEST:
@@ -79,7 +79,7 @@ def prepare(queries: Tokens, keys: Tokens) -> tuple[Queries, jax.Array]:
     i = jnp.arange(runs.shape[1], dtype=jnp.int32)[None, :, None]
     top = jnp.min(jnp.where(runs, i, i.size - 1), axis=1, keepdims=True)
     bottom = jnp.max(jnp.where(runs, i, 0), axis=1, keepdims=True)
-    tables = Queries(
+    tables = QueryTables(
         order=order,
         back=jnp.argsort(order, axis=1),
         interval=first | (end << 16),
@@ -98,7 +98,7 @@ def _within(interval, key):
     return (key >= (interval & 0xFFFF)) & (key < ((interval >> 16) & 0xFFFF))
 
 
-def _kernel(row: Queries, queries: int, keys: int) -> Any:
+def _kernel(row: QueryTables, queries: int, keys: int) -> Any:
     """The kernel of one row's tables."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as lib
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as info
@@ -134,7 +134,9 @@ def _kernel(row: Queries, queries: int, keys: int) -> Any:
     )
 
 
-def run(q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[Queries, jax.Array]) -> jax.Array:
+def run(
+    q: jax.Array, k: jax.Array, v: jax.Array, tables: tuple[QueryTables, jax.Array]
+) -> jax.Array:
     """Attention of q [B,S,H,C] to k, v [B,T,K,C] under `mask_rule.seen`; returns [B,S,H,C]."""
     of, order_keys = tables
     count, size = q.shape[1], q.shape[-1]

@@ -16,7 +16,7 @@ import numpy as np
 from srum_jax.worlds.shapes import language
 from srum_jax.worlds.shapes import rendering as render
 from srum_jax.worlds.shapes.language import Content, name
-from srum_jax.worlds.shapes.question_forms import Question
+from srum_jax.worlds.shapes.question_forms import ShapesQuestion
 from srum_jax.worlds.shapes.questions import scene_of, stream_rng
 from srum_jax.worlds.shapes.rendering import CELL, CELLS, COLORS, Pair, Scene, Thing, pick, weighted
 
@@ -140,12 +140,14 @@ def changed_pair(rng: random.Random, split: str, change: str) -> tuple[Scene, Sc
     return scene, scene
 
 
-def changed_question(change: str) -> Question:
+def changed_question(change: str) -> ShapesQuestion:
     """What changed between two scenes; `change` is a key of CHANGES."""
-    return Question("what changed ?", CHANGES[change], "pair_changed")
+    return ShapesQuestion("what changed ?", CHANGES[change], "pair_changed")
 
 
-def more_question(rng: random.Random, scenes: tuple[Scene, Scene], wanted: str) -> Question | None:
+def more_question(
+    rng: random.Random, scenes: tuple[Scene, Scene], wanted: str
+) -> ShapesQuestion | None:
     """Which of two scenes has more of something; None if the draw's answer is not the wanted one
     ("first", "second", "neither"; "" takes any)."""
     thing = pick(rng, pick(rng, scenes).things)
@@ -162,10 +164,10 @@ def more_question(rng: random.Random, scenes: tuple[Scene, Scene], wanted: str) 
     answer = "first" if difference > 0 else "second" if difference < 0 else "neither"
     if wanted and answer != wanted:
         return None
-    return Question(f"which image has more {phrase} ?", answer, "pair_more")
+    return ShapesQuestion(f"which image has more {phrase} ?", answer, "pair_more")
 
 
-def _wanted_more(rng: random.Random, split: str) -> tuple[tuple[Scene, Scene], Question]:
+def _wanted_more(rng: random.Random, split: str) -> tuple[tuple[Scene, Scene], ShapesQuestion]:
     """Two scenes and a question whose answer is drawn first."""
     wanted = pick(rng, ("first", "second", "neither"))
     while True:
@@ -220,20 +222,20 @@ def _free(cell: tuple[int, int], taken: set[tuple[int, int]]) -> bool:
     return cell in CELLS and cell not in taken
 
 
-def clip_question(rng: random.Random, clip: Clip, kind: str) -> Question | None:
+def clip_question(rng: random.Random, clip: Clip, kind: str) -> ShapesQuestion | None:
     """A question of a CLIP_KIND; None where all but the count lack their one mover."""
     if kind == "clip_count":
-        return Question(
+        return ShapesQuestion(
             "how many objects moved ?", language.NUMBERS[len(clip.movers)], "clip_count"
         )
     if len(clip.movers) != 1:
         return None
     thing = clip.movers[0]
     if kind == "clip_color":
-        return Question("what color is the object that moved ?", thing.color, kind)
+        return ShapesQuestion("what color is the object that moved ?", thing.color, kind)
     if kind == "clip_shape":
-        return Question("what shape is the object that moved ?", thing.shape, kind)
-    return Question("which way did the object move ?", clip.ways[0], kind)
+        return ShapesQuestion("what shape is the object that moved ?", thing.shape, kind)
+    return ShapesQuestion("which way did the object move ?", clip.ways[0], kind)
 
 
 def _clip(rng: random.Random, split: str, movers: int) -> Clip:
@@ -248,7 +250,7 @@ def _clip(rng: random.Random, split: str, movers: int) -> Clip:
 
 def several_example(
     seed: int, index: int, split: str = "train", clips: bool = True
-) -> tuple[tuple[np.ndarray, ...], tuple[Question, ...]]:
+) -> tuple[tuple[np.ndarray, ...], tuple[ShapesQuestion, ...]]:
     """Pictures and questions about them: two compared, or (if `clips`) a clip, as often.
 
     A pure function of its arguments.
@@ -275,7 +277,7 @@ def several_example(
 
 def several_question(
     rng: random.Random, split: str, kind: str
-) -> tuple[tuple[np.ndarray, ...], Question]:
+) -> tuple[tuple[np.ndarray, ...], ShapesQuestion]:
     """Pictures uint8 [32, 32, 3] of the split and a question about them, of a PAIR_KIND (two
     pictures) or a CLIP_KIND (frames)."""
     if kind in CLIP_KINDS:
@@ -292,7 +294,7 @@ def several_question(
 @functools.lru_cache(maxsize=4)
 def several_set(
     split: str, count: int, seed: int = 0
-) -> tuple[tuple[tuple[np.ndarray, ...], Question], ...]:
+) -> tuple[tuple[tuple[np.ndarray, ...], ShapesQuestion], ...]:
     """`count` questions about two pictures or a clip of the split, kinds in turn."""
     kinds, rngs = (*PAIR_KINDS, *CLIP_KINDS), (stream_rng(seed, i, 13) for i in range(count))
     return tuple(several_question(rng, split, kinds[i % len(kinds)]) for i, rng in enumerate(rngs))

@@ -16,14 +16,14 @@ from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.worlds.shapes import verifier
 from srum_jax.worlds.shapes.changes import Edit, edit_set, several_set
 from srum_jax.worlds.shapes.language import content_of
-from srum_jax.worlds.shapes.question_forms import DESCRIBE, Question
+from srum_jax.worlds.shapes.question_forms import DESCRIBE, ShapesQuestion
 from srum_jax.worlds.shapes.questions import caption_set, qa_set
 from srum_jax.worlds.shapes.rendering import SIDE, Scene, draw
 
 CAPTION_TOKENS = 24  # the longest caption of the world has 15 words
 
 # A picture uint8 [H,W,3] or a tuple of several, and a question about them.
-Item = tuple[np.ndarray | tuple[np.ndarray, ...], Question]
+Item = tuple[np.ndarray | tuple[np.ndarray, ...], ShapesQuestion]
 
 
 # -------------------------------------------------------------------------------- what is asked

@@ -35,7 +35,7 @@ DESCRIBE = "describe the image ."
 
 
 @dataclass(frozen=True)
-class Question:
+class ShapesQuestion:
     """A question's words, its answer (one word; a caption for kind "caption") and its kind."""
 
     text: str
@@ -68,46 +68,46 @@ class View:
         return tuple(t for t in self.things if pairs.count(t.pair) == 1)
 
 
-def color_question(rng: random.Random, view: View) -> Question | None:
+def color_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """What colour the only thing of a shape has; None if no shape is alone."""
     shapes = [t.shape for t in view.things]
     things = [t for t in view.things if shapes.count(t.shape) == 1]
     if view.flawed is not None or not things:
         return None
     thing = pick(rng, things)
-    return Question(f"what color is the {thing.shape} ?", thing.color, "color")
+    return ShapesQuestion(f"what color is the {thing.shape} ?", thing.color, "color")
 
 
-def shape_question(rng: random.Random, view: View) -> Question | None:
+def shape_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """What shape the only thing of a colour has; None if no colour is alone."""
     colors = [t.color for t in view.things]
     things = [t for t in view.things if colors.count(t.color) == 1]
     if view.flawed is not None or not things:
         return None
     thing = pick(rng, things)
-    return Question(f"what shape is the {thing.color} object ?", thing.shape, "shape")
+    return ShapesQuestion(f"what shape is the {thing.color} object ?", thing.shape, "shape")
 
 
-def size_question(rng: random.Random, view: View) -> Question | None:
+def size_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """Whether the only thing of its kind is big or small; None if none is alone."""
     if not view.single:
         return None
     thing = pick(rng, view.single)
-    return Question(f"is the {thing.color} {thing.shape} big or small ?", thing.scale, "size")
+    return ShapesQuestion(f"is the {thing.color} {thing.shape} big or small ?", thing.scale, "size")
 
 
-def exists_question(rng: random.Random, view: View) -> Question | None:
+def exists_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """Whether there is a thing: as often yes as no."""
     pairs = [t.pair for t in view.things]
     if rng.random() < 0.5:
-        return Question(f"is there {name(pick(rng, pairs))} ?", "yes", "exists")
+        return ShapesQuestion(f"is there {name(pick(rng, pairs))} ?", "yes", "exists")
     if view.flawed is not None and rng.random() < 0.7:
         pair = view.scene.things[view.flawed].pair
         if pair in pairs:
             return None
     else:
         pair = _near_pair(rng, pick(rng, pairs), {t.pair for t in view.scene.things})
-    return Question(f"is there {name(pair)} ?", "no", "exists")
+    return ShapesQuestion(f"is there {name(pair)} ?", "no", "exists")
 
 
 def _near_pair(rng: random.Random, pair: Pair, avoid: set[Pair]) -> Pair:
@@ -127,14 +127,14 @@ def _near_pair(rng: random.Random, pair: Pair, avoid: set[Pair]) -> Pair:
     return pick(rng, near or [p for p in language.PAIRS if p not in avoid])
 
 
-def count_question(rng: random.Random, view: View) -> Question | None:
+def count_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """How many there are of something; None where the picture was changed."""
     if view.flawed is not None:
         return None
     things = view.things
     draw = rng.random()
     if draw < 0.3:
-        return Question("how many objects are there ?", NUMBERS[len(things)], "count")
+        return ShapesQuestion("how many objects are there ?", NUMBERS[len(things)], "count")
     if draw < 0.65:
         options = {language.plural(s): sum(t.shape == s for t in things) for s in SHAPES}
     else:
@@ -144,10 +144,10 @@ def count_question(rng: random.Random, view: View) -> Question | None:
     # The wanted number first: most phrases have none, and "zero" would be the lazy answer.
     number = weighted(rng, [(n, (1, 1, 3, 5, 5)[n]) for n in sorted(set(options.values()))])
     phrase = pick(rng, [p for p, n in options.items() if n == number])
-    return Question(f"how many {phrase} are there ?", NUMBERS[number], "count")
+    return ShapesQuestion(f"how many {phrase} are there ?", NUMBERS[number], "count")
 
 
-def position_question(rng: random.Random, view: View) -> Question | None:
+def position_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """Where the only thing of its kind lies; None if none is alone."""
     things = view.single
     if not things:
@@ -155,12 +155,16 @@ def position_question(rng: random.Random, view: View) -> Question | None:
     thing = pick(rng, things)
     if rng.random() < 0.5:
         answer = "right" if thing.col else "left"
-        return Question(f"is the {thing.color} {thing.shape} left or right ?", answer, "position")
+        return ShapesQuestion(
+            f"is the {thing.color} {thing.shape} left or right ?", answer, "position"
+        )
     answer = "below" if thing.row else "above"
-    return Question(f"is the {thing.color} {thing.shape} above or below ?", answer, "position")
+    return ShapesQuestion(
+        f"is the {thing.color} {thing.shape} above or below ?", answer, "position"
+    )
 
 
-def relation_choice_question(rng: random.Random, view: View) -> Question | None:
+def relation_choice_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """On which side of one thing another lies; None without two that are alone."""
     things = view.single
     if len(things) < 2:
@@ -169,12 +173,12 @@ def relation_choice_question(rng: random.Random, view: View) -> Question | None:
     words = ("left", "right") if rng.random() < 0.5 else ("above", "below")
     answer = next((r for r in words if language.holds(a, r, b)), "neither")
     link = "left or right of" if words[0] == "left" else "above or below"
-    return Question(
+    return ShapesQuestion(
         f"is the {a.color} {a.shape} {link} the {b.color} {b.shape} ?", answer, "relation_choice"
     )
 
 
-def relation_yesno_question(rng: random.Random, view: View) -> Question | None:
+def relation_yesno_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """Half "no" are the opposite relation and half are neither, where the scene has both."""
     things = view.single
     if len(things) < 2:
@@ -188,14 +192,14 @@ def relation_yesno_question(rng: random.Random, view: View) -> Question | None:
     else:
         wanted = opposite if rng.random() < 0.5 else neither
         relation, answer = pick(rng, wanted or opposite), "no"
-    return Question(
+    return ShapesQuestion(
         f"is the {a.color} {a.shape} {RELATION_WORDS[relation]} the {b.color} {b.shape} ?",
         answer,
         "relation_yesno",
     )
 
 
-def caption_right_question(rng: random.Random, view: View) -> Question | None:
+def caption_right_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """Right means exactly this: nothing missing, nothing extra, nothing malformed."""
     true = language.scene_contents(view.scene)
     right = [c for c in true if language.split_of(c) == view.split]
@@ -209,7 +213,7 @@ def caption_right_question(rng: random.Random, view: View) -> Question | None:
         if content is None:
             return None
     text = language.say(rng, content)
-    return Question(f"does the image show {text} ?", answer, "caption_right")
+    return ShapesQuestion(f"does the image show {text} ?", answer, "caption_right")
 
 
 def _wrong_content(
@@ -264,15 +268,17 @@ def _one_word(rng: random.Random, pair: Pair) -> Pair:
     return pair[0], pick(rng, [s for s in SHAPES if s != pair[1]])
 
 
-def caption_question(rng: random.Random, view: View) -> Question | None:
+def caption_question(rng: random.Random, view: View) -> ShapesQuestion | None:
     """What the picture shows."""
     if view.flawed is not None:
         return None
     found = [c for c in language.scene_contents(view.scene) if language.split_of(c) == view.split]
-    return Question(DESCRIBE, language.say(rng, pick(rng, found)), "caption") if found else None
+    return (
+        ShapesQuestion(DESCRIBE, language.say(rng, pick(rng, found)), "caption") if found else None
+    )
 
 
-_ASK: dict[str, Callable[[random.Random, View], Question | None]] = {
+_ASK: dict[str, Callable[[random.Random, View], ShapesQuestion | None]] = {
     "color": color_question,
     "shape": shape_question,
     "size": size_question,
@@ -286,29 +292,29 @@ _ASK: dict[str, Callable[[random.Random, View], Question | None]] = {
 }
 
 
-def ask(rng: random.Random, view: View, kind: str) -> Question | None:
+def ask(rng: random.Random, view: View, kind: str) -> ShapesQuestion | None:
     """One question of a scene kind (or "caption"); None where the scene does not allow it."""
     return _ASK[kind](rng, view)
 
 
 def crop_questions(
     rng: random.Random, pair: Pair | None, look: Pair, no_share: float = 1.0
-) -> tuple[Question, ...]:
+) -> tuple[ShapesQuestion, ...]:
     """The crop questions: `pair` is what is there (None: malformed or empty), `look` what it
     resembles; a well-made crop also gets a "no" question in `no_share` of the cases."""
     color, shape = pair or ("none", "none")
     found = [
-        Question("what color is this ?", color, "crop_color"),
-        Question("what shape is this ?", shape, "crop_shape"),
+        ShapesQuestion("what color is this ?", color, "crop_color"),
+        ShapesQuestion("what shape is this ?", shape, "crop_shape"),
     ]
     if pair is None:
-        return (*found, Question(f"is this {name(look)} ?", "no", "crop_is"))
-    found.append(Question(f"is this {name(pair)} ?", "yes", "crop_is"))
+        return (*found, ShapesQuestion(f"is this {name(look)} ?", "no", "crop_is"))
+    found.append(ShapesQuestion(f"is this {name(pair)} ?", "yes", "crop_is"))
     if rng.random() < no_share:
         other = (
             _one_word(rng, pair)
             if rng.random() < 0.75
             else pick(rng, [p for p in language.PAIRS if p != pair])
         )
-        found.append(Question(f"is this {name(other)} ?", "no", "crop_is"))
+        found.append(ShapesQuestion(f"is this {name(other)} ?", "no", "crop_is"))
     return tuple(found)

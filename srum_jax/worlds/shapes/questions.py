@@ -19,7 +19,7 @@ from srum_jax.worlds.shapes.question_forms import (
     CROP_KINDS,
     KINDS,
     SCENE_KINDS,
-    Question,
+    ShapesQuestion,
     View,
     ask,
     crop_questions,
@@ -111,7 +111,7 @@ _DESCRIBED = (("single", 0.1), ("attr", 0.35), ("count", 0.15), ("triple", 0.3),
 
 def crop_example(
     rng: random.Random, split: str, malformed: float
-) -> tuple[np.ndarray, tuple[Question, ...]]:
+) -> tuple[np.ndarray, tuple[ShapesQuestion, ...]]:
     """A crop of a scene's object with its questions; a share of the crops is malformed or empty.
 
     Jitter: the margin around the box is 0..2 px.  Empty crops show background or an object's rim.
@@ -159,7 +159,7 @@ _ANY = (
 
 def understanding_example(
     seed: int, index: int, mix: Mix = Mix(), split: str = "train"
-) -> tuple[np.ndarray, tuple[Question, ...]]:
+) -> tuple[np.ndarray, tuple[ShapesQuestion, ...]]:
     """Image uint8 [32, 32, 3] and 1..mix.questions questions; a pure function of its arguments.
 
     Scenes have contents of `split` only; pairs held out of generation do appear.
@@ -189,7 +189,7 @@ def _scene_example(rng, split, categories, kinds, mix: Mix, flawed: float):
         image = render.draw(scene)
         # Malformed scenes answer captions with "no" only; well-made ones make up for it.
         view = View(scene, split, None, 0.5 / (1 - flawed) if len(scene.things) > 1 else 0.5)
-    found: list[Question] = []
+    found: list[ShapesQuestion] = []
     # Most kinds do not fit a malformed scene; trying longer would fill it with "no" to captions.
     for _ in range(mix.questions if view.flawed is not None else 3 * mix.questions):
         if len(found) == mix.questions:
@@ -200,7 +200,7 @@ def _scene_example(rng, split, categories, kinds, mix: Mix, flawed: float):
         if question and (question.answer in ("yes", "no") or question not in found):
             found.append(question)
     if not found:  # a malformed scene can lack every other question
-        question = Question(f"is there {name(scene.things[0].pair)} ?", "no", "exists")
+        question = ShapesQuestion(f"is there {name(scene.things[0].pair)} ?", "no", "exists")
         found.append(question)
     return image, tuple(found)
 
@@ -213,12 +213,12 @@ def stream_rng(seed: int, index: int, stream: int) -> random.Random:
 
 
 @functools.lru_cache(maxsize=4)
-def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, Question], ...]:
+def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, ShapesQuestion], ...]:
     """`count` questions, each with its own image uint8 [32, 32, 3], kinds in turn (no captions).
 
     Yes and no are about even per kind; 30 % of crops are malformed; scenes are of the split.
     """
-    found: list[tuple[np.ndarray, Question]] = []
+    found: list[tuple[np.ndarray, ShapesQuestion]] = []
     index = 0
     while len(found) < count:
         rng = stream_rng(seed, index, 2)

@@ -236,7 +236,7 @@ def _questions(rng: random.Random, view: View) -> list[dict[str, str]]:
     return [_asked(q) for q in found if q]
 
 
-def _asked(q: question_forms.Question) -> dict[str, str]:
+def _asked(q: question_forms.ShapesQuestion) -> dict[str, str]:
     return {"question": q.text, "answer": q.answer, "kind": q.kind}
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from srum_jax.report.pictures import Picture
+from srum_jax.report.pictures import Thumbnail
 
 ASKED = ("prompt", "instruction", "question")
 KIND = ("category", "kind")
@@ -22,7 +22,7 @@ class Reply:
 
     model: str
     right: bool
-    picture: Picture | None = None
+    picture: Thumbnail | None = None
     text: str = ""
     reason: str = ""
 
@@ -34,7 +34,7 @@ class Item:
 
     asked: str
     kind: str
-    given: Picture | None
+    given: Thumbnail | None
     expected: str
     replies: tuple[Reply, ...]
 
@@ -53,7 +53,7 @@ class Item:
 
 
 def items(
-    records: Any, where: str, picture: Callable[[str], Picture | None] = lambda path: None
+    records: Any, where: str, picture: Callable[[str], Thumbnail | None] = lambda path: None
 ) -> tuple[Item, ...]:
     """The items of a JSON list. `picture` opens a path that a record names.
 
@@ -64,7 +64,7 @@ def items(
     return tuple(_item(record, f"{where}: record {i}", picture) for i, record in enumerate(records))
 
 
-def _item(record: Any, where: str, picture: Callable[[str], Picture | None]) -> Item:
+def _item(record: Any, where: str, picture: Callable[[str], Thumbnail | None]) -> Item:
     fields = record if isinstance(record, Mapping) else {}
     models = [key.removesuffix(RIGHT) for key in fields if key.endswith(RIGHT)]
     if not models:
@@ -100,7 +100,7 @@ def _of_model(key: str, models: Sequence[str]) -> bool:
 
 
 def _reply(
-    fields: Mapping[str, Any], model: str, picture: Callable[[str], Picture | None]
+    fields: Mapping[str, Any], model: str, picture: Callable[[str], Thumbnail | None]
 ) -> Reply:
     own = {
         key.removeprefix(f"{model}_"): value

@@ -8,7 +8,7 @@ from html_page import read
 from PIL import Image
 
 from srum_jax.evals import sections as result_sections
-from srum_jax.report import page, sections
+from srum_jax.report import page, suite_sections
 from srum_jax.stages import report
 
 FIRST, SECOND = np.arange(80) % 4 == 0, np.arange(80) % 2 == 0
@@ -54,7 +54,7 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
         "far away 40",
         "near 40",
         "Trained against base on the same ponds: +25.0 points, 95 % interval "
-        + sections.points_range(measured["suites"]["frogs"]["paired"]["ci95"]),
+        + suite_sections.points_range(measured["suites"]["frogs"]["paired"]["ci95"]),
         "right only when trained 20",
         "Everything that went wrong: 1 of 2 ponds",
         "how many frogs ? near three ✗ two; there are three ✓ three",
@@ -66,17 +66,17 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
 
 def test_what_the_contract_has_too_is_drawn_once_as_the_suite_names_it():
     skill = result_sections.by_model(KINDS, FIRST, SECOND)
-    found = sections.of_round({"qa": skill, "suites": {"frogs": part("Asking frogs")}})
+    found = suite_sections.of_round({"qa": skill, "suites": {"frogs": part("Asking frogs")}})
     assert [(s.key, s.title, s.unit) for s in found] == [("qa", "Asking frogs", "questions")]
     other = {**part("Asking frogs"), "models": {"base": result_sections.accuracy_section(FIRST)}}
-    found = sections.of_round({"qa": skill, "suites": {"frogs": other}})
+    found = suite_sections.of_round({"qa": skill, "suites": {"frogs": other}})
     assert [s.title for s in found] == ["Answering questions", "Asking frogs"]
 
 
 def test_no_interval_is_made_where_none_was_written(measured):
     models = {"base": {"n": 10, "correct": 3, "by_category": {"near": {"n": 4, "correct": 1}}}}
     measured["suites"]["frogs"] = {"title": "Frogs", "models": models}
-    (found,) = sections.of_round(measured)
+    (found,) = suite_sections.of_round(measured)
     assert found.models["base"].ci95 is None and found.difference is None
     shown = read(page.render(report.read({"rounds": [measured]}, [])))
     assert "Frogs, base: 30.0\u00a0% right." in shown.text and "interval" not in shown.text
@@ -94,4 +94,4 @@ def test_no_interval_is_made_where_none_was_written(measured):
 def test_a_damaged_section_is_named(measured, damage, message):
     damage(measured["suites"]["frogs"])
     with pytest.raises(ValueError, match=message):
-        sections.of_round(measured)
+        suite_sections.of_round(measured)
