@@ -128,14 +128,18 @@ def turns(loop: Instruction, known: Program) -> int | None:
 def turn_of(known: Program, scope: str) -> str:
     """The computation that is one turn of a loop whose own instructions stand under the name
     `scope` (`jax.named_scope`), of loops in one another the outermost: compilers move what does
-    not change into inner ones. Raises ValueError where the program has none, or several."""
+    not change into inner ones, and give loops of other scopes the same constants. Raises ValueError
+    where the program has none, or several."""
     inside = re.compile(rf'op_name="[^"]*/{scope}/(?!while/)')
     every = [loop for one in known.values() for loop in one.of("while")]
     bodies = {name for loop in every for name in loop.called if name in known}
     found = [
         name
         for name in bodies
-        if any(inside.search(one.rest) for one in known[name].instructions.values())
+        if any(
+            one.opcode != "constant" and inside.search(one.rest)
+            for one in known[name].instructions.values()
+        )
     ]
     found = [name for name in found if not any(name in _within(known, one) for one in found)]
     if len(found) != 1:

@@ -133,6 +133,28 @@ ENTRY %main.3 (p: f32[4]) -> f32[4] {
     assert hlo.turn_of(hlo.read(text)[0], "step") == "outer.2"
 
 
+def test_a_scope_is_not_of_a_loop_that_was_given_its_constants():
+    text = """
+%step.1 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %made = f32[4]{0} negate(%p), metadata={op_name="jit(run)/while/body/step/neg"}
+}
+
+%plain.2 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %sunk = f32[4]{0} constant({1, 1, 1, 1}), metadata={op_name="jit(run)/while/body/step/dot"}
+  ROOT %made = f32[4]{0} add(%p, %sunk), metadata={op_name="jit(run)/while/body/plain/add"}
+}
+
+ENTRY %main.3 (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  %guided = f32[4]{0} while(%p), condition=%c, body=%step.1
+  ROOT %then = f32[4]{0} while(%guided), condition=%c, body=%plain.2
+}
+"""
+    assert hlo.turn_of(hlo.read(text)[0], "step") == "step.1"
+
+
 def test_a_program_without_other_chips_sends_nothing():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile().as_text()
     assert hlo.collectives(text) == {}
