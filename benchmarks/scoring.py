@@ -48,11 +48,18 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from srum_jax.core import param_tree
+from srum_jax.data import packing
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Picture, Text
+from srum_jax.data.schema import Example, Text
 from srum_jax.data.tokenizer import SPLIT, Tokenizer
-from srum_jax.generation import context, generation_config, image_sampler, text_generator
+from srum_jax.generation import (
+    context,
+    generation_config,
+    image_sampler,
+    shared_context,
+    text_generator,
+)
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
@@ -167,21 +174,24 @@ def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
     return rows
 
 
-def written_rows(cfg: BagelConfig, side: int, think: bool) -> list[Row]:
-    """What is read for one image before writing: its two questions."""
-    rows = []
+def written_rows(cfg: BagelConfig, side: int, think: bool) -> tuple[list[Row], list[int]]:
+    """(what is read for one image before writing, tokens behind which each of its two answers is
+    written). What both questions begin with, the picture, is read once."""
+    rows, behind = [], []
 
     def generate(contexts, **_):
-        for one in contexts:
-            patches = sum(len(item.positions) for item in one if isinstance(item, Picture))
-            rows.append(Row(patches, context.extent(one)[0]))
+        begins = [shared_context.Beginning.of(one) for one in contexts]
+        for row in shared_context.rows(contexts, begins, len(contexts), slots=0)[0]:
+            tokens, _, patches, *_ = packing.size(Example(row))
+            rows.append(Row(int(patches), int(tokens)))
+        behind.extend(context.extent(one)[0] for one in contexts)
         return [text_generator.GeneratedText("", (), False) for _ in contexts]
 
     generator = types.SimpleNamespace(generate=generate)
     how = dict(window=WINDOW, max_text=WINDOW, max_tokens=1, think=think)
     source = written.ModelText(generator, cfg.layout, Lengths(cfg.llm.vocab), **how)
     written.WrittenJudge(source, SETTINGS).judge(Proposals.of(PROPOSER, prompted(side, 1)))
-    return rows
+    return rows, behind
 
 
 # ------------------------------------------------------------------------------------------ counted
@@ -225,16 +235,17 @@ class Counter:
         flops = sum(map(self.read, rows))
         return Cost(flops, 0, len(rows), len(rows) * every * self.item, 0.0)
 
-    def written(self, rows: Sequence[Row], steps: int) -> Cost:
+    def written(self, rows: Sequence[Row], behind: Sequence[int], steps: int) -> Cost:
+        """Of `rows` that are read, and of so many steps behind each of `behind` tokens."""
         llm = self.cfg.llm
-        behind = sum(steps * row.tokens + steps * (steps - 1) / 2 for row in rows)
+        keys = sum(steps * tokens + steps * (steps - 1) / 2 for tokens in behind)
         token = 2 * (weights(self.expert) + weights(self.head))
-        flops = sum(map(self.read, rows)) + len(rows) * steps * token
-        flops += self._attention(1, behind + len(rows) * steps)
+        flops = sum(map(self.read, rows)) + len(behind) * steps * token
+        flops += self._attention(1, keys + len(behind) * steps)
         passes = param_tree.count([self.tower, self.expert])
         passes += steps * param_tree.count([self.expert, self.head])
         kept = 2 * llm.layers * llm.kv_heads * llm.head_dim * self.item
-        return Cost(flops, steps, 1 + steps, passes * self.item, behind * kept)
+        return Cost(flops, steps, 1 + steps, passes * self.item, keys * kept)
 
 
 def weights(specs: Any) -> int:
@@ -250,7 +261,7 @@ def counted(
     counter = Counter(cfg, item)
     costs = {"logits": counter.logits(logits_rows(cfg, words, side))}
     for way in ways:
-        costs[way.name] = counter.written(written_rows(cfg, side, way.think), way.steps)
+        costs[way.name] = counter.written(*written_rows(cfg, side, way.think), way.steps)
     return costs
 
 
