@@ -30,7 +30,7 @@ def target(name):
     return pytest.param(name, marks=pytest.mark.skipif(not installed(module), reason=reason))
 
 
-def times_needed(machine, sizes, **changes):
+def times_needed(name, sizes, **changes):
     """Bytes that a chip moves a token, over its share of weights and cache."""
     values = bagel_7b_srum.get_config()
     values.update_from_flattened_dict(changes)
