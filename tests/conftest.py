@@ -9,18 +9,21 @@ import sys
 import tempfile
 import types
 import uuid
+from importlib import metadata
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run a few times; 0: as users compile them.
 quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+older = metadata.version("jaxlib").startswith("0.10.")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         # One thread compiles a program: the other core has a test of its own.
         "--xla_cpu_parallel_codegen_split_count=1",
-        # Of loops that XLA's emitters of fusions write LLVM makes twice as much work.
-        *(["--xla_cpu_use_fusion_emitters=false"] if quick else []),
+        # Of loops that XLA's emitters of fusions write LLVM makes twice as much work. Later
+        # versions have nothing else, and end at a flag that they don't know.
+        *(["--xla_cpu_use_fusion_emitters=false"] if quick and older else []),
     ]
 )
 # Tracing makes millions of objects that live on; looking through them for garbage finds none.
