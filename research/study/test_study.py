@@ -274,6 +274,7 @@ def test_the_oracle_scores_as_the_stage_does(tmp_path):
     scored = shards.read(work.stage("score"))
     drawn = shards.read(work.stage("generate"))
     found, left_out = training.candidates(drawn.summaries(), scored, "components")
+    found = list(found)
     assert left_out == 0 and [c.image_score for c in found] == [-1, 1] * 4
     for c, (text, _) in zip(found[1::2], clean, strict=True):
         assert len(c.scores) == len(language.parse(text).pairs) and (c.scores == 1).all()
