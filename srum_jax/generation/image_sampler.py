@@ -5,8 +5,8 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,18 @@ def candidate_seed(run_seed: int, prompt_id: int | str, k: int) -> int:
     return zlib.crc32(f"{run_seed}/{prompt_id}/{k}".encode())
 
 
+class LatentSampler(Protocol):
+    """`generate_latents`, or what is called in its place with its arguments."""
+
+    def __call__(self, params: Params, *inputs: Any, **static: Any) -> jax.Array:
+        """Latents [B,G,p·p·Z] float32."""
+
+
 class Denoiser(Protocol):
     """What draws step by step on the host, to be watched, stopped or begun midway."""
 
-    def of(self, places: Sequence[int]) -> Callable[..., jax.Array]:
-        """A function like `generate_latents` for the requests of these places in the list."""
+    def of(self, places: Sequence[int]) -> LatentSampler:
+        """What draws the requests of these places in the list."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,7 +197,7 @@ class ImageSampler:
         call: "_Call",
         branches: tuple[str, bool],
         settings: SampleConfig,
-        draw: Callable[..., jax.Array],
+        draw: LatentSampler,
     ) -> jax.Array:
         """One compiled call: latents [rows,G,p·p·Z] of the requests, which may be in the making."""
         branch, negated = branches

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 from einops import rearrange
-from jax.typing import DTypeLike
 
 from srum_jax.core.errors import Interrupted
 from srum_jax.core.param_tree import Params
@@ -20,8 +19,7 @@ from srum_jax.core.sharding import fetch
 from srum_jax.data.schema import Batch
 from srum_jax.generation import context, denoising
 from srum_jax.generation.denoising import LatentGrid
-from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParams
-from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.generation.guidance import Guidance, SamplingParams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +90,7 @@ class StepByStep:
 
 _STATIC = ("cfg", "guidance", "image_by_cond", "dtype")
 _read = functools.partial(jax.jit, static_argnames=_STATIC)(denoising.read_contexts)
+_stepped = functools.partial(jax.jit, static_argnames=_STATIC)(denoising.sample_latents)
 
 
 @functools.partial(jax.jit, static_argnames="clean")
@@ -108,24 +107,6 @@ def _begun(
         return given
     noise = denoising.start_noise(seeds, grid)
     return noise if given is None else (1 - time) * given + time * noise
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
-def _stepped(
-    params: Params,
-    caches: GuidanceCaches,
-    grid: LatentGrid,
-    x: jax.Array,
-    sampling: SamplingParams,
-    *,
-    cfg: BagelConfig,
-    guidance: Guidance,
-    image_by_cond: bool,
-    dtype: DTypeLike,
-) -> jax.Array:
-    """x [B,G,p·p·Z] after the step between the two times of `sampling`."""
-    how = dict(cfg=cfg, guidance=guidance, image_by_cond=image_by_cond, dtype=dtype)
-    return denoising.sample_latents(params, caches, grid.replace(noise=x), sampling, **how)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,7 +144,8 @@ class _StepwiseBatch:
             now = sampling.replace(times=sampling.times[i : i + 2])
             one = dataclasses.replace(guidance, runs=((guided[i], 0, 1),))
             with first("a step of drawing", sizes | {"guided": guided[i]}):
-                x = _stepped(params, caches, grid, x, now, guidance=one, **how)
+                standing = grid.replace(noise=x)
+                x = _stepped(params, caches, standing, now, guidance=one, **how)
             self._after(i + 1, len(guided), float(sampling.times[i + 1]), x)
         return x
 
