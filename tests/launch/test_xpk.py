@@ -100,3 +100,12 @@ def test_the_image_copies_what_is_there():
     for path in copied:
         assert (LAUNCH.parent / path).exists(), path
         assert any(path == k or path.startswith(k + "/") for k in kept), path
+
+
+def test_the_image_of_gpus_runs_as_an_ordinary_user():
+    """Each EXTRA that may be asked for is a stage; a TPU's chips are files of root."""
+    text = (LAUNCH / "Dockerfile").read_text()
+    stages = dict(re.findall(r"^FROM installed AS (\w+)$(.*?)(?=^FROM )", text, re.M | re.S))
+    assert stages.keys() == {"tpu", "gpu"} and text.rstrip().endswith("FROM ${EXTRA}")
+    users = {name: re.findall(r"^USER (\d+)$", body, re.M) for name, body in stages.items()}
+    assert users == {"tpu": [], "gpu": ["1000"]}
