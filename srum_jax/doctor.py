@@ -118,11 +118,11 @@ def _needs(cfg) -> Iterator[str]:
     for precision in PRECISIONS:
         need = cost.memory(cfg, precision)
         # As many tokens as the model can read, and a tenth for what its programs hold.
-        gib = 1.1 * (need.weights + need.token * cfg.max_text) / GIB
+        gib = 1.1 * (need.weights + need.writing + need.token * cfg.max_text) / GIB
         held = ", ".join(map(str, topology.smallest(gib))) or "no kind that is known"
         yield (
-            f"{precision}: weights {_bytes(need.weights)}, cache {_bytes(need.token)} a token; "
-            f"with {cfg.max_text} tokens held by {held}"
+            f"{precision}: weights {_bytes(need.weights)}, {_bytes(need.writing)} more while it "
+            f"writes, cache {_bytes(need.token)} a token; with {cfg.max_text} tokens held by {held}"
         )
     yield "(by size; `srum plan` compiles a run's programs)"
 
@@ -146,11 +146,11 @@ def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
 
     on_cpu = jax.devices()[0].platform == "cpu"
     precision = precision or ("float32" if on_cpu else "bfloat16")
-    need, room = cost.memory(cfg, precision).weights, sharding.memory(jax.devices()[0])
-    if need > room:
+    need, room = cost.memory(cfg, precision), sharding.memory(jax.devices()[0])
+    if need.weights + need.writing > room:
         yield (
-            f"not tried: its weights take {_bytes(need)} in {precision}, and this device has "
-            f"{_bytes(room)}"
+            f"not tried: its weights take {_bytes(need.weights)} in {precision}, writing "
+            f"{_bytes(need.writing)} more, and this device has {_bytes(room)}"
         )
         return
     start = time.monotonic()

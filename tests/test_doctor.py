@@ -133,7 +133,9 @@ def test_bytes_are_those_of_the_weights():
     found = {"float32": model, "bfloat16": half, "int8": int8.quantize(half, specs)}
     for precision, tree in found.items():
         wanted = sum(x.nbytes for x in jax.tree.leaves((tree, coder)))
-        assert cost.memory(tiny.MODEL, precision).weights == wanted, precision
+        need, copied = cost.memory(tiny.MODEL, precision), jax.tree.leaves(tree["blocks"]["und"])
+        assert need.weights == wanted, precision
+        assert need.writing == sum(x.nbytes for x in copied), precision
 
 
 def test_what_bagel_7b_needs(run, tmp_path):
@@ -141,7 +143,8 @@ def test_what_bagel_7b_needs(run, tmp_path):
     tiny.sizes_folder(tmp_path / "bagel", model_config.BAGEL_7B_MOT)
     code, out, err = run(tmp_path / "bagel")
     assert code == 2 and "ema.safetensors: the file is missing" in err, err
-    assert "bfloat16: weights 27.5 GiB, cache 56.0 KiB a token" in out, out
+    assert "bfloat16: weights 27.5 GiB, 12.2 GiB more while it writes, " in out, out
+    assert "cache 56.0 KiB a token" in out, out
     assert "v4:2x2x1, v5e:2x2, v5p:1x1x1, v6e:2x2, h200:1" in out, out
     assert "int8: weights 14.4 GiB" in out and "v4:1x1x1, v5e:2x2, v5p:1x1x1, v6e:1x1" in out, out
     count = param_tree.count(bagel.specs(model_config.BAGEL_7B_MOT))

@@ -94,10 +94,12 @@ def cached(cfg: BagelConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of a model at rest: `weights` with the autoencoder's, and a `token` of a cache."""
+    """Bytes of a model: `weights` with the autoencoder's, a `token` of a cache, and those that
+    `writing` takes besides: the understanding expert's layers once more, apart (`mot.apart`)."""
 
     weights: int
     token: int
+    writing: int
 
 
 def memory(cfg: BagelConfig, precision: str) -> Memory:
@@ -106,12 +108,16 @@ def memory(cfg: BagelConfig, precision: str) -> Memory:
     dtype = jnp.dtype("float32" if precision == "float32" else "bfloat16")
     specs, coder = bagel.specs(cfg), vae.specs(cfg.vae)
     if precision == "int8":
-        specs = int8.specs(specs, dtype)
-        leaves = param_tree.flatten(specs).values()
-        weights = sum(math.prod(s.shape) * jnp.dtype(s.dtype).itemsize for s in leaves)
+        leaves = param_tree.flatten(int8.specs(specs, dtype)).items()
+        sizes = {path: math.prod(s.shape) * jnp.dtype(s.dtype).itemsize for path, s in leaves}
     else:
-        weights = param_tree.count(specs) * dtype.itemsize
-    return Memory(weights + 4 * param_tree.count(coder), cached(cfg) * dtype.itemsize)
+        leaves = param_tree.flatten(specs).items()
+        sizes = {path: math.prod(s.shape) * dtype.itemsize for path, s in leaves}
+    return Memory(
+        weights=sum(sizes.values()) + 4 * param_tree.count(coder),
+        token=cached(cfg) * dtype.itemsize,
+        writing=sum(size for path, size in sizes.items() if path.startswith("blocks/und/")),
+    )
 
 
 def decode(cfg: VAEConfig, size: tuple[int, int]) -> int:
