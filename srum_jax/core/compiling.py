@@ -8,35 +8,35 @@ from jax import monitoring
 
 _LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # or read from the folder
-_FOUND = "/jax/compilation_cache/cache_hits"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 @dataclasses.dataclass
-class Heard:
+class CompileEvents:
     """How many programs were made ready, how many of them the folder had, seconds of it all."""
 
     programs: int = 0
-    found: int = 0
+    cache_hits: int = 0
     seconds: float = 0.0
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[Heard]:
-    """Yields what is heard of compilations inside the block, while it runs."""
-    all_of_it = Heard()
+def recorded() -> Iterator[CompileEvents]:
+    """Yields what JAX tells of compilations inside the block, while it runs."""
+    events = CompileEvents()
 
     def lasted(event: str, duration: float, **_) -> None:
         if event in (_LOWERED, _COMPILED):
-            all_of_it.seconds += duration
-            all_of_it.programs += event == _COMPILED
+            events.seconds += duration
+            events.programs += event == _COMPILED
 
     def happened(event: str, **_) -> None:
-        all_of_it.found += event == _FOUND
+        events.cache_hits += event == _CACHE_HIT
 
     monitoring.register_event_duration_secs_listener(lasted)
     monitoring.register_event_listener(happened)
     try:
-        yield all_of_it
+        yield events
     finally:
         monitoring.unregister_event_duration_listener(lasted)
         monitoring.unregister_event_listener(happened)

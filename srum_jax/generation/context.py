@@ -210,11 +210,11 @@ class CompiledProgram:
     what: str
     sizes: Mapping[str, Any]
     seconds: float
-    found: bool
+    cached: bool
 
     def said(self) -> str:
         """In words, for the log."""
-        how = "found in the cache" if self.found else "compiled"
+        how = "found in the cache" if self.cached else "compiled"
         return f"{self.what} ({_in_words(self.sizes)}): {how}, {self.seconds:.1f} s"
 
 
@@ -249,14 +249,14 @@ class Programs:
         told.daemon, began = True, time.monotonic()
         told.start()
         try:
-            with compiling.heard() as heard:
+            with compiling.recorded() as events:
                 yield
         finally:
             told.cancel()
-        if not heard.programs:  # this process had it already
+        if not events.programs:  # this process had it already
             return
-        took, found = time.monotonic() - began, heard.found == heard.programs
-        self.compiled.append(CompiledProgram(what, dict(sizes), took, found))
+        took, cached = time.monotonic() - began, events.cache_hits == events.programs
+        self.compiled.append(CompiledProgram(what, dict(sizes), took, cached))
         if took > TOLD:
             logging.info(self.compiled[-1].said())
 

@@ -236,6 +236,6 @@ class Spent:
 def measured() -> Iterator[Spent]:
     """Yields what is spent inside the block, known where it has ended."""
     spent = Spent()
-    with compiling.heard() as heard, device_clock.measuring() as clock:
+    with compiling.recorded() as events, device_clock.measuring() as clock:
         yield spent
-    spent.compile_seconds, spent.device_seconds = heard.seconds, clock.seconds
+    spent.compile_seconds, spent.device_seconds = events.seconds, clock.seconds

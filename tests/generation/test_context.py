@@ -319,7 +319,7 @@ def test_whether_a_program_was_compiled_or_found_in_the_folder_is_known(tmp_path
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
-    assert [[one.found for one in programs.compiled] for programs in (first, later)] == [
+    assert [[one.cached for one in programs.compiled] for programs in (first, later)] == [
         [False],
         [True],
     ]
