@@ -93,6 +93,104 @@ class Replies:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeRequest:
+    """What a judge is asked about images, uint8 [H,W,3] each, which come before the text.
+
+    id: unique among those of a suite and a model · system: a system prompt, "" for none ·
+    max_tokens: of the reply, which is greedy · first_token: texts whose probability as the reply's
+    first token is wanted; nothing more is then written · truth: JSON that scoring needs beside the
+    reply · file: of the image that is judged, relative to the folder of results.
+    """
+
+    id: str
+    category: str
+    images: tuple[np.ndarray, ...]
+    text: str
+    system: str = ""
+    max_tokens: int = 512
+    first_token: tuple[str, ...] = ()
+    truth: Any = None
+    file: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeReply:
+    """What a judge said.
+
+    text: its words; with `first_token` the likeliest first token as a text · status: "ok", else why
+    there is no reply · p: {text: probability} of the request's `first_token`.
+    """
+
+    text: str = ""
+    status: str = "ok"
+    p: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A reply as `replies.jsonl` keeps it: scores are a function of records, and of nothing else.
+
+    asked: the exact text · truth: JSON that scoring compares with · p: a judge's first-token
+    probabilities · judge: who replied, "" for the examined model itself · file: of the image that
+    is judged, relative to the folder of results.
+    """
+
+    id: str
+    category: str
+    asked: str
+    reply: str
+    status: str = "ok"
+    truth: Any = None
+    p: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    judge: str = ""
+    file: str = ""
+
+
+class SumFunction(Protocol):
+    """A number from sums over units; NaN where it is not defined."""
+
+    def __call__(self, sums: np.ndarray) -> np.ndarray:
+        """Sums float64 [..., K] to numbers [...]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number with what its interval needs: `value` of the sum of `columns`, float64 [N, K], in
+    which row i is what unit i (a prompt, an image, a base question) adds."""
+
+    columns: np.ndarray
+    value: SumFunction
+
+    @property
+    def number(self) -> float:
+        """The metric of all units."""
+        return float(self.value(self.columns.sum(axis=0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What the records of one model are worth.
+
+    n: requests · failed: those of them without a usable reply · as_released: {metric: number} as
+    the official code gives it, in its own scale; what it cannot give is absent · strict: {metric:
+    Metric} by `policy`; the first is the one that models are compared by · units: ids of the rows
+    of all strict metrics, the same for every model · by_category: {category: {"n", metric: number}}
+    · items: to look at, {"id", "category", "right" (bool) or "value" (number), "reason"} · policy:
+    how strict metrics treat failures, in a sentence.
+    """
+
+    n: int
+    failed: int
+    as_released: Mapping[str, float]
+    strict: Mapping[str, Metric]
+    units: tuple[str, ...]
+    by_category: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    items: tuple[Mapping[str, Any], ...] = ()
+    policy: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """Whether the reply to one request is right; `reason`: why not, as far as is known."""
 

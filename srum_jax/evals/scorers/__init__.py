@@ -1,0 +1,1 @@
+"""Scores as the official programs of benchmarks compute them: replies in, numbers out."""

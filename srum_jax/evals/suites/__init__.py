@@ -1,0 +1,1 @@
+"""The field's benchmarks, one module each: official data files in, requests and scores out."""
