@@ -341,6 +341,13 @@ class EvaluateConfig:
     best_of_prompts: PositiveInt = 200  # prompts it is measured on
     batch: PositiveInt = 100  # pictures with questions a compiled call
     seed: Seed = 1000  # of evaluation noise
+    # Items of each benchmark, evenly over its categories by the seed; 0: all. "shapes" has its own
+    # numbers, above.
+    limit: NonNegativeInt = 0
+    # Whom benchmarks ask that need a judge: self (the model that the round starts from, of both
+    # models' pictures) | external (score.external) | both, the first of which counts; their
+    # agreement is told.
+    judges: Annotated[tuple[Literal["self", "external"], ...], Distinct(1)] = ("self",)
 
 
 @dataclasses.dataclass(frozen=True)

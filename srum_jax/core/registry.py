@@ -4,11 +4,13 @@ Owns the names and where their modules lie, as strings: nothing is imported befo
 so what stands low in the package can name what stands high. The side that judges and trains loads
 languages alone; it may ask for a world's name or its folder of weights.
 
-A world is a package with `prompts(split, count, first)`, `STAGES` with the modules of the stages
+A world is a package with `prompts(split, count, first)`, `write_benchmark(suite, folder)`,
+which writes its questions in a benchmark's official form, `STAGES` with the modules of the stages
 that make its base, and, beside its modules, a folder `base` with that small model: its name is a
 `model` of the config. A preset is the sizes of a model whose weights do not ship: an entry of
 `PRESETS` in its module, for plans without its folder. A suite is a module with
-`make(cfg, data, language)`, which gives an `evals.suite.Suite`. A language is a module with
+`make(cfg, data, language)`, which gives an `evals.suite.Suite`; that of a benchmark has an `ABOUT`
+too (`evals/benchmark.py`). A language is a module with
 `normalise(text, kind)`, which puts plain English into the words of a world's models.
 """
 
@@ -24,7 +26,10 @@ from srum_jax.core.errors import BadInput
 
 WORLDS = {"shapes": "srum_jax.worlds.shapes"}
 PRESETS = {"bagel_7b_mot": "srum_jax.models.bagel.model_config"}
-SUITES = {"shapes": "srum_jax.worlds.shapes.suite"}
+SUITES = {
+    "shapes": "srum_jax.worlds.shapes.suite",
+    "pope": "srum_jax.evals.suites.pope",
+}
 LANGUAGES = {"shapes": "srum_jax.worlds.shapes.english"}
 SPLITS = ("train", "validation", "test")  # of every world's prompts
 

@@ -72,6 +72,47 @@ def paired_bootstrap(
     return float(diff.mean()), (float(lo), float(hi))
 
 
+def resampled_sums(
+    columns: np.ndarray, seed: int = 0, draws: int = 2000, at_once: int = 2**24
+) -> np.ndarray:
+    """Sums of rows drawn with replacement, as many as there are: float64 [draws, K].
+
+    Any function of sums over units (a ratio, a mean of group means, an F1) gets its bootstrap
+    distribution from them. Columns of several models side by side are drawn together: paired.
+
+    Args:
+      columns: float [N, K], what each unit adds, N at least 1.
+      seed: of the drawing.
+      draws: resamples, at least 1.
+      at_once: numbers of one block of counts, which bounds the memory.
+
+    Raises:
+      ValueError: nothing to draw from, or not [N, K].
+    """
+    columns = np.asarray(columns, np.float64)
+    if columns.ndim != 2 or not len(columns) or draws < 1:
+        raise ValueError(f"resampled_sums: need [N, K] and draws, got {columns.shape} and {draws}")
+    # Equal rows are interchangeable: drawing units is one multinomial over the distinct rows.
+    distinct, counts = np.unique(columns, axis=0, return_counts=True)
+    rng, block = np.random.default_rng(seed), max(1, at_once // len(distinct))
+    parts = []
+    for first in range(0, draws, block):
+        size = min(block, draws - first)
+        drawn = rng.multinomial(len(columns), counts / len(columns), size=size)
+        parts.append(drawn @ distinct)
+    return np.concatenate(parts)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % percentile interval of resampled values, [draws]; None where one in twenty of them
+    or more is not defined (NaN)."""
+    there = values[~np.isnan(values)]
+    if len(there) < 0.95 * len(values) or not len(there):
+        return None
+    lo, hi = np.quantile(there, [0.025, 0.975])
+    return float(lo), float(hi)
+
+
 def _per_prompt(x: np.ndarray, name: str) -> np.ndarray:
     """[P] or [P, S] of values in [0, 1] -> float64 [P]."""
     x = np.asarray(x, np.float64)

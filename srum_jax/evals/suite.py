@@ -82,7 +82,8 @@ class Replies:
     """One reply a request, in order.
 
     images: candidate records of `data/shards.py`, with "image" uint8 [H,W,3] · answers, texts: what
-    was said · edits: uint8 [H,W,3] · scores: score records of the first `Requests.scored` images.
+    was said · edits: uint8 [H,W,3] · scores: score records of the first `Requests.scored` images ·
+    judged: by a judge's name its replies to `Suite.judge_requests`; the judge that counts is first.
     """
 
     images: Sequence[Mapping[str, Any]] = ()
@@ -90,6 +91,7 @@ class Replies:
     texts: Sequence[str] = ()
     edits: Sequence[np.ndarray] = ()
     scores: Sequence[Mapping[str, Any]] = ()
+    judged: Mapping[str, Sequence[JudgeReply]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +260,10 @@ class Suite(Protocol):
     def requests(self, model: str) -> Requests:
         """What the named model is asked: always the same, in the same order."""
         ...
+
+    def judge_requests(self, requests: Requests, replies: Replies) -> Sequence[JudgeRequest]:
+        """What a judge is asked about the replies, where the suite wants one."""
+        return ()
 
     def verdicts(self, requests: Requests, replies: Replies) -> Any:
         """What the replies are worth, in whatever form `findings` takes it. A pure function."""

@@ -1,0 +1,402 @@
+"""A suite over a benchmark's official data files: what all of them share.
+
+Owns what a benchmark says of itself, how its items are sampled, how replies become records and
+records a section of results. A benchmark is one module of `evals/suites/` with
+
+  ABOUT                     an `About`
+  score(records) -> Scored  a pure function of the records of one model (and one judge)
+  make(cfg, data, language) the `Benchmark`, its official files read; BadInput names file and line
+
+and one line in `core/registry.py`. Scores are a function of records alone, so that they can be made
+again without the data and without a model.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from etils import epath
+
+from srum_jax.core import places, registry
+from srum_jax.core.errors import BadInput
+from srum_jax.evals import stats
+from srum_jax.evals.scorers import metrics
+from srum_jax.evals.suite import (
+    Findings,
+    Metric,
+    ModelOutputs,
+    Record,
+    Replies,
+    Requests,
+    Scored,
+    Suite,
+)
+
+Item = TypeVar("Item")
+SHOWN = 24  # items that are kept with their pictures to look at
+EMPTY, OK = "empty", "ok"  # of a reply
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a benchmark says of itself.
+
+    title: its name · needs: what its data must hold · licence: a note on code and data · dialect:
+    whose rules `as_released` follows · unit: what n counts · best: the highest value of the metric
+    that models are compared by · judge: the judge it needs: "" none, "optional" (without one it
+    draws and waits for the official tool's results), "words", or "first token" (of which a judge
+    must give probabilities).
+    """
+
+    title: str
+    needs: str
+    licence: str
+    dialect: str
+    unit: str = "questions"
+    best: float = 1.0
+    judge: Literal["", "optional", "words", "first token"] = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The official files that were read: their path, a hash of their content, how many items are
+    asked of how many, and which variant of the prompts they hold ("" where there is one)."""
+
+    file: str
+    sha256: str
+    n: int
+    total: int
+    variant: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LazySequence(collections.abc.Sequence):
+    """`make` of each item, when it is read: the pictures of all requests would fill the memory."""
+
+    items: Sequence[Any]
+    make: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self.make(item) for item in self.items[index]]
+        return self.make(self.items[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.make, self.items)
+
+
+class Benchmark(Suite):
+    """A suite whose requests come from official files; `score` is its module's function.
+
+    about, data: what is said of it and what was read · settings: of its own beside those of the
+    run (frames of a clip, options of a prompt), told in results.
+    """
+
+    about: About
+    data: Data
+    settings: Mapping[str, Any] = {}
+
+    @property
+    def digest(self) -> str:
+        """Of the files, and of what is asked of them."""
+        return f"{self.data.sha256[:16]} {self.data.n} {self.data.variant}"
+
+    def score(self, records: Sequence[Record]) -> Scored:
+        """What the records of one model, by one judge, are worth. A pure function."""
+        raise NotImplementedError
+
+    def official(self, folder: pathlib.Path, requests: Requests, replies: Replies) -> None:
+        """Writes what the official scorer reads into `folder`, which is there and may hold an
+        earlier try's files."""
+        raise NotImplementedError
+
+    def imported(self, path: epath.Path, requests: Requests) -> list[Record]:
+        """Records of the official tool's results file. Raises BadInput naming file and line."""
+        raise BadInput(f"{self.name} has no results file to import: it scores replies itself")
+
+    def records(self, requests: Requests, replies: Replies) -> list[Record]:
+        """Every reply with what scoring needs: a judge's where there is one, else the model's."""
+        if replies.judged:
+            asked = self.judge_requests(requests, replies)
+            return [
+                Record(
+                    *(r.id, r.category, r.text, said.text, said.status, r.truth, dict(said.p)),
+                    judge=judge,
+                    file=r.file,
+                )
+                for judge, all_said in replies.judged.items()
+                for r, said in zip(asked, all_said, strict=True)
+            ]
+        pairs = [
+            *zip(requests.answers, replies.answers, strict=True),
+            *zip(requests.texts, replies.texts, strict=True),
+        ]
+        return [
+            Record(
+                id=request.id,
+                category=request.category,
+                asked=getattr(request, "instruction", None) or request.question,
+                reply=said,
+                status=OK if said.strip() else EMPTY,
+                truth=request.truth,
+            )
+            for request, said in pairs
+        ]
+
+    def verdicts(self, requests: Requests, replies: Replies) -> list[Record]:
+        """The records: what they are worth is found where all models' are there."""
+        return self.records(requests, replies)
+
+    def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
+        """The section, and items to look at."""
+        records = {name: one.verdicts for name, one in outputs.items()}
+        if not any(records.values()):
+            return Findings({})
+        found = section(self.score, Told.of(self), records)
+        return Findings(found, examples=shown(self, outputs))
+
+
+# ----------------------------------------------------------------------------------- what is asked
+
+
+def sampled(
+    items: Sequence[Item], categories: Sequence[Hashable], limit: int, seed: int
+) -> list[Item]:
+    """`limit` of the items, evenly over their categories, in the order of the file; 0: all.
+
+    Every category gives as many as the others while it has some. The choice is a function of the
+    seed and the items' places.
+    """
+    if not limit or limit >= len(items):
+        return list(items)
+    order = np.random.default_rng(seed).permutation(len(items))
+    turns: collections.Counter = collections.Counter()
+    places = {name: i for i, name in enumerate(dict.fromkeys(categories))}
+    ranked = []
+    for i in order:
+        ranked.append((turns[categories[i]], places[categories[i]], int(i)))
+        turns[categories[i]] += 1
+    return [items[i] for i in sorted(i for *_, i in sorted(ranked)[:limit])]
+
+
+def data_folder(suite: str, data: str) -> epath.Path:
+    """Where a benchmark's official files lie: the path that a person gave, or, for a world's name,
+    a folder into which that world writes its own in the benchmark's form.
+
+    Raises BadInput for a path that names nothing.
+    """
+    if not data:
+        raise BadInput(f'evaluate.suites: say where its files lie: "{suite}:PATH"')
+    if data not in registry.WORLDS:
+        path = places.place(data, f"the data of {suite}")
+        if not path.exists():
+            raise BadInput(f"the data of {suite}: {path}: no such file or folder")
+        return path
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = pathlib.Path(cache, "srum_jax", "benchmarks", data, suite)
+    registry.load(registry.WORLDS, data).write_benchmark(suite, folder)
+    return epath.Path(folder)
+
+
+def sha256(*paths: epath.PathLike) -> str:
+    """Of the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with epath.Path(path).open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------- what it is worth
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a section says of a benchmark beside its numbers; JSON, as `scores.json` has it.
+
+    about, data: fields of `About` and `Data` · settings: of the benchmark's own (`Benchmark`).
+    """
+
+    about: Mapping[str, Any]
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, suite: Benchmark) -> "Told":
+        """Of a benchmark whose files were read."""
+        return cls(
+            dataclasses.asdict(suite.about), dataclasses.asdict(suite.data), dict(suite.settings)
+        )
+
+
+Score = Callable[[Sequence[Record]], Scored]  # of a benchmark's module
+
+
+def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    """What `results.json` and `scores.json` say: every model's numbers with intervals, and the
+    models' difference. With several judges the first counts, and "judges" has what each gives.
+
+    records: by model, of all judges.
+    """
+    judges = dict.fromkeys(r.judge for several in records.values() for r in several)
+    by_judge = {
+        judge: compared(
+            {name: score([r for r in rs if r.judge == judge]) for name, rs in records.items()}
+        )
+        for judge in judges
+    }
+    found = {name: told.about[name] for name in ("title", "dialect", "unit", "best")}
+    found["data"] = {name: value for name, value in told.data.items() if value != ""}
+    if told.settings:
+        found["settings"] = dict(told.settings)
+    found |= next(iter(by_judge.values()), {})
+    return found | ({"judges": by_judge} if len(by_judge) > 1 else {})
+
+
+def compared(scored: Mapping[str, Scored]) -> dict[str, Any]:
+    """{"metric", "policy", "models", "paired"} of models that were asked the same.
+
+    The second model is compared with the first, unit by unit. Raises ValueError where they were
+    not asked the same.
+    """
+    first, *others = scored.values()
+    if any(one.units != first.units for one in others):
+        raise ValueError(f"{' and '.join(scored)} were not asked the same")
+    metric = next(iter(first.strict), "")
+    found: dict[str, Any] = {
+        "metric": metric,
+        "policy": first.policy,
+        "models": {name: model_numbers(one) for name, one in scored.items()},
+    }
+    if others and metric in others[0].strict:
+        if difference := paired(first.strict[metric], others[0].strict[metric]):
+            found["paired"] = {"metric": metric, "n": len(first.units), **difference}
+    return {key: value for key, value in found.items() if value != ""}
+
+
+def model_numbers(scored: Scored) -> dict[str, Any]:
+    """One model's part of a section; a number that is not defined is absent."""
+    strict = {name: metric.number for name, metric in scored.strict.items()}
+    intervals = {name: interval(metric) for name, metric in scored.strict.items()}
+    return {
+        "n": scored.n,
+        "failed": scored.failed,
+        "as_released": _defined(scored.as_released),
+        "strict": _defined(strict),
+        "ci95": {name: list(one) for name, one in intervals.items() if one},
+        "by_category": {name: _defined(one) for name, one in scored.by_category.items()},
+    }
+
+
+def interval(metric: Metric) -> tuple[float, float] | None:
+    """The metric's 95 % interval; None where it is not defined.
+
+    Of a share it is Wilson's, which knows that all of ten is not all; of anything else the
+    bootstrap's, the units drawn anew.
+    """
+    if not len(metric.columns):
+        return None
+    if isinstance(metric.value, metrics.Ratio) and _is_share(metric.columns):
+        right, n = metric.columns.sum(axis=0)
+        lo, hi = stats.wilson(int(right), int(n))
+        return metric.value.scale * lo, metric.value.scale * hi
+    return stats.percentiles(metric.value(stats.resampled_sums(metric.columns)))
+
+
+def _is_share(columns: np.ndarray) -> bool:
+    return bool((columns[:, 1] == 1).all() and np.isin(columns[:, 0], (0, 1)).all())
+
+
+def paired(first: Metric, second: Metric) -> dict[str, Any]:
+    """{"diff": second minus first, "ci95"}, the same units of both drawn; {} if not defined."""
+    if not len(first.columns):
+        return {}
+    width = first.columns.shape[1]
+    sums = stats.resampled_sums(np.concatenate([first.columns, second.columns], axis=1))
+    diff = second.number - first.number
+    found = stats.percentiles(second.value(sums[:, width:]) - first.value(sums[:, :width]))
+    return {"diff": diff, "ci95": list(found)} if found and not np.isnan(diff) else {}
+
+
+def _defined(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if value == value and value is not None}
+
+
+# ------------------------------------------------------------------------------------- to look at
+
+
+def shown(suite: Benchmark, outputs: Mapping[str, ModelOutputs]) -> dict[str, list[dict[str, Any]]]:
+    """{"examples-<suite>": items with their pictures}: those on which the models differ come first,
+    then those that the last one gets wrong."""
+    records = {name: _first_judge(one.verdicts) for name, one in outputs.items()}
+    worth = {name: suite.score(some).items for name, some in records.items()}
+    first, *others = worth.values()
+    last = others[-1] if others else first
+    if len(first) != len(last):
+        return {}
+    said = {name: {r.id: r for r in some} for name, some in records.items()}
+    order = sorted(
+        range(len(first)), key=lambda i: (_worth(first[i]) == _worth(last[i]), _worth(last[i]))
+    )
+    places = request_places(next(iter(outputs.values())).requests)
+    rows = []
+    for i in order[:SHOWN]:
+        row = {"id": first[i]["id"], "kind": first[i]["category"]}
+        for name, items in worth.items():
+            record = said[name].get(items[i]["id"])
+            row |= {"question": record.asked} if record else {}
+            row |= _item_fields(name, items[i], record)
+        rows.append(row | _pictures(row["id"], places, outputs))
+    return {f"examples-{suite.name}": rows}
+
+
+def request_places(requests: Requests) -> dict[str, tuple[str, int]]:
+    """{id: (kind of request, its place)}; an image's id is "<prompt's id>-<k>". No request with
+    pictures is made: the items of a `LazySequence` have the ids."""
+    found = {f"{one.prompt.id}-{one.k}": ("images", i) for i, one in enumerate(requests.images)}
+    for kind in ("answers", "texts", "edits"):
+        several = getattr(requests, kind)
+        items = several.items if isinstance(several, LazySequence) else several
+        found |= {str(one.id): (kind, i) for i, one in enumerate(items)}
+    return found
+
+
+def _pictures(
+    id: str, places: Mapping[str, tuple[str, int]], outputs: Mapping[str, ModelOutputs]
+) -> dict[str, np.ndarray]:
+    """What was shown and what was drawn; what stands behind a colon in an id is a judge's."""
+    kind, place = places.get(id) or places.get(id.partition(":")[0]) or ("", 0)
+    if not kind:
+        return {}
+    request = getattr(next(iter(outputs.values())).requests, kind)[place]
+    if kind in ("answers", "texts"):
+        return {"image": request.images[0]} if request.images else {}
+    drawn = {name: getattr(one.replies, kind)[place] for name, one in outputs.items()}
+    if kind == "images":
+        return {f"{name}_image": one["image"] for name, one in drawn.items()}
+    return {"image": request.image} | {f"{name}_image": one for name, one in drawn.items()}
+
+
+def _first_judge(records: Sequence[Record]) -> list[Record]:
+    return [r for r in records if r.judge == records[0].judge]
+
+
+def _worth(item: Mapping[str, Any]) -> float:
+    return float(item["right"] if "right" in item else item.get("value", 0.0))
+
+
+def _item_fields(name: str, item: Mapping[str, Any], record: Record | None) -> dict[str, Any]:
+    found = {f"{name}_answer": record.reply} if record else {}
+    for field, key in (("right", "correct"), ("value", "value"), ("reason", "reason")):
+        if item.get(field) not in (None, ""):
+            found[f"{name}_{key}"] = item[field]
+    return found
