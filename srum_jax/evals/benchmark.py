@@ -76,7 +76,8 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class LazySequence(collections.abc.Sequence):
-    """`make` of each item, when it is read: the pictures of all requests would fill the memory."""
+    """`make` of each item, when it is looked at: pictures of files, for instance, as those of all
+    requests would fill the memory."""
 
     items: Sequence[Any]
     make: Callable[[Any], Any]
@@ -105,6 +106,11 @@ class Benchmark(Suite):
     settings: Mapping[str, Any] = {}
 
     @property
+    def judged(self) -> bool:
+        """Whether a judge may be asked."""
+        return bool(self.about.judge)
+
+    @property
     def digest(self) -> str:
         """Of the files, and of what is asked of them."""
         return f"{self.data.sha256[:16]} {self.data.n} {self.data.variant}"
@@ -113,7 +119,7 @@ class Benchmark(Suite):
         """What the records of one model, by one judge, are worth. A pure function."""
         raise NotImplementedError
 
-    def official(self, folder: pathlib.Path, requests: Requests, replies: Replies) -> None:
+    def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
         """Writes what the official scorer reads into `folder`, which is there and may hold an
         earlier try's files."""
         raise NotImplementedError

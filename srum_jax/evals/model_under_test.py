@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from srum_jax.data.images import picture
+from srum_jax.config import SampleConfig
+from srum_jax.data import languages
+from srum_jax.data.images import latent_image, picture
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.evals.suite import AnswerRequest, EditRequest, TextRequest
@@ -23,7 +25,12 @@ from srum_jax.generation.text_generator import TextGenerator
 
 @dataclasses.dataclass(frozen=True)
 class ModelUnderTest:
-    """A model and the ways to ask it; `batch`: requests that share a compiled call."""
+    """A model and the ways to ask it.
+
+    batch: requests that share a compiled call · language: the one that it reads
+    (`data/languages.py`), into which requests are put · editing: how edits are drawn, None: as the
+    sampler draws.
+    """
 
     layout: LayoutSizes
     tokenizer: Tokenizer
@@ -32,6 +39,8 @@ class ModelUnderTest:
     scorer: AnswerScorer
     generator: TextGenerator
     encoder: ImageEncoder
+    language: str = ""
+    editing: SampleConfig | None = None
 
     def answers(self, requests: Sequence[AnswerRequest]) -> list[str]:
         """The likeliest first token of each answer, as a text."""
@@ -42,7 +51,8 @@ class ModelUnderTest:
         for number in sorted(set(numbers)):
             places = [i for i, n in enumerate(numbers) if n == number]
             some = [requests[i] for i in places]
-            found = self.scorer.likeliest([r.images for r in some], [[r.question] for r in some])
+            asked = [[self.read(r.question, "question")] for r in some]
+            found = self.scorer.likeliest([tuple(r.images) for r in some], asked)
             given |= {i: first for i, (first,) in zip(places, found, strict=True)}
         return [self.tokenizer.decode([given[i]]) for i in range(len(requests))]
 
@@ -57,19 +67,25 @@ class ModelUnderTest:
         return [written[i] for i in range(len(requests))]
 
     def edits(self, requests: Sequence[EditRequest]) -> list[np.ndarray]:
-        """The changed images uint8 [H,W,3], in the sizes of those that were given."""
+        """The changed images uint8 [H,W,3], in the sizes that the model's resize gives those that
+        were given."""
         asked = []
         for request in requests:
-            before = request.image
+            before = latent_image(request.image, self.layout)
             items = (
                 self.encoder.encode(before),
-                picture(before, self.layout),
-                self.tokenizer.text(request.instruction),
+                picture(request.image, self.layout),
+                self.tokenizer.text(self.read(request.instruction, "instruction")),
             )
             contexts = guidance_contexts(items)
             asked.append(ImageRequest(**contexts, size=before.shape[:2], seed=request.seed))
-        return [one.image for one in self.sampler.sample(asked)]
+        return [one.image for one in self.sampler.sample(asked, settings=self.editing)]
+
+    def read(self, text: str, kind: languages.Kind) -> str:
+        """A request as the model reads it. Raises BadInput where it has no words for it."""
+        return languages.normalise(self.language, text, kind)
 
     def _context(self, request: TextRequest) -> context.Context:
         pictures = (picture(one, self.layout) for one in request.images)
-        return (*pictures, self.tokenizer.text(request.instruction))
+        said = self.read(request.instruction, "question")
+        return (*pictures, self.tokenizer.text(said))

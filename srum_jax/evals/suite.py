@@ -27,14 +27,15 @@ class DrawRequest:
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRequest:
-    """A question about images, uint8 [H,W,3] each, answered by the likeliest first token.
+    """A question about images, uint8 [H,W,3] each, answered by the likeliest first token. The
+    images may be read when they are looked at (`benchmark.LazySequence`), here and below.
 
     What a suite knows of the right answer stands in `truth`; no model sees it.
     """
 
     id: str
     category: str
-    images: tuple[np.ndarray, ...]
+    images: Sequence[np.ndarray]
     question: str
     truth: Any = None
 
@@ -45,7 +46,7 @@ class TextRequest:
 
     id: str
     category: str
-    images: tuple[np.ndarray, ...]
+    images: Sequence[np.ndarray]
     instruction: str
     max_tokens: int
     truth: Any = None
@@ -106,7 +107,7 @@ class JudgeRequest:
 
     id: str
     category: str
-    images: tuple[np.ndarray, ...]
+    images: Sequence[np.ndarray]
     text: str
     system: str = ""
     max_tokens: int = 512
@@ -249,13 +250,14 @@ class Suite(Protocol):
     name: its own, as in `registry.SUITES` · digest: names the content of what is asked, beyond the
     config's `evaluate` section · prompts: those whose words the model must know, checked before
     anything is asked · verifier: of images, where there is an exact one; the judge's scores are
-    then held against it.
+    then held against it · judged: whether it asks a judge about the replies.
     """
 
     name: str
     digest: str = ""
     prompts: Sequence[Prompt] = ()
     verifier: Verifier | None = None
+    judged: bool = False
 
     def requests(self, model: str) -> Requests:
         """What the named model is asked: always the same, in the same order."""

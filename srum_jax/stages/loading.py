@@ -25,6 +25,7 @@ from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
 from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, TextGenerator
 from srum_jax.generation.context import Programs
+from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.models import lora
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -46,6 +47,13 @@ class LoadedModel:
     source: hf.Parts | None = None
     family: ModuleType = bagel_family
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+
+    @functools.cached_property
+    def generation_config(self) -> GenerationConfig:
+        """How its folder, or the base, says it is best used; defaults for a model of no folder."""
+        if self.source is None:
+            return GenerationConfig()
+        return generation_config.from_folder(self.source.folder, self.source.base)
 
     @functools.cached_property
     def hash(self) -> str:

@@ -8,7 +8,6 @@ without a clear yes or no as wrong.
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 
 from etils import epath
@@ -56,13 +55,13 @@ class Pope(Benchmark):
 
     def requests(self, model: str) -> Requests:
         """The question as it is, and a request for a short answer."""
-        return Requests(texts=LazySequence(self.questions, _request))
+        return Requests(texts=[_request(q) for q in self.questions])
 
     def score(self, records: Sequence[Record]) -> Scored:
         """See `score`."""
         return score(records)
 
-    def official(self, folder: pathlib.Path, requests: Requests, replies: Replies) -> None:
+    def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
         """An answers file for each of the three, as the evaluation of LLaVA reads them."""
         for category in FILES:
             lines = [
@@ -110,7 +109,7 @@ def read(path: epath.Path, category: str) -> list[Question]:
 
 
 def _request(q: Question) -> TextRequest:
-    pictures = (images.load(q.picture),)
+    pictures = LazySequence((q.picture,), images.load)
     return TextRequest(q.id, q.category, pictures, q.text + SUFFIX, MAX_TOKENS, q.label)
 
 

@@ -1,0 +1,164 @@
+"""A folder of a benchmark's results: what was asked, what was said, what that is worth.
+
+Owns its files. `settings.json`: the benchmark, its data, the judges, the models. `generations.jsonl`:
+what each model was asked and where its picture lies. `replies.jsonl`: the raw words of models or
+judges, a `Record` a line. `official/`: what the official scorer reads. `scores.json` is made from
+the settings and the replies alone, and may be made again without data, model or judge.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from srum_jax.core import files
+from srum_jax.core.errors import BadInput, quoted
+from srum_jax.data import images, records
+from srum_jax.evals import benchmark
+from srum_jax.evals.benchmark import Benchmark, Score, Told
+from srum_jax.evals.suite import ModelOutputs, Record
+
+SCHEMA = 1
+SETTINGS, GENERATIONS = "settings.json", "generations.jsonl"
+REPLIES, SCORES, OFFICIAL = "replies.jsonl", "scores.json", "official"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How a benchmark was asked; JSON.
+
+    suite: its name · told: what it says of itself · judges: {name: its revision and decoding}, the
+    first one counts · models: {"model" or "against": which, of which revision} · drawing: settings
+    of the sampler, and the seed · not_scored: why there are no scores, "" where there are.
+    """
+
+    suite: str
+    told: Told
+    judges: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Mapping[str, Any]]
+    drawing: Mapping[str, Any]
+    not_scored: str = ""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> "Asked":
+        """Raises BadInput for what is no such thing."""
+        try:
+            return cls(**{**value, "told": Told(**value["told"])})
+        except (TypeError, KeyError) as e:
+            raise BadInput(f"{where}: not the settings of an evaluation ({e!r})") from e
+
+
+def write(
+    folder: epath.Path, suite: Benchmark, outputs: Mapping[str, ModelOutputs], asked: Asked
+) -> dict[str, Any]:
+    """Writes everything from what models and judges replied; returns the scores.
+
+    outputs: by model; its `verdicts` are records, as `Benchmark.verdicts` gives them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = (row for name, one in outputs.items() for row in generations(suite, name, one, folder))
+    write_lines(folder / GENERATIONS, rows)
+    for name, one in outputs.items():
+        place = folder / OFFICIAL / official_name(suite.name, name)
+        place.mkdir(parents=True, exist_ok=True)
+        suite.official(place, one.requests, one.replies)
+    write_lines(folder / REPLIES, reply_rows({n: one.verdicts for n, one in outputs.items()}))
+    files.write_json(folder / SETTINGS, dataclasses.asdict(asked))
+    return rescored(folder, suite.score)
+
+
+def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
+    """Makes `scores.json` from the settings and the replies of a folder, and returns it.
+
+    Raises BadInput naming file and line for a folder that has none, or damaged ones.
+    """
+    asked, by_model = read(folder)
+    found = {"schema": SCHEMA, "suite": asked.suite}
+    about = {"judge": judge_of(asked), "drawing": dict(asked.drawing), "which": dict(asked.models)}
+    if any(by_model.values()):
+        found |= benchmark.section(score, asked.told, by_model)
+    else:
+        found |= {"data": dict(asked.told.data), "not_scored": asked.not_scored}
+    found |= {name: value for name, value in about.items() if value}
+    files.write_json(folder / SCORES, found)
+    return found
+
+
+def read(folder: epath.Path) -> tuple[Asked, dict[str, list[Record]]]:
+    """How a folder's benchmark was asked, and the records of each model. Raises BadInput."""
+    folder = epath.Path(folder)
+    for name in (SETTINGS, REPLIES):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder}: holds no {name}: it is no folder of `evaluate`")
+    path = folder / SETTINGS
+    asked = Asked.from_json(files.read_object(path), str(path))
+    by_model: dict[str, list[Record]] = {name: [] for name in asked.models}
+    for row in records.JsonLines(folder / REPLIES):
+        where, value = f"{folder / REPLIES}, line {row.line}", row.value
+        try:
+            name = value.pop("model")
+            by_model[name].append(Record(**value))
+        except (AttributeError, TypeError, KeyError) as e:
+            raise BadInput(f"{where}: not a reply of this evaluation: {quoted(row.text)}") from e
+    return asked, by_model
+
+
+def reply_rows(by_model: Mapping[str, Iterable[Record]]) -> Iterator[dict[str, Any]]:
+    """A line of `replies.jsonl` a record; what has its default is left out."""
+    defaults = {f.name: f.default for f in dataclasses.fields(Record)} | {"p": {}}
+    for name, several in by_model.items():
+        for one in several:
+            values = dataclasses.asdict(one)
+            yield {"model": name} | {k: v for k, v in values.items() if v != defaults[k]}
+
+
+def judge_of(asked: Asked) -> dict[str, Any]:
+    """The judge that counts: {"name", "revision", …}; {} without one."""
+    for name, one in asked.judges.items():
+        return {"name": name, **one}
+    return {}
+
+
+def official_name(suite: str, model: str) -> str:
+    """The folder under `official/` of a model: of the one that is examined the suite's name."""
+    return suite if model in ("model", "trained") else f"{suite}-{model}"
+
+
+def generations(
+    suite: Benchmark, model: str, outputs: ModelOutputs, folder: epath.Path
+) -> Iterator[dict[str, Any]]:
+    """A line of `generations.jsonl` a request; pictures are written under `pictures/`."""
+    said, requests = outputs.replies, outputs.requests
+    for request, drawn in zip(requests.images, said.images, strict=True):
+        name = f"{request.prompt.id}-{request.k}"
+        path = _picture(folder, model, name, drawn["image"])
+        row = {"id": name, "category": request.prompt.category, "asked": request.prompt.text}
+        yield {"model": model, **row, "k": request.k, "seed": int(drawn["seed"]), "file": path}
+    for request, edited in zip(requests.edits, said.edits, strict=True):
+        path = _picture(folder, model, request.id, edited)
+        row = {"id": request.id, "category": request.category, "asked": request.instruction}
+        yield {"model": model, **row, "seed": request.seed, "file": path}
+    for one in outputs.verdicts if requests.texts or requests.answers else ():
+        yield {"model": model, "id": one.id, "category": one.category, "asked": one.asked}
+
+
+def picture_path(model: str, id: str) -> str:
+    """Where the picture of a request lies, relative to the folder of results."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in id)
+    return f"pictures/{model}/{safe}.png"
+
+
+def _picture(folder: epath.Path, model: str, id: str, pixels: Any) -> str:
+    name = picture_path(model, id)
+    path = folder / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, [images.encode_png(pixels)])
+    return name
+
+
+def write_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON object a line; the file is whole or absent."""
+    files.write_bytes(path, ((json.dumps(r, ensure_ascii=False) + "\n").encode() for r in rows))
