@@ -1,7 +1,7 @@
 """A folder of a benchmark's results: what was asked, what was said, what that is worth.
 
-Owns its files. `settings.json`: the benchmark, its data, the judges, the models. `generations.jsonl`:
-what each model was asked and where its picture lies. `replies.jsonl`: the raw words of models or
+Owns its files. `settings.json`: the benchmark, its data, the judges, the models.
+`generations.jsonl`: what each model was asked and where its picture lies. `replies.jsonl`: the raw words of models or
 judges, a `Record` a line. `official/`: what the official scorer reads. `scores.json` is made from
 the settings and the replies alone, and may be made again without data, model or judge.
 """

@@ -136,7 +136,7 @@ def able_of(loaded, *rest):
     def write(contexts, *, max_tokens):
         return [text_generator.GeneratedText(known[seen(c)], (), True) for c in contexts]
 
-    def draw(requests):
+    def draw(requests, settings=None):
         return [image_request.GeneratedImage(known[seen(r.context[1:])], None) for r in requests]
 
     generator = SimpleNamespace(generate=write)

@@ -106,7 +106,7 @@ def test_edits_are_read_as_in_training_and_judged_by_what_changed(model):
     def encode(pixels):
         return Latent(latent + pixels.mean(), size=pixels.shape[:2], noisy=False)
 
-    def draw(requests):
+    def draw(requests, settings=None):
         assert len({r.seed for r in requests}) == len(requests)
         for request, edit in zip(requests, edits, strict=True):
             clean, picture, words = request.context
