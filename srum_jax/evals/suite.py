@@ -121,12 +121,14 @@ class JudgeReply:
     """What a judge said.
 
     text: its words; with `first_token` the likeliest first token as a text · status: "ok", else why
-    there is no reply · p: {text: probability} of the request's `first_token`.
+    there is no reply · p: {text: probability} of the request's `first_token` · bound: what the true
+    probability is at most where p says 0, as a server lists the likeliest tokens alone.
     """
 
     text: str = ""
     status: str = "ok"
     p: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bound: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

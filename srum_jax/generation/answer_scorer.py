@@ -93,11 +93,8 @@ class AnswerScorer:
         image · tokens: ids of each question. Shapes are padded to few buckets. Raises ValueError
         naming an unknown word, BadInput where the model's numbers are not finite.
         """
-        given = self._ask(images, questions, tokens, params)
-        return [
-            [p[: len(ids)] for (p, _), ids in zip(row, wanted, strict=True)]
-            for row, wanted in zip(given, tokens, strict=True)
-        ]
+        given = self.first_answers(images, questions, tokens, params)
+        return [[p for p, _ in row] for row in given]
 
     def likeliest(
         self,
@@ -107,14 +104,25 @@ class AnswerScorer:
     ) -> list[list[int]]:
         """The likeliest first token of each question's answer; otherwise as `probabilities`."""
         none = [[()] * len(texts) for texts in questions]
-        return [[i for _, i in row] for row in self._ask(images, questions, none, params)]
+        return [[i for _, i in row] for row in self.first_answers(images, questions, none, params)]
 
-    def _ask(self, images, questions, tokens, params) -> list[list[tuple[np.ndarray, int]]]:
-        """(probabilities, likeliest token) of each question of each image."""
-        if len(images) != len(questions):
+    def first_answers(
+        self,
+        images: Sequence[Pictures],
+        questions: Sequence[Sequence[str]],
+        tokens: Sequence[Sequence[Sequence[int]]],
+        params: Params | None = None,
+        systems: Sequence[str] | None = None,
+    ) -> list[list[tuple[np.ndarray, int]]]:
+        """Of each question of each image (probabilities of its tokens, the likeliest token of all).
+
+        systems: a text an image that is read before it, "" for none; otherwise as `probabilities`.
+        """
+        systems = [""] * len(images) if systems is None else systems
+        if not len(images) == len(questions) == len(systems):
             raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
         params = self.params if params is None else params
-        asked = sorted(self._asked(images, questions), key=lambda one: one.length)
+        asked = sorted(self._asked(images, questions, systems), key=lambda one: one.length)
         width = bucket(max([1, *(len(ids) for row in tokens for ids in row)]), FEWEST)
         found: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
         parts = (asked[first : first + self.batch] for first in range(0, len(asked), self.batch))
@@ -124,7 +132,10 @@ class AnswerScorer:
                 context.check_finite(finite[row, : len(one.places)].all(), "an answer")
                 for place, key in enumerate(one.places):
                     found[key] = p[row, place], int(likeliest[row, place])
-        return [[found[i, n] for n in range(len(texts))] for i, texts in enumerate(questions)]
+        return [
+            [(found[i, n][0][: len(ids)], found[i, n][1]) for n, ids in enumerate(row)]
+            for i, row in enumerate(tokens)
+        ]
 
     def _call(
         self, part: Sequence[_Asked], tokens, width: int, params: Params
@@ -148,24 +159,26 @@ class AnswerScorer:
         with self.programs.first("the answer scorer", sizes):
             return first_tokens(params, batch, wanted, cfg=self.model, dtype=np.dtype(self.dtype))
 
-    def _asked(self, images, questions) -> list[_Asked]:
+    def _asked(self, images, questions, systems) -> list[_Asked]:
         """Each different picture with all its questions, in order; none that nothing is asked."""
         seen: dict[tuple, list[int]] = {}
-        for i, pictures in enumerate(images):
+        for i, (pictures, system) in enumerate(zip(images, systems, strict=True)):
             several = pictures if isinstance(pictures, tuple) else (pictures,)
-            seen.setdefault(tuple(map(_content, several)), []).append(i)
+            seen.setdefault((system, *map(_content, several)), []).append(i)
         groups = []
         for same in seen.values():
             places = tuple((i, n) for i in same for n in range(len(questions[i])))
             texts = [questions[i][n] for i, n in places]
             if texts:
-                groups.append(_Asked(self._example(images[same[0]], texts), places))
+                first = same[0]
+                groups.append(_Asked(self._example(systems[first], images[first], texts), places))
         return groups
 
-    def _example(self, pictures: Pictures, questions: Sequence[str]) -> Example:
+    def _example(self, system: str, pictures: Pictures, questions: Sequence[str]) -> Example:
+        told = (self.tokenizer.text(system),) if system else ()
         seen = pictures if isinstance(pictures, tuple) else (pictures,)
         branches = (Branch((self.tokenizer.text(q), _NOTHING)) for q in questions)
-        return Example((*(picture(one, self.model.layout) for one in seen), *branches))
+        return Example((*told, *(picture(one, self.model.layout) for one in seen), *branches))
 
 
 def _content(pixels: np.ndarray) -> tuple[tuple[int, ...], bytes]:

@@ -1,8 +1,9 @@
 """A judge behind the chat-completions interface that OpenAI introduced and most servers speak.
 
-Owns the way over the network: a picture and a question go out as one `POST {base_url}/chat/
-completions`, a `WrittenAnswer` for `written.py` comes back. Nothing that the other side does ends
-the run from here: what gives no text to read is a status, told once in the server's words.
+Owns the way over the network: pictures and a question go out as one `POST {base_url}/chat/
+completions`, a `ChatReply` comes back, or a `WrittenAnswer` for `written.py`. Nothing that the
+other side does ends the run from here: what gives no text to read is a status, told once in the
+server's words.
 Redirects are never followed and no proxy is used, so that pictures and the key reach the named host
 alone. The key comes from an environment variable and is neither stored in a config nor logged.
 """
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from srum_jax.core import distributed
@@ -32,6 +34,8 @@ from srum_jax.core.constraints import Variable, WebAddress
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.data.images import encode_png
+from srum_jax.rewards import logprobs
+from srum_jax.rewards.logprobs import FirstToken
 from srum_jax.rewards.written import QuestionRequest, TextSource, WrittenAnswer
 
 TIMEOUT = "timeout"  # no whole reply in time
@@ -51,8 +55,14 @@ PATH = "/chat/completions"
 _DENIALS = (401, 402, 403, 404, 405, 407, 421)
 ENDS = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")  # finish_reason of whole answers
 CUTS = ("length", "max_tokens")
-# Fields that some servers refuse, and what such a server may call the same ("" leaves it out).
-RENAMED = {"max_tokens": "max_completion_tokens", "seed": "", "temperature": ""}
+# How fields are sent that some servers refuse by name, and what is then tried in turn: other names
+# (of "logprobs" smaller numbers of tokens); the last leaves it out.
+FORMS = {
+    "max_tokens": ("max_tokens", "max_completion_tokens", ""),
+    "seed": ("seed", ""),
+    "temperature": ("temperature", ""),
+    "logprobs": (20, 5, 0),
+}
 MAX_REPLY = 4 * 2**20  # bytes
 MAX_SAID = 2**16  # bytes of a refusal that are read
 MOST_TOLD = 200  # characters of one that are told
@@ -103,6 +113,39 @@ class Endpoint:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class ChatRequest:
+    """What is asked: images, uint8 [H,W,3] each, in full size, and then the text.
+
+    system: a system prompt, "" for none · seed: uint32, of words that are sampled · max_tokens: of
+    the answer, None: the endpoint's · first_token: whether its likeliest first tokens are wanted.
+    """
+
+    images: tuple[np.ndarray, ...]
+    text: str
+    system: str = ""
+    seed: int = 0
+    max_tokens: int | None = None
+    first_token: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatReply:
+    """What came back: a text and whether it ended by itself.
+
+    first: its first token, where that was wanted and the server lists it; else `unlisted` says why
+    it is not there · failure, lost: as of a `WrittenAnswer` · model: as the server calls it.
+    """
+
+    text: str = ""
+    finished: bool = True
+    first: FirstToken | None = None
+    unlisted: str = ""
+    failure: str = ""
+    lost: bool = False
+    model: str = ""
+
+
 class _Failed(Exception):
     """No answer: the status, why in words, and the seconds the server asks to wait, if any."""
 
@@ -117,8 +160,8 @@ class ExternalText:
 
     headers: of every request, with the key · sleep: takes seconds · counts: gets "requests" and
     "requests <status>" of those that failed added · reasons: gets the first words met for each of
-    these statuses · fields: of a request, under the names that the server takes; one
-    that it names in a refusal is renamed or left out from then on.
+    these statuses · fields: of a request, in the FORMS that the server takes; one that it names in
+    a refusal gets its next form from then on.
     """
 
     endpoint: Endpoint
@@ -128,8 +171,8 @@ class ExternalText:
         default_factory=collections.Counter, compare=False
     )
     reasons: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
-    fields: dict[str, str] = dataclasses.field(
-        default_factory=lambda: {name: name for name in RENAMED}, compare=False
+    fields: dict[str, str | int] = dataclasses.field(
+        default_factory=lambda: {name: forms[0] for name, forms in FORMS.items()}, compare=False
     )
     _lock: threading.Lock = dataclasses.field(
         default_factory=threading.Lock, init=False, repr=False, compare=False
@@ -155,38 +198,55 @@ class ExternalText:
         self, requests: Sequence[QuestionRequest], *, temperature: float, params: Params | None
     ) -> list[WrittenAnswer]:
         """See `TextSource`; `endpoint.concurrency` requests at a time. `params` play no part."""
-        with concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            return list(pool.map(lambda request: self._answer(request, temperature), requests))
+        asked = []
+        for one in requests:
+            images = () if one.image is None else (one.image,)
+            asked.append(ChatRequest(images, one.text, seed=one.seed))
+        return [
+            WrittenAnswer(reply.text, reply.finished, reply.failure, reply.lost)
+            for reply in self.ask(asked, temperature=temperature)
+        ]
 
-    def _answer(self, request: QuestionRequest, temperature: float) -> WrittenAnswer:
+    def ask(
+        self, requests: Sequence[ChatRequest], *, temperature: float = 0.0
+    ) -> list[ChatReply]:
+        """One reply a request, in order; `endpoint.concurrency` of them at a time."""
+        with concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
+            return list(pool.map(lambda request: self._reply(request, temperature), requests))
+
+    def _reply(self, request: ChatRequest, temperature: float) -> ChatReply:
         at, attempt = self.endpoint, 0
         while True:
             fields = dict(self.fields)
+            if not request.first_token:
+                fields["logprobs"] = 0
             body = json.dumps(_body(at, request, temperature, fields)).encode()
             self._count("requests")
             try:
-                return _read(_post(at, self.headers, body))
+                return _read(_post(at, self.headers, body), request)
             except _Failed as failed:
                 status, reason, asked = failed.status, failed.reason, failed.wait
-            if status == REFUSED and self._adapted(reason, fields):
+            if status in (REFUSED, DENIED) and self._adapted(reason, fields):
                 continue
             self._note(status, reason)
             attempt += 1
             pause = max(min(at.wait * 2.0 ** (attempt - 1), at.longest_wait), asked or 0.0)
             if status in FINAL or pause > at.longest_wait or attempt == at.attempts:
-                return WrittenAnswer("", failure=status, lost=status != FILTERED)
+                return ChatReply(failure=status, lost=status != FILTERED)
             self.sleep(pause)
 
-    def _adapted(self, reason: str, sent: Mapping[str, str]) -> bool:
-        """Whether the refusal names a field of the request, which is now renamed or left out."""
-        named = [f for f, name in sent.items() if name and re.search(rf"\b{name}\b", reason)]
+    def _adapted(self, reason: str, sent: Mapping[str, str | int]) -> bool:
+        """Whether the refusal names a field of the request, which now has another form."""
+        names = {f: form if isinstance(form, str) else "top_logprobs" for f, form in sent.items()}
+        pattern = {f: name.replace("top_", "(top_)?") for f, name in names.items()}
+        named = [f for f in sent if sent[f] and re.search(rf"\b{pattern[f]}\b", reason, re.I)]
         with self._lock:
             for field in named:
-                name = RENAMED[field] if sent[field] == field else ""
+                form = FORMS[field][FORMS[field].index(sent[field]) + 1]
                 if self.fields[field] == sent[field]:  # of several requests the first one says it
-                    self.fields[field] = name
-                    done = f"is sent as {name!r}" if name else "is left out"
-                    logging.warning("the external judge refuses %r: it %s", sent[field], done)
+                    self.fields[field] = form
+                    done = f"is sent as {form!r}" if form else "is left out"
+                    logging.warning("the external judge refuses %r: it %s", names[field], done)
         return bool(named)
 
     def _note(self, status: str, reason: str) -> None:
@@ -261,19 +321,24 @@ def _key(at: Endpoint) -> dict[str, str]:
 
 
 def _body(
-    at: Endpoint, request: QuestionRequest, temperature: float, fields: Mapping[str, str]
+    at: Endpoint, request: ChatRequest, temperature: float, fields: Mapping[str, str | int]
 ) -> dict:
-    """The JSON of a request; `fields`: the names of those in RENAMED, "" for one left out."""
-    picture = base64.b64encode(encode_png(request.image)).decode()
-    content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
-        {"type": "text", "text": request.text},
-    ]
-    values = {"temperature": temperature, "seed": request.seed, "max_tokens": at.max_tokens}
+    """The JSON of a request; `fields`: the forms of those in FORMS."""
+    content: list[dict] = []
+    for image in request.images:
+        data = base64.b64encode(encode_png(image)).decode()
+        url = {"url": f"data:image/png;base64,{data}"}
+        content.append({"type": "image_url", "image_url": url})
+    content.append({"type": "text", "text": request.text})
+    told = [{"role": "system", "content": request.system}] if request.system else []
+    limit = at.max_tokens if request.max_tokens is None else request.max_tokens
+    values = {"temperature": temperature, "seed": request.seed, "max_tokens": limit}
+    listed = fields["logprobs"]
     return {
         "model": at.model,
-        "messages": [{"role": "user", "content": content}],
-        **{name: values[field] for field, name in fields.items() if name},
+        "messages": [*told, {"role": "user", "content": content}],
+        **{name: values[field] for field, name in fields.items() if field in values and name},
+        **({"logprobs": True, "top_logprobs": listed} if listed else {}),
     }
 
 
@@ -366,7 +431,7 @@ def _seconds(header: str | None) -> float | None:
         return None
 
 
-def _read(data: bytes) -> WrittenAnswer:
+def _read(data: bytes, request: ChatRequest) -> ChatReply:
     """The answer in a reply. Raises _Failed for one that is not as agreed, or was filtered."""
     try:
         reply = json.loads(data.decode("utf-8-sig"))
@@ -376,9 +441,19 @@ def _read(data: bytes) -> WrittenAnswer:
         raise _Failed(BAD_REPLY, "a reply without an answer in it") from None
     if why == "content_filter":
         raise _Failed(FILTERED)
+    if text is None and why in CUTS:
+        text = ""  # a thought took all that it might write
     if not isinstance(text, str) or why not in (*ENDS, *CUTS):
         raise _Failed(BAD_REPLY, f"a reply that ended by {str(why)[:40]!r}")
-    return WrittenAnswer(text, finished=why in ENDS)
+    first, unlisted, finished = None, "", why in ENDS
+    if request.first_token:
+        try:
+            first = logprobs.first_token(choice, text, finished=finished)
+        except ValueError as e:
+            unlisted = str(e)
+    called = reply.get("model")
+    model = called if isinstance(called, str) else ""
+    return ChatReply(text, finished, first, unlisted, model=model)
 
 
 def _content(given: Any) -> Any:
