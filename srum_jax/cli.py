@@ -20,13 +20,14 @@ Use a model (the small shapes base, or --model DIR)
   edit            images, changed:   srum edit --image out/0-0.png --instruction "..." -o edited
   answer          a question:        srum answer --image out/0-0.png --question "..."
   caption         images:            srum caption out/0-0.png
+  evaluate        by a benchmark:    srum evaluate --suite pope --data shapes -o pope
 Files
   doctor          is a folder whole? srum doctor weights/BAGEL-7B-MoT
   convert         a model, between Hugging Face and Orbax folders
   export-dataset  a run's scored images, as the released SRUM data set
 """
 
-USE = ("generate", "edit", "answer", "caption")
+USE = ("generate", "edit", "answer", "caption", "evaluate")
 COMMANDS = ("run", "plan", *USE, "doctor", "convert", "export-dataset")
 
 

@@ -1,4 +1,4 @@
-"""The model in use, from the shell: draw, answer, caption, edit.
+"""The model in use, from the shell: draw, answer, caption, edit, evaluate.
 
 Results on stdout, logs on stderr. What was drawn is kept batch by batch: the same command goes on.
 Inputs are read before the model is.
@@ -312,7 +312,20 @@ def _caption(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {"image": part[place], **dataclasses.asdict(answer)}
 
 
-_COMMANDS = {"generate": _generate, "answer": _answer, "caption": _caption, "edit": _edit}
+def _evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from srum_jax import use_evaluate
+
+    console.cache_compiled_programs()
+    yield from use_evaluate.run(options)
+
+
+_COMMANDS = {
+    "generate": _generate,
+    "answer": _answer,
+    "caption": _caption,
+    "edit": _edit,
+    "evaluate": _evaluate,
+}
 
 
 if __name__ == "__main__":

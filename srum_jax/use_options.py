@@ -24,6 +24,8 @@ examples (the default model is the small shapes base; --model DIR takes a BAGEL 
   %(prog)s answer --video clip.gif --frames 8 --question "Is there a blue square?"
   %(prog)s caption out/0-0.png out/0-1.png --json
   %(prog)s edit --image out/0-0.png --instruction "remove the blue square" -o edited
+  %(prog)s evaluate --suite list
+  %(prog)s evaluate --suite pope --data shapes -o pope
 
 Images that -o has already are not drawn again: after an interruption give the same command.
 Exit codes: 0 ok, 2 bad input, 3 not enough device memory, 69 the bucket's storage is gone,
@@ -52,6 +54,8 @@ def parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     options, unknown = top.parse_known_args(config_history.current_options(argv))
     if getattr(options, "stream", False) and options.json:
         top.error("--stream writes text as it comes: leave out --json")
+    if options.command == "evaluate" and (wrong := _incomplete(options)):
+        top.error(wrong)
     if unknown:
         (commands,) = (a for a in top._actions if isinstance(a, argparse._SubParsersAction))
         made = commands.choices[options.command]
@@ -59,6 +63,18 @@ def parse(argv: Sequence[str], program: str) -> argparse.Namespace:
         hint = suggest(unknown[0].partition("=")[0], [n for n in known if n.startswith("--")])
         made.error(f"unrecognized arguments: {' '.join(unknown)}: {hint}")
     return options
+
+
+def _incomplete(options: argparse.Namespace) -> str:
+    """What `evaluate` was not told, or ""."""
+    if options.rescore or options.suite == "list":
+        return ""
+    for name, value in (("--suite", options.suite), ("--data", options.data), ("-o", options.out)):
+        if not value:
+            return f"evaluate: {name} is missing (--suite list shows what there is)"
+    if options.import_against and not options.imported:
+        return "--import_against: give --import too"
+    return ""
 
 
 def sampler_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +86,7 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
     """All commands."""
     top = argparse.ArgumentParser(
         prog=program,
-        description="Draw, answer, caption and edit with a BAGEL model.",
+        description="Draw, answer, caption, edit and evaluate with a BAGEL model.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,12 +95,13 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
     _answer(_command(commands, "answer", "Answer a question about images or a video."))
     _caption(_command(commands, "caption", "Describe images."))
     _edit(_command(commands, "edit", "Draw an image changed as told."))
+    _evaluate(_command(commands, "evaluate", "Put a benchmark of the field to a model, or two."))
     return top
 
 
 def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-    names = ", ".join(registry.WORLDS)
+    names = _worlds()
     made.add_argument(
         "--model",
         default=Config.model,
@@ -99,6 +116,10 @@ def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
+
+
+def _worlds() -> str:
+    return ", ".join(registry.WORLDS)
 
 
 def _generate(made: argparse.ArgumentParser) -> None:
@@ -124,6 +145,10 @@ def _drawing(made: argparse.ArgumentParser, *more: str) -> None:
     made.add_argument("--negative", type=_text, help="what guidance leads away from")
     made.add_argument("--think", action="store_true", help="let the model plan in words first")
     made.add_argument("--progress", action="store_true", help="a bar of the steps on stderr")
+    _sampler(made, *more)
+
+
+def _sampler(made: argparse.ArgumentParser, *more: str) -> None:
     own = made.add_argument_group("the sampler, each by default as the model says")
     kinds = typing.get_type_hints(SampleConfig)
     for field in dataclasses.fields(SampleConfig):
@@ -160,6 +185,25 @@ def _answer(made: argparse.ArgumentParser) -> None:
 def _caption(made: argparse.ArgumentParser) -> None:
     _writing(made)
     made.add_argument("image", nargs="+", metavar="IMAGE")
+
+
+def _evaluate(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--suite", help='a benchmark; "list" shows all, and what they need')
+    made.add_argument("--data", metavar="PATH", help=f"its official files, or {_worlds()}")
+    made.add_argument("-o", "--out", metavar="DIR", help="folder of results; goes on from there")
+    made.add_argument("--against", metavar="DIR", help="a second model, on the same noise")
+    made.add_argument("--limit", type=_count, help="so many items, evenly over categories")
+    made.add_argument("--seed", type=int, default=0, help="of the noise and the choice of items")
+    made.add_argument("--rescore", metavar="OUT", help="scores again, from the replies in OUT")
+    how = dict(metavar="FILE", help="results of the official program, in place of a judge")
+    made.add_argument("--import", dest="imported", **how)
+    made.add_argument("--import_against", metavar="FILE", help="the same of the second model")
+    judge = made.add_argument_group("the judge, where the benchmark needs one")
+    judge.add_argument("--judge", action="append", choices=("self", "external"), help="or both")
+    judge.add_argument("--judge_url", metavar="URL", help="of an OpenAI-compatible server")
+    judge.add_argument("--judge_model", metavar="NAME", help="its name there")
+    judge.add_argument("--judge_key_env", metavar="VARIABLE", help="that holds the key")
+    _sampler(made, "size")
 
 
 def _writing(made: argparse.ArgumentParser) -> None:

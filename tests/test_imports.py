@@ -35,7 +35,18 @@ LAYERS = [
     ["reading", "drawn_folder"],
     ["description"],
     ["use_options"],
-    ["main", "use", "api", "serve", "cli", "doctor", "convert", "conversion", "export_dataset"],
+    [
+        "main",
+        "use",
+        "use_evaluate",
+        "api",
+        "serve",
+        "cli",
+        "doctor",
+        "convert",
+        "conversion",
+        "export_dataset",
+    ],
 ]
 MAY_NOT = {  # beyond the layers
     "core": ["config", "configs", "config_history"],
@@ -50,6 +61,8 @@ SIBLINGS = {
     ("config", "config_history"),
     ("configs", "core"),
     ("use", "api"),
+    ("use", "use_evaluate"),
+    ("use_evaluate", "api"),
     ("doctor", "api"),
     ("convert", "conversion"),
     ("main", "api"),

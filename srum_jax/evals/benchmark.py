@@ -24,7 +24,7 @@ from etils import epath
 
 from srum_jax.core import places, registry
 from srum_jax.core.errors import BadInput
-from srum_jax.evals import stats
+from srum_jax.evals import agreement, stats
 from srum_jax.evals.scorers import metrics
 from srum_jax.evals.suite import (
     Findings,
@@ -265,7 +265,26 @@ def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -
     if told.settings:
         found["settings"] = dict(told.settings)
     found |= next(iter(by_judge.values()), {})
-    return found | ({"judges": by_judge} if len(by_judge) > 1 else {})
+    if len(by_judge) > 1:
+        found |= {"judges": by_judge, "agreement": agreements(score, records)}
+    return found
+
+
+def agreements(score: Score, records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
+    """How far the judge that counts agrees with each other one, over the items of all models."""
+    worth: dict[str, dict[tuple[str, str], float]] = {}
+    for name, several in records.items():
+        for judge in dict.fromkeys(r.judge for r in several):
+            items = score([r for r in several if r.judge == judge]).items
+            worth.setdefault(judge, {}).update({(name, x["id"]): _worth(x) for x in items})
+    first, *others = worth
+    found = []
+    for other in others:
+        keys = [key for key in worth[first] if key in worth[other]]
+        one = agreement.agreement(*([worth[who][key] for key in keys] for who in (first, other)))
+        numbers = {k: v for k, v in dataclasses.asdict(one).items() if v is not None}
+        found.append({"judges": [first, other], **numbers})
+    return found
 
 
 def compared(scored: Mapping[str, Scored]) -> dict[str, Any]:
@@ -397,7 +416,8 @@ def _first_judge(records: Sequence[Record]) -> list[Record]:
 
 
 def _worth(item: Mapping[str, Any]) -> float:
-    return float(item["right"] if "right" in item else item.get("value", 0.0))
+    value = item["right"] if "right" in item else item.get("value")
+    return 0.0 if value is None else float(value)
 
 
 def _item_fields(name: str, item: Mapping[str, Any], record: Record | None) -> dict[str, Any]:

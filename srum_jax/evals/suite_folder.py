@@ -1,14 +1,15 @@
 """A folder of a benchmark's results: what was asked, what was said, what that is worth.
 
 Owns its files. `settings.json`: the benchmark, its data, the judges, the models.
-`generations.jsonl`: what each model was asked and where its picture lies. `replies.jsonl`: the raw words of models or
-judges, a `Record` a line. `official/`: what the official scorer reads. `scores.json` is made from
-the settings and the replies alone, and may be made again without data, model or judge.
+`generations.jsonl`: what each model was asked, and where its picture lies. `replies.jsonl`: the raw
+words of models or judges, a `Record` a line. `official/`: what the official scorer reads.
+`scores.json` is made from the settings and the replies alone, and may be made again without data,
+model or judge.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -50,6 +51,24 @@ class Asked:
             raise BadInput(f"{where}: not the settings of an evaluation ({e!r})") from e
 
 
+def same(folder: epath.Path, asked: Asked) -> None:
+    """Keeps how a folder's benchmark is asked, or refuses to mix it with what is there.
+
+    Judges may come later. Raises BadInput naming what differs.
+    """
+    path, wanted = folder / SETTINGS, json.loads(json.dumps(dataclasses.asdict(asked)))
+    if path.is_file():
+        there = files.read_object(path)
+        for name in ("suite", "told", "models", "drawing"):
+            if there.get(name) != wanted[name]:
+                raise BadInput(
+                    f"{folder} holds an evaluation with {name} {quoted(there.get(name))}, not "
+                    f"{quoted(wanted[name])}: name another folder with -o"
+                )
+        return
+    files.write_json(path, wanted)
+
+
 def write(
     folder: epath.Path, suite: Benchmark, outputs: Mapping[str, ModelOutputs], asked: Asked
 ) -> dict[str, Any]:
@@ -64,9 +83,16 @@ def write(
         place = folder / OFFICIAL / official_name(suite.name, name)
         place.mkdir(parents=True, exist_ok=True)
         suite.official(place, one.requests, one.replies)
-    write_lines(folder / REPLIES, reply_rows({n: one.verdicts for n, one in outputs.items()}))
-    files.write_json(folder / SETTINGS, dataclasses.asdict(asked))
+    write_replies(folder, {name: one.verdicts for name, one in outputs.items()}, asked)
     return rescored(folder, suite.score)
+
+
+def write_replies(
+    folder: epath.Path, by_model: Mapping[str, Sequence[Record]], asked: Asked
+) -> None:
+    """Writes the records of each model and how they came about."""
+    write_lines(folder / REPLIES, reply_rows(by_model))
+    files.write_json(folder / SETTINGS, dataclasses.asdict(asked))
 
 
 def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:

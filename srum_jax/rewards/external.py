@@ -207,9 +207,7 @@ class ExternalText:
             for reply in self.ask(asked, temperature=temperature)
         ]
 
-    def ask(
-        self, requests: Sequence[ChatRequest], *, temperature: float = 0.0
-    ) -> list[ChatReply]:
+    def ask(self, requests: Sequence[ChatRequest], *, temperature: float = 0.0) -> list[ChatReply]:
         """One reply a request, in order; `endpoint.concurrency` of them at a time."""
         with concurrent.futures.ThreadPoolExecutor(self.endpoint.concurrency) as pool:
             return list(pool.map(lambda request: self._reply(request, temperature), requests))

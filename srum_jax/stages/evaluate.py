@@ -6,6 +6,7 @@ and records with pictures to look at. What is asked, and what is right, is a sui
 has an exact verifier, the judge's scores and the training monitor are held against it.
 """
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +18,15 @@ from etils import epath
 from srum_jax import disk
 from srum_jax.config import Config
 from srum_jax.core import files, registry
+from srum_jax.core.errors import BadInput
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import shards
-from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Suite, Verifier
-from srum_jax.rewards import question_templates
+from srum_jax.evals import suite_cost, suite_folder
+from srum_jax.evals.benchmark import Benchmark
+from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Requests, Suite, Verifier
+from srum_jax.rewards import external, question_templates
 from srum_jax.stages import judges, loading, preflight, replies, verified
 from srum_jax.stages.manifest import (
     Manifest,
@@ -51,11 +55,23 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             suites = named(cfg, loading.language(weights))
             for suite in suites:
                 prompt_lists.check(suite.prompts, reader)
+                note_cost(cfg, suite, found)
             models = 1 + ("train" in cfg.stages)
             count = cfg.rounds * models * sum(len(suite.prompts) for suite in suites)
             each = disk.picture_bytes(cfg.sample.size, preflight.layout(weights))
             what = "{:,} pictures of {}x{}, at least".format(count, *cfg.sample.size)
             found.costs.append(Cost("evaluate", what, count * each))
+
+
+def note_cost(cfg: Config, suite: Suite, found: Checks) -> None:
+    """What a benchmark will ask of models and judges, and whether an external judge answers."""
+    if not isinstance(suite, Benchmark):
+        return
+    asked = cfg.evaluate.judges if suite.judged else ()
+    found.notes += suite_cost.lines(suite, asked, 1 + ("train" in cfg.stages))
+    if "external" in asked:
+        with found.noting():
+            external.reach(judges.endpoint(cfg.score))
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -95,7 +111,10 @@ def named(cfg: Config, language: str) -> tuple[Suite, ...]:
     language: the one that the models read (`data/languages.py`). Raises BadInput for an unknown
     name, and what a suite raises about its data.
     """
-    entries = (entry.partition(":") for entry in cfg.evaluate.suites)
+    entries = [entry.partition(":") for entry in cfg.evaluate.suites]
+    for name, count in collections.Counter(name for name, *_ in entries).items():
+        if count > 1:
+            raise BadInput(f"evaluate.suites: {name} stands there twice; results have one place")
     return tuple(
         registry.load(registry.SUITES, name).make(cfg, data, language) for name, _, data in entries
     )
@@ -109,21 +128,19 @@ def evaluate(
     suites: Sequence[Suite],
 ) -> Outcome:
     """Has both models reply to every suite; writes evaluation.json and this round's results."""
-    outputs: dict[str, dict[str, ModelOutputs]] = {suite.name: {} for suite in suites}
-    loaded = loading.base(cfg, work, mesh)
-    for name in ("base", "trained") if "train" in cfg.stages else ("base",):
-        if name == "trained":
-            loaded = loading.trained(loaded, cfg, work, mesh)  # lets go of what training replaced
-        asked = replies.model_under_test(loaded, cfg, mesh)
-        for suite in suites:
-            requests, place = suite.requests(name), folder / suite.name / name
-            title = f"evaluate, {suite.name}: {name}"
-            said = replies.replies(requests, place, loaded, asked, cfg, mesh, title=title)
-            verdicts = suite.verdicts(requests, said)
-            outputs[suite.name][name] = ModelOutputs(requests, said, verdicts)
+    said = replied(cfg, mesh, work, folder, suites)
+    outputs = {
+        suite.name: {
+            name: ModelOutputs(requests, replies_, suite.verdicts(requests, replies_))
+            for name, (requests, replies_) in said[suite.name].items()
+        }
+        for suite in suites
+    }
     written, parts = {}, {}
     if jax.process_index() == 0:
         found = {suite.name: suite.findings(outputs[suite.name]) for suite in suites}
+        for suite in suites:
+            write_official(folder / suite.name, suite, outputs[suite.name])
         exact = next((suite for suite in suites if suite.verifier), None)
         if exact:
             base = outputs[exact.name]["base"].replies
@@ -136,6 +153,54 @@ def evaluate(
     counts = count(outputs)
     items = counts["images"] + counts["answers"] + counts["edits"]
     return Outcome(written, counts, items=items, results=parts)
+
+
+def replied(
+    cfg: Config,
+    mesh: jax.sharding.Mesh,
+    work: Workdir,
+    folder: epath.Path,
+    suites: Sequence[Suite],
+) -> dict[str, dict[str, tuple[Requests, Replies]]]:
+    """What each model was asked by each suite, and its replies with what judges say of them.
+
+    The judge "self" is the model that the round starts from, of both models' pictures: one that
+    changes between the two would compare nothing.
+    """
+    said: dict[str, dict[str, tuple[Requests, Replies]]] = {suite.name: {} for suite in suites}
+    first = loaded = loading.base(cfg, work, mesh)
+    if "self" not in cfg.evaluate.judges or not any(suite.judged for suite in suites):
+        first = None  # lets go of what training replaced
+    for name in ("base", "trained") if "train" in cfg.stages else ("base",):
+        if name == "trained":
+            loaded = loading.trained(loaded, cfg, work, mesh)
+        asked = replies.model_under_test(loaded, cfg, mesh)
+        for suite in suites:
+            requests, place = suite.requests(name), folder / suite.name / name
+            title = f"evaluate, {suite.name}: {name}"
+            found = replies.replies(requests, place, loaded, asked, cfg, mesh, title=title)
+            said[suite.name][name] = (requests, found)
+    if any(suite.judged for suite in suites):
+        panel = [judges.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges]
+        for suite in suites:
+            for name, (requests, found) in said[suite.name].items():
+                how = dict(title=f"evaluate, {suite.name}: {name}")
+                place = folder / suite.name / name
+                found = replies.judged(suite, requests, found, place, panel, **how)
+                said[suite.name][name] = (requests, found)
+    return said
+
+
+def write_official(folder: epath.Path, suite: Suite, outputs: Mapping[str, ModelOutputs]) -> None:
+    """Of a benchmark: its replies as lines, and what its official scorer reads."""
+    if not isinstance(suite, Benchmark):
+        return
+    for name, one in outputs.items():
+        place = folder / name / suite_folder.OFFICIAL
+        place.mkdir(parents=True, exist_ok=True)
+        suite.official(place, one.requests, one.replies)
+        rows = suite_folder.reply_rows({name: one.verdicts})
+        suite_folder.write_lines(folder / name / suite_folder.REPLIES, rows)
 
 
 def judge_scores(cfg: Config, work: Workdir, verifier: Verifier, base: Replies) -> dict[str, Any]:

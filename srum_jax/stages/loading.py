@@ -47,12 +47,13 @@ class LoadedModel:
     source: hf.Parts | None = None
     family: ModuleType = bagel_family
     programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+    settings: GenerationConfig | None = None
 
     @functools.cached_property
     def generation_config(self) -> GenerationConfig:
-        """How its folder, or the base, says it is best used; defaults for a model of no folder."""
-        if self.source is None:
-            return GenerationConfig()
+        """How it is best used: `settings`, or what its folder or the base says."""
+        if self.settings or self.source is None:
+            return self.settings or GenerationConfig()
         return generation_config.from_folder(self.source.folder, self.source.base)
 
     @functools.cached_property

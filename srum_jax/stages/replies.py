@@ -1,28 +1,40 @@
 """What a model replies to the requests of a suite, kept in a folder and not asked for twice.
 
-Owns that folder: `images/`, `answers/`, `texts/` and `edits/` as shards, and `scores/` of the
-images that the model's own judge scores. Whoever was killed goes on with what is missing, and hosts
-share the work.
+Owns that folder: `images/`, `answers/`, `texts/` and `edits/` as shards, `scores/` of the images
+that the model's own judge scores, and `judged-<judge>/`, what judges say of the replies. Whoever
+was killed goes on with what is missing, and hosts share the work.
 """
 
 import dataclasses
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
-from srum_jax.config import Config
+from srum_jax.config import Config, SampleConfig
+from srum_jax.core import distributed
 from srum_jax.data import shards
+from srum_jax.data.prompts import Prompt
+from srum_jax.evals.benchmark import LazySequence
 from srum_jax.evals.model_under_test import ModelUnderTest
-from srum_jax.evals.suite import Replies, Requests
+from srum_jax.evals.suite import JudgeReply, JudgeRequest, Replies, Requests, Suite
+from srum_jax.evals.suite_judges import SuiteJudge
+from srum_jax.rewards import external
 from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker
 from srum_jax.stages.loading import LoadedModel
+
+# Statuses of replies that a judge may give when it is asked again.
+LOST = (external.TIMEOUT, external.RATE_LIMITED, external.SERVER_ERROR, external.UNREACHABLE)
+JUDGED_AT_ONCE = 64  # questions to a judge a shard: what is lost at most when a run is killed
 
 
 def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> ModelUnderTest:
     """A loaded model ready to be asked, as the config's `sample` and `evaluate` sections say."""
-    batch = cfg.evaluate.batch
+    batch, told = cfg.evaluate.batch, loaded.generation_config
     return ModelUnderTest(
         layout=loaded.cfg.layout,
         tokenizer=loaded.tokenizer,
@@ -34,7 +46,15 @@ def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) 
             cfg, mesh, batch=batch, window=judges.WINDOW, min_rows=batch
         ),
         encoder=loaded.encoder(),
+        language=told.language,
+        # One that its folder says to edit as it draws does both as the run says.
+        editing=None if told.edit == told.generate else editing(told.edit, cfg),
     )
+
+
+def editing(settings: SampleConfig, cfg: Config) -> SampleConfig:
+    """How a model edits, in the steps and calls of the run."""
+    return dataclasses.replace(settings, steps=cfg.sample.steps, batch=cfg.sample.batch)
 
 
 def replies(
@@ -54,7 +74,7 @@ def replies(
     images: Sequence[dict[str, Any]] = ()
     if requests.images:
         generate.draw(
-            [(one.prompt, one.k) for one in requests.images],
+            [(as_read(one.prompt, asked), one.k) for one in requests.images],
             folder / "images",
             asked.sampler,
             features=generate.features(loaded.cfg.layout, cfg.sample.size),
@@ -76,6 +96,60 @@ def replies(
         edits=edits,
         scores=scores,
     )
+
+
+def as_read(prompt: Prompt, asked: ModelUnderTest) -> Prompt:
+    """A prompt in the words of the model."""
+    return dataclasses.replace(prompt, text=asked.read(prompt.text, "prompt"))
+
+
+def judged(
+    suite: Suite,
+    requests: Requests,
+    said: Replies,
+    folder: epath.Path,
+    judges: Sequence[SuiteJudge],
+    *,
+    title: str,
+) -> Replies:
+    """`said` with what each judge replies to the suite's questions about it; what is found in
+    `folder` is kept, except replies that were lost on the way (`JudgeReply.status`)."""
+    asked = suite.judge_requests(requests, said)
+    if not asked:
+        return said
+    found = {}
+    for judge in judges:
+        place = folder / f"judged-{file_name(judge.name)}"
+        forget_lost(place)
+
+        def ask(part: Sequence[JudgeRequest], judge: SuiteJudge = judge) -> list[str]:
+            return [json.dumps(dataclasses.asdict(one)) for one in judge.ask(part)]
+
+        texts = shards.reply_features("text")
+        written = _replied(asked, place, ask, texts, JUDGED_AT_ONCE, f"{title}, {judge.name}:")
+        found[judge.name] = LazySequence(written, _judge_reply)
+    return dataclasses.replace(said, judged=found)
+
+
+def forget_lost(folder: epath.Path) -> None:
+    """Removes a folder of replies in which some were lost: they are asked for again."""
+    if not (folder / "dataset_info.json").exists():
+        return
+    statuses = (_judge_reply(text).status for text in shards.read(folder).column("text"))
+    if count := sum(status in LOST for status in statuses):
+        logging.info("%s: %d replies were lost; they are asked for again", folder, count)
+        if jax.process_index() == 0:
+            folder.rmtree()
+    distributed.barrier(f"{folder.name}: looked at")
+
+
+def _judge_reply(text: str) -> JudgeReply:
+    return JudgeReply(**json.loads(text))
+
+
+def file_name(name: str) -> str:
+    """`name` as part of a file's name: what is no letter, digit or dash becomes one dash."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "judge"
 
 
 def _replied(

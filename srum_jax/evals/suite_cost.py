@@ -1,0 +1,39 @@
+"""What an evaluation will cost, before it starts: pictures, answers, and questions to judges."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from srum_jax.evals import suite_judges
+from srum_jax.evals.benchmark import LazySequence
+from srum_jax.evals.suite import Replies, Requests, Suite
+
+BLANK = np.zeros((1024, 1024, 3), np.uint8)  # stands for a picture that is not drawn yet
+
+
+def lines(suite: Suite, judges: Sequence[str], models: int) -> Iterator[str]:
+    """A line on what `models` models are asked, and one on what each judge is asked about it."""
+    asked = suite.requests("model")
+    parts = [
+        f"{count * models:,} {what}"
+        for what, count in (
+            ("pictures drawn", len(asked.images)),
+            ("pictures edited", len(asked.edits)),
+            ("questions answered", len(asked.texts) + len(asked.answers)),
+        )
+        if count
+    ]
+    yield f"{suite.name}: {', '.join(parts)} by {models} model{'s' if models > 1 else ''}"
+    if judges:
+        questions = suite.judge_requests(asked, blank(asked))
+        for name in judges:
+            yield f"{suite.name}, judge {name}: {suite_judges.cost(questions, models)}"
+
+
+def blank(asked: Requests) -> Replies:
+    """Replies to requests to draw and to edit, every picture blank."""
+    drawn = LazySequence(
+        asked.images,
+        lambda one: {"image": BLANK, "seed": 0, "prompt": one.prompt.text, "k": one.k},
+    )
+    return Replies(images=drawn, edits=LazySequence(range(len(asked.edits)), lambda _: BLANK))

@@ -1,0 +1,295 @@
+"""`use evaluate`: one benchmark of the field put to one model or two.
+
+Owns the command: what is checked before a model is opened, what is told of the cost, the models in
+turn, the judges, and the folder of results (`evals/suite_folder.py`). The same command goes on from
+what is there.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from srum_jax.core import files, places, registry
+from srum_jax.core.errors import BadInput
+
+MODEL, AGAINST = "model", "against"
+KEPT = "kept"  # folder, in OUT, of what models and judges replied so far
+NOT_SCORED = (
+    "pictures are in official/{suite}: run the official program on them and give its results by "
+    "--import, or name a judge"
+)
+JUDGES = {
+    "": "none",
+    "optional": "none, the official program's results are read by --import; or a judge as a proxy",
+    "words": "one that writes: self or external",
+    "first token": "one that tells first-token probabilities: self, or external with logprobs",
+}
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is to be printed: "text" for people, the other fields for programs."""
+    if options.suite == "list":
+        yield from listing()
+    elif options.rescore:
+        yield rescored(options)
+    elif options.imported:
+        yield imported(options)
+    else:
+        yield evaluated(options)
+
+
+def listing() -> Iterator[dict[str, Any]]:
+    """Every benchmark: what its data must hold, the judge it needs, its licence."""
+    for name in registry.SUITES:
+        about = getattr(registry.load(registry.SUITES, name), "ABOUT", None)
+        if about:
+            lines = (
+                f"{name}: {about.title}",
+                f"data: {about.needs}",
+                f"judge: {JUDGES[about.judge]}",
+            )
+            text = "\n  ".join([*lines, f"licence: {about.licence}"])
+            yield _result({"suite": name} | dataclasses.asdict(about), text)
+
+
+def rescored(options: argparse.Namespace) -> dict[str, Any]:
+    """The scores of a folder, made again from its replies. Raises BadInput for another folder."""
+    from srum_jax.evals import suite_folder
+
+    folder = epath.Path(places.place(options.rescore, "--rescore"))
+    asked, _ = suite_folder.read(folder)
+    return _said(suite_folder.rescored(folder, module(asked.suite).score), folder)
+
+
+def imported(options: argparse.Namespace) -> dict[str, Any]:
+    """Scores from the official program's own results, of `official/` in the folder or elsewhere."""
+    from srum_jax.evals import suite_folder
+    from srum_jax.evals.suite_folder import Asked
+
+    folder = epath.Path(places.place(options.out, "-o"))
+    suite = made(options)
+    given = {MODEL: options.imported} | (
+        {AGAINST: options.import_against} if options.import_against else {}
+    )
+    records, told = {}, {}
+    for name, path in given.items():
+        path = places.place(path, "--import")
+        if not path.is_file():
+            raise BadInput(f"--import {path}: no such file")
+        records[name] = suite.imported(path, suite.requests(name))
+        told[name] = {"results": str(path), "sha256": files.fingerprint([path])}
+    name = "the official program"
+    records = {
+        key: [dataclasses.replace(r, judge=name) for r in several]
+        for key, several in records.items()
+    }
+    asked = Asked(options.suite, suite_folder.Told.of(suite), {name: {}}, told, drawing={})
+    folder.mkdir(parents=True, exist_ok=True)
+    suite_folder.write_replies(folder, records, asked)
+    return _said(suite_folder.rescored(folder, suite.score), folder)
+
+
+def evaluated(options: argparse.Namespace) -> dict[str, Any]:
+    """Asks what is missing and writes OUT. Raises BadInput naming what cannot be used."""
+    from srum_jax.core import lock
+    from srum_jax.evals import suite_folder
+
+    folder = epath.Path(places.place(options.out, "-o"))
+    suite, models = made(options), described(options)
+    asked = suite_folder.Asked(
+        suite=options.suite,
+        told=suite_folder.Told.of(suite),
+        judges={},
+        models={
+            name: {"name": path, "digest": about.digest} for name, (path, about) in models.items()
+        },
+        drawing=drawing(options, models[MODEL][1]),
+        not_scored=NOT_SCORED.format(suite=options.suite),
+    )
+    judges = judge_names(options, suite)
+    tell_cost(suite, judges, models)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder):
+        suite_folder.same(folder, asked)
+        outputs, who = replied(options, suite, folder / KEPT, models, judges)
+        asked = dataclasses.replace(asked, judges=who)
+        return _said(suite_folder.write(folder, suite, outputs, asked), folder)
+
+
+def module(name: str) -> Any:
+    """The benchmark's module. Raises BadInput for what is no benchmark."""
+    found = registry.load(registry.SUITES, name)
+    if not hasattr(found, "ABOUT"):
+        raise BadInput(f'"{name}" is measured in a run: srum run --config {name}')
+    return found
+
+
+def made(options: argparse.Namespace) -> Any:
+    """The benchmark, its official files read."""
+    return module(options.suite).make(config(options), options.data or "", "")
+
+
+def described(options: argparse.Namespace) -> dict[str, tuple[str, Any]]:
+    """{"model", "against": (what was named, what its folder says)}, before any weights."""
+    from srum_jax import description
+
+    names = {MODEL: options.model} | ({AGAINST: options.against} if options.against else {})
+    told = {} if options.window is None else {"window": options.window}
+    return {
+        name: (path, description.describe(path, options.base, _adapter(options, name), **told))
+        for name, path in names.items()
+    }
+
+
+def _adapter(options: argparse.Namespace, name: str) -> str | None:
+    return options.adapter if name == MODEL else None
+
+
+def config(options: argparse.Namespace, model: Any = None) -> Any:
+    """The run's config that stages read: what is asked, and how `model` (`api.Model`) draws."""
+    from srum_jax.config import ComputeConfig, Config, EvaluateConfig
+
+    evaluate = EvaluateConfig(seed=options.seed, limit=options.limit or 0)
+    cfg = Config(evaluate=evaluate)
+    if options.judge_url:
+        named = dict(model=options.judge_model or "", key_env=options.judge_key_env or "")
+        at = dataclasses.replace(cfg.score.external, url=options.judge_url, **named)
+        cfg = dataclasses.replace(cfg, score=dataclasses.replace(cfg.score, external=at))
+    if model is None:
+        return cfg
+    settings = model.generation_config
+    batch = options.batch or settings.batch
+    return dataclasses.replace(
+        cfg,
+        sample=sampler_settings(options, settings),
+        evaluate=dataclasses.replace(evaluate, batch=batch),
+        compute=ComputeConfig(dtype=str(model.dtype.__name__)),
+    )
+
+
+def sampler_settings(options: argparse.Namespace, told: Any) -> Any:
+    """How pictures are drawn: the model's own settings with what was said on the command line."""
+    from srum_jax import use_options
+    from srum_jax.generation import generation_config
+
+    said = use_options.sampler_options(options)
+    return generation_config.changed(told.generate, said, where="evaluate")
+
+
+def drawing(options: argparse.Namespace, about: Any) -> dict[str, Any]:
+    """What results say of the drawing: the sampler's settings and the seed."""
+    settings = dataclasses.asdict(sampler_settings(options, about.generation_config))
+    del settings["batch"]  # changes nothing
+    return {
+        "seed": options.seed,
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+    }
+
+
+def judge_names(options: argparse.Namespace, suite: Any) -> list[str]:
+    """The judges that are asked, the first of which counts. Raises BadInput for a judge that the
+    benchmark has no use for, or that nobody can reach."""
+    from srum_jax.rewards import external
+    from srum_jax.stages import judges
+
+    if not suite.judged:
+        if options.judge:
+            raise BadInput(f"--judge: {suite.name} needs none: replies are compared with answers")
+        return []
+    names = list(dict.fromkeys(options.judge or ["self"]))
+    if "external" in names:
+        if not (options.judge_url and options.judge_model):
+            raise BadInput("--judge external needs --judge_url and --judge_model")
+        external.reach(judges.endpoint(config(options).score))
+    return names
+
+
+def tell_cost(suite: Any, judges: Sequence[str], models: Mapping[str, Any]) -> None:
+    """Logs what will be asked and drawn, before anything is opened."""
+    from srum_jax.evals import suite_cost
+
+    for line in suite_cost.lines(suite, judges, len(models)):
+        logging.info("%s", line)
+
+
+def replied(
+    options: argparse.Namespace,
+    suite: Any,
+    folder: epath.Path,
+    models: Mapping[str, tuple[str, Any]],
+    judges: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({model: `ModelOutputs`}, {judge: what it is}); what is in `folder` is not asked again.
+
+    One model is open at a time. The last one, the model before training where two are compared, is
+    the judge "self" of both: a judge that changes between the two would compare nothing.
+    """
+    import jax
+
+    from srum_jax.evals.suite import ModelOutputs
+    from srum_jax.stages import judges as stage_judges
+    from srum_jax.stages import replies
+
+    said, loaded, model = {}, None, None
+    for name, (path, _) in models.items():
+        loaded = model = None  # its weights go before others come
+        model = load(options, name, path)
+        loaded, cfg = opened(model), config(options, model)
+        asked = replies.model_under_test(loaded, cfg, model.mesh)
+        requests, title = suite.requests(name), f"{suite.name}: {name}"
+        with jax.set_mesh(model.mesh):
+            found = replies.replies(
+                requests, folder / name, loaded, asked, cfg, model.mesh, title=title
+            )
+        said[name] = (requests, found)
+    who = {}
+    if judges:
+        panel = [stage_judges.suite_judge(one, loaded, cfg, model.mesh) for one in judges]
+        who = {
+            one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel
+        }
+        for name, (requests, found) in said.items():
+            with jax.set_mesh(model.mesh):
+                found = replies.judged(
+                    suite, requests, found, folder / name, panel, title=f"{suite.name}: {name}"
+                )
+            said[name] = (requests, found)
+    return {
+        name: ModelOutputs(requests, found, suite.verdicts(requests, found))
+        for name, (requests, found) in said.items()
+    }, who
+
+
+def load(options: argparse.Namespace, name: str, path: str) -> Any:
+    """An `api.Model` of the command line's options."""
+    from srum_jax import api
+
+    told = {} if options.window is None else {"window": options.window}
+    how = dict(precision=options.precision, base=options.base, mesh=options.mesh)
+    return api.load(path, adapter=_adapter(options, name), **how, **told)
+
+
+def opened(model: Any) -> Any:
+    """An `api.Model` as stages have it."""
+    from srum_jax.stages.loading import LoadedModel
+
+    parts = model.cfg, model.params, model.vae_params, model.tokenizer
+    how = dict(family=model.family, programs=model.programs, settings=model.generation_config)
+    return LoadedModel(*parts, **how)
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def _said(scores: Mapping[str, Any], folder: epath.Path) -> dict[str, Any]:
+    from srum_jax.evals import suite_words
+
+    return _result(scores, f"{suite_words.summary(scores)}\n{folder / 'scores.json'}")
+
+
+def _result(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+    return {**fields, "text": text, "finished": True, "thought": ""}
