@@ -78,7 +78,9 @@ PROMPTS = {
 }
 QUESTIONS = {
     "describe the image .": "Describe the picture|What do you see?|what is in the image?"
-    "|What's in this picture?|caption this image|describe this image, please.",
+    "|What's in this picture?|caption this image|describe this image, please."
+    "|Provide a one-sentence caption for the provided image.|Describe the image briefly."
+    "|Write a single-sentence caption for this picture",
     "what color is the {s} ?": "What colour is the {s}?|Which color is the {s}"
     "|What's the colour of the {s}?|what is the {s}'s color?|what color does the {s} have"
     "|What color is the {s} in the picture?|please, what color is the {s}?",
@@ -91,7 +93,8 @@ QUESTIONS = {
     "|does the picture have a {the}|Is the {s} {c}?|is there a {c} coloured {s}?",
     "how many {many} are there ?": "How many {many}?|how many {many} are in the picture?"
     "|How many {many} are there in the picture?|Count the {many}.|how many {many} do you see?"
-    "|How many {many} can you see|what is the number of {many}|how many {many} are visible",
+    "|In the picture, how many {many} are there?|How many {many} can you see"
+    "|what is the number of {many}|how many {many} are visible",
     "how many objects are there ?": "How many things are there?|how many shapes do you see?"
     "|Count all the objects|how many items are in the image?",
     "is the {the} left or right ?": "Is the {the} on the left or on the right?"
@@ -164,6 +167,68 @@ def test_a_paraphrase_becomes_the_worlds_sentence(kind, table):
             assert (said, normalise(said)) == (said, wanted)
             assert (said, normalise(said.upper(), kind)) == (said, wanted)
         assert normalise(wanted) == wanted
+
+
+# What official harnesses put around a question {q}, and options {o}, one a line with the marks {m}.
+AROUND = (
+    "{q}\nAnswer the question using a single word or phrase.",
+    "{q} Please answer yes or no.",
+    "{q} Please answer yes or no. Answer the question using a single word or phrase.",
+    "{q} Answer in one word.",
+    "{q} Answer the question with Yes or No.",
+    "Yes or no: {q}",
+    "{q} There are several options:\n{o}\n\n"
+    "Answer with the option's letter from the given choices directly.",
+    "{q}\n{o}\nAnswer with the option's letter from the given choices directly.",
+    "Question: {q}\nOptions:\n{o}\nPlease select the correct answer from the options above. \n",
+    "Question:{q}\nOption:\n{o}\nOnly give the best option.\n",
+    "Select the best answer to the following multiple-choice question based on the video and the "
+    "subtitles. Respond with only the letter (A, B, C, or D) of the correct option.\n{q}\n{o}\n"
+    "Answer with the option's letter from the given choices directly.",
+    "<image 1> {q}",
+    "Please provide a short answer.\n{q}",
+)
+OPTIONS = (("A", "yes"), ("B", "a dog"), ("C", "4"), ("D", "no"))
+MARKS = ("{}. {}", "({}) {}", "{}) {}", "{}: {}")
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_what_benchmarks_say_of_an_answers_form_is_dropped(around):
+    table = {sentence: ways.split("|") for sentence, ways in QUESTIONS.items()}
+    for (sentence, ways), pair in itertools.product(table.items(), PAIRS[:3]):
+        wanted = filled(sentence, *pair)
+        for i, way in enumerate((sentence, *ways)):
+            marks, split = MARKS[i % 4], "\n" if i % 3 else " "
+            options = split.join(marks.format(*o) for o in OPTIONS)
+            said = around.format(q=filled(way, *pair).rstrip("?. ") + "?", o=options)
+            assert (said, normalise(said, "question")) == (said, wanted)
+            assert (said, normalise(said)) == (said, wanted)
+
+
+def test_a_lone_object_with_a_question_mark_asks_whether_it_is_there():
+    for color, shape in language.PAIRS:
+        wanted = f"is there a {color} {shape} ?"
+        for said in ("a {} {}?", "{} {} ?", "The {} {}?"):
+            assert normalise(said.format(color, shape), "question") == wanted
+    assert normalise("Two red circles?", "prompt") == "two red circles"
+
+
+@pytest.mark.parametrize(
+    "said, word",
+    [
+        ("What color is the circle? Answer in French.", "french"),
+        ("What color is the star? Answer in one word.", "star"),
+        ("Hint: it is warm.\nWhat color is the circle?", "hint"),
+        ("the left?", "is no question"),
+        ("two red circles?", "is no question"),
+        ("Is there a red circle? Answer no.", "is no question"),
+        ("Answer in one word.", "is no question"),
+        ("A. red\nB. blue", "is no question"),
+    ],
+)
+def test_beside_the_form_nothing_is_dropped(said, word):
+    with pytest.raises(BadInput, match=word):
+        normalise(said, "question")
 
 
 REFUSED = {

@@ -3,7 +3,8 @@
 Owns the synonyms, the ways of asking and the refusals. A sentence of the world comes back as it is.
 Another way of saying it comes back as that sentence, so that the model reads what it was trained
 on. What the world cannot say (other things, negation, a count beside other objects) is a `BadInput`
-that names the word or the phrase and what is near. It knows words alone: no picture, no model.
+that names the word or the phrase and what is near. What benchmarks say around a question is taken
+away first (`answer_forms`). It knows words alone: no picture, no model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data.languages import Kind
+from srum_jax.worlds.shapes import answer_forms
 from srum_jax.worlds.shapes.language import COUNTS, NUMBERS, RELATION_WORDS, name, plural
 from srum_jax.worlds.shapes.question_forms import DESCRIBE
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair
@@ -82,7 +84,10 @@ _REQUEST = re.compile(
     r"|(?:(?:a|the|one) )?image (?:of|and|showing|containing|that (?:shows|has|contains)|in which)"
     r"|there (?:is|are|should be|must be)) "
 )
-_PLACE = re.compile(r" (?:in|on|to|of|from|into) (?:the|this|that) image$")
+_PLACE = re.compile(
+    r"^in (?:the|this|that) (?:image|video|clip)(?: ,)? "
+    r"| (?:in|on|to|of|from|into) (?:the|this|that) (?:image|video|clip)$"
+)
 _NO_PROMPT = re.compile(
     r"(?:what|which|how|is|are|does|do|where|who|why|describe|count|add|move|remove)\b"
 )
@@ -108,10 +113,12 @@ _PARTS = {  # of the patterns below: "the" is an object that is there, "other" a
 # them are as in _PARTS; "does the image show …?" and prompts are read apart.
 WAYS = {
     DESCRIBE: (
-        "describe (?:(?:the|this) image|it|this|what you see|what is in the image)",
+        "describe (?:(?:the|this) image|it|this|what you see|what is in the image)"
+        "(?: briefly| in (?:a|one) sentence)?",
         "what (?:do|can) you see|what is (?:in|on) (?:the|this) image",
         "what does (?:the|this) image show",
-        "(?:write )?(?:a )?caption(?: for| of)? (?:the|this) image",
+        "(?:(?:write|give|provide) )?(?:a |one )?(?:(?:short|brief|one sentence|sentence) )?caption"
+        "(?: for| of)? (?:the|this) (?:(?:given|provided) )?image",
     ),
     "what color is the {s} ?": ("{which} color is {s}", "{which} color does {s} have"),
     "what shape is the {c} object ?": (
@@ -237,16 +244,19 @@ class Named:
 def normalise(text: str, kind: Kind | None = None) -> str:
     """A prompt, a question or an instruction in the words of the shapes world.
 
-    Its own sentences come back unchanged, up to case and spacing. kind: what it must be; None takes
-    all. Raises BadInput naming the first word or phrase without a meaning there, and what is
-    nearest to it.
+    Its own sentences come back unchanged, up to case and spacing; a lone "a red circle?" asks
+    whether there is one. kind: what it must be; None takes all. Raises BadInput naming the first
+    word or phrase without a meaning there, and what is nearest to it.
     """
-    said = _words(text)
+    asked = answer_forms.question_alone(text) if kind in (None, "question") else text
+    said = _words(asked)
     if asks := _ASKING.match(said):
         said = said[asks.end() :]
     if not said:
         raise BadInput(f"{quoted(text)} says nothing; say for example {_example(kind)!r}")
     found = _sentence(said) or _sentence(_PLACE.sub("", said))
+    if not found and kind in (None, "question") and asked.endswith("?"):
+        found = _sentence(f"is there {said}")
     if not found:
         _refuse_unknown(text, said, kind)
         shown = re.fullmatch(r"(?:does (?:the|this) image show|is this a image of) (.+)", said)
@@ -312,8 +322,9 @@ def _sentence(said: str) -> str | None:
 def _refuse_unknown(text: str, said: str, kind: Kind | None) -> None:
     """Raises BadInput for the first word that no sentence and no way of saying one has."""
     words = said.split()
+    known = KNOWN | (answer_forms.WORDS if kind == "question" else frozenset())
     for i, word in enumerate(words):
-        if word in KNOWN or word.isdecimal():
+        if word in known or word.isdecimal():
             continue
         near = difflib.get_close_matches(word, sorted({*KNOWN, *SYNONYMS}), n=3, cutoff=0.75)
         if not near and words[i + 1 : i + 2] and words[i + 1] in _NOUNS:
