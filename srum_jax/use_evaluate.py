@@ -231,7 +231,6 @@ def replied(
     import jax
 
     from srum_jax.evals.suite import ModelOutputs
-    from srum_jax.stages import judges as stage_judges
     from srum_jax.stages import replies
 
     said, loaded, model = {}, None, None
@@ -248,7 +247,7 @@ def replied(
         said[name] = (requests, found)
     who = {}
     if judges:
-        panel = [stage_judges.suite_judge(one, loaded, cfg, model.mesh) for one in judges]
+        panel = [replies.suite_judge(one, loaded, cfg, model.mesh) for one in judges]
         who = {
             one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel
         }

@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 from einops import rearrange
 from golden_arrays import GoldenArrays
+from golden_evals.case import EvalsCase
 from golden_sam import SamCase, is_case
 
 from srum_jax.data import packing
@@ -47,8 +48,9 @@ class Case(GoldenArrays):
         return {key.split("/")[0] for key in self.outputs.files if "/" in key}
 
 
-def found() -> tuple[list[Case | SamCase], list[str]]:
-    """(cases of BAGEL and of Segment Anything, names of sub-folders that are none)."""
+def found() -> tuple[list[Case | SamCase | EvalsCase], list[str]]:
+    """(cases of BAGEL, of Segment Anything and of benchmarks' scorers, names of sub-folders that
+    are none)."""
     roots = [OURS] + (
         [pathlib.Path(os.environ["SRUM_GOLDENS"])] if "SRUM_GOLDENS" in os.environ else []
     )
@@ -59,6 +61,8 @@ def found() -> tuple[list[Case | SamCase], list[str]]:
                 cases[folder.name] = Case(folder)
             elif is_case(folder):
                 cases[folder.name] = SamCase(folder)
+            elif EvalsCase.is_case(folder):
+                cases[folder.name] = EvalsCase(folder)
             else:
                 others.append(folder.name)
     return list(cases.values()), others

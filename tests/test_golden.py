@@ -13,6 +13,7 @@ import optax
 import pytest
 from einops import rearrange
 from golden_cases import OURS, Case, collect, found, packed, samples, spread
+from golden_evals.case import EvalsCase
 from golden_inference import check_batch, check_edit, check_gen, check_think, check_und
 
 from srum_jax import flow
@@ -326,6 +327,8 @@ def _marks(case, section):
 def test_golden(case, section):
     if isinstance(case, Case):
         CHECKS[section](case)
+    elif isinstance(case, EvalsCase):
+        case.check(section)
     else:
         golden_sam.check(case, section)
 

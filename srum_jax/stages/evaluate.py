@@ -6,7 +6,6 @@ and records with pictures to look at. What is asked, and what is right, is a sui
 has an exact verifier, the judge's scores and the training monitor are held against it.
 """
 
-import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +17,6 @@ from etils import epath
 from srum_jax import disk
 from srum_jax.config import Config
 from srum_jax.core import files, registry
-from srum_jax.core.errors import BadInput
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import prompts as prompt_lists
@@ -111,10 +109,7 @@ def named(cfg: Config, language: str) -> tuple[Suite, ...]:
     language: the one that the models read (`data/languages.py`). Raises BadInput for an unknown
     name, and what a suite raises about its data.
     """
-    entries = [entry.partition(":") for entry in cfg.evaluate.suites]
-    for name, count in collections.Counter(name for name, *_ in entries).items():
-        if count > 1:
-            raise BadInput(f"evaluate.suites: {name} stands there twice; results have one place")
+    entries = (entry.partition(":") for entry in cfg.evaluate.suites)
     return tuple(
         registry.load(registry.SUITES, name).make(cfg, data, language) for name, _, data in entries
     )
@@ -181,7 +176,9 @@ def replied(
             found = replies.replies(requests, place, loaded, asked, cfg, mesh, title=title)
             said[suite.name][name] = (requests, found)
     if any(suite.judged for suite in suites):
-        panel = [judges.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges]
+        panel = [
+            replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
+        ]
         for suite in suites:
             for name, (requests, found) in said[suite.name].items():
                 how = dict(title=f"evaluate, {suite.name}: {name}")

@@ -20,7 +20,6 @@ from srum_jax.core.distributed import barrier
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import write_json
 from srum_jax.core.param_tree import Params
-from srum_jax.evals.suite_judges import ExternalJudge, SelfJudge, SuiteJudge
 from srum_jax.rewards import decompose, external, question_templates, written
 from srum_jax.rewards.boxes import proposers
 from srum_jax.rewards.boxes.proposers import FileProposer, ModelProposer, SamProposer, read_boxes
@@ -143,25 +142,6 @@ def panel(
         other = (f"its other read-out, {name}", second)
     found = tuple(proposer(name, c, text, scenes, mesh) for name in c.proposers)
     return JudgePanel(main, found, other, counts, reasons)
-
-
-def suite_judge(name: str, loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> SuiteJudge:
-    """Whom suites ask: "self", the loaded model, or "external", the server of `score.external`.
-
-    Raises BadInput for an endpoint that cannot be used.
-    """
-    if name == "external":
-        return ExternalJudge(endpoint(cfg.score))
-    batch = cfg.evaluate.batch
-    how = dict(batch=batch, window=min(WINDOW, loaded.generation_config.window), min_rows=batch)
-    return SelfJudge(
-        loaded.text_generator(cfg, mesh, **how),
-        loaded.answer_scorer(cfg, mesh, batch=batch),
-        loaded.tokenizer,
-        loaded.cfg.layout,
-        loaded.generation_config.language,
-        revision="" if loaded.source is None else loaded.hash,
-    )
 
 
 def check(cfg: Config, found: Checks) -> None:

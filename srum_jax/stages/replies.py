@@ -22,7 +22,7 @@ from srum_jax.data.prompts import Prompt
 from srum_jax.evals.benchmark import LazySequence
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.suite import JudgeReply, JudgeRequest, Replies, Requests, Suite
-from srum_jax.evals.suite_judges import SuiteJudge
+from srum_jax.evals.suite_judges import ExternalJudge, SelfJudge, SuiteJudge
 from srum_jax.rewards import external
 from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker
 from srum_jax.stages.loading import LoadedModel
@@ -108,7 +108,7 @@ def judged(
     requests: Requests,
     said: Replies,
     folder: epath.Path,
-    judges: Sequence[SuiteJudge],
+    panel: Sequence[SuiteJudge],
     *,
     title: str,
 ) -> Replies:
@@ -118,7 +118,7 @@ def judged(
     if not asked:
         return said
     found = {}
-    for judge in judges:
+    for judge in panel:
         place = folder / f"judged-{file_name(judge.name)}"
         forget_lost(place)
 
@@ -129,6 +129,27 @@ def judged(
         written = _replied(asked, place, ask, texts, JUDGED_AT_ONCE, f"{title}, {judge.name}:")
         found[judge.name] = LazySequence(written, _judge_reply)
     return dataclasses.replace(said, judged=found)
+
+
+def suite_judge(name: str, loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> SuiteJudge:
+    """Whom suites ask: "self", the loaded model, or "external", the server of `score.external`.
+
+    Raises BadInput for an endpoint that cannot be used.
+    """
+    if name == "external":
+        return ExternalJudge(judges.endpoint(cfg.score))
+    batch = cfg.evaluate.batch
+    how = dict(
+        batch=batch, window=min(judges.WINDOW, loaded.generation_config.window), min_rows=batch
+    )
+    return SelfJudge(
+        loaded.text_generator(cfg, mesh, **how),
+        loaded.answer_scorer(cfg, mesh, batch=batch),
+        loaded.tokenizer,
+        loaded.cfg.layout,
+        loaded.generation_config.language,
+        revision="" if loaded.source is None else loaded.hash,
+    )
 
 
 def forget_lost(folder: epath.Path) -> None:

@@ -107,7 +107,11 @@ def test_a_new_suite_is_one_module_and_one_line(dark, tmp_path):
 
 @pytest.mark.parametrize(
     "suites, message",
-    [(("darc",), 'did you mean "dark"'), (("dark:1", "dark:2"), "twice"), (("pope",), "known: ")],
+    [
+        (("darc",), 'did you mean "dark"'),
+        (("dark:1", "dark:2"), "twice"),
+        (("nothing like it",), "known: "),
+    ],
 )
 def test_wrong_names_are_refused(dark, suites, message):
     with pytest.raises(BadInput, match=message):
