@@ -352,7 +352,9 @@ def test_cost_is_told_before_it_starts():
     assert str(found) == "3 requests with 6 images: about 150 tokens read and at most 30 written"
     first = cost([dataclasses.replace(some[0], first_token=("yes",))])
     assert first.written == suite_judges.FEW_WORDS
-    assert cost([]).tokens_estimate == 0
+    twice = cost(some, 2)
+    assert (twice.requests, twice.images, twice.read, twice.written) == (6, 12, 300, 60)
+    assert cost([]).tokens_estimate == cost([], 2).requests == 0
 
 
 def test_cost_looks_at_few_of_many():
