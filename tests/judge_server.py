@@ -20,6 +20,26 @@ def reply(text="0.5", why="stop", **more):
     return {"choices": [{"message": {"content": text}, "finish_reason": why}], **more}
 
 
+def listed(entries, own=None, raw=True, **more):
+    """`logprobs` of a first token as OpenAI lists it: entries {token: logprob}, the first one's own
+    unless told otherwise; raw: with its bytes."""
+
+    def entry(token, logprob):
+        given = {"bytes": list(token.encode())} if raw else {"bytes": None}
+        return {"token": token, "logprob": logprob, **given}
+
+    top = [entry(*one) for one in entries.items()]
+    first = top[0] if own is None else entry(*own)
+    return {"content": [{**first, "top_logprobs": top}], "refusal": None, **more}
+
+
+def with_logprobs(logprobs, text="Yes", why="length", **more):
+    """A reply with that field in its choice, whatever it is."""
+    made = reply(text, why, **more)
+    made["choices"][0]["logprobs"] = logprobs
+    return made
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -57,13 +77,15 @@ class Server:
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def ask(self, count=1, environ=None, temperature=0.0, **how):
-        values = dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how
         with mock.patch.dict(os.environ, environ or {}):
             source = ExternalText.connect(
-                Endpoint(**values), sleep=self.waits.append, counts=self.counts
+                self.endpoint(**how), sleep=self.waits.append, counts=self.counts
             )
         requests = [QuestionRequest(IMAGE, f"question {n}", seed=n) for n in range(count)]
         return source.answer(requests, temperature=temperature, params=None)
+
+    def endpoint(self, **how):
+        return Endpoint(**(dict(base_url=self.url, model="m", timeout=5.0, attempts=3) | how))
 
     def close(self):
         self.http.shutdown()

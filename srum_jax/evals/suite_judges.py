@@ -294,16 +294,19 @@ class JudgeCost:
         )
 
 
-def cost(requests: Sequence[JudgeRequest], look_at: int = 200) -> JudgeCost:
-    """What asking all of them costs, by so many that lie evenly among them.
+def cost(requests: Sequence[JudgeRequest], times: int = 1, look_at: int = 200) -> JudgeCost:
+    """What asking all of them costs, by so many that lie evenly among them; nothing is asked.
 
-    A token is taken for four letters of a text, and for 28 by 28 pixels of an image; what a server
-    counts differs. Nothing is asked.
+    times: how often all are asked, as once a model that is examined. A token is taken for four
+    letters of a text, and for 28 by 28 pixels of an image; what a server counts differs.
     """
     count = len(requests)
     seen = [_sizes(requests[i]) for i in np.linspace(0, count - 1, min(count, look_at)).astype(int)]
-    images, read, written = np.sum(seen, axis=0) * (count / len(seen)) if seen else (0, 0, 0)
-    return JudgeCost(count, round(images), round(read), round(written))
+    scale = times * count / max(1, len(seen))
+    images, read, written = (
+        round(sum(sizes) * scale) for sizes in zip(*seen, (0, 0, 0), strict=True)
+    )
+    return JudgeCost(times * count, images, read, written)
 
 
 def _sizes(request: JudgeRequest) -> tuple[int, int, int]:

@@ -84,8 +84,9 @@ def _probabilities(entries: Iterable[tuple]) -> Iterator[tuple[bytes, float]]:
     for text, raw, logprob in entries:
         if logprob is None:
             logprob = -math.inf  # JSON has no other way to write it
-        if isinstance(logprob, bool) or not isinstance(logprob, (int, float)) or not logprob < 1:
-            raise ValueError(f"{str(logprob)[:40]} is no log-probability")
+        number = isinstance(logprob, (int, float)) and not isinstance(logprob, bool)
+        if not (number and logprob < 1):
+            raise ValueError("the reply lists numbers that are no log-probability")
         spelling = _spelling(text, raw)
         if spelling.startswith(_TOKEN_ID):
             raise ValueError("the server lists token ids in place of texts")
@@ -100,7 +101,7 @@ def _spelling(text: Any, raw: Any) -> bytes:
         spelling = b""
     if not spelling:
         if not isinstance(text, str):
-            raise ValueError(f"{str(text)[:40]} is no token")
+            raise ValueError("the reply lists what is no token")
         spelling = text.encode("utf-8", "replace")
     for blank in _BLANKS:
         if spelling.startswith(blank):

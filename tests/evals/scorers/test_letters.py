@@ -1,0 +1,80 @@
+"""Letters in odd replies, rule by rule, and what holds of every reply."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srum_jax.evals.scorers import letters
+
+MOLECULES = letters.lettered(["DNA", "RNA", "ATP", "None of the above"])
+BRIDGES = letters.lettered(["a granite arch", "a steel truss", "a rope bridge", "a stone dam"])
+
+pieces = st.sampled_from(
+    [*"ABCDEZab", "(A)", "B.", "C:", "D)", ":E", "**", "the answer is", "my choice is", "答案是"]
+    + ["DNA", "a rope bridge", "\n", " ", ".", "?", "Cannot determine the answer"]
+)
+replies = st.lists(st.one_of(pieces, st.text(max_size=3)), max_size=8).map(" ".join)
+
+
+def test_the_three_rules_differ_where_they_are_known_to():
+    for reply, vlmevalkit, lmms, robust, handed_in in [
+        ("", "", "", "", "C"),
+        ("B!", "B", "", "B", "B"),
+        ("C,A", "", "", "C", "C"),
+        ("A bridge such as RNA would be the right choice here", "B", "B", "A", "A"),
+        ("In Section B. the text says (A)", "", "B", "A", "In Section B. the text says (A)"),
+        ("So the answer is B\nExplanation: A is wrong", "B", "", "A", None),
+        ("Sorry, I can't help with images of people yet.", "Z", "", "", None),
+        ("DNA", "A", "A", "A", "D"),
+    ]:
+        assert letters.vlmevalkit(reply, MOLECULES) == vlmevalkit, reply
+        assert letters.lmms_eval(reply, MOLECULES) == lmms, reply
+        assert letters.robust(reply, "ABCD") == robust, reply
+        assert letters.bagel(reply, MOLECULES) == (reply if handed_in is None else handed_in)
+
+
+def test_a_long_reply_names_no_option_for_vlmevalkit():
+    long = "a rope bridge " * 9
+    assert letters.vlmevalkit(long, BRIDGES) == ""
+    assert letters.lmms_eval(long, BRIDGES) == "C"
+
+
+def test_a_longer_phrase_is_looked_for_by_itself():
+    # After "answer is" B comes before A; after the later "the answer is" A before B.
+    assert letters.robust("answer is B, no: the answer is x A or Bx", "AB") == "B"
+
+
+def test_lmms_eval_reads_the_first_four_options_alone():
+    five = letters.lettered(["one", "two", "three", "four", "five"])
+    assert letters.lmms_eval("it is five", five) == ""
+    assert letters.vlmevalkit("it is five", five) == "E"
+
+
+@given(replies)
+def test_a_rule_gives_a_letter_or_nothing(reply):
+    assert letters.vlmevalkit(reply, MOLECULES) in {"", letters.REFUSED, *MOLECULES}
+    assert letters.lmms_eval(reply, MOLECULES) in {"", *"ABCDE"}
+    assert letters.robust(reply, "ABCD") in {"", *MOLECULES}
+
+
+@given(replies, st.sampled_from("ABCD"))
+def test_a_letter_alone_is_itself_whatever_surrounds_it(reply, letter):
+    for text in (letter, f" {letter}\n", f"{letter}."):
+        assert letters.vlmevalkit(text, MOLECULES) == letter
+        assert letters.lmms_eval(text, MOLECULES) == letter
+        assert letters.robust(text, "ABCD") == letter
+    # A start ranks above every other form.
+    assert letters.robust(f"{letter}: {reply}", "ABCD") == letter
+
+
+@given(replies)
+def test_replies_without_any_capital_letter_leave_the_robust_rule_without_one(reply):
+    assert letters.robust(reply.translate(dict.fromkeys(map(ord, "ABCD"))), "ABCD") == ""
+
+
+def test_options_beyond_the_alphabet_are_refused():
+    assert list(letters.lettered(["x"] * 26)) == list(string.ascii_uppercase)
+    with pytest.raises(ValueError, match="27 options"):
+        letters.lettered(["x"] * 27)
