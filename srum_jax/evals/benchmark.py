@@ -38,6 +38,7 @@ from srum_jax.evals.suite import (
 )
 
 Item = TypeVar("Item")
+REFERENCES = ("base", "against")  # models that others are compared with
 SHOWN = 24  # items that are kept with their pictures to look at
 EMPTY, OK = "empty", "ok"  # of a reply
 
@@ -290,8 +291,8 @@ def agreements(score: Score, records: Mapping[str, Sequence[Record]]) -> list[di
 def compared(scored: Mapping[str, Scored]) -> dict[str, Any]:
     """{"metric", "policy", "models", "paired"} of models that were asked the same.
 
-    The second model is compared with the first, unit by unit. Raises ValueError where they were
-    not asked the same.
+    The difference is that of the other model and the REFERENCE, the same units of both. Raises
+    ValueError where they were not asked the same.
     """
     first, *others = scored.values()
     if any(one.units != first.units for one in others):
@@ -302,9 +303,13 @@ def compared(scored: Mapping[str, Scored]) -> dict[str, Any]:
         "policy": first.policy,
         "models": {name: model_numbers(one) for name, one in scored.items()},
     }
-    if others and metric in others[0].strict:
-        if difference := paired(first.strict[metric], others[0].strict[metric]):
-            found["paired"] = {"metric": metric, "n": len(first.units), **difference}
+    reference = next((name for name in scored if name in REFERENCES), "")
+    examined = next((name for name in scored if name not in REFERENCES), "")
+    if reference and examined and metric in scored[examined].strict:
+        difference = paired(*(scored[name].strict[metric] for name in (reference, examined)))
+        if difference:
+            of = {"metric": metric, "of": [examined, reference], "n": len(first.units)}
+            found["paired"] = of | difference
     return {key: value for key, value in found.items() if value != ""}
 
 

@@ -13,7 +13,7 @@ def summary(scores: Mapping[str, Any]) -> str:
     lines = [f"{scores['title']}: {metric} of {scores['data']['n']} {scores['unit']}"]
     lines += [f"  {model_line(name, one, metric)}" for name, one in scores["models"].items()]
     if paired := scores.get("paired"):
-        lines.append(f"  {difference_line(paired, list(scores['models']))}")
+        lines.append(f"  {difference_line(paired)}")
     if judge := scores.get("judge"):
         lines.append(f"  judged by {judge['name']}")
     for judge, one in scores.get("judges", {}).items():
@@ -36,13 +36,13 @@ def model_line(name: str, one: Mapping[str, Any], metric: str) -> str:
     return f"{said}; as released: {released}" if released else said
 
 
-def difference_line(paired: Mapping[str, Any], models: list[str]) -> str:
-    """The second model against the first, and whether the interval leaves out 0."""
+def difference_line(paired: Mapping[str, Any]) -> str:
+    """One model against the other, and whether the interval leaves out 0."""
     low, high = paired["ci95"]
     clear = "" if low > 0 or high < 0 else "; no clear difference"
-    first, second = models[:2]
+    examined, reference = paired["of"]
     diff = f"{paired['diff']:+.4g} ({low:+.4g} to {high:+.4g})"
-    return f"{second} - {first}: {diff}{clear}"
+    return f"{examined} - {reference}: {diff}{clear}"
 
 
 def number(value: float | None) -> str:

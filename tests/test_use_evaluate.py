@@ -1,0 +1,222 @@
+"""`use evaluate`: the folder of results, going on, scores from replies alone, bad input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from srum_jax import api, use
+from srum_jax.core import console
+from srum_jax.evals.model_under_test import ModelUnderTest
+from srum_jax.evals.suites import pope
+
+LABELS = ("yes", "no", "yes", "no", "yes")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two models of other numbers that say little but yes or no."""
+    root = tmp_path_factory.mktemp("models")
+    return [
+        tiny.write_model(root / name / "model", seed, answers=True)
+        for seed, name in enumerate("ab")
+    ]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Questions of two files about two pictures, as POPE's authors write them."""
+    folder = tmp_path / "pope"
+    (folder / "val2014").mkdir(parents=True)
+    for name in "ab":
+        pixels = np.full((32, 32, 3), ord(name), np.uint8)
+        Image.fromarray(pixels).save(folder / "val2014" / f"{name}.jpg")
+    for category in ("random", "popular"):
+        rows = [
+            dict(
+                question_id=i + 1,
+                image=f"{'ab'[i % 2]}.jpg",
+                text="is there a red circle ?",
+                label=x,
+            )
+            for i, x in enumerate(LABELS)
+        ]
+        write_rows(folder / f"coco_pope_{category}.json", rows)
+    return folder
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run(folders, monkeypatch, capsys, tmp_path):
+    """run(*arguments) -> (exit code, stdout, stderr); the official suffix has words that the tiny
+    model lacks, so it is left out."""
+    opened, load = {}, api.load
+
+    def load_once(model, **how):
+        if model not in opened:
+            opened[model] = load(model, **how)
+        return opened[model]
+
+    def run(*arguments):
+        try:
+            code = use.main(["use", "evaluate", *map(str, arguments)])
+        except SystemExit as e:  # argparse
+            code = e.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    monkeypatch.setattr(api, "load", load_once)
+    monkeypatch.setattr(console, "cache_compiled_programs", lambda: None)
+    monkeypatch.setattr(pope, "SUFFIX", "")
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def asked(folders, data, *more):
+    return ("--suite", "pope", "--data", data, "--model", folders[0], "-o", "out", *more)
+
+
+def test_a_benchmark_of_two_models(run, folders, data, tmp_path):
+    code, out, err = run(*asked(folders, data, "--against", folders[1], "--json"))
+    assert code == 0, err
+    assert "20 questions answered by 2 models" in err  # told before
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert {k: v for k, v in json.loads(out).items() if k in scores} == scores
+    assert scores["schema"] == 1 and scores["suite"] == "pope" and scores["dialect"] == "LLaVA"
+    assert scores["data"]["n"] == 10 and len(scores["data"]["sha256"]) == 64
+    replies = lines(tmp_path / "out" / "replies.jsonl")
+    assert [r["model"] for r in replies] == ["model"] * 10 + ["against"] * 10
+    for name in ("model", "against"):
+        own = [r for r in replies if r["model"] == name]
+        right = sum(r["reply"] == r["truth"] for r in own)
+        found = scores["models"][name]
+        assert found["n"] == 10 and found["strict"]["accuracy"] == right / 10
+        low, high = found["ci95"]["accuracy"]
+        assert low <= right / 10 <= high and high - low > 0.2
+        assert set(found["by_category"]) == {"random", "popular"}
+    paired = scores["paired"]
+    first, second = (scores["models"][n]["strict"]["accuracy"] for n in ("model", "against"))
+    assert paired["metric"] == "accuracy" and paired["diff"] == pytest.approx(first - second)
+    assert paired["of"] == ["model", "against"]
+    official = tmp_path / "out" / "official"
+    rows = lines(official / "pope" / "coco_pope_random_answers.jsonl")
+    assert [r["question_id"] for r in rows] == [1, 2, 3, 4, 5]
+    assert (official / "pope-against" / "coco_pope_popular_answers.jsonl").exists()
+    told = lines(tmp_path / "out" / "generations.jsonl")
+    assert len(told) == 20 and told[0]["asked"] == "is there a red circle ?"
+
+
+def test_scores_come_from_replies_alone(run, folders, data, tmp_path):
+    assert run(*asked(folders, data))[0] == 0
+    path = tmp_path / "out" / "scores.json"
+    before = path.read_text()
+    path.unlink()
+    shutil.rmtree(data)
+    shutil.rmtree(tmp_path / "out" / "kept")
+    code, out, err = run("--rescore", "out")
+    assert code == 0, err
+    assert path.read_text() == before and "POPE" in out
+    replies = lines(tmp_path / "out" / "replies.jsonl")
+    write_rows(tmp_path / "out" / "replies.jsonl", [r | {"reply": r["truth"]} for r in replies])
+    assert run("--rescore", "out")[0] == 0
+    assert json.loads(path.read_text())["models"]["model"]["strict"]["accuracy"] == 1
+
+
+def test_a_killed_evaluation_goes_on(run, folders, data, tmp_path, monkeypatch):
+    whole = run(*asked(folders, data, "--batch", 1))
+    assert whole[0] == 0
+    expected = (tmp_path / "out" / "scores.json").read_text()
+    shutil.rmtree(tmp_path / "out")
+    texts, calls = ModelUnderTest.texts, []
+
+    def killed(self, requests):
+        calls.append(len(requests))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return texts(self, requests)
+
+    monkeypatch.setattr(ModelUnderTest, "texts", killed)
+    assert run(*asked(folders, data, "--batch", 1))[0] == 130
+    calls.append("again")
+    assert run(*asked(folders, data, "--batch", 1))[0] == 0
+    assert calls == [4, 4, 2, "again", 2]
+    assert (tmp_path / "out" / "scores.json").read_text() == expected
+    calls.clear()
+    assert run(*asked(folders, data, "--batch", 1))[0] == 0 and not calls
+
+
+def test_another_evaluation_is_not_mixed_in(run, folders, data):
+    assert run(*asked(folders, data))[0] == 0
+    code, _, err = run(*asked(folders, data, "--limit", 4))
+    assert code == 2 and "out holds an evaluation" in err and "another folder" in err
+
+
+def test_limit_takes_evenly_from_the_categories(run, folders, data, tmp_path):
+    assert run(*asked(folders, data, "--limit", 4, "--seed", 3))[0] == 0
+    replies = lines(tmp_path / "out" / "replies.jsonl")
+    assert sorted(r["category"] for r in replies) == ["popular"] * 2 + ["random"] * 2
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["data"]["total"] == 10
+
+
+BAD = {
+    "no json": (lambda rows: "{\n", "line 1: not JSON"),
+    "a list": (lambda rows: "[1]\n", "line 1: no object"),
+    "no label": (lambda rows: dumped(rows, 2, label=None), "line 3: 'label' is None"),
+    "odd label": (lambda rows: dumped(rows, 1, label="maybe"), "line 2: 'label' is 'maybe'"),
+    "twice": (lambda rows: dumped(rows, 3, question_id=1), "line 4: question_id 1 stands at"),
+    "number": (lambda rows: dumped(rows, 0, question_id="1"), "must be a whole number"),
+    "picture": (lambda rows: dumped(rows, 0, image="c.jpg"), "line 1: the picture 'c.jpg' is not"),
+    "path": (lambda rows: dumped(rows, 0, image="../a.jpg"), "leads out of the folder"),
+    "empty": (lambda rows: "", "holds nothing to ask"),
+}
+
+
+def dumped(rows, place, **change):
+    rows[place] |= change
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_named_with_line_and_field(run, folders, data, kind):
+    spoil, message = BAD[kind]
+    path = data / "coco_pope_random.json"
+    path.write_text(spoil(lines(path)))
+    code, _, err = run(*asked(folders, data))
+    assert code == 2 and message in err and "coco_pope_random.json" in err, err
+    assert "Traceback" not in err
+
+
+def test_what_is_missing_on_the_command_line_is_said(run, folders, data):
+    assert "--data is missing" in run("--suite", "pope", "-o", "out")[2]
+    assert "--suite is missing" in run("--data", data, "-o", "out")[2]
+    code, _, err = run("--suite", "pop", "--data", data, "-o", "out")
+    assert code == 2 and 'did you mean "pope"' in err
+    code, _, err = run(*asked(folders, data, "--judge", "external"))
+    assert code == 2 and "needs none" in err
+    code, _, err = run("--rescore", data)
+    assert code == 2 and "no folder of `evaluate`" in err
+
+
+def test_the_list_says_what_each_needs(run):
+    code, out, _ = run("--suite", "list")
+    assert code == 0 and "pope: POPE" in out and "coco_pope_random.json" in out
+    assert "licence" in out and "shapes:" not in out
+
+
+def test_damaged_replies_are_named(run, folders, data, tmp_path):
+    assert run(*asked(folders, data))[0] == 0
+    path = tmp_path / "out" / "replies.jsonl"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], '{"model": "model"}', *rows[2:]]) + "\n")
+    code, _, err = run("--rescore", "out")
+    assert code == 2 and "replies.jsonl, line 2" in err
