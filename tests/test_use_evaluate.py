@@ -11,6 +11,7 @@ from PIL import Image
 from srum_jax import api, use
 from srum_jax.core import console
 from srum_jax.evals.model_under_test import ModelUnderTest
+from srum_jax.evals.scorers import yes_no
 from srum_jax.evals.suites import pope
 
 LABELS = ("yes", "no", "yes", "no", "yes")
@@ -98,7 +99,7 @@ def test_a_benchmark_of_two_models(run, folders, data, tmp_path):
     assert [r["model"] for r in replies] == ["model"] * 10 + ["against"] * 10
     for name in ("model", "against"):
         own = [r for r in replies if r["model"] == name]
-        right = sum(r["reply"] == r["truth"] for r in own)
+        right = sum(yes_no.clear(r["reply"]) == r["truth"] for r in own)
         found = scores["models"][name]
         assert found["n"] == 10 and found["strict"]["accuracy"] == right / 10
         low, high = found["ci95"]["accuracy"]
