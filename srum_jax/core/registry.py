@@ -29,6 +29,9 @@ PRESETS = {"bagel_7b_mot": "srum_jax.models.bagel.model_config"}
 SUITES = {
     "shapes": "srum_jax.worlds.shapes.suite",
     "pope": "srum_jax.evals.suites.pope",
+    "geneval": "srum_jax.evals.suites.geneval",
+    "geneval2": "srum_jax.evals.suites.geneval2",
+    "t2i_compbench": "srum_jax.evals.suites.t2i_compbench",
 }
 LANGUAGES = {"shapes": "srum_jax.worlds.shapes.english"}
 SPLITS = ("train", "validation", "test")  # of every world's prompts

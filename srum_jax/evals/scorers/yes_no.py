@@ -12,6 +12,10 @@ import numpy as np
 
 from srum_jax.evals.suite import Metric
 
+YES = ("Yes", "yes", " yes", " Yes")
+NO = ("No", "no", " no", " No")
+FIRST_TOKENS = (*YES, *NO)
+
 
 def llava(reply: str) -> str:
     """ "yes" or "no" of any reply: "no" if a word before the first full stop is "No", "not" or "no"
@@ -25,6 +29,15 @@ def clear(reply: str) -> str | None:
     otherwise."""
     said = {"yes", "no"} & set(re.findall(r"[^\W_]+", reply.lower()))
     return said.pop() if len(said) == 1 else None
+
+
+def yes_share(p: Mapping[str, float], reply: str) -> float:
+    """P(yes) / (P(yes) + P(no)) of a reply's first-token probabilities `p`, whose keys are texts
+    of FIRST_TOKENS; without them 1 or 0 by `clear` of the reply, NaN where that is None."""
+    yes, no = (sum(p.get(text, 0.0) for text in several) for several in (YES, NO))
+    if yes + no > 0:
+        return yes / (yes + no)
+    return {"yes": 1.0, "no": 0.0}.get(clear(reply) or "", float("nan"))
 
 
 @dataclasses.dataclass(frozen=True)
