@@ -20,12 +20,7 @@ from srum_jax.worlds.shapes.rendering import Pair
 
 ORDERED = 30  # a stream of random numbers
 GENEVAL_COLORS = frozenset("red green blue yellow purple pink white".split())  # of its ten
-COMPBENCH = {  # category of T2I-CompBench: those of the world. "complex": three or four objects
-    "color": ("attr",),
-    "spatial": ("spatial",),
-    "numeracy": ("count",),
-    "complex": ("triple", "quad"),
-}
+COMPBENCH = ("color", "shape", "spatial", "numeracy", "complex")  # of T2I-CompBench's eight
 WISE = (  # file, first and last id, Category, Subcategory
     ("cultural_common_sense", 1, 400, "Cultural knowledge", "Shapes"),
     ("spatio-temporal_reasoning", 401, 520, "Spatio-temporal reasoning", "Longitudinal time"),
@@ -166,25 +161,33 @@ def _relation_question(content: Content) -> str:
 
 
 def t2i_compbench(out: OfficialFolder, split: str, count: int) -> None:
-    """examples/dataset/<category>_val.txt of four categories, a prompt a line; of the complex ones
-    none is spatial or about an action."""
-    each = max(count // len(COMPBENCH), 1)
-    for category, own in COMPBENCH.items():
-        prompts = [text for text, _ in prompts_of(split, *own)[:each]]
-        out.text(f"examples/dataset/{category}_val.txt", "\n".join(prompts) + "\n")
+    """<category>_val.txt of five categories, a prompt a line; of the complex ones, which have three
+    or four objects, none is spatial or about an action."""
+    for category in COMPBENCH:
+        prompts = _of_compbench(split, category, count)
+        out.text(f"{category}_val.txt", "\n".join(prompts) + "\n")
     for part in ("spatial", "action"):
-        out.text(f"examples/dataset/complex_val_{part}.txt", "")
+        out.text(f"complex_val_{part}.txt", "")
 
 
 def srum_compbench(out: OfficialFolder, split: str, count: int) -> None:
-    """val_comp.json of the same four categories."""
-    each = max(count // len(COMPBENCH), 1)
-    rows = [(text, c) for c, own in COMPBENCH.items() for text, _ in prompts_of(split, *own)[:each]]
+    """val_comp.json of the same five categories."""
+    rows = [(text, c) for c in COMPBENCH for text in _of_compbench(split, c, count)]
     value = [
         {"Question": text, "Category": category, "Question_id": i}
         for i, (text, category) in enumerate(rows, 1)
     ]
     out.json("val_comp.json", value)
+
+
+def _of_compbench(split: str, category: str, count: int) -> list[str]:
+    """The share of one category; two objects differ in colour, or in their shape alone."""
+    own = {"spatial": ("spatial",), "numeracy": ("count",), "complex": ("triple", "quad")}
+    prompts = prompts_of(split, *own.get(category, ("attr",)))
+    if category in ("color", "shape"):
+        wanted = 2 if category == "color" else 1
+        prompts = [(t, c) for t, c in prompts if len({color for color, _ in c.pairs}) == wanted]
+    return [text for text, _ in prompts[: max(count // len(COMPBENCH), 1)]]
 
 
 def wise(out: OfficialFolder, split: str, count: int) -> None:
