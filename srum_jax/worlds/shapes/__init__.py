@@ -4,9 +4,12 @@
 `core/registry.py` asks of a world; the rest lies in modules of their own: scenes and pictures
 (`rendering`), prompts and their splits (`language`), questions (`question_forms`, `questions`),
 edits, pairs and clips (`changes`), streams of training examples and the words (`examples`), a TFDS
-data set (`tfds_builder`), the exact verifier (`verifier`), the exam (`exam`, `suite`), and the
-stages that make the base (`autoencoder`, `pretrain`).
+data set (`tfds_builder`), the exact verifier (`verifier`), the exam (`exam`, `suite`), official
+files of benchmarks (`benchmark_files`), and the stages that make the base (`autoencoder`,
+`pretrain`).
 """
+
+import pathlib
 
 from srum_jax.worlds.shapes import language
 
@@ -26,3 +29,13 @@ def prompts(split: str, count: int | None, first: int = 0) -> tuple[tuple[str, s
     wanted = everything if count is None else count
     found = language.balanced_prompts(split, max(wanted, everything) if first else wanted)
     return tuple((prompt.text, prompt.category) for prompt in found)
+
+
+def write_benchmark(suite: str, folder: pathlib.Path) -> None:
+    """Writes the world's test questions or prompts in the official files of a benchmark.
+
+    Raises BadInput for one that the world has no files of.
+    """
+    from srum_jax.worlds.shapes import benchmark_files  # a run that asks none need not import it
+
+    benchmark_files.write(suite, folder)

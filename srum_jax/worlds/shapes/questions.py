@@ -235,6 +235,20 @@ def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, Sha
     return tuple(found)
 
 
+def scene_questions(
+    split: str, kinds: tuple[str, ...], count: int, stream: int
+) -> tuple[tuple[Scene, ShapesQuestion], ...]:
+    """`count` questions of SCENE_KINDS, in turn, each about its own scene of the split."""
+    found, index = [], 0
+    while len(found) < count:
+        rng = stream_rng(0, index, stream)
+        index += 1
+        scene = scene_of(rng, split, _ANY)
+        if question := ask(rng, View(scene, split), kinds[len(found) % len(kinds)]):
+            found.append((scene, question))
+    return tuple(found)
+
+
 @functools.lru_cache(maxsize=4)
 def caption_set(split: str, count: int, seed: int = 0) -> tuple[Scene, ...]:
     """`count` scenes of the split that a caption can describe."""
