@@ -129,8 +129,11 @@ def module(name: str) -> Any:
 
 
 def made(options: argparse.Namespace) -> Any:
-    """The benchmark, its official files read."""
-    return module(options.suite).make(config(options), options.data or "", "")
+    """The benchmark, its official files read, prompts in the language of the model."""
+    from srum_jax import description
+
+    language = description.generation_settings(options.model, options.base).language
+    return module(options.suite).make(config(options), options.data or "", language)
 
 
 def described(options: argparse.Namespace) -> dict[str, tuple[str, Any]]:

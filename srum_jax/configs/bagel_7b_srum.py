@@ -4,10 +4,17 @@
 
 Three things are not part of this repository, and their places are given below or as overrides:
 the weights (ByteDance-Seed/BAGEL-7B-MoT), Segment Anything in the Hugging Face layout
-(facebook/sam-vit-huge; ViT-B and L work as well), and a file of prompts. The recipe is the one that
+(facebook/sam-vit-huge; ViT-B and L work as well), and files of prompts. The recipe is the one that
 won on the shapes world (research/study), with the published sampling; it has not been run on these
-weights. Without an exact verifier there is nothing to evaluate: look at the report's calibration,
-and at the monitor checks.
+weights.
+
+Both models are evaluated on held-back prompts by the own score of the model before training, with
+pictures side by side. That is no proof; add what is one, by the path of its official files:
+
+    --config.evaluate.suites="('own_score','geneval:PATH','pope:PATH','mme:PATH')"
+
+and another judge by --config.score.external.url and .model with
+--config.evaluate.judges="('external',)". What it will cost is said before anything runs.
 """
 
 from typing import Any
@@ -20,7 +27,7 @@ def get_config() -> Any:
     c = base.get_config()
     c.model = "bagel_7b_mot"
     c.weights = "weights/BAGEL-7B-MoT"
-    c.stages = ("generate", "score", "train", "export", "report")
+    c.stages = ("generate", "score", "train", "evaluate", "export", "report")
     c.compute.dtype = "bfloat16"
 
     # As the authors draw (SRUM's t2i.py): 50 points are 49 steps.
@@ -62,4 +69,9 @@ def get_config() -> Any:
     c.train.timestep_mean = 0.0
     c.train.timestep_std = 1.0
     c.train.timestep_shift = 4.0
+
+    c.evaluate.suites = ("own_score",)
+    c.evaluate.prompts = "data/t2i_compbench_val.json"  # none of them is trained on
+    c.evaluate.count = 300
+    c.evaluate.batch = 8
     return c

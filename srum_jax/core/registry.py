@@ -28,6 +28,7 @@ WORLDS = {"shapes": "srum_jax.worlds.shapes"}
 PRESETS = {"bagel_7b_mot": "srum_jax.models.bagel.model_config"}
 SUITES = {
     "shapes": "srum_jax.worlds.shapes.suite",
+    "own_score": "srum_jax.evals.suites.own_score",
     "pope": "srum_jax.evals.suites.pope",
     "geneval": "srum_jax.evals.suites.geneval",
     "geneval2": "srum_jax.evals.suites.geneval2",

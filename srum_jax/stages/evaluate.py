@@ -164,7 +164,8 @@ def replied(
     """
     said: dict[str, dict[str, tuple[Requests, Replies]]] = {suite.name: {} for suite in suites}
     first = loaded = loading.base(cfg, work, mesh)
-    if "self" not in cfg.evaluate.judges or not any(suite.judged for suite in suites):
+    asks = "self" in cfg.evaluate.judges and any(suite.judged for suite in suites)
+    if not asks and not any(suite.requests("trained").scored for suite in suites):
         first = None  # lets go of what training replaced
     for name in ("base", "trained") if "train" in cfg.stages else ("base",):
         if name == "trained":
@@ -173,7 +174,9 @@ def replied(
         for suite in suites:
             requests, place = suite.requests(name), folder / suite.name / name
             title = f"evaluate, {suite.name}: {name}"
-            found = replies.replies(requests, place, loaded, asked, cfg, mesh, title=title)
+            found = replies.replies(
+                requests, place, loaded, asked, cfg, mesh, title=title, judge=first
+            )
             said[suite.name][name] = (requests, found)
     if any(suite.judged for suite in suites):
         panel = [

@@ -66,10 +66,12 @@ def replies(
     mesh: jax.sharding.Mesh,
     *,
     title: str,
+    judge: LoadedModel | None = None,
 ) -> Replies:
     """All replies of a model; what is found in `folder` is kept.
 
-    asked: the model `loaded` in use, as `model_under_test` makes it · title: of the progress bars.
+    asked: the model `loaded` in use, as `model_under_test` makes it · title: of the progress bars ·
+    judge: who gives the images that are to be scored their scores, None: the model itself.
     """
     images: Sequence[dict[str, Any]] = ()
     if requests.images:
@@ -85,7 +87,9 @@ def replies(
         images = shards.read(folder / "images")
     scores: Sequence[dict[str, Any]] = ()
     if requests.scored:
-        scores = own_scores(loaded, images[: requests.scored], folder / "scores", cfg, mesh)
+        scores = own_scores(
+            judge or loaded, images[: requests.scored], folder / "scores", cfg, mesh
+        )
     step = 4 * asked.batch
     texts, pictures = shards.reply_features("text"), shards.reply_features("image")
     edits = _replied(requests.edits, folder / "edits", asked.edits, pictures, step, title)

@@ -100,7 +100,9 @@ def group_means(marks: Sequence[Marks], groups: Sequence[str]) -> dict[str, dict
 
     A group without marks is NaN, and so is the mean then, as officially.
     """
-    members = {name: [m for m, g in zip(marks, groups, strict=True) if g == name] for name in GROUPS}
+    members = {
+        name: [m for m, g in zip(marks, groups, strict=True) if g == name] for name in GROUPS
+    }
     found = {}
     for field in ("semantics", "quality", "overall"):
         means = {name: _mean([getattr(m, field) for m in some]) for name, some in members.items()}

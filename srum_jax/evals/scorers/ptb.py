@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 
 # Lower-casing comes first, so that brackets (-lrb-, -rsb-, ...) are kept.
-DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- --- ---- ... .... ..... ;".split())
+DROPPED = frozenset(
+    "'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- --- ---- ... .... ..... ;".split()
+)
 
 # Words that a period belongs to: always; when they have a capital; before a number.
 _ABBREVIATIONS = (
@@ -40,7 +42,7 @@ _APOSTROPHE = "['\u2019]"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])*"
 _PART = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _MAIL = r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}.]+"
-_PATH = "(?:/[^\\s\"<>|()]+[^\\s\"<>|.!?(){},-])?"
+_PATH = '(?:/[^\\s"<>|()]+[^\\s"<>|.!?(){},-])?'
 # Characters that are tokens by themselves; what is neither these nor in another token vanishes.
 _SYMBOLS = (
     "[#$%&*+<=>\\\\^|~/@_\u00a1\u00a5-\u00a9\u00ac\u00ae-\u00b1\u00b4\u00b6-\u00b8\u00bf\u00d7\u00f7"
