@@ -33,6 +33,10 @@ SUITES = {
     "geneval": "srum_jax.evals.suites.geneval",
     "geneval2": "srum_jax.evals.suites.geneval2",
     "t2i_compbench": "srum_jax.evals.suites.t2i_compbench",
+    "mmbench": "srum_jax.evals.suites.mmbench",
+    "mmmu": "srum_jax.evals.suites.mmmu",
+    "mvbench": "srum_jax.evals.suites.mvbench",
+    "videomme": "srum_jax.evals.suites.videomme",
 }
 LANGUAGES = {"shapes": "srum_jax.worlds.shapes.english"}
 SPLITS = ("train", "validation", "test")  # of every world's prompts

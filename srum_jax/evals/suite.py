@@ -116,6 +116,9 @@ class JudgeRequest:
     file: str = ""
 
 
+NO_LOGPROBS = "no logprobs"  # status: a judge's words, but no probabilities of the first token
+
+
 @dataclasses.dataclass(frozen=True)
 class JudgeReply:
     """What a judge said.

@@ -16,7 +16,7 @@ from srum_jax.data import languages
 from srum_jax.data.images import MIN_SHORT, picture
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.evals.suite import JudgeReply, JudgeRequest
+from srum_jax.evals.suite import NO_LOGPROBS, JudgeReply, JudgeRequest
 from srum_jax.generation import context
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.generation.text_generator import TextGenerator
@@ -24,7 +24,6 @@ from srum_jax.rewards.external import ChatReply, ChatRequest, Endpoint, External
 from srum_jax.rewards.judge import OK, UNKNOWN_WORDS
 from srum_jax.rewards.written import TOO_LONG
 
-NO_LOGPROBS = "no logprobs"  # words, but no probabilities of the first token
 SELF = "self-judge"  # a model that judges itself; never beside published numbers
 AT_ONCE = 64  # requests whose images lie in memory together
 FEW_WORDS = 8  # tokens that a server writes where the first one is wanted, so that a word is whole

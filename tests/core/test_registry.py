@@ -62,4 +62,4 @@ def test_unknown_names_are_refused():
     with pytest.raises(BadInput, match='"shape" is not known: did you mean "shapes"'):
         registry.load(registry.WORLDS, "shape")
     with pytest.raises(BadInput, match="known: shapes"):
-        registry.load(registry.SUITES, "mmbench")
+        registry.load(registry.SUITES, "no such suite")

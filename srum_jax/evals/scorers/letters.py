@@ -16,6 +16,9 @@ _REFUSALS = (
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 )
+_CLEAR_ANSWER = re.compile(r"\b[Aa]nswer\s*(?:is|:)[\s:*(\[]*([A-Z])\b(?! [a-z]|')")
+_ARTICLE = re.compile(r"\bA (?!(?:is|because|since|and|or|but)\b)(?=[a-z])")
+_WORD = re.compile(r"[A-Za-z0-9\u00c0-\u024f]+")  # other scripts put no space beside a letter
 _SEPARATORS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"answer\s+is\s+\**([ABCD])", re.IGNORECASE)
 # What stands directly before and after a letter in a word of its own, in lmms-eval's order.
@@ -168,3 +171,35 @@ def bagel(reply: str, options: Mapping[str, str]) -> str:
     if reply[0] in options:
         return reply[0]
     return next((letter for letter, text in options.items() if text in reply), reply)
+
+
+def clear(reply: str, options: Mapping[str, str]) -> str:
+    """The one option that a reply names beyond doubt, or "": what strict scores go by.
+
+    The reply is an option's text; else the one letter said after "answer is"; else the one capital
+    that stands alone among the last four words, "A" not as an article; else the one option whose
+    text is in a reply at most twice as long as all options. Refusals name none.
+    """
+    if any(phrase in reply for phrase in (_NO_REPLY, *_REFUSALS)):
+        return ""
+    whole = [letter for letter, text in options.items() if _bare(text) == _bare(reply)]
+    said = set(_CLEAR_ANSWER.findall(reply))
+    if len(whole) == 1 or len(said) == 1:
+        letter = whole[0] if len(whole) == 1 else said.pop()
+        return letter if letter in options else ""
+    words = _WORD.findall(_ARTICLE.sub(" ", reply))
+    named = [letter for letter in options if letter in words]
+    if len(named) == 1 and words.index(named[0]) > len(words) - 5:
+        return named[0]
+    return _vlmevalkit_text(reply, options)
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip(".").lower()
+
+
+def reason(said: str, answer: str) -> str:
+    """Why a reply that names the option `said`, "" for none, is wrong; "" where it is right."""
+    if said == answer:
+        return ""
+    return f"said {said}; {answer} is right" if said else f"names no option; {answer} is right"

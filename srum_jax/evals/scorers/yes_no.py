@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 
 from srum_jax.evals.scorers import vqa
-from srum_jax.evals.suite import Metric
+from srum_jax.evals.suite import NO_LOGPROBS, Metric, Record
 
 YES = ("Yes", "yes", " yes", " Yes")
 NO = ("No", "no", " no", " No")
@@ -25,13 +25,15 @@ def clear(reply: str) -> str | None:
     return said.pop() if len(said) == 1 else None
 
 
-def yes_share(p: Mapping[str, float], reply: str) -> float:
-    """P(yes) / (P(yes) + P(no)) of a reply's first-token probabilities `p`, whose keys are texts
-    of FIRST_TOKENS; without them 1 or 0 by `clear` of the reply, NaN where that is None."""
-    yes, no = (sum(p.get(text, 0.0) for text in several) for several in (YES, NO))
+def yes_share(record: Record) -> float:
+    """P(yes) / (P(yes) + P(no)) of a judge's reply to a request with FIRST_TOKENS; of a judge that
+    gives words alone 1 or 0 by `clear`; NaN where there is no reply, or neither in it."""
+    if record.status not in ("ok", NO_LOGPROBS):
+        return float("nan")
+    yes, no = (sum(record.p.get(text, 0.0) for text in several) for several in (YES, NO))
     if yes + no > 0:
         return yes / (yes + no)
-    return {"yes": 1.0, "no": 0.0}.get(clear(reply) or "", float("nan"))
+    return {"yes": 1.0, "no": 0.0}.get(clear(record.reply) or "", float("nan"))
 
 
 def llava(reply: str) -> str:

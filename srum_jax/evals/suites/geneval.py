@@ -8,6 +8,7 @@ hold for one variant of the prompts: original or rewritten.
 
 import dataclasses
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,8 +37,8 @@ ABOUT = About(
     judge="optional",
 )
 NAMES = ("evaluation_metadata.jsonl", "evaluation_metadata_long.jsonl")
+NAMES += tuple(f"prompts/{name}" for name in NAMES)
 RESULTS = "results.jsonl"
-DETECTOR = "GenEval's detector"
 IMAGES = 4  # of a prompt
 LONGEST_ORIGINAL = 14  # words of an original prompt
 RELATIONS = ("left of", "right of", "above", "below")
@@ -283,7 +284,7 @@ def _record(line: Line, k: int, row: official_files.Row | None) -> Record:
     prompt, truth = line.prompt, _truth(line)
     fields = dict(id=f"{prompt.id}-{k}", category=prompt.category, asked=line.metadata["prompt"])
     if row is None:
-        return Record(**fields, reply="", status="missing", truth=truth, judge=DETECTOR)
+        return Record(**fields, reply="", status="missing", truth=truth | {"correct": None})
     if row.get("tag", str) != line.metadata["tag"] or _metadata(row) != line.metadata:
         raise BadInput(
             f"{row.where}: its prompt is not the one of the metadata file, {prompt.where}"
@@ -291,7 +292,7 @@ def _record(line: Line, k: int, row: official_files.Row | None) -> Record:
     correct = row.get("correct", bool)
     reply = row.get("reason", str, "") or ("correct" if correct else "incorrect")
     truth = truth | {"correct": correct}
-    return Record(**fields, reply=reply, truth=truth, judge=DETECTOR)
+    return Record(**fields, reply=reply, truth=truth)
 
 
 def _metadata(row: official_files.Row) -> Any:
@@ -306,7 +307,7 @@ def _metadata(row: official_files.Row) -> Any:
 
 def score(records: Sequence[Record]) -> Scored:
     """The official numbers of a detector's verdicts; of a judge's answers a proxy of them."""
-    if any(r.judge == DETECTOR for r in records):
+    if any("correct" in r.truth for r in records):
         images = {r.id: _detected(r) for r in records}
         failed = {r.id for r in records if r.status != OK}
         seen = [one for id, one in images.items() if id not in failed]
@@ -320,33 +321,30 @@ def score(records: Sequence[Record]) -> Scored:
     for r in records:
         answers.setdefault(r.id.partition(":")[0], []).append(r)
     images = {id: _answered(id, several) for id, several in answers.items()}
-    failed = {id for id, several in answers.items() if any(_unclear(r) for r in several)}
+    failed = {
+        id
+        for id, several in answers.items()
+        if any(math.isnan(yes_no.yes_share(r)) for r in several)
+    }
     return _scored(images, failed, {}, "proxy_", PROXY_POLICY)
 
 
 def _detected(r: Record) -> Result:
-    right = bool(r.truth.get("correct"))
+    right = bool(r.truth["correct"])
     reason = "" if right else r.reply or r.status
     return Result(r.id, r.category, str(r.truth["prompt"]), right, r.truth["metadata"], reason)
 
 
 def _answered(id: str, answers: Sequence[Record]) -> Result:
-    no = [r for r in answers if not _said_yes(r)]
-    reason = "; ".join(
-        f"{r.asked.removesuffix(SUFFIX)} {'no clear answer' if _unclear(r) else 'no'}" for r in no
-    )
+    shares = {r.asked.removesuffix(SUFFIX): yes_no.yes_share(r) for r in answers}
+    no = [
+        f"{asked} {'no clear answer' if math.isnan(share) else 'no'}"
+        for asked, share in shares.items()
+        if not share > 0.5
+    ]
     first = answers[0]
     prompt, metadata = str(first.truth["prompt"]), first.truth["metadata"]
-    return Result(id, first.category, prompt, not no, metadata, reason)
-
-
-def _said_yes(r: Record) -> bool:
-    return r.status == OK and yes_no.yes_share(r.p, r.reply) > 0.5
-
-
-def _unclear(r: Record) -> bool:
-    share = yes_no.yes_share(r.p, r.reply)
-    return r.status != OK or share != share
+    return Result(id, first.category, prompt, not no, metadata, "; ".join(no))
 
 
 def _scored(

@@ -3,7 +3,7 @@
 Kamath et al., "GenEval 2" (2025). One image a prompt; each of its questions is asked of a judge,
 and the probability of the right answer as the reply's first token is its score. `as_released` sums
 over all accepted replies as the official code does, where two may share a token; `strict` leaves
-out those of a space and a digit, whose first token is the space, and holds every score to 1.
+out those of a space and a digit, whose first token is the space, and counts a token once.
 Published numbers are of Qwen3-VL-8B-Instruct as the judge.
 """
 
@@ -33,7 +33,7 @@ ABOUT = About(
 )
 FILE = "geneval2_data.jsonl"
 POLICY = (
-    "a question without first-token probabilities scores 0; a score is at most 1, and the space "
+    "a question without first-token probabilities scores 0; a token counts once, and the space "
     "before a digit does not count as the digit"
 )
 
@@ -223,8 +223,13 @@ def _strict(r: Record) -> float:
     if not _usable(r):
         return 0.0
     spaced = {text for text in r.p if text[:1] == " " and text.strip().isdigit()}
-    p = {text: value for text, value in r.p.items() if text not in spaced}
-    return min(1.0, geneval2.soft_score(r.truth["answer"], p))
+    # A vocabulary of words has one token for several spellings, of the very same probability.
+    tokens = {
+        (text.strip().lower(), r.p[text]): text
+        for text in geneval2.accepted(r.truth["answer"])
+        if text in r.p and text not in spaced
+    }
+    return min(1.0, sum(r.p[text] for text in tokens.values()))
 
 
 def _totals(prompts: Sequence[geneval2.Prompt]) -> dict[str, float]:

@@ -44,7 +44,7 @@ ANNOTATIONS = {
 }
 ASKED = ("color", "shape", "texture")  # of which BLIP-VQA's questions are the official metric
 RESULT = "vqa_result.json"
-SCORERS = "T2I-CompBench's scorers"
+REPOSITORY = "examples/dataset"  # where prompts lie in the official repository
 IMAGES = t2i_compbench.IMAGES_PER_PROMPT
 ID_STEP = 1_000_000  # between the prompts' ids of two categories
 SUFFIX = " Answer yes or no."
@@ -206,12 +206,15 @@ def make(cfg: Config, data: str, language: str) -> T2ICompbench:
     """The prompts of the files in the folder `data`, or of one file. Raises BadInput."""
     place = benchmark.data_folder("t2i_compbench", data)
     names = {f"{category}_val.txt": category for category in ANNOTATIONS}
-    folder = place if place.is_dir() else place.parent
-    paths = {folder / name: category for name, category in names.items()}
-    there = [path for path in paths if path.is_file() and place in (folder, path)]
+    if place.is_dir():
+        paths = [folder / name for folder in (place, place / REPOSITORY) for name in names]
+    else:
+        paths = [place] if place.name in names else []
+    there = {path.name: path for path in reversed(paths) if path.is_file()}
+    there = [there[name] for name in names if name in there]
     if not there:
         raise BadInput(f"{place}: holds no {' or '.join(names)}")
-    lines = [one for path in there for one in read(path, paths[path], language)]
+    lines = [one for path in there for one in read(path, names[path.name], language)]
     c = cfg.evaluate
     asked = benchmark.sampled(lines, [one.prompt.category for one in lines], c.limit, c.seed)
     data_read = Data(str(place), benchmark.sha256(*there), len(asked), len(lines))
@@ -283,7 +286,6 @@ def _record(sample: Sample, value: float | None) -> Record:
         reply="" if value is None else repr(value),
         status="missing" if value is None else OK,
         truth={"prompt": sample.line.prompt.id, "value": value},
-        judge=SCORERS,
     )
 
 
@@ -304,7 +306,7 @@ class Image:
 
 def score(records: Sequence[Record]) -> Scored:
     """The official scorers' means; of a judge's answers a proxy of BLIP-VQA."""
-    if any(r.judge == SCORERS for r in records):
+    if any("value" in r.truth for r in records):
         images = [_official(r) for r in records]
         there = [one for one in images if not one.failed]
         released = {name: _mean(some) for name, some in _grouped(there, "category").items()}
@@ -322,7 +324,7 @@ def _official(r: Record) -> Image:
 
 
 def _judged(id: str, answers: Sequence[Record]) -> Image:
-    shares = [yes_no.yes_share(r.p, r.reply) if r.status == OK else math.nan for r in answers]
+    shares = [yes_no.yes_share(r) for r in answers]
     failed = any(math.isnan(share) for share in shares)
     told = (
         f"{r.asked.removesuffix(SUFFIX)} {_share(share)}"

@@ -57,6 +57,7 @@ def test_a_rule_gives_a_letter_or_nothing(reply):
     assert letters.vlmevalkit(reply, MOLECULES) in {"", letters.REFUSED, *MOLECULES}
     assert letters.lmms_eval(reply, MOLECULES) in {"", *"ABCDE"}
     assert letters.robust(reply, "ABCD") in {"", *MOLECULES}
+    assert letters.clear(reply, MOLECULES) in {"", *MOLECULES}
 
 
 @given(replies, st.sampled_from("ABCD"))
@@ -65,6 +66,7 @@ def test_a_letter_alone_is_itself_whatever_surrounds_it(reply, letter):
         assert letters.vlmevalkit(text, MOLECULES) == letter
         assert letters.lmms_eval(text, MOLECULES) == letter
         assert letters.robust(text, "ABCD") == letter
+        assert letters.clear(text, MOLECULES) == letter
     # A start ranks above every other form.
     assert letters.robust(f"{letter}: {reply}", "ABCD") == letter
 
@@ -78,3 +80,44 @@ def test_options_beyond_the_alphabet_are_refused():
     assert list(letters.lettered(["x"] * 26)) == list(string.ascii_uppercase)
     with pytest.raises(ValueError, match="27 options"):
         letters.lettered(["x"] * 27)
+
+
+@pytest.mark.parametrize(
+    "reply, letter",
+    [
+        *(
+            ("B", "B"),
+            ("b", ""),
+            ("B?", "B"),
+            ("'C'", "C"),
+            ("答案是D", "D"),
+            ("<answer>A</answer>", "A"),
+        ),
+        ("The answer is a rope bridge", "C"),
+        ("A rope bridge", "C"),
+        ("A bridge like this is made of steel", ""),
+        ("So the answer is B\nExplanation: A is wrong", "B"),
+        ("Answer: B. On second thoughts, the answer is C.", ""),
+        ("(B) or (D)", ""),
+        ("A is right", "A"),
+        ("E", ""),
+        ("the answer is E", ""),
+        ("A stone dam or a rope bridge", ""),
+        ("Cannot determine the answer", ""),
+        ("", ""),
+    ],
+)
+def test_a_clear_reply_names_one_option(reply, letter):
+    assert letters.clear(reply, BRIDGES) == letter
+
+
+def test_an_option_within_another_is_named_by_its_whole_text():
+    reds = letters.lettered(["red", "dark red"])
+    assert letters.clear("Dark red.", reds) == "B" and letters.clear("red", reds) == "A"
+    assert letters.clear("It is dark red", reds) == ""
+
+
+def test_reasons_say_what_is_right():
+    assert letters.reason("A", "A") == ""
+    assert letters.reason("C", "A") == "said C; A is right"
+    assert letters.reason("", "A") == "names no option; A is right"

@@ -11,7 +11,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.evals import benchmark
 from srum_jax.evals.scorers import geneval as rules
-from srum_jax.evals.suite import ModelOutputs, Replies
+from srum_jax.evals.suite import NO_LOGPROBS, ModelOutputs, Replies
 from srum_jax.evals.suites import geneval
 
 LINES = [
@@ -241,3 +241,9 @@ def test_findings_show_pictures_of_what_is_wrong(suite):
     first = found.examples["examples-geneval"][0]
     assert first["id"] == "2-0" and first["trained_correct"] and not first["base_correct"]
     assert first["base_image"].shape == (8, 8, 3)
+
+
+def test_words_alone_are_enough_for_the_proxy(suite):
+    requests, replies = judged(suite, lambda request: says("Yes.", NO_LOGPROBS))
+    scored = suite.score(suite.records(requests, replies))
+    assert (scored.failed, scored.strict["proxy_overall"].number) == (0, 1)

@@ -82,6 +82,14 @@ def test_a_question_without_probabilities_is_no_score_of_the_official_kind(tmp_p
     assert scored.strict["tifa"].number == pytest.approx(50)
 
 
+def test_a_token_of_two_spellings_counts_once_by_the_strict_rule(tmp_path):
+    suite = made(tmp_path, LINES[1:])
+    twice = {"Yes": 0.0, "yes": 0.7, " yes": 0.7}
+    scored = suite.score(suite.records(*judged(suite, lambda request: JudgeReply("yes", p=twice))))
+    assert scored.as_released["soft_tifa_am"] == pytest.approx(140)
+    assert scored.strict["soft_tifa_am"].number == pytest.approx(70)
+
+
 def test_the_official_input_names_an_image_a_prompt(tmp_path):
     suite = made(tmp_path, limit=1)
     out = epath.Path(tmp_path) / "official"

@@ -41,6 +41,16 @@ def test_the_data_say_what_they_are(data):
     assert suite.judged
 
 
+def test_a_clone_of_the_official_repository_will_do(data):
+    inside = data / "clone/examples/dataset"
+    inside.mkdir(parents=True)
+    (inside / "shape_val.txt").write_text("a round table\n")
+    suite = made(data / "clone")
+    assert [(line.text, line.prompt.category) for line in suite.lines] == [
+        ("a round table", "shape")
+    ]
+
+
 def test_samples_have_the_official_names_in_order(data):
     suite = made(data)
     out = data / "official"
