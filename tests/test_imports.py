@@ -79,7 +79,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "huggingface_hub": ["core.hub"],
     "jinja2": ["report"],
     "av": ["data.video", "data.video_shown"],
-    "pyarrow": ["data.parquet"],
+    "pyarrow": ["data.parquet", "evals.official_tables"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],
     "tensorflow": [],
