@@ -7,8 +7,7 @@
     python benchmarks/plan_table.py --table                   # the page alone
 
 Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. A row is outdated
-where its config, a version, or a program as it is lowered now is another than it was made of;
-`--check` lowers every program, a few seconds each, and the page marks such rows. To make one takes
+where a version, or a program as it is lowered now, is another than it was made of; `--check` lowers every program, a few seconds each, and the page marks such rows. To make one takes
 two to five minutes of one core and 3 GiB of memory for TPUs, less than one for H200s; rows are made
 one after the other. What was not made is said in docs/scale.md.
 """
@@ -126,15 +125,14 @@ def write(name: str, made: Mapping[str, Any]) -> None:
 
 
 def outdated(name: str, made: Mapping[str, Any]) -> list[str]:
-    """What is other now than a row was made of: "config", "versions" (of a compiler that is not
-    installed here, any will do), or names of programs.
+    """What is other now than a row was made of: "versions" (of a compiler that is not installed
+    here, any will do), or names of programs. A program is what its compiler is handed, so a key of
+    the config that changes no program outdates nothing.
 
     Raises BadInput where programs cannot be lowered, as their compiler is not installed.
     """
     row, cfg = ROWS[name], configured(ROWS[name].changes)
     target = topology.parse(row.target)
-    if made["config_hash"] != plan.key(cfg):
-        return ["config"]
     if not plan.versions(target).items() <= made["versions"].items():
         return ["versions"]
     then = {program: made["programs"][program].get("digest") for program in row.programs}
