@@ -78,10 +78,10 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
     records, told = {}, {}
     for name, path in given.items():
         path = places.place(path, "--import")
-        if not path.is_file():
-            raise BadInput(f"--import {path}: no such file")
+        if not path.exists():
+            raise BadInput(f"--import {path}: no such file or folder")
         records[name] = suite.imported(path, suite.requests(name))
-        told[name] = {"results": str(path), "sha256": files.fingerprint([path])}
+        told[name] = {"results": str(path), "digest": files.fingerprint(_results_in(path))}
     name = "the official program"
     records = {
         key: [dataclasses.replace(r, judge=name) for r in several]
@@ -91,6 +91,14 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     suite_folder.write_replies(folder, records, asked)
     return _said(suite_folder.rescored(folder, suite.score), folder)
+
+
+def _results_in(path: epath.Path) -> list[epath.Path]:
+    """The JSON files of a folder of results; of a file itself."""
+    if path.is_file():
+        return [path]
+    inside = [one for folder in path.iterdir() if folder.is_dir() for one in _results_in(folder)]
+    return sorted([*path.glob("*.json"), *path.glob("*.jsonl"), *inside])
 
 
 def evaluated(options: argparse.Namespace) -> dict[str, Any]:
@@ -129,10 +137,13 @@ def module(name: str) -> Any:
 
 
 def made(options: argparse.Namespace) -> Any:
-    """The benchmark, its official files read, prompts in the language of the model."""
+    """The benchmark, its official files read, prompts in the language of the model that will read
+    them; no model does where the results of another program are read."""
     from srum_jax import description
 
-    language = description.generation_settings(options.model, options.base).language
+    language = ""
+    if not options.imported:
+        language = description.generation_settings(options.model, options.base).language
     return module(options.suite).make(config(options), options.data or "", language)
 
 

@@ -33,7 +33,7 @@ ABOUT = About(
     "(rewritten), or a folder with one of them",
     licence="MIT (code and prompts)",
     dialect="official, of the detector's results.jsonl; a judge's answers are a proxy",
-    unit="images",
+    unit="prompts",
     judge="optional",
 )
 NAMES = ("evaluation_metadata.jsonl", "evaluation_metadata_long.jsonl")
@@ -144,12 +144,8 @@ class _Ask:
             text=q.text + SUFFIX,
             max_tokens=4,
             first_token=yes_no.FIRST_TOKENS,
-            truth=_truth(q.line),
+            truth={"prompt": prompt.id},
         )
-
-
-def _truth(line: Line) -> dict[str, Any]:
-    return {"prompt": line.prompt.id, "metadata": json.dumps(dict(line.metadata))}
 
 
 # -------------------------------------------------------------------------------------- reading
@@ -281,7 +277,8 @@ def _place(row: official_files.Row, wanted: Mapping[tuple[int, int], Line]) -> t
 
 
 def _record(line: Line, k: int, row: official_files.Row | None) -> Record:
-    prompt, truth = line.prompt, _truth(line)
+    prompt = line.prompt
+    truth = {"prompt": prompt.id, "metadata": json.dumps(dict(line.metadata))}
     fields = dict(id=f"{prompt.id}-{k}", category=prompt.category, asked=line.metadata["prompt"])
     if row is None:
         return Record(**fields, reply="", status="missing", truth=truth | {"correct": None})
@@ -342,9 +339,8 @@ def _answered(id: str, answers: Sequence[Record]) -> Result:
         for asked, share in shares.items()
         if not share > 0.5
     ]
-    first = answers[0]
-    prompt, metadata = str(first.truth["prompt"]), first.truth["metadata"]
-    return Result(id, first.category, prompt, not no, metadata, "; ".join(no))
+    prompt = str(answers[0].truth["prompt"])
+    return Result(id, answers[0].category, prompt, not no, metadata=prompt, reason="; ".join(no))
 
 
 def _scored(

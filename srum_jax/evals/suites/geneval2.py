@@ -3,7 +3,9 @@
 Kamath et al., "GenEval 2" (2025). One image a prompt; each of its questions is asked of a judge,
 and the probability of the right answer as the reply's first token is its score. `as_released` sums
 over all accepted replies as the official code does, where two may share a token; `strict` leaves
-out those of a space and a digit, whose first token is the space, and counts a token once.
+out those of a space and a digit, whose first token is the space, and counts a token once. Where a
+score passes 1, as with a judge of few words that has one token for several spellings, or a question
+has none, there is no number as released.
 Published numbers are of Qwen3-VL-8B-Instruct as the judge.
 """
 
@@ -28,6 +30,7 @@ ABOUT = About(
     needs="geneval2_data.jsonl, or a folder with it",
     licence="CC BY-NC 4.0 (code and data): not for commercial use",
     dialect="official; accepted replies by their first token",
+    unit="prompts",
     best=100.0,
     judge="first token",
 )
@@ -176,12 +179,13 @@ def score(records: Sequence[Record]) -> Scored:
         by_prompt.setdefault(str(r.truth["prompt"]), []).append(r)
     strict = [_prompt(several, _strict) for several in by_prompt.values()]
     failed = sum(not _usable(r) for r in records)
-    released = [] if failed else [_prompt(several, _released) for several in by_prompt.values()]
+    released = [_prompt(several, _released) for several in by_prompt.values()]
+    comparable = not failed and all(score <= 1 + 1e-6 for one in released for score in one.soft)
     gm = [geneval2.geometric(one.soft) for one in strict]
     return Scored(
         n=len(records),
         failed=failed,
-        as_released=_totals(released) if released else {},
+        as_released=_totals(released) if comparable else {},
         strict={
             "soft_tifa_gm": metrics.mean(gm, 100),
             "soft_tifa_am": metrics.mean([geneval2.arithmetic(p.soft) for p in strict], 100),

@@ -28,7 +28,7 @@ ABOUT = About(
     "is enough)",
     licence="MIT (code and prompts)",
     dialect="official, of its scorers' results; a judge's answers are a proxy",
-    unit="images",
+    unit="prompts",
     judge="optional",
 )
 # Where the official scorers put the results of each category.

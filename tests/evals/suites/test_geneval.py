@@ -7,6 +7,7 @@ import pytest
 from drawn_replies import config, drawn, judged, outputs, says
 from etils import epath
 
+from srum_jax import use
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.evals import benchmark
@@ -188,6 +189,21 @@ def test_the_detectors_results_are_read_back(suite, tmp_path):
     assert told["metric"] == "overall" and told["paired"]["diff"] == 0
     low, high = told["models"]["base"]["ci95"]["overall"]
     assert low <= 0.75 <= high
+
+
+def test_the_command_compares_the_results_of_two_models(suite, tmp_path, capsys):
+    for name, wrong in (("a", {(0, 0), (0, 1)}), ("b", {(i, k) for i in (0, 1) for k in range(4)})):
+        rows = (json.dumps(row) + "\n" for row in results(wrong=wrong))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    where = ("--suite", "geneval", "--data", tmp_path, "-o", tmp_path / "out")
+    given = ("--import", tmp_path / "a.jsonl", "--import_against", tmp_path / "b.jsonl")
+    code = use.main(["use", "evaluate", *map(str, (*where, *given))])
+    assert code == 0, capsys.readouterr().err
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert scores["data"]["variant"] == "original prompts"
+    found = {name: one["as_released"]["overall"] for name, one in scores["models"].items()}
+    assert found == {"model": 0.875, "against": 0.5}
+    assert scores["paired"]["diff"] == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_token_of_two_spellings_counts_once_by_the_strict_rule(tmp_path):
     suite = made(tmp_path, LINES[1:])
     twice = {"Yes": 0.0, "yes": 0.7, " yes": 0.7}
     scored = suite.score(suite.records(*judged(suite, lambda request: JudgeReply("yes", p=twice))))
-    assert scored.as_released["soft_tifa_am"] == pytest.approx(140)
+    assert scored.as_released == {}  # 140 of 100
     assert scored.strict["soft_tifa_am"].number == pytest.approx(70)
 
 

@@ -6,6 +6,7 @@ import pytest
 from drawn_replies import config, drawn, judged, says
 from etils import epath
 
+from srum_jax import use
 from srum_jax.core.errors import BadInput
 from srum_jax.evals.scorers import noun_phrases
 from srum_jax.evals.scorers import t2i_compbench as rules
@@ -112,6 +113,17 @@ def test_the_official_results_are_read_back(data):
     assert scored.strict["color"].number == pytest.approx(color / 20)
     assert scored.strict["mean_of_categories"].number == pytest.approx((color / 20 + 0.5) / 2)
     assert (scored.n, scored.failed, len(scored.units)) == (40, 1, 4)
+
+
+def test_the_command_imports_a_folder_of_results(data, capsys):
+    write_results(data / "results/color/annotation_blip", [(i, "0.25") for i in range(20)])
+    where = ("--suite", "t2i_compbench", "--data", data, "-o", data / "out")
+    code = use.main(["use", "evaluate", *map(str, (*where, "--import", data / "results"))])
+    assert code == 0, capsys.readouterr().err
+    scores = json.loads((data / "out/scores.json").read_text())
+    assert scores["judge"]["name"] == "the official program"
+    assert scores["models"]["model"]["as_released"] == {"color": 0.25}
+    assert scores["models"]["model"]["strict"] == {"mean_of_categories": 0.25, "color": 0.25}
 
 
 def test_one_category_may_be_imported_from_its_file(data):
