@@ -6,6 +6,7 @@ that print different numbers for the same replies: "official" (VQA `vqaEval.py`)
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Hashable, Sequence
 
@@ -57,8 +58,13 @@ class Normaliser:
     def normal(self, text: str) -> str:
         """`text` as it is compared: cleaned, without marks and articles, lower-case, numbers up to
         ten as digits, apostrophes restored."""
-        words = (_DIGITS.get(w, w) for w in self.punctuation(cleaned(text)).lower().split())
-        return " ".join(_CONTRACTIONS.get(w, w) for w in words if w not in _ARTICLES)
+        return _normal(self, text)
+
+
+@functools.lru_cache(maxsize=2**16)  # people answer much alike
+def _normal(by: Normaliser, text: str) -> str:
+    words = (_DIGITS.get(w, w) for w in by.punctuation(cleaned(text)).lower().split())
+    return " ".join(_CONTRACTIONS.get(w, w) for w in words if w not in _ARTICLES)
 
 
 # The look-behind of the official pattern is malformed: a digit before a full stop keeps nothing.

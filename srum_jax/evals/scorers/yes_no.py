@@ -25,6 +25,13 @@ def clear(reply: str) -> str | None:
     return said.pop() if len(said) == 1 else None
 
 
+def reason(said: str | None, label: str) -> str:
+    """Why what `clear` reads is wrong, "" where it is right."""
+    if said == label:
+        return ""
+    return f"{f'said {said}' if said else 'neither yes nor no'}; {label} is right"
+
+
 def yes_share(record: Record) -> float:
     """P(yes) / (P(yes) + P(no)) of a judge's reply to a request with FIRST_TOKENS; of a judge that
     gives words alone 1 or 0 by `clear`; NaN where there is no reply, or neither in it."""

@@ -2,8 +2,8 @@
 
 Li et al., "Evaluating Object Hallucination in Large Vision-Language Models" (arXiv 2305.10355).
 Three files, one a way of choosing the objects that are absent. `as_released` follows LLaVA's
-`eval_pope.py`, which BAGEL has too: whatever holds no "no" is a yes. `strict` counts a reply
-without a clear yes or no as wrong.
+`eval_pope.py`, which BAGEL has too: whatever holds no "no" is a yes; beside it lmms-eval's numbers
+and VLMEvalKit's, of all files together. `strict` counts a reply without a clear yes or no as wrong.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from srum_jax.config import Config
+from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.evals import benchmark, official_files
 from srum_jax.evals.benchmark import About, Benchmark, Data, LazySequence
@@ -80,7 +81,7 @@ def make(cfg: Config, data: str, language: str) -> Pope:
     paths = {name: folder / f"coco_pope_{name}.json" for name in FILES}
     paths = {name: path for name, path in paths.items() if path.is_file()}
     if not paths:
-        official_files.file(folder / "coco_pope_random.json")
+        raise BadInput(f"{folder}: holds no coco_pope_NAME.json, NAME one of {', '.join(FILES)}")
     questions = [one for name, path in paths.items() for one in read(path, name)]
     c = cfg.evaluate
     asked = benchmark.sampled(questions, [q.category for q in questions], c.limit, c.seed)
@@ -124,23 +125,29 @@ def score(records: Sequence[Record]) -> Scored:
     return Scored(
         n=len(records),
         failed=sum(c is None for c in clear),
-        as_released=released,
+        as_released=released | _harnesses(replies, truth) if records else {},
         strict={"accuracy": metrics.mean(right), "f1": yes_no.mean_f1(said_yes, is_yes, groups)},
         units=tuple(r.id for r in records),
         by_category={
             name: {"n": groups.count(name), **numbers} for name, numbers in by_file.items()
         },
         items=tuple(
-            {"id": r.id, "category": r.category, "right": bool(ok), "reason": _reason(r, said)}
+            {
+                "id": r.id,
+                "category": r.category,
+                "right": ok,
+                "reason": yes_no.reason(said, r.truth),
+            }
             for r, ok, said in zip(records, right, clear, strict=True)
         ),
         policy=POLICY,
     )
 
 
-def _reason(record: Record, said: str | None) -> str:
-    if said == record.truth:
-        return ""
-    if said is None:
-        return f"neither yes nor no; {record.truth} is right"
-    return f"said {said}; {record.truth} is right"
+def _harnesses(replies: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """lmms-eval's numbers in [0, 1], VLMEvalKit's in percent."""
+    lmms_eval = yes_no.lmms_eval_pope(replies, labels)
+    vlmevalkit = yes_no.vlmevalkit_pope(replies, labels)
+    return {f"{name}[lmms-eval]": value for name, value in lmms_eval.items()} | {
+        f"{name}[vlmevalkit]": value for name, value in vlmevalkit.items()
+    }

@@ -24,6 +24,13 @@ ASKED, PROBED, EXAMINED = 24, 25, 26  # streams of random numbers
 POLAR = ("exists", "relation_yesno", "caption_right")
 ANSWERS = 10  # that people gave to a question of VQAv2
 REFERENCES = 5  # of a COCO picture
+# What stands beside the lists of VQA's two files; the official program reads all of it.
+_VQA_HEAD = {
+    "info": {"description": "shapes"},
+    "license": {},
+    "data_type": "mscoco",
+    "data_subtype": "val2014",
+}
 PROBES = 3  # of POPE: objects that are there, and as many that are not, a picture
 
 
@@ -52,10 +59,9 @@ def vqav2(out: OfficialFolder, split: str, count: int) -> None:
         )
         asked.append(ids | {"question": sentence(question.text)})
         out.picture(f"val2014/{coco_name(number)}", render.draw(scene))
-    head = {"data_type": "mscoco", "data_subtype": "val2014"}
     named = "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json"
-    out.json(named[0], head | {"task_type": "Open-Ended", "questions": asked})
-    out.json(named[1], head | {"annotations": noted})
+    out.json(named[0], _VQA_HEAD | {"task_type": "Open-Ended", "questions": asked})
+    out.json(named[1], _VQA_HEAD | {"annotations": noted})
 
 
 def okvqa(out: OfficialFolder, split: str, count: int) -> None:
@@ -71,9 +77,9 @@ def okvqa(out: OfficialFolder, split: str, count: int) -> None:
         noted.append(ids | beside | {"answers": answers})
         asked.append(ids | {"question": sentence(question.text)})
         out.picture(f"val2014/{coco_name(number)}", render.draw(scene))
-    head = {"data_type": "mscoco", "data_subtype": "val2014"}
-    out.json("OpenEnded_mscoco_val2014_questions.json", head | {"questions": asked})
-    out.json("mscoco_val2014_annotations.json", head | {"annotations": noted})
+    named = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
+    out.json(named[0], _VQA_HEAD | {"task_type": "Open-Ended", "questions": asked})
+    out.json(named[1], _VQA_HEAD | {"annotations": noted})
 
 
 def textvqa(out: OfficialFolder, split: str, count: int) -> None:
