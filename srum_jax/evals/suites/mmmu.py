@@ -41,7 +41,7 @@ ASK = {
 }
 MAX_TOKENS = 10
 IMAGES = tuple(f"image_{i}" for i in range(1, 8))
-DRAWN = "accuracy with random draws, seed 42"  # as the official code has it
+DRAWN = "accuracy [random draws, seed 42]"  # as the official code has it
 POLICY = (
     "a reply that names no single option, or that is empty, is wrong, and counted in failed; open "
     "answers by the official rule"
