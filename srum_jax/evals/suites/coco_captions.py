@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
 from srum_jax.config import Config
@@ -21,7 +22,7 @@ from srum_jax.evals import benchmark, official_files
 from srum_jax.evals.benchmark import About, Benchmark, Data, LazySequence
 from srum_jax.evals.official_files import Row
 from srum_jax.evals.scorers import captions, metrics, ptb
-from srum_jax.evals.suite import Record, Replies, Requests, Scored, TextRequest
+from srum_jax.evals.suite import Metric, Record, Replies, Requests, Scored, TextRequest
 
 KARPATHY = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
 ANNOTATIONS = (
@@ -172,8 +173,8 @@ def score(records: Sequence[Record]) -> Scored:
     said = [ptb.tokenize(r.reply) for r in records]
     references = [[ptb.tokenize(text) for text in _references(r)] for r in records]
     ciders = captions.cider(said, references)
-    strict = {"CIDEr": metrics.mean(ciders), **captions.bleu(said, references)}
-    strict["ROUGE_L"] = metrics.mean(captions.rouge_l(said, references))
+    strict = {"CIDEr": _mean(ciders), **captions.bleu(said, references)}
+    strict["ROUGE_L"] = _mean(captions.rouge_l(said, references))
     groups = [r.category for r in records]
     return Scored(
         n=len(records),
@@ -191,6 +192,11 @@ def score(records: Sequence[Record]) -> Scored:
         ),
         policy=POLICY,
     )
+
+
+def _mean(values: np.ndarray) -> Metric:
+    """In one group: the mean of scores that are all 0 is no share with a share's interval."""
+    return metrics.mean_of_groups(values, ["all"] * len(values))
 
 
 def _places(groups: Sequence[str], name: str) -> list[int]:

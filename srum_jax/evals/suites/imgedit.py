@@ -179,7 +179,8 @@ def score(records: Sequence[Record]) -> Scored:
         failed=sum(m is None for m in marks),
         as_released=_as_released(records),
         strict={
-            "overall": metrics.mean(values),
+            # In one group: the mean of marks that are all 1 is no share with a share's interval.
+            "overall": metrics.mean_of_groups(values, ["all"] * len(values)),
             "mean_of_types": metrics.mean_of_groups(values, types),
         },
         units=tuple(r.id for r in records),

@@ -128,6 +128,7 @@ def test_two_models_are_compared_edit_by_edit(tmp_path):
     )
     assert found.section["paired"]["diff"] == pytest.approx(3)
     assert found.section["models"]["base"]["failed"] == 4
+    assert found.section["models"]["base"]["ci95"]["overall"] == [1, 1]
     assert found.section["models"]["base"]["as_released"] == {"lmms_eval": 0}
     assert found.examples["examples-imgedit"][0]["base_image"].shape == (16, 12, 3)
 
