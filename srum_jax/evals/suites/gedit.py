@@ -17,7 +17,7 @@ from etils import epath
 
 from srum_jax.config import Config
 from srum_jax.core import files
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.evals import benchmark, edited, official_files, official_tables
 from srum_jax.evals.benchmark import OK, About, Benchmark, Data, LazySequence
 from srum_jax.evals.edited import Edit, Pair
@@ -273,7 +273,16 @@ def score(records: Sequence[Record]) -> Scored:
 def _edits(records: Sequence[Record]) -> list[Marked]:
     about: dict[str, dict[str, Record]] = {}
     for r in records:
-        about.setdefault(r.truth["edit"], {})[r.truth["aspect"]] = r
+        match r.truth:
+            case {
+                "edit": str(id),
+                "aspect": "SC" | "PQ" as aspect,
+                "language": _,
+                "intersection": _,
+            }:
+                about.setdefault(id, {})[aspect] = r
+            case _:
+                raise BadInput(f"{r.id} is not about an edit of GEdit: {quoted(r.truth)}")
     found = []
     for id, both in about.items():
         some = [both.get(aspect) for aspect in ASPECTS]

@@ -210,6 +210,11 @@ def test_a_question_that_was_not_asked_is_a_failure(tmp_path):
     assert scored.failed == 1 and "PQ: not asked" in scored.items[0]["reason"]
 
 
+def test_records_of_something_else_are_refused():
+    with pytest.raises(BadInput, match="x is not about an edit of GEdit"):
+        gedit.score([Record("x", "ps_human", "", "", truth={"aspect": "SC"})])
+
+
 def test_two_models_are_compared_edit_by_edit(tmp_path):
     made = suite(lines(tmp_path))
     found = made.findings(
