@@ -44,6 +44,9 @@ SUITES = {
     "mmmu": "srum_jax.evals.suites.mmmu",
     "mvbench": "srum_jax.evals.suites.mvbench",
     "videomme": "srum_jax.evals.suites.videomme",
+    "coco_captions": "srum_jax.evals.suites.coco_captions",
+    "gedit": "srum_jax.evals.suites.gedit",
+    "imgedit": "srum_jax.evals.suites.imgedit",
 }
 LANGUAGES = {"shapes": "srum_jax.worlds.shapes.english"}
 SPLITS = ("train", "validation", "test")  # of every world's prompts

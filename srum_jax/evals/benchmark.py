@@ -413,7 +413,8 @@ def _pictures(
     drawn = {name: getattr(one.replies, kind)[place] for name, one in outputs.items()}
     if kind == "images":
         return {f"{name}_image": one["image"] for name, one in drawn.items()}
-    return {"image": request.image} | {f"{name}_image": one for name, one in drawn.items()}
+    edit = {"instruction": request.instruction, "image": request.image}
+    return edit | {f"{name}_image": one for name, one in drawn.items()}
 
 
 def _first_judge(records: Sequence[Record]) -> list[Record]:

@@ -56,14 +56,17 @@ def tsv(path: epath.PathLike, *required: str) -> list[Row]:
     return rows
 
 
-def parquet(path: epath.PathLike) -> list[Row]:
+def parquet(path: epath.PathLike, *columns: str) -> list[Row]:
     """The rows of a Parquet file; the bytes of pictures are in them.
 
-    Raises BadInput without pyarrow, and for a file that is none.
+    columns: those that are read, where the file has them; none: all. Raises BadInput without
+    pyarrow, and for a file that is none.
     """
     path = epath.Path(path)
     with path.open("rb") as file, _readable(path):
-        found = _pyarrow(path).read_table(file).to_pylist()
+        opened = _pyarrow(path).ParquetFile(file)
+        names = [name for name in opened.schema_arrow.names if name in columns or not columns]
+        found = opened.read(columns=names).to_pylist()
     if not found:
         raise BadInput(f"{path}: holds nothing to ask")
     return [Row(value, f"{path}, row {i}") for i, value in enumerate(found, 1)]

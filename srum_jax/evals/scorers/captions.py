@@ -1,7 +1,7 @@
 """Captions against references: BLEU 1-4, ROUGE-L and CIDEr-D as pycocoevalcap scores them.
 
-Owns the scores of texts that are already tokenised (`ptb.py`), a space between tokens; what is given
-raw is scored raw. Time is linear in the number of captions.
+Owns the scores of texts that are already tokenised (`ptb.py`), a space between tokens; what is
+given raw is scored raw. Time is linear in the number of captions.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Marks:
     status: str = OK
 
 
-# --------------------------------------------------------------------------------- as it is released
+# ------------------------------------------------------------------------------- as it is released
 
 
 def parse(reply: str) -> Any:
@@ -90,7 +90,8 @@ def viescore(semantics: str, quality: str) -> Marks:
         return Marks(status=RANDOM if guesses(semantics) or guesses(quality) else ENDLESS)
     try:
         a, b = (min(one["score"]) for one in parsed)
-        return Marks(a, b, math.sqrt(a * b))
+        overall = math.sqrt(a * b)  # raises for marks that are texts, which float() would read
+        return Marks(float(a), float(b), overall)
     except (ArithmeticError, LookupError, TypeError, ValueError) as e:
         return Marks(status=f"raises {type(e).__name__}")
 
@@ -198,4 +199,4 @@ def _repaired_field(match: re.Match[str]) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    return sum(values) / len(values) if values else math.nan

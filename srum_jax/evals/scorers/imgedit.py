@@ -1,9 +1,9 @@
 """ImgEdit (Basic): marks of edits out of a judge's three lines, and their means over edit types.
 
-Owns both readings of a reply: those of the official scripts and of lmms-eval, and a strict one that
-takes three marks of 1 to 5 or none. Source: PKU-YuanGroup/ImgEdit at 547185d,
-`extract_scores_and_average`, `compute_edit_type_averages`, `compute_final_average`; BAGEL's overall;
-lmms-eval's `parse_gpt_scores`.
+Owns the readings of a reply by the official scripts and by lmms-eval, and a strict one that takes
+three marks of 1 to 5 or none. Source: PKU-YuanGroup/ImgEdit at 547185d, whose functions are
+`extract_scores_and_average`, `compute_edit_type_averages` and `compute_final_average`; BAGEL's
+overall; lmms-eval's `parse_gpt_scores`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Average:
     status: str = OK
 
 
-# --------------------------------------------------------------------------------- as it is released
+# ------------------------------------------------------------------------------- as it is released
 
 
 def average(reply: object) -> Average:
@@ -44,11 +44,9 @@ def average(reply: object) -> Average:
     digits = [part[1] for part in parts if len(part) == 2 and part[1].isdigit()]
     try:
         marks = [int(digit) for digit in digits]
-    except ValueError:
-        return Average(status="raises ValueError")
-    if not marks:
-        return Average(status=DROPPED)
-    return Average(_mean(marks))
+        return Average(_mean(marks)) if marks else Average(status=DROPPED)
+    except (ValueError, OverflowError) as e:
+        return Average(status=f"raises {type(e).__name__}")
 
 
 def averages(replies: Mapping[str, object]) -> dict[str, float]:
@@ -90,22 +88,27 @@ def lmms_marks(reply: str) -> tuple[float, float, float]:
 # ------------------------------------------------------------------------------------------- strict
 
 _MARK = re.compile(
-    r"[\s>*_#-]*(?P<name>[^:\uff1a]*?)[\s*_]*[:\uff1a][\s*_]*(?P<mark>\d+)"
+    r"[\s>*_#-]*(?P<name>[^:\uff1a]*?)[\s*_]*[:\uff1a][\s*_]*(?P<mark>\d{1,3})"
     r"(?:\s*/\s*5)?[\s*_.]*"
+)
+_NO_MARK = re.compile(
+    r"(?:brief )?reason(?:ing|s)?|(?:overall|total|final|average|mean)(?: score| mark)?",
+    re.IGNORECASE,
 )
 
 
 def marks(reply: str) -> tuple[int, int, int] | None:
-    """The three marks of 1 to 5 that a reply gives, a line "<name>: <mark>" each; None where there
-    are fewer or more, or one is outside the scale.
+    """The three marks of 1 to 5 that a reply gives as "<name>: <mark>", each in a line or all in
+    one with commas; None where there are fewer or more, or one is outside the scale.
 
-    The lines of a reasoning, an average and a total are no marks.
+    What is called a reasoning, an average or a total is no mark.
     """
     found = []
     for line in reply.splitlines():
-        match = _MARK.fullmatch(line)
-        if match and not re.search(r"reason|average|total|overall|image", match["name"], re.I):
-            found.append(int(match["mark"]))
+        parts = [_MARK.fullmatch(part) for part in re.split("[,;]", line)]
+        for part in parts if all(parts) else ():
+            if not _NO_MARK.fullmatch(part["name"]):
+                found.append(int(part["mark"]))
     if len(found) != MARKS or not all(LOWEST <= mark <= HIGHEST for mark in found):
         return None
     a, b, c = found

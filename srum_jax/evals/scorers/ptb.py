@@ -1,8 +1,8 @@
 """Penn-Treebank tokens of captions, equal to what pycocoevalcap's Java tokeniser leaves of them.
 
 Owns how a caption becomes lower-case tokens without punctuation, without Java: the lexer of CoreNLP
-3.4.1 with the options `-preserveLines -lowerCase`, then the tokens that pycocoevalcap drops. Written
-from what the Java program answers, not from its grammar.
+3.4.1 with the options `-preserveLines -lowerCase`, without what pycocoevalcap drops. Written from
+what the Java program answers, not from its grammar.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _STARTERS = (
 )
 
 # Letters: Unicode's, and marks that combine with them; digits that are not \d are no letters.
-_L = "(?:[^\\W\\d_\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u207e\u2080-\u208e\u2150-\u215e\u2190-\u2bff]"
-_L += "|[\u0300-\u036f])"
+_NO_LETTERS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u207e\u2080-\u208e\u2150-\u215e\u2190-\u2bff"
+_L = rf"(?:[^\W\d_{_NO_LETTERS}]|[\u0300-\u036f])"
 _NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 _VALUE = "(?:'[^']*'|\"[^\"]*\")"
 _LD = rf"(?:{_L}|\d)"
@@ -54,7 +54,8 @@ _SYMBOLS = (
 _RENAMED = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "\u00a2": "cents", "\u00a3": "#", "\u20ac": "$", "\u00bc": "1/4", "\u00bd": "1/2",
-    "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3", "&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": "''",
+    "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3", "&lt;": "<", "&gt;": ">", "&amp;": "&",
+    "&quot;": "''",
     "&apos;": "'", "&nbsp;": "", "&mdash;": "--", "&ndash;": "--",
 }  # fmt: skip
 

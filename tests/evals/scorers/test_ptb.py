@@ -22,13 +22,15 @@ O'Brien y'all o'clock ma'am d'art => o'brien y' all o'clock ma'am d'art
 'tis 'twas Tis => 't is 't was tis
 a well-known 20-foot x- --x word--word => a well-known 20-foot x x word word
 1/2 ½ 10/12 12/25/2010 1,000 .5 3.5 5.x => 1/2 1/2 10/12 12/25/2010 1,000 .5 3.5 5.x
-10:30pm 5pm 1,000th 20% #1 $20 US$5 £20 €20 10¢ => 10:30 pm 5pm 1,000 th 20 % # 1 $ 20 us$ 5 # 20 $ 20 10 cents
+10:30pm 5pm 1,000th 20% #1 => 10:30 pm 5pm 1,000 th 20 % # 1
+$20 US$5 £20 €20 10¢ => $ 20 us$ 5 # 20 $ 20 10 cents
 hello.world yes!no word...word => hello.world yes!no word word
 what?! no!! => what ?! no !!
 [cropped] {x} <b>bold</b> a > b => -lsb- cropped -rsb- -lcb- x -rcb- <b> bold </b> a > b
 AT&T B&B a&b C++ c# foo_bar _foo_ => at&t b&b a & b c++ c# foo_bar _ foo _
 a/b/c black/white-striped w/ w/o left/right => a/b/c black/white-striped w / w/o left/right
-www.foo.com http://foo.com/x?y=1 foo@bar.com, @user #hash => www.foo.com http://foo.com/x?y=1 foo@bar.com, @user #hash
+www.foo.com http://foo.com/x?y=1 => www.foo.com http://foo.com/x?y=1
+foo@bar.com, @user #hash => foo@bar.com, @user #hash
 :) ;-) :D ^_^ => :-rrb- ;--rrb- :d ^_^
 30°C cm² 8×10 ★ 😀 日本 naïve café => 30 ° c cm ² 8 × 10 ★ 日本 naïve café
 &lt; &amp; x &quot;y&quot; => < & x y
