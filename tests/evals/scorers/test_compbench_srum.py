@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import hypothesis_cases
 import pytest
@@ -58,10 +59,12 @@ def test_any_reply_is_read_or_refused(cases):
     hypothesis_cases.run(check, cases, pieces=strategies.lists(pieces, max_size=30))
 
 
-@pytest.mark.parametrize("reply", ["{" * 200_000, '{"score": ' * 20_000, '"score": 1' * 20_000])
-def test_long_replies_take_no_time(reply):
-    scorer.released_score(reply)
-    scorer.strict_score(reply)
+def test_long_replies_take_no_time():
+    start = time.process_time()
+    for reply in ("{" * 200_000, '{"score": ' * 20_000, '"score": 1' * 20_000):
+        scorer.released_score(reply)
+        scorer.strict_score(reply)
+    assert time.process_time() - start < 5
 
 
 @hypothesis_cases.counts(quick=200)
