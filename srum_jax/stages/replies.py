@@ -1,7 +1,7 @@
 """What a model replies to the requests of a suite, kept in a folder and not asked for twice.
 
 Owns that folder: `images/`, `answers/`, `texts/` and `edits/` as shards, `scores/` of the images
-that the model's own judge scores, and `judged-<judge>/`, what judges say of the replies. Whoever
+that the model's own judge scores, and `judged_<judge>/`, what judges say of the replies. Whoever
 was killed goes on with what is missing, and hosts share the work.
 """
 
@@ -123,7 +123,7 @@ def judged(
         return said
     found = {}
     for judge in panel:
-        place = folder / f"judged-{file_name(judge.name)}"
+        place = folder / f"judged_{file_name(judge.name)}"
         forget_lost(place)
 
         def ask(part: Sequence[JudgeRequest], judge: SuiteJudge = judge) -> list[str]:
@@ -173,8 +173,9 @@ def _judge_reply(text: str) -> JudgeReply:
 
 
 def file_name(name: str) -> str:
-    """`name` as part of a file's name: what is no letter, digit or dash becomes one dash."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "judge"
+    """`name` as part of the name of shards, in which a dash ends it: what is no letter or digit
+    becomes one underscore."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "judge"
 
 
 def _replied(
