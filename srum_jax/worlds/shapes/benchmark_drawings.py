@@ -68,9 +68,9 @@ def mixed_prompts(split: str, count: int) -> list[tuple[str, Content]]:
 
 
 def geneval(out: OfficialFolder, split: str, count: int) -> None:
-    """evaluation_metadata.jsonl. A class is a shape, and prompts name the colour even where their
-    tag asks for the class alone. Two objects of a prompt have two shapes, its colours are of those
-    that GenEval tells apart."""
+    """evaluation_metadata.jsonl. A class is a shape; since prompts name its colour whatever their
+    tag, so do all clauses. Two objects of a prompt have two shapes, its colours are of those that
+    GenEval tells apart."""
     tags = {
         "single_object": ("single", _each),
         "two_object": ("attr", _each),
@@ -82,12 +82,13 @@ def geneval(out: OfficialFolder, split: str, count: int) -> None:
     rows = []
     for tag, (category, make) in tags.items():
         some = [(text, c) for text, c in prompts_of(split, category) if _of_geneval(c)]
-        some = some[::-1] if tag.startswith("color") else some  # others than those without colours
+        some = some[::-1] if tag.startswith("color") else some  # others than of the tags before
         for text, content in some[: max(count // len(tags), 1)]:
-            include = make(text, content, tag.startswith("color"))
+            include = make(text, content)
             row: dict[str, Any] = {"tag": tag, "include": include}
             if tag == "counting":
-                row["exclude"] = [include[0] | {"count": include[0]["count"] + 1}]
+                shape, number = include[0]["class"], include[0]["count"]
+                row["exclude"] = [{"class": shape, "count": number + 1}]
             rows.append(row | {"prompt": f"a photo of {text}"})
     out.lines("evaluation_metadata.jsonl", rows)
 
@@ -98,26 +99,25 @@ def _of_geneval(content: Content) -> bool:
     return alike and GENEVAL_COLORS.issuperset(colors)
 
 
-def _each(text: str, content: Content, colored: bool) -> list[dict[str, Any]]:
-    return [_clause(pair, 1, colored) for pair in content.pairs]
+def _each(text: str, content: Content) -> list[dict[str, Any]]:
+    return [_clause(pair, 1) for pair in content.pairs]
 
 
-def _counted(text: str, content: Content, colored: bool) -> list[dict[str, Any]]:
-    return [_clause(content.pairs[0], len(content.pairs), colored)]
+def _counted(text: str, content: Content) -> list[dict[str, Any]]:
+    return [_clause(content.pairs[0], len(content.pairs))]
 
 
-def _placed(text: str, content: Content, colored: bool) -> list[dict[str, Any]]:
+def _placed(text: str, content: Content) -> list[dict[str, Any]]:
     """The object that the prompt names last comes first: the other's place is told by it."""
-    first, second = _each(text, content, colored)
+    first, second = _each(text, content)
     if text == language.wording(content, 0):
         return [second, first | {"position": [RELATION_WORDS[content.relation], 0]}]
     opposite = RELATION_WORDS[language.OPPOSITE[content.relation]]
     return [first, second | {"position": [opposite, 0]}]
 
 
-def _clause(pair: Pair, count: int, colored: bool) -> dict[str, Any]:
-    clause = {"class": pair[1], "count": count}
-    return clause | {"color": pair[0]} if colored else clause
+def _clause(pair: Pair, count: int) -> dict[str, Any]:
+    return {"class": pair[1], "count": count, "color": pair[0]}
 
 
 def geneval2(out: OfficialFolder, split: str, count: int) -> None:
