@@ -7,9 +7,10 @@
     python benchmarks/plan_table.py --table                   # the page alone
 
 Each row is a file docs/plans/<row>.json, the plan as `--plan_out` writes it. A row is outdated
-where a version, or a program as it is lowered now, is another than it was made of; `--check` lowers every program, a few seconds each, and the page marks such rows. To make one takes
-two to five minutes of one core and 3 GiB of memory for TPUs, less than one for H200s; rows are made
-one after the other. What was not made is said in docs/scale.md.
+where a version, or a program as it is lowered now, is another than it was made of; `--check` lowers
+every program, a few seconds each, and the page marks such rows. To make one takes two to five
+minutes of one core and 3 GiB of memory for TPUs, less than one for H200s; rows are made one after
+the other. What was not made is said in docs/scale.md.
 """
 
 import argparse

@@ -113,18 +113,22 @@ def listed(value: Any, where: str, names: Sequence[str] | None = None) -> list[R
         for name, one in zip(names, value, strict=True)
         if not isinstance(one, dict)
     ]
-    records.refuse(faults, f"{where} cannot be used")
+    _refuse(faults, f"{where} cannot be used")
     return [Row(one, f"{where}, {name}") for name, one in zip(names, value, strict=True)]
 
 
 def _some(rows: list[Row], faults: Sequence[str], path: epath.PathLike) -> list[Row]:
-    try:
-        records.refuse(faults, f"{path} cannot be used")
-    except ValueError as e:
-        raise BadInput(str(e)) from e
+    _refuse(faults, f"{path} cannot be used")
     if not rows:
         raise BadInput(f"{path}: holds nothing to ask")
     return rows
+
+
+def _refuse(faults: Sequence[str], what: str) -> None:
+    try:
+        records.refuse(faults, what)
+    except ValueError as e:
+        raise BadInput(str(e)) from e
 
 
 def distinct(ids: Iterable[Hashable], rows: Sequence[Row], field: str) -> None:
@@ -170,10 +174,7 @@ def pictures(
             why = "leads out of the folder" if leads_out(name) else "is not there"
             faults.append(f"{row.where}: the picture {quoted(name)} {why}")
         found.append(known[name])
-    try:
-        records.refuse(faults, f"{folder}: looked in it and in {', '.join(places) or 'it alone'}")
-    except ValueError as e:
-        raise BadInput(str(e)) from e
+    _refuse(faults, f"{folder}: looked in it and in {', '.join(places) or 'it alone'}")
     return found
 
 
