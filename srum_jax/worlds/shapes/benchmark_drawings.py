@@ -305,8 +305,8 @@ def gedit(out: OfficialFolder, split: str, count: int) -> None:
 
 
 def imgedit(out: OfficialFolder, split: str, count: int) -> None:
-    """basic_edit.json, the pictures it names, and prompts.json, a judge's prompt a type: four of
-    the nine types, a move under "action"."""
+    """basic_edit.json and the pictures it names: four of the nine types, a move under "action".
+    Without prompts.json, whose words are the authors'."""
     rows = {}
     for i, edit in enumerate(edit_set(split, count)):
         id = f"shapes/{i:09d}.png"
@@ -314,24 +314,3 @@ def imgedit(out: OfficialFolder, split: str, count: int) -> None:
         rows[str(i)] = row
         out.picture(id, render.draw(edit.source))
     out.json("basic_edit.json", rows)
-    out.json(
-        "prompts.json", {IMGEDIT[kind]: _JUDGE.format(wanted=w) for kind, w in _WANTED.items()}
-    )
-
-
-_WANTED: dict[str, str] = {
-    "recolor": "one object has another color",
-    "add": "there is one object more",
-    "remove": "there is one object less",
-    "move": "one object is in another place",
-}
-_JUDGE = (
-    "The first picture was to be changed by the instruction: <edit_prompt>\n"
-    "It asks that {wanted}, and all else is as it was. The second picture is what came of it.\n"
-    "Say why in a line that begins with Brief reasoning. Then give three marks from 1 to 5, each "
-    "in a line of its own:\n"
-    "Prompt Compliance: how well the instruction is followed\n"
-    "Visual Seamlessness: how clean the changed part is\n"
-    "Physical & Detail Fidelity: how well all else is kept\n"
-    "The second and third mark must not be above the first."
-)
