@@ -31,7 +31,7 @@ ABOUT = About(
     "beside it is drawn where it is there)",
     licence="Apache-2.0 (code and prompts)",
     dialect="official, of mPLUG's answers; another judge's are a proxy",
-    unit="questions",
+    unit="prompts",
     best=100.0,
     judge="optional",
 )
