@@ -19,7 +19,10 @@ MAX_NAME = 255  # bytes of a file's name
 
 
 def prompt(language: str, id: int, text: str, category: str, where: str) -> Prompt:
-    """A prompt as the model reads it. Raises BadInput naming `where` for one that it cannot."""
+    """A prompt as the model reads it. Raises BadInput naming `where` for one that it cannot, and
+    for an empty one."""
+    if not text.strip():
+        raise BadInput(f"{where}: the prompt is empty")
     try:
         return Prompt(id, languages.normalise(language, text, "prompt"), category, where)
     except BadInput as e:

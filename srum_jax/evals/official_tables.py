@@ -1,7 +1,8 @@
-"""Tables of benchmarks: TSV and Parquet files as rows, and pictures in their cells.
+"""Tables of benchmarks: TSV, CSV and Parquet files as rows, and pictures in their cells.
 
-Owns what `official_files` has no reader for. A row of a TSV file has texts alone, empty fields left
-out; one of a Parquet file has what its columns hold. pyarrow is needed for Parquet alone.
+Owns what `official_files` has no reader for. A row of a TSV or CSV file has texts alone, empty
+fields left out; one of a Parquet file has what its columns hold. pyarrow is needed for Parquet
+alone.
 """
 
 import ast
@@ -11,6 +12,7 @@ import csv
 import dataclasses
 import functools
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +30,22 @@ def tsv(path: epath.PathLike, *required: str) -> list[Row]:
 
     Raises BadInput naming the line of what cannot be read.
     """
+    return _separated(path, required, "\t", "TSV")
+
+
+def comma_separated(path: epath.PathLike, *required: str) -> list[Row]:
+    """As `tsv`, of a CSV file."""
+    return _separated(path, required, ",", "CSV")
+
+
+def _separated(
+    path: epath.PathLike, required: Sequence[str], delimiter: str, kind: str
+) -> list[Row]:
     path, rows, faults = epath.Path(path), [], []
     csv.field_size_limit(images.MAX_FILE_BYTES)
     with path.open("rb") as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, delimiter="\t")
+        reader = csv.reader(text, delimiter=delimiter)
         try:
             header = [name.strip() for name in next(reader, [])]
             if missing := [name for name in required if name not in header]:
@@ -49,7 +62,7 @@ def tsv(path: epath.PathLike, *required: str) -> list[Row]:
                 named = {k: v for k, v in zip(header, values, strict=False) if v}
                 rows.append(Row(named, where))
         except (csv.Error, UnicodeDecodeError) as e:
-            raise BadInput(f"{path}, line {reader.line_num + 1}: not TSV in UTF-8 ({e})") from e
+            raise BadInput(f"{path}, line {reader.line_num + 1}: not {kind} in UTF-8 ({e})") from e
     _refuse(faults, f"{path} cannot be used")
     if not rows:
         raise BadInput(f"{path}: holds nothing to ask")

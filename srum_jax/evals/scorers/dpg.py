@@ -78,13 +78,3 @@ def released(prompts: Iterable[Answered]) -> dict[str, float]:
                 categories.setdefault(name, []).append(raw)
     found = {name: float(np.mean(values)) * 100 for name, values in sorted(categories.items())}
     return {"DPG-Bench": float(np.mean(whole)) * 100 if whole else float("nan"), **found}
-
-
-def is_yes(reply: str) -> bool | None:
-    """What a judge's words say, "yes" or "no" as their first word; None: neither.
-
-    The official model's answers are compared with "yes" exactly; a written reply may go on.
-    """
-    word = reply.strip().lstrip("\"'`*_(").split(maxsplit=1)[:1]
-    first = "" if not word else word[0].rstrip(".,;:!\"'`*_)").lower()
-    return {"yes": True, "no": False}.get(first)

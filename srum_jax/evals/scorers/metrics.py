@@ -1,10 +1,11 @@
 """Metrics that many suites share, each with what its interval needs.
 
-Owns the ways from a value a unit to a `Metric`: a mean, a ratio of sums, a mean of group means.
+Owns the ways from a value a unit to a `Metric`: a mean, a ratio of sums, a mean of group means,
+plain or weighted.
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,10 +26,11 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class MeanOfRatios:
-    """`scale` times the plain mean of the quotients of G pairs of sums; groups that nothing was
-    drawn of are left out."""
+    """`scale` times the mean of the quotients of G pairs of sums; groups that nothing was drawn of
+    are left out. weights: of the groups, above 0; () for the plain mean."""
 
     scale: float = 1.0
+    weights: tuple[float, ...] = ()
 
     def __call__(self, sums: np.ndarray) -> np.ndarray:
         """Sums [..., 2 G], first all numerators, then all denominators, to [...]."""
@@ -36,8 +38,9 @@ class MeanOfRatios:
         above, below = sums[..., :groups], sums[..., groups:]
         there = below != 0
         means = np.divide(above, below, out=np.zeros_like(above), where=there)
-        counted = there.sum(axis=-1)
-        total = means.sum(axis=-1)
+        weights = there * np.asarray(self.weights or (1.0,))
+        counted = weights.sum(axis=-1)
+        total = (weights * means).sum(axis=-1)
         share = np.divide(total, counted, out=np.full(total.shape, np.nan), where=counted != 0)
         return self.scale * share
 
@@ -55,14 +58,19 @@ def ratio(above: Sequence[float], below: Sequence[float], scale: float = 1.0) ->
 
 
 def mean_of_groups(
-    values: Sequence[float], groups: Sequence[Hashable], scale: float = 1.0
+    values: Sequence[float],
+    groups: Sequence[Hashable],
+    scale: float = 1.0,
+    weights: Mapping[Hashable, float] | None = None,
 ) -> Metric:
-    """`scale` times the plain mean of the means of groups: a value and a group a unit, [N] each; a
-    NaN is left out of its group, and a group that has nothing else of the whole."""
+    """`scale` times the mean of the means of groups: a value and a group a unit, [N] each; a NaN is
+    left out of its group, and a group that has nothing else of the whole. weights: of every group,
+    above 0, which need not sum to 1; None for the plain mean."""
     values = np.asarray(values, np.float64)
     there = ~np.isnan(values)
     names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     member = np.zeros((len(values), len(names)))
     member[np.arange(len(values)), [names[name] for name in groups]] = there
     columns = np.concatenate([member * np.where(there, values, 0)[:, None], member], axis=-1)
-    return Metric(columns, MeanOfRatios(scale))
+    of_groups = () if weights is None else tuple(float(weights[name]) for name in names)
+    return Metric(columns, MeanOfRatios(scale, of_groups))

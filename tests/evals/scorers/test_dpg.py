@@ -47,14 +47,3 @@ def test_an_image_with_a_parent_that_is_not_there_is_left_out():
     good = dpg.Answered(DOG, ({1: 1, 2: 1, 3: 1, 4: 1},))
     assert dpg.released([broken, good])["DPG-Bench"] == 100
     assert math.isnan(dpg.released([broken])["DPG-Bench"])
-
-
-@pytest.mark.parametrize(
-    ("reply", "want"),
-    [
-        *(("yes", True), ("Yes.", True), ("**No**", False), ("no, it is blue", False)),
-        *(("", None), ("maybe", None), ("yesterday", None), ("not", None), ("I say yes", None)),
-    ],
-)
-def test_words(reply, want):
-    assert dpg.is_yes(reply) is want
