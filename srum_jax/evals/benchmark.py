@@ -343,7 +343,9 @@ def interval(metric: Metric) -> tuple[float, float] | None:
 
 
 def _is_share(columns: np.ndarray) -> bool:
-    return bool((columns[:, 1] == 1).all() and np.isin(columns[:, 0], (0, 1)).all())
+    """Whether every unit counts once or not at all, and is right or wrong."""
+    of_two = columns.shape[1] == 2 and np.isin(columns, (0, 1)).all()
+    return bool(of_two and (columns[:, 0] <= columns[:, 1]).all() and columns[:, 1].any())
 
 
 def paired(first: Metric, second: Metric) -> dict[str, Any]:

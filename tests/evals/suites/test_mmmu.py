@@ -10,6 +10,7 @@ import pytest
 
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
+from srum_jax.evals import stats
 from srum_jax.evals.suites import mmmu
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -128,6 +129,8 @@ def test_scores_by_the_parsers_of_each_harness(tmp_path):
     assert reasons["validation_Physics_2"] == ""
     section = made.check_folder(asked, words, tmp_path)
     assert section["data"]["total"] == 4
+    # Both open answers right do not show that all would be, though the others have no part in it.
+    assert section["models"]["model"]["ci95"]["open"] == list(stats.wilson(2, 2))
 
 
 def test_official_files_are_those_that_the_evaluation_reads(tmp_path):
