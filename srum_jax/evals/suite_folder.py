@@ -9,6 +9,7 @@ model or judge.
 
 import dataclasses
 import json
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -83,8 +84,21 @@ def write(
         place = folder / OFFICIAL / official_name(suite.name, name)
         place.mkdir(parents=True, exist_ok=True)
         suite.official(place, one.requests, one.replies)
-    write_replies(folder, {name: one.verdicts for name, one in outputs.items()}, asked)
+    by_model = {name: with_files(name, one) for name, one in outputs.items()}
+    write_replies(folder, by_model, asked)
     return rescored(folder, suite.score)
+
+
+def with_files(model: str, outputs: ModelOutputs) -> list[Record]:
+    """A model's records; those that a judge said of one picture name its file."""
+    places = benchmark.request_places(outputs.requests)
+    found = []
+    for one in outputs.verdicts:
+        id = one.id if one.id in places else one.id.partition(":")[0]
+        if one.judge and places.get(id, ("",))[0] in ("images", "edits"):
+            one = dataclasses.replace(one, file=picture_path(model, id))
+        found.append(one)
+    return found
 
 
 def write_replies(
@@ -104,7 +118,10 @@ def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
     found = {"schema": SCHEMA, "suite": asked.suite}
     about = {"judge": judge_of(asked), "drawing": dict(asked.drawing), "which": dict(asked.models)}
     if any(by_model.values()):
-        found |= benchmark.section(score, asked.told, by_model)
+        try:
+            found |= benchmark.section(score, asked.told, by_model)
+        except (KeyError, TypeError, AttributeError) as e:  # what others wrote into the files
+            raise BadInput(f"{folder}: its replies cannot be scored ({e!r})") from e
     else:
         found |= {"data": dict(asked.told.data), "not_scored": asked.not_scored}
     found |= {name: value for name, value in about.items() if value}
@@ -125,7 +142,11 @@ def read(folder: epath.Path) -> tuple[Asked, dict[str, list[Record]]]:
         where, value = f"{folder / REPLIES}, line {row.line}", row.value
         try:
             name = value.pop("model")
-            by_model[name].append(Record(**value))
+            one = Record(**value)
+            texts = one.id, one.category, one.asked, one.reply, one.status, one.judge, one.file
+            if not all(isinstance(text, str) for text in texts) or not isinstance(one.p, dict):
+                raise TypeError("a field of another type")
+            by_model[name].append(one)
         except (AttributeError, TypeError, KeyError) as e:
             raise BadInput(f"{where}: not a reply of this evaluation: {quoted(row.text)}") from e
     return asked, by_model
@@ -172,8 +193,7 @@ def generations(
 
 def picture_path(model: str, id: str) -> str:
     """Where the picture of a request lies, relative to the folder of results."""
-    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in id)
-    return f"pictures/{model}/{safe}.png"
+    return f"pictures/{model}/{urllib.parse.quote(id, safe='')}.png"
 
 
 def _picture(folder: epath.Path, model: str, id: str, pixels: Any) -> str:
