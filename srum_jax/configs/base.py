@@ -324,6 +324,10 @@ class TrainConfig(PackedConfig):
     # 4); read where a copy of the starting model is kept. 0.0: no limit.
     max_drift: NonNegativeFloat = 1.0
     monitor: MonitorConfig = MonitorConfig()
+    # Weights that the run leaves: last (of its end, or of the last good check where the monitor
+    # ended it) | best (of the check with the highest own score; without a monitor the last). Few
+    # prompts are drawn in a check, so the stage adjust chooses better, where the run has it.
+    use: Literal["last", "best"] = "last"
 
 
 @dataclasses.dataclass(frozen=True)
