@@ -17,12 +17,14 @@ from srum_jax.core.constraints import (
     DeviceCount,
     Distinct,
     Fraction,
+    LimitsOfLoss,
     NonNegativeFloat,
     NonNegativeInt,
     Path,
     PositiveFloat,
     PositiveInt,
     Seed,
+    Share,
     Url,
     VariableName,
 )
@@ -35,6 +37,7 @@ Stage = Literal[
     "score",
     "train",
     "evaluate",
+    "adjust",
     "export",
     "report",
 ]
@@ -355,6 +358,36 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdjustConfig:
+    """What is tried and measured on validation data before a model is chosen to be exported."""
+
+    # As evaluate.suites, of data that evaluation does not have: NAME or NAME:PATH.
+    suites: tuple[str, ...] = ("shapes:validation",)
+    target: str = "t2i"  # what is to gain: t2i | qa | captions | edits (shapes), or a suite's name
+    # What of the others may be lost, in points: hundredths of the highest value.
+    floors: Annotated[tuple[str, ...], LimitsOfLoss()] = ("qa:-1", "edits:-3")
+    # Of what was trained so much is added to the base: 1.0 is the trained model itself.
+    shares: Annotated[tuple[Share, ...], Distinct(1)] = (0.25, 0.5, 0.75, 1.0)
+    # Scales of text guidance, of drawings and of edits that the model makes alike; (): the one in
+    # use.
+    guidance: Annotated[tuple[NonNegativeFloat, ...], Distinct()] = ()
+    checkpoints: PositiveInt = 2  # of those kept: the last, the monitor's best, then the newest
+    folds: Annotated[int, AtLeast(2)] = 2  # of the validation data, to measure what was chosen
+    # As evaluate.prompts; held_back: those that the stage generate held back.
+    prompts: str = "shapes:validation"
+    count: PositiveInt = 300  # prompts, one image each
+    questions: NonNegativeInt = 300  # as those of evaluate
+    multi_image_questions: NonNegativeInt = 0
+    captions: NonNegativeInt = 0
+    edits: NonNegativeInt = 150
+    limit: NonNegativeInt = 0
+    seed: Seed = 2000  # of noise and folds
+    # rounds > 1: share of a round's prompts that go to the categories in which the model's own
+    # scores of the round before were low, yet told its candidates apart. 0.0: none.
+    focus: Fraction = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportConfig:
     """The trained weights as a folder in the Hugging Face layout."""
 
@@ -414,8 +447,9 @@ class Config:
     weights_base: Path = ""
     seed: Seed = 0  # of candidates, training noise and orders; evaluation has its own
     rounds: PositiveInt = 1  # times the stages run, each from the weights of the one before
-    # What runs, in this order. There are also autoencoder and pretrain, which come first, and
-    # ingest, which stands in the place of generate, and of score too where its data is scored.
+    # What runs, in this order. There are also autoencoder and pretrain, which come first, ingest,
+    # which stands in the place of generate, and of score too where its data is scored, and adjust,
+    # before export.
     stages: Annotated[tuple[Stage, ...], Distinct(1)] = (
         "generate",
         "score",
@@ -433,6 +467,7 @@ class Config:
     score: ScoreConfig = ScoreConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    adjust: AdjustConfig = AdjustConfig()
     export: ExportConfig = ExportConfig()
     pretrain: PretrainConfig = PretrainConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()

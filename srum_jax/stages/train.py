@@ -24,7 +24,7 @@ from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.models.bagel import cost, model_config
 from srum_jax.objectives import srum
-from srum_jax.stages import loading, monitor, preflight
+from srum_jax.stages import adjusted, loading, monitor, preflight
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -144,7 +144,8 @@ def train(
     watch = None
     if watched:
         seed = cfg.seed + work.round
-        watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched, seed=seed)
+        drawn = adjusted.in_use(cfg, work)
+        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, seed=seed)
         watch.start(state.ema)
 
     key = jax.random.key(cfg.seed)
