@@ -19,6 +19,7 @@ from srum_jax.evals import stats
 from srum_jax.evals.suite import Metric
 
 POINT = 0.01  # floors are given in points
+ROUNDING = 1e-9  # 97 of 100 against 100 loses 3 points, no more
 RULE = (
     "the largest gain on {target} on validation data among those that break no floor ({floors}); "
     "the base stays where there is none, or where the cross-fitted gain is surely below 0"
@@ -93,14 +94,8 @@ class Rule:
 
     def allowed(self, base: Candidate, one: Candidate, without: int | None = None) -> bool:
         """Whether a model gains and breaks no floor, by all data, or all but the fold `without`."""
-        return (
-            set(self.floors) <= set(one.floors)
-            and self._gain(base.target, one.target, without) > 0
-            and all(
-                self._gain(base.floors[name], one.floors[name], without) >= least
-                for name, least in self.floors.items()
-            )
-        )
+        gains = self._gain(base.target, one.target, without) > 0
+        return gains and all(self._keeps(name, base, one, without) for name in self.floors)
 
     def best(
         self, base: Candidate, several: Sequence[Candidate], without: int | None = None
@@ -138,6 +133,14 @@ class Rule:
         why = f"gains most on {self.target} of {allowed} that gain and break no floor"
         return Choice(chosen, gained, floors, f"{why}; cross-fitted {told(gained)}")
 
+    def _keeps(
+        self, name: str, base: Candidate, one: Candidate, without: int | None = None
+    ) -> bool:
+        if name not in one.floors:
+            return False
+        lost = self._gain(base.floors[name], one.floors[name], without)
+        return lost >= self.floors[name] - ROUNDING
+
     def _gain(self, base: Metric, one: Metric, without: int | None) -> float:
         rows = np.ones(len(base.columns), bool) if without is None else self.cut(base) != without
         return gain(one, base, rows)
@@ -145,7 +148,7 @@ class Rule:
     def _crossfitted(self, base: Metric, taken: Sequence[Metric]) -> Estimate:
         """taken: of each fold the metric of what was chosen without it."""
         fold = self.cut(base)
-        rows = np.choose(fold[:, None], [one.columns for one in taken])
+        rows = np.stack([one.columns for one in taken])[fold, np.arange(len(fold))]
         return estimate(dataclasses.replace(base, columns=rows), base)
 
     def _why_none(self, base: Candidate, several: Sequence[Candidate]) -> str:
@@ -153,10 +156,7 @@ class Rule:
         if not gaining:
             return f"none of {len(several)} gains on {self.target}: the base stays"
         broken = {
-            name: sum(
-                self._gain(base.floors[name], one.floors[name], None) < least for one in gaining
-            )
-            for name, least in self.floors.items()
+            name: sum(not self._keeps(name, base, one) for one in gaining) for name in self.floors
         }
         said = ", ".join(f"{name} {count} times" for name, count in broken.items() if count)
         return (

@@ -231,7 +231,7 @@ def adjust(
             trial = Trial(one, share, scale)
             tried[trial] = try_one(asked, model, trial, rule, base)
         del model
-    # Of equals the smaller change, then the later checkpoint: the order in which they are preferred.
+    # The order in which equals are preferred: the smaller change, then the later checkpoint.
     trials = sorted(tried, key=lambda one: one.share)
     candidates = [tried[trial] for trial in trials]
     made = rule.choose(base, candidates)
