@@ -376,11 +376,11 @@ class AdjustConfig:
     # As evaluate.prompts; held_back: those that the stage generate held back.
     prompts: str = "shapes:validation"
     count: PositiveInt = 300  # prompts, one image each
-    questions: NonNegativeInt = 300  # as those of evaluate
-    multi_image_questions: NonNegativeInt = 0
-    captions: NonNegativeInt = 0
-    edits: NonNegativeInt = 150
-    limit: NonNegativeInt = 0
+    questions: NonNegativeInt = 300  # as evaluate's
+    multi_image_questions: NonNegativeInt = 0  # as evaluate's
+    captions: NonNegativeInt = 0  # as evaluate's
+    edits: NonNegativeInt = 150  # as evaluate's
+    limit: NonNegativeInt = 0  # as evaluate's
     seed: Seed = 2000  # of noise and folds
     # rounds > 1: share of a round's prompts that go to the categories in which the model's own
     # scores of the round before were low, yet told its candidates apart. 0.0: none.
