@@ -339,6 +339,7 @@ class EvaluateConfig:
 
     suites: tuple[str, ...] = ("shapes",)  # NAME or NAME:PATH of its data, as core/registry.py says
     prompts: str = "shapes:test"  # as generate.prompts
+    first: NonNegativeInt = 0  # place in that list, from 0, of the first that counts
     count: PositiveInt = 600  # prompts, one image each, the same noise for base and trained
     questions: NonNegativeInt = 800  # VQA: asked of base and trained about held-back pictures
     multi_image_questions: NonNegativeInt = 300  # about two pictures or the frames of a clip
@@ -375,6 +376,7 @@ class AdjustConfig:
     folds: Annotated[int, AtLeast(2)] = 2  # of the validation data, to measure what was chosen
     # As evaluate.prompts; held_back: those that the stage generate held back.
     prompts: str = "shapes:validation"
+    first: NonNegativeInt = 0  # as evaluate's: of one list for both, those after evaluate.count
     count: PositiveInt = 300  # prompts, one image each
     questions: NonNegativeInt = 300  # as evaluate's
     multi_image_questions: NonNegativeInt = 0  # as evaluate's

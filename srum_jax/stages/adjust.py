@@ -19,6 +19,7 @@ from etils import epath
 
 from srum_jax import disk
 from srum_jax.config import Config
+from srum_jax.core import registry
 from srum_jax.core.constraints import limits_of_loss
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import prompts as prompt_lists
@@ -105,12 +106,12 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the config's `adjust` section beside others, a line each."""
-    for name, given in (("evaluate", cfg.evaluate.prompts), ("generate", cfg.generate.prompts)):
-        if cfg.adjust.prompts == given:
-            yield f"adjust.prompts = {quoted(given)} are {name}.prompts: choose by others"
+    if cfg.adjust.prompts == cfg.generate.prompts:
+        yield f"adjust.prompts = {quoted(cfg.adjust.prompts)} are trained on: choose by others"
     for entry in cfg.adjust.suites:
         name, _, data = entry.partition(":")
-        if not data or data == "test" or entry in cfg.evaluate.suites:
+        tested = data == "test" or (data and entry in cfg.evaluate.suites)
+        if tested or (name in registry.WORLDS and not data):
             yield (
                 f"adjust.suites: {quoted(entry)} must name validation data, which evaluate.suites "
                 f'does not have, as "{name}:PATH" or "shapes:validation"'
@@ -125,6 +126,7 @@ def validating(cfg: Config, work: Workdir) -> Config:
         cfg.evaluate,
         suites=c.suites,
         prompts=str(held_back) if c.prompts == HELD_BACK else c.prompts,
+        first=c.first,
         count=c.count,
         questions=c.questions,
         multi_image_questions=c.multi_image_questions,
@@ -218,7 +220,7 @@ def adjust(
     rule = Rule(c.target, floors, c.folds, c.seed)
     loaded = loading.base(cfg, work, mesh)
     checked = validating(cfg, work)
-    asked = Validation(Asking.of(checked, mesh, folder, suites, loaded), suites)
+    asked = Validation(Asking(checked, mesh, folder, loaded), suites)
     first, *others = (rule.target, *rule.floors)
     base = Candidate(
         asked.metrics(loaded, "base", start, (first,))[first],
@@ -317,7 +319,7 @@ def measure(
     used = adjusted.in_use(cfg, work)
     model = mixture(loaded, cfg, trial.kept, trial.share, mesh)
     suites = evaluate.named(cfg, loading.language(loaded.source))
-    asking = Asking.of(used, mesh, folder / "test", suites, loaded)
+    asking = Asking(used, mesh, folder / "test", loaded)
     said = evaluate.replied(
         dataclasses.replace(used, stages=tuple(s for s in used.stages if s != "train")),
         mesh,

@@ -5,6 +5,7 @@ for what guidance changes. What is found there is not asked for again.
 """
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 
 import jax
@@ -27,46 +28,47 @@ _EVERY = _OF_GUIDANCE + _OF_WEIGHTS
 class Asking:
     """Puts models to suites; what was replied before is kept in `folder`.
 
-    cfg: its `evaluate` section says what is asked · panel: judges of the suites that ask any.
+    cfg: its `evaluate` section says what is asked · base: the judge "self" of all models · panel:
+    judges of the suites that ask any.
     """
 
     cfg: Config
     mesh: jax.sharding.Mesh
     folder: epath.Path
-    panel: Sequence[SuiteJudge]
+    base: LoadedModel
 
-    @classmethod
-    def of(
-        cls,
-        cfg: Config,
-        mesh: jax.sharding.Mesh,
-        folder: epath.Path,
-        suites: Sequence[Suite],
-        base: LoadedModel,
-    ) -> "Asking":
-        """With the judges that `suites` need; the judge "self" is `base`."""
-        names = cfg.evaluate.judges if any(suite.judged for suite in suites) else ()
-        panel = [replies.suite_judge(name, base, cfg, mesh) for name in names]
-        return cls(cfg, mesh, folder, panel)
+    @functools.cached_property
+    def panel(self) -> list[SuiteJudge]:
+        """Made when a suite wants it."""
+        names = self.cfg.evaluate.judges
+        return [replies.suite_judge(name, self.base, self.cfg, self.mesh) for name in names]
 
     def outputs(
-        self, suite: Suite, requests: Requests, place: str, loaded: LoadedModel, guidance: float
+        self,
+        suite: Suite,
+        requests: Requests,
+        place: str,
+        loaded: LoadedModel,
+        guidance: float,
+        *,
+        judged: bool = True,
     ) -> ModelOutputs:
         """Replies and verdicts of a model that draws with `guidance`; those that guidance changes
-        lie in a folder of their own in `place`."""
+        lie in a folder of their own in `place`. judged: whether judges are asked if the suite has
+        questions for them."""
         sample = dataclasses.replace(self.cfg.sample, guidance=guidance)
         cfg = dataclasses.replace(self.cfg, sample=sample)
-        asked, how = (
-            replies.model_under_test(loaded, cfg, self.mesh),
-            dict(title=f"adjust, {place}"),
-        )
+        asked = replies.model_under_test(loaded, cfg, self.mesh)
+        how = dict(title=f"adjust, {place}")
         drawn, said = (only(requests, kinds) for kinds in (_OF_GUIDANCE, _OF_WEIGHTS))
         folder = self.folder / place
         guided = folder / f"guidance-{guidance:g}"
-        found = replies.replies(drawn, guided, loaded, asked, cfg, self.mesh, **how)
+        found = replies.replies(
+            drawn, guided, loaded, asked, cfg, self.mesh, judge=self.base, **how
+        )
         words = replies.replies(said, folder, loaded, asked, cfg, self.mesh, **how)
         found = dataclasses.replace(found, answers=words.answers, texts=words.texts)
-        if suite.judged:
+        if judged and suite.judged:
             found = replies.judged(suite, requests, found, guided, self.panel, **how)
         return ModelOutputs(requests, found, suite.verdicts(requests, found))
 
@@ -97,9 +99,10 @@ class Validation:
     ) -> dict[str, Metric]:
         several = [suite.measured_by[one] for one in names]
         kinds = frozenset().union(*several) if all(several) else _EVERY
-        place = f"{suite.name}/{name}"
-        asked = only(suite.requests(MODEL), kinds)
-        found = suite.metrics(self.asking.outputs(suite, asked, place, loaded, guidance))
+        asked, place = only(suite.requests(MODEL), kinds), f"{suite.name}/{name}"
+        judged = not all(several)
+        outputs = self.asking.outputs(suite, asked, place, loaded, guidance, judged=judged)
+        found = suite.metrics(outputs)
         return {one: found[one] for one in names if one in found}
 
 

@@ -191,7 +191,8 @@ def leaks(cfg: Config, wanted: Sequence[Prompt], language: str = "") -> list[dic
         return []
     try:
         reader = PromptReader(language)
-        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, reader=reader)
+        c = cfg.evaluate
+        asked = prompt_lists.load(c.prompts, c.count, c.first, reader=reader)
     except FileNotFoundError as e:
         logging.info("evaluate.prompts are not here to compare with: %s", e)
         return []

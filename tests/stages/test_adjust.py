@@ -272,6 +272,36 @@ def test_the_trained_model_itself_is_not_measured_again(weights, tmp_path):
     assert "adjusted" not in entry
 
 
+def test_by_the_own_score_of_prompts_that_come_after_those_of_the_test(tmp_path):
+    """Without a verifier: the base judges all models, also the one that is measured afterwards."""
+    weights = tiny.write_model(tmp_path / "model", answers=True)
+    prompts = tmp_path / "prompts.json"
+    texts = [one.text for one in generate.prompt_lists.load("shapes:test", 12)]
+    prompts.write_text(json.dumps(texts))
+    own = {"suites": ("own_score",), "prompts": str(prompts)}
+    values = {
+        f"{part}__{key}": value for part in ("evaluate", "adjust") for key, value in own.items()
+    }
+    values |= {"evaluate__count": 5, "adjust__count": 7, "adjust__first": 5}
+    values |= {"adjust__target": "own_score", "adjust__floors": (), "adjust__shares": (0.5, 1.0)}
+    cfg, work = tiny.load_config(weights, **(SMALL | values)), Workdir(tmp_path / "w")
+    train(cfg, work)
+    with able(GOOD) as skills:
+        run(cfg, work, evaluate, adjust)
+    part = json.loads(work.results.read_text())["rounds"][0]
+    assert part["suites"]["own_score"]["models"].keys() == {"base", "trained"}
+    assert part["adjust"]["crossfitted"]["own_score"]["n"] == 7
+    assert part["adjust"]["base"].keys() == {"own_score"}
+    drawn = [share for what, share, _ in skills.asked if what == "draw"]
+    assert drawn.count(0.0) == 5 + 7
+    scores = shards.read(work.stage("adjust") / "own_score/base/guidance-2.5/scores")
+    assert len(scores) == 7
+    wrong = {"adjust__first": 4}
+    found = preflight.Checks(cfg.stages)
+    adjust.check(tiny.load_config(weights, **(SMALL | values | wrong)), work, found)
+    assert any("1 of the prompts to choose by are evaluated on" in p for p in found.problems)
+
+
 # --------------------------------------------------------------------------------- several rounds
 
 
@@ -393,8 +423,8 @@ def test_only_some_kinds_of_requests():
         ({"adjust__suites": ("shapes:test",)}, "must name validation data"),
         ({"adjust__target": "t3i"}, "adjust: 't3i' is measured by no suite of adjust.suites"),
         ({"adjust__floors": ("pope:-1",)}, "'pope' is measured by no suite of adjust.suites"),
-        ({"adjust__prompts": "shapes:test"}, "are evaluate.prompts: choose by others"),
-        ({"adjust__prompts": "shapes:train"}, "are generate.prompts: choose by others"),
+        ({"adjust__prompts": "shapes:test"}, "7 of the prompts to choose by are evaluated on"),
+        ({"adjust__prompts": "shapes:train"}, "'shapes:train' are trained on: choose by others"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(weights, tmp_path, values, fault):

@@ -139,9 +139,8 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
     if data not in ("", *registry.SPLITS):
         entry, splits = quoted(f"shapes:{data}"), " | ".join(registry.SPLITS)
         raise ValueError(f'evaluate.suites: {entry}: it reads no data, say "shapes[:{splits}]"')
-    wanted = prompt_lists.load(
-        cfg.evaluate.prompts, cfg.evaluate.count, reader=PromptReader(language)
-    )
+    c, reader = cfg.evaluate, PromptReader(language)
+    wanted = prompt_lists.load(c.prompts, c.count, c.first, reader=reader)
     drawn = tuple(p for p in wanted if exam.readable(cfg.sample.size, p.text))
     if len(drawn) < len(wanted):
         logging.info(
@@ -154,7 +153,7 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
     if cfg.model != "shapes":
         logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
     asked = cfg.model == "shapes"
-    return ShapesSuite(cfg.evaluate, drawn, asked, tuple(wanted), split=data or "test")
+    return ShapesSuite(c, drawn, asked, tuple(wanted), split=data or "test")
 
 
 # ---------------------------------------------------------------------------------- the measuring
