@@ -460,21 +460,6 @@ def test_what_it_costs_is_said_before(weights, tmp_path):
     assert cost.bytes > 0
 
 
-@pytest.mark.parametrize(
-    "floors, fault",
-    [
-        (("edits",), 'must hold "NAME:POINTS"'),
-        (("edits:3",), "points of at most 0"),
-        ((":-3",), 'must hold "NAME:POINTS"'),
-        (("edits:nan",), 'must hold "NAME:POINTS"'),
-        (("edits:-3", "edits:-1"), "must name each once"),
-    ],
-)
-def test_floors_that_are_none(weights, floors, fault):
-    with pytest.raises(BadInput, match=fault):
-        tiny.load_config(weights, adjust__floors=floors)
-
-
 def test_the_shapes_suite_of_another_split():
     cfg = tiny.load_config("", adjust__edits=3)
     (suite,) = adjust.validation(cfg, Workdir("nowhere"), "shapes")
@@ -487,22 +472,3 @@ def test_the_shapes_suite_of_another_split():
             ),
             "shapes",
         )
-
-
-def test_an_edit_keeps_its_own_guidance_where_it_has_one(tmp_path):
-    folder = tmp_path / "a"
-    folder.mkdir()
-    start = generation_config.from_folder(folder)
-    assert generation_config.guide(folder, 3.0) and not generation_config.guide(folder, 3.0)
-    found = generation_config.from_folder(folder)
-    assert found.generate == dataclasses.replace(start.generate, guidance=3.0)
-    assert found.edit == start.edit and found.edit != found.generate
-    other = tmp_path / "b"
-    other.mkdir()
-    values = {"top_k": 3, "srum_jax": {"generate": {"size": [32, 32]}, "max_tokens": 9}}
-    (other / "generation_config.json").write_text(json.dumps(values))
-    assert generation_config.guide(other, 1.5)
-    found = generation_config.from_folder(other)
-    assert found.edit == found.generate and found.generate.guidance == 1.5
-    assert found.max_tokens == 9 and found.generate.size == (32, 32)
-    assert json.loads((other / "generation_config.json").read_text())["top_k"] == 3
