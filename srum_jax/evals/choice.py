@@ -152,6 +152,8 @@ class Rule:
         return estimate(dataclasses.replace(base, columns=rows), base)
 
     def _why_none(self, base: Candidate, several: Sequence[Candidate]) -> str:
+        if not several:
+            return "training left nothing to try: the base stays"
         gaining = [one for one in several if self._gain(base.target, one.target, None) > 0]
         if not gaining:
             return f"none of {len(several)} gains on {self.target}: the base stays"

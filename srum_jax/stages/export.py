@@ -81,7 +81,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             source=opened.source,
             notes=_notes(cfg, work, inputs["model"], choice),
         )
-        if choice and jax.process_index() == 0:
+        if stage == "adjust" and jax.process_index() == 0:
             generation_config.guide(folder / FOLDER, choice["chosen"]["guidance"])
         parameters = param_tree.count(bagel.specs(opened.cfg)) + param_tree.count(
             vae.specs(opened.cfg.vae)

@@ -75,7 +75,7 @@ def test_what_is_said_of_nothing_to_choose():
     assert "none of 1 gains on t2i" in RULE.choose(base, [base]).why
     why = RULE.choose(base, [broken, base]).why
     assert "each of the 1 that gain on t2i breaks a floor (edits 1 times, qa 1 times)" in why
-    assert "none of 0 gains" in RULE.choose(base, []).why
+    assert "left nothing to try: the base stays" in RULE.choose(base, []).why
 
 
 def test_among_equals_the_first():

@@ -348,6 +348,8 @@ def test_a_worse_round_is_rolled_back_and_the_next_draws_what_is_weak(tmp_path):
     for path, leaf in start.items():
         np.testing.assert_array_equal(leaf, after[path], err_msg=path)
     assert adjusted.in_use(cfg, third).sample.guidance == 1.5
+    folder = second.stage("export") / "model"
+    assert generation_config.from_folder(folder).generate.guidance == 1.5
 
 
 # ------------------------------------------------------------------------------------- its pieces
