@@ -280,9 +280,9 @@ def shares(
 
 
 _OF_A_HOST = {  # batches that each host works through alone, and the stages that do
-    "sample.batch": {"generate", "pretrain", "evaluate"},
-    "score.batch": {"score", "evaluate"},
-    "evaluate.batch": {"pretrain", "evaluate"},
+    "sample.batch": {"generate", "pretrain", "evaluate", "adjust"},
+    "score.batch": {"score", "evaluate", "adjust"},
+    "evaluate.batch": {"pretrain", "evaluate", "adjust"},
     "ingest.batch": {"ingest"},
 }
 

@@ -28,7 +28,7 @@ RENAMED = {
 # Former options of `srum generate` and `srum edit`, and their names.
 RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 # New keys of sections that records of former versions have: without them the defaults held.
-ADDED = ("evaluate.suites",)
+ADDED = ("evaluate.suites", "evaluate.first", "train.use")
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.
 OF_PARITY = ("resize_twice", "sample_conditions")
@@ -90,14 +90,14 @@ def current_options(words: Sequence[str]) -> list[str]:
 def recorded(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys with values, as a former version wrote them down, under the names of today.
 
-    defaults: of the keys in ADDED.
+    defaults: of the keys in ADDED that are read today.
     """
     names = {name: current_name(name) for name in values}
     for former, name in names.items():
         if former != name:
             warn(former, name)
     sections = {name.partition(".")[0] for name in values}
-    found = {name: defaults[name] for name in ADDED if name.partition(".")[0] in sections}
+    found = {name: x for name, x in defaults.items() if name.partition(".")[0] in sections}
     found |= {names[former]: value for former, value in values.items()}
     return {name: x for name, x in found.items() if name not in REMOVED or REMOVED[name] != x}
 

@@ -38,6 +38,7 @@ STAGES = {
     "score": "srum_jax.stages.score",
     "train": "srum_jax.stages.train",
     "evaluate": "srum_jax.stages.evaluate",
+    "adjust": "srum_jax.stages.adjust",
     "export": "srum_jax.stages.export",
     "report": "srum_jax.stages.report",
 }

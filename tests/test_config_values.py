@@ -43,3 +43,20 @@ def test_numbers_of_numpy_are_numbers():
     values["train"]["steps"] = np.float64(7)
     with pytest.raises(BadInput, match="train.steps must be int, got 7.0"):
         config.load(values)
+
+
+@pytest.mark.parametrize(
+    "floors, fault",
+    [
+        (("edits",), 'must hold "NAME:POINTS"'),
+        (("edits:3",), "points of at most 0"),
+        ((":-3",), 'must hold "NAME:POINTS"'),
+        (("edits:nan",), 'must hold "NAME:POINTS"'),
+        (("edits:-3", "edits:-1"), "must name each once"),
+    ],
+)
+def test_floors_that_are_none(floors, fault):
+    c = base.get_config()
+    c.adjust.floors = floors
+    with pytest.raises(BadInput, match=f"adjust.floors .*{fault}"):
+        config.load(c)

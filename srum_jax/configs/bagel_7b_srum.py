@@ -27,7 +27,7 @@ def get_config() -> Any:
     c = base.get_config()
     c.model = "bagel_7b_mot"
     c.weights = "weights/BAGEL-7B-MoT"
-    c.stages = ("generate", "score", "train", "evaluate", "export", "report")
+    c.stages = ("generate", "score", "train", "evaluate", "adjust", "export", "report")
     c.compute.dtype = "bfloat16"
 
     # As the authors draw (SRUM's t2i.py): 50 points are 49 steps.
@@ -74,4 +74,14 @@ def get_config() -> Any:
     c.evaluate.prompts = "data/t2i_compbench_val.json"  # none of them is trained on
     c.evaluate.count = 300
     c.evaluate.batch = 8
+
+    # How much of the training is exported: as much as another judge or the own score likes best.
+    # Benchmarks of questions and edits by path, with floors, say what it may cost.
+    c.adjust.suites = ("own_score",)
+    c.adjust.target = "own_score"
+    c.adjust.floors = ()
+    c.adjust.prompts = c.evaluate.prompts
+    c.adjust.first = c.evaluate.count  # those that come after
+    c.adjust.count = 150
+    c.adjust.shares = (0.5, 1.0)
     return c

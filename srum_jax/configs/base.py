@@ -17,12 +17,14 @@ from srum_jax.core.constraints import (
     DeviceCount,
     Distinct,
     Fraction,
+    LimitsOfLoss,
     NonNegativeFloat,
     NonNegativeInt,
     Path,
     PositiveFloat,
     PositiveInt,
     Seed,
+    Share,
     Url,
     VariableName,
 )
@@ -35,6 +37,7 @@ Stage = Literal[
     "score",
     "train",
     "evaluate",
+    "adjust",
     "export",
     "report",
 ]
@@ -324,6 +327,10 @@ class TrainConfig(PackedConfig):
     # 4); read where a copy of the starting model is kept. 0.0: no limit.
     max_drift: NonNegativeFloat = 1.0
     monitor: MonitorConfig = MonitorConfig()
+    # Weights that the run leaves: last (of its end, or of the last good check where the monitor
+    # ended it) | best (of the check with the highest own score; without a monitor the last). Few
+    # prompts are drawn in a check, so the stage adjust chooses better, where the run has it.
+    use: Literal["last", "best"] = "last"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +339,7 @@ class EvaluateConfig:
 
     suites: tuple[str, ...] = ("shapes",)  # NAME or NAME:PATH of its data, as core/registry.py says
     prompts: str = "shapes:test"  # as generate.prompts
+    first: NonNegativeInt = 0  # place in that list, from 0, of the first that counts
     count: PositiveInt = 600  # prompts, one image each, the same noise for base and trained
     questions: NonNegativeInt = 800  # VQA: asked of base and trained about held-back pictures
     multi_image_questions: NonNegativeInt = 300  # about two pictures or the frames of a clip
@@ -348,6 +356,37 @@ class EvaluateConfig:
     # models' pictures) | external (score.external) | both, the first of which counts; their
     # agreement is told.
     judges: Annotated[tuple[Literal["self", "external"], ...], Distinct(1)] = ("self",)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdjustConfig:
+    """What is tried and measured on validation data before a model is chosen to be exported."""
+
+    # As evaluate.suites, of data that evaluation does not have: NAME or NAME:PATH.
+    suites: tuple[str, ...] = ("shapes:validation",)
+    target: str = "t2i"  # what is to gain: t2i | qa | captions | edits (shapes), or a suite's name
+    # What of the others may be lost, in points: hundredths of the highest value.
+    floors: Annotated[tuple[str, ...], LimitsOfLoss()] = ("qa:-1", "edits:-3")
+    # Of what was trained so much is added to the base: 1.0 is the trained model itself.
+    shares: Annotated[tuple[Share, ...], Distinct(1)] = (0.25, 0.5, 0.75, 1.0)
+    # Scales of text guidance, of drawings and of edits that the model makes alike; (): the one in
+    # use.
+    guidance: Annotated[tuple[NonNegativeFloat, ...], Distinct()] = ()
+    checkpoints: PositiveInt = 2  # of those kept: the last, the monitor's best, then the newest
+    folds: Annotated[int, AtLeast(2)] = 2  # of the validation data, to measure what was chosen
+    # As evaluate.prompts; held_back: those that the stage generate held back.
+    prompts: str = "shapes:validation"
+    first: NonNegativeInt = 0  # as evaluate's: of one list for both, those after evaluate.count
+    count: PositiveInt = 300  # prompts, one image each
+    questions: NonNegativeInt = 300  # as evaluate's
+    multi_image_questions: NonNegativeInt = 0  # as evaluate's
+    captions: NonNegativeInt = 0  # as evaluate's
+    edits: NonNegativeInt = 150  # as evaluate's
+    limit: NonNegativeInt = 0  # as evaluate's
+    seed: Seed = 2000  # of noise and folds
+    # rounds > 1: share of a round's prompts that go to the categories in which the model's own
+    # scores of the round before were low, yet told its candidates apart. 0.0: none.
+    focus: Fraction = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,8 +449,9 @@ class Config:
     weights_base: Path = ""
     seed: Seed = 0  # of candidates, training noise and orders; evaluation has its own
     rounds: PositiveInt = 1  # times the stages run, each from the weights of the one before
-    # What runs, in this order. There are also autoencoder and pretrain, which come first, and
-    # ingest, which stands in the place of generate, and of score too where its data is scored.
+    # What runs, in this order. There are also autoencoder and pretrain, which come first, ingest,
+    # which stands in the place of generate, and of score too where its data is scored, and adjust,
+    # before export.
     stages: Annotated[tuple[Stage, ...], Distinct(1)] = (
         "generate",
         "score",
@@ -429,6 +469,7 @@ class Config:
     score: ScoreConfig = ScoreConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    adjust: AdjustConfig = AdjustConfig()
     export: ExportConfig = ExportConfig()
     pretrain: PretrainConfig = PretrainConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()

@@ -19,9 +19,12 @@ def get_config() -> Any:
     c.evaluate.count = 300
     c.evaluate.questions = 200
     c.evaluate.multi_image_questions = 0
-    c.evaluate.captions = 0
-    c.evaluate.edits = 0
+    c.evaluate.captions = 100
+    c.evaluate.edits = 150
     c.evaluate.best_of_prompts = 50
+    # Training costs edits more than drawings gain: adjust takes as much of it as they bear.
+    c.stages = ("generate", "score", "train", "evaluate", "adjust", "export", "report")
+    c.adjust.questions = 200
     c.compute.remat = "none"  # the model is small: keeping activations is faster
     c.compute.cpu_devices = 2  # two cores then work at the same time
     c.mesh.data, c.mesh.fsdp = -1, 1  # every device holds the whole model: it is small

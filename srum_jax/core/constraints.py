@@ -6,6 +6,7 @@ what is wrong with a value in the words that follow the key's name, or returns N
 """
 
 import dataclasses
+import math
 import re
 import urllib.parse
 from typing import Annotated
@@ -84,6 +85,37 @@ class Distinct:
 
 
 @dataclasses.dataclass(frozen=True)
+class LimitsOfLoss:
+    """A tuple of "NAME:POINTS", POINTS at most 0: how much of NAME may be lost."""
+
+    def problem(self, value: tuple) -> str | None:
+        try:
+            found = limits_of_loss(value)
+        except ValueError as e:
+            return str(e)
+        if len(found) < len(value):
+            return f"must name each once, got {quoted(value)}"
+        return None
+
+
+def limits_of_loss(values: tuple[str, ...]) -> dict[str, float]:
+    """{"edits": -3.0} of ("edits:-3",). Raises ValueError, in words that follow a key's name."""
+    found = {}
+    for value in values:
+        name, _, points = value.rpartition(":")
+        try:
+            found[name] = float(points)
+        except ValueError:
+            found[name] = math.nan
+        if not name or not -math.inf < found[name] <= 0:
+            raise ValueError(
+                'must hold "NAME:POINTS", points of at most 0 as in "edits:-3", got '
+                f"{quoted(value)}"
+            )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Ascending:
     """A tuple in which no value is below the one before it."""
 
@@ -136,6 +168,7 @@ class Place:
 _COUNTS = Below(2**31)  # what int32 holds
 PositiveInt = Annotated[int, Above(0), _COUNTS]
 PositiveFloat = Annotated[float, Above(0)]
+Share = Annotated[float, Above(0), Between(0, 1)]
 NonNegativeInt = Annotated[int, AtLeast(0), _COUNTS]
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # keys of JAX are made of 32 bits
 NonNegativeFloat = Annotated[float, AtLeast(0)]

@@ -162,6 +162,18 @@ class Benchmark(Suite):
         """The records: what they are worth is found where all models' are there."""
         return self.records(requests, replies)
 
+    @property
+    def measured_by(self) -> dict[str, tuple[str, ...]]:
+        """One metric, under the benchmark's own name."""
+        return {self.name: ()}
+
+    def metrics(self, outputs: ModelOutputs) -> dict[str, Metric]:
+        """The metric that models are compared by, of the first judge, as a share of its best."""
+        if not outputs.verdicts:
+            return {}
+        first = next(iter(self.score(_first_judge(outputs.verdicts)).strict.values()), None)
+        return {self.name: metrics.scaled(first, 1 / self.about.best)} if first else {}
+
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
         """The section, and items to look at."""
         records = {name: one.verdicts for name, one in outputs.items()}

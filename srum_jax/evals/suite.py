@@ -255,7 +255,8 @@ class Suite(Protocol):
     name: its own, as in `registry.SUITES` · digest: names the content of what is asked, beyond the
     config's `evaluate` section · prompts: those whose words the model must know, checked before
     anything is asked · verifier: of images, where there is an exact one; the judge's scores are
-    then held against it · judged: whether it asks a judge about the replies.
+    then held against it · judged: whether it asks a judge about the replies · measured_by: {name of
+    one of `metrics`: the fields of `Requests` that it is measured by}, () for all.
     """
 
     name: str
@@ -263,6 +264,7 @@ class Suite(Protocol):
     prompts: Sequence[Prompt] = ()
     verifier: Verifier | None = None
     judged: bool = False
+    measured_by: Mapping[str, tuple[str, ...]] = {}
 
     def requests(self, model: str) -> Requests:
         """What the named model is asked: always the same, in the same order."""
@@ -275,6 +277,11 @@ class Suite(Protocol):
     def verdicts(self, requests: Requests, replies: Replies) -> Any:
         """What the replies are worth, in whatever form `findings` takes it. A pure function."""
         ...
+
+    def metrics(self, outputs: ModelOutputs) -> Mapping[str, Metric]:
+        """What one model is worth, by the names of `measured_by`, each a share of its highest
+        value; without what nothing was asked for. A pure function."""
+        return {}
 
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
         """Sections with intervals from the verdicts on all models. A pure function."""

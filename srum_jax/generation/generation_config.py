@@ -13,7 +13,7 @@ from etils import epath
 
 from srum_jax import config, config_history
 from srum_jax.config import SampleConfig, ScoreConfig
-from srum_jax.core import registry
+from srum_jax.core import files, registry
 from srum_jax.core.checked import plain, unknown_key
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import languages
@@ -155,6 +155,26 @@ def _passed_over(key: str, value: Any, where: str) -> None:
     if value:
         raise BadInput(f"{where}: {key} is gone: {config_history.PARITY} has it, with all else")
     logging.warning("%s: %s is gone and always false", where, key)
+
+
+def guide(folder: epath.PathLike, guidance: float) -> bool:
+    """Writes into a checkpoint folder that images are drawn with this scale of text guidance, and
+    edited too where it edits as it draws; whether it said otherwise. All else stays.
+
+    Raises BadInput as `from_folder`.
+    """
+    settings = from_folder(folder)
+    if settings.generate.guidance == guidance:
+        return False
+    path = epath.Path(folder) / hf_folder.GENERATION_FILE
+    values = files.read_object(path) if path.exists() else {}
+    own = dict(values.get(hf_folder.GENERATION_KEY, {}))
+    drawn = dataclasses.replace(settings.generate, guidance=guidance)
+    edited = drawn if settings.edit == settings.generate else settings.edit
+    # Whole: an edit starts from a `generate` that is there.
+    own |= {"generate": dataclasses.asdict(drawn), "edit": dataclasses.asdict(edited)}
+    files.write_json(path, values | {hf_folder.GENERATION_KEY: own})
+    return True
 
 
 def changed(section: Section, values: dict, *, where: str) -> Section:

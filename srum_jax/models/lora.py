@@ -80,6 +80,14 @@ def scaled(params: param_tree.Params, scale: float) -> param_tree.Params:
     )
 
 
+def lessened(adapters: param_tree.Params, share: float) -> param_tree.Params:
+    """Adapters that change the model by `share` times as much: their b is multiplied by it."""
+    flat = param_tree.flatten(adapters)
+    return param_tree.unflatten(
+        {p: share * x if p.endswith("/lora/b") else x for p, x in flat.items()}
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class AdaptedLoss:
     """`loss(params, …)` of a model whose adapters count `scale` times."""

@@ -261,8 +261,8 @@ class Plannable:
 # "_int8": weights as `api.load(precision="int8")` keeps them, for small hardware.
 PROGRAMS = {
     "train_step": Plannable(train_step, ("train",), per_host=False),
-    "sample": Plannable(sample, ("generate", "evaluate")),
-    "decode": Plannable(decode, ("generate", "evaluate")),
+    "sample": Plannable(sample, ("generate", "evaluate", "adjust")),
+    "decode": Plannable(decode, ("generate", "evaluate", "adjust")),
     "score": Plannable(score, ("score",)),
     "sample_int8": Plannable(functools.partial(sample, kept="int8")),
     "decode_int8": Plannable(functools.partial(decode, kept="int8")),

@@ -25,7 +25,7 @@ from srum_jax.evals import suite_cost, suite_folder
 from srum_jax.evals.benchmark import Benchmark
 from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Requests, Suite, Verifier
 from srum_jax.rewards import external, question_templates
-from srum_jax.stages import judges, loading, preflight, replies, verified
+from srum_jax.stages import adjusted, judges, loading, preflight, replies, verified
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -84,6 +84,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     inputs = {
         "model": loading.fingerprint(*weights.folders),
         "protocol": question_templates.protocol_hash(),
+        **adjusted.inputs(cfg, work),
     }
     for suite in suites:
         prompt_lists.check(suite.prompts, reader)
@@ -96,7 +97,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         with loading.measured() as spent:
             here = loading.own_mesh(cfg, work, mesh, models=2)  # base and trained
             with jax.set_mesh(here):
-                outcome = evaluate(cfg, here, work, folder, suites)
+                outcome = evaluate(adjusted.in_use(cfg, work), here, work, folder, suites)
         return dataclasses.replace(outcome, **dataclasses.asdict(spent))
 
     sections = ("model", "sample", "score", "evaluate", "generate.shard_size", "compute.dtype")

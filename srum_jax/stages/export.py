@@ -1,11 +1,14 @@
 """Stage `export`: the round's model in the Hugging Face layout, for the next round and for others;
 trained adapters also by themselves, as PEFT has them.
 
-The trained model where the run trains, otherwise the one it started from or pretrained.
+The trained model where the run trains, otherwise the one it started from or pretrained. Where the
+stage `adjust` chose, what it chose, which may be the model that the round started from; the folder
+then says which guidance it is drawn with.
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -13,9 +16,10 @@ from etils import epath
 from srum_jax import disk
 from srum_jax.config import Config, section_hash
 from srum_jax.core import param_tree
+from srum_jax.generation import generation_config
 from srum_jax.models.bagel import hf, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
-from srum_jax.stages import loading, preflight
+from srum_jax.stages import adjusted, loading, preflight
 from srum_jax.stages.manifest import (
     ALL_SECTIONS,
     Manifest,
@@ -31,8 +35,9 @@ FOLDER, ADAPTER = "model", "adapter"
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
     """A trained model that is there or will be, and room for it."""
-    if "train" in cfg.stages:
-        found.needs(work, "train")
+    for name in ("train", "adjust"):
+        if name in cfg.stages:
+            found.needs(work, name)
     weights = preflight.weights(cfg, work, found)
     if weights:
         with found.noting():
@@ -51,18 +56,21 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """
     weights = loading.source(cfg, work)
     inputs = {"model": loading.fingerprint(*weights.folders)}
-    if "train" in cfg.stages:
-        inputs["train"] = Manifest.read(work.stage("train")).hash
+    for name in ("train", "adjust"):
+        if name in cfg.stages:
+            inputs[name] = Manifest.read(work.stage(name)).hash
+    stage, choice = adjusted.exported(cfg, work), adjusted.of_round(cfg, work)
 
     def body(folder: epath.Path) -> Outcome:
         opened = loading.base(cfg, work, mesh, dtype=cfg.export.dtype)
         outputs = {"model": FOLDER}
-        if "train" in cfg.stages and cfg.train.trainable == "lora":
-            made = loading.made_by_training(opened, cfg, work, mesh)
-            peft.save(folder / ADAPTER, opened.cfg, made, alpha=cfg.train.lora.alpha)
-            outputs["adapter"] = ADAPTER
-        if "train" in cfg.stages:
-            opened = loading.trained(opened, cfg, work, mesh)
+        if stage:
+            made = loading.made_by_training(opened, cfg, work, mesh, stage)
+            if cfg.train.trainable == "lora":
+                peft.save(folder / ADAPTER, opened.cfg, made, alpha=cfg.train.lora.alpha)
+                outputs["adapter"] = ADAPTER
+            opened = loading.with_made(opened, cfg, made)
+            del made
         hf.save(
             folder / FOLDER,
             opened.cfg,
@@ -71,8 +79,10 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             cfg.export.dtype,
             layout=cfg.export.layout,
             source=opened.source,
-            notes=_notes(cfg, work, inputs["model"]),
+            notes=_notes(cfg, work, inputs["model"], choice),
         )
+        if stage == "adjust" and jax.process_index() == 0:
+            generation_config.guide(folder / FOLDER, choice["chosen"]["guidance"])
         parameters = param_tree.count(bagel.specs(opened.cfg)) + param_tree.count(
             vae.specs(opened.cfg.vae)
         )
@@ -82,7 +92,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     return run_stage("export", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
-def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:
+def _notes(cfg: Config, work: Workdir, fingerprint: str, choice: Mapping[str, Any] | None) -> str:
     """How the model came to be, in Markdown."""
     made = "unchanged weights"
     if "train" in cfg.stages:
@@ -92,6 +102,10 @@ def _notes(cfg: Config, work: Workdir, fingerprint: str) -> str:
         made = f"{cfg.train.steps} steps of `{cfg.train.objective}`, {what}"
     elif "pretrain" in cfg.stages and not work.round:
         made = f"pretrained for {cfg.pretrain.steps} steps"
+    if choice:
+        taken = choice["chosen"]
+        what = f"{taken['share']:.0%} of what step {taken['step']} had changed"
+        made += f"; of that {what if taken['share'] else 'nothing'}, by validation: {choice['why']}"
     version = ", ".join(f"{name} {number}" for name, number in versions().items())
     recipe = "".join(f"- {line}\n" for line in _recipe(cfg))
     return f"""## How it was made

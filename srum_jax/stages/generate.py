@@ -9,7 +9,7 @@ prompts that the run will also be evaluated on.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,15 @@ from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
 from srum_jax.models.bagel import hf
-from srum_jax.stages import draw_and_judge, loading, preflight, shard_worker, training_set
+from srum_jax.stages import (
+    adjusted,
+    draw_and_judge,
+    focus,
+    loading,
+    preflight,
+    shard_worker,
+    training_set,
+)
 from srum_jax.stages.draw_and_judge import SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks, Cost
@@ -47,7 +55,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
         if weights:
             reader = loading.prompt_reader(weights)
             prompt_lists.check(wanted, reader)
-            layout, count = preflight.layout(weights), len(wanted) * c.candidates
+            layout = preflight.layout(weights)
+            count = min(len(wanted), cfg.rounds * c.count) * c.candidates
             each = disk.picture_bytes(cfg.sample.size, layout)
             what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
             found.costs.append(Cost("generate", what, count * each))
@@ -63,7 +72,8 @@ def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
     Raises FileNotFoundError or ValueError for a list that cannot be used.
     """
     c, reader = cfg.generate, loading.prompt_reader(weights) if weights else PromptReader()
-    return prompt_lists.load(c.prompts, cfg.rounds * c.count, limit=c.rejects, reader=reader)
+    count = None if adjusted.focuses(cfg) else cfg.rounds * c.count  # whichever a round may draw
+    return prompt_lists.load(c.prompts, count, limit=c.rejects, reader=reader)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
@@ -78,11 +88,14 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     given = prompt_lists.read(
         c.prompts, count, first=work.round * count, limit=c.rejects, reader=reader
     )
+    if shares := adjusted.focus(cfg, work):
+        given = dataclasses.replace(given, prompts=focused(cfg, work, reader, shares))
     wanted = given.prompts
     prompt_lists.check(wanted, reader)
     inputs = {
         "model": loading.fingerprint(*weights.folders),
         "prompts": prompt_lists.digest(wanted),
+        **adjusted.inputs(cfg, work),
     }
     shared = leaks(cfg, wanted, reader.language)
 
@@ -97,7 +110,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             draw(
                 jobs,
                 folder,
-                loaded.image_sampler(guided(cfg, work.round), here),
+                loaded.image_sampler(guided(cfg, work), here),
                 features=features(loaded.cfg.layout, cfg.sample.size),
                 shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
@@ -116,6 +129,24 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
     sections = ("model", "seed", "sample", "generate", "compute.dtype")
     return run_stage("generate", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def focused(
+    cfg: Config, work: Workdir, reader: PromptReader, shares: Mapping[str, float]
+) -> tuple[Prompt, ...]:
+    """The prompts of a later round, of each category its share: first those that no round before
+    has drawn, and of a list that is long enough none that is held back."""
+    c = cfg.generate
+    found = prompt_lists.load(c.prompts, limit=c.rejects, reader=reader)
+    kept = {record["id"] for record in held_back(cfg, reader)}
+    free = tuple(prompt for prompt in found if prompt.id not in kept)
+    rounds = (dataclasses.replace(work, round=number) for number in range(work.round))
+    drawn = {
+        record["prompt_id"]
+        for one in rounds
+        for record in shards.read(one.stage("generate")).summaries()
+    }
+    return focus.select(free if len(free) >= c.count else found, shares, c.count, drawn)
 
 
 def held_back(cfg: Config, reader: PromptReader) -> list[dict[str, Any]]:
@@ -160,7 +191,8 @@ def leaks(cfg: Config, wanted: Sequence[Prompt], language: str = "") -> list[dic
         return []
     try:
         reader = PromptReader(language)
-        asked = prompt_lists.load(cfg.evaluate.prompts, cfg.evaluate.count, reader=reader)
+        c = cfg.evaluate
+        asked = prompt_lists.load(c.prompts, c.count, c.first, reader=reader)
     except FileNotFoundError as e:
         logging.info("evaluate.prompts are not here to compare with: %s", e)
         return []
@@ -188,10 +220,13 @@ def counted(rejects: Sequence[Reject], shared: Sequence[Any], **others: int) -> 
     return {name: count for name, count in counts.items() if count}
 
 
-def guided(cfg: Config, round: int) -> Config:
-    """`cfg` whose `sample` draws candidates: with the round's own guidance where one is given."""
-    scales = cfg.generate.guidance or (cfg.sample.guidance,)
-    scale = scales[min(round, len(scales) - 1)]
+def guided(cfg: Config, work: Workdir) -> Config:
+    """`cfg` whose `sample` draws candidates: with the round's own guidance where one is given, else
+    with the one that the round before chose."""
+    scales = cfg.generate.guidance
+    if not scales:
+        return adjusted.in_use(cfg, work)
+    scale = scales[min(work.round, len(scales) - 1)]
     return dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, guidance=scale))
 
 

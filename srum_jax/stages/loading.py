@@ -178,18 +178,22 @@ def own_mesh(
 
 
 def made_by_training(
-    loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh
+    loaded: LoadedModel, cfg: Config, work: Workdir, mesh: jax.sharding.Mesh, stage: str = "train"
 ) -> param_tree.Params:
-    """The leaves, float32, that this round's `train` stage made: adapters, or parts of the model.
+    """The leaves, float32, that this round's `train` stage made: adapters, or parts of the model;
+    of the stage "adjust" as much of them as that one chose.
 
     Raises as `trained`.
     """
-    stage = work.stage("train")
-    Manifest.read(stage)
+    folder = work.stage(stage)
+    Manifest.read(folder)
+    return checkpoint.load_params(folder / "params", trained_places(loaded, cfg, mesh))
+
+
+def trained_places(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> param_tree.Params:
+    """The leaves that the stage `train` makes as shapes in their places, float32."""
     specs = programs.training(cfg, loaded.cfg).trained
-    return checkpoint.load_params(
-        stage / "params", sharding.placed_params(specs, jnp.float32, mesh)
-    )
+    return sharding.placed_params(specs, jnp.float32, mesh)
 
 
 def trained(
@@ -200,7 +204,11 @@ def trained(
     Adapters are merged. Raises FileNotFoundError if that stage is not finished, BadInput if its
     files are damaged.
     """
-    made = made_by_training(loaded, cfg, work, mesh)
+    return with_made(loaded, cfg, made_by_training(loaded, cfg, work, mesh))
+
+
+def with_made(loaded: LoadedModel, cfg: Config, made: param_tree.Params) -> LoadedModel:
+    """`loaded` with leaves that training made in place of its own, adapters merged."""
     if cfg.train.trainable == "lora":
         merged = lora.merge(loaded.params, made, programs.lora_scale(cfg.train))
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
@@ -208,6 +216,25 @@ def trained(
     old, frozen = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
     made = _cast(made, jax.tree.map(lambda leaf: leaf.dtype, old))
     return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
+
+
+def shared(
+    loaded: LoadedModel, cfg: Config, made: param_tree.Params, share: float
+) -> param_tree.Params:
+    """Leaves like `made` that change the model `loaded` by `share` times as much.
+
+    base + share (made - base), float32; of adapters, which are a change by themselves, the second
+    factor times `share`.
+    """
+    if cfg.train.trainable == "lora":
+        return lora.lessened(made, share)
+    old, _ = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
+    return _mixed(old, made, share)
+
+
+@jax.jit
+def _mixed(old: param_tree.Params, made: param_tree.Params, share: float) -> param_tree.Params:
+    return jax.tree.map(lambda a, b: (1 - share) * a.astype(jnp.float32) + share * b, old, made)
 
 
 def _cast(params: param_tree.Params, dtypes: param_tree.Params) -> param_tree.Params:

@@ -331,9 +331,9 @@ def _set_aside(folder: epath.Path) -> None:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One line for every config value and input that differs."""
-    defaults = section_values(Config(), config_history.ADDED)
-    before = config_history.recorded(_leaves(old["sections"]), defaults)
     after = _leaves(new["sections"])
+    added = section_values(Config(), [name for name in config_history.ADDED if name in after])
+    before = config_history.recorded(_leaves(old["sections"]), added)
     lines = [
         f"config {key}: was {before.get(key, 'not read')!r}, is {after.get(key, 'not read')!r}"
         for key in sorted(before.keys() | after.keys())

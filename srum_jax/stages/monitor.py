@@ -18,9 +18,10 @@ asking. Where everything is trained the starting judge is not kept, and agreemen
 judge that grows lenient. A file of boxes names none for images of a training, so that soft answers
 give these no score.
 
-Training ends where a bound stays broken, and leaves the weights of the last good check. Rows lie in
-`monitor.jsonl` of the stage's folder; images, answers, decomposed prompts and weights under
-`monitor/`.
+Training ends where a bound stays broken, and leaves the weights of the last good check. The best
+check is the good one of the highest own score. Rows lie in `monitor.jsonl` of the stage's folder;
+images, answers, decomposed prompts, and the weights of the newest good checks and of the best one
+under `monitor/`.
 """
 
 import collections
@@ -189,6 +190,13 @@ def stopped(rows: Sequence[Row], bounds: MonitorConfig) -> EarlyStop | None:
     return EarlyStop(rows[-1]["step"], rows[-1 - in_row]["step"], why)
 
 
+def best(rows: Sequence[Row], bounds: MonitorConfig) -> Row | None:
+    """The row of the highest own score, the first of such, among those that break no bound; None
+    where none has an own score."""
+    good = [row for row in rows if "own_score" in row and not broken(row, rows[0], bounds)]
+    return max(good, key=lambda row: row["own_score"], default=None)
+
+
 # -------------------------------------------------------------------------------------- the files
 
 
@@ -222,6 +230,13 @@ def first_check(
         logging.warning("train: %s; agreement is not measured from here on", why)
         return None
     return records, answers
+
+
+def kept(folder: epath.PathLike) -> dict[int, epath.Path]:
+    """{step: folder of averaged weights} of the checks whose weights are on disk, by step."""
+    folder = epath.Path(folder)
+    places = {row["step"]: _at(folder, row["step"]) / "params" for row in read(folder)}
+    return {step: place for step, place in sorted(places.items()) if place.exists()}
 
 
 def curve(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -318,7 +333,11 @@ class TrainingMonitor:
         )
         for fault in faults:
             logging.warning("train: monitor at step %d: %s", step, fault)
-        return {f"monitor_{name}": row[name] for name in CURVE if name in row}
+        best = self.best()
+        found = {name: row[name] for name in CURVE if name in row}
+        if best:
+            found |= {"best_step": best["step"], "best_own_score": best["own_score"]}
+        return {f"monitor_{name}": value for name, value in found.items()}
 
     def judge(
         self, records: Sequence[draw_and_judge.Record], params: param_tree.Params
@@ -339,6 +358,10 @@ class TrainingMonitor:
     def stopped(self, step: int) -> EarlyStop | None:
         """Whether the checks up to `step` end the training there."""
         return stopped([row for row in self.rows if row["step"] <= step], self.bounds)
+
+    def best(self) -> Row | None:
+        """`best` of the rows whose weights are kept."""
+        return best(self._with_weights(self.rows), self.bounds)
 
     def weights(self, step: int, like: param_tree.Params) -> tuple[int, param_tree.Params]:
         """(step, averaged weights laid out as `like`) of the good check at `step` or, with a
@@ -403,6 +426,13 @@ class TrainingMonitor:
         if jax.process_index() == 0:
             files.write_text(self.folder / FILE, "".join(json.dumps(r) + "\n" for r in self.rows))
             # A run that goes on from its newest checkpoint may make the last checks again.
-            kept = [_at(self.folder, r["step"]) / "params" for r in self.rows]
-            for weights in [w for w in kept if w.exists()][: -self.cfg.train.keep]:
-                weights.rmtree()
+            found, good = self._with_weights(self.rows), self.best()
+            for passed in found[: -self.cfg.train.keep]:
+                if passed is not good:
+                    self._weights(passed).rmtree()
+
+    def _weights(self, row: Row) -> epath.Path:
+        return _at(self.folder, row["step"]) / "params"
+
+    def _with_weights(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if self._weights(row).exists()]

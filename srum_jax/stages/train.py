@@ -24,7 +24,7 @@ from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.models.bagel import cost, model_config
 from srum_jax.objectives import srum
-from srum_jax.stages import loading, monitor, preflight
+from srum_jax.stages import adjusted, loading, monitor, preflight
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -144,7 +144,8 @@ def train(
     watch = None
     if watched:
         seed = cfg.seed + work.round
-        watch = monitor.TrainingMonitor(cfg, mesh, folder, opened, frozen, watched, seed=seed)
+        drawn = adjusted.in_use(cfg, work)
+        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, seed=seed)
         watch.start(state.ema)
 
     key = jax.random.key(cfg.seed)
@@ -239,19 +240,28 @@ def finish(
 ) -> Outcome:
     """Writes the weights that the run leaves; its part of results.json.
 
-    They are the averaged ones of its end, or, where the monitor ended it, of its last good check.
+    They are the averaged ones of its end, or, where the monitor ended it, of its last good check;
+    of its best check where `train.use` says so.
     """
-    ended = watch and watch.stopped(summary.steps)
+    ended, at = watch and watch.stopped(summary.steps), summary.steps
     if ended:
-        kept, ema = watch.weights(ended.kept, ema)
-        ended = dataclasses.replace(ended, kept=kept)
+        at, ema = watch.weights(ended.kept, ema)
+        ended = dataclasses.replace(ended, kept=at)
         counts = {**counts, "stopped_at": ended.step}
         logging.warning(
             "train: stopped early at step %d of %d, with the weights of step %d: %s",
             *(ended.step, cfg.train.steps, ended.kept, ended.why),
         )
+    best = watch and watch.best()
+    if best and cfg.train.use == "best":
+        at, ema = watch.weights(best["step"], ema)
+        logging.info("train: leaves the weights of step %d, the best by its own score", at)
     save_params(folder / "params", ema)
-    found = results(cfg, folder, summary, ended) if jax.process_index() == 0 else {}
+    found = {}
+    if jax.process_index() == 0:
+        found = results(cfg, folder, summary, ended, best)
+        if at != summary.steps:
+            found["train"]["weights_of"] = at
     return Outcome(
         outputs={"params": "params", "metrics": "metrics.jsonl"},
         counts={**counts, "steps": summary.steps},
@@ -302,9 +312,16 @@ def drift_limits(largest: float) -> tuple[MetricLimit, ...]:
 
 
 def results(
-    cfg: Config, folder: epath.Path, summary: loop.Summary, ended: monitor.EarlyStop | None
+    cfg: Config,
+    folder: epath.Path,
+    summary: loop.Summary,
+    ended: monitor.EarlyStop | None,
+    best: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The round's "train" part of results.json: first and last tenth of the logged losses."""
+    """The round's "train" part of results.json: first and last tenth of the logged losses.
+
+    best: the row of the monitor's best check.
+    """
     rows = metrics.read(folder / "metrics.jsonl")
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
     part = math.ceil(len(losses) / 10)
@@ -312,6 +329,8 @@ def results(
     checks, why = monitor.curve(monitor.read(folder)), {}
     if ended:
         why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
+    if best:
+        why["best"] = {"step": best["step"], "score": best["own_score"]}
     return {
         "train": {
             "objective": cfg.train.objective,

@@ -190,21 +190,47 @@ def _check_files(folder: epath.Path) -> None:
         raise Damaged(folder, f"not as they were written: {names}{more}")
 
 
+def load_averaged(folder: epath.PathLike, like: Any) -> Any:
+    """The averaged parameters of the checkpoint in `folder`, laid out as `like`; nothing else of
+    its state is read.
+
+    Raises as `load_params`.
+    """
+    folder = epath.Path(folder)
+    _check_files(folder)
+    try:
+        return _read(folder / "state", {"ema": like}, part=True)["ema"]
+    except _Unreadable as e:
+        raise BadInput(f"{folder}: holds no averaged parameters of this model ({e})") from e
+
+
+def steps(folder: epath.PathLike) -> list[int]:
+    """The steps of the finished checkpoints in the folder of `Checkpoints`, ascending."""
+    folder = epath.Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 class _Unreadable(Exception):
     """Saved arrays that cannot be read as what is wanted; the message is one line."""
 
 
-def _read(folder: epath.Path, like: Any) -> Any:
+def _read(folder: epath.Path, like: Any, *, part: bool = False) -> Any:
     """The saved tree with the structure and shardings of `like`, in every process or in none.
 
-    Raises _Unreadable in all of them where one cannot read its part. By Orbax's handler: in its
-    checkpointers those that have read their part wait for the others at once.
+    part: `like` has some of its leaves alone. Raises _Unreadable in all of them where one cannot
+    read its part. By Orbax's handler: in its checkpointers those that have read their part wait for
+    the others at once.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     tree, why = None, ""
     try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        kind = ocp.PyTreeCheckpointHandler if part else ocp.StandardCheckpointHandler
+        with contextlib.closing(kind()) as handler:
             args = ocp.args.StandardRestore(target)
+            if part:
+                how = ocp.checkpoint_utils.construct_restore_args(target)
+                args = ocp.args.PyTreeRestore(target, how, partial_restore=True)
             tree = handler.restore(files.absolute(folder), args=args)
     except (ValueError, KeyError, FileNotFoundError) as e:
         if failed := storage.failure(e, str(folder)):

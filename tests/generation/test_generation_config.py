@@ -165,3 +165,22 @@ def test_a_base_says_it_where_the_folder_does_not(tmp_path):
         generation_config.from_folder(mine, base).window
         == generation_config.GenerationConfig().window
     )
+
+
+def test_an_edit_keeps_its_own_guidance_where_it_has_one(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    start = generation_config.from_folder(folder)
+    assert generation_config.guide(folder, 3.0) and not generation_config.guide(folder, 3.0)
+    found = generation_config.from_folder(folder)
+    assert found.generate == dataclasses.replace(start.generate, guidance=3.0)
+    assert found.edit == start.edit and found.edit != found.generate
+    other = tmp_path / "b"
+    other.mkdir()
+    values = {"top_k": 3, "srum_jax": {"generate": {"size": [32, 32]}, "max_tokens": 9}}
+    (other / "generation_config.json").write_text(json.dumps(values))
+    assert generation_config.guide(other, 1.5)
+    found = generation_config.from_folder(other)
+    assert found.edit == found.generate and found.generate.guidance == 1.5
+    assert found.max_tokens == 9 and found.generate.size == (32, 32)
+    assert json.loads((other / "generation_config.json").read_text())["top_k"] == 3

@@ -117,7 +117,8 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
 def test_every_round_has_its_guidance(weights):
     def scales(given):
         cfg = tiny.load_config(weights, generate__guidance=given)
-        return [generate.guided(cfg, r).sample.guidance for r in range(4)]
+        rounds = (Workdir("nowhere", round=number) for number in range(4))
+        return [generate.guided(cfg, one).sample.guidance for one in rounds]
 
     assert scales(()) == [2.5] * 4
     assert scales((3, 2.0)) == [3.0, 2.0, 2.0, 2.0]

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from srum_jax.evals.suite import Metric
+from srum_jax.evals.suite import Metric, SumFunction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,23 @@ class MeanOfRatios:
         total = (weights * means).sum(axis=-1)
         share = np.divide(total, counted, out=np.full(total.shape, np.nan), where=counted != 0)
         return self.scale * share
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """`scale` times another number from the same sums."""
+
+    value: SumFunction
+    scale: float
+
+    def __call__(self, sums: np.ndarray) -> np.ndarray:
+        """Sums [..., K] to [...]."""
+        return self.scale * self.value(sums)
+
+
+def scaled(metric: Metric, scale: float) -> Metric:
+    """`scale` times a metric."""
+    return dataclasses.replace(metric, value=Scaled(metric.value, scale))
 
 
 def mean(values: Sequence[float], scale: float = 1.0) -> Metric:

@@ -23,6 +23,7 @@ from srum_jax.evals.suite import (
     DrawRequest,
     Findings,
     JudgeRequest,
+    Metric,
     ModelOutputs,
     Replies,
     Requests,
@@ -52,6 +53,7 @@ class OwnScore(Suite):
     prompts: tuple[Prompt, ...] = ()
     judges: tuple[str, ...] = ()
     name = "own_score"
+    measured_by = {"own_score": ("images", "scored"), "mark": ()}
 
     @property
     def digest(self) -> str:
@@ -91,6 +93,16 @@ class OwnScore(Suite):
             found[judge] = scored(self.prompts, marks, "mark")
         return found
 
+    def metrics(self, outputs: ModelOutputs) -> dict[str, Metric]:
+        """The mean own score and, of 100, the mean "mark" of the first other judge."""
+        if not self.prompts:
+            return {}
+        own, *marks = (one.strict for one in outputs.verdicts.values())
+        found = {"own_score": own["score"]}
+        if marks:
+            found["mark"] = metrics.scaled(marks[0]["mark"], 1 / 100)
+        return found
+
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
         """The section, those of other judges inside, and pairs of pictures."""
         if not self.prompts:
@@ -112,9 +124,9 @@ def make(cfg: Config, data: str, language: str) -> OwnScore:
 
     Raises FileNotFoundError or ValueError where the prompts cannot be used.
     """
-    source, reader = data or cfg.evaluate.prompts, PromptReader(language)
-    wanted = prompt_lists.load(source, cfg.evaluate.count, reader=reader)
-    others = tuple(one for one in cfg.evaluate.judges if one != "self")
+    c, reader = cfg.evaluate, PromptReader(language)
+    wanted = prompt_lists.load(data or c.prompts, c.count, c.first, reader=reader)
+    others = tuple(one for one in c.judges if one != "self")
     return OwnScore(tuple(wanted), others)
 
 

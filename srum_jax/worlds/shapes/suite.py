@@ -16,14 +16,17 @@ from absl import logging
 from einops import rearrange
 
 from srum_jax.config import Config, EvaluateConfig
+from srum_jax.core import registry
 from srum_jax.core.errors import quoted
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.prompts import Prompt
 from srum_jax.evals import sections
+from srum_jax.evals.scorers import metrics
 from srum_jax.evals.suite import (
     DrawRequest,
     Findings,
+    Metric,
     ModelOutputs,
     Replies,
     Requests,
@@ -54,14 +57,16 @@ class Verdicts:
 @dataclasses.dataclass(frozen=True)
 class ShapesSuite(Suite):
     """cfg: what is asked, and how much · drawn: the prompts that the verifier can read · asked:
-    whether questions, captions and edits are asked."""
+    whether questions, captions and edits are asked · split: of which they are."""
 
     cfg: EvaluateConfig
     drawn: tuple[Prompt, ...]
     asked: bool
     prompts: tuple[Prompt, ...]
+    split: str = "test"
     name = "shapes"
     verifier = exam.ShapesVerifier()
+    measured_by = {"t2i": ("images",)} | {key: (kind,) for key, (_, kind) in PARTS.items()}
 
     @property
     def digest(self) -> str:
@@ -69,7 +74,7 @@ class ShapesSuite(Suite):
         return prompt_lists.digest(self.prompts)
 
     def requests(self, model: str) -> Requests:
-        """The test split's; the base draws `best_of` candidates of the first prompts."""
+        """The split's; the base draws `best_of` candidates of the first prompts."""
         c = self.cfg
         first = self.drawn[: c.best_of_prompts] if model == "base" else ()
         images = [DrawRequest(prompt, k) for prompt in first for k in range(c.best_of)]
@@ -79,9 +84,9 @@ class ShapesSuite(Suite):
             return Requests(images=images, scored=scored)
         return Requests(
             images=images,
-            answers=exam.questions("test", c.questions, c.multi_image_questions),
-            texts=exam.captions("test", c.captions),
-            edits=exam.edits("test", c.edits),
+            answers=exam.questions(self.split, c.questions, c.multi_image_questions),
+            texts=exam.captions(self.split, c.captions),
+            edits=exam.edits(self.split, c.edits),
             scored=scored,
         )
 
@@ -93,6 +98,12 @@ class ShapesSuite(Suite):
             texts=exam.judge_captions(requests.texts, replies.texts),
             edits=exam.judge_edits(requests.edits, replies.edits),
         )
+
+    def metrics(self, outputs: ModelOutputs) -> dict[str, Metric]:
+        """The share that is right of drawings ("t2i"), answers, captions and edits."""
+        found = {"t2i": first_candidates(outputs)[1]}
+        found |= {key: getattr(outputs.verdicts, kind) for key, (_, kind) in PARTS.items()}
+        return {key: metrics.mean([v.right for v in some]) for key, some in found.items() if some}
 
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
         """Sections of drawing and, inside, of the rest; "t2i", "qa", "captions" and "edits" of the
@@ -119,17 +130,17 @@ class ShapesSuite(Suite):
 
 
 def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
-    """The suite of a run; it has no data of its own.
+    """The suite of a run; it has no data of its own: `data` is the split that questions, captions
+    and edits are of, "" for test.
 
     language: into which the prompts of `evaluate.prompts` are put. Raises FileNotFoundError or
     ValueError where the prompts cannot be used.
     """
-    if data:
-        entry = quoted(f"shapes:{data}")
-        raise ValueError(f'evaluate.suites: {entry}: it reads no data, say "shapes"')
-    wanted = prompt_lists.load(
-        cfg.evaluate.prompts, cfg.evaluate.count, reader=PromptReader(language)
-    )
+    if data not in ("", *registry.SPLITS):
+        entry, splits = quoted(f"shapes:{data}"), " | ".join(registry.SPLITS)
+        raise ValueError(f'evaluate.suites: {entry}: it reads no data, say "shapes[:{splits}]"')
+    c, reader = cfg.evaluate, PromptReader(language)
+    wanted = prompt_lists.load(c.prompts, c.count, c.first, reader=reader)
     drawn = tuple(p for p in wanted if exam.readable(cfg.sample.size, p.text))
     if len(drawn) < len(wanted):
         logging.info(
@@ -141,7 +152,8 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
         )
     if cfg.model != "shapes":
         logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
-    return ShapesSuite(cfg.evaluate, drawn, asked=cfg.model == "shapes", prompts=tuple(wanted))
+    asked = cfg.model == "shapes"
+    return ShapesSuite(c, drawn, asked, tuple(wanted), split=data or "test")
 
 
 # ---------------------------------------------------------------------------------- the measuring
