@@ -242,7 +242,8 @@ def write(
     outputs = {"evaluation": "evaluation.json"}
     for findings in found.values():
         parts.update(findings.fields)
-        details |= findings.details
+        items = details.get("items", {}) | findings.details.get("items", {})
+        details |= findings.details | ({"items": items} if items else {})
         for name, records in findings.examples.items():
             outputs[name] = f"{name}.json"
             write_json(folder / outputs[name], with_pictures(folder, name, records))

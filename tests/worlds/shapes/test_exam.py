@@ -118,7 +118,7 @@ def test_edits_are_read_as_in_training_and_judged_by_what_changed(model):
             assert request.size == (32, 32) and request.plain == 2  # guidance keeps the picture
         scenes = [e.source if i in (2, 5) else e.target for i, e in enumerate(edits)]
         return [
-            image_request.GeneratedImage(rendering.rendering.draw(scene), latent)
+            image_request.GeneratedImage(rendering.draw(scene), latent)
             for scene in scenes
         ]
 
