@@ -7,11 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srum_jax.evals.agreement import Agreement
-from srum_jax.evals.suite_judges import SELF
 from srum_jax.report import numbers
 from srum_jax.report.scales import Interval, Scale
 
+SELF = "self-judge"  # the name of a model that judges itself (`evals/suite_judges.py`)
 NOT_PUBLISHED = (
     "The model judged its own replies: these numbers are not to be set beside published numbers."
 )
@@ -174,9 +173,14 @@ def _judge(name: str, value: Mapping[str, Any]) -> JudgeRow:
 
 
 def _agreement(value: Mapping[str, Any]) -> str:
-    first, second = map(judge_words, value["judges"])
-    fields = {f.name: value.get(f.name) for f in dataclasses.fields(Agreement)}
-    return f"{first} and {second}: {Agreement(**fields)}."
+    """Of the fields of `evals.agreement.Agreement`."""
+    who, n = " and ".join(map(judge_words, value["judges"])), numbers.count(value["n"])
+    if "value" not in value:
+        return f"{who}: {value['measure']} is not defined over {n} replies."
+    found = f"{value['measure']} {numbers.two_digits(value['value'])}"
+    if "interval" in value:
+        found += f", 95 % interval {' to '.join(map(numbers.two_digits, value['interval']))}"
+    return f"{who}: the same for {numbers.percent(value['exact'])} of {n} replies, {found}."
 
 
 def _interval(ci95: Sequence[float] | None) -> Interval | None:

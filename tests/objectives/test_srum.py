@@ -491,29 +491,3 @@ def test_the_config_says_what_a_token_reads(batch):
         float(np.mean(srum.release_weights(batch, "image")[np.asarray(terms.trained(batch))]))
     )
     assert means["area"] > means["centre"] + 0.005
-
-
-@pytest.mark.parametrize("rewards", ["both", "image", "regions"])
-@pytest.mark.parametrize("objective", list(srum.OBJECTIVES))
-def test_attraction_is_what_the_loss_pulls_with_where_it_starts(batch, case, objective, rewards):
-    """The gradient of every loss at v = v₀ is 2α(v₀ − u), a mean over tokens and channels."""
-    cfg = dataclasses.replace(
-        run_config.load(base.get_config()).train,
-        objective=objective,
-        rewards=rewards,
-        repulsion_cap=0.25,
-        nft_beta=0.75,
-    )
-    draws, mask, _, start, u = case
-    if objective in srum.BY_ADVANTAGE:
-        batch = as_advantages(batch)
-
-    def loss(v):
-        out = terms.Predicted(v, None, mask)
-        return losses.total(srum.OBJECTIVES[objective](out, start, batch, draws, cfg))
-
-    gradient = np.asarray(jax.grad(loss)(jnp.asarray(start)))[mask]
-    alpha = np.asarray(srum.attraction(cfg, batch))[mask]
-    assert objective == "sft" or len(set(alpha.tolist())) > 1
-    wanted = 2 * alpha[:, None] * (start - u)[mask] / gradient.size
-    np.testing.assert_allclose(gradient, wanted, atol=1e-6)

@@ -253,8 +253,8 @@ def test_full_page(full):
     ):
         assert shown in page.text, shown
     for shown in (
-        "Better after training: drawing, describing pictures and editing pictures. Nothing is clearly "
-        "worse. No clear change: answering questions.",
+        "Better after training: drawing, describing pictures and editing pictures. Nothing is "
+        "clearly worse. No clear change: answering questions.",
         "Drawing 40.0\u00a0% → 60.0\u00a0%, 200 pictures +20.0 points",
         "Right only when trained 40",
         "Own choice against the average candidate",
