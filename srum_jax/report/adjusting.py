@@ -12,7 +12,6 @@ from srum_jax.report import numbers
 from srum_jax.report.suite_sections import CONTRACT
 from srum_jax.report.verdict import in_sentence
 
-ALL, NONE = "all of what training changed", "nothing of what training changed"
 KEPT_BASE = "the base as it was"
 
 
@@ -36,7 +35,7 @@ class Tried:
 class Adjusting:
     """rule, why: sentences · target, floors: names of the columns · kept: what the round leaves, in
     words · measured_as: "base", "trained", or "adjusted" for a model of its own · crossfitted:
-    sentences on what choosing gains."""
+    what choosing gains · following: what the next round goes by."""
 
     rule: str = ""
     target: str = ""
@@ -46,6 +45,7 @@ class Adjusting:
     why: str = ""
     measured_as: str = ""
     crossfitted: tuple[str, ...] = ()
+    following: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.tried or self.kept)
@@ -70,6 +70,7 @@ def adjusting(facts: Mapping[str, Any], titles: Mapping[str, str]) -> Adjusting:
             kept=_kept(chosen),
             why=_in_words(facts["why"], known),
             measured_as=str(facts.get("measured_as", "")),
+            following=_following(facts.get("next", {})),
             crossfitted=tuple(
                 _crossfitted(name, one, known) for name, one in facts.get("crossfitted", {}).items()
             ),
@@ -105,7 +106,7 @@ def _tried(
         for name, diff in row["floors"].items()
     )
     return Tried(
-        words=f"{numbers.count(row['step'])} steps, {_share(row['share'])}",
+        words=_model(row),
         guidance=row["guidance"],
         target=row["target"],
         floors=found,
@@ -118,20 +119,31 @@ def _kept(chosen: Mapping[str, Any]) -> str:
     if not chosen.get("share"):
         return KEPT_BASE
     return (
-        f"the model of {numbers.count(chosen['step'])} steps with {_share(chosen['share'])}, drawn "
-        f"with guidance {numbers.short(chosen['guidance'])}"
+        f"{_model(chosen)} of training, added to the base and drawn with guidance "
+        f"{numbers.short(chosen['guidance'])}"
     )
 
 
-def _share(share: float) -> str:
-    if share == 1:
-        return ALL
-    return f"{100 * share:.0f}{numbers.NO_BREAK}% of what training changed" if share else NONE
+def _model(row: Mapping[str, Any]) -> str:
+    """As in "50 % of the change of 120 steps"."""
+    share = "all" if row["share"] == 1 else f"{100 * row['share']:.0f}{numbers.NO_BREAK}%"
+    return f"{share} of the change of {numbers.count(row['step'])} steps"
 
 
 def _crossfitted(name: str, one: Mapping[str, Any], known: Mapping[str, str]) -> str:
     interval = f", 95 % interval {numbers.points_range(one['ci95'])}" if "ci95" in one else ""
     return f"{_title(name, known)} {numbers.points(one['diff'])} points{interval}"
+
+
+def _following(facts: Mapping[str, Any]) -> str:
+    """Where its prompts are taken by category, in which shares, the largest first."""
+    shares = sorted(facts.get("prompts", {}).items(), key=lambda pair: -pair[1])
+    if not shares:
+        return ""
+    said = ", ".join(f"{numbers.words(name)} {numbers.percent(share)}" for name, share in shares)
+    return (
+        f"The next round draws more prompts where the model is weak and the judge is sure: {said}."
+    )
 
 
 def _title(name: str, known: Mapping[str, str]) -> str:

@@ -30,6 +30,9 @@ METRICS = {
     "soft_tifa_gm": "soft TIFA, geometric mean",
     "soft_tifa_am": "soft TIFA, arithmetic mean",
     "tifa": "TIFA",
+    "g_o": "G_O, overall",
+    "g_sc": "G_SC, semantics",
+    "g_pq": "G_PQ, quality",
 }
 
 
@@ -92,8 +95,11 @@ def details(value: Mapping[str, Any]) -> Details:
 
 
 def metric_words(name: str) -> str:
-    """A metric's name as a reader would write it."""
-    return METRICS.get(name.lower(), numbers.words(name))
+    """A metric's name as a reader would write it; what follows a known one is of which part."""
+    lower = name.lower()
+    known = max((k for k in METRICS if f"{lower}_".startswith(f"{k}_")), key=len, default="")
+    rest = name[len(known) :].strip("_")
+    return ", ".join(filter(None, (METRICS.get(known, ""), numbers.words(rest))))
 
 
 def judge_words(name: str) -> str:

@@ -93,6 +93,11 @@ def proposer_words(name: str) -> str:
     return PROPOSERS.get(name, words(name))
 
 
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def status_counts(status: dict[str, int]) -> str:
     """As in "ok 190, unparsed 10"."""
     return ", ".join(f"{words(name)} {count(n)}" for name, n in status.items())
@@ -120,6 +125,7 @@ FILTERS = {
         megabytes,
         words,
         proposer_words,
+        sentence,
         status_counts,
     )
 }

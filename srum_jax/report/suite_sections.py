@@ -113,7 +113,8 @@ class Section:
         """Where its axis starts, 0 at the worst: where all is above one half, that half shows
         more."""
         shown = [s for model in self.models.values() for s in (model, *model.by_category.values())]
-        return 0.5 if min(self.scale.at(s.low) for s in shown) >= 0.5 else 0.0
+        lowest = min((self.scale.at(s.low) for s in shown), default=0.0)
+        return 0.5 if lowest >= 0.5 else 0.0
 
     @property
     def ends(self) -> tuple[str, str, str]:
