@@ -74,9 +74,16 @@ class Details:
     own: bool = False
 
     @property
+    def more(self) -> bool:
+        """Whether there are numbers beside the one that models are compared by."""
+        cells = (cell for row in self.metrics.values() for cell in row.values())
+        return len(self.metrics) > 1 or any(cell.released is not None for cell in cells)
+
+    @property
     def category_metrics(self) -> tuple[str, ...]:
-        """All metrics that some category has."""
-        return tuple(dict.fromkeys(name for _, found in self.categories for name in found))
+        """All metrics that some category has; none where that is the one alone that is drawn."""
+        names = tuple(dict.fromkeys(name for _, found in self.categories for name in found))
+        return () if names == (self.metric,) else names
 
 
 def details(value: Mapping[str, Any]) -> Details:
@@ -109,7 +116,7 @@ def judge_words(name: str) -> str:
 
 def _facts(value: Mapping[str, Any], judge: str):
     if "dialect" in value:
-        yield "Official rules", f"as released by {value['dialect']}"
+        yield "Official rules", value["dialect"]
     if value.get("policy"):
         yield "Our rules", value["policy"]
     said = [

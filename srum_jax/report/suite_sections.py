@@ -17,7 +17,8 @@ from srum_jax.report.scales import Interval, Scale
 class Score:
     """What one model's replies to n items are worth, on the section's scale.
 
-    ci95: None where none was written · correct: how many are right, None where that is not counted.
+    ci95: None where none was written · correct: how many are right, None where that is not counted
+    · failed: how many replies could not be used.
     """
 
     n: int
@@ -25,6 +26,7 @@ class Score:
     ci95: Interval | None = None
     by_category: Mapping[str, "Score"] = dataclasses.field(default_factory=dict)
     correct: float | None = None
+    failed: int = 0
 
     @property
     def low(self) -> float:
@@ -78,6 +80,16 @@ class Section:
     def compares(self) -> bool:
         """Whether it compares the model before and after training."""
         return self.names == ("base", "trained")
+
+    @property
+    def void(self) -> bool:
+        """Whether no reply of some model could be used: its numbers are no result."""
+        return any(one.n and one.failed >= one.n for one in self.models.values())
+
+    @property
+    def judged(self) -> bool:
+        """Whether it says something about the change that training made."""
+        return self.compares and self.difference is not None and not self.void
 
     @property
     def metric(self) -> str:
@@ -317,7 +329,11 @@ def _measured(value: Mapping[str, Any], metric: str) -> Score | None:
     }
     ci95 = value["ci95"].get(metric)
     return Score(
-        value["n"], value["strict"][metric], None if ci95 is None else tuple(ci95), categories
+        n=value["n"],
+        value=value["strict"][metric],
+        ci95=None if ci95 is None else tuple(ci95),
+        by_category=categories,
+        failed=value["failed"],
     )
 
 

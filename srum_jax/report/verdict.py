@@ -17,7 +17,7 @@ GROUPS = ((-1, WORSE), (1, BETTER), (0, UNCLEAR))
 def headline(sections: Sequence[Section]) -> str:
     """The result in words: of all sections that compare base and trained; where there is one in
     full, where there is none of the first there is."""
-    compared = [s for s in sections if s.compares and s.difference]
+    compared = [s for s in sections if s.judged]
     if len(compared) > 1:
         return _of_several(compared)
     if not sections:
@@ -28,7 +28,7 @@ def headline(sections: Sequence[Section]) -> str:
 
 def groups(sections: Sequence[Section]) -> list[tuple[str, list[Section]]]:
     """(verdict, sections with it) of those that compare base and trained, the losses first."""
-    compared = [s for s in sections if s.compares and s.difference]
+    compared = [s for s in sections if s.judged]
     found = [
         (title, [s for s in compared if s.difference.direction == sign]) for sign, title in GROUPS
     ]
@@ -59,6 +59,8 @@ def _of_one(shown: Section) -> str:
     models, scale = list(shown.models.items()), shown.scale
     if not models:
         return f"{shown.title}: no number could be made of the replies."
+    if shown.void:
+        return f"{shown.title}: no reply of some model could be used, so there is no result."
     if not shown.compares:
         name, one = models[0]
         interval = f" (95 % interval {scale.values(one.ci95)})" if one.ci95 else ""

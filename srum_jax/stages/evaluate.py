@@ -182,7 +182,7 @@ def replied(
         panel = [
             replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
         ]
-        for suite in suites:
+        for suite in (one for one in suites if one.judged):
             for name, (requests, found) in said[suite.name].items():
                 how = dict(title=f"evaluate, {suite.name}: {name}")
                 place = folder / suite.name / name

@@ -76,7 +76,7 @@ def test_a_number_is_written_on_its_own_scale_beside_its_rules():
     for text in (
         f"Training raised Frog-Bench, toads, overall, from {one['strict']['overall']:.2f} to 5.97",
         ": +3.05 of 10 (95 % interval +",
-        "Official rules as released by FROG",
+        "Official rules FROG",
         "Our rules a reply without a mark counts 0",
         "Failed replies base 1 of 40, trained 0 of 40",
         "Asked 40 of 400",
@@ -115,6 +115,15 @@ def test_several_judges_stand_beside_each_other_and_the_model_itself_is_no_judge
     assert benchmarks.NOT_PUBLISHED not in found.text
     found = shown(measured(judges=(other,)))
     assert "Judge an-outside-judge" in found.text
+
+
+def test_where_no_reply_could_be_used_there_is_no_result():
+    section = measured()
+    section["models"]["trained"]["failed"] = N
+    found = shown(section)
+    assert "Frog-Bench, toads: no reply of some model could be used" in found.text
+    assert "these numbers are no result" in found.text
+    assert "raised" not in found.text and "Better" not in found.text
 
 
 def test_a_number_that_is_not_defined_leaves_its_place_empty():

@@ -117,10 +117,7 @@ def test_edits_are_read_as_in_training_and_judged_by_what_changed(model):
             assert model.tokenizer.decode(words.ids) == edit.instruction
             assert request.size == (32, 32) and request.plain == 2  # guidance keeps the picture
         scenes = [e.source if i in (2, 5) else e.target for i, e in enumerate(edits)]
-        return [
-            image_request.GeneratedImage(rendering.draw(scene), latent)
-            for scene in scenes
-        ]
+        return [image_request.GeneratedImage(rendering.draw(scene), latent) for scene in scenes]
 
     requests = exam.edits("validation", 8)
     assert [r.seed for r in requests] == [image_sampler.candidate_seed(0, i, 0) for i in range(8)]
