@@ -12,6 +12,7 @@ from absl import flags
 
 from srum_jax import config, flow, running
 from srum_jax.configs import base, forkme, shapes, shapes_pretrain
+from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
 from srum_jax.objectives import srum
@@ -203,7 +204,7 @@ def test_what_is_wrong_with_a_list_is_told_in_few_words():
     del values["stages"]
     with pytest.raises(BadInput, match="evaluate.suites: 'yyy.* is not known") as e:
         config.load(values | {"stages": ("generate",)})
-    assert len(str(e.value)) < 300
+    assert len(str(e.value)) - len(", ".join(registry.SUITES)) < 150  # which are all named
 
 
 def test_all_problems_are_told_at_once():

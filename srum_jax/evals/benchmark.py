@@ -40,6 +40,7 @@ from srum_jax.evals.suite import (
 Item = TypeVar("Item")
 REFERENCES = ("base", "against")  # models that others are compared with
 SHOWN = 24  # items that are kept with their pictures to look at
+LISTED = 1000  # items that are kept without; all are in replies.jsonl
 EMPTY, OK = "empty", "ok"  # of a reply
 
 
@@ -180,7 +181,12 @@ class Benchmark(Suite):
         if not any(records.values()):
             return Findings({})
         found = section(self.score, Told.of(self), records)
-        return Findings(found, examples=shown(self, outputs))
+        rows = item_rows(self, outputs)
+        return Findings(
+            found,
+            details={"items": {self.name: rows[:LISTED]}} if rows else {},
+            examples=shown(self, rows, outputs),
+        )
 
 
 # ----------------------------------------------------------------------------------- what is asked
@@ -278,6 +284,8 @@ def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -
     if told.settings:
         found["settings"] = dict(told.settings)
     found |= next(iter(by_judge.values()), {})
+    if judge := next(iter(judges), ""):
+        found["judge"] = {"name": judge}
     if len(by_judge) > 1:
         found |= {"judges": by_judge, "agreement": agreements(score, records)}
     return found
@@ -378,29 +386,71 @@ def _defined(numbers: Mapping[str, float]) -> dict[str, float]:
 # ------------------------------------------------------------------------------------- to look at
 
 
-def shown(suite: Benchmark, outputs: Mapping[str, ModelOutputs]) -> dict[str, list[dict[str, Any]]]:
-    """{"examples-<suite>": items with their pictures}: those on which the models differ come first,
-    then those that the last one gets wrong."""
+def item_rows(suite: Benchmark, outputs: Mapping[str, ModelOutputs]) -> list[dict[str, Any]]:
+    """Every item with what each model said and what that is worth: those on which the models differ
+    come first, then those that the last one gets wrong."""
     records = {name: _first_judge(one.verdicts) for name, one in outputs.items()}
     worth = {name: suite.score(some).items for name, some in records.items()}
     first, *others = worth.values()
     last = others[-1] if others else first
     if len(first) != len(last):
-        return {}
+        return []
     said = {name: {r.id: r for r in some} for name, some in records.items()}
+    drawn = drawn_for(next(iter(outputs.values())).requests)
     order = sorted(
         range(len(first)), key=lambda i: (_worth(first[i]) == _worth(last[i]), _worth(last[i]))
     )
-    places = request_places(next(iter(outputs.values())).requests)
     rows = []
-    for i in order[:SHOWN]:
+    for i in order:
         row = {"id": first[i]["id"], "kind": first[i]["category"]}
         for name, items in worth.items():
             record = said[name].get(items[i]["id"])
-            row |= {"question": record.asked} if record else {}
+            asked = _of_request(first[i]["id"], drawn) or (record.asked if record else "")
+            row |= {"question": asked} if asked else {}
+            if record and isinstance(record.truth, str):
+                row["expected"] = record.truth
             row |= _item_fields(name, items[i], record)
-        rows.append(row | _pictures(row["id"], places, outputs))
-    return {f"examples-{suite.name}": rows}
+        rows.append(row)
+    return rows
+
+
+def shown(
+    suite: Benchmark, rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, ModelOutputs]
+) -> dict[str, list[dict[str, Any]]]:
+    """{"examples-<suite>": some of the rows with their pictures, in turn of what became of them:
+    gained, lost, as before}."""
+    turns: collections.Counter = collections.Counter()
+    ranked = []
+    for i, row in enumerate(rows):
+        outcome = _outcome(row, list(outputs))
+        ranked.append((turns[outcome], i))
+        turns[outcome] += 1
+    rows = [rows[i] for _, i in sorted(ranked)[:SHOWN]]
+    places = request_places(next(iter(outputs.values())).requests)
+    found = [dict(row) | _pictures(row["id"], places, outputs) for row in rows]
+    return {f"examples-{suite.name}": found} if found else {}
+
+
+def _outcome(row: Mapping[str, Any], models: Sequence[str]) -> tuple:
+    right = tuple(row.get(f"{name}_correct") for name in models)
+    values = [row.get(f"{name}_value") for name in models]
+    if len(values) < 2 or None in values:
+        return right
+    return ((values[-1] > values[0]) - (values[-1] < values[0]),)
+
+
+def drawn_for(requests: Requests) -> dict[str, str]:
+    """{id: what a picture was drawn or changed for}: a judge is asked in other words."""
+    found = {f"{one.prompt.id}-{one.k}": one.prompt.text for one in requests.images}
+    edits = requests.edits
+    for one in edits.items if isinstance(edits, LazySequence) else edits:
+        found[str(one.id)] = getattr(one, "instruction", "")
+    return found
+
+
+def _of_request(id: str, found: Mapping[str, Any]) -> Any:
+    """What stands behind a colon in an id is a judge's."""
+    return found.get(id) or found.get(id.partition(":")[0])
 
 
 def request_places(requests: Requests) -> dict[str, tuple[str, int]]:
@@ -417,8 +467,8 @@ def request_places(requests: Requests) -> dict[str, tuple[str, int]]:
 def _pictures(
     id: str, places: Mapping[str, tuple[str, int]], outputs: Mapping[str, ModelOutputs]
 ) -> dict[str, np.ndarray]:
-    """What was shown and what was drawn; what stands behind a colon in an id is a judge's."""
-    kind, place = places.get(id) or places.get(id.partition(":")[0]) or ("", 0)
+    """What was shown and what was drawn."""
+    kind, place = _of_request(id, places) or ("", 0)
     if not kind:
         return {}
     request = getattr(next(iter(outputs.values())).requests, kind)[place]

@@ -224,11 +224,13 @@ class Findings:
     section: of results.json, `rounds[].suites.<name>`, as `sections.section` makes it; it may have
       "sections" of the same form inside, and is empty where nothing was measured.
     fields: further parts of the round's entry in results.json, of the suite's own contract.
-    details: further parts of evaluation.json.
+    details: further parts of evaluation.json; "items" there, {name of a section: every item}, are
+      records as below without pictures.
     examples: {file name without its ending: records to look at}; images in them, uint8 [H,W,3], are
       written beside the file, which then names them. The report reads what was asked ("prompt",
-      "question" or "instruction", "image"), and of each model "<model>_correct", "<model>_image",
-      "<model>_reason", and any other "<model>_…" as what it said.
+      "question" or "instruction", "image", "expected"), and of each model "<model>_correct" or, of
+      a mark, "<model>_value", "<model>_image", "<model>_reason", and any other "<model>_…" as what
+      it said.
     """
 
     section: Mapping[str, Any]

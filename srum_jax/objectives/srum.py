@@ -196,6 +196,25 @@ def advantage_weights(
     return _token_weights(rule, acting(_advantages(batch), rewards, neutral=0.0), batch)
 
 
+def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
+    """How strongly a token is drawn to its own image, float32 [B,G]: α of the table above, after
+    caps; below 0 it is repelled. Padding's value means nothing.
+
+    Where `batch.targets` are other images, λ_c draws to those, and is not counted.
+    """
+    constraint = cfg.lambda_constraint if batch.targets is None else 0.0
+    how = (batch, cfg.rewards, cfg.map_sampling)
+    if cfg.objective == "srum_release":
+        return release_weights(*how) + constraint
+    if cfg.objective == "srum_paper":
+        return jnp.maximum(paper_weights(*how), -cfg.repulsion_cap) + constraint
+    if cfg.objective == "srum_advantage":
+        return 1 + cfg.advantage_scale * advantage_weights(*how)
+    if cfg.objective == "nft":
+        return cfg.nft_beta * advantage_weights(*how)
+    return jnp.ones(batch.latents.shape[:2], jnp.float32)
+
+
 # -------------------------------------------------------------------- through the model, by name
 
 

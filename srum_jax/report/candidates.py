@@ -20,7 +20,8 @@ NUMBERED = 36  # tokens up to which the weights are written as numbers, too
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A scored region, in the units of the drawing; score None: status says why there is none."""
+    """A scored region, in the units of the drawing; score None: status says why there is none;
+    note: what training made of it."""
 
     number: int
     label: str
@@ -31,6 +32,7 @@ class Box:
     y: float
     width: float
     height: float
+    note: str = ""
 
     @property
     def kind(self) -> str:
@@ -60,7 +62,11 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class ShownCandidate:
-    """A drawn picture with what was said of it; score None: status says why there is none."""
+    """A drawn picture with what was said of it; score None: status says why there is none.
+
+    same: the weight of all of its tokens, None where they differ or are unknown · advantage: its
+    score against those of its prompt, where training read that.
+    """
 
     number: str
     picture: Thumbnail
@@ -69,6 +75,9 @@ class ShownCandidate:
     boxes: tuple[Box, ...]
     weights: Weights | None
     highest: bool = False
+    prompt: str = ""
+    advantage: float | None = None
+    same: float | None = None
 
     @property
     def height(self) -> float:
@@ -143,6 +152,9 @@ def _candidate(
     ]
     candidate = ShownCandidate(
         number=str(record["id"]).rpartition("-")[2],
+        prompt=str(record["prompt"]),
+        advantage=_number(record.get("image_advantage")),
+        same=_same(weights),
         picture=shown,
         score=_number(record.get("image_score")),
         status=str(record.get("image_status", "unknown")),
@@ -208,4 +220,19 @@ def _box(box: Any, number: int, units: float, where: str) -> Box:
         y=y0 + 1,
         width=max(x1 - x0 - 2, 1),
         height=max(y1 - y0 - 2, 1),
+        note=_note(box),
     )
+
+
+def _note(box: Mapping[str, Any]) -> str:
+    """Of a box of train/examples.json."""
+    if box.get("used") is False:
+        return "not trained on: its row had no room for more regions"
+    advantage = _number(box.get("advantage"))
+    return "" if advantage is None else f"{numbers.signed(advantage)} against its group"
+
+
+def _same(weights: np.ndarray | None) -> float | None:
+    if weights is None or np.ptp(weights) > 1e-6:
+        return None
+    return float(weights.flat[0])

@@ -1,8 +1,8 @@
 """Single items of the report: what was asked, what each model gave, and what was said of it.
 
 Owns how a record of pairs.json, of examples-<name>.json or of evaluation.json is read, whichever
-suite wrote it: "<model>_correct" says whether that model was right, "<model>_reason" why not, and
-every other "<model>_..." field holds what it gave.
+suite wrote it: "<model>_correct" says whether that model was right, or "<model>_value" what its
+reply is worth, "<model>_reason" why, and every other "<model>_..." field holds what it gave.
 """
 
 import dataclasses
@@ -13,18 +13,32 @@ from srum_jax.report.pictures import Thumbnail
 
 ASKED = ("prompt", "instruction", "question")
 KIND = ("category", "kind")
-RIGHT = "_correct"
+RIGHT, VALUE = "_correct", "_value"
+MARKS = (RIGHT, VALUE, "_image")  # of a field that names a model
+NO_REASON = "no reason was given"
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a model gave: a picture, a text, or (of an item not kept) neither."""
+    """What a model gave: a picture, a text, or (of an item not kept) neither.
+
+    right: None where only its `value` was judged; value: None where there is none. Both None: it
+    was not judged.
+    """
 
     model: str
-    right: bool
+    right: bool | None
     picture: Thumbnail | None = None
     text: str = ""
     reason: str = ""
+    value: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """ "right", "wrong", "value" or "none"."""
+        if self.right is not None:
+            return "right" if self.right else "wrong"
+        return "none" if self.value is None else "value"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +54,50 @@ class Item:
 
     @property
     def outcome(self) -> str:
-        """ "both", "second", "first" or "neither" of two models; "right" or "wrong" of one."""
-        right = [reply.right for reply in self.replies]
+        """ "both", "second", "first" or "neither" of two models, "right" or "wrong" of one; of
+        values "up", "down" or "even", and "value" of one; "unknown" where a reply is not judged."""
+        verdicts = {reply.verdict for reply in self.replies}
+        if verdicts == {"value"}:
+            return "value" if len(self.replies) != 2 else _direction(self.change)
+        if not verdicts <= {"right", "wrong"}:
+            return "unknown"
+        right = [bool(reply.right) for reply in self.replies]
         if len(right) != 2:
             return "right" if all(right) else "wrong"
         return {(1, 1): "both", (0, 1): "second", (1, 0): "first"}.get(tuple(right), "neither")
 
     @property
+    def change(self) -> float:
+        """The last reply's value minus the first's; 0 where values are unknown."""
+        values = [reply.value for reply in self.replies]
+        return 0.0 if None in values or not values else values[-1] - values[0]
+
+    @property
     def failed(self) -> bool:
-        """Whether some reply is not right."""
-        return not all(reply.right for reply in self.replies)
+        """Whether some reply is not right, or worth less than the first model's."""
+        return any(reply.right is False for reply in self.replies) or self.change < 0
+
+    @property
+    def marks(self) -> str:
+        """What a filter can tell it by: "m<i>-<verdict>" of each model, and its outcome."""
+        found = [f"m{i}-{reply.verdict}" for i, reply in enumerate(self.replies)]
+        return " ".join([*found, self.outcome])
+
+    def reason(self, reply: Reply) -> str:
+        """Why a reply is right or wrong, in words."""
+        if reply.reason or reply.right is None:
+            return reply.reason
+        if reply.right and reply.picture:
+            return "shows what was asked for"
+        if reply.right:
+            return f"{self.expected} is right" if self.expected else "accepted as right"
+        if self.expected:
+            return f"said {reply.text or 'nothing'}; {self.expected} is right"
+        return NO_REASON
+
+
+def _direction(change: float) -> str:
+    return "up" if change > 0 else "down" if change < 0 else "even"
 
 
 def items(
@@ -66,9 +114,11 @@ def items(
 
 def _item(record: Any, where: str, picture: Callable[[str], Thumbnail | None]) -> Item:
     fields = record if isinstance(record, Mapping) else {}
-    models = [key.removesuffix(RIGHT) for key in fields if key.endswith(RIGHT)]
+    models = _models(fields)
     if not models:
-        raise ValueError(f"{where} has no field '<model>{RIGHT}'; run its stage again")
+        raise ValueError(
+            f"{where} has no field '<model>{RIGHT}' or '<model>{VALUE}'; run its stage again"
+        )
     if not any(name in fields for name in (*ASKED, "image", *KIND)):
         raise ValueError(f"{where} has no field {ASKED[0]!r} or 'image'; run its stage again")
     return Item(
@@ -80,13 +130,19 @@ def _item(record: Any, where: str, picture: Callable[[str], Thumbnail | None]) -
     )
 
 
+def _models(fields: Mapping[str, Any]) -> list[str]:
+    """In the order of the record. A picture of a model alone is a reply that was not judged."""
+    named = (key.removesuffix(mark) for key in fields for mark in MARKS if key.endswith(mark))
+    return list(dict.fromkeys(named))
+
+
 def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str:
     return next((str(fields[name]) for name in names if name in fields), "")
 
 
 def _other_text(fields: Mapping[str, Any], models: Sequence[str]) -> str:
     """What a record says beside its picture, kind, answer and what models gave."""
-    own = {"image", "expected", *KIND}
+    own = {"id", "image", "expected", *KIND}
     said = (
         value
         for key, value in fields.items()
@@ -107,13 +163,15 @@ def _reply(
         for key, value in fields.items()
         if key.startswith(f"{model}_")
     }
-    right, reason, path = own.pop("correct"), own.pop("reason", ""), own.pop("image", None)
+    right, value = own.pop("correct", None), own.pop("value", None)
+    reason, path = own.pop("reason", ""), own.pop("image", None)
     return Reply(
         model=model,
-        right=bool(right),
+        right=None if right is None else bool(right),
         picture=None if path is None else picture(path),
-        text="; ".join(str(value) for value in own.values()),
-        reason="" if right else str(reason),
+        text="; ".join(str(one) for one in own.values()),
+        reason=str(reason),
+        value=None if value is None else float(value),
     )
 
 
@@ -124,7 +182,9 @@ def with_reasons(shown: Sequence[Item], everything: Sequence[Item]) -> tuple[Ite
     for item in shown:
         reasons = {r.model: r.reason for r in known.get((item.asked, item.kind), ())}
         replies = tuple(
-            r if r.right or r.reason else dataclasses.replace(r, reason=reasons.get(r.model, ""))
+            r
+            if r.right is not False or r.reason
+            else dataclasses.replace(r, reason=reasons.get(r.model, ""))
             for r in item.replies
         )
         found.append(dataclasses.replace(item, replies=replies))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srum_jax.report import charts
+from srum_jax.report.numbers import proposer_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _scored(scores: Mapping[str, Any]) -> tuple[Scored, ...]:
         used = " (used)" if name == main and len(by_proposer) > 1 else ""
         status = found.get("status", {})
         auc, n = found.get("region_auc"), found.get("region_n")
-        lines.append(Scored(f"regions, {name}{used}", auc, n, status))
+        lines.append(Scored(f"regions, {proposer_words(name)}{used}", auc, n, status))
     if "image_auc" in scores or "image_n" in scores:
         status = scores.get("image_status", {})
         auc, n = scores.get("image_auc"), scores.get("image_n")
@@ -115,7 +116,10 @@ def _histograms(
 def _failures(found: Mapping[str, Any]) -> tuple[tuple[str, int, Mapping[str, int]], ...]:
     """(what is scored, how many, {status: how many without a score}), where any have none."""
     counted = [("whole pictures", found.get("images", {}))]
-    counted += [(f"regions, {name}", seen) for name, seen in found.get("regions", {}).items()]
+    counted += [
+        (f"regions, {proposer_words(name)}", seen)
+        for name, seen in found.get("regions", {}).items()
+    ]
     lines = []
     for name, seen in counted:
         status = seen.get("status", {})

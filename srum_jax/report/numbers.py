@@ -19,7 +19,7 @@ def percent_range(ci95: Sequence[float]) -> str:
 
 def points(difference: float) -> str:
     """A difference of proportions in percentage points, always with its sign."""
-    text = _minus(f"{100 * difference:+.1f}")
+    text = minus(f"{100 * difference:+.1f}")
     return "0.0" if text[1:] == "0.0" else text
 
 
@@ -30,12 +30,12 @@ def points_range(ci95: Sequence[float]) -> str:
 
 def signed(score: float) -> str:
     """A score with its sign and two digits."""
-    return _minus(f"{score:+.2f}")
+    return minus(f"{score:+.2f}")
 
 
 def two_digits(x: float) -> str:
     """Empty for what is not finite."""
-    return _minus(f"{x:.2f}") if math.isfinite(x) else ""
+    return minus(f"{x:.2f}") if math.isfinite(x) else ""
 
 
 def three_digits(x: float) -> str:
@@ -50,7 +50,12 @@ def count(n: float) -> str:
 
 def short(x: float) -> str:
     """Three significant digits, for axes and small facts."""
-    return _minus(f"{x:.3g}")
+    return minus(f"{x:.3g}")
+
+
+def four(x: float) -> str:
+    """Four significant digits, without an exponent."""
+    return minus(f"{x:.0f}" if abs(x) >= 10_000 else f"{x:.4g}")
 
 
 def duration(seconds: float) -> str:
@@ -68,9 +73,29 @@ def megabytes(mb: float) -> str:
     return f"{count(mb)}{NO_BREAK}MB"
 
 
+WORDS = {"attr": "attributes", "yesno": "yes or no", "qa": "questions", "t2i": "drawing"}
+
+
 def words(name: str) -> str:
     """A name of the program's, such as a kind of question, as a reader would write it."""
-    return name.replace("_", " ")
+    return " ".join(WORDS.get(part, part) for part in name.split("_"))
+
+
+PROPOSERS = {
+    "components": "objects found by their outline",
+    "grid": "cells of a grid",
+    "sam": "Segment Anything",
+}
+
+
+def proposer_words(name: str) -> str:
+    """Who found a region, as a reader would write it."""
+    return PROPOSERS.get(name, words(name))
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def status_counts(status: dict[str, int]) -> str:
@@ -78,7 +103,8 @@ def status_counts(status: dict[str, int]) -> str:
     return ", ".join(f"{words(name)} {count(n)}" for name, n in status.items())
 
 
-def _minus(text: str) -> str:
+def minus(text: str) -> str:
+    """With the sign that is as wide as a plus."""
     return text.replace("-", "\u2212")
 
 
@@ -94,9 +120,12 @@ FILTERS = {
         three_digits,
         count,
         short,
+        four,
         duration,
         megabytes,
         words,
+        proposer_words,
+        sentence,
         status_counts,
     )
 }

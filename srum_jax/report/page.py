@@ -1,61 +1,76 @@
 """The report as one HTML file that works offline.
 
-Owns what the page holds and in which order; how it looks is in `templates/` and `style.css`. Its
-policy header lets a browser load nothing but what is inside the file, and what enters a template is
-escaped, so text from outside (prompts) cannot become markup.
+Owns what the page holds and in which order; how it looks is in `templates/` and `style.css`, and
+`browse.js` adds to its filters what HTML alone cannot. Its policy header lets a browser load
+nothing but what is inside the file, and run that one script alone, named by its hash. What enters a
+template is escaped, so text from outside (prompts) cannot become markup.
 """
 
+import base64
 import dataclasses
+import hashlib
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from srum_jax.report import candidates, charts, numbers, suite_sections
+from srum_jax.report import browsing, candidates, charts, numbers, suite_sections, verdict
+from srum_jax.report.adjusting import Adjusting
+from srum_jax.report.benchmarks import NOT_PUBLISHED
+from srum_jax.report.browsing import OUTCOMES, Browser
 from srum_jax.report.candidates import ScoredPictures
 from srum_jax.report.environment import templates
 from srum_jax.report.items import Item
 from srum_jax.report.judging import Judging
 from srum_jax.report.suite_sections import Section
-from srum_jax.report.training import RELEASED, TrainingSummary
+from srum_jax.report.training import RELEASED, Chosen, TrainingSummary
 
-MAX_SHOWN = 16  # items with pictures shown of each outcome
-GROUPED = 8  # up to so many items with pictures are not grouped by outcome
-OUTCOMES = {
-    "second": "Right only when trained",
-    "first": "Right only in the base",
-    "both": "Right both times",
-    "neither": "Wrong both times",
-    "right": "Right",
-    "wrong": "Wrong",
-}
-# What a round may have beside sections of results: its field and template, title, how to read it.
+# What a round may have beside sections of results: its field, template, title, how to read it.
 PARTS = (
     (
+        "adjusting",
+        "adjusting_part.html.j2",
+        "What was kept",
+        "Models between the base and the trained one, tried on validation data that nothing else "
+        "uses. Changes are to the base, in points.",
+    ),
+    (
+        "chosen",
+        "chosen.html.j2",
+        "What it was trained on",
+        "Some of the chosen pictures, evenly from the highest score to the lowest, with the weight "
+        "that this run gave each of their tokens.",
+    ),
+    (
         "judging",
+        "judging.html.j2",
         "The model as its own judge",
         "AUC: the chance that something right gets a higher score than something wrong. 0.5 is a "
         "coin toss, 1 is perfect. No score is never counted as a low score.",
     ),
     (
         "scored",
+        "scored.html.j2",
         "What the model scored",
         "Boxes carry the model's score of that region, from \u22121 (wrong) to +1 (right): blue "
         "line for 0 and above, dashed orange below, dotted where there is no score.",
     ),
     (
         "training",
+        "training.html.j2",
         "Training",
         "Over optimiser steps. Pale: every logged step; strong: running mean.",
     ),
 )
+FIRSTS = 4  # pairs at the top of the page
 COLOURS = ("base", "trained", "oracle")  # of models in turn
 
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One round. shown: items with pictures by the key of their section; items: all of them."""
+    """One round. shown: items with pictures by the key of their section; items: all of them; kept:
+    the measurement of the model that it leaves, where that is another than the trained one."""
 
     number: int
     sections: tuple[Section, ...] = ()
@@ -64,21 +79,27 @@ class Round:
     judging: Judging = Judging()
     scored: ScoredPictures = ScoredPictures()
     training: TrainingSummary = TrainingSummary()
+    adjusting: Adjusting = Adjusting()
+    kept: "Round | None" = None
+
+    @property
+    def chosen(self) -> Chosen:
+        """Some of what was trained on."""
+        return self.training.chosen
+
+    @property
+    def final(self) -> "Round":
+        """What the first screen is about: the model that the round leaves."""
+        return self.kept if self.kept and self.kept.sections else self
 
     def section(self, key: str) -> Section | None:
         """The section of that key, None where there is none."""
         return next((s for s in self.sections if s.key == key), None)
 
-    def groups(self, key: str) -> list[tuple[str, int, list[Item]]]:
-        """(title, how many, those shown) of the items of a section that have pictures."""
-        kept = list(self.shown.get(key, ()))
-        if len(kept) <= GROUPED:
-            return [("", len(kept), kept)] if kept else []
-        return [(title, len(found), found[:MAX_SHOWN]) for title, found in _by_outcome(kept)]
-
-    def failures(self, key: str) -> list[tuple[str, list[Item]]]:
-        """(title, items) of a section that not every model got right."""
-        return _by_outcome([item for item in self.items.get(key, ()) if item.failed])
+    def browser(self, key: str) -> Browser:
+        """The items of a section."""
+        place = f"{key}-{self.number}"
+        return browsing.browser(place, self.shown.get(key, ()), self.items.get(key, ()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +136,21 @@ class Part:
 def parts(run: RunReport) -> list[Part]:
     """The sections of the page, in order; what there is nothing of is left out."""
     titled = {s.key: (s.title, s.about) for r in run.rounds for s in r.sections}
-    keys = dict.fromkeys([*titled, *(key for r in run.rounds for key in r.shown)])
+    keys = dict.fromkeys(
+        [*titled, *(key for r in run.rounds for kept in (r.shown, r.items) for key in kept)]
+    )
     found = [
         Part(
             key,
-            *titled.get(key, (f"Examples: {numbers.words(key)}", "")),
+            *titled.get(key, (f"Examples: {suite_sections.title(key)}", "")),
             "measured.html.j2",
-            tuple(r for r in run.rounds if r.section(key) or r.shown.get(key)),
+            tuple(r for r in run.rounds if r.section(key) or r.browser(key)),
         )
         for key in keys
     ]
     found += [
-        Part(key, title, about, f"{key}.html.j2", tuple(r for r in run.rounds if getattr(r, key)))
-        for key, title, about in PARTS
+        Part(key, title, about, template, tuple(r for r in run.rounds if getattr(r, key)))
+        for key, template, title, about in PARTS
     ]
     found = [part for part in found if part.rounds]
     if run.stages:
@@ -144,27 +167,31 @@ def parts(run: RunReport) -> list[Part]:
 
 def render(run: RunReport) -> str:
     """The text of the HTML file."""
-    style = importlib.resources.files("srum_jax.report").joinpath("style.css").read_text()
+    inside = importlib.resources.files("srum_jax.report")
+    style, script = (inside.joinpath(name).read_text() for name in ("style.css", "browse.js"))
     last = run.measured
     return (
         templates()
         .get_template("page.html.j2")
         .render(
             run=run,
-            headline=suite_sections.headline(last.sections),
-            elsewhere=suite_sections.elsewhere(last.sections),
+            last=last,
+            headline=verdict.headline(last.final.sections),
             lede=lede(run),
-            changes=Changes.of(last.sections),
-            first=first_pictures(last),
+            changes=Changes.of(last.final.sections),
+            first=first_pictures(last.final),
             parts=parts(run),
             names=suite_sections.NAMES,
             outcome_titles=OUTCOMES,
             released=RELEASED,
+            not_published=NOT_PUBLISHED,
             chart=charts,
             strip=charts.strip,
             colour=colour,
             view=candidates.VIEW,
             style=Markup(style),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
     )
 
@@ -179,32 +206,98 @@ def colour(section: Section, model: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class Changes:
     """What training changed, of every section that compares base and trained, on one scale of
-    ±reach."""
+    ±reach of each section's own: (verdict, sections), the losses first."""
 
-    sections: tuple[Section, ...]
+    groups: tuple[tuple[str, tuple[Section, ...]], ...]
     reach: float
 
     @classmethod
     def of(cls, found: Sequence[Section]) -> "Changes":
         """Those among the sections of a round."""
-        shown = tuple(s for s in found if s.compares and s.difference)
-        pairs = [(s.difference.value, s.difference.ci95) for s in shown]
-        return cls(shown, charts.reach(*pairs) if pairs else 0.0)
+        groups = tuple((title, tuple(some)) for title, some in verdict.groups(found))
+        pairs = [
+            (s.difference.value / s.scale.width, cls.interval(s))
+            for _, some in groups
+            for s in some
+        ]
+        return cls(groups, charts.reach(*pairs) if pairs else 0.0)
+
+    @staticmethod
+    def interval(section: Section) -> tuple[float, float]:
+        """Of a difference, as a share of the section's scale."""
+        lo, hi = section.difference.ci95
+        return lo / section.scale.width, hi / section.scale.width
+
+    @property
+    def shares(self) -> bool:
+        """Whether all of them are shares."""
+        return all(s.scale.share for _, some in self.groups for s in some)
 
 
-def first_pictures(last: Round) -> list[tuple[str, int | None, Item]]:
-    """(outcome, how many items had it, the first kept item with it) for the top of the page.
+@dataclasses.dataclass(frozen=True)
+class First:
+    """A pair for the top of the page: what became of it, how many others did (None: not counted),
+    of which section."""
 
-    Of the first section that has pictures of two models; one of each outcome, so that none is
-    chosen by its looks.
+    outcome: str
+    n: int | None
+    section: str
+    item: Item
+
+
+def first_pictures(last: Round) -> list[First]:
+    """Before and after, of every outcome: gained, lost, kept, still wrong; of values the largest
+    gain and loss, and the best and the worst that stayed.
+
+    The first section that has pictures of two models gives what it can, the next ones what it
+    lacks. Of an outcome it is the first item kept, so that none is chosen by its looks.
     """
-    for section in last.sections:
-        kept = [i for i in last.shown.get(section.key, ()) if all(r.picture for r in i.replies)]
-        if section.compares and kept:
+    found: dict[str, First] = {}
+    for drawn in (True, False):
+        for section in last.sections:
+            kept = [i for i in last.shown.get(section.key, ()) if _comparable(i, drawn)]
+            if not section.compares:
+                continue
             counts = dict(section.outcomes)
-            firsts = {item.outcome: item for item in reversed(kept)}
-            return [(OUTCOMES[o], counts.get(o), firsts[o]) for o in OUTCOMES if o in firsts]
-    return []
+            for outcome, item in _firsts(kept):
+                one = First(outcome, counts.get(outcome), section.title, item)
+                found.setdefault(outcome, one)
+            if len(found) >= FIRSTS:
+                return list(found.values())[:FIRSTS]
+    return list(found.values())
+
+
+def _comparable(item: Item, drawn: bool) -> bool:
+    """Whether two replies can be seen beside each other: pictures, or texts about one."""
+    if len(item.replies) != 2:
+        return False
+    if drawn:
+        return all(reply.picture and reply.picture.uri for reply in item.replies)
+    return bool(item.given and item.given.uri) and all(reply.text for reply in item.replies)
+
+
+def _firsts(kept: Sequence[Item]) -> list[tuple[str, Item]]:
+    by_outcome = dict(browsing.by_outcome(kept))
+    right = [name for name in ("second", "first", "both", "neither") if name in by_outcome]
+    firsts = [(name, by_outcome[name][0]) for name in right]
+    marked = [item for item in kept if item.outcome in ("up", "down", "even")]
+    if not marked:
+        return firsts
+    chosen: dict[str, Item] = {}
+    for name, worth in _EXTREMES.items():
+        left = [item for item in marked if not any(item is one for one in chosen.values())]
+        best = max(left, key=worth, default=None)
+        if best and (name in ("high", "low") or worth(best) > 0):
+            chosen[name] = best
+    return firsts + list(chosen.items())
+
+
+_EXTREMES = {
+    "up": lambda item: item.change,
+    "down": lambda item: -item.change,
+    "high": lambda item: min(reply.value for reply in item.replies),
+    "low": lambda item: -max(reply.value for reply in item.replies),
+}
 
 
 def lede(run: RunReport) -> str:
@@ -221,8 +314,8 @@ def lede(run: RunReport) -> str:
             "coin toss, 1 is perfect)."
         )
     said += [
-        f"{s.against}: {numbers.points(s.difference.value)} points "
-        f"({numbers.points_range(s.difference.ci95)})."
+        f"{s.against}: {s.scale.change(s.difference.value)} {s.scale.unit} "
+        f"({s.scale.changes(s.difference.ci95)})."
         for s in run.measured.sections
         if s.difference and not s.compares
     ]
@@ -239,8 +332,3 @@ def lede(run: RunReport) -> str:
         if key in run.facts
     ]
     return " ".join(filter(None, [*said, f"{', '.join(where)}." if where else ""]))
-
-
-def _by_outcome(items: Sequence[Item]) -> list[tuple[str, list[Item]]]:
-    found = {outcome: [i for i in items if i.outcome == outcome] for outcome in OUTCOMES}
-    return [(OUTCOMES[outcome], some) for outcome, some in found.items() if some]

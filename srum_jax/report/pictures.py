@@ -9,7 +9,7 @@ from PIL import Image
 
 from srum_jax.data import images
 
-THUMB = 384  # longest side, in pixels, of a picture put into the page
+THUMB = 288  # longest side, in pixels, of a picture put into the page
 SMALL = 128  # up to this longest side a picture is shown pixel by pixel
 
 

@@ -1,46 +1,48 @@
-"""What was measured, as the report shows it: sections of shares with their intervals.
+"""What was measured, as the report shows it: sections of numbers with their intervals.
 
-Owns how a round of results.json becomes sections, whichever suite wrote them, and what they say in
-words. No number is computed here but the share of a count: intervals and differences are those
-that `evaluate` wrote.
+Owns how a round of results.json becomes sections, whichever suite wrote them. No number is computed
+here but the share of a count: intervals and differences are those that `evaluate` wrote.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srum_jax.report.numbers import percent, percent_range, points, points_range
+from srum_jax.report import benchmarks
+from srum_jax.report.benchmarks import Details
+from srum_jax.report.scales import Interval, Scale
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """How many of n are right. ci95: of the share, or None where none was written."""
+class Score:
+    """What one model's replies to n items are worth, on the section's scale.
+
+    ci95: None where none was written · correct: how many are right, None where that is not counted
+    · failed: how many replies could not be used.
+    """
 
     n: int
-    correct: float
-    ci95: tuple[float, float] | None = None
-    by_category: Mapping[str, "Share"] = dataclasses.field(default_factory=dict)
-
-    @property
-    def accuracy(self) -> float:
-        """In [0, 1]."""
-        return self.correct / self.n
+    value: float
+    ci95: Interval | None = None
+    by_category: Mapping[str, "Score"] = dataclasses.field(default_factory=dict)
+    correct: float | None = None
+    failed: int = 0
 
     @property
     def low(self) -> float:
         """The lower end of what is drawn of it."""
-        return self.ci95[0] if self.ci95 else self.accuracy
+        return self.ci95[0] if self.ci95 else self.value
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Second model minus first on the same items, in [-1, 1].
+    """Second model minus first on the same items, in the section's unit.
 
     first_only, second_only: items that one of them alone got right; None where not counted.
     """
 
     value: float
-    ci95: tuple[float, float]
+    ci95: Interval
     n: int | None = None
     first_only: int | None = None
     second_only: int | None = None
@@ -56,16 +58,18 @@ class Section:
     """One thing that was measured of one or more models.
 
     key: its name in files; about: how it was measured, in a sentence; unit: what n counts; against:
-    which difference `difference` is.
+    which difference `difference` is; details: how a benchmark was asked and scored.
     """
 
     key: str
     title: str
     about: str
     unit: str
-    models: Mapping[str, Share]
+    models: Mapping[str, Score]
     difference: Difference | None = None
     against: str = ""
+    scale: Scale = Scale()
+    details: Details | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +80,28 @@ class Section:
     def compares(self) -> bool:
         """Whether it compares the model before and after training."""
         return self.names == ("base", "trained")
+
+    @property
+    def void(self) -> bool:
+        """Whether no reply of some model could be used: its numbers are no result."""
+        return any(one.n and one.failed >= one.n for one in self.models.values())
+
+    @property
+    def judged(self) -> bool:
+        """Whether it says something about the change that training made."""
+        return self.compares and self.difference is not None and not self.void
+
+    @property
+    def metric(self) -> str:
+        """What the numbers are, in words."""
+        return self.details.metric if self.details else "right answers"
+
+    @property
+    def counted(self) -> str:
+        """What rose or fell, in words."""
+        if self.details is None:
+            return f"right {self.unit}"
+        return f"{self.title}, {self.details.metric},"
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -95,20 +121,31 @@ class Section:
         return [Row("all", self.models, self.difference), *categories]
 
     @property
-    def lowest(self) -> float:
-        """Where its scale starts: where all is above one half, that half shows more."""
-        shares = [s for model in self.models.values() for s in (model, *model.by_category.values())]
-        return 0.5 if min(s.low for s in shares) >= 0.5 else 0.0
+    def drawn_from(self) -> float:
+        """Where its axis starts, 0 at the worst: where all is above one half, that half shows
+        more."""
+        shown = [s for model in self.models.values() for s in (model, *model.by_category.values())]
+        lowest = min((self.scale.at(s.low) for s in shown), default=0.0)
+        return 0.5 if lowest >= 0.5 else 0.0
+
+    @property
+    def ends(self) -> tuple[str, str, str]:
+        """What stands at the start, the middle and the end of its axis."""
+        lo = self.drawn_from
+        at = (self.scale.worst + self.scale.width * x for x in (lo, (1 + lo) / 2, 1.0))
+        if self.scale.share:
+            return tuple(f"{100 * x:.0f}{end}" for x, end in zip(at, ("", "", " %"), strict=True))
+        return tuple(f"{x:g}".replace("-", "\u2212") for x in at)
 
     @property
     def outcomes(self) -> tuple[tuple[str, int], ...]:
         """(kind, items) right for both, only the second, only the first, neither; () unknown."""
-        d = self.difference
-        if d is None or len(self.models) != 2 or d.n is None:
+        d, correct = self.difference, next(iter(self.models.values())).correct
+        if d is None or len(self.models) != 2 or d.n is None or correct is None:
             return ()
         if d.first_only is None or d.second_only is None:
             return ()
-        both = round(next(iter(self.models.values())).correct) - d.first_only
+        both = round(correct) - d.first_only
         neither = d.n - both - d.first_only - d.second_only
         kinds = ("both", "second", "first", "neither")
         return tuple(zip(kinds, (both, d.second_only, d.first_only, neither), strict=True))
@@ -119,7 +156,7 @@ class Row:
     """A line of a section's table. difference: with its interval, where one was written."""
 
     name: str
-    models: Mapping[str, Share]
+    models: Mapping[str, Score]
     difference: Difference | None = None
 
     @property
@@ -131,7 +168,7 @@ class Row:
     def change(self) -> float:
         """Second model minus first."""
         first, second = list(self.models.values())[:2]
-        return second.accuracy - first.accuracy
+        return second.value - first.value
 
 
 # The fields of a round that every results.json has had: title, unit, how it is measured.
@@ -169,6 +206,11 @@ NAMES = {  # of models, where a reader needs more than the file says
     "self": "own choice",
     "oracle": "oracle (ceiling)",
 }
+
+
+def title(key: str) -> str:
+    """What a reader calls the section of that key."""
+    return CONTRACT[key][0].lower() if key in CONTRACT else key.replace("_", " ")
 
 
 def of_round(measured: Mapping[str, Any]) -> list[Section]:
@@ -227,21 +269,28 @@ def _nested(key: str, value: Mapping[str, Any], where: str) -> list[Section]:
 
 
 def section(key: str, value: Mapping[str, Any], where: str) -> Section:
-    """One section from its JSON: {"title", "models": {name: accuracy section}} and, where there,
-    "about", "unit" and "paired". Raises ValueError naming the field that is missing."""
+    """One section from its JSON, {"title", "models", and where there "about", "unit", "paired"}: of
+    accuracy sections, or of a benchmark. Raises ValueError naming the field that is missing."""
     try:
         paired, unit = value.get("paired"), str(value.get("unit", "items"))
-        models = {name: share(part) for name, part in value["models"].items() if part}
+        given = {name: part for name, part in value["models"].items() if part}
+        benchmark = any("strict" in part for part in given.values())
+        models = {
+            name: _measured(part, value["metric"]) if benchmark else score(part)
+            for name, part in given.items()
+        }
         return Section(
             key=key,
             title=str(value["title"]),
             about=str(value.get("about", "")),
             unit=unit,
-            models=models,
+            models={name: one for name, one in models.items() if one},
             difference=difference(paired) if paired else None,
             against=(paired or {}).get("against") or _against(list(models), unit),
+            scale=benchmarks.scale(value),
+            details=benchmarks.details(value) if benchmark else None,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(where, error) from error
 
 
@@ -258,13 +307,33 @@ def _damaged(where: str, error: Exception) -> ValueError:
     )
 
 
-def share(value: Mapping[str, Any]) -> Share:
+def score(value: Mapping[str, Any]) -> Score:
     """From an accuracy section: {"n", "correct"}, and where there "ci95", "by_category"."""
-    return Share(
+    return Score(
         n=value["n"],
-        correct=value["correct"],
+        value=value["correct"] / value["n"],
         ci95=tuple(value["ci95"]) if "ci95" in value else None,
-        by_category={name: share(v) for name, v in value.get("by_category", {}).items()},
+        by_category={name: score(v) for name, v in value.get("by_category", {}).items()},
+        correct=value["correct"],
+    )
+
+
+def _measured(value: Mapping[str, Any], metric: str) -> Score | None:
+    """From one model's part of a benchmark; None where the metric is not defined."""
+    if metric not in value["strict"]:
+        return None
+    categories = {
+        name: Score(one["n"], one[metric])
+        for name, one in value["by_category"].items()
+        if metric in one and "n" in one
+    }
+    ci95 = value["ci95"].get(metric)
+    return Score(
+        n=value["n"],
+        value=value["strict"][metric],
+        ci95=None if ci95 is None else tuple(ci95),
+        by_category=categories,
+        failed=value["failed"],
     )
 
 
@@ -277,49 +346,3 @@ def difference(value: Mapping[str, Any]) -> Difference:
         first_only=value.get("base_only"),
         second_only=value.get("trained_only"),
     )
-
-
-# -- in words -----------------------------------------------------------------------------------
-
-
-def headline(sections: Sequence[Section]) -> str:
-    """The result in one sentence: of the first section that compares base and trained, or else of
-    the first there is. A change is claimed only where the 95 % interval excludes 0."""
-    if not sections:
-        return "No accuracy was measured in this run."
-    shown = next((s for s in sections if s.compares), sections[0])
-    models = list(shown.models.items())
-    if not shown.compares:
-        name, one = models[0]
-        interval = f" (95 % interval {percent_range(one.ci95)})" if one.ci95 else ""
-        return f"{shown.title}, {name}: {percent(one.accuracy)} right{interval}."
-    move = f"from {percent(models[0][1].accuracy)} to {percent(models[1][1].accuracy)}"
-    if not shown.difference:
-        return (
-            f"Right {shown.unit} went {move}; without a paired comparison nothing can be concluded."
-        )
-    size = f"{points(shown.difference.value)} points"
-    interval = f"95 % interval {points_range(shown.difference.ci95)}"
-    if shown.difference.direction:
-        verb = "raised" if shown.difference.direction > 0 else "lowered"
-        return f"Training {verb} right {shown.unit} {move}: {size} ({interval})."
-    return (
-        f"No clear change: right {shown.unit} went {move}, {size}, but the {interval} includes 0."
-    )
-
-
-def elsewhere(sections: Sequence[Section]) -> str:
-    """What training clearly changed beside the headline's section, the losses first; "" where
-    nothing else was compared. As there, a change is one whose interval excludes 0."""
-    compared = [s for s in sections if s.compares and s.difference][1:]
-    said = []
-    for direction, verb in ((-1, "Lower"), (1, "Higher")):
-        parts = [
-            f"{s.title[:1].lower()}{s.title[1:]} ({points(s.difference.value)} points, "
-            f"{points_range(s.difference.ci95)})"
-            for s in compared
-            if s.difference.direction == direction
-        ]
-        if parts:
-            said.append(f"{verb}: {', '.join(parts)}.")
-    return " ".join(said) or ("No other clear change." if compared else "")

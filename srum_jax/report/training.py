@@ -12,7 +12,8 @@ import numpy as np
 from absl import logging
 
 from srum_jax.report import charts
-from srum_jax.report.numbers import count, short
+from srum_jax.report.candidates import ScoredPictures
+from srum_jax.report.numbers import count, short, words
 
 # key in the metrics, title, remark, whether a running mean is drawn
 LOGGED = (
@@ -39,9 +40,56 @@ LEFT_OUT = {  # counts of the manifest
     "prompts of too little gain": "{} prompts whose best picture hardly beats the others",
     "best scored too low": "{} pictures whose score is too low",
 }
+# What an objective does, in words; the weights are those of train/examples.json.
+OBJECTIVES = {
+    "sft": "plain flow matching on the chosen pictures, every token alike",
+    "srum_release": "SRUM as its code is released: a token counts by the score of its region times "
+    "that of the whole picture, never against it",
+    "srum_paper": "SRUM as in its paper: a token counts by the signed score of its region, so bad "
+    "regions are pushed away, up to a cap",
+    "srum_advantage": "flow matching that counts more or less by how a region scores against those "
+    "of the prompt's other candidates",
+    "nft": "towards regions that score above those of the prompt's other candidates, away from "
+    "those below",
+}
 RELEASED = "srum_release"  # the objective with the weight rule that score/examples.json shows
 
 Metrics = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (steps [N], values float [N])
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Some of what was trained on, with the weights it really had.
+
+    objective, rewards: of the config · regions: whether the objective reads them.
+    """
+
+    pictures: ScoredPictures = ScoredPictures()
+    objective: str = ""
+    rewards: str = "both"
+    regions: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures)
+
+    @property
+    def said(self) -> str:
+        """How the scores of regions and pictures became weights, in words."""
+        if self.regions:
+            acting = {"regions": " Scores of whole pictures are not read."}.get(self.rewards, "")
+            return (
+                "A weight above 0 draws the model to this picture at that place, a weight below 0 "
+                f"pushes it away.{acting}"
+            )
+        if self.objective == "sft":
+            return (
+                "This objective ignores regions: every token of a chosen picture has the weight 1. "
+                "Scores decide which pictures are chosen, and nothing else."
+            )
+        return (
+            "Regions were not read (the config says so): every token of a picture has the one "
+            "weight that the score of the whole picture gives."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +98,7 @@ class TrainingSummary:
 
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     selection: str = ""
+    chosen: Chosen = Chosen()
     curves: tuple[charts.Curve, ...] = ()
     monitored: tuple[charts.Curve, ...] = ()
 
@@ -60,6 +109,12 @@ class TrainingSummary:
     def stopped(self) -> bool:
         """Whether the training monitor ended the run."""
         return "stopped_at" in self.facts
+
+    @property
+    def objective(self) -> str:
+        """What it was trained by, in words."""
+        name = str(self.facts.get("objective", ""))
+        return OBJECTIVES.get(name, words(name))
 
     @property
     def said(self) -> str:
@@ -78,9 +133,13 @@ class TrainingSummary:
 
 
 def training(
-    facts: Mapping[str, Any], manifest: Mapping[str, Any], metrics: Metrics
+    facts: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    metrics: Metrics,
+    chosen: Chosen = Chosen(),
 ) -> TrainingSummary:
-    """Args: "train" of the round, the manifest of the stage, its metrics; each may be empty.
+    """Args: "train" of the round, the manifest of the stage, its metrics, and some of what was
+    trained on; each may be empty.
 
     Raises ValueError where a row of the monitor has no step.
     """
@@ -99,7 +158,7 @@ def training(
         _monitored("What is kept", rows, KEPT),
     )
     return TrainingSummary(
-        facts, selection(manifest), tuple(drawn), tuple(c for c in seen if c is not None)
+        facts, selection(manifest), chosen, tuple(drawn), tuple(c for c in seen if c is not None)
     )
 
 
@@ -130,8 +189,13 @@ def selection(manifest: Mapping[str, Any]) -> str:
     chosen = f"Trained on {count(counts['candidates'])} pictures"
     if select:
         chosen += f": {SELECTED.get(select, select)}"
-    left = [form.format(count(counts[name])) for name, form in LEFT_OUT.items() if counts.get(name)]
+    left = [_counted(counts[name], form) for name, form in LEFT_OUT.items() if counts.get(name)]
     return f"{chosen}." + (f" Left out: {', '.join(left)}." if left else "")
+
+
+def _counted(n: int, form: str) -> str:
+    one = form.replace("pictures ", "picture ").replace("prompts ", "prompt ")
+    return (one if n == 1 else form).format(count(n))
 
 
 def _monitored(

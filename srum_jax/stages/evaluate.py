@@ -183,7 +183,7 @@ def replied(
         panel = [
             replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
         ]
-        for suite in suites:
+        for suite in (one for one in suites if one.judged):
             for name, (requests, found) in said[suite.name].items():
                 how = dict(title=f"evaluate, {suite.name}: {name}")
                 place = folder / suite.name / name
@@ -243,7 +243,8 @@ def write(
     outputs = {"evaluation": "evaluation.json"}
     for findings in found.values():
         parts.update(findings.fields)
-        details |= findings.details
+        items = details.get("items", {}) | findings.details.get("items", {})
+        details |= findings.details | ({"items": items} if items else {})
         for name, records in findings.examples.items():
             outputs[name] = f"{name}.json"
             write_json(folder / outputs[name], with_pictures(folder, name, records))

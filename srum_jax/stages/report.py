@@ -1,9 +1,10 @@
 """Stage `report`: one page a person can look at, from what the other stages left in the folder.
 
-Owns `report.html`, and which files it is made from: results.json and, of every round, the metrics
-and manifest of `train`, the pictures, examples and verdicts of `evaluate`, the examples and
-calibration of `score`. It measures nothing. A piece that is not there leaves its section out, and
-so does a picture that is damaged; another piece that is damaged is an error that names it.
+Owns `report.html`, and which files it is made from: results.json and, of every round, the metrics,
+manifest and examples of `train`, the pictures, examples and verdicts of `evaluate` and `adjust`,
+the examples and calibration of `score`. It measures nothing. A piece that is not there leaves its
+section out, and so does a picture that is damaged; another piece that is damaged is an error that
+names it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from etils import epath
 from srum_jax.config import Config
 from srum_jax.core import files
 from srum_jax.core.files import read_json
-from srum_jax.report import candidates, items, page, pictures, suite_sections, training
+from srum_jax.report import adjusting, candidates, items, page, pictures, suite_sections, training
 from srum_jax.report.judging import judging
 from srum_jax.report.pictures import Thumbnail
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
@@ -102,19 +103,25 @@ def read(results: Mapping[str, Any], folders: Sequence[epath.PathLike]) -> page.
 def _round(number: int, measured: Mapping[str, Any], folder: epath.Path | None) -> page.Round:
     """folder: None where the round left none."""
     facts = measured.get("train", {})
+    sections = tuple(suite_sections.of_round(measured))
+    adjusted = adjusting.adjusting(
+        measured.get("adjust", {}), {section.key: section.title for section in sections}
+    )
     if folder is None:
         return page.Round(
             number,
-            tuple(suite_sections.of_round(measured)),
+            sections,
             judging=judging(measured.get("scores", {}), {}),
             training=training.training(facts, {}, {}),
+            adjusting=adjusted,
+            kept=_kept(number, measured, None),
         )
     judged = _items(folder / "evaluate" / "evaluation.json")
     logged = folder / "train" / "metrics.jsonl"
     scored = folder / "score" / "examples.json"
     return page.Round(
         number,
-        sections=tuple(suite_sections.of_round(measured)),
+        sections=sections,
         shown=_shown(folder / "evaluate", judged),
         items=judged,
         judging=judging(
@@ -127,8 +134,42 @@ def _round(number: int, measured: Mapping[str, Any], folder: epath.Path | None) 
             facts,
             _read_if_there(folder / "train" / "manifest.json", {}),
             training.series(metrics.read(logged) if logged.exists() else []),
+            _chosen(folder / "train" / "examples.json"),
         ),
+        adjusting=adjusted,
+        kept=_kept(number, measured, folder / "adjust"),
     )
+
+
+def _kept(number: int, measured: Mapping[str, Any], folder: epath.Path | None) -> page.Round | None:
+    """The measurement of the model that `adjust` chose, where it made one; its own `folder`."""
+    if not measured.get("adjusted"):
+        return None
+    judged = _items(folder / "evaluation.json") if folder else {}
+    return page.Round(
+        number,
+        sections=tuple(suite_sections.of_round(measured["adjusted"])),
+        shown=_shown(folder, judged) if folder and folder.exists() else {},
+        items=judged,
+    )
+
+
+def _chosen(path: epath.Path) -> training.Chosen:
+    """Some of what was trained on."""
+    found = _read_if_there(path, {})
+    if not found:
+        return training.Chosen()
+    try:
+        return training.Chosen(
+            candidates.scored_pictures(
+                found["candidates"], str(path), functools.partial(_picture, path.parent)
+            ),
+            found["objective"],
+            found["rewards"],
+            found["regions"],
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: it has no field {error}; run train again") from error
 
 
 def _read_if_there(path: epath.Path, otherwise: Any) -> Any:

@@ -2,8 +2,9 @@
 
 Wires a run of the one loop: what is trained (`selection.py`, `training_set.py`), how
 (`programs.py`), and what watches it. Leaves the averaged trained leaves under `params/`, the
-metrics, and the checkpoints it goes on from. Never sees a verifier: scores are the model's own, and
-the training monitor says whether they still mean something.
+metrics, examples of what was trained on, and the checkpoints it goes on from. Never sees a
+verifier: scores are the model's own, and the training monitor says whether they still mean
+something.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.models.bagel import cost, model_config
 from srum_jax.objectives import srum
-from srum_jax.stages import adjusted, loading, monitor, preflight
+from srum_jax.stages import adjusted, loading, monitor, preflight, training_examples
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -140,6 +141,8 @@ def train(
         chosen, stored, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed
     )
     log_rows(examples)
+    if jax.process_index() == 0:
+        training_examples.write(folder, examples)
 
     watch = None
     if watched:
@@ -263,7 +266,11 @@ def finish(
         if at != summary.steps:
             found["train"]["weights_of"] = at
     return Outcome(
-        outputs={"params": "params", "metrics": "metrics.jsonl"},
+        outputs={
+            "params": "params",
+            "metrics": "metrics.jsonl",
+            "examples": training_examples.NAME,
+        },
         counts={**counts, "steps": summary.steps},
         items=summary.steps,
         compile_seconds=summary.compile_seconds,

@@ -103,7 +103,7 @@ def example(
     region_masks: one for each of its regions, or None.
     """
     values = c.scores if c.advantages is None else c.advantages
-    strongest = np.argsort(-np.abs(values), kind="stable")[:regions]
+    strongest = strongest_regions(c, regions)
     if c.advantages is None:
         rewards = Regions(c.boxes[strongest], values[strongest], c.image_score)
     else:
@@ -125,6 +125,12 @@ def example(
         regions=rewards,
         target=latents.target,
     )
+
+
+def strongest_regions(c: Candidate, count: int) -> np.ndarray:
+    """Places of the `count` regions with the largest scores or advantages, whichever sign."""
+    values = c.scores if c.advantages is None else c.advantages
+    return np.argsort(-np.abs(values), kind="stable")[:count]
 
 
 def check_lanes(
@@ -215,6 +221,12 @@ class TrainingSet:
             shown = self.stored.masks(c)
             examples.append(self._example(c, latents, i, dropped=dropped, region_masks=shown))
         return examples
+
+    def alone(self, i: int) -> Batch:
+        """Candidate `i` as the only sample of a row, packed as those that are trained on."""
+        c = self.candidates[i]
+        made = self._example(c, self.stored.latents(c), i, region_masks=self.stored.masks(c))
+        return packing.pack([[made]], self.lanes, self.layout, **self._packed)
 
     def batch(self, step: int, at: jax.sharding.Sharding) -> Batch:
         """This host's rows of the batch of `step`, whose rows `at` lays over the devices."""

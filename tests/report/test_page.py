@@ -14,7 +14,7 @@ from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.evals import sections as result_sections
 from srum_jax.report import page as report_page
-from srum_jax.report import pictures, suite_sections, training
+from srum_jax.report import pictures, suite_sections, training, verdict
 from srum_jax.stages import report
 from srum_jax.stages.manifest import Manifest, Workdir
 
@@ -206,7 +206,7 @@ def test_full_page(full):
     results, folder = full
     text = build(results, [folder])
     page = read(text)
-    assert page.ids == [
+    assert page.sections == [
         "t2i",
         "best_of_k",
         "qa",
@@ -218,14 +218,13 @@ def test_full_page(full):
         "stages",
         "run",
     ]
-    assert "<script" not in text and page.text.count(EVIL) >= 4 + 3
+    assert "<script>alert" not in text and page.text.count(EVIL) >= 4 + 3
     top = page.text[: page.text.index("Share of test pictures")]
     for shown in (
         "40.0\u00a0%",
         "60.0\u00a0%",
         "+20.0",
         "cafe0123",
-        "srum_advantage",
         "38.2",
         "55",
         "1 h 02 min",
@@ -239,23 +238,23 @@ def test_full_page(full):
         f"{results['rounds'][0]['scores']['region_auc']:.3f}",
         "unparsed 1",
         "highest here",
-        "Objective: srum_advantage",
+        "Objective: flow matching that counts more or less by how a region scores",
         "Trained against base on the same captions: +20.0 points",
         "Trained against base on the same edits: +20.0 points",
         "a green cross",
         "The first 2 in the order of the test",
-        "Everything that went wrong: 3 of 4 pictures",
+        "Every one of 4 pictures, by kind; 3 not right every time",
         f"{EVIL} {EVIL}",  # a prompt and its category
         "✗ wrong there is no red cross",  # the reason, from evaluation.json
-        "It is shown for comparison: this run trained with srum_advantage, not with it.",
+        "It is shown for comparison: this run trained otherwise.",
         "released SRUM weights, not used",
         "Trained on 90 pictures: each prompt's best by the model's own score. Left out: 7 pictures "
         "without a score, 3 prompts whose best picture hardly beats the others.",
     ):
         assert shown in page.text, shown
     for shown in (
-        "Training raised right pictures from 40.0\u00a0% to 60.0\u00a0%: +20.0 points",
-        "Higher: describing pictures (+20.0 points",
+        "Better after training: drawing, describing pictures and editing pictures. Nothing is "
+        "clearly worse. No clear change: answering questions.",
         "Drawing 40.0\u00a0% → 60.0\u00a0%, 200 pictures +20.0 points",
         "Right only when trained 40",
         "Own choice against the average candidate",
@@ -269,22 +268,22 @@ def test_full_page(full):
 
 def test_minimal_page_says_that_nothing_was_measured(tmp_path):
     page = read(build({}, []))
-    assert page.ids == [] and "No accuracy was measured" in page.text
+    assert page.sections == [] and "No accuracy was measured" in page.text
     page = read(build({"rounds": [{"round": 0}], "stages": {}}, [tmp_path / "round0"]))
-    assert page.ids == []
+    assert page.sections == []
 
 
 def test_a_stage_without_its_time_is_shown_and_counts_for_nothing():
     stages = {"generate": {"seconds": 30.0, "items": 5}, "train": {"items": 7}}
     page = read(build({"stages": stages}, []))
-    assert page.ids == ["stages"]
+    assert page.sections == ["stages"]
     assert "All stages together: 30.0\u00a0s." in page.text and "7" in page.text
 
 
 def test_base_alone():
     section = {"base": result_sections.accuracy_section(np.arange(10) < 3)}
     page = read(build({"rounds": [{"round": 0, "t2i": section}]}, []))
-    assert page.ids == ["t2i"]
+    assert page.sections == ["t2i"]
     assert "Drawing, base: 30.0\u00a0% right (95 % interval 10.8–60.3)." in page.text
     assert "trained" not in page.text
 
@@ -303,15 +302,15 @@ def test_captions_and_edits_of_the_base_alone(full):
         path.write_text(json.dumps(alone))
     page = read(build(results, [folder]))
     assert "same captions" not in page.text and "same edits" not in page.text
-    assert "a green cross" not in page.text and "Examples: captions" in page.text
-    assert {"captions", "edits"} <= set(page.ids)
+    assert "a green cross" not in page.text and "Examples: describing pictures" in page.text
+    assert {"captions", "edits"} <= set(page.sections)
     page = read(build(results, []))
-    assert "edits" in page.ids and "captions" not in page.ids
+    assert "edits" in page.sections and "captions" not in page.sections
 
 
 def test_headline_claims_a_change_only_if_the_interval_excludes_zero():
     def headline(measured):
-        return suite_sections.headline(suite_sections.of_round({"t2i": measured}))
+        return verdict.headline(suite_sections.of_round({"t2i": measured}))
 
     base = np.arange(200) % 2 == 0
     assert headline(t2i(base, base | (np.arange(200) < 60))).startswith("Training raised")
@@ -334,8 +333,11 @@ def test_what_fell_is_said_first_of_the_rest(full):
         ["add", "move"] * 100, right, right & (np.arange(200) > 30)
     )
     page = read(build(results, []))
-    said = page.text.index("Lower: editing pictures (\u221211.5 points")
-    assert said < page.text.index("Higher: describing pictures")
+    assert "Better after training: drawing and describing pictures. Worse: editing" in page.text
+    table = page.text[page.text.index("change, 95 % interval") :]
+    worse, better, unclear = map(table.index, ("Worse 1", "Better 2", "No clear change 1"))
+    assert worse < table.index("Editing pictures 75.0") < better < unclear
+    assert "\u221211.5 points" in table[worse:better]
 
 
 def test_rounds_are_told_apart(full):
@@ -412,7 +414,7 @@ def test_stage_writes_the_page_and_makes_it_anew(full):
     read(work.report.read_text())
     work.report.write_text("an older page")
     report.run(cfg, None, work)
-    assert "srum_advantage" in read(work.report.read_text()).text
+    assert "Objective: flow matching" in read(work.report.read_text()).text
     assert Manifest.read(work.stage("report")).stage == "report"
 
 
@@ -455,15 +457,13 @@ def test_a_row_of_the_monitor_among_the_metrics_hides_no_loss():
 def test_everything_that_went_wrong_is_listed_with_its_reason(full):
     results, folder = full
     page = read(build(results, [folder]))
-    listed = page.text[page.text.index("Everything that went wrong") :]
-    second, first, neither = (
-        listed.index(title)
-        for title in ("Right only when trained 1", "Right only in the base 1", "Wrong both times 1")
-    )
-    assert second < first < neither
-    assert "✗ there is no red cross ✓" in listed[second:first]
-    assert "two crosses single ✓ ✗ 1 of 2" in listed[first:neither]
-    assert "a brown cross single ✗ a cross is red ✗ empty" in listed[neither:]
+    listed = page.text[page.text.index("Every one of 4 pictures") :]
+    assert f"{EVIL} 1; wrong: base 1, trained 0 {EVIL} ✗ there is no red cross ✓" in listed
+    kind = listed[listed.index("single 3; wrong: base 1, trained 2") :]
+    first, neither, both = map(kind.index, ("two crosses", "a brown cross", "a blue square"))
+    assert first < neither < both  # what failed comes first
+    assert "✓ ✗ 1 of 2" in kind[first:neither]
+    assert "✗ a cross is red ✗ empty" in kind[neither:both]
 
 
 def test_many_pictures_are_grouped_by_what_became_of_them(full):

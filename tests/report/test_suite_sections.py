@@ -8,7 +8,7 @@ from html_page import read
 from PIL import Image
 
 from srum_jax.evals import sections as result_sections
-from srum_jax.report import page, suite_sections
+from srum_jax.report import numbers, page, suite_sections
 from srum_jax.stages import report
 
 FIRST, SECOND = np.arange(80) % 4 == 0, np.arange(80) % 2 == 0
@@ -44,7 +44,7 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
     (folder / "evaluation.json").write_text(json.dumps({"items": {"frogs": items}}))
     run = report.read({"rounds": [measured]}, [folder.parent])
     shown = read(page.render(run))
-    assert shown.ids == ["frogs", "frogs-toads"]
+    assert shown.sections == ["frogs", "frogs-toads"]
     for text in (
         "Training raised right ponds from 25.0\u00a0% to 50.0\u00a0%: +25.0 points",
         "Counting frogs 25.0\u00a0% → 50.0\u00a0%, 80 ponds +25.0 points",
@@ -54,11 +54,11 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
         "far away 40",
         "near 40",
         "Trained against base on the same ponds: +25.0 points, 95 % interval "
-        + suite_sections.points_range(measured["suites"]["frogs"]["paired"]["ci95"]),
+        + numbers.points_range(measured["suites"]["frogs"]["paired"]["ci95"]),
         "right only when trained 20",
-        "Everything that went wrong: 1 of 2 ponds",
-        "how many frogs ? near three ✗ two; there are three ✓ three",
-        "base ✗ wrong there are threetwo",
+        "Every one of 2 ponds, by kind; 1 not right every time",
+        "near 2; wrong: base 1, trained 0 how many frogs ? three ✗ two there are three ✓ three",
+        "base ✗ wrong there are three two",
         "Telling frogs from toads",
     ):
         assert text in shown.text, text

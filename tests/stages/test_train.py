@@ -359,7 +359,11 @@ def test_only_the_generation_side_is_trained(done):
     assert all(row["tokens_per_second"] > 0 and row["peak_memory_gib"] > 0 for row in rows)
     assert rows[0]["drift"] < 1e-8 < rows[-1]["drift"]  # it starts at the reference
     assert rows[0]["token_advantage_size"] > 0.3
-    assert manifest.outputs == {"params": "params", "metrics": "metrics.jsonl"}
+    assert manifest.outputs == {
+        "params": "params",
+        "metrics": "metrics.jsonl",
+        "examples": "examples.json",
+    }
     assert run(cfg, work) == manifest
 
 

@@ -115,7 +115,8 @@ class OwnScore(Suite):
         own = sections.pop("")
         inner = {f"mark-{i}": one for i, one in enumerate(sections.values(), start=1)}
         return Findings(
-            own | ({"sections": inner} if inner else {}), examples={"pairs": pairs(outputs)}
+            own | ({"sections": inner} if inner else {}),
+            examples={f"examples-{self.name}": pairs(outputs)},
         )
 
 

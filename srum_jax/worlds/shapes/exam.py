@@ -13,7 +13,7 @@ import numpy as np
 
 from srum_jax.evals.suite import AnswerRequest, EditRequest, TextRequest, Verdict
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.worlds.shapes import verifier
+from srum_jax.worlds.shapes import reasons, verifier
 from srum_jax.worlds.shapes.changes import Edit, edit_set, several_set
 from srum_jax.worlds.shapes.language import content_of
 from srum_jax.worlds.shapes.question_forms import DESCRIBE, ShapesQuestion
@@ -122,7 +122,7 @@ def judge_drawings(records: Sequence[Mapping[str, Any]]) -> list[Verdict]:
 def judge_answers(requests: Sequence[AnswerRequest], replies: Sequence[str]) -> list[Verdict]:
     """Right is the one word."""
     return [
-        Verdict(request.id, request.category, reply == request.truth)
+        _verdict(request, "" if reply == request.truth else reasons.of_answer(reply, request.truth))
         for request, reply in zip(requests, replies, strict=True)
     ]
 
@@ -131,7 +131,7 @@ def judge_captions(requests: Sequence[TextRequest], replies: Sequence[str]) -> l
     """Right is all that the scene shows and nothing else."""
     scenes: list[Scene] = [request.truth for request in requests]
     return [
-        Verdict(request.id, request.category, verifier.verify_caption(reply, scene))
+        _verdict(request, verifier.caption_fault(reply, scene))
         for request, scene, reply in zip(requests, scenes, replies, strict=True)
     ]
 
@@ -140,6 +140,11 @@ def judge_edits(requests: Sequence[EditRequest], replies: Sequence[np.ndarray]) 
     """Right is what the edit demands with all else as it was."""
     wanted: list[Edit] = [request.truth for request in requests]
     return [
-        Verdict(request.id, request.category, verifier.verify_edit(image, edit))
+        _verdict(request, verifier.edit_fault(image, edit))
         for request, edit, image in zip(requests, wanted, replies, strict=True)
     ]
+
+
+def _verdict(request: AnswerRequest | TextRequest | EditRequest, fault: str) -> Verdict:
+    """Right where there is no fault."""
+    return Verdict(request.id, request.category, not fault, fault)

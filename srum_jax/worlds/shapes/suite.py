@@ -214,7 +214,7 @@ def item_records(outputs: Mapping[str, ModelOutputs]) -> dict[str, list[dict[str
     for name, one in outputs.items():
         for key, (_, kind) in PARTS.items():
             for row, verdict in zip(found[key], getattr(one.verdicts, kind), strict=True):
-                row[f"{name}_correct"] = verdict.right
+                row |= {f"{name}_correct": verdict.right, f"{name}_reason": verdict.reason}
         for row, reply in zip(found["qa"], one.replies.answers, strict=True):
             row[f"{name}_answer"] = reply
         for row, reply in zip(found["captions"], one.replies.texts, strict=True):
@@ -253,6 +253,7 @@ def pairs(firsts: Mapping[str, tuple[Sequence, Sequence]]) -> dict[str, list[dic
         pair = {"prompt": records[i]["prompt"], "category": categories[i]}
         for name, (drawn, verdicts) in firsts.items():
             pair |= {f"{name}_image": drawn[i]["image"], f"{name}_correct": verdicts[i].right}
+            pair[f"{name}_reason"] = verdicts[i].reason
         kept.append(pair)
     return {"pairs": kept}
 

@@ -18,6 +18,7 @@ import numpy as np
 from einops import reduce
 from scipy import ndimage
 
+from srum_jax.worlds.shapes import reasons
 from srum_jax.worlds.shapes.changes import Edit
 from srum_jax.worlds.shapes.language import Content, name, parse, scene_contents
 from srum_jax.worlds.shapes.rendering import (
@@ -111,23 +112,32 @@ def verify_edit(image: np.ndarray, edit: Edit) -> bool:
     The things it keeps must be where they were (by cell), well made, of their colour and shape;
     what it makes or moves where it must be; sizes may differ.
     """
+    return not edit_fault(image, edit)
+
+
+def edit_fault(image: np.ndarray, edit: Edit) -> str:
+    """Why `verify_edit` finds a picture wrong; "" if it is right."""
     seen = see(image)
-    found = Counter((s.pair, (_cell(s, 1), _cell(s, 0))) for s in seen)
-    if any(s.flaw for s in seen):
-        return False
-    kept = Counter((t.pair, (t.row, t.col)) for t in edit.kept)
-    left = list((found - kept).elements())
-    if kept - found or len(left) != (edit.new is not None):
-        return False
-    return all(pair == edit.new and edit.cell in (None, cell) for pair, cell in left)
+    for thing in seen:
+        if thing.flaw:
+            return reasons.malformed(thing.box, thing.flaw)
+    found = [(s.pair, (_cell(s, 1), _cell(s, 0))) for s in seen]
+    kept = [(t.pair, (t.row, t.col)) for t in edit.kept]
+    return reasons.of_edit(kept, edit.new, edit.cell, found)
 
 
 def verify_caption(text: str, scene: Scene) -> bool:
     """Whether a caption says what the scene shows, all of it and nothing else."""
+    return not caption_fault(text, scene)
+
+
+def caption_fault(text: str, scene: Scene) -> str:
+    """Why `verify_caption` finds a caption wrong; "" if it is right."""
     try:
-        return parse(text) in scene_contents(scene)
+        right = parse(text) in scene_contents(scene)
     except ValueError:
-        return False
+        right = False
+    return "" if right else reasons.of_caption(text, scene)
 
 
 def verify_region(image: np.ndarray, box: Sequence[float], prompt: str) -> bool:
@@ -160,16 +170,14 @@ def _reason(content: Content, seen, made, objects) -> str:
     """Why the picture is wrong, or "" if it is right."""
     for thing in seen:
         if thing.flaw:
-            return f"object at {thing.box}: {thing.flaw}"
-    if not all(objects):
-        return "a demanded object is missing"
-    if len(made) != len(objects):
-        return "an object too many"
+            return reasons.malformed(thing.box, thing.flaw)
+    if not all(objects) or len(made) != len(objects):
+        return reasons.of_objects(content.pairs, [thing.pair for thing in made])
     if content.category == "spatial":
         first, second = (next(s for s in made if s.pair == p) for p in content.pairs)
         axis = 0 if content.relation == "left" else 1
         if not _cell(first, axis) < _cell(second, axis):
-            return f"{name(content.pairs[0])} and {name(content.pairs[1])} stand otherwise"
+            return reasons.of_relation(content)
     for pair, size in zip(content.pairs, content.sizes, strict=bool(content.sizes)):
         if next(s for s in made if s.pair == pair).scale != size:
             return f"{name(pair)} is not {size}"

@@ -2,8 +2,8 @@
 
 import string
 
+import hypothesis_cases
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from srum_jax.evals.scorers import letters
@@ -52,28 +52,37 @@ def test_lmms_eval_reads_the_first_four_options_alone():
     assert letters.vlmevalkit("it is five", five) == "E"
 
 
-@given(replies)
-def test_a_rule_gives_a_letter_or_nothing(reply):
-    assert letters.vlmevalkit(reply, MOLECULES) in {"", letters.REFUSED, *MOLECULES}
-    assert letters.lmms_eval(reply, MOLECULES) in {"", *"ABCDE"}
-    assert letters.robust(reply, "ABCD") in {"", *MOLECULES}
-    assert letters.clear(reply, MOLECULES) in {"", *MOLECULES}
+@hypothesis_cases.counts(quick=200)
+def test_a_rule_gives_a_letter_or_nothing(cases):
+    def check(reply):
+        assert letters.vlmevalkit(reply, MOLECULES) in {"", letters.REFUSED, *MOLECULES}
+        assert letters.lmms_eval(reply, MOLECULES) in {"", *"ABCDE"}
+        assert letters.robust(reply, "ABCD") in {"", *MOLECULES}
+        assert letters.clear(reply, MOLECULES) in {"", *MOLECULES}
+
+    hypothesis_cases.run(check, cases, reply=replies)
 
 
-@given(replies, st.sampled_from("ABCD"))
-def test_a_letter_alone_is_itself_whatever_surrounds_it(reply, letter):
-    for text in (letter, f" {letter}\n", f"{letter}."):
-        assert letters.vlmevalkit(text, MOLECULES) == letter
-        assert letters.lmms_eval(text, MOLECULES) == letter
-        assert letters.robust(text, "ABCD") == letter
-        assert letters.clear(text, MOLECULES) == letter
-    # A start ranks above every other form.
-    assert letters.robust(f"{letter}: {reply}", "ABCD") == letter
+@hypothesis_cases.counts(quick=200)
+def test_a_letter_alone_is_itself_whatever_surrounds_it(cases):
+    def check(reply, letter):
+        for text in (letter, f" {letter}\n", f"{letter}."):
+            assert letters.vlmevalkit(text, MOLECULES) == letter
+            assert letters.lmms_eval(text, MOLECULES) == letter
+            assert letters.robust(text, "ABCD") == letter
+            assert letters.clear(text, MOLECULES) == letter
+        # A start ranks above every other form.
+        assert letters.robust(f"{letter}: {reply}", "ABCD") == letter
+
+    hypothesis_cases.run(check, cases, reply=replies, letter=st.sampled_from("ABCD"))
 
 
-@given(replies)
-def test_replies_without_any_capital_letter_leave_the_robust_rule_without_one(reply):
-    assert letters.robust(reply.translate(dict.fromkeys(map(ord, "ABCD"))), "ABCD") == ""
+@hypothesis_cases.counts(quick=200)
+def test_replies_without_any_capital_letter_leave_the_robust_rule_without_one(cases):
+    def check(reply):
+        assert letters.robust(reply.translate(dict.fromkeys(map(ord, "ABCD"))), "ABCD") == ""
+
+    hypothesis_cases.run(check, cases, reply=replies)
 
 
 def test_options_beyond_the_alphabet_are_refused():

@@ -1,7 +1,7 @@
 """MMMU's letters, open answers and accuracies."""
 
+import hypothesis_cases
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from srum_jax.evals.scorers import letters, mmmu
@@ -56,15 +56,21 @@ def test_open_answers(reply, gold, right):
     assert mmmu.open_right_lmms(mmmu.open_answers(reply), gold) is False
 
 
-@given(replies)
-def test_every_reply_has_a_letter_or_none_and_open_answers(reply):
-    assert mmmu.choice(reply, MOLECULES) in {"", *MOLECULES}
-    assert mmmu.open_answers(reply)
+@hypothesis_cases.counts(quick=200)
+def test_every_reply_has_a_letter_or_none_and_open_answers(cases):
+    def check(reply):
+        assert mmmu.choice(reply, MOLECULES) in {"", *MOLECULES}
+        assert mmmu.open_answers(reply)
+
+    hypothesis_cases.run(check, cases, reply=replies)
 
 
-@given(st.floats(-1e6, 1e6).map(lambda x: round(x, 2)))
-def test_a_number_said_is_right(number):
-    assert mmmu.open_right(mmmu.open_answers(f"so the result is {number:.2f}"), str(number))
+@hypothesis_cases.counts(quick=200)
+def test_a_number_said_is_right(cases):
+    def check(number):
+        assert mmmu.open_right(mmmu.open_answers(f"so the result is {number:.2f}"), str(number))
+
+    hypothesis_cases.run(check, cases, number=st.floats(-1e6, 1e6).map(lambda x: round(x, 2)))
 
 
 def test_accuracies_weigh_subjects_by_their_questions():

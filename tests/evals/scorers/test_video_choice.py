@@ -1,7 +1,7 @@
 """Replies about clips, and the groups of Video-MME."""
 
+import hypothesis_cases
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from srum_jax.evals.scorers import video_choice as choice
@@ -35,10 +35,13 @@ def test_empty_replies_leave_the_released_count_and_blanks_do_not():
     assert choice.mvbench_percent([""], [False]) == 0
 
 
-@given(st.text(max_size=20))
-def test_any_reply_is_judged(reply):
-    assert choice.mvbench_right(reply, "A") in (True, False)
-    assert choice.videomme_letter(reply) in {"", *"ABCD"}
+@hypothesis_cases.counts(quick=200)
+def test_any_reply_is_judged(cases):
+    def check(reply):
+        assert choice.mvbench_right(reply, "A") in (True, False)
+        assert choice.videomme_letter(reply) in {"", *"ABCD"}
+
+    hypothesis_cases.run(check, cases, reply=st.text(max_size=20))
 
 
 def test_prompts_are_those_of_the_harness():

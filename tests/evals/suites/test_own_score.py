@@ -44,7 +44,7 @@ def test_models_are_compared_on_the_same_prompts():
     paired = found.section["paired"]
     assert paired["diff"] == pytest.approx(1.6 / 6 - 0.6 / 5)
     assert paired["ci95"][0] < paired["diff"] < paired["ci95"][1]
-    kept = found.examples["pairs"]
+    kept = found.examples["examples-own_score"]
     assert [row["prompt"] for row in kept[:2]] == ["prompt 0", "prompt 2"]  # most up, most down
     assert kept[0]["base_value"] == 0 and kept[0]["trained_value"] == 0.5
     assert "base_value" not in next(row for row in kept if row["prompt"] == "prompt 3")
@@ -96,5 +96,5 @@ def test_one_judge_scores_both_models(tmp_path, monkeypatch):
     jsonschema.validate(results, test_evaluate.SCHEMA)
     found = results["rounds"][0]["suites"]["own_score"]
     assert set(found["models"]) == {"base", "trained"}
-    pairs = json.loads((work.stage("evaluate") / "pairs.json").read_text())
+    pairs = json.loads((work.stage("evaluate") / "examples-own_score.json").read_text())
     assert len(pairs) == 5 and pairs[0]["trained_image"].endswith(".png")

@@ -1,6 +1,7 @@
 """How the world's questions, captions and edits are put to a model, and which are called right."""
 
 import dataclasses
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,3 +138,43 @@ def test_the_verifier_says_nothing_of_what_it_cannot_read():
     assert exact.right(scene, "a dog") is None
     assert exact.right(np.zeros((64, 64, 3), np.uint8), "a red circle") is None
     assert exact.right(np.zeros_like(scene), "a red circle") is False
+
+
+def test_every_verdict_of_wrong_has_a_reason_in_words():
+    asked = exam.edits("test", 12)
+    kept = exam.judge_edits(asked, [request.image for request in asked])
+    said = {verdict.category: verdict.reason for verdict in kept}
+    assert all(not verdict.right and verdict.reason for verdict in kept)
+    assert "should not be there" in said["remove"] and "there is no " in said["add"]
+    done = exam.judge_edits(asked, [rendering.draw(request.truth.target) for request in asked])
+    assert all(verdict.right and not verdict.reason for verdict in done)
+    questions = exam.questions("test", 1, 0)
+    (verdict,) = exam.judge_answers(questions, ["frog"])
+    assert verdict.reason == f"said frog; {questions[0].truth} is right"
+    captions = exam.captions("test", 8)
+    found = exam.judge_captions(captions, ["a frog", *["a red circle"] * 7])
+    assert found[0].reason.startswith("not a caption of this world; it shows a")
+    assert all(verdict.right != bool(verdict.reason) for verdict in found)
+
+
+@pytest.mark.parametrize(
+    "prompt, drawn, reason",
+    [
+        (
+            "three red circles",
+            [("red", "circle")] * 2,
+            "two objects, three were asked for; missing: a red circle",
+        ),
+        (
+            "a red circle",
+            [("red", "circle"), ("blue", "cross")],
+            "two objects, one was asked for; too many: a blue cross",
+        ),
+        ("a red circle", [("red", "square")], "missing: a red circle; there instead: a red square"),
+    ],
+)
+def test_a_drawing_that_is_wrong_says_how(prompt, drawn, reason):
+    scene = rendering.scatter(random.Random(1), drawn)
+    record = {"id": "0-0", "category": "x", "prompt": prompt, "image": rendering.draw(scene)}
+    (verdict,) = exam.judge_drawings([record])
+    assert verdict.reason == reason
