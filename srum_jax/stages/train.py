@@ -141,8 +141,6 @@ def train(
         chosen, stored, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed
     )
     log_rows(examples)
-    if jax.process_index() == 0:
-        training_examples.write(folder, examples)
 
     watch = None
     if watched:
@@ -175,6 +173,8 @@ def train(
         ),
         steps=c.steps,
     )
+    if jax.process_index() == 0:
+        training_examples.write(folder, examples)
     counts = {**counts, "candidates": len(chosen), "regions left out": examples.left_out}
     return finish(cfg, folder, state.ema, summary, watch, counts)
 
