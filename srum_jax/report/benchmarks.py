@@ -20,6 +20,8 @@ METRICS = {
     "accuracy": "right answers",
     "f1": "F1",
     "yes_ratio": "share of yes",
+    "circular": "right in every rotation",
+    "vanilla": "right as first asked",
     "bleu_1": "BLEU-1",
     "bleu_2": "BLEU-2",
     "bleu_3": "BLEU-3",

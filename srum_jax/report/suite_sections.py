@@ -113,10 +113,11 @@ class Section:
 
     @property
     def rows(self) -> list["Row"]:
-        """The whole, then every category."""
+        """The whole, then every category, where there are several."""
         categories = [
             Row(name, {key: model.by_category[name] for key, model in self.models.items()})
             for name in self.categories
+            if len(self.categories) > 1
         ]
         return [Row("all", self.models, self.difference), *categories]
 

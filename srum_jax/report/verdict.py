@@ -96,7 +96,7 @@ def _short_titles(sections: Sequence[Section]) -> list[str]:
 def in_sentence(title: str) -> str:
     """A title in lower case unless its first word is a name, such as POPE or GenEval."""
     word = title.partition(" ")[0]
-    plain = word[1:].islower() and word.isalpha()
+    plain = word[1:].islower() and word.replace("-", "").isalpha()
     return title[:1].lower() + title[1:] if plain else title
 
 

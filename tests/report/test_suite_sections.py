@@ -58,7 +58,7 @@ def test_a_suite_nobody_knows_is_drawn_whole(measured, tmp_path):
         "right only when trained 20",
         "Every one of 2 ponds, by kind; 1 not right every time",
         "near 2; wrong: base 1, trained 0 how many frogs ? three ✗ two there are three ✓ three",
-        "base ✗ wrong there are three two",
+        "base ✗ wrong two there are three",
         "Telling frogs from toads",
     ):
         assert text in shown.text, text
