@@ -24,7 +24,7 @@ from etils import epath
 
 from srum_jax.core import places, registry
 from srum_jax.core.errors import BadInput
-from srum_jax.evals import agreement, stats
+from srum_jax.evals import agreement, benchmark_items, stats
 from srum_jax.evals.scorers import metrics
 from srum_jax.evals.suite import (
     Findings,
@@ -39,8 +39,7 @@ from srum_jax.evals.suite import (
 
 Item = TypeVar("Item")
 REFERENCES = ("base", "against")  # models that others are compared with
-SHOWN = 24  # items that are kept with their pictures to look at
-LISTED = 1000  # items that are kept without; all are in replies.jsonl
+LISTED = 1000  # items that are kept to look at; all are in replies.jsonl
 EMPTY, OK = "empty", "ok"  # of a reply
 
 
@@ -172,7 +171,9 @@ class Benchmark(Suite):
         """The metric that models are compared by, of the first judge, as a share of its best."""
         if not outputs.verdicts:
             return {}
-        first = next(iter(self.score(_first_judge(outputs.verdicts)).strict.values()), None)
+        first = next(
+            iter(self.score(benchmark_items.first_judge(outputs.verdicts)).strict.values()), None
+        )
         return {self.name: metrics.scaled(first, 1 / self.about.best)} if first else {}
 
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
@@ -181,11 +182,11 @@ class Benchmark(Suite):
         if not any(records.values()):
             return Findings({})
         found = section(self.score, Told.of(self), records)
-        rows = item_rows(self, outputs)
+        rows = benchmark_items.rows(self.score, outputs)
         return Findings(
             found,
             details={"items": {self.name: rows[:LISTED]}} if rows else {},
-            examples=shown(self, rows, outputs),
+            examples=benchmark_items.shown(self.name, rows, outputs),
         )
 
 
@@ -297,7 +298,9 @@ def agreements(score: Score, records: Mapping[str, Sequence[Record]]) -> list[di
     for name, several in records.items():
         for judge in dict.fromkeys(r.judge for r in several):
             items = score([r for r in several if r.judge == judge]).items
-            worth.setdefault(judge, {}).update({(name, x["id"]): _worth(x) for x in items})
+            worth.setdefault(judge, {}).update(
+                {(name, x["id"]): benchmark_items.worth(x) for x in items}
+            )
     first, *others = worth
     found = []
     for other in others:
@@ -381,118 +384,3 @@ def paired(first: Metric, second: Metric) -> dict[str, Any]:
 
 def _defined(numbers: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if value == value and value is not None}
-
-
-# ------------------------------------------------------------------------------------- to look at
-
-
-def item_rows(suite: Benchmark, outputs: Mapping[str, ModelOutputs]) -> list[dict[str, Any]]:
-    """Every item with what each model said and what that is worth: those on which the models differ
-    come first, then those that the last one gets wrong."""
-    records = {name: _first_judge(one.verdicts) for name, one in outputs.items()}
-    worth = {name: suite.score(some).items for name, some in records.items()}
-    first, *others = worth.values()
-    last = others[-1] if others else first
-    if len(first) != len(last):
-        return []
-    said = {name: {r.id: r for r in some} for name, some in records.items()}
-    drawn = drawn_for(next(iter(outputs.values())).requests)
-    order = sorted(
-        range(len(first)), key=lambda i: (_worth(first[i]) == _worth(last[i]), _worth(last[i]))
-    )
-    rows = []
-    for i in order:
-        row = {"id": first[i]["id"], "kind": first[i]["category"]}
-        for name, items in worth.items():
-            record = said[name].get(items[i]["id"])
-            asked = _of_request(first[i]["id"], drawn) or (record.asked if record else "")
-            row |= {"question": asked} if asked else {}
-            if record and isinstance(record.truth, str):
-                row["expected"] = record.truth
-            row |= _item_fields(name, items[i], record)
-        rows.append(row)
-    return rows
-
-
-def shown(
-    suite: Benchmark, rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, ModelOutputs]
-) -> dict[str, list[dict[str, Any]]]:
-    """{"examples-<suite>": some of the rows with their pictures, in turn of what became of them:
-    gained, lost, as before}."""
-    turns: collections.Counter = collections.Counter()
-    ranked = []
-    for i, row in enumerate(rows):
-        outcome = _outcome(row, list(outputs))
-        ranked.append((turns[outcome], i))
-        turns[outcome] += 1
-    rows = [rows[i] for _, i in sorted(ranked)[:SHOWN]]
-    places = request_places(next(iter(outputs.values())).requests)
-    found = [dict(row) | _pictures(row["id"], places, outputs) for row in rows]
-    return {f"examples-{suite.name}": found} if found else {}
-
-
-def _outcome(row: Mapping[str, Any], models: Sequence[str]) -> tuple:
-    right = tuple(row.get(f"{name}_correct") for name in models)
-    values = [row.get(f"{name}_value") for name in models]
-    if len(values) < 2 or None in values:
-        return right
-    return ((values[-1] > values[0]) - (values[-1] < values[0]),)
-
-
-def drawn_for(requests: Requests) -> dict[str, str]:
-    """{id: what a picture was drawn or changed for}: a judge is asked in other words."""
-    found = {f"{one.prompt.id}-{one.k}": one.prompt.text for one in requests.images}
-    edits = requests.edits
-    for one in edits.items if isinstance(edits, LazySequence) else edits:
-        found[str(one.id)] = getattr(one, "instruction", "")
-    return found
-
-
-def _of_request(id: str, found: Mapping[str, Any]) -> Any:
-    """What stands behind a colon in an id is a judge's."""
-    return found.get(id) or found.get(id.partition(":")[0])
-
-
-def request_places(requests: Requests) -> dict[str, tuple[str, int]]:
-    """{id: (kind of request, its place)}; an image's id is "<prompt's id>-<k>". No request with
-    pictures is made: the items of a `LazySequence` have the ids."""
-    found = {f"{one.prompt.id}-{one.k}": ("images", i) for i, one in enumerate(requests.images)}
-    for kind in ("answers", "texts", "edits"):
-        several = getattr(requests, kind)
-        items = several.items if isinstance(several, LazySequence) else several
-        found |= {str(one.id): (kind, i) for i, one in enumerate(items)}
-    return found
-
-
-def _pictures(
-    id: str, places: Mapping[str, tuple[str, int]], outputs: Mapping[str, ModelOutputs]
-) -> dict[str, np.ndarray]:
-    """What was shown and what was drawn."""
-    kind, place = _of_request(id, places) or ("", 0)
-    if not kind:
-        return {}
-    request = getattr(next(iter(outputs.values())).requests, kind)[place]
-    if kind in ("answers", "texts"):
-        return {"image": request.images[0]} if request.images else {}
-    drawn = {name: getattr(one.replies, kind)[place] for name, one in outputs.items()}
-    if kind == "images":
-        return {f"{name}_image": one["image"] for name, one in drawn.items()}
-    edit = {"instruction": request.instruction, "image": request.image}
-    return edit | {f"{name}_image": one for name, one in drawn.items()}
-
-
-def _first_judge(records: Sequence[Record]) -> list[Record]:
-    return [r for r in records if r.judge == records[0].judge]
-
-
-def _worth(item: Mapping[str, Any]) -> float:
-    value = item["right"] if "right" in item else item.get("value")
-    return 0.0 if value is None else float(value)
-
-
-def _item_fields(name: str, item: Mapping[str, Any], record: Record | None) -> dict[str, Any]:
-    found = {f"{name}_answer": record.reply} if record else {}
-    for field, key in (("right", "correct"), ("value", "value"), ("reason", "reason")):
-        if item.get(field) not in (None, ""):
-            found[f"{name}_{key}"] = item[field]
-    return found

@@ -18,7 +18,7 @@ from etils import epath
 from srum_jax.core import files
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images, records
-from srum_jax.evals import benchmark
+from srum_jax.evals import benchmark, benchmark_items
 from srum_jax.evals.benchmark import Benchmark, Score, Told
 from srum_jax.evals.suite import ModelOutputs, Record
 
@@ -91,7 +91,7 @@ def write(
 
 def with_files(model: str, outputs: ModelOutputs) -> list[Record]:
     """A model's records; those that a judge said of one picture name its file."""
-    places = benchmark.request_places(outputs.requests)
+    places = benchmark_items.request_places(outputs.requests)
     found = []
     for one in outputs.verdicts:
         id = one.id if one.id in places else one.id.partition(":")[0]

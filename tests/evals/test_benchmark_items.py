@@ -1,11 +1,9 @@
 """Items of a benchmark that are kept to look at: all outcomes among those with pictures."""
 
-import types
-
 import numpy as np
 
 from srum_jax.data.prompts import Prompt
-from srum_jax.evals import benchmark
+from srum_jax.evals import benchmark_items
 from srum_jax.evals.suite import (
     DrawRequest,
     ModelOutputs,
@@ -29,7 +27,6 @@ def score(records):
 
 
 def outputs(requests, ids):
-    suite = types.SimpleNamespace(name="frogs", score=score)
     found = {}
     for name, right in RIGHT.items():
         records = [
@@ -39,7 +36,7 @@ def outputs(requests, ids):
         image = np.zeros((4, 4, 3), np.uint8)
         replies = Replies(images=[{"image": image}] * len(requests.images))
         found[name] = ModelOutputs(requests, replies, records)
-    return suite, found
+    return found
 
 
 def outcome(row):
@@ -48,20 +45,22 @@ def outcome(row):
 
 def test_every_outcome_is_among_the_items_with_pictures():
     asked = [TextRequest(str(i), "x", (np.zeros((4, 4, 3), np.uint8),), "q", 4) for i in range(100)]
-    suite, found = outputs(Requests(texts=asked), [one.id for one in asked])
-    rows = benchmark.item_rows(suite, found)
+    found = outputs(Requests(texts=asked), [one.id for one in asked])
+    rows = benchmark_items.rows(score, found)
     assert len(rows) == 100 and rows[0]["expected"] == "yes"
     assert {outcome(row) for row in rows[:20]} == {(True, False), (False, True)}  # they differ
-    kept = benchmark.shown(suite, rows, found)["examples-frogs"]
-    assert len(kept) == benchmark.SHOWN and all(row["image"].shape == (4, 4, 3) for row in kept)
+    kept = benchmark_items.shown("frogs", rows, found)["examples-frogs"]
+    assert len(kept) == benchmark_items.SHOWN and all(
+        row["image"].shape == (4, 4, 3) for row in kept
+    )
     for one in ((True, False), (False, True), (True, True), (False, False)):
-        assert sum(outcome(row) == one for row in kept) == benchmark.SHOWN // 4
+        assert sum(outcome(row) == one for row in kept) == benchmark_items.SHOWN // 4
 
 
 def test_what_a_picture_was_drawn_for_is_shown_and_not_what_the_judge_was_asked():
     drawn = [DrawRequest(Prompt(i, f"prompt {i}", "x"), 0) for i in range(100)]
-    suite, found = outputs(Requests(images=drawn), [f"{i}-0" for i in range(100)])
-    rows = benchmark.item_rows(suite, found)
+    found = outputs(Requests(images=drawn), [f"{i}-0" for i in range(100)])
+    rows = benchmark_items.rows(score, found)
     assert {row["question"] for row in rows} == {f"prompt {i}" for i in range(100)}
-    kept = benchmark.shown(suite, rows, found)["examples-frogs"]
+    kept = benchmark_items.shown("frogs", rows, found)["examples-frogs"]
     assert all(row["base_image"].shape == (4, 4, 3) for row in kept)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from stages.test_train import config, handed, write
+from stages.test_train import config, handed, run, write
 
 from srum_jax.data import shards
 from srum_jax.objectives import srum
@@ -24,8 +24,9 @@ def test_examples_show_the_weights_that_training_used(
 ):
     more = dict(train__objective=objective, train__lanes__regions=cap, train__steps=12)
     cfg = config(weights, train__rows=1, train__text_dropout=0.0, **more)
-    work = write(Workdir(tmp_path), cfg)
-    batches = handed(cfg, work, monkeypatch, 12)["batches"]
+    batches = handed(cfg, write(Workdir(tmp_path / "a"), cfg), monkeypatch, 12)["batches"]
+    work = write(Workdir(tmp_path / "b"), cfg)
+    run(cfg, work)
     written = json.loads((work.stage("train") / "examples.json").read_text())
     rows = written["candidates"]
     assert (written["objective"], written["regions"]) == (objective, objective != "sft")
