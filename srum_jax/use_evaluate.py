@@ -87,7 +87,7 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
         key: [dataclasses.replace(r, judge=name) for r in several]
         for key, several in records.items()
     }
-    asked = Asked(options.suite, suite_folder.Told.of(suite), {name: {}}, told, drawing={})
+    asked = Asked(options.suite, suite_folder.Told.of(suite), {name: {}}, told)
     folder.mkdir(parents=True, exist_ok=True)
     suite_folder.write_replies(folder, records, asked)
     return _said(suite_folder.rescored(folder, suite.score), folder)
@@ -115,11 +115,12 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         models={
             name: {"name": path, "digest": about.digest} for name, (path, about) in models.items()
         },
-        drawing=drawing(options, models[MODEL][1]),
+        drawing=drawing(options, models[MODEL][1], suite),
+        decoding=decoding(suite),
         not_scored=NOT_SCORED.format(suite=options.suite),
     )
     judges = judge_names(options, suite)
-    tell_cost(suite, judges, models)
+    tell_cost(suite, judges, len(models), options.seeds)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder):
         suite_folder.same(folder, asked)
@@ -194,14 +195,46 @@ def sampler_settings(options: argparse.Namespace, told: Any) -> Any:
     return generation_config.changed(told.generate, said, where="evaluate")
 
 
-def drawing(options: argparse.Namespace, about: Any) -> dict[str, Any]:
-    """What results say of the drawing: the sampler's settings and the seed."""
-    settings = dataclasses.asdict(sampler_settings(options, about.generation_config))
-    del settings["batch"]  # changes nothing
-    return {
-        "seed": options.seed,
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
-    }
+def drawing(options: argparse.Namespace, about: Any, suite: Any) -> dict[str, Any]:
+    """What results say of the drawing: the sampler's settings, those of edits, the seeds; {} where
+    nothing is drawn. Raises BadInput for several seeds then."""
+    asked, told = suite.requests(MODEL), about.generation_config
+    if not (asked.images or asked.edits):
+        if options.seeds > 1:
+            raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
+        return {}
+    settings = sampler_settings(options, told)
+    kinds = {"images": (asked.images, settings), "edits": (asked.edits, editing(settings, told))}
+    found: dict[str, Any] = {"seeds": seeds(options)}
+    for name, (requests, used) in kinds.items():
+        if requests:
+            values = dataclasses.asdict(used)
+            del values["batch"]  # changes nothing
+            found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return found
+
+
+def editing(settings: Any, told: Any) -> Any:
+    """How edits are drawn, as `stages/replies.py` has it."""
+    from srum_jax.config import Config
+    from srum_jax.stages import replies
+
+    if told.edit == told.generate:
+        return settings
+    return replies.editing(told.edit, dataclasses.replace(Config(), sample=settings))
+
+
+def decoding(suite: Any) -> dict[str, Any]:
+    """What results say of the model's own words; {} where it says none."""
+    asked = suite.requests(MODEL)
+    if not asked.texts:
+        return {}
+    return {"tokens": "the likeliest", "max_tokens": max(one.max_tokens for one in asked.texts)}
+
+
+def seeds(options: argparse.Namespace) -> list[int]:
+    """Of the noise."""
+    return list(range(options.seed, options.seed + options.seeds))
 
 
 def judge_names(options: argparse.Namespace, suite: Any) -> list[str]:
@@ -222,11 +255,11 @@ def judge_names(options: argparse.Namespace, suite: Any) -> list[str]:
     return names
 
 
-def tell_cost(suite: Any, judges: Sequence[str], models: Mapping[str, Any]) -> None:
+def tell_cost(suite: Any, judges: Sequence[str], models: int, seeds: int) -> None:
     """Logs what will be asked and drawn, before anything is opened."""
     from srum_jax.evals import suite_cost
 
-    for line in suite_cost.lines(suite, judges, len(models)):
+    for line in suite_cost.lines(suite, judges, models, seeds):
         logging.info("%s", line)
 
 
@@ -237,7 +270,8 @@ def replied(
     models: Mapping[str, tuple[str, Any]],
     judges: Sequence[str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({model: `ModelOutputs`}, {judge: what it is}); what is in `folder` is not asked again.
+    """({model: {seed: `ModelOutputs`}}, {judge: what it is}); what is in `folder` is not asked
+    again.
 
     One model is open at a time. The last one, the model before training where two are compared, is
     the judge "self" of both: a judge that changes between the two would compare nothing.
@@ -247,34 +281,67 @@ def replied(
     from srum_jax.evals.suite import ModelOutputs
     from srum_jax.stages import replies
 
-    said, loaded, model = {}, None, None
+    said: dict[tuple[str, int], Any] = {}
+    loaded = model = cfg = None
     for name, (path, _) in models.items():
         loaded = model = None  # its weights go before others come
         model = load(options, name, path)
         loaded, cfg = opened(model), config(options, model)
         asked = replies.model_under_test(loaded, cfg, model.mesh)
-        requests, title = suite.requests(name), f"{suite.name}: {name}"
-        with jax.set_mesh(model.mesh):
-            found = replies.replies(
-                requests, folder / name, loaded, asked, cfg, model.mesh, title=title
-            )
-        said[name] = (requests, found)
+        for seed in seeds(options):
+            requests, title = reseeded(suite.requests(name), seed, options), f"{suite.name}: {name}"
+            here = dataclasses.replace(cfg, evaluate=dataclasses.replace(cfg.evaluate, seed=seed))
+            with jax.set_mesh(model.mesh):
+                found = replies.replies(
+                    *(requests, folder / kept(options, name, seed), loaded, asked, here),
+                    model.mesh,
+                    title=title,
+                )
+            said[name, seed] = (requests, found)
     who = {}
     if judges:
-        panel = [replies.suite_judge(one, loaded, cfg, model.mesh) for one in judges]
+        *_, (_, about) = models.values()
+        panel = [
+            replies.suite_judge(one, loaded, cfg, model.mesh, revision=about.digest)
+            for one in judges
+        ]
+        for (name, seed), (requests, found) in said.items():
+            place = folder / kept(options, name, seed)
+            with jax.set_mesh(model.mesh):
+                title = f"{suite.name}: {name}"
+                found = replies.judged(suite, requests, found, place, panel, title=title)
+            said[name, seed] = (requests, found)
         who = {
             one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel
         }
-        for name, (requests, found) in said.items():
-            with jax.set_mesh(model.mesh):
-                found = replies.judged(
-                    suite, requests, found, folder / name, panel, title=f"{suite.name}: {name}"
-                )
-            said[name] = (requests, found)
-    return {
-        name: ModelOutputs(requests, found, suite.verdicts(requests, found))
-        for name, (requests, found) in said.items()
-    }, who
+    outputs: dict[str, dict[int, ModelOutputs]] = {name: {} for name in models}
+    for (name, seed), (requests, found) in said.items():
+        outputs[name][seed] = ModelOutputs(requests, found, suite.verdicts(requests, found))
+    return outputs, who
+
+
+def kept(options: argparse.Namespace, name: str, seed: int) -> str:
+    """The folder of what a model replied from a seed."""
+    return name if options.seeds == 1 else f"{name}-seed-{seed}"
+
+
+def reseeded(requests: Any, seed: int, options: argparse.Namespace) -> Any:
+    """The requests with the noise of another seed than --seed; images have it by the config."""
+    from srum_jax.evals.benchmark import LazySequence
+    from srum_jax.generation.image_sampler import candidate_seed
+
+    if seed == options.seed or not requests.edits:
+        return requests
+    lazy = isinstance(requests.edits, LazySequence)
+    items = requests.edits.items if lazy else requests.edits
+    places = {one.id: place for place, one in enumerate(items)}
+
+    def make(item: Any) -> Any:
+        request = requests.edits.make(item) if lazy else item
+        return dataclasses.replace(request, seed=candidate_seed(seed, places[item.id], 0))
+
+    edits = LazySequence(items, make)
+    return dataclasses.replace(requests, edits=edits)
 
 
 def load(options: argparse.Namespace, name: str, path: str) -> Any:

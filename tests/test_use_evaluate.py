@@ -221,3 +221,42 @@ def test_damaged_replies_are_named(run, folders, data, tmp_path):
     path.write_text("\n".join([rows[0], '{"model": "model"}', *rows[2:]]) + "\n")
     code, _, err = run("--rescore", "out")
     assert code == 2 and "replies.jsonl, line 2" in err
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """GenEval's file of three prompts."""
+    rows = [
+        {"tag": "colors", "include": [{"class": "circle", "count": 1, "color": c}], "prompt": p}
+        for c, p in (("red", "a red circle"), ("blue", "a blue circle"), ("red", "a red square"))
+    ]
+    write_rows(tmp_path / "evaluation_metadata.jsonl", rows)
+    return tmp_path / "evaluation_metadata.jsonl"
+
+
+def test_pictures_from_several_seeds(run, folders, prompts, tmp_path):
+    how = ("--suite", "geneval", "--data", prompts, "--model", folders[0], "-o", "out")
+    how += ("--size", "32x32", "--steps", 2)
+    code, _, err = run(*how, "--seed", 5, "--seeds", 2)
+    assert code == 0, err
+    assert "24 pictures drawn by 2 models" not in err and "24 pictures drawn" in err
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["drawing"]["seeds"] == [5, 6] and scores["judge"]["revision"]
+    found, metric = scores["models"]["model"], scores["metric"]
+    assert set(found["seeds"]) == {"5", "6"}
+    mean = np.mean([one[metric] for one in found["seeds"].values()])
+    assert found["strict"][metric] == pytest.approx(mean)
+    told = lines(tmp_path / "out" / "generations.jsonl")
+    assert len(told) == 24 and len({row["seed"] for row in told}) == 24
+    replies = lines(tmp_path / "out" / "replies.jsonl")
+    assert {r["seed"] for r in replies} == {5, 6}
+    assert all((tmp_path / "out" / r["file"]).is_file() for r in replies)
+    assert (tmp_path / "out" / "official" / "geneval-seed-6" / "00002" / "samples").is_dir()
+    before = (tmp_path / "out" / "scores.json").read_text()
+    assert run("--rescore", "out")[0] == 0
+    assert (tmp_path / "out" / "scores.json").read_text() == before
+
+
+def test_answers_have_no_seeds(run, folders, data):
+    code, _, err = run(*asked(folders, data, "--seeds", 2))
+    assert code == 2 and "draws nothing" in err

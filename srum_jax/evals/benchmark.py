@@ -276,7 +276,10 @@ def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -
     judges = dict.fromkeys(r.judge for several in records.values() for r in several)
     by_judge = {
         judge: compared(
-            {name: score([r for r in rs if r.judge == judge]) for name, rs in records.items()}
+            {
+                name: of_seeds(score, [r for r in several if r.judge == judge])
+                for name, several in records.items()
+            }
         )
         for judge in judges
     }
@@ -292,12 +295,57 @@ def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -
     return found
 
 
+def of_seeds(score: Score, records: Sequence[Record]) -> Scored:
+    """What records are worth; of several seeds the mean, unit by unit: an interval over prompts
+    then holds what the noise changes in them. Official numbers are means over the seeds."""
+    seeds = sorted({r.seed for r in records})
+    several = {seed: score([r for r in records if r.seed == seed]) for seed in seeds}
+    if len(several) <= 1:
+        return score(records)
+    first, *others = several.values()
+    if any(one.units != first.units for one in others):
+        raise ValueError(f"seeds {seeds} were not asked the same")
+    strict = {
+        name: Metric(np.mean([s.strict[name].columns for s in several.values()], axis=0), one.value)
+        for name, one in first.strict.items()
+    }
+    return dataclasses.replace(
+        first,
+        n=sum(one.n for one in several.values()),
+        failed=sum(one.failed for one in several.values()),
+        as_released=_means([one.as_released for one in several.values()]),
+        strict=strict,
+        by_category={
+            name: _means([one.by_category.get(name, {}) for one in several.values()])
+            for name in first.by_category
+        },
+        items=tuple(
+            {**item, "id": f"{item['id']}, seed {seed}"}
+            for seed, one in several.items()
+            for item in one.items
+        ),
+        seeds={
+            str(seed): _defined({name: metric.number for name, metric in one.strict.items()})
+            for seed, one in several.items()
+        },
+    )
+
+
+def _means(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number that all have."""
+    return {
+        name: float(np.mean([one[name] for one in several]))
+        for name in several[0]
+        if all(name in one for one in several)
+    }
+
+
 def agreements(score: Score, records: Mapping[str, Sequence[Record]]) -> list[dict[str, Any]]:
     """How far the judge that counts agrees with each other one, over the items of all models."""
     worth: dict[str, dict[tuple[str, str], float]] = {}
     for name, several in records.items():
         for judge in dict.fromkeys(r.judge for r in several):
-            items = score([r for r in several if r.judge == judge]).items
+            items = of_seeds(score, [r for r in several if r.judge == judge]).items
             worth.setdefault(judge, {}).update(
                 {(name, x["id"]): benchmark_items.worth(x) for x in items}
             )
@@ -347,6 +395,7 @@ def model_numbers(scored: Scored) -> dict[str, Any]:
         "strict": _defined(strict),
         "ci95": {name: list(one) for name, one in intervals.items() if one},
         "by_category": {name: _defined(one) for name, one in scored.by_category.items()},
+        **({"seeds": dict(scored.seeds)} if scored.seeds else {}),
     }
 
 

@@ -140,7 +140,7 @@ class Record:
 
     asked: the exact text · truth: JSON that scoring compares with · p: a judge's first-token
     probabilities · judge: who replied, "" for the examined model itself · file: of the image that
-    is judged, relative to the folder of results.
+    is judged, relative to the folder of results · seed: of the noise, where there are several.
     """
 
     id: str
@@ -152,6 +152,7 @@ class Record:
     p: Mapping[str, float] = dataclasses.field(default_factory=dict)
     judge: str = ""
     file: str = ""
+    seed: int = 0
 
 
 class SumFunction(Protocol):
@@ -185,7 +186,8 @@ class Scored:
     Metric} by `policy`; the first is the one that models are compared by · units: ids of the rows
     of all strict metrics, the same for every model · by_category: {category: {"n", metric: number}}
     · items: to look at, {"id", "category", "right" (bool) or "value" (number), "reason"} · policy:
-    how strict metrics treat failures, in a sentence.
+    how strict metrics treat failures, in a sentence · seeds: where pictures were drawn from several
+    seeds, {seed: {metric: number}} of each.
     """
 
     n: int
@@ -196,6 +198,7 @@ class Scored:
     by_category: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     items: tuple[Mapping[str, Any], ...] = ()
     policy: str = ""
+    seeds: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ from srum_jax.evals.suite import Replies, Requests, Suite
 BLANK = np.zeros((1024, 1024, 3), np.uint8)  # stands for a picture that is not drawn yet
 
 
-def lines(suite: Suite, judges: Sequence[str], models: int) -> Iterator[str]:
-    """A line on what `models` models are asked, and one on what each judge is asked about it."""
+def lines(suite: Suite, judges: Sequence[str], models: int, seeds: int = 1) -> Iterator[str]:
+    """A line on what `models` models are asked, from so many seeds, and one on what each judge is
+    asked about it."""
     asked = suite.requests("model")
     parts = [
-        f"{count * models:,} {what}"
+        f"{count * models * seeds:,} {what}"
         for what, count in (
             ("pictures drawn", len(asked.images)),
             ("pictures edited", len(asked.edits)),
@@ -27,7 +28,7 @@ def lines(suite: Suite, judges: Sequence[str], models: int) -> Iterator[str]:
     if judges:
         questions = suite.judge_requests(asked, blank(asked))
         for name in judges:
-            yield f"{suite.name}, judge {name}: {suite_judges.cost(questions, models)}"
+            yield f"{suite.name}, judge {name}: {suite_judges.cost(questions, models * seeds)}"
 
 
 def blank(asked: Requests) -> Replies:

@@ -33,14 +33,16 @@ class Asked:
 
     suite: its name · told: what it says of itself · judges: {name: its revision and decoding}, the
     first one counts · models: {"model" or "against": which, of which revision} · drawing: settings
-    of the sampler, and the seed · not_scored: why there are no scores, "" where there are.
+    of the sampler and seeds, where something is drawn · decoding: how the models' own words are
+    found, where they answer · not_scored: why there are no scores, "" where there are.
     """
 
     suite: str
     told: Told
     judges: Mapping[str, Mapping[str, Any]]
     models: Mapping[str, Mapping[str, Any]]
-    drawing: Mapping[str, Any]
+    drawing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     not_scored: str = ""
 
     @classmethod
@@ -60,7 +62,7 @@ def same(folder: epath.Path, asked: Asked) -> None:
     path, wanted = folder / SETTINGS, json.loads(json.dumps(dataclasses.asdict(asked)))
     if path.is_file():
         there = files.read_object(path)
-        for name in ("suite", "told", "models", "drawing"):
+        for name in ("suite", "told", "models", "drawing", "decoding"):
             if there.get(name) != wanted[name]:
                 raise BadInput(
                     f"{folder} holds an evaluation with {name} {quoted(there.get(name))}, not "
@@ -71,33 +73,66 @@ def same(folder: epath.Path, asked: Asked) -> None:
 
 
 def write(
-    folder: epath.Path, suite: Benchmark, outputs: Mapping[str, ModelOutputs], asked: Asked
+    folder: epath.Path,
+    suite: Benchmark,
+    outputs: Mapping[str, Mapping[int, ModelOutputs]],
+    asked: Asked,
 ) -> dict[str, Any]:
     """Writes everything from what models and judges replied; returns the scores.
 
-    outputs: by model; its `verdicts` are records, as `Benchmark.verdicts` gives them.
+    outputs: by model and seed; its `verdicts` are records, as `Benchmark.verdicts` gives them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = (row for name, one in outputs.items() for row in generations(suite, name, one, folder))
-    write_lines(folder / GENERATIONS, rows)
-    for name, one in outputs.items():
-        place = folder / OFFICIAL / official_name(suite.name, name)
+    each = [
+        (model, Seeded(model, seed, len(several) > 1), one)
+        for model, several in outputs.items()
+        for seed, one in several.items()
+    ]
+    write_lines(
+        folder / GENERATIONS, (row for _, *one in each for row in generations(*one, folder))
+    )
+    by_model: dict[str, list[Record]] = {model: [] for model in outputs}
+    for model, seeded, one in each:
+        place = folder / OFFICIAL / seeded.official(suite.name)
         place.mkdir(parents=True, exist_ok=True)
         suite.official(place, one.requests, one.replies)
-    by_model = {name: with_files(name, one) for name, one in outputs.items()}
+        by_model[model] += with_files(seeded, one)
     write_replies(folder, by_model, asked)
     return rescored(folder, suite.score)
 
 
-def with_files(model: str, outputs: ModelOutputs) -> list[Record]:
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """A model and the seed of its noise; `several`: whether there are others."""
+
+    model: str
+    seed: int
+    several: bool
+
+    @property
+    def folder(self) -> str:
+        """Of its pictures and replies."""
+        return f"{self.model}-seed-{self.seed}" if self.several else self.model
+
+    def official(self, suite: str) -> str:
+        """The folder under `official/`: of the one that is examined the suite's name."""
+        name = suite if self.model == "model" else f"{suite}-{self.model}"
+        return f"{name}-seed-{self.seed}" if self.several else name
+
+    def picture(self, id: str) -> str:
+        """Where the picture of a request lies, relative to the folder of results."""
+        return f"pictures/{self.folder}/{urllib.parse.quote(id, safe='')}.png"
+
+
+def with_files(seeded: Seeded, outputs: ModelOutputs) -> list[Record]:
     """A model's records; those that a judge said of one picture name its file."""
     places = benchmark_items.request_places(outputs.requests)
     found = []
     for one in outputs.verdicts:
         id = one.id if one.id in places else one.id.partition(":")[0]
         if one.judge and places.get(id, ("",))[0] in ("images", "edits"):
-            one = dataclasses.replace(one, file=picture_path(model, id))
-        found.append(one)
+            one = dataclasses.replace(one, file=seeded.picture(id))
+        found.append(dataclasses.replace(one, seed=seeded.seed) if seeded.several else one)
     return found
 
 
@@ -116,7 +151,8 @@ def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
     """
     asked, by_model = read(folder)
     found = {"schema": SCHEMA, "suite": asked.suite}
-    about = {"judge": judge_of(asked), "drawing": dict(asked.drawing), "which": dict(asked.models)}
+    about = {"judge": judge_of(asked), "which": dict(asked.models)}
+    about |= {"drawing": dict(asked.drawing), "decoding": dict(asked.decoding)}
     if any(by_model.values()):
         try:
             found |= benchmark.section(score, asked.told, by_model)
@@ -168,41 +204,29 @@ def judge_of(asked: Asked) -> dict[str, Any]:
     return {}
 
 
-def official_name(suite: str, model: str) -> str:
-    """The folder under `official/` of a model: of the one that is examined the suite's name."""
-    return suite if model in ("model", "trained") else f"{suite}-{model}"
-
-
 def generations(
-    suite: Benchmark, model: str, outputs: ModelOutputs, folder: epath.Path
+    seeded: Seeded, outputs: ModelOutputs, folder: epath.Path
 ) -> Iterator[dict[str, Any]]:
     """A line of `generations.jsonl` a request; pictures are written under `pictures/`."""
-    said, requests = outputs.replies, outputs.requests
+    said, requests, model = outputs.replies, outputs.requests, {"model": seeded.model}
     for request, drawn in zip(requests.images, said.images, strict=True):
         name = f"{request.prompt.id}-{request.k}"
-        path = _picture(folder, model, name, drawn["image"])
+        path = _picture(folder / seeded.picture(name), drawn["image"], folder)
         row = {"id": name, "category": request.prompt.category, "asked": request.prompt.text}
-        yield {"model": model, **row, "k": request.k, "seed": int(drawn["seed"]), "file": path}
+        yield {**model, **row, "k": request.k, "seed": int(drawn["seed"]), "file": path}
     for request, edited in zip(requests.edits, said.edits, strict=True):
-        path = _picture(folder, model, request.id, edited)
+        path = _picture(folder / seeded.picture(request.id), edited, folder)
         row = {"id": request.id, "category": request.category, "asked": request.instruction}
-        yield {"model": model, **row, "seed": request.seed, "file": path}
+        yield {**model, **row, "seed": request.seed, "file": path}
     for one in outputs.verdicts if requests.texts or requests.answers else ():
-        yield {"model": model, "id": one.id, "category": one.category, "asked": one.asked}
+        yield {**model, "id": one.id, "category": one.category, "asked": one.asked}
 
 
-def picture_path(model: str, id: str) -> str:
-    """Where the picture of a request lies, relative to the folder of results."""
-    return f"pictures/{model}/{urllib.parse.quote(id, safe='')}.png"
-
-
-def _picture(folder: epath.Path, model: str, id: str, pixels: Any) -> str:
-    name = picture_path(model, id)
-    path = folder / name
+def _picture(path: epath.Path, pixels: Any, folder: epath.Path) -> str:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, [images.encode_png(pixels)])
-    return name
+    return str(path.relative_to(folder))
 
 
 def write_lines(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -135,10 +135,13 @@ def judged(
     return dataclasses.replace(said, judged=found)
 
 
-def suite_judge(name: str, loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> SuiteJudge:
+def suite_judge(
+    name: str, loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh, *, revision: str = ""
+) -> SuiteJudge:
     """Whom suites ask: "self", the loaded model, or "external", the server of `score.external`.
 
-    Raises BadInput for an endpoint that cannot be used.
+    revision: of the loaded model, where its folder does not say. Raises BadInput for an endpoint
+    that cannot be used.
     """
     if name == "external":
         return ExternalJudge(judges.endpoint(cfg.score))
@@ -152,7 +155,7 @@ def suite_judge(name: str, loaded: LoadedModel, cfg: Config, mesh: jax.sharding.
         loaded.tokenizer,
         loaded.cfg.layout,
         loaded.generation_config.language,
-        revision="" if loaded.source is None else loaded.hash,
+        revision=revision or ("" if loaded.source is None else loaded.hash),
     )
 
 
