@@ -108,6 +108,10 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = epath.Path(places.place(options.out, "-o"))
     suite, models = made(options), described(options)
+    requests, settings = suite.requests(MODEL), models[MODEL][1].generation_config
+    if options.seeds > 1 and not (requests.images or requests.edits):
+        raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
+    drawn = sampler_settings(options, settings)
     asked = suite_folder.Asked(
         suite=options.suite,
         told=suite_folder.Told.of(suite),
@@ -115,17 +119,17 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         models={
             name: {"name": path, "digest": about.digest} for name, (path, about) in models.items()
         },
-        drawing=drawing(options, models[MODEL][1], suite),
-        decoding=decoding(suite),
+        drawing=suite_folder.drawing(requests, drawn, editing(drawn, settings), seeds(options)),
+        decoding=suite_folder.decoding(requests),
         not_scored=NOT_SCORED.format(suite=options.suite),
     )
     judges = judge_names(options, suite)
     tell_cost(suite, judges, len(models), options.seeds)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder):
-        suite_folder.same(folder, asked)
-        outputs, who = replied(options, suite, folder / KEPT, models, judges)
-        asked = dataclasses.replace(asked, judges=who)
+        before = suite_folder.same(folder, asked)
+        outputs, panel = replied(options, suite, folder / KEPT, models, judges)
+        asked = dataclasses.replace(asked, judges=suite_folder.judges_told(panel, before))
         return _said(suite_folder.write(folder, suite, outputs, asked), folder)
 
 
@@ -195,25 +199,6 @@ def sampler_settings(options: argparse.Namespace, told: Any) -> Any:
     return generation_config.changed(told.generate, said, where="evaluate")
 
 
-def drawing(options: argparse.Namespace, about: Any, suite: Any) -> dict[str, Any]:
-    """What results say of the drawing: the sampler's settings, those of edits, the seeds; {} where
-    nothing is drawn. Raises BadInput for several seeds then."""
-    asked, told = suite.requests(MODEL), about.generation_config
-    if not (asked.images or asked.edits):
-        if options.seeds > 1:
-            raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
-        return {}
-    settings = sampler_settings(options, told)
-    kinds = {"images": (asked.images, settings), "edits": (asked.edits, editing(settings, told))}
-    found: dict[str, Any] = {"seeds": seeds(options)}
-    for name, (requests, used) in kinds.items():
-        if requests:
-            values = dataclasses.asdict(used)
-            del values["batch"]  # changes nothing
-            found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-    return found
-
-
 def editing(settings: Any, told: Any) -> Any:
     """How edits are drawn, as `stages/replies.py` has it."""
     from srum_jax.config import Config
@@ -222,14 +207,6 @@ def editing(settings: Any, told: Any) -> Any:
     if told.edit == told.generate:
         return settings
     return replies.editing(told.edit, dataclasses.replace(Config(), sample=settings))
-
-
-def decoding(suite: Any) -> dict[str, Any]:
-    """What results say of the model's own words; {} where it says none."""
-    asked = suite.requests(MODEL)
-    if not asked.texts:
-        return {}
-    return {"tokens": "the likeliest", "max_tokens": max(one.max_tokens for one in asked.texts)}
 
 
 def seeds(options: argparse.Namespace) -> list[int]:
@@ -269,9 +246,8 @@ def replied(
     folder: epath.Path,
     models: Mapping[str, tuple[str, Any]],
     judges: Sequence[str],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({model: {seed: `ModelOutputs`}}, {judge: what it is}); what is in `folder` is not asked
-    again.
+) -> tuple[dict[str, Any], list[Any]]:
+    """({model: {seed: `ModelOutputs`}}, the judges); what is in `folder` is not asked again.
 
     One model is open at a time. The last one, the model before training where two are compared, is
     the judge "self" of both: a judge that changes between the two would compare nothing.
@@ -298,7 +274,7 @@ def replied(
                     title=title,
                 )
             said[name, seed] = (requests, found)
-    who = {}
+    panel = []
     if judges:
         *_, (_, about) = models.values()
         panel = [
@@ -311,13 +287,10 @@ def replied(
                 title = f"{suite.name}: {name}"
                 found = replies.judged(suite, requests, found, place, panel, title=title)
             said[name, seed] = (requests, found)
-        who = {
-            one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel
-        }
     outputs: dict[str, dict[int, ModelOutputs]] = {name: {} for name in models}
     for (name, seed), (requests, found) in said.items():
         outputs[name][seed] = ModelOutputs(requests, found, suite.verdicts(requests, found))
-    return outputs, who
+    return outputs, panel
 
 
 def kept(options: argparse.Namespace, name: str, seed: int) -> str:

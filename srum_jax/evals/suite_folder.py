@@ -15,12 +15,14 @@ from typing import Any
 
 from etils import epath
 
+from srum_jax.config import SampleConfig
 from srum_jax.core import files
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images, records
 from srum_jax.evals import benchmark, benchmark_items
 from srum_jax.evals.benchmark import Benchmark, Score, Told
-from srum_jax.evals.suite import ModelOutputs, Record
+from srum_jax.evals.suite import ModelOutputs, Record, Requests
+from srum_jax.evals.suite_judges import SuiteJudge
 
 SCHEMA = 1
 SETTINGS, GENERATIONS = "settings.json", "generations.jsonl"
@@ -54,10 +56,43 @@ class Asked:
             raise BadInput(f"{where}: not the settings of an evaluation ({e!r})") from e
 
 
-def same(folder: epath.Path, asked: Asked) -> None:
-    """Keeps how a folder's benchmark is asked, or refuses to mix it with what is there.
+def drawing(
+    requests: Requests, drawn: SampleConfig, edited: SampleConfig, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """What results say of the drawing: the sampler's settings of images and of edits, and the
+    seeds; {} where nothing is drawn."""
+    found: dict[str, Any] = {}
+    for name, settings in (("images", drawn), ("edits", edited)):
+        if getattr(requests, name):
+            values = dataclasses.asdict(settings)
+            del values["batch"]  # changes nothing
+            found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return {"seeds": list(seeds), **found} if found else {}
 
-    Judges may come later. Raises BadInput naming what differs.
+
+def decoding(requests: Requests) -> dict[str, Any]:
+    """What results say of the model's own words; {} where it says none."""
+    if not requests.texts:
+        return {}
+    return {"tokens": "the likeliest", "max_tokens": max(r.max_tokens for r in requests.texts)}
+
+
+def judges_told(
+    panel: Sequence[SuiteJudge], before: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """{judge: {"revision", "decoding"}}; before: the same of an earlier try, whose replies are
+    kept, with the names under which a server gave them."""
+    found = {one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel}
+    for name, one in found.items():
+        names = before.get(name, {}).get("decoding", {}).get("served", [])
+        if names or "served" in one["decoding"]:
+            one["decoding"]["served"] = sorted({*names, *one["decoding"].get("served", [])})
+    return found
+
+
+def same(folder: epath.Path, asked: Asked) -> Mapping[str, Mapping[str, Any]]:
+    """Keeps how a folder's benchmark is asked, or refuses to mix it with what is there; returns the
+    judges so far. Others may come later. Raises BadInput naming what differs.
     """
     path, wanted = folder / SETTINGS, json.loads(json.dumps(dataclasses.asdict(asked)))
     if path.is_file():
@@ -68,8 +103,9 @@ def same(folder: epath.Path, asked: Asked) -> None:
                     f"{folder} holds an evaluation with {name} {quoted(there.get(name))}, not "
                     f"{quoted(wanted[name])}: name another folder with -o"
                 )
-        return
+        return there.get("judges") or {}
     files.write_json(path, wanted)
+    return {}
 
 
 def write(

@@ -190,7 +190,7 @@ class ExternalJudge:
     tokenizer: Tokenizer | None = dataclasses.field(default=None, repr=False)
     sleep: Callable[[float], None] = dataclasses.field(default=time.sleep, repr=False)
     source: ExternalText = dataclasses.field(init=False, repr=False)
-    served: dict[str, int] = dataclasses.field(default_factory=dict, init=False)
+    served: set[str] = dataclasses.field(default_factory=set, init=False)
 
     def __post_init__(self):
         source = ExternalText.connect(self.endpoint, sleep=self.sleep)
@@ -210,7 +210,7 @@ class ExternalJudge:
             "words": "up to the limit of each request",
             "first token": "the listed tokens of that spelling",
             "images": "in full, as PNG; the server resizes",
-            "served": dict(self.served),
+            "served": sorted(self.served),
         }
 
     def ask(self, requests: Sequence[JudgeRequest]) -> list[JudgeReply]:
@@ -224,7 +224,7 @@ class ExternalJudge:
 
     def _reply(self, request: JudgeRequest, chat: ChatReply) -> JudgeReply:
         if chat.model:
-            self.served[chat.model] = self.served.get(chat.model, 0) + 1
+            self.served.add(chat.model)
         if chat.failure:
             return JudgeReply(status=chat.failure)
         if not request.first_token:

@@ -24,6 +24,7 @@ from srum_jax.data import shards
 from srum_jax.evals import suite_cost, suite_folder
 from srum_jax.evals.benchmark import Benchmark
 from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Requests, Suite, Verifier
+from srum_jax.evals.suite_judges import SuiteJudge
 from srum_jax.rewards import external, question_templates
 from srum_jax.stages import adjusted, judges, loading, preflight, replies, verified
 from srum_jax.stages.manifest import (
@@ -36,6 +37,7 @@ from srum_jax.stages.manifest import (
 from srum_jax.stages.preflight import Checks, Cost
 
 SCHEMA = 1  # of a suite's section in results.json
+JUDGES = "judges.json"  # what benchmarks' judges are
 
 Outputs = Mapping[str, Mapping[str, ModelOutputs]]  # of each suite, by model
 
@@ -124,7 +126,7 @@ def evaluate(
     suites: Sequence[Suite],
 ) -> Outcome:
     """Has both models reply to every suite; writes evaluation.json and this round's results."""
-    said = replied(cfg, mesh, work, folder, suites)
+    said, panel = replied(cfg, mesh, work, folder, suites)
     outputs = {
         suite.name: {
             name: ModelOutputs(requests, replies_, suite.verdicts(requests, replies_))
@@ -135,7 +137,10 @@ def evaluate(
     written, parts = {}, {}
     if jax.process_index() == 0:
         found = {suite.name: suite.findings(outputs[suite.name]) for suite in suites}
+        told = suite_folder.judges_told(panel, files.kept(folder / JUDGES) or {})
+        write_json(folder / JUDGES, told)
         for suite in suites:
+            found[suite.name] = in_full(cfg, suite, found[suite.name], told)
             write_official(folder / suite.name, suite, outputs[suite.name])
         exact = next((suite for suite in suites if suite.verifier), None)
         if exact:
@@ -157,8 +162,9 @@ def replied(
     work: Workdir,
     folder: epath.Path,
     suites: Sequence[Suite],
-) -> dict[str, dict[str, tuple[Requests, Replies]]]:
-    """What each model was asked by each suite, and its replies with what judges say of them.
+) -> tuple[dict[str, dict[str, tuple[Requests, Replies]]], list[SuiteJudge]]:
+    """(What each model was asked by each suite, and its replies with what judges say of them; the
+    judges.)
 
     The judge "self" is the model that the round starts from, of both models' pictures: one that
     changes between the two would compare nothing.
@@ -179,6 +185,7 @@ def replied(
                 requests, place, loaded, asked, cfg, mesh, title=title, judge=first
             )
             said[suite.name][name] = (requests, found)
+    panel = []
     if any(suite.judged for suite in suites):
         panel = [
             replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
@@ -189,7 +196,22 @@ def replied(
                 place = folder / suite.name / name
                 found = replies.judged(suite, requests, found, place, panel, **how)
                 said[suite.name][name] = (requests, found)
-    return said
+    return said, panel
+
+
+def in_full(
+    cfg: Config, suite: Suite, found: Findings, told: Mapping[str, Mapping[str, Any]]
+) -> Findings:
+    """A benchmark's findings with what the section says of judge, drawing and decoding."""
+    if not isinstance(suite, Benchmark) or not found.section:
+        return found
+    more, requests = {}, suite.requests("base")
+    more["drawing"] = suite_folder.drawing(requests, cfg.sample, cfg.sample, [cfg.evaluate.seed])
+    more["decoding"] = suite_folder.decoding(requests)
+    if judge := found.section.get("judge"):
+        more["judge"] = {**judge, **told.get(judge["name"], {})}
+    section = {**found.section, **{name: value for name, value in more.items() if value}}
+    return dataclasses.replace(found, section=section)
 
 
 def write_official(folder: epath.Path, suite: Suite, outputs: Mapping[str, ModelOutputs]) -> None:
