@@ -103,17 +103,20 @@ class Official:
         """{"version", "numbers"}. Raises BadInput where it fails."""
         file = checkout / self.file
         how = Setting(out, self.suite, records, checkout, file, python, work)
-        return {"version": self.version(checkout), "numbers": self.score(how)}
+        return {"version": self.version(checkout, python), "numbers": self.score(how)}
 
-    def version(self, checkout: pathlib.Path) -> str:
-        """The commit of a checkout, or of another folder a hash of the file."""
+    def version(self, checkout: pathlib.Path, python: str) -> str:
+        """The commit of a checkout, of another folder a hash of the file; a package's version."""
+        if not self.file:
+            code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
+            told = [python, "-c", code, self.checkout]
+            done = subprocess.run(told, capture_output=True, text=True, check=True)
+            return f"{self.name} {done.stdout.strip()}"
         told = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
         done = subprocess.run(told, capture_output=True, text=True, check=False)
         at = done.stdout.strip() if (checkout / ".git").exists() else ""
-        file = checkout / self.file
-        if not at and file.is_file():
-            at = f"file {files.fingerprint([file])[:8]}"
-        return f"{self.name} ({at})" if at else self.name
+        at = at or f"file {files.fingerprint([checkout / self.file])[:8]}"
+        return f"{self.name} ({at})"
 
 
 # ----------------------------------------------------------------------------- VQAv2 and OK-VQA

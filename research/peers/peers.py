@@ -70,40 +70,45 @@ def has(python: str, packages: Sequence[str]) -> str:
     return done.stdout.strip()
 
 
-def compared(
-    program: Any, out: pathlib.Path, suite: str, records: Sequence[Record], options: Any
+def scored(
+    program: Any, out: pathlib.Path, records: Sequence[Record], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Both numbers of every metric that both have. Raises BadInput where the program fails."""
+    """What a program makes of the replies in `out`; run once for them, then kept. Raises BadInput
+    where it fails."""
     work = pathlib.Path(options.out).resolve() / _file_name(program.name) / out.name
     work.mkdir(parents=True, exist_ok=True)
-    path, digest = work / "compared.json", files.fingerprint([out / suite_folder.REPLIES])
-    if path.is_file() and (there := files.read_json(path)).get("replies") == digest:
+    path, digest = work / "scored.json", files.fingerprint([out / suite_folder.REPLIES])
+    if path.is_file() and (there := files.read_object(path)).get("replies") == digest:
         return there
     if isinstance(program, lmms_tasks.LmmsTask):
         found = program.run(records, options.python, work)
     else:
         checkout = pathlib.Path(options.checkouts or ".", program.checkout).resolve()
         found = program.run(out.resolve(), records, checkout, options.python, work)
-    own = ours(suite, records)
+    found |= {"replies": digest, "date": datetime.date.today().isoformat()}
+    files.write_json(path, found)
+    return found
+
+
+def compared(
+    program: Any, out: pathlib.Path, records: Sequence[Record], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Both numbers of every metric that both have."""
+    found, own = scored(program, out, records, options), ours(program.suite, records)
+    row = {
+        "folder": out.name,
+        "suite": program.suite,
+        "n": len(records),
+        "program": program.name,
+        **{name: found[name] for name in ("version", "date", "asked") if name in found},
+        "digits": program.digits,
+    }
     numbers = {
         name: {"ours": own[name], "theirs": theirs}
         for name, theirs in found["numbers"].items()
         if name in own
     }
-    row = {
-        "program": program.name,
-        "version": found["version"],
-        "suite": suite,
-        "folder": out.name,
-        "n": len(records),
-        "date": datetime.date.today().isoformat(),
-        "replies": digest,
-        "digits": program.digits,
-        "numbers": numbers,
-    }
-    row |= {"asked": found["asked"]} if "asked" in found else {}
-    files.write_json(path, row)
-    return row
+    return row | {"numbers": numbers}
 
 
 def _file_name(name: str) -> str:
@@ -179,12 +184,12 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"{out.name}: not run: {program.name}: {why}", file=sys.stderr)
                 continue
             try:
-                rows.append(compared(program, out, suite, records, options))
+                rows.append(compared(program, out, records, options))
             except BadInput as e:
                 print(f"{out.name}: {program.name}: {e}", file=sys.stderr)
                 code = BadInput.exit_code
     pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
-    files.write_json(pathlib.Path(options.out, "compared.json"), rows)
+    files.write_json(pathlib.Path(options.out, "peers.json"), rows)
     print("\n".join(lines(rows)))
     return code
 
