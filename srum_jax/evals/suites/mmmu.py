@@ -102,7 +102,7 @@ class Mmmu(Benchmark):
         return score(records)
 
     def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
-        """<Subject>/output.json, which main_eval.py reads."""
+        """<Subject>/output.json, which main_parse_and_eval.py reads."""
         by_subject: dict[str, list[dict[str, Any]]] = {}
         for q, reply in zip(self.questions, replies.texts, strict=True):
             row = {"id": q.id, "question_type": q.kind, "answer": q.answer}
