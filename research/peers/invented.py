@@ -113,13 +113,12 @@ def write(suite: Benchmark, folder: epath.Path, seed: int) -> dict[str, Any]:
         said = _judged(suite, requests, seed)
     else:
         raise BadInput(f"{suite.name}: nothing is invented for it")
-    outputs = {"model": ModelOutputs(requests, said, suite.verdicts(requests, said))}
+    outputs = {"model": {seed: ModelOutputs(requests, said, suite.verdicts(requests, said))}}
     asked = suite_folder.Asked(
         suite=suite.name,
         told=Told.of(suite),
         judges={NAME: {}} if said.judged else {},
         models={"model": {"name": NAME, "digest": f"seed {seed}"}},
-        drawing={},
     )
     return suite_folder.write(folder, suite, outputs, asked)
 
@@ -131,7 +130,7 @@ def _imported(
     path = folder / "results.jsonl"
     suite_folder.write_lines(path, detections(suite, requests, seed))
     which = {"model": {"results": str(path.absolute()), "digest": f"seed {seed}"}}
-    asked = suite_folder.Asked(suite.name, Told.of(suite), {NAME: {}}, which, drawing={})
+    asked = suite_folder.Asked(suite.name, Told.of(suite), {NAME: {}}, which)
     records = suite.imported(path, requests)
     records = [dataclasses.replace(one, judge=NAME) for one in records]
     suite_folder.write_replies(folder, {"model": records}, asked)

@@ -52,9 +52,12 @@ def ours(suite: str, records: Sequence[Record]) -> dict[str, float]:
 
 
 def records_of(out: pathlib.Path) -> tuple[str, list[Record]]:
-    """The suite, and the examined model's records by the judge that counts. Raises BadInput."""
+    """The suite, and the examined model's records by the judge that counts. Raises BadInput, for
+    several seeds too: official programs know one."""
     asked, by_model = suite_folder.read(out)
     records = next(iter(by_model.values()))
+    if not records or len({r.seed for r in records}) > 1:
+        raise BadInput(f"{out}: holds {'several seeds' if records else 'no replies'}")
     return asked.suite, [r for r in records if r.judge == records[0].judge]
 
 
