@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,36 @@ FORMS = (
     *("The answer is {}.", "It is {}", "I think it is {}.", "Answer: {}", "so the answer is: {}"),
     *("({})", "{}, I am sure", "{} ; no doubt", "not {}", "", "I cannot tell."),
 )
-MARKS = (  # of a judge of edits, marks between braces
-    "Brief reasoning: plain.\nPrompt Compliance: {}\nVisual Naturalness: {}\n"
-    "Physical & Detail Integrity: {}",
-    "Prompt Compliance: {}\nVisual Naturalness: {}/5\nPhysical & Detail Integrity: {}",
-    "Prompt Compliance: **{}**\nVisual Naturalness: {}.\nPhysical & Detail Integrity: {}",
-    "Brief reasoning: {}\nPrompt Compliance: {}",
-    "I am sorry.",
-)
+JUDGES: Mapping[str, tuple[Sequence[str], int, int]] = {  # forms, lowest and highest mark
+    "imgedit": (
+        (
+            "Brief reasoning: plain.\nPrompt Compliance: {}\nVisual Naturalness: {}\n"
+            "Physical & Detail Integrity: {}",
+            "Prompt Compliance: {}\nVisual Naturalness: {}/5\nPhysical & Detail Integrity: {}",
+            "Prompt Compliance: **{}**\nVisual Naturalness: {}.\nPhysical & Detail Integrity: {}",
+            "Brief reasoning: {}\nPrompt Compliance: {}",
+            "I am sorry.",
+        ),
+        *(1, 5),
+    ),
+    # The program refuses an overall number where one reply has no score, so all have.
+    "wise": (
+        ("Score: {}", "**Score**: {}", "<think>0?</think>\nscore {}.", "{}", "Score: {}/1"),
+        0,
+        1,
+    ),
+    "srum_compbench": (
+        (
+            '{"score": {}, "explanation": "so"}',
+            '```json\n{"score": {},\n "explanation": "a {brace}"}\n```',
+            'I say "score": "{}" of 100',
+            '{"score": {}.5, "explanation": "half"}',
+            "{'score': {}}",
+            "Score: {}",
+        ),
+        *(0, 120),
+    ),
+}
 
 
 def answer(truth: Any) -> str:
@@ -69,19 +91,17 @@ def replies(truths: Sequence[Any], seed: int) -> list[str]:
     return said
 
 
-def marks(count: int, seed: int) -> list[str]:
-    """Words of a judge of edits: marks from 1 to 5 in one of the forms MARKS."""
+def marks(suite: str, count: int, seed: int) -> list[str]:
+    """Words of a judge: whole marks, each in one of the suite's forms, the first one most often."""
+    forms, lowest, highest = JUDGES[suite]
     rng = np.random.default_rng(seed)
-    forms = [MARKS[min(4, int(rng.exponential(1.2)))] for _ in range(count)]
     said = []
-    for form in forms:
-        for _ in range(form.count("{}")):
-            form = form.replace("{}", str(rng.integers(1, 6)), 1)
-        said.append(form)
+    for _ in range(count):
+        text = forms[min(len(forms) - 1, int(rng.exponential(1.2)))]
+        for _ in range(text.count("{}")):
+            text = text.replace("{}", str(rng.integers(lowest, highest + 1)), 1)
+        said.append(text)
     return said
-
-
-JUDGES: Mapping[str, Callable[[int, int], list[str]]] = {"imgedit": marks}
 
 
 def detections(suite: Benchmark, requests: Requests, seed: int) -> Iterator[dict[str, Any]]:
@@ -139,9 +159,14 @@ def _imported(
 
 def _judged(suite: Benchmark, requests: Requests, seed: int) -> Replies:
     edits = [one.image for one in requests.edits]
-    asked = suite.judge_requests(requests, Replies(edits=edits))
-    words = JUDGES[suite.name](len(asked), seed)
-    return Replies(edits=edits, judged={NAME: [JudgeReply(text) for text in words]})
+    blank = np.zeros((8, 8, 3), np.uint8)
+    drawn = [
+        {"image": blank, "seed": 0, "prompt": one.prompt.text, "k": one.k}
+        for one in requests.images
+    ]
+    pictures = Replies(images=drawn, edits=edits)
+    words = marks(suite.name, len(suite.judge_requests(requests, pictures)), seed)
+    return dataclasses.replace(pictures, judged={NAME: [JudgeReply(text) for text in words]})
 
 
 def main(arguments: Sequence[str]) -> int:

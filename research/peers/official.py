@@ -6,6 +6,7 @@ Python 3 first, its `print` alone changed. Where a program only adds up what ano
 is given what we parsed by the released rule.
 """
 
+import ast
 import dataclasses
 import json
 import pathlib
@@ -20,11 +21,18 @@ from lmms_tasks import called
 from srum_jax.core import files
 from srum_jax.core.errors import BadInput
 from srum_jax.evals import suite_folder
-from srum_jax.evals.scorers import ptb
+from srum_jax.evals.scorers import ptb, wise
 from srum_jax.evals.scorers.mme import CATEGORIES
 from srum_jax.evals.suite import Record
 
 Numbers = dict[str, float]  # by our names
+IMPORTS = "import json, logging, re\nfrom typing import *\n\n"
+EACH = """
+import json, sys
+import theirs
+name, path = sys.argv[1:]
+print(json.dumps([getattr(theirs, name)(reply) for reply in json.load(open(path))]))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,18 @@ class Setting:
         path = self.work / "driver.py"
         path.write_text(text)
         return json.loads(called(self.python, path, *arguments, work=self.work).splitlines()[-1])
+
+    def function(self, path: pathlib.Path, name: str, replies: Sequence[str]) -> list[Any]:
+        """What a program's function gives for each reply, without the rest of its file, which
+        imports what judges need."""
+        text = path.read_text(encoding="utf-8")
+        found = [node for node in ast.parse(text).body if getattr(node, "name", "") == name]
+        if not found:
+            raise BadInput(f"{path}: holds no function {name}")
+        (self.work / "theirs.py").write_text(IMPORTS + ast.get_source_segment(text, found[0]))
+        asked = self.work / "replies.json"
+        asked.write_text(json.dumps(list(replies)))
+        return self.code(EACH, name, asked)
 
     def lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
         """A file of JSON lines to give to the program."""
@@ -246,6 +266,36 @@ def geneval(how: Setting) -> Numbers:
     }
 
 
+def wise_verified(how: Setting) -> Numbers:
+    """What `calculate_verified.py` prints of the scores that the judge's program parses."""
+    replies = [wise.without_thinking(r.reply) for r in how.records]
+    found = how.function(how.file.with_name("vllm_eval.py"), "extract_scores", replies)
+    rows = [
+        {"prompt_id": r.truth["prompt_id"], **scores}
+        for r, scores in zip(how.records, found, strict=True)
+        if scores
+    ]
+    last = how.call(how.lines("scores.jsonl", rows)).strip().splitlines()[-1]
+    names, numbers = (*wise.CATEGORIES, "overall"), re.findall(r"\d\.\d\d", last)
+    if len(numbers) != len(names):
+        raise BadInput(f"{how.out}: the program gives no overall number: {last}")
+    return dict(zip(names, map(float, numbers), strict=True))
+
+
+def srum_compbench(how: Setting) -> Numbers:
+    """What `calculate_mean.py` prints of each category, of the scores that `qwen_eval.py` reads."""
+    path = how.checkout / "CompBench_eval" / "qwen_eval.py"
+    scores = how.function(path, "extract_score", [r.reply for r in how.records])
+    found = {}
+    for category in dict.fromkeys(r.category for r in how.records):
+        pairs = zip(how.records, scores, strict=True)
+        some = [str(score) for r, score in pairs if r.category == category]
+        table = how.work / f"{category.replace(' ', '_')}.csv"
+        table.write_text("\n".join(["score", *some]) + "\n")
+        found[category] = float(how.call(table))
+    return found
+
+
 # --------------------------------------------------------------------------------------- editing
 
 
@@ -301,6 +351,23 @@ PROGRAMS = (
         geneval,
         ("numpy", "pandas"),
         "djghosh13/geneval",
+        digits=4,
+    ),
+    Official(
+        "wise",
+        "WISE",
+        "calculate_verified.py",
+        wise_verified,
+        digits=2,
+        source="PKU-YuanGroup/WISE",
+    ),
+    Official(
+        "srum_compbench",
+        "SRUM",
+        "calculate_mean.py",
+        srum_compbench,
+        ("pandas",),
+        "WayneJin0918/SRUM",
         digits=4,
     ),
     Official(

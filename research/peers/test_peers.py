@@ -14,11 +14,12 @@ import lmms_tasks  # noqa: E402
 import official  # noqa: E402
 import peers  # noqa: E402
 
-from srum_jax.config import Config  # noqa: E402
+from srum_jax.config import Config, EvaluateConfig  # noqa: E402
 from srum_jax.core import registry  # noqa: E402
 from srum_jax.core.files import read_json  # noqa: E402
 from srum_jax.evals import suite_folder  # noqa: E402
 
+SOME = Config(evaluate=EvaluateConfig(limit=30))
 # Stand-ins for programs that are no part of this repository: of the same arguments and words.
 POPE = """
 import argparse, json, os
@@ -59,13 +60,13 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def made(suite, folder, seed=0):
-    asked = registry.load(registry.SUITES, suite).make(Config(), "shapes", "")
+    asked = registry.load(registry.SUITES, suite).make(SOME, "shapes", "")
     invented.write(asked, folder, seed)
     return pathlib.Path(folder)
 
 
 def checkout(folder, name, text):
-    (one,) = {p.file for p in official.PROGRAMS if p.checkout == name}
+    one, *_ = [p.file for p in official.PROGRAMS if p.checkout == name]
     path = folder / name / one
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -83,11 +84,13 @@ def test_invented_replies_are_a_function_of_the_seed_and_of_all_kinds(tmp_path):
     right = [invented.answer(t).lower() in s.lower() for t, s in zip(truths, said, strict=True)]
     assert 0.4 < sum(right) / len(right) < 0.9
     assert len({s.lower().replace("yes", "no") for s in said}) > 40 and "" in said
-    marks = invented.marks(300, 1)
-    assert marks == invented.marks(300, 1) and len({m.count("\n") for m in marks}) > 1
+    for suite, (forms, *_) in invented.JUDGES.items():
+        marks = invented.marks(suite, 300, 1)
+        assert marks == invented.marks(suite, 300, 1) != invented.marks(suite, 300, 2)
+        assert len({m[:7] for m in marks}) >= min(3, len(forms))
 
 
-@pytest.mark.parametrize("suite", ["pope", "imgedit", "geneval"])
+@pytest.mark.parametrize("suite", ["pope", "imgedit", "wise", "srum_compbench", "geneval"])
 def test_a_folder_of_invented_replies_is_one_of_evaluate(tmp_path, suite):
     out = made(suite, tmp_path / suite)
     name, records = peers.records_of(out)
@@ -127,6 +130,23 @@ def test_vqa_is_put_into_python_3(tmp_path, capsys):
     (row,) = read_json(tmp_path / "peers" / "peers.json")
     assert row["numbers"]["accuracy"]["theirs"] == 2
     assert row["numbers"]["accuracy other"]["theirs"] == 7
+
+
+def test_a_function_runs_without_the_rest_of_its_file(tmp_path):
+    out = made("wise", tmp_path / "wise")
+    file = checkout(
+        tmp_path / "theirs",
+        "WISE",
+        "import sys\nprint('Error: ids')\nprint(len(open(sys.argv[1]).readlines()))\n",
+    )
+    parser = "import no_such_package\n\ndef extract_scores(txt: str) -> Dict[str, float]:\n"
+    parser += "    return {'score': 1.0} if re.search('1', txt) else {}\n"
+    file.with_name("vllm_eval.py").write_text(parser)
+    _, records = peers.records_of(out)
+    arguments = out, "--checkouts", tmp_path / "theirs"
+    assert run(tmp_path, *arguments) == 2  # a single number is no row of categories
+    count = sum("1" in r.reply.replace("0?", "") for r in records)
+    assert len(next(tmp_path.rglob("scores.jsonl")).read_text().splitlines()) == count
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):
