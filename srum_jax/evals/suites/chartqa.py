@@ -104,12 +104,11 @@ def score(records: Sequence[Record]) -> Scored:
 
 
 def released(records: Sequence[Record]) -> dict[str, float]:
-    """lmms-eval's numbers in [0, 1] and VLMEvalKit's, which strips the reply, in percent."""
+    """lmms-eval's numbers in [0, 1] and VLMEvalKit's in percent; both strip the reply before."""
     if not records:
         return {}
-    lmms_eval = np.array([answer_match.relaxed(r.reply, r.truth) for r in records])
-    vlmevalkit = [answer_match.relaxed(r.reply.strip(), r.truth) for r in records]
-    found = {"relaxed_overall": float(lmms_eval.mean())}
+    right = np.array([answer_match.relaxed(r.reply.strip(), r.truth) for r in records])
+    found = {"relaxed_overall": float(right.mean())}
     for part, some in short_answers.places([(r.category,) for r in records]).items():
-        found[f"relaxed_{part}_split"] = float(lmms_eval[some].mean())
-    return found | {"Overall[vlmevalkit]": 100 * float(np.mean(vlmevalkit))}
+        found[f"relaxed_{part}_split"] = float(right[some].mean())
+    return found | {"Overall[vlmevalkit]": 100 * float(right.mean())}

@@ -82,8 +82,11 @@ def _kind(row: Row) -> str:
 
 
 def score(records: Sequence[Record]) -> Scored:
-    """Exact match in [0, 1], of all and by the structure of the question."""
-    released = [answer_match.exact_match(r.reply, r.truth) for r in records]
+    """Exact match in [0, 1], of all and by the structure of the question.
+
+    lmms-eval strips every reply before a task sees it (`api/task.py`), the answers not.
+    """
+    released = [answer_match.exact_match(r.reply.strip(), r.truth) for r in records]
     values = [answer_match.exact_match(r.reply.strip(), r.truth.strip()) for r in records]
     return short_answers.scored(
         records,

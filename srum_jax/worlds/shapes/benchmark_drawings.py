@@ -191,8 +191,19 @@ def _of_compbench(split: str, category: str, count: int) -> list[str]:
 
 
 def wise(out: OfficialFolder, split: str, count: int) -> None:
-    """data_verified/*.json and data/*.json: `count` of the thousand ids, each range its share. The
+    """data_verified/*_verified.json: `count` of the thousand ids, each range its share. The
     categories are names here: no prompt needs knowledge."""
+    for file, rows in _wise_rows(split, count).items():
+        out.json(f"data_verified/{file}_verified.json", rows)
+
+
+def wise_legacy(out: OfficialFolder, split: str, count: int) -> None:
+    """data/*.json, the same prompts under the same ids, of which legacy WISE makes other ranges."""
+    for file, rows in _wise_rows(split, count).items():
+        out.json(f"data/{file}.json", rows)
+
+
+def _wise_rows(split: str, count: int) -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {}
     prompts = iter(mixed_prompts(split, max(count, len(WISE))))
     for file, first, last, category, part in WISE:
@@ -207,9 +218,7 @@ def wise(out: OfficialFolder, split: str, count: int) -> None:
                     "prompt_id": id,
                 }
             )
-    for file, some in rows.items():
-        out.json(f"data_verified/{file}.json", some)
-        out.json(f"data/{file}.json", some)
+    return rows
 
 
 def t2i_reasonbench(out: OfficialFolder, split: str, count: int) -> None:

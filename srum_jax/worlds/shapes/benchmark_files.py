@@ -17,7 +17,7 @@ from srum_jax.worlds.shapes import benchmark_questions as questions
 from srum_jax.worlds.shapes.benchmark_folder import OfficialFolder
 
 COUNT = 96  # items of a benchmark, as far as its writer's docstring does not say otherwise
-COUNTS = {"wise": 1000}  # its overall score is of all its ids
+COUNTS = {"wise": 1000, "wise_legacy": 1000}  # their overall scores are of all ids
 WRITERS: dict[str, Callable[[OfficialFolder, str, int], None]] = {
     writer.__name__: writer
     for writer in (
@@ -25,7 +25,7 @@ WRITERS: dict[str, Callable[[OfficialFolder, str, int], None]] = {
         *(questions.chartqa, questions.pope, questions.mme, questions.coco_captions),
         *(choices.mmbench, choices.mmmu, choices.mvbench, choices.videomme),
         *(drawings.geneval, drawings.geneval2, drawings.t2i_compbench, drawings.srum_compbench),
-        *(drawings.wise, drawings.t2i_reasonbench, drawings.dpg_bench),
+        *(drawings.wise, drawings.wise_legacy, drawings.t2i_reasonbench, drawings.dpg_bench),
         *(drawings.gedit, drawings.imgedit),
     )
 }

@@ -1,6 +1,7 @@
 """MMMU's files: Parquet as on the Hub and JSON lines, pictures, open answers."""
 
 import json
+import random
 
 import choice_suites as made
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.evals import stats
+from srum_jax.evals.suite import Record
 from srum_jax.evals.suites import mmmu
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -101,6 +103,35 @@ def test_both_forms_ask_the_same_in_bagels_words(tmp_path, write):
     np.testing.assert_array_equal(second.images[1], made.picture(20))
 
 
+def test_random_letters_are_drawn_subject_by_subject():
+    """As the official program does, whatever the order of the file."""
+    options = {letter: letter.lower() for letter in "ABCD"}
+    replies = [("Physics", "?"), ("Art", "A"), ("Art", "?"), ("Physics", "B"), ("Art", "?")]
+    records = [
+        Record(f"validation_{s}_{i}", s, "", said, truth={"answer": "A", "options": options})
+        for i, (s, said) in enumerate(replies)
+    ]
+    in_order = sorted(records, key=lambda r: r.category)
+    drawn = mmmu.score(records).as_released[mmmu.DRAWN]
+    assert drawn == mmmu.score(in_order).as_released[mmmu.DRAWN]
+    draws = random.Random(42)
+    said = [r.reply if r.reply != "?" else draws.choice("ABCD") for r in in_order]
+    assert drawn == said.count("A") / 5
+
+
+def test_lmms_eval_counts_open_answers_that_have_one_right_answer():
+    """Several are one text for it; before 0.7.3 none counted."""
+    golds = ["manet"], ["manet", "monet"], ["renoir"]
+    records = [
+        Record(f"validation_Art_{i}", "Art", "", "by Manet", truth={"answer": gold, "options": {}})
+        for i, gold in enumerate(golds)
+    ]
+    released = mmmu.score(records).as_released
+    assert released["accuracy"] == 2 / 3
+    assert released["accuracy [lmms-eval]"] == 1 / 3
+    assert released[mmmu.OLD_LMMS] == 0
+
+
 def test_scores_by_the_parsers_of_each_harness(tmp_path):
     asked = suite(write_parquet(tmp_path))
     words = {
@@ -114,7 +145,7 @@ def test_scores_by_the_parsers_of_each_harness(tmp_path):
     assert numbers == {"accuracy": 0.5, "multiple_choice": 0.5, "open": 0.5}
     assert scored.as_released["accuracy"] == 0.25
     assert scored.as_released["accuracy [BAGEL]"] == 0.5
-    assert scored.as_released["accuracy [lmms-eval]"] == 0.25  # open answers never count
+    assert scored.as_released[mmmu.OLD_LMMS] == 0.25  # open answers never count
     assert scored.as_released[mmmu.DRAWN] in (0.25, 0.5, 0.75)
     assert (scored.n, scored.failed) == (4, 1)
     assert scored.by_category == {
