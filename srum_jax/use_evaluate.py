@@ -221,10 +221,16 @@ def judge_names(options: argparse.Namespace, suite: Any) -> list[str]:
     from srum_jax.stages import judges
 
     if not suite.judged:
-        if options.judge:
+        if options.judge and options.judge != ["none"]:
             raise BadInput(f"--judge: {suite.name} needs none: replies are compared with answers")
         return []
     names = list(dict.fromkeys(options.judge or ["self"]))
+    if "none" in names:
+        if len(names) > 1 or suite.about.judge != "optional":
+            raise BadInput(
+                f"--judge none: {suite.name} is scored by a judge; name self or external"
+            )
+        return []
     if "external" in names:
         if not (options.judge_url and options.judge_model):
             raise BadInput("--judge external needs --judge_url and --judge_model")

@@ -260,3 +260,31 @@ def test_pictures_from_several_seeds(run, folders, prompts, tmp_path):
 def test_answers_have_no_seeds(run, folders, data):
     code, _, err = run(*asked(folders, data, "--seeds", 2))
     assert code == 2 and "draws nothing" in err
+
+
+def test_without_a_judge_pictures_wait_for_the_official_program(run, folders, prompts, tmp_path):
+    how = ("--suite", "geneval", "--data", prompts, "--model", folders[0], "-o", "out")
+    code, out, err = run(*how, "--size", "32x32", "--steps", 2, "--judge", "none")
+    assert code == 0, err
+    assert "no scores yet" in out and "official/geneval" in out
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert "models" not in scores and scores["data"]["n"] == 3
+    rows = [
+        {
+            "filename": f"out/{i:05d}/samples/{k:04d}.png",
+            "tag": "colors",
+            "prompt": row["prompt"],
+            "correct": i != 1,
+            "reason": "",
+            "metadata": json.dumps(row),
+            "details": "{}",
+        }
+        for i, row in enumerate(lines(prompts))
+        for k in range(4)
+    ]
+    write_rows(tmp_path / "results.jsonl", rows)
+    code, out, err = run(*how, "--import", tmp_path / "results.jsonl")
+    assert code == 0, err
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["judge"]["name"] == "the official program"
+    assert scores["models"]["model"]["strict"][scores["metric"]] == pytest.approx(2 / 3)

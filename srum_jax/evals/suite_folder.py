@@ -8,6 +8,7 @@ model or judge.
 """
 
 import dataclasses
+import datetime
 import json
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,10 +81,12 @@ def decoding(requests: Requests) -> dict[str, Any]:
 def judges_told(
     panel: Sequence[SuiteJudge], before: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """{judge: {"revision", "decoding"}}; before: the same of an earlier try, whose replies are
-    kept, with the names under which a server gave them."""
+    """{judge: {"revision", "decoding", "date": of the first replies}}; before: the same of an
+    earlier try, whose replies are kept, with the names under which a server gave them."""
     found = {one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel}
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     for name, one in found.items():
+        one["date"] = before.get(name, {}).get("date", today)
         names = before.get(name, {}).get("decoding", {}).get("served", [])
         if names or "served" in one["decoding"]:
             one["decoding"]["served"] = sorted({*names, *one["decoding"].get("served", [])})

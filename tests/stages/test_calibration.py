@@ -93,7 +93,7 @@ def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
     shown = judging({}, found)
     assert shown.failures == (
         ("whole pictures", 3, {"no regions": 1}),
-        ("regions, sam", 3, {"irrelevant": 1}),
+        ("regions, Segment Anything", 3, {"irrelevant": 1}),
     )
     assert shown.comparison["with"] == "words"
     text = page.render(page.RunReport({}, {}, (page.Round(0, judging=shown),)))
