@@ -3,6 +3,7 @@ server that somebody else could have written, the official folder, and scores fr
 """
 
 import json
+import re
 
 import judge_server
 import pytest
@@ -16,22 +17,23 @@ BENCHMARKS = [
     name for name in registry.SUITES if hasattr(registry.load(registry.SUITES, name), "ABOUT")
 ]
 LIMIT = {"mmbench": 4, "wise": 6, "wise_legacy": 6}
-# What a judge of any benchmark may say: each reads its own part.
-WORDS = """Brief reasoning: as asked.
-Prompt Compliance: 4
-Visual Naturalness: 4
-Physical and Detail Integrity: 4
-Score: 1
-Consistency: 2
-Realism: 2
-Aesthetic Quality: 1
-{"score": 80, "explanation": "as asked"}"""
+WORDS = {  # of the judge of a suite; the suite's name is the judge's model
+    "wise": "Score: 1",
+    "wise_legacy": "Consistency: 2\nRealism: 2\nAesthetic Quality: 1",
+    "gedit": '{"score": [8, 7], "reasoning": "as asked"}',
+    "imgedit": "Brief reasoning: as asked.\nPrompt Compliance: 4\nVisual Naturalness: 4\n"
+    "Physical and Detail Integrity: 4",
+    "srum_compbench": '{"score": 80, "explanation": "as asked"}',
+}
 
 
 def behave(handler, number):
     """An OpenAI-compatible server: words, and the first token's probabilities where asked."""
     body = handler.server.asked[number][2]
-    choice = {"message": {"content": WORDS}, "finish_reason": "stop"}
+    asked = body["messages"][-1]["content"][-1]["text"]
+    marks = [1] * len(re.findall(r"'q\d+'", asked))
+    words = WORDS.get(body["model"], json.dumps({"reason": "as asked", "score": marks}))
+    choice = {"message": {"content": words}, "finish_reason": "stop"}
     if body.get("logprobs"):
         choice["message"]["content"] = "Yes"
         token = {"token": "Yes", "logprob": -0.1, "bytes": list(b"Yes"), "top_logprobs": []}
@@ -57,7 +59,7 @@ def test_a_benchmark_runs_on_the_shapes_world(name, server, tmp_path, capsys, mo
     module = registry.load(registry.SUITES, name)
     asked = ["--suite", name, "--data", "shapes", "--limit", str(LIMIT.get(name, 6))]
     if module.ABOUT.judge:
-        asked += ["--judge", "external", "--judge_url", server.url, "--judge_model", "stand-in"]
+        asked += ["--judge", "external", "--judge_url", server.url, "--judge_model", name]
     out = tmp_path / "out"
     code = use.main(["use", "evaluate", *asked, "-o", str(out)])
     said, err = capsys.readouterr()
@@ -76,7 +78,7 @@ def test_a_benchmark_runs_on_the_shapes_world(name, server, tmp_path, capsys, mo
     assert told and all((out / row["file"]).is_file() for row in told if "file" in row)
     assert any(p.is_file() for p in (out / "official" / name).rglob("*"))
     if module.ABOUT.judge:
-        assert scores["judge"]["name"] == "stand-in"
+        assert scores["judge"]["name"] == name
     before = (out / "scores.json").read_text()
     assert use.main(["use", "evaluate", "--rescore", str(out)]) == 0
     assert (out / "scores.json").read_text() == before
