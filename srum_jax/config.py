@@ -416,6 +416,12 @@ def _score(cfg: Config) -> Iterable[str]:
     judges = 2 if c.judge == "ensemble" else 1
     if c.min_judges > judges:
         yield f'score.min_judges = {c.min_judges}, but judge "{c.judge}" is {judges}'
+    per_prompt = cfg.generate.candidates
+    if c.judge == "ensemble" and "generate" in cfg.stages and c.shard_size % per_prompt:
+        yield (
+            f"score.shard_size = {c.shard_size} must be a multiple of generate.candidates = "
+            f"{per_prompt}: an ensemble ranks the candidates of a prompt, so a shard has them all"
+        )
     if c.judge == "external" and c.compare:
         yield f"score.compare = {c.compare} compares the model's read-outs: the judge is external"
     logits = c.judge != "external" and c.readout == "logits"
@@ -460,6 +466,7 @@ def _train(cfg: Config) -> Iterable[str]:
             "train.objective": c.objective in ("srum_advantage", "nft"),
             "train.select": c.select == "best_of_k",
             "train.min_gain": c.min_gain > 0,
+            "train.min_gain_quantile": c.min_gain_quantile > 0,
         }
         reason = next((name for name, compares in comparing.items() if compares), None)
         if reason and (c.candidates or drawn) < 2:
@@ -471,6 +478,11 @@ def _train(cfg: Config) -> Iterable[str]:
         yield (
             f"train.min_score = {c.min_score} bars the best candidates of train.select = "
             f'"best_of_k", got "{c.select}": set it to -1.0, or select best_of_k'
+        )
+    if c.min_score_quantile and c.select != "best_of_k":
+        yield (
+            f"train.min_score_quantile = {c.min_score_quantile} is of the best candidates of "
+            f'train.select = "best_of_k", got "{c.select}"'
         )
     if c.objective == "srum_paper" and c.lambda_constraint + c.anchor == 0:
         yield (

@@ -194,6 +194,9 @@ class ScoreConfig:
     # Least probability that a region shows a kind of thing that the prompt names; others are set
     # aside as irrelevant. 0.0: all regions count. Read by the read-out logits.
     verify: Fraction = 0.0
+    # An image of whose answers a smaller share could be read has no score; otherwise those that are
+    # there make the score.
+    min_coverage: Fraction = 0.4
     min_area: Fraction = 0.0  # of a region, as a share of the image
     max_area: Fraction = 1.0  # the same
     overlap: Fraction = 0.9  # intersection over union from which the smaller of two is a repeat
@@ -309,8 +312,14 @@ class TrainConfig(PackedConfig):
     # candidates are left out: what is gained there, the judge knows and the generator does not.
     # Scores range over 2.
     min_gain: Annotated[float, AtLeast(0), Below(2)] = 0.0
-    # best_of_k: a prompt whose best candidate scores less is left out.
+    # The same, relative: this share of the run's prompts, those of the smallest gains, is left out.
+    min_gain_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0
+    # best_of_k: a prompt whose best candidate scores less is left out. The scores of the first
+    # shard tell whether any do, before the others are scored.
     min_score: Annotated[float, Between(-1, 1)] = 0.5
+    # The same, relative: this share of the prompts, those whose best score least, is left out. It
+    # holds for judges of any scale; train.min_score = -1.0 leaves it alone.
+    min_score_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
     # understanding expert too, through which the text of a prompt is read | lora: adapters alone
     # (train.lora), beside weights that stay in compute.dtype; export merges them

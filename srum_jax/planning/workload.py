@@ -261,7 +261,7 @@ class Workload:
         found = [c.grid**2 if name == "grid" else c.regions for name in proposers]
         regions = sum(min(c.regions, count) for count in found)
         if c.readout == "written":
-            asked_of = 1 + (regions if c.view == "crop" else len(found))
+            asked_of = 2 + (regions if c.view == "crop" else len(found))
             return [self._written(images * asked_of, team)]
         part = (c.crop, c.crop) if c.crop and c.view == "crop" else self.cfg.sample.size
         return [

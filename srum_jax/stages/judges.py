@@ -134,7 +134,7 @@ def panel(
     if c.judge == "external":
         main = outside
     elif c.judge == "ensemble":
-        main = EnsembleJudge((own, outside), c.min_judges)
+        main = EnsembleJudge((own, outside), c.min_judges, ("self", "external"))
     if c.compare and c.external.url and c.judge == "self":
         other = (f"{c.external.model}, an external judge", outside)
     elif c.compare:

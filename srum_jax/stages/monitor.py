@@ -139,12 +139,9 @@ def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tu
             return False
         return True
 
-    def worded(text: str) -> str:
-        return text if tokenizer.word_level else question_templates.natural(text)
-
     scenes = [question_templates.decompose(text) for text in texts]
     pairs = [
-        (i, worded(question.text))
+        (i, question_templates.worded(question, question.text, tokenizer))
         for i, scene in enumerate(scenes)
         if scene is not None
         for question in question_templates.image_questions(scene)
