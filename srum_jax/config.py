@@ -370,8 +370,7 @@ def _run(cfg: Config) -> Iterable[str]:
     if cfg.rounds > 1 and "export" not in cfg.stages:
         yield f'rounds = {cfg.rounds}: a round starts from what "export" made, which stages lacks'
     if cfg.weights_base and not cfg.weights:
-        given = quoted(cfg.weights_base)
-        yield f"weights_base = {given} completes the folder in weights, which is empty"
+        yield f"weights_base = {quoted(cfg.weights_base)} completes weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)
     if list(sizes.values()).count(-1) > 1:
         yield f"mesh may leave one axis to the rest (-1), got {sizes}"
@@ -413,15 +412,8 @@ def _score(cfg: Config) -> Iterable[str]:
         for key in ("url", "model"):
             if not getattr(c.external, key):
                 yield f'score.external.{key} is empty: score.judge = "{c.judge}" reads it'
-    judges = 2 if c.judge == "ensemble" else 1
-    if c.min_judges > judges:
+    if c.min_judges > (judges := 2 if c.judge == "ensemble" else 1):
         yield f'score.min_judges = {c.min_judges}, but judge "{c.judge}" is {judges}'
-    per_prompt = cfg.generate.candidates
-    if c.judge == "ensemble" and "generate" in cfg.stages and c.shard_size % per_prompt:
-        yield (
-            f"score.shard_size = {c.shard_size} must be a multiple of generate.candidates = "
-            f"{per_prompt}: an ensemble ranks the candidates of a prompt, so a shard has them all"
-        )
     if c.judge == "external" and c.compare:
         yield f"score.compare = {c.compare} compares the model's read-outs: the judge is external"
     logits = c.judge != "external" and c.readout == "logits"
@@ -474,16 +466,12 @@ def _train(cfg: Config) -> Iterable[str]:
                 f"{few} = {c.candidates or drawn}: {reason} = {json.dumps(_part(cfg, reason))} "
                 "compares the candidates of a prompt, so at least 2"
             )
-    if c.min_score > -1 and c.select != "best_of_k":
-        yield (
-            f"train.min_score = {c.min_score} bars the best candidates of train.select = "
-            f'"best_of_k", got "{c.select}": set it to -1.0, or select best_of_k'
-        )
-    if c.min_score_quantile and c.select != "best_of_k":
-        yield (
-            f"train.min_score_quantile = {c.min_score_quantile} is of the best candidates of "
-            f'train.select = "best_of_k", got "{c.select}"'
-        )
+    for name, off in (("min_score", -1.0), ("min_score_quantile", 0.0)):
+        if getattr(c, name) > off and c.select != "best_of_k":
+            yield (
+                f"train.{name} = {getattr(c, name)} bars the best candidates of train.select = "
+                f'"best_of_k", got "{c.select}": set it to {off}, or select best_of_k'
+            )
     if c.objective == "srum_paper" and c.lambda_constraint + c.anchor == 0:
         yield (
             "train.lambda_constraint = train.anchor = 0.0: nothing bounds the repulsion of "

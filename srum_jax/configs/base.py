@@ -124,8 +124,16 @@ class GenerateConfig:
     # share of all, from 1 on a number; 0.0: none.
     rejects: NonNegativeFloat = 0.0
     # Prompts a round: the first round takes them from the front, the next the following ones; a
-    # list that ends begins again, with other noise.
+    # list that ends begins again, with other noise. Behind those of all rounds 64 more, at most a
+    # tenth of the list, are held back: never trained on, for the monitor and adjust.
     count: PositiveInt = 400
+    # Which come first, of files and data sets: sampled (of every category its share, by the seed)
+    # | file (as they stand there). A world's are mixed as it makes them.
+    order: Literal["sampled", "file"] = "sampled"
+    # The model first plans in words, once a prompt, and draws what it planned. Trained on is the
+    # prompt without the plan.
+    think: bool = False
+    think_tokens: PositiveInt = 1000  # of a plan at most
     candidates: PositiveInt = 8  # images a prompt (K)
     # Scale of text guidance of the candidates of each round, the last one for all later rounds;
     # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
