@@ -78,9 +78,8 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     `bbox` is x0, y0, x1, y1 in pixels of the image, ends excluded. With `masks` a region also has
     `mask`: bytes by `masks.encode`, b"" for none. Records without the field are records without
     masks. With `answers` a record has all that was said to its questions: JSON rows
-    [region (-1: the whole), kind of question, object it is about, p or null, status], where several
-    judge with who said it at the end; the share of them that could be read, `coverage`; and
-    `image_rank`, see `Judgement.rank`.
+    [region (-1: the whole), kind of question, object it is about, p or null, status, and of several
+    judges whose]; and `coverage` and `image_rank`, which are a `Judgement`'s.
     """
     from tensorflow_datasets import features as f
 
@@ -101,11 +100,7 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
             "regions": f.Sequence(region),
             "image_score": np.float32,
             "image_status": f.Text(),
-            **(
-                {"answers": f.Text(), "coverage": np.float32, "image_rank": np.float32}
-                if answers
-                else {}
-            ),
+            **(dict(answers=f.Text(), coverage=np.float32, image_rank=np.float32) if answers else {}),
         }
     )
 
