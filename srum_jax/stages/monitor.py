@@ -86,6 +86,13 @@ def prompts(generated: epath.PathLike, count: int) -> list[dict[str, Any]]:
     return found[-count:]
 
 
+def held_back(generated: epath.PathLike) -> frozenset[int]:
+    """Ids of all prompts that were held back in folder `generated`; of no file none."""
+    path = epath.Path(generated) / "held_back.json"
+    found = read_json(path) if path.exists() else []
+    return frozenset(record["id"] for record in found)
+
+
 # ------------------------------------------------------------------------------ what is measured
 
 

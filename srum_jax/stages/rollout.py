@@ -43,17 +43,17 @@ class Rollout:
         found = given.prompts
         if c.order == "sampled" and not _made(c.prompts):
             found = sampled(found, cfg.seed)
-        spare = min(HELD_BACK, len(found) // 10)
-        if not spare:
+        kept = spare(len(found))
+        if not kept:
             logging.warning("%s", short(c.prompts, len(found)))
             return cls(found, found[-HELD_BACK:], True, given)
-        end = min(wanted, len(found) - spare)
+        end = min(wanted, len(found) - kept)
         if end < wanted:
             logging.info(
                 "generate: of the %d prompts of %s %d are held back, and %d drawn",
-                *(len(found), c.prompts, spare, end),
+                *(len(found), c.prompts, kept, end),
             )
-        behind = found[end : end + max(spare, min(HELD_BACK, len(found) - end))]
+        behind = found[end : end + max(kept, min(HELD_BACK, len(found) - end))]
         return cls(found[:end] + found[end + len(behind) :], behind, False, given)
 
     def of_round(self, number: int, count: int) -> tuple[Prompt, ...]:
@@ -61,6 +61,11 @@ class Rollout:
         ends begins again, and one of fewer gives all it has."""
         start = number * count % len(self.drawable)
         return (self.drawable[start:] + self.drawable[:start])[:count]
+
+
+def spare(count: int) -> int:
+    """How many of so many prompts are held back: HELD_BACK, or a tenth; 0 of too few."""
+    return min(HELD_BACK, count // 10)
 
 
 def short(source: str, count: int) -> str:

@@ -6,7 +6,7 @@ Pure functions of the records that `generate` (or `ingest`) and `score` leave.
 import array
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,6 +219,16 @@ def _judged(found: Candidates) -> Candidates:
     rows["judged"], rows["image_score"] = judged, scores.image_scores[judged]
     rows["rank"] = scores.ranks[judged]
     return dataclasses.replace(found, rows=rows[scores.ok[judged]])
+
+
+def spared(found: Candidates, held: Collection[int]) -> tuple[Candidates, int]:
+    """(candidates of other prompts than `held`, how many are of these). Given data has no others
+    to hold back; where it has less than ten times as many, all are trained on."""
+    prompts = found.rows["prompt_id"]
+    inside = np.isin(prompts, np.fromiter(held, np.int64, len(held)))
+    if 10 * len(held) > len(np.unique(prompts)):
+        inside[:] = False
+    return (found.take(~inside), int(inside.sum())) if inside.any() else (found, 0)
 
 
 def choose(found: Candidates, c: TrainConfig) -> tuple[Candidates, dict[str, int]]:

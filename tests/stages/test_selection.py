@@ -262,3 +262,11 @@ def test_choosing_goes_by_ranks_where_several_judges_scored():
     assert [c.id for c in selection.select(found, "best_of_k")] == ["0-1"]
     made = selection.advantages(found, found)
     assert made[0].image_advantage < 0 < made[1].image_advantage
+
+
+def test_pictures_of_prompts_held_back_are_left_out_where_there_are_enough():
+    found = group({f"{p}-{k}": (0.5, []) for p in range(20) for k in range(2)})
+    kept, left_out = selection.spared(found, {18, 19})
+    assert left_out == 4 and {c.prompt_id for c in kept} == set(range(18))
+    assert selection.spared(found, {17, 18, 19}) == (found, 0)  # more than a tenth: too few prompts
+    assert selection.spared(found, {90}) == (found, 0) == selection.spared(found, ())
