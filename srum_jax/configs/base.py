@@ -319,7 +319,7 @@ class TrainConfig(PackedConfig):
     # best_of_k: a prompt whose best candidate scores less is left out; and, whatever the judge's
     # scale (with min_score = -1.0), a share of the run's prompts, those whose best scores least.
     min_score: Annotated[float, Between(-1, 1)] = 0.5
-    min_score_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0
+    min_score_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0  # that share
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
     # understanding expert too, through which the text of a prompt is read | lora: adapters alone
     # (train.lora), beside weights that stay in compute.dtype; export merges them
