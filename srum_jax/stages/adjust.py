@@ -321,7 +321,7 @@ def measure(
     model = mixture(loaded, cfg, trial.kept, trial.share, mesh)
     suites = evaluate.named(cfg, loading.language(loaded.source))
     asking = Asking(used, mesh, folder / "test", loaded)
-    said = evaluate.replied(
+    said, _ = evaluate.replied(
         dataclasses.replace(used, stages=tuple(s for s in used.stages if s != "train")),
         mesh,
         work,
