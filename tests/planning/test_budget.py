@@ -234,3 +234,12 @@ def test_without_a_compiler_time_and_cost_are_said_all_the_same(monkeypatch, cap
     shown = capsys.readouterr()
     assert "5,559 sample + 44,472 decode" in shown.out and "money" in shown.out
     assert "plan-tpu" in shown.err
+
+
+def test_plans_in_words_are_counted():
+    """Once a prompt, whatever its candidates are: as long as they may be."""
+    plain, thinking = (flagship(**{"generate.think": think}) for think in (False, True))
+    sizes = lowering.sizes_of(plain)
+    (write, *drawn), without = (Workload(c, sizes, 8).of("generate") for c in (thinking, plain))
+    assert drawn == without and write.program == "write"
+    assert write.count == -(-5559 // thinking.sample.batch) and write.work.flops > 0
