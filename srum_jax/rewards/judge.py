@@ -94,8 +94,8 @@ class Judgement:
 
 
 class Part(NamedTuple):
-    """One part of an image's score: p in [0, 1], NaN where no answer of it could be read, and the
-    share of its answers that could, in [0, 1]."""
+    """One part of an image's score: p in [0, 1], NaN where its answers do not tell, and the share
+    of them that could be read, in [0, 1]."""
 
     p: float
     coverage: float
@@ -110,7 +110,8 @@ def of_parts(
     answers, or LOW_COVERAGE.
     """
     answers = tuple(answers)
-    weights = {name: part.coverage for name, part in parts.items() if part.coverage > 0}
+    told = {name: part for name, part in parts.items() if not np.isnan(part.p)}
+    weights = {name: part.coverage for name, part in told.items() if part.coverage > 0}
     total = sum(weights.values())
     coverage = total / len(parts)
     if not weights or coverage < min_coverage:

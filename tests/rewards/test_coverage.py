@@ -1,5 +1,7 @@
 """Answers that fail: what they cost, and which forms of an answer are one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from chosen_tokens import chosen
@@ -172,6 +174,38 @@ def test_a_score_is_the_mean_of_its_parts_by_what_was_read():
     one = of_parts({"global": Part(0.9, 1.0), "layout": Part(np.nan, 0.0)}, answers, 0.5)
     assert one.image_score == pytest.approx(0.8) and set(one.parts) == {"global"}
     assert of_parts({"a": Part(0.9, 0.3)}, answers, 0.4).image_status != judge.OK
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_score_is_never_a_number_and_a_score_always_is(seed):
+    """Whichever answers fail, of regions that are objects too."""
+    rng = np.random.default_rng(seed)
+    scene = question_templates.decompose("a red circle left of a blue square")
+    scene = dataclasses.replace(scene, open=False)  # every question is a choice
+
+    class Answers:
+        def probabilities(self, images, questions, tokens, params=None):
+            return [
+                [rng.dirichlet(np.ones(len(ids))) * rng.choice([1.0, 0.1]) for ids in wanted]
+                for wanted in tokens
+            ]
+
+    class Words(Forms):
+        word_level = True
+
+        def forms(self, word):
+            return [word]
+
+    images = [PromptedImage(np.zeros((8, 64, 3), np.uint8), scene.caption, f"{n}-0")
+              for n in range(60)]  # fmt: skip
+    found = tuple(ProposedRegion((8.0 * i, 0.0, 8.0 * i + 6, 8.0)) for i in range(3))
+    proposed = Proposals(images, [found[: 1 + n % 3] for n in range(60)], "components", True)
+    how = JudgeSettings(min_coverage=0.1), {scene.caption: scene}
+    for one in LogitJudge(Answers(), Words(), *how).judge(proposed):
+        assert (one.image_status == judge.OK) == (-1 <= one.image_score <= 1)
+        assert 0 <= one.coverage <= 1
+        for region in one.regions:
+            assert (region.status == judge.OK) == (-1 <= region.score <= 1)
 
 
 def test_products_count_a_missing_factor_as_the_mean_of_the_others():
