@@ -108,7 +108,7 @@ def score(
         for part in shard_worker.read_ahead(records, ranges):
             scored = score_shard(part, panel)
             yield scored  # and kept, whatever follows
-            if train and len(seen) < selection.FEWEST:
+            if train and not selection.tells(columns(seen)):
                 seen += scored
                 selection.check_thresholds(columns(seen), train)
 

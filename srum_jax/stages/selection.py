@@ -275,7 +275,13 @@ class PromptScores:
 
 
 FEWEST = 32  # scores that say whether a threshold lets everything pass
-FEWEST_PROMPTS = 4  # that say whether it lets nothing pass
+FEWEST_PROMPTS = 8  # that say whether it lets nothing pass
+
+
+def tells(given: PromptScores) -> bool:
+    """Whether there are enough scores to check thresholds by."""
+    count = len(np.unique(given.prompt_ids))
+    return len(given.statuses) >= FEWEST and count >= FEWEST_PROMPTS
 
 
 def check_thresholds(given: PromptScores, c: TrainConfig) -> None:

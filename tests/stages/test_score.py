@@ -182,22 +182,22 @@ def test_goes_on_where_it_stopped(done, tmp_path):
 
 
 def test_thresholds_are_checked_before_the_rest_is_scored(tmp_path):
-    """Four prompts of four candidates a shard: the first one tells, and is kept."""
+    """Eight prompts of four candidates a shard: the first one tells, and is kept."""
     records = [
         {**c, "id": f"{4 * n + i // 4}-{c['k']}", "prompt_id": 4 * n + i // 4}
-        for n in range(5)
+        for n in range(8)
         for i, c in enumerate([*candidates()[:4]] * 4)
     ]
-    sized = dataclasses.replace(CFG, shard_size=16)
+    sized = dataclasses.replace(CFG, shard_size=32)
     train = dataclasses.replace(config.load(base.get_config()).train, min_score=0.99)
     scorer = Scorer()
-    with pytest.raises(BadInput, match="the first 16 candidates are scored, .* none pass"):
+    with pytest.raises(BadInput, match="the first 32 candidates are scored, .* none pass"):
         score.score(records, tmp_path, sized, panel(scorer), train)
-    assert len(shards.shards_left(tmp_path, score.NAME, [16] * 5, range(5))) == 4
+    assert len(shards.shards_left(tmp_path, score.NAME, [32] * 4, range(4))) == 3
     seen = scorer.images
     relative = dataclasses.replace(train, min_score=-1.0, min_score_quantile=0.5)
     outcome = score.score(records, tmp_path, sized, panel(scorer), relative)
-    assert outcome.items == 80 and scorer.images == 5 * seen  # and goes on from there
+    assert outcome.items == 128 and scorer.images == 4 * seen  # and goes on from there
 
 
 def test_regions_are_proposed_once_for_all_judges(done, tmp_path):

@@ -237,7 +237,7 @@ def test_the_first_scores_tell_of_a_threshold_that_lets_nothing_or_everything_pa
     check([0.9, -0.9], min_score=0.5)
     with pytest.raises(BadInput, match="none pass: .* largest\\) are -0.90, .*, 0.40.*quantile"):
         check([0.4, -0.9], min_score=0.5)
-    check([0.4, -0.9], prompts=3, min_score=0.5)  # three prompts say little
+    check([0.4, -0.9], prompts=7, min_score=0.5)  # few prompts say little
     check([0.4, -0.9], min_score=-1.0, min_score_quantile=0.3)
     with pytest.raises(BadInput, match="would let every one of them pass"):
         check([0.6, 0.9], min_score=0.5)
