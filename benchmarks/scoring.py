@@ -129,7 +129,7 @@ def answer(kind: str, count: int = 1) -> str:
 
 
 def answer_tokens() -> dict[str, int]:
-    """Tokens of an answer to each of an image's two questions, without thinking."""
+    """Tokens of an answer about the whole and of one about its regions, without thinking."""
     words = Lengths(1)
     texts = {"whole": answer("whole"), "regions": answer("regions", REGIONS)}
     return {kind: len(words.encode(said)) for kind, said in texts.items()}
@@ -175,8 +175,8 @@ def logits_rows(cfg: BagelConfig, words: Vocabulary, side: int) -> list[Row]:
 
 
 def written_rows(cfg: BagelConfig, side: int, think: bool) -> tuple[list[Row], list[int]]:
-    """(what is read for one image before writing, tokens behind which each of its two answers is
-    written). What both questions begin with, the picture, is read once."""
+    """(what is read for one image before writing, tokens behind which each of its three answers is
+    written). What all questions begin with, the picture, is read once."""
     rows, behind = [], []
 
     def generate(contexts, **_):
@@ -342,7 +342,7 @@ def written_call(model: Model, batch: int, way: Writing) -> Callable[[], list[ju
     # No token is the end mark; small models know few positions, which costs no time.
     cfg = dataclasses.replace(model.cfg, eos=-1, max_text=WINDOW)
     words = Lengths(cfg.llm.vocab)
-    write = text_generator.TextGenerator(model.params, cfg, words, 2 * batch, WINDOW).generate
+    write = text_generator.TextGenerator(model.params, cfg, words, 3 * batch, WINDOW).generate
 
     def exactly(contexts, params=None, **how):
         found = write(contexts, **how)

@@ -370,8 +370,7 @@ def _run(cfg: Config) -> Iterable[str]:
     if cfg.rounds > 1 and "export" not in cfg.stages:
         yield f'rounds = {cfg.rounds}: a round starts from what "export" made, which stages lacks'
     if cfg.weights_base and not cfg.weights:
-        given = quoted(cfg.weights_base)
-        yield f"weights_base = {given} completes the folder in weights, which is empty"
+        yield f"weights_base = {quoted(cfg.weights_base)} completes weights, which is empty"
     sizes = dataclasses.asdict(cfg.mesh)
     if list(sizes.values()).count(-1) > 1:
         yield f"mesh may leave one axis to the rest (-1), got {sizes}"
@@ -413,8 +412,7 @@ def _score(cfg: Config) -> Iterable[str]:
         for key in ("url", "model"):
             if not getattr(c.external, key):
                 yield f'score.external.{key} is empty: score.judge = "{c.judge}" reads it'
-    judges = 2 if c.judge == "ensemble" else 1
-    if c.min_judges > judges:
+    if c.min_judges > (judges := 2 if c.judge == "ensemble" else 1):
         yield f'score.min_judges = {c.min_judges}, but judge "{c.judge}" is {judges}'
     if c.judge == "external" and c.compare:
         yield f"score.compare = {c.compare} compares the model's read-outs: the judge is external"
@@ -460,6 +458,7 @@ def _train(cfg: Config) -> Iterable[str]:
             "train.objective": c.objective in ("srum_advantage", "nft"),
             "train.select": c.select == "best_of_k",
             "train.min_gain": c.min_gain > 0,
+            "train.min_gain_quantile": c.min_gain_quantile > 0,
         }
         reason = next((name for name, compares in comparing.items() if compares), None)
         if reason and (c.candidates or drawn) < 2:
@@ -467,11 +466,12 @@ def _train(cfg: Config) -> Iterable[str]:
                 f"{few} = {c.candidates or drawn}: {reason} = {json.dumps(_part(cfg, reason))} "
                 "compares the candidates of a prompt, so at least 2"
             )
-    if c.min_score > -1 and c.select != "best_of_k":
-        yield (
-            f"train.min_score = {c.min_score} bars the best candidates of train.select = "
-            f'"best_of_k", got "{c.select}": set it to -1.0, or select best_of_k'
-        )
+    for name, off in (("min_score", -1.0), ("min_score_quantile", 0.0)):
+        if getattr(c, name) > off and c.select != "best_of_k":
+            yield (
+                f"train.{name} = {getattr(c, name)} bars the best candidates of train.select = "
+                f'"best_of_k", got "{c.select}": set it to {off}, or select best_of_k'
+            )
     if c.objective == "srum_paper" and c.lambda_constraint + c.anchor == 0:
         yield (
             "train.lambda_constraint = train.anchor = 0.0: nothing bounds the repulsion of "

@@ -28,7 +28,11 @@ RENAMED = {
 # Former options of `srum generate` and `srum edit`, and their names.
 RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 # New keys of sections that records of former versions have: without them the defaults held.
-ADDED = ("evaluate.suites", "evaluate.first", "train.use")
+ADDED = (
+    *("evaluate.suites", "evaluate.first", "generate.order", "generate.think"),
+    *("generate.think_tokens", "score.min_coverage", "train.use"),
+    *("train.min_gain_quantile", "train.min_score_quantile"),
+)
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.
 OF_PARITY = ("resize_twice", "sample_conditions")

@@ -7,15 +7,18 @@ import json
 import pathlib
 
 import free_words
+import numpy as np
 import pytest
 
 from srum_jax import main
 from srum_jax.data import shards
 from srum_jax.rewards import judge, question_templates
+from srum_jax.training import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
     "model": "shapes",
+    "stages": "('generate', 'score', 'train', 'export', 'report')",
     "compute.dtype": "float32",
     "sample.size": "(32, 32)",
     "sample.steps": 2,
@@ -44,18 +47,49 @@ SMALL = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("road")
+def go(folder, name, **values):
+    """(exit code, work folder) of the config's road, with these values in SMALL's place."""
     prompts = free_words.prompts_file(folder / "prompts.json")
     asked = [t.replace("{a}", "a dog") for t in question_templates.TEMPLATES.values()]
     model = free_words.write_model(folder / "words", [*prompts, *asked])
-    more = {"weights": model, "generate.prompts": folder / "prompts.json"}
+    more = {"weights": model, "generate.prompts": folder / "prompts.json", **values}
     flags = [f"--config.{key}={value}" for key, value in (SMALL | more).items()]
     work = folder / "work"
-    config = str(ROOT / "configs/bagel_7b_srum.py")
+    config = str(ROOT / f"configs/{name}.py")
     code = main.main(["srum_jax", "--config", config, "--workdir", str(work), *flags])
     return code, work
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return go(tmp_path_factory.mktemp("road"), "bagel_7b_srum")
+
+
+def test_it_trains_on_regions(tmp_path):
+    """With the shapes base's own words and regions, so that answers mean something (the small SAM
+    of the goldens sees whole images): the weights of tokens differ inside an image."""
+    values = {"generate.prompts": "shapes:train", "weights": "", "sample.steps": 16}
+    values |= {"score.proposers": "('components',)", "score.margin": 1}
+    code, work = go(tmp_path, "bagel_7b_srum", **values, **{"generate.count": 12})
+    assert code == 0
+    found = json.loads((work / "round0/train/manifest.json").read_text())
+    assert found["results"]["train"]["objective"] == "srum_release"
+    examples = json.loads((work / "round0/score/examples.json").read_text())
+    assert any(np.ptp(one["token_weights"]) > 0.05 for one in examples)  # inside an image
+    rows = metrics.read(work / "round0/train/metrics.jsonl")
+    assert all(0.01 < row["token_weight"] < 1 for row in rows if "loss" in row)
+
+
+def test_the_papers_road_thinks_before_it_draws(tmp_path):
+    """One picture a prompt, drawn behind a plan; without thinking it is another one."""
+    values = {"stages": "('generate',)", "generate.candidates": 1, "generate.think_tokens": 6}
+    thought = go(tmp_path, "bagel_7b_srum_paper", **values)
+    (tmp_path / "plain").mkdir()
+    plain = go(tmp_path / "plain", "bagel_7b_srum_paper", **values, **{"generate.think": False})
+    assert thought[0] == plain[0] == 0
+    pairs = zip(*(shards.read(w / "round0/generate") for _, w in (thought, plain)), strict=True)
+    found = [(a["id"] == b["id"], (a["latent"] != b["latent"]).any()) for a, b in pairs]
+    assert len(found) == 6 and all(same and other for same, other in found)
 
 
 def test_it_ends_well_and_counts_what_it_met(run):

@@ -83,7 +83,7 @@ def test_rows_are_those_that_are_packed(model, monkeypatch):
     scoring.written_call(model, 1, scoring.Writing("written", 2, think=True))()
     rows, behind = scoring.written_rows(model.cfg, model.side, think=True)
     assert sorted((r.tokens, r.patches) for r in rows) == sorted((u, p) for u, _, p, *_ in packed)
-    assert (len(rows), len(behind)) == (1, 2)
+    assert (len(rows), len(behind)) == (1, 3)
 
 
 def test_flops_are_those_of_the_program():

@@ -123,9 +123,14 @@ class GenerateConfig:
     # Lines that cannot be used and are set aside, in rejects.jsonl, before the run stops: below 1 a
     # share of all, from 1 on a number; 0.0: none.
     rejects: NonNegativeFloat = 0.0
-    # Prompts a round: the first round takes them from the front, the next the following ones; a
-    # list that ends begins again, with other noise.
+    # Prompts a round: the first takes them from the front, the next the following ones; a list that
+    # ends begins again, with other noise. 64 more, at most a tenth of a list, are never trained on.
     count: PositiveInt = 400
+    # Which come first, of files and data sets: sampled (of every category its share, by the seed)
+    # | file (as they stand there). A world's are mixed as it makes them.
+    order: Literal["sampled", "file"] = "sampled"
+    think: bool = False  # plans in words before it draws; it is trained on prompts without plans
+    think_tokens: PositiveInt = 1000  # of a plan at most
     candidates: PositiveInt = 8  # images a prompt (K)
     # Scale of text guidance of the candidates of each round, the last one for all later rounds;
     # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
@@ -194,6 +199,7 @@ class ScoreConfig:
     # Least probability that a region shows a kind of thing that the prompt names; others are set
     # aside as irrelevant. 0.0: all regions count. Read by the read-out logits.
     verify: Fraction = 0.0
+    min_coverage: Fraction = 0.4  # an image of whose answers fewer could be read has no score
     min_area: Fraction = 0.0  # of a region, as a share of the image
     max_area: Fraction = 1.0  # the same
     overlap: Fraction = 0.9  # intersection over union from which the smaller of two is a repeat
@@ -309,8 +315,11 @@ class TrainConfig(PackedConfig):
     # candidates are left out: what is gained there, the judge knows and the generator does not.
     # Scores range over 2.
     min_gain: Annotated[float, AtLeast(0), Below(2)] = 0.0
-    # best_of_k: a prompt whose best candidate scores less is left out.
+    min_gain_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0  # that share of prompts is too
+    # best_of_k: a prompt whose best candidate scores less is left out; and, whatever the judge's
+    # scale (with min_score = -1.0), a share of the run's prompts, those whose best scores least.
     min_score: Annotated[float, Between(-1, 1)] = 0.5
+    min_score_quantile: Annotated[float, AtLeast(0), Below(1)] = 0.0  # that share
     # gen: the generation expert and its in- and outputs, so that answers cannot change | all: the
     # understanding expert too, through which the text of a prompt is read | lora: adapters alone
     # (train.lora), beside weights that stay in compute.dtype; export merges them

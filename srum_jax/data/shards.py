@@ -36,6 +36,7 @@ from srum_jax.core.errors import Damaged, Stopped, in_a_line
 from srum_jax.data import shard_file
 
 SPLIT = "train"  # TFDS wants a split name; a folder of shards holds one
+_OF_ANSWERS = dict.fromkeys(("coverage", "image_rank"), np.float32)  # of a judgement
 UNFINISHED = ".shard-"  # begins the names of folders that a killed writer leaves behind
 OPEN_READERS = 32  # shards of a folder that are open at a time, a file handle each
 KEPT_ENDS = 4096  # shards in a bucket whose index is kept, some kilobytes each
@@ -76,9 +77,9 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
     """TFDS features of a `score` record. Scores lie in [-1, 1] and are NaN unless status is "ok".
 
     `bbox` is x0, y0, x1, y1 in pixels of the image, ends excluded. With `masks` a region also has
-    `mask`: bytes by `masks.encode`, b"" for none. Records without the field are records without
-    masks. With `answers` a record has all that was said to its questions: JSON rows
-    [region (-1: the whole), kind of question, object it is about, p or null, status].
+    `mask`: bytes by `masks.encode`, b"" or no field for none. With `answers` a record has all that
+    was said to its questions: JSON rows [region (-1: the whole), kind of question, object it is
+    about, p or null, status, of several judges whose]; and a `Judgement`'s coverage and rank.
     """
     from tensorflow_datasets import features as f
 
@@ -99,7 +100,7 @@ def score_features(*, masks: bool = False, answers: bool = False) -> Any:
             "regions": f.Sequence(region),
             "image_score": np.float32,
             "image_status": f.Text(),
-            **({"answers": f.Text()} if answers else {}),
+            **(dict(answers=f.Text(), **_OF_ANSWERS) if answers else {}),
         }
     )
 

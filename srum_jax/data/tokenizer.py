@@ -138,12 +138,13 @@ class Tokenizer:
     def answers(self, word: str) -> tuple[int, ...]:
         """The ids of the single tokens that spell `word` as the first of an answer.
 
-        Of a byte-pair vocabulary also with a capital, after a blank, and as a digit ("two", "Two",
-        " two", "2"); several tokens share the probability of one answer. ValueError if none does.
+        Of a byte-pair vocabulary also with a capital, in capitals, after a blank, and as a digit
+        ("two", "Two", "TWO", " two", "2"); several tokens share the probability of one answer.
+        ValueError if none does.
         """
         if self.word_level:
             return (self.id(word),)
-        spelt = [word, word.capitalize()]
+        spelt = [word, word.capitalize(), word.upper()]
         if word in NUMBERS:
             spelt.append(str(NUMBERS.index(word)))
         pieces = [self.encode(blank + one) for one in spelt for blank in ("", " ")]

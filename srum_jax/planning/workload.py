@@ -200,7 +200,8 @@ class Workload:
 
     def _generate(self) -> list[Calls]:
         c = self.cfg.generate
-        return self._drawn(c.count * c.candidates, c.shard_size, self.own)
+        drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own)
+        return [*([self._thought(c.count, self.own)] if c.think else []), *drawn]
 
     def _score(self) -> list[Calls]:
         c = self.cfg.generate
@@ -261,7 +262,7 @@ class Workload:
         found = [c.grid**2 if name == "grid" else c.regions for name in proposers]
         regions = sum(min(c.regions, count) for count in found)
         if c.readout == "written":
-            asked_of = 1 + (regions if c.view == "crop" else len(found))
+            asked_of = 2 + (regions if c.view == "crop" else len(found))
             return [self._written(images * asked_of, team)]
         part = (c.crop, c.crop) if c.crop and c.view == "crop" else self.cfg.sample.size
         return [
@@ -281,14 +282,21 @@ class Workload:
     def _written(self, answers: int, team: Team) -> Calls:
         """Answers in words, each about a whole picture and as long as it may be."""
         c, limit = self.cfg.score.written, bucket(self.cfg.score.written.max_tokens)
-        work = writing(
-            self.sizes,
-            *written_rows(self.sizes, self.cfg.sample.size, limit),
-            *(c.batch, limit),
-            itemsize=self._itemsize,
-        )
+        rows = written_rows(self.sizes, self.cfg.sample.size, limit)
+        return self._writing(answers, rows, c.batch, limit, team)
+
+    def _thought(self, prompts: int, team: Team) -> Calls:
+        """Plans of prompts, behind the text that asks for them, each as long as it may be."""
+        limit, texts = bucket(self.cfg.generate.think_tokens), np.zeros(PROMPT, np.int32)
+        rows = behind(self.sizes, (Text(texts), Text(texts)), limit)
+        return self._writing(prompts, rows, self.cfg.sample.batch, limit, team)
+
+    def _writing(
+        self, count: int, rows: tuple[RowTokens, RowTokens], batch: int, limit: int, team: Team
+    ) -> Calls:
+        work = writing(self.sizes, *rows, batch, limit, itemsize=self._itemsize)
         dtype = self.cfg.compute.dtype
-        return Calls("write", -(-answers // c.batch), work, team.chips, team.beside, dtype)
+        return Calls("write", -(-count // batch), work, team.chips, team.beside, dtype)
 
     @property
     def _itemsize(self) -> int:
@@ -300,7 +308,12 @@ def written_rows(
 ) -> tuple[RowTokens, RowTokens]:
     """(what is read of a picture of `size` pixels before an answer in words, one of at most `limit`
     written tokens)."""
-    packed = context.pack([written_context(sizes, size)], 1, sizes.layout)
+    return behind(sizes, written_context(sizes, size), limit)
+
+
+def behind(sizes: BagelConfig, read: context.Context, limit: int) -> tuple[RowTokens, RowTokens]:
+    """(what is read, one of at most `limit` tokens that are written behind it)."""
+    packed = context.pack([read], 1, sizes.layout)
     first = RowTokens(packed.und.segment.shape[1], 0, vit=packed.vit_positions.shape[1])
     return first, RowTokens(1, 0, keys=context.capacity(packed, limit + 1) + 1, labels=1)
 

@@ -34,13 +34,15 @@ class QuestionSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """comparison: of two ways of scoring, {"with", "candidates", "both", …}, or {}."""
+    """comparison: of two ways of scoring, {"with", "candidates", "both", …}, or {}; coverage: where
+    some answers could not be read {"mean", "least"}."""
 
     scored: tuple[Scored, ...] = ()
     histograms: tuple[charts.Histogram, ...] = ()
     questions: tuple[QuestionSummary, ...] = ()
     comparison: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     failures: tuple[tuple[str, int, Mapping[str, int]], ...] = ()
+    coverage: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return any((self.scored, self.histograms, self.questions, self.comparison, self.failures))
@@ -69,6 +71,7 @@ def judging(scores: Mapping[str, Any], found: Mapping[str, Any]) -> Judging:
         questions=questions,
         comparison=found.get("comparison", {}),
         failures=_failures(found),
+        coverage=found.get("coverage", {}),
     )
 
 

@@ -4,7 +4,8 @@ Owns how the probabilities of answers become numbers. Everything that the judge 
 pixels (`boxes/regions.py`), the prompt's words (`question_templates.py`) and the model's answers.
 
 A region is scored by its best match among the prompt's objects: half P(colour)·P(shape) from two
-open questions about its crop, half P(yes) of "is this a C S ?". An image is scored by the mean of
+open questions about its crop, half P(yes) of "is this a C S ?". The parts of an image's score
+(`judge.py`) are
  · global: P(yes) of "does the image show CAPTION ?";
  · questions: product over objects of mean(exists, count), of the total count, of the relation, of
    the sizes that the prompt states;
@@ -12,8 +13,11 @@ open questions about its crop, half P(yes) of "is this a C S ?". An image is sco
    one, times the sizes, times the relation, which here is half the model's own answers and half
    the geometry of the assigned boxes. Left out where a proposer's boxes do not separate objects.
 A prompt that nobody could decompose is scored by the global part alone, its regions not at all.
+An answer of other words than its question asks for is none, and what is made of several is made of
+those that are there.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -37,9 +41,11 @@ from srum_jax.rewards.judge import (
     UNPARSED,
     Judgement,
     JudgeSettings,
+    Part,
     RegionJudgement,
     SoftAnswer,
     View,
+    of_parts,
 )
 from srum_jax.rewards.question_templates import Decomposition, Question
 
@@ -81,16 +87,17 @@ class _Plan:
 
     status: str
     scene: Decomposition
+    vocabulary: Vocabulary
     crop: tuple[Question, ...] = ()
     image: tuple[Question, ...] = ()
     ids: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    word_level: bool = True
 
     def words(self, question: Question) -> list[str]:
         """Those whose probability an answer is read for: of an open question about a crop what it
         asks for of each of the prompt's objects."""
         if question.answer:
-            return list(dict.fromkeys((question.answer, *question.choices)))
+            every = dict.fromkeys((question.answer, *question.choices))
+            return [word for word in every if word in self.ids]
         part = "color" if question.kind == "crop_color" else "shape"
         return list(dict.fromkeys(getattr(spec, part) for spec in self.scene.objects))
 
@@ -112,7 +119,10 @@ class _Plan:
         texts = [question.text for question in questions]
         if about != "this":
             texts = [text.replace("this", about, 1) for text in texts]
-        return texts if self.word_level else [question_templates.natural(text) for text in texts]
+        return [
+            question_templates.worded(question, text, self.vocabulary)
+            for text, question in zip(texts, questions, strict=True)
+        ]
 
 
 class _Unusable(Exception):
@@ -122,16 +132,20 @@ class _Unusable(Exception):
 def _plan(scene: Decomposition, vocabulary: Vocabulary) -> _Plan:
     crop = question_templates.crop_questions(scene) if scene.objects else ()
     image = question_templates.image_questions(scene)
-    words = {word for q in (*crop, *image) for word in (q.answer, *q.choices) if word}
+    words = {q.answer for q in (*crop, *image) if q.answer}
     if scene.open:
         words |= {word for spec in scene.objects for word in (spec.color, spec.shape)}
+    others = {word for q in (*crop, *image) for word in q.choices} - words
     try:
         for question in (*crop, *image):
             vocabulary.encode(question.text)
         ids = {word: vocabulary.answers(word) for word in words}
     except ValueError:
-        return _Plan(UNKNOWN_WORDS, scene)
-    return _Plan(OK, scene, crop, image, ids, vocabulary.word_level)
+        return _Plan(UNKNOWN_WORDS, scene, vocabulary)
+    for word in others:  # that the model cannot say, it does not
+        with contextlib.suppress(ValueError, KeyError):
+            ids[word] = vocabulary.answers(word)
+    return _Plan(OK, scene, vocabulary, crop, image, ids)
 
 
 def _plans(
@@ -163,7 +177,7 @@ def _probability(given: Given, question: Question) -> float:
         return min(1.0, float(p.max()))
     if not question.choices:
         return min(given[question.answer], 1.0)
-    mass = sum(given[word] for word in question.choices)
+    mass = sum(given.values())
     if mass < MIN_MASS:
         raise _Unusable(UNPARSED)
     return given[question.answer] / mass
@@ -181,29 +195,48 @@ def _answers(questions: Sequence[Question], rows: Sequence[Given]) -> tuple[Soft
     return tuple(read)
 
 
-def _usable(answers: Sequence[SoftAnswer]) -> list[float]:
-    """Their probabilities. Raises _Unusable where one has none: NOT_FINITE before others."""
-    failed = {one.status for one in answers} - {OK}
-    if failed:
-        raise _Unusable(NOT_FINITE if NOT_FINITE in failed else failed.pop())
-    return [one.p for one in answers]
+def _check_finite(answers: Sequence[SoftAnswer]) -> None:
+    """Raises _Unusable where a model gave what is no probability: nothing it says counts then."""
+    if any(one.status == NOT_FINITE for one in answers):
+        raise _Unusable(NOT_FINITE)
 
 
 def _region_probabilities(
     plan: _Plan, answers: Sequence[SoftAnswer], rows: Sequence[Given]
 ) -> tuple[tuple[float, ...], float]:
     """(P(the crop shows object i) for each object, P(it shows some object's kind of thing)), from
-    the answers to the crop questions and what was given."""
-    given, objects = _usable(answers), plan.scene.objects
+    the answers to the crop questions and what was given; NaN where no answer tells."""
+    given, objects = [one.p for one in answers], plan.scene.objects
     if not plan.scene.open:
-        return tuple(given[: len(objects)]), max(given[len(objects) :])
-    colors = [min(1.0, rows[0][spec.color]) for spec in objects]
-    shapes = [min(1.0, rows[1][spec.shape]) for spec in objects]
-    mixed = [
-        DECOMPOSED_SHARE * color * shape + (1 - DECOMPOSED_SHARE) * p
-        for color, shape, p in zip(colors, shapes, given[2:], strict=True)
+        kinds = given[len(objects) :]
+        return tuple(given[: len(objects)]), np.nan if np.isnan(kinds).any() else max(kinds)
+    (color, shape), closed = answers[:2], given[2:]
+    read = [
+        min(1.0, rows[0][spec.color]) * min(1.0, rows[1][spec.shape])
+        if color.status == shape.status == OK
+        else np.nan
+        for spec in objects
     ]
-    return tuple(mixed), max(shapes)
+    mixed = [
+        _either(DECOMPOSED_SHARE * a + (1 - DECOMPOSED_SHARE) * b, a, b)
+        for a, b in zip(read, closed, strict=True)
+    ]
+    shapes = [min(1.0, rows[1][spec.shape]) for spec in objects]
+    return tuple(mixed), max(shapes) if shape.status == OK else np.nan
+
+
+def _either(*values: float) -> float:
+    """The first that is a number; NaN where none is."""
+    return next((value for value in values if not np.isnan(value)), np.nan)
+
+
+def _best(p: Sequence[float], failed: str) -> int:
+    """Which object a region shows. An object that no answer tells of may only raise the best
+    match, so it is in doubt, and _Unusable(failed) raised, where the others match badly."""
+    known = np.nan_to_num(p, nan=-1.0)
+    if known.max() < (0.5 if np.isnan(p).any() else 0.0):
+        raise _Unusable(failed)
+    return int(np.argmax(known))
 
 
 def _region(
@@ -214,43 +247,72 @@ def _region(
     verify: float,
 ) -> RegionJudgement:
     answers: tuple[SoftAnswer, ...] = ()
+    p: tuple[float, ...] = ()
     try:
         if rows is None:
             raise _Unusable(plan.status if plan.status != OK else UNDECOMPOSED)
         answers = _answers(plan.crop, rows)
+        _check_finite(answers)
         p, relevance = _region_probabilities(plan, answers, rows)
+        failed = next((one.status for one in answers if one.status != OK), OK)
+        if relevance < verify:  # of NaN nobody knows
+            raise _Unusable(IRRELEVANT)
+        best = _best(p, failed)
     except _Unusable as why:
         none = float("nan")
-        return RegionJudgement(found.box, none, str(why), "", (), name, found.mask, answers)
-    best = int(np.argmax(p))
-    status, score = (OK, 2 * p[best] - 1) if relevance >= verify else (IRRELEVANT, float("nan"))
+        return RegionJudgement(found.box, none, str(why), "", p, name, found.mask, answers)
+    score = 2 * p[best] - 1
     label = plan.scene.objects[best].name
-    return RegionJudgement(found.box, score, status, label, p, name, found.mask, answers)
+    return RegionJudgement(found.box, score, OK, label, p, name, found.mask, answers)
 
 
 # ------------------------------------------------------------------------------ the image's score
 
 
-def _answered(plan: _Plan, answers: Sequence[SoftAnswer]) -> dict[str, float]:
-    """{"global", "questions" (of objects), "relation", "sizes" (1 without any)} from answers about
-    the image."""
-    asked = list(zip(plan.image, _usable(answers), strict=True))
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are numbers; NaN where none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
 
-    def mean(values: list[float]) -> float:
-        return float(np.mean(values)) if values else 1.0
 
-    relation = mean([v for q, v in asked if q.kind.startswith("relation")])
-    total = mean([v for q, v in asked if q.kind == "count_all"])
-    sizes = float(np.prod([v for q, v in asked if q.kind == "size"]))
-    each = [mean([v for q, v in asked if q.about == i]) for i in range(len(plan.scene.objects))]
-    parts = {
-        "global": mean([v for q, v in asked if q.kind == "caption_right"]),
-        "relation": relation,
-        "sizes": sizes,
-    }
+def _product(factors: Sequence[float]) -> float:
+    """Of factors in [0, 1]; a NaN counts as the geometric mean of the others, so that fewer
+    answers are neither better nor worse. NaN where none is a number, 1 of no factors."""
+    known = [factor for factor in factors if not np.isnan(factor)]
+    if not known:
+        return np.nan if len(factors) else 1.0
+    return float(np.prod(known)) ** (len(factors) / len(known))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """What the answers about a whole image come to: its parts "global" and "questions", and P(the
+    relation) and P(the sizes), NaN where nobody knows, 1 where the prompt states none."""
+
+    parts: dict[str, Part]
+    relation: float
+    sizes: float
+
+
+def _answered(plan: _Plan, answers: Sequence[SoftAnswer]) -> _Answered:
+    asked = list(zip(plan.image, [one.p for one in answers], strict=True))
+    relations = [v for q, v in asked if q.kind.startswith("relation")]
+    totals = [v for q, v in asked if q.kind == "count_all"]
+    sizes = [v for q, v in asked if q.kind == "size"]
+    whole = [v for q, v in asked if q.kind == "caption_right"]
+    each = [_mean([v for q, v in asked if q.about == i]) for i in range(len(plan.scene.objects))]
+    parts = {"global": Part(_mean(whole), _share(whole))}
     if plan.scene.objects:
-        parts["questions"] = float(np.prod(each)) * total * relation * sizes
-    return parts
+        of_relation = [_mean(relations)] if relations else []
+        factors = [*each, *totals, *of_relation, *sizes]
+        others = [v for q, v in asked if q.kind != "caption_right"]
+        parts["questions"] = Part(_product(factors), _share(others))
+    return _Answered(parts, _mean(relations) if relations else 1.0, _product(sizes))
+
+
+def _share(values: Sequence[float] | np.ndarray) -> float:
+    """Share of numbers among them."""
+    return float(np.mean(~np.isnan(values)))
 
 
 def holds(kind: str, first: Box, second: Box) -> bool:
@@ -272,20 +334,21 @@ def assemble(
 ) -> float:
     """Probability, in [0, 1], that these regions are exactly what the prompt demands.
 
-    p [R, O]: P(region shows object); relation: the model's own P(relation holds). A region that
-    shows nothing demanded counts as one missing and one extra.
+    p [R, O]: P(region shows object), NaN where nobody knows: even odds where regions are assigned,
+    and then as in `_product`; relation: the model's own P(relation holds), of NaN the geometry
+    alone counts. A region that shows nothing demanded counts as one missing and one extra.
     """
     slots = np.repeat(np.arange(len(scene.objects)), [spec.count for spec in scene.objects])
     fit = np.maximum(
         np.asarray(p, np.float64).reshape(-1, len(scene.objects))[:, slots], WRONG_COUNT**2
     )
-    rows, cols = linear_sum_assignment(-np.log(fit))
-    value = fit[rows, cols].prod() * WRONG_COUNT ** abs(len(fit) - len(slots))
+    rows, cols = linear_sum_assignment(-np.log(np.nan_to_num(fit, nan=0.5)))
+    value = _product(fit[rows, cols]) * WRONG_COUNT ** abs(len(fit) - len(slots))
     if scene.relation is not None:
         place = {int(slots[col]): boxes[row] for row, col in zip(rows, cols, strict=True)}
         pair = [place.get(i) for i in (scene.relation.subject, scene.relation.other)]
-        fits = None not in pair and holds(scene.relation.kind, *pair)
-        value *= GEOMETRY_SHARE * fits + (1 - GEOMETRY_SHARE) * relation
+        fits = float(None not in pair and holds(scene.relation.kind, *pair))
+        value *= _either(GEOMETRY_SHARE * fits + (1 - GEOMETRY_SHARE) * relation, fits)
     return float(value)
 
 
@@ -294,6 +357,7 @@ def _image(
     found: tuple[RegionJudgement, ...],
     rows: Sequence[Given] | None,
     separates: bool,
+    min_coverage: float,
 ) -> Judgement:
     answers: tuple[SoftAnswer, ...] = ()
     try:
@@ -302,19 +366,19 @@ def _image(
         if not found:
             raise _Unusable(NO_REGIONS)
         for region in found:
-            if region.status not in (OK, *NOT_SCORED):
-                raise _Unusable(region.status)
+            _check_finite(region.answers)
         answers = _answers(plan.image, rows)
-        parts = _answered(plan, answers)
+        _check_finite(answers)
     except _Unusable as why:
-        return Judgement(found, float("nan"), str(why), {}, answers)
-    relation, sizes = parts.pop("relation"), parts.pop("sizes")
-    scored = [region for region in found if region.status == OK]
-    if separates and scored:
-        p = np.array([region.p for region in scored])
-        boxes = [region.bbox for region in scored]
-        parts["assembled"] = sizes * assemble(plan.scene, boxes, p, relation)
-    return Judgement(found, 2 * float(np.mean(list(parts.values()))) - 1, OK, parts, answers)
+        return Judgement(found, float("nan"), str(why), {}, answers, 0.0)
+    said = _answered(plan, answers)
+    parts = dict(said.parts)
+    shown = [region for region in found if region.status not in NOT_SCORED]
+    if separates and shown:
+        p = np.array([region.p for region in shown])
+        whole = assemble(plan.scene, [region.bbox for region in shown], p, said.relation)
+        parts["assembled"] = Part(_either(said.sizes, 1.0) * whole, _share(p))
+    return dataclasses.replace(of_parts(parts, answers, min_coverage), regions=found)
 
 
 # ------------------------------------------------------------------------------------ all at once
@@ -367,7 +431,7 @@ class LogitJudge:
         if not whole:
             return [Judgement(tuple(parts), float("nan"), NOT_ASKED, {}) for parts in found]
         return [
-            _image(plan, tuple(parts), rows, proposed.separates)
+            _image(plan, tuple(parts), rows, proposed.separates, self.settings.min_coverage)
             for plan, parts, rows in zip(plans, found, given[len(owners) :], strict=True)
         ]
 

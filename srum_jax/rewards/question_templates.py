@@ -11,11 +11,12 @@ import functools
 import hashlib
 import json
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from srum_jax.data.tokenizer import NUMBERS
 
-VERSION = "2"
+VERSION = "3"
 
 COLORS = (
     "red",
@@ -51,6 +52,8 @@ TEMPLATES = {
     "relation_vertical": "is the {the} above or below the {other} ?",
     "caption_right": "does the image show {caption} ?",
 }
+ONE_WORD = "Answer with one word: {choices}."
+ONE_NUMBER = "Answer with one number."
 YES_NO = ("yes", "no")
 HORIZONTAL = ("left", "right", "neither")
 VERTICAL = ("above", "below", "neither")
@@ -123,6 +126,7 @@ class Question:
 def protocol_hash() -> str:
     """Twelve hex digits that change when any wording, list or the version does."""
     parts = [VERSION, COLORS, SIZES, NUMBERS, RELATIONS, TEMPLATES, YES_NO, HORIZONTAL, VERTICAL]
+    parts += [ONE_WORD, ONE_NUMBER]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 
 
@@ -254,12 +258,13 @@ def image_questions(scene: Decomposition) -> tuple[Question, ...]:
         exists = TEMPLATES["exists"].format(a=_article(spec.name))
         many = TEMPLATES["count"].format(many=f"{spec.color} {_plural(spec.shape)}".strip())
         questions.append(Question("exists", exists, "yes", YES_NO, i))
-        questions.append(Question("count", many, _count_word(spec.count), about=i))
+        questions.append(Question("count", many, _count_word(spec.count), NUMBERS, i))
         if spec.size:
             size = TEMPLATES["size"].format(the=spec.name)
             questions.append(Question("size", size, spec.size, SIZES))
     if scene.open:  # pictures of anything hold more than what was asked for
-        questions.append(Question("count_all", TEMPLATES["count_all"], _count_word(scene.total)))
+        total = _count_word(scene.total)
+        questions.append(Question("count_all", TEMPLATES["count_all"], total, NUMBERS))
     questions += _relation_questions(scene)
     caption = TEMPLATES["caption_right"].format(caption=scene.caption)
     questions.append(Question("caption_right", caption, "yes", YES_NO))
@@ -281,3 +286,37 @@ def natural(question: str) -> str:
     """A question of TEMPLATES as people write it: "Is there a red book?" """
     text = re.sub(r" (?=[?,.])", "", question)
     return text[:1].upper() + text[1:]
+
+
+def wanted(choices: Sequence[str]) -> str:
+    """What stands behind a question to be answered by one of the `choices`, after a blank: " Answer
+    with one word: yes or no." """
+    if not choices:
+        return ""
+    if set(choices) == set(NUMBERS):
+        return f" {ONE_NUMBER}"
+    *first, last = choices
+    return f" {ONE_WORD.format(choices=', '.join(first) + f' or {last}')}"
+
+
+class Encoder(Protocol):
+    """What wording needs of a tokenizer: see `rewards/logits.py`."""
+
+    word_level: bool
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; ValueError for a word that it does not have."""
+
+
+def worded(question: Question, text: str, vocabulary: Encoder) -> str:
+    """A question, its `text` or one with another word for "this" in it, as a model reads it: as it
+    is by a vocabulary of words, else as people write it, and with what is `wanted` where the model
+    has words for that."""
+    if vocabulary.word_level:
+        return text
+    behind = wanted(question.choices)
+    try:
+        vocabulary.encode(behind)
+    except ValueError:
+        behind = ""
+    return natural(text) + behind

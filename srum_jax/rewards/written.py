@@ -3,18 +3,20 @@
 Owns the wording of the questions, how a region is pointed out, and whom to ask again. It is the
 read-out of the SRUM paper (arXiv 2510.12784, section 3 and its tables of prompts): one question
 about the layout of the whole, one about the regions, scores in bands from -1 to 1, a reason before
-every score. The words are ours; a change of them is a new `VERSION`.
+every score; before them, as of every judge, one about all that the prompt asks for. The words are
+ours; a change of them is a new `VERSION`.
 
 Who answers is a `TextSource`: the model itself (`ModelText`) or a service (`external.py`). An
-image's score comes from its own question alone, whatever became of its regions. A failure is a
-status beside a NaN, never a number.
+image's score comes from its own two questions, "global" and "layout", whatever became of its
+regions; where one has no score the other one's counts (`judge.of_parts`). A failure is a status
+beside a NaN, never a number.
 """
 
 import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,8 +39,11 @@ from srum_jax.rewards.judge import (
     UNKNOWN_WORDS,
     Judgement,
     JudgeSettings,
+    Part,
     RegionJudgement,
+    SoftAnswer,
     View,
+    of_parts,
 )
 from srum_jax.rewards.parsing import MISSING, WHOLE
 
@@ -46,19 +51,34 @@ TOO_LONG = "too long"  # the question does not fit the model's context window
 STATUSES = (*parsing.STATUSES, UNKNOWN_WORDS, TOO_LONG)
 AGAIN = tuple(status for status in parsing.STATUSES if status != OK)  # another answer may do
 
-VERSION = "1"
+VERSION = "2"
 # {prompt} is what the image was drawn for, on one line; {regions} one REGION line per region.
 TEMPLATES = {
     "whole": """\
+This picture was drawn for the following prompt.
+Prompt: "{prompt}"
+Judge how completely the picture shows what the prompt asks for: every thing that it names, how \
+many there are, their attributes, and how they stand to each other.
+Scale, from -1.0 to 1.0:
+1.0: everything that the prompt asks for is there, and nothing contradicts it
+0.5 to 0.9: all of it is there, with small flaws
+-0.4 to 0.4: a part is right and a part is missing or wrong
+-0.9 to -0.5: most of it is missing or wrong
+-1.0: the picture shows nothing that the prompt asks for
+Answer in two lines and write nothing else:
+Reason: <one sentence; required>
+Score: <one decimal number from the scale, alone>""",
+    "layout": """\
 This picture was drawn for the following prompt.
 Prompt: "{prompt}"
 Judge only the composition: where things are, how they are placed with respect to each other, and \
 how much of the picture they take, compared with what the prompt says about it. Leave aside how \
 well anything is drawn, colors and style.
 Scale, from -1.0 to 1.0:
-1.0: every place and relation that the prompt asks for is there exactly
+1.0: every place and relation that the prompt asks for is there exactly; also if it asks for \
+none, as long as all that it names can be seen well
 0.5 to 0.9: mostly as asked, with small deviations
--0.4 to 0.4: neither right nor wrong; use this band whenever the prompt says nothing about layout
+-0.4 to 0.4: neither right nor wrong
 -0.9 to -0.5: places or relations are wrong
 -1.0: the composition is the opposite of what the prompt asks for
 Answer in two lines and write nothing else:
@@ -97,8 +117,11 @@ REGION: dict[View, str] = {
     "crop": "Region {id}: all that you see",
 }
 COLORS = ("#e6194b", "#1f78ff", "#f58231", "#17a673", "#911eb4", "#b8860b")  # of frames, in turn
+LAYOUT = -3  # stands for the layout among the ids asked for, as WHOLE does for the whole
+PARTS = {WHOLE: ("whole", "global"), LAYOUT: ("layout", "layout")}  # template, part of the score
+REGION_KIND = "region"  # of answers, beside the names of templates
 UNANSWERED = "questions without an answer"  # among the counts: the source gave nothing
-MOST_UNANSWERED = 0.1  # questions an image of which that may become so
+MOST_UNANSWERED = 0.15  # questions an image of which that may become so
 AT_ONCE = 64  # questions a call of the source, so that not all crops lie in memory together
 MIN_SIDE = 384  # pixels a side of an outlined picture, so that numbers can be read
 
@@ -228,9 +251,9 @@ def outlined(image: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     return np.asarray(framed)
 
 
-def whole_request(image: np.ndarray, prompt: str) -> QuestionRequest:
-    """The question about the layout of an image."""
-    return QuestionRequest(image, TEMPLATES["whole"].format(prompt=_one_line(prompt)))
+def whole_request(image: np.ndarray, prompt: str, what: str = "whole") -> QuestionRequest:
+    """The question about an image: its "whole", or its "layout"."""
+    return QuestionRequest(image, TEMPLATES[what].format(prompt=_one_line(prompt)))
 
 
 def regions_request(
@@ -272,7 +295,7 @@ class WrittenJudge:
 
     Only what has no score yet is asked again, and what was read once stays. A question whose answer
     was lost is asked once more when all others were, if they are few. Regions have no label and no
-    probabilities, judgements no parts. `counts` gets "questions", "questions repeated", UNANSWERED
+    probabilities. `counts` gets "questions", "questions repeated", UNANSWERED
     and "strangers" (regions named in answers that were not asked for) added.
     """
 
@@ -295,15 +318,30 @@ class WrittenJudge:
         ]
         asked = _Asked(proposed.images, numbered, self.settings)
         scores = self._scores(asked, groups, params)
-        not_asked = (float("nan"), NOT_ASKED)
         judged = []
         for n, found in enumerate(numbered):
             mine = tuple(
-                RegionJudgement(region.box, *scores[n, i], "", (), proposed.proposer, region.mask)
+                RegionJudgement(
+                    *(region.box, *scores[n, i], "", (), proposed.proposer, region.mask),
+                    answers=(_said(REGION_KIND, scores[n, i]),),
+                )
                 for i, region in found.items()
             )
-            judged.append(Judgement(mine, *scores.get((n, WHOLE), not_asked), parts={}))
+            image = Judgement(mine, float("nan"), NOT_ASKED, {})
+            if whole:
+                of_image = {i: scores[n, i] for i in PARTS}
+                image = dataclasses.replace(self._whole(of_image), regions=mine)
+            judged.append(image)
         return judged
+
+    def _whole(self, scores: Mapping[int, tuple[float, str]]) -> Judgement:
+        """An image's own part of its judgement, of the (score, status) of each of PARTS."""
+        answers = {i: _said(template, scores[i]) for i, (template, _) in PARTS.items()}
+        parts = {
+            name: Part(answers[i].p, float(answers[i].status == OK))
+            for i, (_, name) in PARTS.items()
+        }
+        return of_parts(parts, answers.values(), self.settings.min_coverage)
 
     def _scores(
         self,
@@ -352,9 +390,11 @@ class WrittenJudge:
                 if answer.failure:
                     found |= {(n, i): (float("nan"), answer.failure) for i in group}
                     continue
-                parsed = parsing.parse(answer.text, group, finished=answer.finished)
+                ids = (WHOLE,) if group == (LAYOUT,) else group
+                parsed = parsing.parse(answer.text, ids, finished=answer.finished)
                 self.counts["strangers"] += parsed.strangers
-                found |= {(n, i): result for i, result in parsed.scores.items()}
+                pairs = zip(group, ids, strict=True)
+                found |= {(n, mine): parsed.scores[i] for mine, i in pairs}
         self.counts["questions"] += len(left)
         return lost
 
@@ -368,10 +408,10 @@ class _Asked:
     settings: JudgeSettings
 
     def request(self, n: int, numbers: tuple[int, ...], attempt: int) -> QuestionRequest:
-        """The question about these regions of image n, or about the whole."""
+        """The question about these regions of image n, or about one of PARTS."""
         one, how = self.images[n], self.settings
-        if numbers == (WHOLE,):
-            asked = whole_request(one.image, one.prompt)
+        if numbers[0] in PARTS:
+            asked = whole_request(one.image, one.prompt, PARTS[numbers[0]][0])
         else:
             boxes = {i: self.proposed[n][i].box for i in numbers}
             asked = regions_request(one.image, one.prompt, boxes, how.view, how.margin)
@@ -382,4 +422,10 @@ class _Asked:
 def _groups(numbers: tuple[int, ...], view: View, whole: bool) -> list[tuple[int, ...]]:
     """What is asked together."""
     parts = [(i,) for i in numbers] if view == "crop" else [numbers] if numbers else []
-    return [(WHOLE,), *parts] if whole else parts
+    return [*((i,) for i in PARTS), *parts] if whole else parts
+
+
+def _said(kind: str, scored: tuple[float, str]) -> SoftAnswer:
+    """A written score in [-1, 1] as the answer that is kept of it."""
+    score, status = scored
+    return SoftAnswer(kind, -1, (score + 1) / 2, status)

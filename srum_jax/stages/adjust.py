@@ -33,6 +33,7 @@ from srum_jax.stages.asking import MODEL, Asking, Validation
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
 from srum_jax.stages.preflight import Checks, Cost
+from srum_jax.stages.rollout import Rollout
 from srum_jax.training import checkpoint
 
 HELD_BACK = "held_back"  # of adjust.prompts: those that the stage generate held back
@@ -320,7 +321,7 @@ def measure(
     model = mixture(loaded, cfg, trial.kept, trial.share, mesh)
     suites = evaluate.named(cfg, loading.language(loaded.source))
     asking = Asking(used, mesh, folder / "test", loaded)
-    said = evaluate.replied(
+    said, _ = evaluate.replied(
         dataclasses.replace(used, stages=tuple(s for s in used.stages if s != "train")),
         mesh,
         work,
@@ -390,12 +391,8 @@ def following(cfg: Config, work: Workdir, guidance: float) -> dict[str, Any]:
         return found
     drawn, scored = (shards.read(one) for one in (candidates_of(cfg, work), work.stage("score")))
     rows = focus.categories(drawn.summaries(), scored)
-    given = prompt_lists.load(
-        cfg.generate.prompts,
-        cfg.generate.count,
-        limit=cfg.generate.rejects,
-        reader=loading.prompt_reader(loading.source(cfg, work)),
-    )
+    reader = loading.prompt_reader(loading.source(cfg, work))
+    given = Rollout.of(cfg, reader).of_round(0, cfg.generate.count)
     weights = {name: row["weight"] for name, row in rows.items()}
     found["prompts"] = focus.shares(given, weights, cfg.adjust.focus)
     return found | {"categories": rows}

@@ -32,17 +32,19 @@ def calibration(
     scored: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """{"images": {"histogram", "status"}, "regions": {proposer: the same}, "questions": {kind:
-    {"mean", the mean probability of what speaks for the prompt, "status"}}, "comparison": …}.
+    {"mean", the mean probability of what speaks for the prompt, "status"}}, "coverage": {"mean",
+    "least"} of the scored images where some answers could not be read, "comparison": …}.
 
     comparison: as the stage writes it; of the candidates that it names, the agreement of both ways
     to score ({"with", "candidates", "both", "rank", "same_sign", "status"}); what cannot be
     measured is absent.
     """
-    images, regions = _Scores(), collections.defaultdict(_Scores)
+    images, regions, read = _Scores(), collections.defaultdict(_Scores), []
     of_regions, of_images = (collections.defaultdict(_Answers) for _ in range(2))
     for start in range(0, len(scored), AT_ONCE):
-        part = scored[start : start + AT_ONCE]
-        table = judgement_table([judgement(record) for record in part])
+        part = [judgement(record) for record in scored[start : start + AT_ONCE]]
+        read += [one.coverage for one in part if one.image_status == judge.OK]
+        table = judgement_table(part)
         images.add(table.image_scores, table.image_status)
         for name in set(table.proposer[table.status != PADDING]):
             at = table.proposer == name
@@ -62,6 +64,8 @@ def calibration(
         "regions": {name: regions[name].summary() for name in sorted(regions)},
         "questions": said[0] | said[1],
     }
+    if read and min(read) < 1:
+        made["coverage"] = {"mean": float(np.mean(read)), "least": min(read)}
     if comparison is not None:
         made["comparison"] = _compared(scored, comparison)
     return made
@@ -107,10 +111,11 @@ def judgement(record: Mapping[str, Any]) -> judge.Judgement:
     """
     answers: dict[int, list[judge.SoftAnswer]] = collections.defaultdict(list)
     try:
-        for region, kind, about, p, status in json.loads(record.get("answers", "[]")):
+        for region, kind, about, p, status, *who in json.loads(record.get("answers", "[]")):
             p = float("nan") if p is None else float(p)
-            answers[int(region)].append(judge.SoftAnswer(str(kind), int(about), p, str(status)))
-    except (ValueError, TypeError) as e:
+            given = judge.SoftAnswer(str(kind), int(about), p, str(status), *map(str, who))
+            answers[int(region)].append(given)
+    except (ValueError, TypeError) as e:  # too few columns or too many among them
         raise ValueError(f"score record {record['id']}: its answers are damaged: {e}") from e
     regions = tuple(
         judge.RegionJudgement(
@@ -124,8 +129,15 @@ def judgement(record: Mapping[str, Any]) -> judge.Judgement:
         )
         for place, one in enumerate(record["regions"])
     )
-    score = float(record["image_score"])
-    return judge.Judgement(regions, score, record["image_status"], {}, tuple(answers[-1]))
+    return judge.Judgement(
+        regions,
+        float(record["image_score"]),
+        record["image_status"],
+        {},
+        tuple(answers[-1]),
+        float(record.get("coverage", 1.0)),
+        float(record.get("image_rank", "nan")),
+    )
 
 
 def _counted(status: np.ndarray) -> dict[str, int]:

@@ -7,13 +7,12 @@ which sampler, prompts and seeds; where records are kept is the caller's own.
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from srum_jax.core.param_tree import Params
 from srum_jax.data import images as pictures
-from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.rewards.boxes.regions import PromptedImage
 from srum_jax.rewards.judge import Judgement
 from srum_jax.stages.judges import JudgePanel
@@ -32,8 +31,20 @@ class SeededPrompt:
     seed: int
 
 
+class PromptSampler(Protocol):
+    """`ImageSampler`, or what draws prompts in its place (`thinking.ThinkingSampler`)."""
+
+    def stream_prompts(
+        self,
+        several: Iterable[tuple[Sequence[str], Sequence[int]]],
+        *,
+        params: Params | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `ImageSampler.stream_prompts`."""
+
+
 def draw(
-    prompts: Sequence[SeededPrompt], sampler: ImageSampler, *, params: Params | None = None
+    prompts: Sequence[SeededPrompt], sampler: PromptSampler, *, params: Params | None = None
 ) -> list[dict[str, Any]]:
     """A candidate record of each prompt, by one call of the sampler.
 
@@ -45,7 +56,7 @@ def draw(
 
 def drawn(
     several: Iterable[Sequence[SeededPrompt]],
-    sampler: ImageSampler,
+    sampler: PromptSampler,
     *,
     params: Params | None = None,
 ) -> Iterator[list[dict[str, Any]]]:

@@ -25,23 +25,24 @@ from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
-from srum_jax.generation.image_sampler import ImageSampler, candidate_seed
-from srum_jax.models.bagel import hf
+from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.stages import (
     adjusted,
     draw_and_judge,
     focus,
     loading,
     preflight,
+    rollout,
     shard_worker,
+    thinking,
     training_set,
 )
-from srum_jax.stages.draw_and_judge import SeededPrompt
+from srum_jax.stages.draw_and_judge import PromptSampler, SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks, Cost
+from srum_jax.stages.rollout import Rollout
 
 NAME = "candidates"
-HELD_BACK = 64  # prompts for the training monitor
 Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
 
 
@@ -51,9 +52,16 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     c = cfg.generate
     weights = preflight.weights(cfg, work, found)
     with found.noting():
-        wanted = rollout(cfg, weights)
+        reader = loading.prompt_reader(weights) if weights else PromptReader()
+        plan = Rollout.of(cfg, reader)
+        # Whichever a round may draw.
+        count = None if adjusted.focuses(cfg) else cfg.rounds * c.count
+        wanted = plan.drawable[:count]
+        if plan.too_short and "train" in cfg.stages and cfg.train.monitor.prompts:
+            found.notes.append(rollout.short(c.prompts, len(plan.drawable)))
         if weights:
-            reader = loading.prompt_reader(weights)
+            if c.think:
+                thinking.request(reader.tokenizer)
             prompt_lists.check(wanted, reader)
             layout = preflight.layout(weights)
             count = min(len(wanted), cfg.rounds * c.count) * c.candidates
@@ -66,31 +74,18 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
                 training_set.check_lanes(texts, reader.tokenizer, lanes, layout, cfg.sample.size)
 
 
-def rollout(cfg: Config, weights: hf.Parts | None) -> Sequence[Prompt]:
-    """The prompts of all rounds, as the model in `weights` (None: not known) reads them.
-
-    Raises FileNotFoundError or ValueError for a list that cannot be used.
-    """
-    c, reader = cfg.generate, loading.prompt_reader(weights) if weights else PromptReader()
-    count = None if adjusted.focuses(cfg) else cfg.rounds * c.count  # whichever a round may draw
-    return prompt_lists.load(c.prompts, count, limit=c.rejects, reader=reader)
-
-
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     """Draws every candidate of this round; finished shards are kept.
 
     Raises FileNotFoundError or ValueError where the weights or the prompts cannot be used.
     """
-    c, count = cfg.generate, cfg.generate.count
     weights = loading.source(cfg, work)
     # Before anything is written: prompts put right afterwards would look like a changed run.
     reader = loading.prompt_reader(weights)
-    given = prompt_lists.read(
-        c.prompts, count, first=work.round * count, limit=c.rejects, reader=reader
-    )
+    plan = Rollout.of(cfg, reader)
+    given, wanted = plan.given, plan.of_round(work.round, cfg.generate.count)
     if shares := adjusted.focus(cfg, work):
-        given = dataclasses.replace(given, prompts=focused(cfg, work, reader, shares))
-    wanted = given.prompts
+        wanted = focused(cfg, work, plan, shares)
     prompt_lists.check(wanted, reader)
     inputs = {
         "model": loading.fingerprint(*weights.folders),
@@ -102,7 +97,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     def body(folder: epath.Path) -> Outcome:
         jobs = [(prompt, k) for prompt in wanted for k in range(cfg.generate.candidates)]
         if jax.process_index() == 0:
-            write_json(folder / "held_back.json", held_back(cfg, reader))
+            write_json(folder / "held_back.json", readable(plan.held_back, reader))
             write_findings(folder, given.rejects, shared)
         here = loading.own_mesh(cfg, work, mesh)
         with jax.set_mesh(here), loading.measured() as spent:
@@ -110,7 +105,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             draw(
                 jobs,
                 folder,
-                loaded.image_sampler(guided(cfg, work), here),
+                thinking.sampler(loaded, guided(cfg, work), here),
                 features=features(loaded.cfg.layout, cfg.sample.size),
                 shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
@@ -132,38 +127,17 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
 
 
 def focused(
-    cfg: Config, work: Workdir, reader: PromptReader, shares: Mapping[str, float]
+    cfg: Config, work: Workdir, plan: Rollout, shares: Mapping[str, float]
 ) -> tuple[Prompt, ...]:
     """The prompts of a later round, of each category its share: first those that no round before
-    has drawn, and of a list that is long enough none that is held back."""
-    c = cfg.generate
-    found = prompt_lists.load(c.prompts, limit=c.rejects, reader=reader)
-    kept = {record["id"] for record in held_back(cfg, reader)}
-    free = tuple(prompt for prompt in found if prompt.id not in kept)
+    has drawn."""
     rounds = (dataclasses.replace(work, round=number) for number in range(work.round))
     drawn = {
         record["prompt_id"]
         for one in rounds
         for record in shards.read(one.stage("generate")).summaries()
     }
-    return focus.select(free if len(free) >= c.count else found, shares, c.count, drawn)
-
-
-def held_back(cfg: Config, reader: PromptReader) -> list[dict[str, Any]]:
-    """At most HELD_BACK records {id, prompt, category}: prompts after those that all rounds draw.
-
-    Of a list too short for that its end, which is then drawn too. Without what the model cannot
-    read.
-    """
-    drawn = cfg.rounds * cfg.generate.count
-    found = prompt_lists.load(cfg.generate.prompts, limit=cfg.generate.rejects, reader=reader)
-    if len(found) < drawn + HELD_BACK:
-        logging.info(
-            "generate: %s has %d prompts; of the %d held back for monitor checks %d are drawn too",
-            *(cfg.generate.prompts, len(found), min(HELD_BACK, len(found))),
-            min(HELD_BACK, len(found), drawn + HELD_BACK - len(found)),
-        )
-    return readable(found[: drawn + HELD_BACK][-HELD_BACK:], reader)
+    return focus.select(plan.drawable, shares, cfg.generate.count, drawn)
 
 
 def readable(prompts: Sequence[Prompt], reader: PromptReader) -> list[dict[str, Any]]:
@@ -239,7 +213,7 @@ def features(layout: LayoutSizes, size: tuple[int, int]) -> Any:
 def draw(
     jobs: Sequence[Job],
     folder: epath.PathLike,
-    sampler: ImageSampler,
+    sampler: PromptSampler,
     *,
     features: Any,
     shard_size: int,

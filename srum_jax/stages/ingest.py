@@ -46,6 +46,7 @@ from srum_jax.stages import (
     generate,
     loading,
     preflight,
+    rollout,
     score,
     shard_worker,
 )
@@ -374,14 +375,15 @@ def write_beside(
 
     language: the one that the model reads, in which prompts are compared.
 
-    The prompts held back for the training monitor are the last ones: given data has no others, so
-    they are trained on too.
+    The prompts held back for the training monitor are the last ones; `train` leaves their pictures
+    out, where there are prompts enough to spare some.
     """
     prompts = [
         Prompt(i, text, "ingested", f"{cfg.ingest.source}, prompt {i}")
         for i, text in enumerate(plan.prompts)
     ]
-    held = generate.readable(prompts[-generate.HELD_BACK :], PromptReader(tokenizer=tokenizer))
+    count = rollout.spare(len(prompts)) or rollout.HELD_BACK
+    held = generate.readable(prompts[-count:], PromptReader(tokenizer=tokenizer))
     write_json(folder / "held_back.json", held)
     shared = generate.leaks(cfg, prompts, language)
     generate.write_findings(folder, plan.rejects, shared)

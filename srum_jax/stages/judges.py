@@ -134,7 +134,7 @@ def panel(
     if c.judge == "external":
         main = outside
     elif c.judge == "ensemble":
-        main = EnsembleJudge((own, outside), c.min_judges)
+        main = EnsembleJudge((own, outside), c.min_judges, ("self", "external"))
     if c.compare and c.external.url and c.judge == "self":
         other = (f"{c.external.model}, an external judge", outside)
     elif c.compare:
@@ -156,6 +156,52 @@ def check(cfg: Config, found: Checks) -> None:
     if c.judge != "self" or (c.compare and c.external.url):
         with found.noting():
             external.reach(endpoint(c))
+    count = cfg.generate.candidates
+    if c.judge == "ensemble" and "generate" in cfg.stages and c.shard_size % count:
+        found.problems.append(
+            f"score.shard_size = {c.shard_size} must be a multiple of generate.candidates = "
+            f"{count}: an ensemble ranks the candidates of a prompt, so a shard must hold them all"
+        )
+    if told := unread(cfg):
+        logging.warning("%s", told)
+        found.notes.append(told)
+
+
+PROPOSERS: Mapping[str, type[Proposer]] = {
+    "components": ComponentsProposer,
+    "grid": GridProposer,
+    "self": ModelProposer,
+    "file": FileProposer,
+    "sam": SamProposer,
+}
+
+
+def reads_regions(cfg: Config) -> bool:
+    """Whether anything that is trained depends on the scores of regions: the tokens' weights do, or
+    the image scores by which candidates are chosen or weighed."""
+    c, t = cfg.score, cfg.train
+    weighing = t.objective != "sft"
+    tokens = weighing and t.rewards != "image" and t.lanes.regions > 0
+    soft = c.judge != "external" and c.readout == "logits"
+    assembled = soft and PROPOSERS[c.proposers[0]].separates
+    by_image = t.select != "all" or t.min_gain > 0 or t.min_gain_quantile > 0
+    return tokens or (assembled and (by_image or (weighing and t.rewards != "regions")))
+
+
+def unread(cfg: Config) -> str:
+    """What is said of a run that pays for regions without any use in its training; "": nothing."""
+    if not {"score", "train"} <= set(cfg.stages) or reads_regions(cfg):
+        return ""
+    name, t = cfg.score.proposers[0], cfg.train
+    told = (
+        f'score.proposers: the regions of "{name}" are found, shown and scored, and change nothing '
+        f'that is trained by train.objective = "{t.objective}", train.rewards = "{t.rewards}" and '
+        f'train.select = "{t.select}": choose an objective that weighs tokens (srum_release, '
+        'srum_advantage, nft) with train.rewards = "both"'
+    )
+    if name == "sam":
+        told += ", or score.proposers = \"('grid',)\", which costs no Segment Anything"
+    return told
 
 
 def scores_alone(cfg: Config) -> Config:

@@ -86,6 +86,13 @@ def prompts(generated: epath.PathLike, count: int) -> list[dict[str, Any]]:
     return found[-count:]
 
 
+def held_back(generated: epath.PathLike) -> frozenset[int]:
+    """Ids of all prompts that were held back in folder `generated`; of no file none."""
+    path = epath.Path(generated) / "held_back.json"
+    found = read_json(path) if path.exists() else []
+    return frozenset(record["id"] for record in found)
+
+
 # ------------------------------------------------------------------------------ what is measured
 
 
@@ -139,12 +146,9 @@ def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tu
             return False
         return True
 
-    def worded(text: str) -> str:
-        return text if tokenizer.word_level else question_templates.natural(text)
-
     scenes = [question_templates.decompose(text) for text in texts]
     pairs = [
-        (i, worded(question.text))
+        (i, question_templates.worded(question, question.text, tokenizer))
         for i, scene in enumerate(scenes)
         if scene is not None
         for question in question_templates.image_questions(scene)

@@ -17,14 +17,21 @@ import jax
 import numpy as np
 from etils import epath
 
-from srum_jax.config import Config, ScoreConfig
+from srum_jax.config import Config, ScoreConfig, TrainConfig
 from srum_jax.core import files
 from srum_jax.core.files import write_json
 from srum_jax.data import images as pictures
 from srum_jax.data import masks, shards
 from srum_jax.rewards import judge, maps
-from srum_jax.rewards.boxes.regions import Proposals
-from srum_jax.stages import calibration, draw_and_judge, judges, loading, shard_worker
+from srum_jax.rewards.boxes.regions import PromptedImage, Proposals, ProposedRegion, Proposer
+from srum_jax.stages import (
+    calibration,
+    draw_and_judge,
+    judges,
+    loading,
+    selection,
+    shard_worker,
+)
 from srum_jax.stages.judges import JudgePanel
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, run_stage
 from srum_jax.stages.preflight import Checks
@@ -56,7 +63,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             prompts = [record["prompt"] for record in records.summaries()]
             scenes = judges.decomposed(prompts, opened, cfg, here, folder / SCENES)
             panel = judges.panel(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
-            outcome = score(records, folder, cfg.score, panel)
+            train = cfg.train if "train" in cfg.stages else None
+            outcome = score(records, folder, cfg.score, panel, train)
             compared = compare(records, folder, cfg.score, panel)
         if jax.process_index() == 0:
             found = calibration.calibration(shards.read(folder), compared)
@@ -80,8 +88,11 @@ def score(
     folder: epath.PathLike,
     cfg: ScoreConfig,
     panel: JudgePanel,
+    train: TrainConfig | None = None,
 ) -> Outcome:
     """Scores the candidates `records` into `folder`, going on where it stopped.
+
+    train: whose thresholds the first scores are checked by, before the rest is paid for.
 
     records: as `generate` writes them, images uint8 [H,W,3]. Every host scores its own shards, and
     the first one finishes. Counts: candidates, regions, and "images <status>", "regions <status>"
@@ -93,8 +104,13 @@ def score(
     sizes = shards.shard_sizes(len(records), cfg.shard_size)
 
     def make(ranges: shard_worker.Ranges) -> Iterator[list[ScoredCandidate]]:
+        seen: list[ScoredCandidate] = []
         for part in shard_worker.read_ahead(records, ranges):
-            yield score_shard(part, panel)
+            scored = score_shard(part, panel)
+            yield scored  # and kept, whatever follows
+            if train and not selection.tells(columns(seen)):
+                seen += scored
+                selection.check_thresholds(columns(seen), train)
 
     encode = functools.partial(score_record, masked=masked)
     shard_worker.make_all(folder, NAME, features, sizes, make, title="score", encode=encode)
@@ -105,6 +121,16 @@ def score(
     counts = count_statuses(scored, cfg.proposers[0])
     write_examples(folder, records, scored, cfg.proposers[0])
     return Outcome(outputs, counts, len(records))
+
+
+def columns(scored: Sequence[ScoredCandidate]) -> selection.PromptScores:
+    """What thresholds are checked by."""
+    judged = [judgement for _, judgement in scored]
+    return selection.PromptScores(
+        np.array([ids["prompt_id"] for ids, _ in scored], np.int64),
+        np.array([one.image_score for one in judged], np.float64),
+        tuple(one.image_status for one in judged),
+    )
 
 
 def score_shard(records: Sequence[dict[str, Any]], panel: JudgePanel) -> list[ScoredCandidate]:
@@ -138,6 +164,8 @@ def score_record(scored: ScoredCandidate, *, masked: bool = False) -> dict[str, 
         "image_score": np.float32(judgement.image_score),
         "image_status": judgement.image_status,
         "answers": stored_answers(judgement),
+        "coverage": np.float32(judgement.coverage),
+        "image_rank": np.float32(judgement.rank),
     }
 
 
@@ -145,7 +173,10 @@ def stored_answers(judgement: judge.Judgement) -> str:
     """Every answer behind a judgement, as `shards.score_features` describes it."""
     parts = [(-1, judgement.answers), *((r, x.answers) for r, x in enumerate(judgement.regions))]
     rows = [
-        [r, one.kind, one.about, round(one.p, 6) if one.status == judge.OK else None, one.status]
+        [
+            *(r, one.kind, one.about, round(one.p, 6) if one.status == judge.OK else None),
+            *(one.status, *([one.judge] if one.judge else [])),
+        ]
         for r, answers in parts
         for one in answers
     ]
@@ -169,7 +200,7 @@ def compare(
     first = [records[i] for i in range(min(cfg.compare, len(records)))]
     some = draw_and_judge.prompted_images(first)
     with panel.answering(len(some)):
-        judged = other.judge(Proposals.of(panel.proposers[0], some))
+        judged = other.judge(proposals(some, folder, panel.proposers[0]))
     found = [
         {
             "id": one.id,
@@ -183,12 +214,29 @@ def compare(
     return compared
 
 
+def proposals(images: Sequence[PromptedImage], folder: epath.Path, proposer: Proposer) -> Proposals:
+    """The first images' regions as `proposer` found them for the scores in `folder`, which every
+    further judge is shown too; proposed now where there are no scores."""
+    try:
+        scored = shards.read(folder)
+    except FileNotFoundError:
+        return Proposals.of(proposer, images)
+    found = [
+        tuple(ProposedRegion(tuple(map(float, r["bbox"]))) for r in _of(scored[i], proposer.name))
+        for i in range(len(images))
+    ]
+    return Proposals(images, found, proposer.name, proposer.separates)
+
+
 def count_statuses(scored: Sequence[dict[str, Any]], proposer: str) -> dict[str, int]:
-    """{"candidates", "regions", "images <status>", "regions <status>"}, regions of `proposer`."""
+    """{"candidates", "regions", "images <status>", "regions <status>"}, regions of `proposer`, and
+    "images of some answers", which have a score though some answers could not be read."""
     counts: collections.Counter[str] = collections.Counter(candidates=0, regions=0)
     for record in scored:
         counts["candidates"] += 1
         counts[f"images {record['image_status']}"] += 1
+        if record["image_status"] == judge.OK and record.get("coverage", 1.0) < 1:
+            counts["images of some answers"] += 1
         for region in _of(record, proposer):
             counts["regions"] += 1
             counts[f"regions {region['status']}"] += 1

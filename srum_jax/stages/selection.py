@@ -6,12 +6,13 @@ Pure functions of the records that `generate` (or `ingest`) and `score` leave.
 import array
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from srum_jax.config import TrainConfig
+from srum_jax.core.errors import BadInput
 from srum_jax.rewards import judge, maps
 
 NO_REGIONS = np.zeros((0, 5), np.float32)  # boxes and scores
@@ -23,9 +24,10 @@ class Candidate:
 
     Latents and masks stay where they lie: `place` is the candidate's number among the records of
     images, `judged` among those of scores. grid: shape (h, w, p·p·Z) of its latent; size (H, W);
-    boxes [R, 4]; scores [R] and image_score in [-1, 1]; masked: some region has a mask. advantages
-    [R] and image_advantage in [-1, 1]: what `advantages` makes of the scores, for objectives that
-    read these in their place.
+    boxes [R, 4]; scores [R] and image_score in [-1, 1]; masked: some region has a mask. rank: among
+    its prompt's candidates, where several judges scored them, else NaN. advantages [R] and
+    image_advantage in [-1, 1]: what `advantages` makes of the scores, for objectives that read
+    these in their place.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Candidate:
     image_score: float
     judged: int | None = None
     masked: bool = False
+    rank: float = float("nan")
     advantages: np.ndarray | None = None
     image_advantage: float | None = None
 
@@ -66,24 +69,27 @@ def regions_of(record: Mapping[str, Any], proposer: str) -> list[Mapping[str, An
 class ScoreColumns:
     """Score records by columns, in their order.
 
-    ids: bytes [E] · ok, masked: bool [E] · image_scores: float64 [E] · regions: float32 [R, 5] of
-    each, its boxes and scores.
+    ids: bytes [E] · ok, masked: bool [E] · image_scores, ranks: float64 [E] · regions: float32 [R,
+    5] of each, its boxes and scores.
     """
 
     ids: np.ndarray
     ok: np.ndarray
     masked: np.ndarray
     image_scores: np.ndarray
+    ranks: np.ndarray
     regions: Ragged
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]], proposer: str) -> "ScoreColumns":
         """Of score records, with the regions of `proposer` that have a score."""
-        ids, flags, image_scores = [], (array.array("b"), array.array("b")), array.array("d")
+        ids, flags = [], (array.array("b"), array.array("b"))
+        image_scores, ranks = array.array("d"), array.array("d")
         values, ends = array.array("f"), array.array("q")
         for record in records:
             ids.append(record["id"].encode())
             image_scores.append(record["image_score"])
+            ranks.append(record.get("image_rank", np.nan))
             regions = regions_of(record, proposer)
             for region in regions:
                 values.extend((*region["bbox"], region["score"]))
@@ -93,7 +99,8 @@ class ScoreColumns:
         ok, masked = (np.array(flag, bool) for flag in flags)
         boxes = np.asarray(values, np.float32).reshape(-1, 5)
         regions = Ragged(boxes, np.asarray(ends, np.int64))
-        return cls(np.array(ids, bytes), ok, masked, np.asarray(image_scores), regions)
+        numbers = np.asarray(image_scores), np.asarray(ranks)
+        return cls(np.array(ids, bytes), ok, masked, *numbers, regions)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Numbers of the records with these ids, int64; -1 where there is none."""
@@ -116,7 +123,7 @@ class Candidates(Sequence[Candidate]):
 
     COLUMNS = (
         *(("prompt_id", "i8"), ("place", "i8"), ("judged", "i8"), ("image_score", "f8")),
-        *(("text", "i4"), ("shape", "i4")),
+        *(("text", "i4"), ("shape", "i4"), ("rank", "f8")),
     )
 
     rows: np.ndarray
@@ -130,7 +137,7 @@ class Candidates(Sequence[Candidate]):
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Candidate:
-        prompt_id, place, judged, image_score, text, shape, name = self.rows[i].tolist()
+        prompt_id, place, judged, image_score, text, shape, rank, name = self.rows[i].tolist()
         grid, size = self.shapes[shape]
         regions, masked = NO_REGIONS, False
         if judged >= 0:
@@ -148,6 +155,7 @@ class Candidates(Sequence[Candidate]):
             image_score=image_score,
             judged=judged if judged >= 0 else None,
             masked=masked,
+            rank=rank,
             advantages=self.advantages[i] if centred else None,
             image_advantage=float(self.image_advantages[i]) if centred else None,
         )
@@ -187,7 +195,7 @@ def candidates(
             column.append(value)
     ids = np.array(names, bytes)
     rows = np.zeros(len(ids), [*Candidates.COLUMNS, ("id", ids.dtype)])
-    rows["id"], rows["judged"] = ids, -1
+    rows["id"], rows["judged"], rows["rank"] = ids, -1, np.nan
     for name, column in zip(("prompt_id", "place", "text", "shape"), columns, strict=True):
         rows[name] = column
     everything = Candidates(rows, tuple(texts), tuple(shapes), scores)
@@ -209,36 +217,112 @@ def _judged(found: Candidates) -> Candidates:
         name = rows["id"][missing].decode()
         raise ValueError(f"candidate {name} has no score record: run the score stage again")
     rows["judged"], rows["image_score"] = judged, scores.image_scores[judged]
+    rows["rank"] = scores.ranks[judged]
     return dataclasses.replace(found, rows=rows[scores.ok[judged]])
+
+
+def spared(found: Candidates, held: Collection[int]) -> tuple[Candidates, int]:
+    """(candidates of other prompts than `held`, how many are of these). Given data has no others
+    to hold back; where it has less than ten times as many, all are trained on."""
+    prompts = found.rows["prompt_id"]
+    inside = np.isin(prompts, np.fromiter(held, np.int64, len(held)))
+    if 10 * len(held) > len(np.unique(prompts)):
+        inside[:] = False
+    return (found.take(~inside), int(inside.sum())) if inside.any() else (found, 0)
 
 
 def choose(found: Candidates, c: TrainConfig) -> tuple[Candidates, dict[str, int]]:
     """(the candidates trained on, counts of what was left out), as the train section says.
 
-    Prompts first, by what choosing among their candidates gains (train.min_gain); then
-    `select`; then the least score. Raises ValueError if nothing is left.
+    Prompts first, by what choosing among their candidates gains (train.min_gain and
+    train.min_gain_quantile); then `select`; then the least score, in the same two ways. Raises
+    ValueError if nothing is left.
     """
     gained = gains(found)
-    selected = select(found.take(gained >= c.min_gain), c.select)
-    chosen = selected.take(selected.rows["image_score"] >= c.min_score)
+    _, first = np.unique(found.rows["prompt_id"], return_index=True)  # a gain is a prompt's
+    least_gain = max(c.min_gain, _quantile(gained[first], c.min_gain_quantile))
+    selected = select(found.take(gained >= least_gain), c.select)
+    least = max(c.min_score, _quantile(selected.rows["image_score"], c.min_score_quantile))
+    chosen = selected.take(selected.rows["image_score"] >= least)
     if not len(chosen):
         raise ValueError(
             f"train.min_gain = {c.min_gain} and train.min_score = {c.min_score} leave none "
             f"of {len(found)} candidates: the largest gain of a prompt is {gained.max():.3f}, the "
             f"best score {found.rows['image_score'].max():.3f}; lower them"
         )
-    little = found.rows["prompt_id"][gained < c.min_gain]
+    little = found.rows["prompt_id"][gained < least_gain]
     return chosen, {
         "prompts of too little gain": len(np.unique(little)),
         "best scored too low": len(selected) - len(chosen),
     }
 
 
+def _quantile(values: np.ndarray, share: float) -> float:
+    """The least of `values` of which that share lies below; no bound of 0 or without values."""
+    if not share or not len(values):
+        return -np.inf
+    return float(np.quantile(values, share, method="higher"))
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptScores:
+    """Image scores by candidate: prompt_ids int64 [E] · scores float64 [E], NaN unless the status,
+    one of [E], is "ok"."""
+
+    prompt_ids: np.ndarray
+    scores: np.ndarray
+    statuses: tuple[str, ...]
+
+
+FEWEST = 32  # scores that say whether a threshold lets everything pass
+FEWEST_PROMPTS = 8  # that say whether it lets nothing pass
+
+
+def tells(given: PromptScores) -> bool:
+    """Whether there are enough scores to check thresholds by."""
+    count = len(np.unique(given.prompt_ids))
+    return len(given.statuses) >= FEWEST and count >= FEWEST_PROMPTS
+
+
+def check_thresholds(given: PromptScores, c: TrainConfig) -> None:
+    """Raises BadInput where none of the candidates scored so far, of FEWEST_PROMPTS or more, would
+    be trained on, or where a threshold above -1 holds for every single one, chosen or not, of
+    FEWEST or more: a judge that calls everything right chooses nothing."""
+    if len(np.unique(given.prompt_ids)) < FEWEST_PROMPTS:
+        return
+    ok = np.array([status == judge.OK for status in given.statuses], bool)
+    statuses = ", ".join(f"{n} {s}" for s, n in collections.Counter(given.statuses).most_common())
+    begun = f"the first {len(ok)} candidates are scored, and"
+    kept = "What is scored is kept: change that and give the same command."
+    if not ok.any():
+        raise BadInput(f"{begun} none has a score ({statuses}). {kept}")
+    scores = given.scores[ok]
+    said = ", ".join(f"{x:.2f}" for x in np.quantile(scores, (0, 0.5, 0.9, 1)))
+    said = f"their scores (least, median, 90 %, largest) are {said}"
+    relative = "train.min_score_quantile keeps a share of the prompts whatever the judge's scale is"
+    gained = _gains(given.prompt_ids[ok], scores)
+    if gained.max() < c.min_gain or scores.max() < c.min_score:
+        raise BadInput(
+            f"{begun} train.min_gain = {c.min_gain} and train.min_score = {c.min_score} would let "
+            f"none pass: {said}, the largest gain of a prompt is {gained.max():.2f}. Lower them; "
+            f"{relative}. {kept}"
+        )
+    bound = c.min_score > -1 and c.select == "best_of_k"
+    if bound and len(scores) >= FEWEST and scores.min() >= c.min_score:
+        raise BadInput(
+            f"{begun} train.min_score = {c.min_score} would let every one of them pass: {said}. "
+            f"Raise it, or set it to -1.0 to train on every prompt's best; {relative}. {kept}"
+        )
+
+
 def gains(found: Candidates) -> np.ndarray:
     """How far the best image score of each candidate's prompt lies above the mean of that prompt's,
     float64 [E] in [0, 2)."""
-    scores = found.rows["image_score"]
-    _, group, counts = np.unique(found.rows["prompt_id"], return_inverse=True, return_counts=True)
+    return _gains(found.rows["prompt_id"], found.rows["image_score"])
+
+
+def _gains(prompt_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    _, group, counts = np.unique(prompt_ids, return_inverse=True, return_counts=True)
     best = np.full(len(counts), -np.inf)
     np.maximum.at(best, group, scores)
     means = np.bincount(group, scores, len(counts)) / counts
@@ -246,19 +330,22 @@ def gains(found: Candidates) -> np.ndarray:
 
 
 def select(found: Candidates, rule: str) -> Candidates:
-    """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k"), in the
-    order in which the prompts come."""
+    """Every candidate ("all"), or each prompt's first of the best image score ("best_of_k"), where
+    several judges scored of the best rank, in the order in which the prompts come."""
     if rule == "all":
         return found
     prompts, scores = found.rows["prompt_id"], found.rows["image_score"]
     _, comes, group = np.unique(prompts, return_index=True, return_inverse=True)
-    order = np.lexsort((np.arange(len(group)), -scores, group))
+    ranks = np.nan_to_num(found.rows["rank"])  # a run has ranks of all that have a score, or none
+    order = np.lexsort((np.arange(len(group)), -scores, -ranks, group))
     _, best = np.unique(group[order], return_index=True)
     return found.take(order[best][np.argsort(comes)])
 
 
 def advantages(found: Candidates, chosen: Candidates) -> Candidates:
     """`chosen` with the advantages of their scores, centred within each prompt's group of `found`.
+
+    Of images that several judges scored by their ranks, on the scale of scores.
 
     Advantages are clipped, so they come after the choice: the best may tie with the second.
     """
@@ -269,7 +356,10 @@ def advantages(found: Candidates, chosen: Candidates) -> Candidates:
     image = np.full((len(groups), width), np.nan)
     regions = []
     for p, group in enumerate(groups.values()):
-        image[p, : len(group)] = found.rows["image_score"][group]
+        ranks = found.rows["rank"][group]
+        image[p, : len(group)] = np.where(
+            np.isnan(ranks), found.rows["image_score"][group], 2 * ranks - 1
+        )
         regions.append([found[i].scores for i in group] + [np.zeros(0)] * (width - len(group)))
     image, regions = maps.group_advantages(image, regions)
     at = {i: (p, k) for p, group in enumerate(groups.values()) for k, i in enumerate(group)}

@@ -35,7 +35,7 @@ from srum_jax.stages.manifest import (
     training_data,
 )
 from srum_jax.stages.preflight import Checks, Cost
-from srum_jax.stages.selection import Candidate, advantages, candidates, choose
+from srum_jax.stages.selection import Candidate, advantages, candidates, choose, spared
 from srum_jax.stages.training_set import StoredArrays, TrainingSet
 from srum_jax.training import callbacks, loop, metrics
 from srum_jax.training.callbacks import MetricLimit, StepCost
@@ -80,8 +80,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         everything, unscored = candidates(
             stored.drawn.summaries(), stored.scored, data.proposer, first=c.candidates
         )
+        everything, apart = spared(everything, monitor.held_back(data.candidates))
         chosen, counts = choose(everything, c)
-        counts = {"unscored": unscored, **counts}
+        counts = {"unscored": unscored, **({"held back": apart} if apart else {}), **counts}
         if c.objective in srum.BY_ADVANTAGE:
             chosen = advantages(everything, chosen)
         logging.info(

@@ -114,7 +114,7 @@ def test_writing_reads_the_weights_for_every_token():
     words = {"score.readout": "written", "score.view": "coordinates", "score.verify": 0.0}
     cfg = flagship(**words)
     (write,) = Workload(cfg, lowering.sizes_of(cfg), 8).of("score")
-    assert write.count == 5559 * 8 * 2 // 16  # of the whole and of its regions, 16 a call
+    assert write.count == -(-5559 * 8 * 3 // 16)  # two of the whole, one of its regions, 16 a call
     _, one = workload.written_rows(lowering.sizes_of(cfg), (1024, 1024), 1024)
     assert 4900 + 1024 < one.keys < 1.5 * (4900 + 1024)  # a picture's patches, the words; padded
     weights, cache = 2 * (6.53e9 + 3584 * 152064), 16 * one.keys * 2 * 2 * 28 * 4 * 128
@@ -234,3 +234,12 @@ def test_without_a_compiler_time_and_cost_are_said_all_the_same(monkeypatch, cap
     shown = capsys.readouterr()
     assert "5,559 sample + 44,472 decode" in shown.out and "money" in shown.out
     assert "plan-tpu" in shown.err
+
+
+def test_plans_in_words_are_counted():
+    """Once a prompt, whatever its candidates are: as long as they may be."""
+    plain, thinking = (flagship(**{"generate.think": think}) for think in (False, True))
+    sizes = lowering.sizes_of(plain)
+    (write, *drawn), without = (Workload(c, sizes, 8).of("generate") for c in (thinking, plain))
+    assert drawn == without and write.program == "write"
+    assert write.count == -(-5559 // thinking.sample.batch) and write.work.flops > 0

@@ -99,8 +99,12 @@ def test_questions_about_free_scenes_need_yes_no_and_numbers_alone():
     assert "is the fluffy cat left of the green wooden bench ?" in texts
     assert "is the green wooden bench right of the fluffy cat ?" in texts
     answers = {word for q in image for word in (q.answer, *q.choices)}
-    assert answers == {"yes", "no", "three", "one"}
+    assert answers == {"yes", "no", *question_templates.NUMBERS}
     assert [
         q.kind for q in question_templates.image_questions(question_templates.whole("A dream."))
     ] == ["caption_right"]
+    natural = [question_templates.natural(q.text) + question_templates.wanted(q.choices)
+               for q in image]  # fmt: skip
     assert question_templates.natural(texts[0]) == "Is there a fluffy cat?"
+    assert natural[0] == "Is there a fluffy cat? Answer with one word: yes or no."
+    assert natural[1] == "How many fluffy cats are there? Answer with one number."

@@ -1,6 +1,8 @@
 """Several judges: what is averaged, what is no score, and how agreement is counted."""
 
+import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy import stats
 
 from srum_jax.rewards import ensemble, external, written
 from srum_jax.rewards.ensemble import TOO_FEW, EnsembleJudge, agreement, combine
-from srum_jax.rewards.judge import OK, UNPARSED, Judgement, RegionJudgement
+from srum_jax.rewards.judge import OK, UNPARSED, Judgement, RegionJudgement, SoftAnswer
 
 BOXES = [(0.0, 0.0, 8.0, 8.0), (4.0, 4.0, 9.0, 9.0), (1.0, 1.0, 3.0, 3.0)]
 NAN = float("nan")
@@ -124,8 +126,63 @@ def test_an_ensemble_asks_all_its_judges_alike():
             asked.append((proposed, whole, params))
             return [judgement(self.score)]
 
-    (one,) = EnsembleJudge((Judge(0.5), Judge(-0.1))).judge("p", whole=False, params="new")
-    assert one.image_score == pytest.approx(0.2) and asked == [("p", False, "new")] * 2
+    proposed = types.SimpleNamespace(images=[types.SimpleNamespace(prompt="p")])
+    both = EnsembleJudge((Judge(0.5), Judge(-0.1)))
+    (one,) = both.judge(proposed, whole=False, params="new")
+    assert one.image_score == pytest.approx(0.2) and asked == [(proposed, False, "new")] * 2
+
+
+# -- choosing among a prompt's candidates ---------------------------------------------------------
+
+
+def ranked(*judges, prompts=None, **how):
+    """Image scores and ranks of what judges say of the candidates of one prompt."""
+    judged = [[judgement(score) for score in scores] for scores in judges]
+    prompts = prompts or ["p"] * len(judges[0])
+    found = combine(judged, min_judges=1, prompts=prompts, **how)
+    return found, [one.rank for one in found]
+
+
+def test_judges_of_different_scales_count_alike():
+    """One judge says 0.90 to 0.93, the other -1 to 1: the mean is the second one's opinion."""
+    sharp, wide = [0.93, 0.92, 0.91, 0.90], [0.0, -1.0, 0.1, -0.5]
+    found, ranks = ranked(sharp, wide)
+    assert np.argmax(ranks) == 0 and np.argmax([one.image_score for one in found]) == 2
+    assert ranks == pytest.approx([0.75, 0.375, 0.625, 0.25])
+    _, stretched = ranked([100 * (s - 0.915) / 2 for s in sharp], wide)
+    assert stretched == pytest.approx(ranks)  # any rising scale
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_candidate_that_a_judge_failed_to_score_never_wins(seed):
+    rng = np.random.default_rng(seed)
+    scores = [[float(s) if rng.random() > 0.3 else None for s in rng.uniform(-1, 1, 8)]
+              for _ in range(3)]  # fmt: skip
+    found, ranks = ranked(*scores)
+    answered = [sum(mine[i] is not None for mine in scores) for i in range(8)]
+    for i, one in enumerate(found):
+        assert (one.image_status == OK) == (answered[i] == max(answered) > 0)
+        assert np.isnan(one.rank) == np.isnan(one.image_score) == (one.image_status != OK)
+    best = int(np.nanargmax(ranks))
+    assert answered[best] == max(answered)
+
+
+def test_the_candidate_of_one_judge_alone():
+    """What was wrong: 0.9 by the one who answered beat the mean of 0.9 and 0.1."""
+    found, _ = ranked([0.9, 0.9, 0.2], [0.1, None, 0.0])
+    assert [one.image_status for one in found] == [OK, TOO_FEW, OK]
+    other, _ = ranked([0.9, 0.9], [0.1, None], prompts=["p", "q"])
+    assert [one.image_status for one in other] == [OK, OK]  # they are not compared
+
+
+def test_answers_of_all_judges_are_kept():
+    said = SoftAnswer("whole", -1, 0.9, OK)
+    judged = [dataclasses.replace(judgement(0.8, 0.1), answers=(said,)) for _ in range(2)]
+    regions = [dataclasses.replace(one.regions[0], answers=(said,)) for one in judged]
+    judged = [dataclasses.replace(o, regions=(r,)) for o, r in zip(judged, regions, strict=True)]
+    (one,) = combine([[j] for j in judged], min_judges=1, names=("self", "external"))
+    assert [(a.kind, a.judge) for a in one.answers] == [("whole", "self"), ("whole", "external")]
+    assert [a.judge for a in one.regions[0].answers] == ["self", "external"]
 
 
 # -- agreement --------------------------------------------------------------------------

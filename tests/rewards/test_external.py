@@ -365,12 +365,12 @@ def test_it_judges_by_the_shared_reader_and_asks_again(serve):
     assert (judged.regions[0].score, judged.regions[0].status) == (-0.5, "ok")
     assert judged.image_status == external.SERVER_ERROR and np.isnan(judged.image_score)
     assert counts == {
-        "questions": 3,
+        "questions": 4,
         "questions repeated": 1,
         "strangers": 1,
-        written.UNANSWERED: 1,
+        written.UNANSWERED: 2,
     }
-    assert server.counts == {"requests": 4, "requests server error": 2}
+    assert server.counts == {"requests": 6, "requests server error": 4}
 
 
 def test_processes_that_judge_together_get_the_answers_of_the_first(serve, monkeypatch):

@@ -386,7 +386,13 @@ def test_a_closed_question_answered_with_other_words():
                     row[WORDS.index("red")] = 1
         return answers
 
-    assert_no_score(judged("a red circle", ("red", TOP_LEFT), ask=chatty), judge.UNPARSED)
+    result = judged("a red circle", ("red", TOP_LEFT), ask=chatty)
+    assert [a.status for a in result.answers if a.kind == "caption_right"] == [judge.UNPARSED]
+    assert result.image_status == judge.OK and set(result.parts) == {"questions", "assembled"}
+    assert result.coverage == pytest.approx(2 / 3) and result.image_score > 0.7
+    images = prompted([picture(("red", TOP_LEFT))], ["a red circle"])
+    (strict,) = judging(chatty, min_coverage=0.7).judge(images)
+    assert_no_score(strict, judge.LOW_COVERAGE)
 
 
 def test_one_call_for_all_crops_and_one_for_all_images():

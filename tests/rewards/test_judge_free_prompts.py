@@ -30,6 +30,8 @@ def answering(vocabulary, truth, asked=None):
         for image, texts in zip(images, questions, strict=True):
             row = np.zeros((len(texts), 64), np.float32)
             for place, text in enumerate(texts):
+                text, _, wanted = text.partition(" Answer with ")
+                assert wanted in ("one word: yes or no.", "one number.")
                 if asked is not None:
                     asked.append((image, text))
                 word = truth.get(text, "no")

@@ -67,9 +67,9 @@ def judged(reply, images=None, *, counts=None, **how):
 def test_the_words_are_pinned():
     """Scores made with other words are not comparable: a change needs a new VERSION."""
     assert (written.VERSION, parsing.VERSION, written.protocol_hash()) == (
-        "1",
         "2",
-        "fb49c757e3db",
+        "2",
+        "bd1e7fceaeda",
     )
 
 
@@ -94,8 +94,10 @@ def test_the_bands_of_the_paper_are_named():
 def test_views(view):
     _, script = judged(good, view=view)
     ((requests, temperature, _),) = script.calls
-    whole, *parts = requests
-    assert temperature == 0 and asked(whole) == [] and (whole.image == picture()).all()
+    whole, layout, *parts = requests
+    assert temperature == 0 and whole.text != layout.text
+    for one in (whole, layout):
+        assert asked(one) == [] and (one.image == picture()).all()
     assert [asked(part) for part in parts] == ([[1], [2], [3]] if view == "crop" else [[1, 2, 3]])
     for part in parts:
         assert '"a red horse"' in part.text and "{" not in part.text
@@ -148,12 +150,15 @@ def test_scores_of_ragged_images(view):
     result, script = judged(good, images, view=view, counts=counts)
     assert len(script.calls) == 1 and [len(j.regions) for j in result] == [3, 0, 1]
     for judgement in result:
-        assert (judgement.image_score, judgement.image_status) == (0.9, OK)
+        assert judgement.image_score == pytest.approx(0.9) and judgement.image_status == OK
+        kept = {answer.kind: answer.p for answer in judgement.answers}
+        assert kept == {"whole": 0.95, "layout": 0.95} and judgement.coverage == 1
+        assert judgement.parts == {"global": 0.95, "layout": 0.95}
         for number, region in enumerate(judgement.regions, start=1):
             assert region.bbox == BOXES[number] and region.proposer == "components"
             assert (region.score, region.status) == (number / 10, OK)
     assert counts == {
-        "questions": 3 + (4 if view == "crop" else 2), "questions repeated": 0, "strangers": 0
+        "questions": 6 + (4 if view == "crop" else 2), "questions repeated": 0, "strangers": 0
     }  # fmt: skip
 
 
@@ -170,14 +175,14 @@ def test_only_what_is_not_read_is_asked_again():
     counts = collections.Counter()
     (result,), script = judged(reply, counts=counts, attempts=4, temperature=0.6)
     assert [[asked(r) for r in requests] for requests, *_ in script.calls] == [
-        [[], [1, 2, 3]],
-        [[], [2, 3]],
+        [[], [], [1, 2, 3]],
+        [[], [], [2, 3]],
         [[2]],
     ]
     assert [region.score for region in result.regions] == [0.1, -0.2, 0.3]
-    assert result.image_score == 0.4
+    assert result.image_score == pytest.approx(0.4)
     assert [temperature for _, temperature, _ in script.calls] == [0, 0.6, 0.6]
-    assert counts == {"questions": 5, "questions repeated": 3, "strangers": 2}
+    assert counts == {"questions": 7, "questions repeated": 4, "strangers": 2}
 
 
 def test_seeds_are_a_function_of_run_image_question_and_attempt():
@@ -187,9 +192,9 @@ def test_seeds_are_a_function_of_run_image_question_and_attempt():
 
     first = seeds()
     every = [s for call in first for s in call]
-    assert len(set(every)) == len(every) == 12 and all(0 <= s < 2**32 for s in every)
+    assert len(set(every)) == len(every) == 18 and all(0 <= s < 2**32 for s in every)
     assert seeds() == first != seeds(seed=1)
-    assert [call[:2] for call in first] == seeds(images=1)
+    assert [call[:3] for call in first] == seeds(images=1)
 
 
 @pytest.mark.parametrize(
@@ -205,10 +210,30 @@ def test_seeds_are_a_function_of_run_image_question_and_attempt():
 )
 def test_no_score_is_never_a_number(answer, status):
     (result,), script = judged(lambda request, _: answer if asked(request) else "0.5", attempts=2)
-    assert [len(requests) for requests, *_ in script.calls] == [2, 1]
+    assert [len(requests) for requests, *_ in script.calls] == [3, 1]
     assert [region.status for region in result.regions] == [status] * 3
     assert all(np.isnan(region.score) for region in result.regions)
-    assert (result.image_score, result.image_status) == (0.5, OK)  # a question of its own
+    assert (result.image_score, result.image_status) == (0.5, OK)  # questions of its own
+
+
+def test_one_of_the_two_questions_about_the_whole_is_enough():
+    def reply(request, _):
+        if "composition" in request.text:
+            return "I cannot judge this."
+        return good(request)
+
+    (result,), _ = judged(reply, attempts=2)
+    assert result.image_score == pytest.approx(0.9) and result.coverage == 0.5
+    assert [answer.status for answer in result.answers] == [OK, judge.UNPARSED]
+    (strict,), _ = judged(reply, attempts=2, min_coverage=0.6)
+    assert strict.image_status == judge.LOW_COVERAGE and np.isnan(strict.image_score)
+
+
+def test_a_perfect_judge_scores_a_right_picture_high_whatever_its_prompt():
+    """Of a prompt that says nothing about the layout a good picture's layout is no middling one."""
+    assert "if it asks for none" in written.TEMPLATES["layout"].partition("0.5 to 0.9")[0]
+    (result,), _ = judged(lambda request, _: good(request).replace("0.9", "1.0"))
+    assert result.image_score == pytest.approx(1.0)
 
 
 def test_failures_without_a_text_are_final():
@@ -216,7 +241,7 @@ def test_failures_without_a_text_are_final():
         return WrittenAnswer("", failure="timeout") if asked(request) else WrittenAnswer("")
 
     (result,), script = judged(reply, attempts=3)
-    assert [len(requests) for requests, *_ in script.calls] == [2, 1, 1]
+    assert [len(requests) for requests, *_ in script.calls] == [3, 2, 2]
     assert {region.status for region in result.regions} == {"timeout"}
     assert result.image_status == judge.UNPARSED and np.isnan(result.image_score)
 
@@ -224,7 +249,7 @@ def test_failures_without_a_text_are_final():
 def test_many_questions_go_out_in_parts(monkeypatch):
     monkeypatch.setattr(written, "AT_ONCE", 3)
     result, script = judged(good, [picture()] * 4, attempts=1)
-    assert [len(requests) for requests, *_ in script.calls] == [3, 3, 2]
+    assert [len(requests) for requests, *_ in script.calls] == [3, 3, 3, 3]
     assert all(r.status == OK for j in result for r in j.regions)
 
 
@@ -243,7 +268,7 @@ def test_regions_alone():
 def test_wrong_calls_are_named():
     silent = types.SimpleNamespace(answer=lambda *_, **__: [])
     settings = JudgeSettings(view="coordinates")
-    with pytest.raises(ValueError, match="0 answers to 2 questions"):
+    with pytest.raises(ValueError, match="0 answers to 3 questions"):
         proposed = Proposals.of(COMPONENTS, [PromptedImage(picture())])
         WrittenJudge(silent, settings).judge(proposed)
     with pytest.raises(ValueError, match="expected uint8"):

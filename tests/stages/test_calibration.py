@@ -99,3 +99,13 @@ def test_the_report_names_what_has_no_score_and_how_two_ways_agree():
     text = page.render(page.RunReport({}, {}, (page.Round(0, judging=shown),)))
     assert "irrelevant 1" in text and "no regions 1" in text
     assert "Against the scores of words" in text and "rank correlation 1.00" in text
+
+
+def test_the_report_says_how_much_was_read():
+    partly = record("0-3", 0.5) | {"coverage": np.float32(0.5)}
+    found = calibration.calibration([record("0-0", 0.9), partly])
+    assert found["coverage"] == {"mean": 0.75, "least": 0.5}
+    assert "coverage" not in calibration.calibration([record("0-0", 0.9)])
+    text = page.render(page.RunReport({}, {}, (page.Round(0, judging=judging({}, found)),)))
+    assert "75" in text.partition("Coverage: ")[2][:40]
+    assert "50" in text.partition("least covered picture")[2][:60]

@@ -17,7 +17,7 @@ from srum_jax.data import shards
 from srum_jax.data.prompts import Prompt
 from srum_jax.generation import image_sampler
 from srum_jax.generation.image_codec import ImageDecoder
-from srum_jax.stages import draw_and_judge, generate, loading
+from srum_jax.stages import draw_and_judge, generate, loading, rollout
 from srum_jax.stages.manifest import Workdir
 
 
@@ -56,7 +56,7 @@ def test_one_record_a_candidate(done, weights):
         assert record["prompt"] and record["category"]
     assert len({r["latent"].tobytes() for r in records}) == 10
     held = json.loads((work.stage("generate") / manifest.outputs["held_back"]).read_text())
-    assert [r["id"] for r in held] == list(range(5, 5 + generate.HELD_BACK))
+    assert [r["id"] for r in held] == list(range(5, 5 + rollout.HELD_BACK))
     assert not {r["prompt"] for r in held} & {r["prompt"] for r in records}
     assert run(tiny.load_config(weights), work) == manifest  # finished: nothing is done again
 
@@ -91,7 +91,11 @@ def test_another_round_draws_other_prompts_from_other_noise(done, weights, tmp_p
     path = tmp_path / "mine.txt"
     path.write_text("a red circle\na blue circle\na green circle\n")
     cfg = tiny.load_config(
-        weights, generate__count=2, generate__prompts=str(path), generate__guidance=(2.5, 1.0)
+        weights,
+        generate__count=2,
+        generate__prompts=str(path),
+        generate__order="file",
+        generate__guidance=(2.5, 1.0),
     )
     seen = {}
 

@@ -25,6 +25,7 @@ from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.rewards import decompose, judge, logits, parsing, question_templates
 from srum_jax.stages import draw_and_judge, generate, judges, monitor, score, train, verified
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
+from srum_jax.stages.rollout import Rollout
 from srum_jax.training import metrics
 from srum_jax.worlds.shapes import exam
 
@@ -145,9 +146,9 @@ def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
     def held(count, rounds=1, reader=ANYBODY):
         source = {"generate__prompts": str(tmp_path / "list.txt"), "generate__rejects": 0.01}
         cfg = tiny.load_config("", **source)
-        part = dataclasses.replace(cfg.generate, count=count)
+        part = dataclasses.replace(cfg.generate, count=count, order="file")
         cfg = dataclasses.replace(cfg, generate=part, rounds=rounds)
-        found = generate.held_back(cfg, reader)
+        found = generate.readable(Rollout.of(cfg, reader).held_back, reader)
         assert all(str(r["id"]) == r["prompt"] and r["category"] for r in found)
         return [r["id"] for r in found]
 
@@ -156,8 +157,10 @@ def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
     cannot = PromptReader(tokenizer=Words())  # what the model cannot read is left out
     assert held(4, reader=cannot) == [4, 5, *range(7, 69)]
     with caplog.at_level("INFO", logger="absl"):
-        assert held(60) == list(range(36, 100))
-    assert "100 prompts; of the 64 held back for monitor checks 24 are drawn too" in caplog.text
+        assert held(60) == list(range(60, 100))
+        assert not [r for r in caplog.records if "held back" in r.message]
+        assert held(60, rounds=2) == list(range(90, 100))
+    assert "of the 100 prompts" in caplog.text and "10 are held back, and 90 drawn" in caplog.text
 
 
 def test_prompts_of_the_stage_before(tmp_path, caplog):

@@ -11,6 +11,7 @@ from chosen_tokens import chosen
 from srum_jax import config
 from srum_jax.configs import base
 from srum_jax.core import param_tree, registry, sharding
+from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.data.images import decode, encode_png
 from srum_jax.models.bagel import hf, model_config, vae
@@ -20,7 +21,7 @@ from srum_jax.report.pictures import picture
 from srum_jax.rewards import judge, maps
 from srum_jax.rewards.boxes import regions
 from srum_jax.rewards.logits import LogitJudge
-from srum_jax.stages import judges, score
+from srum_jax.stages import calibration, judges, score
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 
 CFG = dataclasses.replace(config.load(base.get_config()).score, batch=4, shard_size=3)
@@ -37,6 +38,8 @@ class Words:
         return [0]
 
     def answers(self, word):
+        if word not in WORDS:
+            raise ValueError(word)
         return (WORDS[word],)
 
 
@@ -176,6 +179,66 @@ def test_goes_on_where_it_stopped(done, tmp_path):
     for a, b in zip(shards.read(tmp_path), scored, strict=True):
         assert a["id"] == b["id"]
         np.testing.assert_array_equal(a["image_score"], b["image_score"])
+
+
+def test_thresholds_are_checked_before_the_rest_is_scored(tmp_path):
+    """Eight prompts of four candidates a shard: the first one tells, and is kept."""
+    records = [
+        {**c, "id": f"{4 * n + i // 4}-{c['k']}", "prompt_id": 4 * n + i // 4}
+        for n in range(8)
+        for i, c in enumerate([*candidates()[:4]] * 4)
+    ]
+    sized = dataclasses.replace(CFG, shard_size=32)
+    train = dataclasses.replace(config.load(base.get_config()).train, min_score=0.99)
+    scorer = Scorer()
+    with pytest.raises(BadInput, match="the first 32 candidates are scored, .* none pass"):
+        score.score(records, tmp_path, sized, panel(scorer), train)
+    assert len(shards.shards_left(tmp_path, score.NAME, [32] * 4, range(4))) == 3
+    seen = scorer.images
+    relative = dataclasses.replace(train, min_score=-1.0, min_score_quantile=0.5)
+    outcome = score.score(records, tmp_path, sized, panel(scorer), relative)
+    assert outcome.items == 128 and scorer.images == 4 * seen  # and goes on from there
+
+
+def test_regions_are_proposed_once_for_all_judges(done, tmp_path):
+    """A second judge is shown the regions that the scores are of."""
+    folder, _, scored = done
+    asked = []
+
+    class Other:
+        def judge(self, proposed, *, whole=True, params=None):
+            asked.append(proposed)
+            return [judge.Judgement((), 0.5, judge.OK, {})] * len(proposed.images)
+
+    class Never(regions.ComponentsProposer):
+        def find(self, images, *, params=None):
+            raise AssertionError("proposed again")
+
+    with_other = dataclasses.replace(
+        panel(Scorer()), proposers=(Never(),), other=("another", Other())
+    )
+    compared = dataclasses.replace(CFG, compare=5)
+    made = score.compare(candidates(), folder, compared, with_other)
+    (folder / score.COMPARISON).unlink()
+    assert len(made["candidates"]) == 5 and asked[0].separates
+    for record, found in zip(scored, asked[0].regions, strict=False):
+        own = [r["bbox"].tolist() for r in record["regions"] if r["proposer"] == "components"]
+        assert [list(region.box) for region in found] == own
+
+
+def test_records_say_how_much_was_read(done):
+    _, _, scored = done
+    assert scored[2]["coverage"] == 1 and np.isnan(scored[2]["image_rank"])
+    partly = judge.Judgement((), 0.5, judge.OK, {}, coverage=0.75)
+    ids = {"id": "0-0", "prompt_id": 0, "k": 0}
+    record = score.score_record((ids, partly))
+    assert record["coverage"] == np.float32(0.75)
+    assert score.count_statuses([record], "grid")["images of some answers"] == 1
+    said = judge.SoftAnswer("whole", -1, 0.9, judge.OK, "external")
+    record = score.score_record((ids, dataclasses.replace(partly, answers=(said,))))
+    assert json.loads(record["answers"]) == [[-1, "whole", -1, 0.9, "ok", "external"]]
+    assert calibration.judgement(record).answers == (said,)
+    assert calibration.calibration([record])["coverage"] == {"mean": 0.75, "least": 0.75}
 
 
 def test_examples_take_categories_in_turn_and_the_widest_prompts_first():

@@ -95,7 +95,7 @@ def test_the_same_command_asks_again_what_failed(tmp_path, reason):
     """The first shard is judged, then the service fails, then it is put right."""
 
     def behave(handler, number):
-        (right if number < 8 or server.mended else REFUSALS[reason])(handler)
+        (right if number < 12 or server.mended else REFUSALS[reason])(handler)
 
     server = Server(behave)
     server.mended = False
@@ -106,7 +106,7 @@ def test_the_same_command_asks_again_what_failed(tmp_path, reason):
     before, server.mended = len(server.http.asked), True
     found = panel(server)
     outcome = score.score(candidates(), tmp_path, CFG, found)
-    assert len(server.http.asked) - before == 16  # the first shard was kept
+    assert len(server.http.asked) - before == 24  # the first shard was kept
     assert outcome.counts[f"images {OK}"] == 12 and outcome.counts[f"regions {OK}"] == 24
     assert found.reasons == {}
     server.close()
@@ -125,8 +125,8 @@ def test_a_single_question_without_an_answer_is_a_status(tmp_path):
     outcome = score.score(drawn, tmp_path, dataclasses.replace(CFG, shard_size=24), found)
     broken = {k: n for k, n in outcome.counts.items() if external.SERVER_ERROR in k}
     assert broken == {f"images {external.SERVER_ERROR}": 1, f"regions {external.SERVER_ERROR}": 2}
-    assert found.counts[written.UNANSWERED] == 2
-    assert len(server.http.asked) == 50  # it alone was asked about again
+    assert found.counts[written.UNANSWERED] == 3
+    assert len(server.http.asked) == 75  # it alone was asked about again
     server.close()
 
 
@@ -137,6 +137,6 @@ def test_an_isolated_time_out_is_asked_again_at_the_end_of_its_shard(tmp_path):
     outcome = score.score(candidates(), tmp_path, cfg, found)
     assert outcome.counts[f"images {OK}"] == 12 and outcome.counts[f"regions {OK}"] == 24
     bodies = [body for *_, body in server.http.asked]
-    assert len(bodies) == 25 and bodies[-1] == bodies[3]
+    assert len(bodies) == 37 and bodies[-1] == bodies[3]
     assert found.counts[written.UNANSWERED] == 0
     server.close()

@@ -1,5 +1,6 @@
 """Which candidates are trained on, and with which scores, masks and advantages."""
 
+import contextlib
 import dataclasses
 import tracemalloc
 
@@ -9,6 +10,7 @@ import tiny
 from stages.test_train import PROMPTS, UNSCORED, config, records, summaries, write
 
 from srum_jax import programs
+from srum_jax.core.errors import BadInput
 from srum_jax.data import masks, packing, shards
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.stages import loading, selection, training_set
@@ -198,3 +200,73 @@ def test_advantages_are_centred_in_the_prompts_whole_group():
     ]
     assert [c.image_score for c in made] == [c.image_score for c in GROUPS]  # scores stay
     assert GROUPS[0].advantages is None is GROUPS[0].image_advantage
+
+
+# -- thresholds relative to the run, and what the first scores say of them -------------------------
+
+
+def test_quantiles_leave_out_a_share_whatever_the_scale():
+    base = tiny.load_config("", train__select="best_of_k").train
+    rng = np.random.default_rng(0)
+    values = {f"{p}-{k}": float(rng.uniform(-1, 1)) for p in range(40) for k in range(4)}
+    for scale, shift in ((1.0, 0.0), (0.05, -0.8)):  # a judge that never says more than -0.75
+        found = group({name: (scale * s + shift, []) for name, s in values.items()})
+
+        def chosen(found=found, **how):
+            c = dataclasses.replace(base, **{"min_score": -1.0, **how})
+            return selection.choose(found, c)
+
+        kept, counts = chosen(min_score_quantile=0.25)
+        assert len(kept) == 30 and counts["best scored too low"] == 10
+        bests = selection.select(found, "best_of_k").rows["image_score"]
+        assert kept.rows["image_score"].min() == np.sort(bests)[10]
+        kept, counts = chosen(min_gain_quantile=0.5)
+        assert len(kept) == 20 and counts["prompts of too little gain"] == 20
+        with pytest.raises(ValueError, match="leave none") if shift else contextlib.nullcontext():
+            chosen(min_score=0.5)  # the absolute one is of one scale
+
+
+def test_the_first_scores_tell_of_a_threshold_that_lets_nothing_or_everything_pass():
+    def check(scores, prompts=8, statuses=None, **how):
+        c = dataclasses.replace(tiny.load_config("").train, select="best_of_k", **how)
+        scores = np.resize(np.asarray(scores, float), 8 * prompts)
+        statuses = tuple(statuses or np.where(np.isnan(scores), "unparsed", "ok").tolist())
+        ids = np.repeat(np.arange(prompts), 8)
+        selection.check_thresholds(selection.PromptScores(ids, scores, statuses), c)
+
+    check([0.9, -0.9], min_score=0.5)
+    with pytest.raises(BadInput, match="none pass: .* largest\\) are -0.90, .*, 0.40.*quantile"):
+        check([0.4, -0.9], min_score=0.5)
+    check([0.4, -0.9], prompts=7, min_score=0.5)  # few prompts say little
+    check([0.4, -0.9], min_score=-1.0, min_score_quantile=0.3)
+    with pytest.raises(BadInput, match="would let every one of them pass"):
+        check([0.6, 0.9], min_score=0.5)
+    check([0.6, 0.9], min_score=-1.0)
+    with pytest.raises(BadInput, match="none has a score \\(64 unparsed\\)"):
+        check([np.nan], min_score=0.5)
+    with pytest.raises(BadInput, match="largest gain of a prompt is 0.90"):
+        check([0.9, -0.9], min_score=0.5, min_gain=1.2)
+
+
+def test_choosing_goes_by_ranks_where_several_judges_scored():
+    drawn, scored = [], []
+    for name, score, rank in (("0-0", 0.9, 0.4), ("0-1", 0.2, 0.8), ("0-2", np.nan, np.nan)):
+        prompt, k = map(int, name.split("-"))
+        drawn.append({"id": name, "prompt_id": prompt, "prompt": "", "k": k, "image": [32, 32, 3]})
+        drawn[-1]["latent"] = tiny.GRID
+        status = "ok" if np.isfinite(score) else "too few judges"
+        whole = {"image_score": score, "image_status": status, "image_rank": rank}
+        scored.append({"id": name, "regions": [], **whole})
+    found, left_out = selection.candidates(drawn, scored, "grid")
+    assert left_out == 1 and [c.rank for c in found] == [0.4, 0.8]
+    assert [c.id for c in selection.select(found, "best_of_k")] == ["0-1"]
+    made = selection.advantages(found, found)
+    assert made[0].image_advantage < 0 < made[1].image_advantage
+
+
+def test_pictures_of_prompts_held_back_are_left_out_where_there_are_enough():
+    found = group({f"{p}-{k}": (0.5, []) for p in range(20) for k in range(2)})
+    kept, left_out = selection.spared(found, {18, 19})
+    assert left_out == 4 and {c.prompt_id for c in kept} == set(range(18))
+    assert selection.spared(found, {17, 18, 19}) == (found, 0)  # more than a tenth: too few prompts
+    assert selection.spared(found, {90}) == (found, 0) == selection.spared(found, ())
