@@ -75,6 +75,7 @@ class ImageSampler:
 
     @functools.cached_property
     def running_params(self) -> Params | None:
+        """The parameters as drawing reads them, their layers apart where they are few."""
         return None if self.params is None else mot.unstacked(self.params, self.model.llm)
 
     def sample(

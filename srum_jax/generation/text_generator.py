@@ -48,8 +48,8 @@ def step(
 def choice(
     logits: jax.Array, seeds: jax.Array, place: jax.Array, temperature: jax.Array
 ) -> jax.Array:
-    """The token that each row of logits [B,V] writes at `place` (its own, [B], or all at one), int32
-    [B]; see `decode`."""
+    """The token that each row of logits [B,V] writes, int32 [B]; see `decode`. place: one for all,
+    or each row's own, [B]."""
 
     def draw(seed, place, row, scale):
         key = jax.random.fold_in(jax.random.key(seed), place)

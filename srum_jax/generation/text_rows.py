@@ -125,6 +125,10 @@ class TextRows(RowGroup):
         for one in requests:
             self._written.pop(one, None)
 
+    def written(self, request: TextRequest) -> int:
+        """Tokens of a request so far."""
+        return self._written[request]
+
     def step(self, writing: Params) -> list[tuple[TextRequest, Token]]:
         """A token of every request; writing: of `writing_params`. A token that is no number of the
         model's is `text_generator.BROKEN`."""
