@@ -266,7 +266,11 @@ class Endpoints:
     def _described(self) -> dict[str, Any]:
         service = self.service
         said = {"id": service.name, "object": "model", "created": int(service.started)}
-        return said | {"owned_by": "srum_jax"}
+        default = service.running.model.generation_config.generate
+        height, width = default.size
+        by = {"size": f"{width}x{height}", "num_inference_steps": default.steps}
+        by |= {"guidance_scale": default.guidance}
+        return said | {"owned_by": "srum_jax", "defaults": by}
 
     def _check_model(self, name: str) -> None:
         if name not in ("", self.service.name):
