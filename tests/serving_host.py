@@ -5,7 +5,6 @@ import base64
 import contextlib
 import dataclasses
 import io
-import socket
 import threading
 from typing import Any
 
@@ -43,8 +42,7 @@ class Host:
 def serving(model: api.Model, bounds: Limits | None = None, **how: Any):
     """A `Host` of a model; how: of `application`."""
     service = running.served(model, "tiny", bounds or Limits())
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
+    bound = running.bound("127.0.0.1", 0)
     started = threading.Event()
     server = running.Server(application(service, **how), started.set)
 

@@ -26,7 +26,7 @@ from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParam
 from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.image_sampler import ImageSampler
-from srum_jax.generation.row_group import RowGroup, by_fours, capacity
+from srum_jax.generation.row_group import RowGroup, capacity
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -181,16 +181,15 @@ class DrawingRows(RowGroup):
     """Images of one kind, at most `most` at once."""
 
     def __init__(self, sampler: ImageSampler, kind: Kind, most: int):
-        by_twos = functools.partial(context.rows_for, batch=most, least=sampler.min_rows)
-        super().__init__(by_twos)
-        self.sampler, self.kind, self.most = sampler, kind, most
+        super().__init__(functools.partial(context.rows_for, batch=most, least=sampler.min_rows))
+        self.sampler, self.kind = sampler, kind
         self.number: dict[Job, int] = {}  # steps that are done
 
     def join(self, jobs: Sequence[Job]) -> None:
         """Reads the contexts of images, which are drawn from the next step on."""
         sampler, kind = self.sampler, self.kind
         layout, requests = sampler.model.layout, [job.request for job in jobs]
-        rows = by_fours(len(jobs), self.most, sampler.min_rows)
+        rows = self.rows_for(len(jobs))
         lengths, seeds = np.zeros((2, 2, rows), np.int32), np.zeros(rows, np.uint32)
         for i, r in enumerate(requests):
             lengths[0, :, i] = context.extent(r.context[: r.plain])

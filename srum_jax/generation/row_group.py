@@ -15,14 +15,6 @@ import numpy as np
 from srum_jax.core.param_tree import Params
 
 
-def by_fours(count: int, most: int, least: int = 1) -> int:
-    """The smallest of least·4ⁿ that is not below `count`, at most `most` in multiples of least."""
-    rows, most = least, -(-most // least) * least
-    while rows < min(count, most):
-        rows *= 4
-    return min(rows, most)
-
-
 def capacity(count: int, window: int) -> int:
     """Slots of a cache for `count` tokens: the smallest of 64·2ⁿ above, or all of the window."""
     slots = 64

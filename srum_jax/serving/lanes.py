@@ -1,6 +1,8 @@
 """What the device does next of one kind of work: texts, images, all else."""
 
 import collections
+import functools
+import itertools
 import logging as std_logging
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -25,13 +27,15 @@ _TOGETHER = 16  # calls of one name that are made one
 class Lane:
     """Work of one kind: what waits, in order, and the groups of what goes on.
 
-    most: that goes on at once · spent: seconds of the device, by which lanes take turns.
+    most: that goes on at once · together: of it in a step · spent: seconds of the device, by which
+    lanes take turns; last: of the last turn.
     """
 
     name = ""
 
-    def __init__(self, most: int, metrics: Metrics):
-        self.most, self.metrics, self.spent = most, metrics, 0.0
+    def __init__(self, most: int, together: int, metrics: Metrics):
+        self.most, self.together, self.metrics = most, together, metrics
+        self.spent = self.last = 0.0
         self.waiting: collections.deque[Work] = collections.deque()
         self.groups: dict[Hashable, RowGroup] = {}
         self.works: dict[Any, Work] = {}  # by what is in the rows of groups
@@ -53,9 +57,14 @@ class Lane:
             self._turn += 1
             key, group = groups[self._turn % len(groups)]
             rows, filled = len(group.held), len(group.requests)
-            self._guarded(group.requests, lambda: self.step(group), lambda: self.groups.pop(key))
+            lost = functools.partial(self.groups.pop, key)
+            self._guarded(group.requests, functools.partial(self.step, group), lost)
             self._count(rows, filled, time.monotonic() - began)
-        self.spent += time.monotonic() - began
+        self._took(began)
+
+    def _took(self, began: float) -> None:
+        self.last = time.monotonic() - began
+        self.spent += self.last
 
     def key(self, work: Work) -> Hashable:
         """Of the group that a piece of work belongs to."""
@@ -95,18 +104,25 @@ class Lane:
             except ValueError as e:
                 self.waiting.popleft().tell(e)
                 continue
+            place, room = self._place(key)
             joined = []
-            while self.waiting and len(self.works) + len(joined) < self.most:
+            while self.waiting and len(joined) < room:
                 if self._key_or_none(self.waiting[0]) != key:
                     break
                 joined.append(self.waiting.popleft())
-            if key not in self.groups:
-                self.groups[key] = self.group(first, key)
+            group = self.groups.setdefault(place, self.group(first, key))
             rows = {self.row(work): work for work in joined}
             self.works |= rows
-            group = self.groups[key]
-            lost = lambda key=key: self.groups.pop(key)  # noqa: E731
-            self._guarded(list(rows), lambda g=group, r=rows: g.join(list(r)), lost)
+            lost = functools.partial(self.groups.pop, place)
+            self._guarded(list(rows), functools.partial(group.join, list(rows)), lost)
+
+    def _place(self, key: Hashable) -> tuple[Hashable, int]:
+        """The first group of a key that is not full, and how many it may take."""
+        for number in itertools.count():
+            going = self.groups.get((key, number))
+            room = self.together - (len(going.requests) if going else 0)
+            if room > 0:
+                return (key, number), min(room, self.most - len(self.works))
 
     def _key_or_none(self, work: Work) -> Hashable | None:
         try:
@@ -265,9 +281,9 @@ class Images(Lane):
             if (kind := job.kind(running.sampler, group.number[job])) != group.kind:
                 kinds.setdefault((running, kind, job if job.alone else None), []).append(job)
         for key, jobs in kinds.items():
-            if key not in self.groups:
-                self.groups[key] = DrawingRows(running.sampler, key[1], self.most)
-            group.moved(jobs, self.groups[key])
+            place, _ = self._place(key)
+            made = DrawingRows(running.sampler, key[1], self.most)
+            group.moved(jobs, self.groups.setdefault(place, made))
 
 
 def _image(latent: np.ndarray, image: Any) -> Any:
@@ -291,7 +307,7 @@ class Calls(Lane):
                 self.waiting.remove(work)
             self._call(same)
             self._count(len(same), len(same), time.monotonic() - began)
-        self.spent += time.monotonic() - began
+        self._took(began)
 
     def _call(self, works: Sequence[Work]) -> None:
         try:

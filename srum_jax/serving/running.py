@@ -25,20 +25,29 @@ from srum_jax.serving.service import Service
 from srum_jax.serving.work import Running
 
 _MOST_CONNECTIONS = 1024
+_OF_A_STEP = 8
 _LAST_WORDS = 5.0  # seconds for replies that are on their way when nothing runs any more
 
 
-def limits(options: argparse.Namespace, batch: int) -> Limits:
-    """What a command line says of them; batch: images that the model draws at once."""
+def limits(options: argparse.Namespace, model: api.Model) -> Limits:
+    """What a command line says of them."""
+    images = options.images or min(model.generation_config.generate.batch, Limits.images)
     return Limits(
         queue=options.queue,
         texts=options.texts,
-        images=options.images or min(batch, Limits.images),
+        images=images,
+        together=together(model),
         tokens=options.max_tokens,
         steps=options.max_steps,
         body=options.max_body * 2**20,
         seconds=options.max_seconds,
     )
+
+
+def together(model: api.Model) -> int:
+    """Images of one step: a CPU gains little from more, and answers wait for its end."""
+    on_cpu = model.mesh.devices.flat[0].platform == "cpu"
+    return _OF_A_STEP if on_cpu else Limits.together
 
 
 def served(model: api.Model, name: str, bounds: Limits) -> Service:
@@ -54,18 +63,18 @@ async def serve(options: argparse.Namespace, key: str) -> int:
 
     Raises BadInput, FileNotFoundError or ValueError for a model or an address that cannot be used.
     """
-    bound = _bound(options.host, options.port)
+    made = bound(options.host, options.port)
     how = {"window": options.window, "parity": options.parity, "adapter": options.adapter}
     how = {name: value for name, value in how.items() if value is not None}
     model = api.load(
         options.model, base=options.base, precision=options.precision, mesh=options.mesh, **how
     )
-    bounds = limits(options, model.generation_config.generate.batch)
+    bounds = limits(options, model)
     service = served(model, options.name or _name(options.model), bounds)
     if options.warm:
         await warming.warm(service)
     hosts = None if key else options.allow_host
-    host, port = bound.getsockname()[:2]
+    host, port = made.getsockname()[:2]
     app = application(service, key=key, hosts=hosts)
     said = f"serving {service.name} on http://{_shown(host)}:{port}"
     server = Server(app, lambda: print(said, flush=True))
@@ -74,7 +83,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, drain.asked)
-    await server.serve(sockets=[bound])
+    await server.serve(sockets=[made])
     service.engine.stop()
     return 0
 
@@ -133,11 +142,12 @@ class _Drain:
         self.server.should_exit = True
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket there. Raises BadInput where that cannot be."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind)
+        # Of TCP by name: asyncio sends the parts of a stream without delay on no other.
+        made = socket.socket(family, kind, socket.IPPROTO_TCP)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
     except OSError as e:

@@ -31,9 +31,9 @@ async def warm(service: Service) -> None:
         async for _, found in service.draw(running, plan):
             assert not isinstance(found, GeneratedImage) or found.image.size
 
-    for several in _numbers(limits.texts, 4):
+    for several in _numbers(limits.texts):
         await asyncio.gather(*(write() for _ in range(several)))
-    for several in _numbers(limits.images, 2):
+    for several in _numbers(min(limits.images, limits.together)):
         await draw(several)
     with contextlib.suppress(Exception):
         await service.score(running, grey, _words(model))
@@ -41,12 +41,12 @@ async def warm(service: Service) -> None:
     logging.info("warm: %d programs, %.1f s", programs, time.monotonic() - began)
 
 
-def _numbers(most: int, factor: int) -> list[int]:
-    """1, factor, factor², … and the most."""
+def _numbers(most: int) -> list[int]:
+    """1, 2, 4, … and the most."""
     found, count = [], 1
     while count < most:
         found.append(count)
-        count *= factor
+        count *= 2
     return [*found, most]
 
 

@@ -135,15 +135,5 @@ def test_scales_and_steps_are_each_rows_own(sampler):
         assert found[job] == pytest.approx(alone.latent, abs=1e-5)
 
 
-def test_numbers_of_rows_and_slots_are_few():
-    assert [row_group.by_fours(n, 20) for n in (1, 2, 4, 5, 16, 17, 99)] == [
-        1,
-        4,
-        4,
-        16,
-        16,
-        20,
-        20,
-    ]
-    assert [row_group.by_fours(n, 6, 2) for n in (1, 3, 9)] == [2, 6, 6]
+def test_slots_are_few():
     assert [row_group.capacity(n, 300) for n in (1, 64, 65, 200, 300)] == [64, 64, 128, 256, 300]
