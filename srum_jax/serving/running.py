@@ -14,9 +14,9 @@ import uvicorn
 from absl import logging
 
 from srum_jax import api
-from srum_jax.core import registry
+from srum_jax.core import places, registry
 from srum_jax.core.errors import BadInput
-from srum_jax.serving import warming
+from srum_jax.serving import opening, warming, watching
 from srum_jax.serving.app import application
 from srum_jax.serving.engine import Engine
 from srum_jax.serving.limits import Limits
@@ -50,12 +50,12 @@ def together(model: api.Model) -> int:
     return _OF_A_STEP if on_cpu else Limits.together
 
 
-def served(model: api.Model, name: str, bounds: Limits) -> Service:
-    """A service of a model, its device's thread at work."""
+def served(model: api.Model, name: str, bounds: Limits, step: int | None = None) -> Service:
+    """A service of a model, its device's thread at work; step: of the training that made it."""
     metrics = Metrics()
     engine = Engine(bounds, metrics)
     engine.start()
-    return Service(Running.of(model), engine, bounds, metrics, name)
+    return Service(Running.of(model, step), engine, bounds, metrics, name)
 
 
 async def serve(options: argparse.Namespace, key: str) -> int:
@@ -64,13 +64,14 @@ async def serve(options: argparse.Namespace, key: str) -> int:
     Raises BadInput, FileNotFoundError or ValueError for a model or an address that cannot be used.
     """
     made = bound(options.host, options.port)
-    how = {"window": options.window, "parity": options.parity, "adapter": options.adapter}
-    how = {name: value for name, value in how.items() if value is not None}
-    model = api.load(
-        options.model, base=options.base, precision=options.precision, mesh=options.mesh, **how
-    )
+    names = ("window", "parity", "adapter", "base", "precision", "mesh")
+    how = {name: x for name in names if (x := getattr(options, name)) is not None}
+    model, found = opening.opened(options.model, **how)
+    if options.watch and found is None:
+        raise BadInput(f"--watch: {options.model} is no run's folder")
     bounds = limits(options, model)
-    service = served(model, options.name or _name(options.model), bounds)
+    step = found.step if found else None
+    service = served(model, options.name or _name(options.model), bounds, step)
     if options.warm:
         await warming.warm(service)
     hosts = None if key else options.allow_host
@@ -83,7 +84,13 @@ async def serve(options: argparse.Namespace, key: str) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, drain.asked)
+    if options.watch:
+        run = places.place(options.model, "--model")
+        follows = watching.watch(service, run, found, options.watch_seconds, **how)
+        watcher = asyncio.ensure_future(follows)
     await server.serve(sockets=[made])
+    if options.watch:
+        watcher.cancel()
     service.engine.stop()
     return 0
 
