@@ -53,7 +53,7 @@ def written(rows, writing, requests):
     return found
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.3])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 1.3])
 def test_texts_are_what_they_are_alone(generator, temperature):
     rng = np.random.default_rng(3)
     contexts = [(samples.picture(rng, 2, 2), samples.text(rng, 3 + i)) for i in range(5)]
@@ -107,10 +107,10 @@ SETTINGS = {
 @pytest.mark.parametrize(
     "name, asked",
     [
-        ("text", ["draw", "longer", "thought"]),
-        ("both", ["edit", "draw", "thought edit"]),
-        ("middle", ["draw", "longer", "only seen"]),
-        ("none", ["draw", "edit"]),
+        ("both", ["edit", "thought edit"]),
+        pytest.param("text", ["draw", "longer", "thought"], marks=pytest.mark.slow),
+        pytest.param("middle", ["draw", "longer", "only seen"], marks=pytest.mark.slow),
+        pytest.param("none", ["draw", "edit"], marks=pytest.mark.slow),
     ],
 )
 def test_images_are_what_they_are_alone(sampler, name, asked):

@@ -116,6 +116,22 @@ def test_pictures_after_the_text_are_read_first(client):
     )
 
 
+def test_requests_of_benchmarks_are_read(client):
+    """As lmms-eval and VLMEvalKit write them (2026): the text first, more tokens than the window
+    has, details of pictures, fields that ask for nothing."""
+    shown = {"type": "image_url", "image_url": {"url": url(png(1)), "detail": "low"}}
+    words = {"type": "text", "text": QUESTION}
+    want = ask(client, QUESTION, png(1), max_tokens=100).choices[0].message.content
+    for content, more in (
+        ([words, shown], {"max_tokens": 1024, "temperature": 0}),
+        ([shown, words], {"max_tokens": 2048, "temperature": 0, "n": 1}),
+        ([words, shown], {"max_completion_tokens": 1024, "response_format": {"type": "text"}}),
+    ):
+        told = [{"role": "user", "content": content}]
+        found = client.chat.completions.create(model="tiny", messages=told, **more)
+        assert found.choices[0].message.content.startswith(want)
+
+
 # ---------------------------------------------------------------------------------------- images
 
 
