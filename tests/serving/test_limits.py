@@ -256,7 +256,7 @@ def test_a_request_that_takes_too_long_ends(model, slowly):
     with serving(model, Limits(seconds=0.2, images=2)) as host, host.http() as http:
         found = http.post(DRAW, json=LONG)
         assert found.status_code == 503 and found.json()["error"]["code"] == "timeout"
-        assert idle(host)
+        until(lambda: idle(host))
 
 
 # ------------------------------------------------------------------------------------ who may ask
