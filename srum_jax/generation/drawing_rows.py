@@ -26,7 +26,7 @@ from srum_jax.generation.guidance import Guidance, GuidanceCaches, SamplingParam
 from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.image_sampler import ImageSampler
-from srum_jax.generation.row_group import RowGroup, capacity
+from srum_jax.generation.row_group import RowGroup, capacity, row_numbers
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -181,7 +181,7 @@ class DrawingRows(RowGroup):
     """Images of one kind, at most `most` at once."""
 
     def __init__(self, sampler: ImageSampler, kind: Kind, most: int):
-        super().__init__(functools.partial(context.rows_for, batch=most, least=sampler.min_rows))
+        super().__init__(row_numbers(most, sampler.min_rows, finely=True))
         self.sampler, self.kind = sampler, kind
         self.number: dict[Job, int] = {}  # steps that are done
 
@@ -253,16 +253,18 @@ class DrawingRows(RowGroup):
             found.append(rearrange(row[: h * w], "(h w) d -> h w d", h=h))
         return found
 
-    def moved(self, jobs: Sequence[Job], to: "DrawingRows") -> None:
+    def moved(self, requests: Sequence[Job], to: "DrawingRows") -> None:
         """Hands images over to another group."""
-        done = {job: self.number[job] for job in jobs}
-        made = self.taken(jobs)
-        wanted = to.kind
-        caches = made.caches
+        done = {job: self.number[job] for job in requests}
+        super().moved(requests, to)
+        to.number |= done
+
+    def passed(self, row: _State, to: "DrawingRows") -> _State:
+        """A row with the caches that another group has."""
+        wanted, caches = to.kind, row.caches
         text = caches.text if wanted.text else None
         image = caches.image if wanted.branch in ("own", "shorter") else None
-        to.place(jobs, made.replace(caches=GuidanceCaches(caches.cond, text, image)))
-        to.number |= done
+        return row.replace(caches=GuidanceCaches(caches.cond, text, image))
 
     def _step(self, job: Job | None) -> tuple[float, ...]:
         if job is None:

@@ -1,11 +1,11 @@
 """Requests that go on together, each in a row of arrays on the devices; they come and go at steps.
 
-Numbers of rows are few, so that few programs are compiled; what stands in a row depends on no other
-one.
+Numbers of rows are few, and arrays grow and shrink from one number to the next, so that few
+programs are compiled; what stands in a row depends on no other one.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from srum_jax.core.param_tree import Params
+
+
+def row_numbers(most: int, least: int = 1, *, finely: bool = False) -> tuple[int, ...]:
+    """The numbers of rows that arrays may have: least·(1, 2, 4, 8, …) up to `most` in multiples of
+    least; finely: least·(1, 2, 3, 4, 6, 8, 12, …), where a step costs as much as it has rows."""
+    most = -(-most // least)
+    found, power = {most}, 1
+    while power < most:
+        found |= {power} | ({3 * power // 2} if finely and power > 1 else set())
+        power *= 2
+    return tuple(least * count for count in sorted(found) if count <= most)
 
 
 def capacity(count: int, window: int) -> int:
@@ -29,30 +40,29 @@ def _axis(leaf: jax.Array) -> int:
 
 
 @jax.jit
-def _moved(state: Params, source: jax.Array) -> Params:
+def _taken(state: Params, source: jax.Array) -> Params:
     """Rows `source` of a state, in this order."""
     return jax.tree.map(lambda x: jnp.take(x, source, axis=_axis(x), mode="clip"), state)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _placed(state: Params, made: Params, at: jax.Array) -> Params:
-    """The state with the rows of `made` at places `at`; those past its end are left out."""
+def _placed(state: Params, row: Params, at: jax.Array) -> Params:
+    """The state with a row, itself a state of one, in place of row number `at`."""
 
     def put(x, new):
-        index = (slice(None),) * _axis(x) + (at,)
-        return x.at[index].set(new.astype(x.dtype), mode="drop")
+        return jax.lax.dynamic_update_slice_in_dim(x, new.astype(x.dtype), at, _axis(x))
 
-    return jax.tree.map(put, state, made)
+    return jax.tree.map(put, state, row)
 
 
 class RowGroup:
     """Requests in rows: `state` is a tree of arrays, `held` the request in each row or None.
 
-    rows_for(count): how many rows the arrays have for so many requests.
+    numbers: of rows that the arrays may have, from few to many.
     """
 
-    def __init__(self, rows_for: Callable[[int], int]):
-        self.rows_for = rows_for
+    def __init__(self, numbers: Sequence[int]):
+        self.numbers = tuple(numbers)
         self.held: list[Any] = []
         self.state: Params = None
 
@@ -61,32 +71,37 @@ class RowGroup:
         """Those that are in it."""
         return [one for one in self.held if one is not None]
 
+    def rows_for(self, count: int) -> int:
+        """The least number of rows for so many requests."""
+        return next(number for number in self.numbers if number >= count)
+
     def place(self, requests: Sequence[Any], made: Params) -> None:
         """Takes in requests whose rows come first in the state `made`."""
-        count, going = len(requests), len(self.requests)
-        rows = self.rows_for(going + count)
-        if not going:
-            self.state = _moved(made, np.minimum(np.arange(rows), count - 1).astype(np.int32))
-            self.held = [*requests, *[None] * (rows - count)]
+        rows = _rows(made)
+        if not self.requests and rows in self.numbers:
+            self.state = made
+            self.held = [*requests, *[None] * (rows - len(requests))]
             return
-        if rows > len(self.held):
-            self._resize(rows)
-        free = [i for i, one in enumerate(self.held) if one is None][:count]
-        new = _rows(made)
-        at = np.full(new, len(self.held), np.int32)
-        at[:count] = free
-        self.state = _placed(self.state, made, at)
-        for row, request in zip(free, requests, strict=True):
-            self.held[row] = request
+        for i, request in enumerate(requests):
+            self._put(request, made if rows == 1 else _taken(made, _index([i])))
 
-    def taken(self, requests: Sequence[Any]) -> Params:
-        """The rows of these requests, in order, as `place` takes them; they leave."""
-        source = [self.held.index(one) for one in requests]
-        rows = self.rows_for(len(source))
-        index = np.array([*source, *source[:1] * (rows - len(source))], np.int32)
-        made = _moved(self.state, index)
+    def _put(self, request: Any, row: Params) -> None:
+        if None not in self.held:
+            self._resized(self.rows_for(len(self.held) + 1))
+        at = self.held.index(None)
+        self.state = _placed(self.state, row, np.int32(at))
+        self.held[at] = request
+
+    def moved(self, requests: Sequence[Any], to: "RowGroup") -> None:
+        """Hands requests over to a group whose state has the same leaves."""
+        for one in requests:
+            row = self.passed(_taken(self.state, _index([self.held.index(one)])), to)
+            to.place([one], row)
         self.leave(requests)
-        return made
+
+    def passed(self, row: Params, to: "RowGroup") -> Params:
+        """What of a row another group has."""
+        return row
 
     def leave(self, requests: Sequence[Any]) -> None:
         """Lets requests go; rows that nobody needs are given up."""
@@ -95,15 +110,24 @@ class RowGroup:
         going = len(self.requests)
         if not going:
             self.held, self.state = [], None
-        elif self.rows_for(going) < len(self.held):
-            self._resize(self.rows_for(going))
+            return
+        while (less := self._below()) and less >= going:
+            self._resized(less)
 
-    def _resize(self, rows: int) -> None:
+    def _below(self) -> int:
+        """The number of rows before the one that the arrays have; 0: there is none."""
+        return max((n for n in self.numbers if n < len(self.held)), default=0)
+
+    def _resized(self, rows: int) -> None:
+        """The requests in arrays of so many rows, one number up or down."""
         source = [i for i, one in enumerate(self.held) if one is not None]
         held = [self.held[i] for i in source]
-        index = np.array([*source, *[0] * (rows - len(source))], np.int32)
-        self.state = _moved(self.state, index)
+        self.state = _taken(self.state, _index([*source, *[0] * (rows - len(source))]))
         self.held = [*held, *[None] * (rows - len(held))]
+
+
+def _index(rows: Sequence[int]) -> np.ndarray:
+    return np.array(rows, np.int32)
 
 
 def _rows(state: Params) -> int:

@@ -18,7 +18,7 @@ from srum_jax.core.sharding import fetch, put
 from srum_jax.data.schema import Batch
 from srum_jax.generation import context, text_generator
 from srum_jax.generation.context import Context
-from srum_jax.generation.row_group import RowGroup, capacity
+from srum_jax.generation.row_group import RowGroup, capacity, row_numbers
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -97,7 +97,7 @@ class TextRows(RowGroup):
     """Texts whose caches have `slots` slots. most: of them at once."""
 
     def __init__(self, generator: TextGenerator, slots: int, most: int):
-        super().__init__(functools.partial(context.rows_for, batch=most, least=generator.min_rows))
+        super().__init__(row_numbers(most, generator.min_rows))
         self.generator, self.slots = generator, slots
         self._written: dict[TextRequest, int] = {}  # tokens of each
 

@@ -135,5 +135,10 @@ def test_scales_and_steps_are_each_rows_own(sampler):
         assert found[job] == pytest.approx(alone.latent, abs=1e-5)
 
 
-def test_slots_are_few():
+def test_numbers_of_rows_and_slots_are_few():
+    assert row_group.row_numbers(16) == (1, 2, 4, 8, 16)
+    assert row_group.row_numbers(16, finely=True) == (1, 2, 3, 4, 6, 8, 12, 16)
+    assert row_group.row_numbers(5, finely=True) == (1, 2, 3, 4, 5)
+    assert row_group.row_numbers(6, 4) == (4, 8)
+    assert row_group.row_numbers(1) == (1,)
     assert [row_group.capacity(n, 300) for n in (1, 64, 65, 200, 300)] == [64, 64, 128, 256, 300]
