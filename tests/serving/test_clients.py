@@ -6,6 +6,7 @@ import math
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 from serving_host import asking, pixels, png, serving, url
 from test_api import write_model
 
@@ -114,6 +115,17 @@ def test_pictures_after_the_text_are_read_first(client):
     assert (
         found.choices[0].message.content == ask(client, QUESTION, png(1)).choices[0].message.content
     )
+
+
+def test_a_clip_is_its_frames(client, model, tmp_path):
+    frames = [Image.fromarray(pixels(png(i))) for i in range(4)]
+    path = tmp_path / "clip.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    film = {"type": "video_url", "video_url": {"url": url(path.read_bytes(), "image/gif")}}
+    told = [{"role": "user", "content": [film, {"type": "text", "text": QUESTION}]}]
+    found = client.chat.completions.create(model="tiny", messages=told, extra_body={"frames": 3})
+    want = model.answer(QUESTION, video=path, frames=3)
+    assert found.choices[0].message.content == want.text
 
 
 def test_requests_of_benchmarks_are_read(client):
