@@ -47,10 +47,12 @@ class Lane:
         return bool(self.waiting or self.works)
 
     def turn(self) -> None:
-        """Takes in what waits, as far as there is room, and does a step of one of the groups."""
+        """Takes in what waits, as far as there is room, or does a step of one of the groups."""
         began = time.monotonic()
         self._drop()
-        self._admit()
+        if self._admit():  # which takes as long as a step
+            self._took(began)
+            return
         groups = [(key, group) for key, group in self.groups.items() if group.requests]
         self.groups = dict(groups)
         if groups:
@@ -95,8 +97,10 @@ class Lane:
         self.works.clear()
         self.groups.clear()
 
-    def _admit(self) -> None:
-        """The first that wait and belong together, then the next, while there is room."""
+    def _admit(self) -> bool:
+        """The first that wait and belong together, then the next, while there is room. Whether
+        there were any."""
+        any_joined = False
         while self.waiting and len(self.works) < self.most:
             first = self.waiting[0]
             try:
@@ -115,6 +119,8 @@ class Lane:
             self.works |= rows
             lost = functools.partial(self.groups.pop, place)
             self._guarded(list(rows), functools.partial(group.join, list(rows)), lost)
+            any_joined = True
+        return any_joined
 
     def _place(self, key: Hashable) -> tuple[Hashable, int]:
         """The first group of a key that is not full, and how many it may take."""
