@@ -28,4 +28,5 @@ def application(
         Route("/v1/score", does.score, methods=["POST"]),
     ]
     names = None if hosts is None else frozenset(hosts)
-    return http.Guard(Router(routes, redirect_slashes=False), service.metrics, key, names)
+    paths = frozenset(route.path for route in routes)
+    return http.Guard(Router(routes, redirect_slashes=False), service.metrics, key, names, paths)

@@ -16,7 +16,7 @@ from srum_jax.serving import fields, pictures
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.pictures import Bytes
 from srum_jax.serving.refusals import Refusal
-from srum_jax.serving.sampler_fields import SamplerFields
+from srum_jax.serving.sampler_fields import NAMES, SamplerFields
 from srum_jax.serving.service import Sampling, Written
 from srum_jax.serving.writer import Piece
 
@@ -108,7 +108,13 @@ def read(body: dict[str, Any], limits: Limits, chance: int) -> ChatRequest:
         think=_thinks(told),
     )
     messages = _messages(told.messages, told.frames, limits)
-    return ChatRequest(told, messages, how, _draws(told.modalities), _usage(told.stream_options))
+    draws = _draws(told.modalities)
+    of_images = () if draws else (*NAMES, "size", "negative_prompt")
+    for name in (*of_images, "partial_images"):
+        if body.get(name) is not None:
+            plain = f'{name} is of images: give modalities with "image", or ask images/generations'
+            raise Refusal(400, plain, param=name, code="unsupported_value")
+    return ChatRequest(told, messages, how, draws, _usage(told.stream_options))
 
 
 def _stop(given: Any) -> tuple[str, ...]:

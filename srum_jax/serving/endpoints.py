@@ -163,9 +163,6 @@ class Endpoints:
         form, given = await self._form(request)
         told = drawing.read(fields.of_form(GenerationFields, form), self.service.limits)
         self._check_model(told.model)
-        if told.size != "auto":
-            plain = 'an edit has the size of its image: leave out size, or give "auto"'
-            raise Refusal(400, plain, param="size", code="unsupported_value")
         if not given:
             raise Refusal(400, "image is missing", param="image")
         released = self.service.running.model.generation_config.official
@@ -232,6 +229,9 @@ class Endpoints:
         negative, size = None, settings.size
         if not edit:
             _check_size(size, running)
+        elif how.size != "auto":
+            plain = 'an edit has the size of its image: leave out size, or give "auto"'
+            raise Refusal(400, plain, param="size", code="unsupported_value")
         with _readable("negative_prompt"):
             if how.negative_prompt:
                 negative = running.model.tokenizer.text(config.prompt(how.negative_prompt))

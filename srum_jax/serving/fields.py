@@ -104,7 +104,7 @@ def of_form(kind: type, given: Mapping[str, str]) -> dict[str, Any]:
         united = typing.get_origin(wanted) in _UNIONS
         kinds = typing.get_args(wanted) if united else (wanted,)
         found[key] = value
-        if str not in kinds and wanted is not Any:
+        if str not in kinds:
             try:
                 found[key] = json.loads(value.lower(), parse_constant=_no_number)
             except (ValueError, RecursionError):

@@ -141,13 +141,14 @@ class Guard:
     log a line of JSON that holds no words of a request.
 
     key: that clients must give, "" for none · hosts: names of this server beside addresses and
-    localhost; None: any.
+    localhost; None: any · paths: those that are counted by their names.
     """
 
     app: ASGIApp
     metrics: Metrics
     key: str = dataclasses.field(repr=False)
     hosts: frozenset[str] | None
+    paths: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -187,10 +188,10 @@ class Guard:
             raise Refusal(401, told, code="invalid_api_key")
 
     def _tell(self, scope: Scope, seen: "_Seen") -> None:
-        path = scope["path"] if seen.status not in (0, 403, 404) else "other"
+        path = scope["path"] if scope["path"] in self.paths else "other"
         took = time.monotonic() - seen.began
-        self.metrics.add("requests_total", path=path[:100], status=str(seen.status))
-        self.metrics.observe("request_seconds", took, path=path[:100])
+        self.metrics.add("requests_total", path=path, status=str(seen.status))
+        self.metrics.observe("request_seconds", took, path=path)
         line = {"method": scope["method"], "path": scope["path"][:100], "status": seen.status}
         line |= {"seconds": round(took, 4), "bytes": seen.bytes}
         if path not in ("/health", "/metrics"):

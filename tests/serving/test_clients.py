@@ -187,6 +187,18 @@ def test_edits_are_the_apis(client, model):
     assert np.abs(pixels(found.data[0].b64_json).astype(int) - want.image).max() <= 1
 
 
+def test_an_edit_has_the_size_of_its_picture(client):
+    with pytest.raises(BAD) as e:
+        client.images.edit(image=("a.png", png(1)), prompt="red circle", size="16x16")
+    assert e.value.param == "size"
+    told = {"model": "tiny", "messages": asking("red circle", png(1))}
+    with pytest.raises(BAD) as e:
+        client.chat.completions.create(
+            **told, extra_body={"modalities": ["image"], "size": "16x16"}
+        )
+    assert e.value.param == "size"
+
+
 def test_a_chat_draws_where_asked(client, model):
     how = {"modalities": ["text", "image"], "seed": 4}
     told = [{"role": "user", "content": PROMPT}]
@@ -247,6 +259,8 @@ BAD, UNREADABLE = openai.BadRequestError, openai.UnprocessableEntityError
         ({"top_p": 0.5}, BAD, "top_p"),
         ({"extra_body": {"colour": 1}}, BAD, "colour"),
         ({"extra_body": {"max_tokens": "many"}}, BAD, "max_tokens"),
+        ({"extra_body": {"guidance_scale": 2}}, BAD, "guidance_scale"),
+        ({"extra_body": {"partial_images": 2, "modalities": ["image"]}}, BAD, "partial_images"),
         ({"model": "other"}, openai.NotFoundError, "model"),
         ({"messages": []}, BAD, "messages"),
         ({"messages": [{"role": "user", "content": "zebra"}]}, UNREADABLE, "messages"),
