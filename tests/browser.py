@@ -54,7 +54,8 @@ class Page:
         down = [{"type": "keyDown", "value": key} for key in keys]
         up = [{"type": "keyUp", "value": key} for key in reversed(keys)]
         _ask(
-            f"{self.session}/actions", {"actions": [{"type": "key", "id": "k", "actions": down + up}]}
+            f"{self.session}/actions",
+            {"actions": [{"type": "key", "id": "k", "actions": down + up}]},
         )
 
     def type(self, selector: str, text: str) -> None:
@@ -70,7 +71,8 @@ class Page:
         """What an expression is, once that is true."""
         limit = time.monotonic() + seconds
         while not (found := self.run(f"return {expression}")):
-            assert time.monotonic() < limit, (expression, self.run("return document.body.innerText"))
+            shown = self.run("return document.body.innerText")
+            assert time.monotonic() < limit, (expression, shown)
             time.sleep(0.05)
         return found
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from srum_jax import api, programs
 from srum_jax.config import TrainConfig
-from srum_jax.core import files, param_tree, places, registry, sharding
+from srum_jax.core import digests, files, param_tree, places, registry, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.models import lora
 from srum_jax.models.bagel import model as bagel
@@ -42,9 +42,9 @@ def newest(run: epath.Path) -> Found | None:
             return Found(made, number, "model")
         if (trained / "manifest.json").exists():
             return Found(trained / "params", number, "params")
-        if steps := checkpoint.steps(trained / "checkpoints"):
-            step = steps[-1]
-            return Found(trained / "checkpoints" / str(step), number, "step", step)
+        saved = trained / "checkpoints"
+        if whole := [n for n in checkpoint.steps(saved) if digests.exist(saved / str(n))]:
+            return Found(saved / str(whole[-1]), number, "step", whole[-1])
     return None
 
 
@@ -79,7 +79,7 @@ def trained(run: epath.Path, found: Found, **how: Any) -> api.Model:
     else:
         specs, _ = param_tree.split(specs, programs.Trainable(c["trainable"]))
     like = sharding.placed_params(specs, jnp.float32, model.mesh)
-    read = checkpoint.load_average if found.kind == "step" else checkpoint.load_params
+    read = checkpoint.load_averaged if found.kind == "step" else checkpoint.load_params
     made = read(found.path, like)
     if c["trainable"] == "lora":
         params = lora.merge(model.params, made, c["lora"]["alpha"] / c["lora"]["rank"])

@@ -241,29 +241,6 @@ def _read(folder: epath.Path, like: Any, *, part: bool = False) -> Any:
     return tree
 
 
-def steps(folder: epath.PathLike) -> list[int]:
-    """The steps of the checkpoints that are whole in a run's folder of them, the newest last; they
-    are looked at from outside: nothing is changed."""
-    folder = epath.Path(folder)
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(p.name) for p in found if p.name.isdecimal() and digests.exist(p))
-
-
-def load_average(folder: epath.PathLike, like: Any) -> Any:
-    """The averaged parameters of a checkpoint of `Checkpoints`, laid out as `like`; nothing else of
-    its state is read. Raises Damaged, or BadInput where it is of another model."""
-    folder = epath.Path(folder)
-    _check_files(folder)
-    item = {"ema": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
-    how = ocp.checkpoint_utils.construct_restore_args(item)
-    args = ocp.args.PyTreeRestore(item, how, partial_restore=True)
-    try:
-        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-            return handler.restore(files.absolute(folder / "state"), args=args)["ema"]
-    except (ValueError, KeyError, FileNotFoundError) as e:
-        raise BadInput(f"{folder}: not a checkpoint of this model ({in_a_line(e)})") from e
-
-
 def save_params(folder: epath.PathLike, params: Any) -> None:
     """Writes a parameter tree alone (what a stage hands to the next), replacing an older one.
 
