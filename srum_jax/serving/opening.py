@@ -48,15 +48,32 @@ def newest(run: epath.Path) -> Found | None:
     return None
 
 
-def opened(given: str, **how: Any) -> tuple[api.Model, Found | None]:
-    """(the model, what of a run it is): given and how as `api.load` takes them, or a run's folder.
+def at_step(run: epath.Path, step: int) -> Found:
+    """The checkpoint of a step, of the latest round that has it. Raises BadInput where none has."""
+    saved = {}
+    for folder in run.glob("round*/train/checkpoints"):
+        number = int(folder.parent.parent.name.removeprefix("round"))
+        saved[number] = checkpoint.steps(folder)
+    for number in sorted(saved, reverse=True):
+        if step in saved[number]:
+            path = Workdir(run, number).stage("train") / "checkpoints" / str(step)
+            return Found(path, number, "step", step)
+    there = "; ".join(f"round {n}: {', '.join(map(str, x))}" for n, x in sorted(saved.items()) if x)
+    raise BadInput(f"--step {step}: {run} has no such checkpoint ({there or 'it has none'})")
+
+
+def opened(given: str, step: int | None = None, **how: Any) -> tuple[api.Model, Found | None]:
+    """(the model, what of a run it is): given and how as `api.load` takes them, or a run's folder;
+    step: which checkpoint of it, None: the newest model.
 
     Raises as `api.load`, and BadInput for a run that has no model yet, or whose files are damaged.
     """
     run = None if given in registry.WORLDS else places.place(given, "the model")
     if run is None or not run.is_dir() or not _is_run(run):
+        if step is not None:
+            raise BadInput(f"--step: {given} is no run's folder")
         return api.load(given, **how), None
-    found = newest(run)
+    found = newest(run) if step is None else at_step(run, step)
     if found is None:
         raise BadInput(f"{run}: this run has no checkpoint yet; it is served once it has one")
     return trained(run, found, **how), found

@@ -71,7 +71,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
     made = bound(options.host, options.port)
     names = ("window", "parity", "adapter", "base", "precision", "mesh")
     how = {name: x for name in names if (x := getattr(options, name)) is not None}
-    model, found = opening.opened(options.model, **how)
+    model, found = opening.opened(options.model, options.step, **how)
     if options.watch and found is None:
         raise BadInput(f"--watch: {options.model} is no run's folder")
     bounds = limits(options, model)

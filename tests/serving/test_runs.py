@@ -66,6 +66,17 @@ def test_the_newest_checkpoint_is_served(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_named_checkpoint_is_served(run):
+    folder, want = run
+    model, found = opening.opened(str(folder), 2)
+    assert (found.kind, found.step) == ("step", 2)
+    other = leaves(model)
+    assert any(np.abs(other[path] - np.asarray(want[path])).max() > 1e-6 for path in want)
+    with pytest.raises(BadInput, match=r"--step 7: .* has no such checkpoint \(round 0: 2, 3\)"):
+        opening.opened(str(folder), 7)
+
+
+@pytest.mark.slow
 def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path):
     folder, _ = run
     copy = shutil.copytree(folder, tmp_path / "run")
@@ -96,3 +107,5 @@ def test_a_run_without_a_model_is_refused(tmp_path):
     (tmp_path / "round0" / "train").mkdir(parents=True)
     with pytest.raises(BadInput, match=re.escape(f"{tmp_path}: this run has no checkpoint yet")):
         opening.opened(str(tmp_path))
+    with pytest.raises(BadInput, match="is no run's folder"):
+        opening.opened("shapes", 3)
