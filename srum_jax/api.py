@@ -156,10 +156,10 @@ class Model:
         several = inputs.requests(prompts, "generate: a prompt")
         settings = inputs.sampling(sampling, self.generation_config.generate, sample, "generate")
         denoising = inputs.denoising(start, settings.steps, callback, trajectory, progress)
-        read = {text: self._reader.prompt(text) for text in several if isinstance(text, str)}
+        read = {text: self.reader.prompt(text) for text in several if isinstance(text, str)}
         against = self._negatives(negative, prompts, settings)
         own = inputs.seeds(len(several), n, seed, seeds)
-        items = [read.get(one) or self._reader.prompt(one) for one in several]
+        items = [read.get(one) or self.reader.prompt(one) for one in several]
         requests = [
             DrawingRequest(what, str(one), settings.size, *rest)
             for what, one, *rest in zip(items, several, own, against, strict=True)
@@ -192,7 +192,7 @@ class Model:
         if len(shown) != len(several):
             raise BadInput(f"score: {len(shown)} images, but {len(several)} prompts; give as many")
         said = [self.generation_config.prompt(prompt) for prompt in several]
-        scores = self._scorer.score([self._reader.pixels(inputs.Shown(one)) for one in shown], said)
+        scores = self._scorer.score([self.reader.pixels(inputs.Shown(one)) for one in shown], said)
         return scores[0] if isinstance(prompts, str) else scores
 
     def edit(
@@ -237,7 +237,7 @@ class Model:
             # Latents drawn from the posterior are each image's own, like its noise.
             drawn = self.generation_config.official
             for mine in [[one] for one in some] if drawn else [some]:
-                items, size = self._reader.edit(told, mine[0] if drawn else None)
+                items, size = self.reader.edit(told, mine[0] if drawn else None)
                 requests.append(DrawingRequest(items, str(told), size, mine, other))
         return self._draw(self._begun(requests, latents), settings, think, denoising)
 
@@ -290,7 +290,7 @@ class Model:
         (asked,) = self._asked(question, images, video, frames)
         how = dict(max_tokens=max_tokens, temperature=temperature)
         seed = image_sampler.candidate_seed(seed, 0, 0)
-        pieces = text_stream.stream(self._generator, (*system, *asked), seed=seed, **how)
+        pieces = text_stream.stream(self.generator, (*system, *asked), seed=seed, **how)
         return self._pieces(pieces, think)
 
     def _pieces(self, pieces: Generator, think: bool) -> Generator[str, None, Answer]:
@@ -309,7 +309,7 @@ class Model:
             inputs.each(images, questions, "images"),
             inputs.each(video, questions, "video"),
         )
-        return [self._reader.question(*one, frames) for one in zip(*each, strict=True)]
+        return [self.reader.question(*one, frames) for one in zip(*each, strict=True)]
 
     def _writing(self, think: bool, max_tokens, temperature, seed) -> tuple:
         """(the request to think, max_tokens, temperature, seed), checked."""
@@ -349,14 +349,16 @@ class Model:
         )
 
     @functools.cached_property
-    def _sampler(self):
+    def sampler(self) -> Any:
+        """What draws."""
         settings = self.generation_config.generate
         official = self.generation_config.official
         how = dict(vae_params=self.vae_params, settings=settings, official=official)
         return self.family.ImageSampler(**how, **self._running())
 
     @functools.cached_property
-    def _generator(self):
+    def generator(self) -> Any:
+        """What writes."""
         return self.family.TextGenerator(batch=self.generation_config.batch, **self._running())
 
     @functools.cached_property
@@ -368,14 +370,15 @@ class Model:
         return scoring.Scorer(loaded, self.generation_config.score, self.mesh, self.dtype)
 
     @functools.cached_property
-    def _reader(self):
+    def reader(self) -> Any:
+        """What reads requests."""
         encoder = self.family.ImageEncoder(self.vae_params, self.cfg, programs=self.programs)
         return reading.Reader(self.generation_config, self.tokenizer, self.cfg.layout, encoder)
 
     def _write(self, contexts, system, max_tokens, temperature=0.0, seed=0):
         seeds = [image_sampler.candidate_seed(seed, i, 0) for i in range(len(contexts))]
         with jax.set_mesh(self.mesh):
-            return self._generator.generate(
+            return self.generator.generate(
                 [(*system, *c) for c in contexts],
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -385,7 +388,7 @@ class Model:
 
     def _from(self, request: DrawingRequest, image: AnyImage) -> DrawingRequest:
         """The request begun from an image, in its size."""
-        seen = self._reader.latents(self._reader.pixels(inputs.Shown(image)))
+        seen = self.reader.latents(self.reader.pixels(inputs.Shown(image)))
         latents = [seen.tokens] * len(request.seeds)
         return dataclasses.replace(request, size=seen.size, latents=latents)
 
@@ -447,13 +450,13 @@ class Model:
         """Images of the jobs, and the trajectories that were asked for by the job's place."""
         if denoising.whole:
             with jax.set_mesh(self.mesh):
-                return self._sampler.sample(jobs, settings=settings), {}
+                return self.sampler.sample(jobs, settings=settings), {}
         grids = [latent_grid(job.size, self.cfg.layout) for job in jobs]
         steps = len(jobs) * (settings.steps - denoising.start)
         how = dict(total=steps, unit="step", desc="drawing", shown=denoising.progress)
         with jax.set_mesh(self.mesh), console.progress(**how) as bar:
             denoiser = StepByStep(denoising, grids, self.programs, bar.update)
-            drawn = self._sampler.sample(jobs, settings=settings, denoiser=denoiser)
+            drawn = self.sampler.sample(jobs, settings=settings, denoiser=denoiser)
         return drawn, denoiser.paths
 
     def _best(

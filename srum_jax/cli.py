@@ -21,6 +21,7 @@ Use a model (the small shapes base, or --model DIR)
   answer          a question:        srum answer --image out/0-0.png --question "..."
   caption         images:            srum caption out/0-0.png
   evaluate        by a benchmark:    srum evaluate --suite pope --data shapes -o pope
+  serve           for others:        srum serve --port 8000
 Files
   doctor          is a folder whole? srum doctor weights/BAGEL-7B-MoT
   convert         a model, between Hugging Face and Orbax folders
@@ -28,7 +29,7 @@ Files
 """
 
 USE = ("generate", "edit", "answer", "caption", "evaluate")
-COMMANDS = ("run", "plan", *USE, "doctor", "convert", "export-dataset")
+COMMANDS = ("run", "plan", *USE, "serve", "doctor", "convert", "export-dataset")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -49,6 +49,33 @@ class Page:
             f"{self.session}/actions", {"actions": [{"type": "key", "id": "k", "actions": pressed}]}
         )
 
+    def chord(self, *keys: str) -> None:
+        """Keys that are held together."""
+        down = [{"type": "keyDown", "value": key} for key in keys]
+        up = [{"type": "keyUp", "value": key} for key in reversed(keys)]
+        _ask(
+            f"{self.session}/actions",
+            {"actions": [{"type": "key", "id": "k", "actions": down + up}]},
+        )
+
+    def type(self, selector: str, text: str) -> None:
+        """Types into an element."""
+        self.run(f"document.querySelector({selector!r}).focus()")
+        self.press(*text)
+
+    def click(self, selector: str) -> None:
+        """Clicks an element."""
+        self.run(f"document.querySelector({selector!r}).click()")
+
+    def until(self, expression: str, seconds: float = 60.0):
+        """What an expression is, once that is true."""
+        limit = time.monotonic() + seconds
+        while not (found := self.run(f"return {expression}")):
+            shown = self.run("return document.body.innerText")
+            assert time.monotonic() < limit, (expression, shown)
+            time.sleep(0.05)
+        return found
+
     def messages(self) -> list[str]:
         """What the browser complained of since it was last asked."""
         return [line["message"] for line in _ask(f"{self.session}/se/log", {"type": "browser"})]

@@ -96,7 +96,7 @@ def test_parts_have_several_forms(bagel, tmp_path):
 
 @pytest.mark.slow
 def test_drawing_reads_a_conversation_as_it_stands(bagel):
-    clean, look = bagel._reader.latents, bagel._reader.picture
+    clean, look = bagel.reader.latents, bagel.reader.picture
     text = bagel.tokenizer.text
     items = (clean(FIRST), look(FIRST), text(RED), clean(SECOND), look(SECOND), text(BLUE))
     chat = [user(FIRST, RED, SECOND, BLUE)]
@@ -107,7 +107,7 @@ def test_drawing_reads_a_conversation_as_it_stands(bagel):
         contexts = image_request.guidance_contexts(items)
         job = image_request.ImageRequest(**contexts, size=(32, 32), seed=3)
         with jax.set_mesh(bagel.mesh):
-            (want,) = bagel._sampler.sample([job], settings=settings)
+            (want,) = bagel.sampler.sample([job], settings=settings)
         np.testing.assert_array_equal(drawn[0].latents, want.latent)
         assert drawn[0].prompt == BLUE
     (same,) = bagel.edit(FIRST, RED, seeds=[3])

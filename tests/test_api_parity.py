@@ -29,7 +29,7 @@ def official(folder):
 
 
 def test_the_sampler_is_the_originals(plain, official):
-    assert official._sampler.official and not plain._sampler.official
+    assert official.sampler.official and not plain.sampler.official
     found = Guidance.of(official.generation_config.generate, True)
     assert found.renorm == "channel"  # the folder's own; "global" alone means another thing there
 
@@ -41,14 +41,14 @@ def test_pictures_are_read_as_the_original_reads_them(plain, official, tmp_path,
     exif[0x0112] = 6  # lies on its side
     turned.save(tmp_path / "a.png", exif=exif)
     given = tmp_path / "a.png" if kind == "file" else Image.open(tmp_path / "a.png")
-    upright, lying = (m._reader.pixels(inputs.Shown(given)) for m in (plain, official))
+    upright, lying = (m.reader.pixels(inputs.Shown(given)) for m in (plain, official))
     assert upright.shape == (32, 16, 3) and lying.shape == (16, 32, 3)
     np.testing.assert_array_equal(upright, np.rot90(lying, -1))
 
 
 def test_pictures_are_resized_twice(plain, official):
     image = test_api.image(2, (20, 44))
-    once, twice = (m._reader.picture(image) for m in (plain, official))
+    once, twice = (m.reader.picture(image) for m in (plain, official))
     want = pictures.picture(image, official.cfg.layout, twice=True)
     np.testing.assert_array_equal(twice.patches, want.patches)
     assert once.patches.shape != twice.patches.shape or (once.patches != twice.patches).any()
@@ -80,5 +80,5 @@ def test_a_folder_may_ask_for_it(folder, tmp_path):
             (tmp_path / source.name).write_bytes(source.read_bytes())
     (tmp_path / "generation_config.json").write_text('{"srum_jax": {"parity": "official"}}')
     found = api.load(tmp_path)
-    assert found.generation_config.official and found._sampler.official
+    assert found.generation_config.official and found.sampler.official
     assert not api.load(tmp_path, parity="").generation_config.official

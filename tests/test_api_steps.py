@@ -98,7 +98,7 @@ def test_a_drawing_begins_from_a_picture(bagel):
     assert all(d.image.shape == (32, 64, 3) for d in begun)
     np.testing.assert_array_equal(begun[0].trajectory[0], noise.trajectory[0])
     assert [len(d.trajectory) for d in begun] == [5, 3, 2]
-    clean = bagel._reader.latents(wide).tokens
+    clean = bagel.reader.latents(wide).tokens
     times = np.linspace(1, 0, 5)
     shift = bagel.generation_config.generate.shift
     t = (shift * times / (1 + (shift - 1) * times))[2]

@@ -41,6 +41,7 @@ LAYERS = [
         "use_evaluate",
         "api",
         "serve",
+        "serving",
         "cli",
         "doctor",
         "convert",
@@ -65,6 +66,8 @@ SIBLINGS = {
     ("use_evaluate", "api"),
     ("doctor", "api"),
     ("convert", "conversion"),
+    ("serve", "serving"),
+    ("serving", "api"),
     ("main", "api"),
     ("main", "use"),
 }
@@ -80,6 +83,8 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "jinja2": ["report"],
     "av": ["data.video", "data.video_shown"],
     "pyarrow": ["data.parquet", "evals.official_tables"],
+    "starlette": ["serving"],
+    "uvicorn": ["serving"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],
     "tensorflow": [],
@@ -306,6 +311,8 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "api": "loads and runs a model for people",
     "description": "says what a model's folder holds",
     "generation.text_stream": "runs the model",
+    "generation.text_rows": "runs the model",
+    "generation.drawing_rows": "runs the model",
     "conversion": "reads a model in one layout and writes it in another",
 }
 

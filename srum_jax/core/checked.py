@@ -30,7 +30,7 @@ def build(cls: type, values: Any, path: str, problems: list[str]) -> Any:
         elif dataclasses.is_dataclass(kind):
             fields[key] = build(kind, values[key], f"{path}{key}.", problems)
         else:
-            fields[key] = _value(kind, values[key], path + key, problems)
+            fields[key] = value(kind, values[key], path + key, problems)
     return cls(**fields) if len(problems) == before else None
 
 
@@ -39,42 +39,42 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
-    """`value` as `kind`: int, float, bool, str, Literal, a tuple of them, or one of these Annotated
-    with constraints."""
-    value = plain(value)
+def value(kind: Any, given: Any, path: str, problems: list[str]) -> Any:
+    """What is given as `kind`: int, float, bool, str, Literal, a tuple of them, or one of these
+    Annotated with constraints; a line in `problems` where it is none, which `path` begins."""
+    given = plain(given)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         before = len(problems)
-        value = _value(args[0], value, path, problems)
+        given = value(args[0], given, path, problems)
         if len(problems) == before:
-            found = (constraint.problem(value) for constraint in args[1:])
+            found = (constraint.problem(given) for constraint in args[1:])
             problems += [f"{path} {text}" for text in found if text]
     elif origin is Literal:
-        if value not in args:
-            problems.append(f"{path} = {quoted(value)} is not known: {suggest(value, args)}")
+        if given not in args:
+            problems.append(f"{path} = {quoted(given)} is not known: {suggest(given, args)}")
     elif origin is tuple:
         several = args[-1] is Ellipsis
-        if not isinstance(value, (tuple, list)) or not (several or len(value) == len(args)):
+        if not isinstance(given, (tuple, list)) or not (several or len(given) == len(args)):
             count = "any number of" if several else len(args)
-            problems.append(f"{path} must be a tuple of {count} values, got {quoted(value)}")
+            problems.append(f"{path} must be a tuple of {count} values, got {quoted(given)}")
             return None
-        kinds, found = args[:1] * len(value) if several else args, []
+        kinds, found = args[:1] * len(given) if several else args, []
         made = tuple(
-            _value(k, v, f"{path}[{i}]", found)
-            for i, (k, v) in enumerate(zip(kinds, value, strict=True))
+            value(k, v, f"{path}[{i}]", found)
+            for i, (k, v) in enumerate(zip(kinds, given, strict=True))
         )
         problems += found[:_SHOWN]
         if len(found) > _SHOWN:
             problems.append(f"{path}: {len(found) - _SHOWN} more of its values are wrong")
         return made
-    elif type(value) is not kind and not (kind is float and type(value) is int):
-        problems.append(f"{path} must be {kind.__name__}, got {quoted(value)}")
+    elif type(given) is not kind and not (kind is float and type(given) is int):
+        problems.append(f"{path} must be {kind.__name__}, got {quoted(given)}")
     elif kind is float:
-        if abs(value) <= sys.float_info.max:  # neither not a number nor an integer beyond floats
-            return float(value)
-        problems.append(f"{path} must be a finite number, got {quoted(value)}")
-    return value
+        if abs(given) <= sys.float_info.max:  # neither not a number nor an integer beyond floats
+            return float(given)
+        problems.append(f"{path} must be a finite number, got {quoted(given)}")
+    return given
 
 
 def key_names(cls: type, path: str = "") -> Iterator[str]:

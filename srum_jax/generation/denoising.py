@@ -59,13 +59,14 @@ def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes)
 
 
 def _velocity(params, cfg, caches, grid, x, time, dtype):
-    """v_theta of x [B,G,·] behind each of n caches, [n,B,G,·], 0 at padding.
+    """v_theta of x [B,G,·] behind each of n caches, [n,B,G,·], 0 at padding; time: embedded, of
+    each row or of all, [B or 1,1,D].
 
     Branches of a row lie side by side, so that a device that has the row has them all.
     """
     branches, ids = len(caches), jnp.array([[cfg.start_of_image, cfg.end_of_image]])
     cells = bagel.embed_cells(cfg, grid.positions, dtype)
-    gen = bagel.embed_latents(params, x, time[None, None], cells)
+    gen = bagel.embed_latents(params, x, time, cells)
     gen, valid = (jnp.repeat(a, branches, axis=0) for a in (gen, grid.valid))
     marks = bagel.embed_text(params, ids, dtype)
     _, gen = mot.stack_behind(
@@ -99,30 +100,19 @@ def sample_latents(
     With `trace` also returns every step's x before it [S,B,G,·], its velocity of each branch
     [S,branches,B,G,·] and the guided one [S,B,G,·], per run.
     """
-    every = [c for c in (caches.cond, caches.text, caches.image) if c is not None]
+    every = caches.branches()
 
     @jax.named_scope("guided_step")
     def guided_step(x, now):
         t, after, time = now
-        parts = _velocity(params, cfg, every, grid, x, time, dtype)
-        v, *others = parts
-        v_text = None if caches.text is None else others.pop(0)
-        v_image = v if image_by_cond else others.pop(0) if others else None
-        u = flow.guide(
-            v,
-            v_text,
-            v_image,
-            text_scale=sampling.text_scale,
-            image_scale=sampling.image_scale,
-            renorm=guidance.renorm,
-            renorm_min=sampling.renorm_min,
-        )
+        parts = _velocity(params, cfg, every, grid, x, time[None, None], dtype)
+        u = _guided(parts, caches, sampling, guidance.renorm, image_by_cond)
         return flow.euler(x, u, t, after), (x, parts, u) if trace else None
 
     @jax.named_scope("plain_step")
     def plain_step(x, now):
         t, after, time = now
-        (v,) = _velocity(params, cfg, [caches.cond], grid, x, time, dtype)
+        (v,) = _velocity(params, cfg, [caches.cond], grid, x, time[None, None], dtype)
         return flow.euler(x, v, t, after), (x, v[None], v) if trace else None
 
     x, traces = grid.noise, []
@@ -133,6 +123,55 @@ def sample_latents(
         x, kept = jax.lax.scan(guided_step if guided else plain_step, x, part)
         traces.append(kept)
     return (x, traces) if trace else x
+
+
+def _guided(parts, caches, scales, renorm, image_by_cond):
+    """The guided velocity [B,G,·] of those of all branches; scales: one each, or [B,1,1]."""
+    v, *others = parts
+    v_text = None if caches.text is None else others.pop(0)
+    v_image = v if image_by_cond else others.pop(0) if others else None
+    return flow.guide(
+        v,
+        v_text,
+        v_image,
+        text_scale=scales.text_scale,
+        image_scale=scales.image_scale,
+        renorm=renorm,
+        renorm_min=scales.renorm_min,
+    )
+
+
+@struct.dataclass
+class RowSteps:
+    """A step of each row, its own: float32 [B] times before and after it, and the scales."""
+
+    time: jax.Array
+    after: jax.Array
+    text_scale: jax.Array
+    image_scale: jax.Array
+    renorm_min: jax.Array
+
+
+@jax.named_scope("step_of_rows")
+def step_rows(
+    params: Params,
+    caches: GuidanceCaches,
+    grid: LatentGrid,
+    steps: RowSteps,
+    *,
+    cfg: BagelConfig,
+    renorm: str,
+    image_by_cond: bool = False,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """`grid.noise` [B,G,p·p·Z] after one Euler step of each row, as one of `sample_latents`; rows
+    may be at different steps. Guided where `caches` has more than the condition's, or image
+    guidance compares with that."""
+    own = jax.tree.map(lambda x: x[:, None, None], steps)
+    time = bagel.embed_time(params, steps.time, dtype)[:, None]
+    parts = _velocity(params, cfg, caches.branches(), grid, grid.noise, time, dtype)
+    v = _guided(parts, caches, own, renorm, image_by_cond)
+    return flow.euler(grid.noise, v, own.time, own.after)
 
 
 def read_contexts(

@@ -24,6 +24,10 @@ class GuidanceCaches:
     text: mot.Cache | None = None
     image: mot.Cache | None = None
 
+    def branches(self) -> list[mot.Cache]:
+        """Those that are there, the condition's first."""
+        return [one for one in (self.cond, self.text, self.image) if one is not None]
+
 
 @struct.dataclass
 class SamplingParams:

@@ -74,7 +74,8 @@ class ImageSampler:
     attention: str = "auto"
 
     @functools.cached_property
-    def _unstacked(self) -> Params | None:
+    def running_params(self) -> Params | None:
+        """The parameters as drawing reads them, their layers apart where they are few."""
         return None if self.params is None else mot.unstacked(self.params, self.model.llm)
 
     def sample(
@@ -108,7 +109,7 @@ class ImageSampler:
         fetched. Raises Preempted where a stop is asked for, once the lists whose calls were all
         sent are given.
         """
-        params = self._unstacked if params is None else mot.unstacked(params, self.model.llm)
+        params = self.running_params if params is None else mot.unstacked(params, self.model.llm)
         calls = self._sent(several, params, settings or self.settings, denoiser)
         drawn, decoding = itertools.tee(in_flight.fetched(calls))
         coder = self.vae_params, self.model, self.programs
@@ -232,7 +233,7 @@ class ImageSampler:
             "tokens of negatives": context.capacity(negatives) if negatives else 0,
             "tokens of guidance": slots,
         }
-        cfg = self._attending(context.capacity(packed) + grid.valid.shape[1] + MARKS)
+        cfg = self.attending(context.capacity(packed) + grid.valid.shape[1] + MARKS)
         packed, texts, negatives, seeds, grid = put(
             (packed, texts, negatives, seeds, grid), self.batch_sharding
         )
@@ -254,7 +255,7 @@ class ImageSampler:
                 dtype=np.dtype(self.dtype),
             )
 
-    def _attending(self, tokens: int) -> BagelConfig:
+    def attending(self, tokens: int) -> BagelConfig:
         """The model with the attention that rows of so many tokens take where they lie."""
         at, llm, dtype = self.batch_sharding, self.model.llm, np.dtype(self.dtype).name
         platform = next(iter(at.device_set)).platform if at else jax.default_backend()

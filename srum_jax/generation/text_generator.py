@@ -48,16 +48,18 @@ def step(
 def choice(
     logits: jax.Array, seeds: jax.Array, place: jax.Array, temperature: jax.Array
 ) -> jax.Array:
-    """The token that each row of logits [B,V] writes at `place`, int32 [B]; see `decode`."""
+    """The token that each row of logits [B,V] writes, int32 [B]; see `decode`. place: one for all,
+    or each row's own, [B]."""
 
-    def draw(seed, row, scale):
+    def draw(seed, place, row, scale):
         key = jax.random.fold_in(jax.random.key(seed), place)
         return jax.random.categorical(key, row / jnp.maximum(scale, 1e-6))
 
     likeliest = jnp.argmax(logits, axis=-1)
+    places = jnp.broadcast_to(place, seeds.shape)
     drawn = jax.lax.cond(
         jnp.any(temperature > 0),
-        lambda: jax.vmap(draw)(seeds, logits, temperature),
+        lambda: jax.vmap(draw)(seeds, places, logits, temperature),
         lambda: likeliest,
     )
     token = jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)

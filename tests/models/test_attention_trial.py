@@ -55,6 +55,6 @@ def test_a_sampler_takes_a_kernel_unasked_only_if_it_passes(monkeypatch):
     how = dict(window=64, dtype=np.float32)
     settings = SampleConfig(size=(16, 16))
     sampler = ImageSampler(None, {}, CFG, None, settings, **how)
-    assert sampler._attending(5000).attention == "chunked"
+    assert sampler.attending(5000).attention == "chunked"
     asked = ImageSampler(None, {}, CFG, None, settings, **how, attention="cudnn")
-    assert asked._attending(5000).attention == "cudnn"
+    assert asked.attending(5000).attention == "cudnn"
