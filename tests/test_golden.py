@@ -5,6 +5,7 @@
 
 import functools
 
+import golden_janus
 import golden_sam
 import jax
 import jax.numpy as jnp
@@ -329,6 +330,8 @@ def test_golden(case, section):
         CHECKS[section](case)
     elif isinstance(case, EvalsCase):
         case.check(section)
+    elif isinstance(case, golden_janus.JanusCase):
+        golden_janus.check(case, section)
     else:
         golden_sam.check(case, section)
 

@@ -20,10 +20,11 @@ from srum_jax.generation.context import Context
 from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.layers import cut
 
 UNFINISHED = "\ufffd"  # what decoding gives in place of bytes that are no whole character
 
-_cut = jax.jit(mot.cut)
+_cut = jax.jit(cut)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
