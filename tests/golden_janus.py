@@ -18,6 +18,7 @@ from golden_arrays import GoldenArrays
 
 from srum_jax.core import loss as losses
 from srum_jax.core.param_tree import flatten
+from srum_jax.core.patches import patchify
 from srum_jax.data import letterbox
 from srum_jax.generation.janus import drawing, writing
 from srum_jax.models.janus import hf, llama, model, model_config, vq
@@ -87,17 +88,18 @@ def close(ours, want, name: str) -> None:
 
 def _und(case: JanusCase):
     params, cfg = case.params[0], case.cfg
-    given, want, pixels = case.given("und"), case.wanted("und"), case.pixels()
+    given, want = case.given("und"), case.wanted("und")
+    patches = patchify(case.pixels(), cfg.vit.patch)
     real = given["attention_mask"].astype(bool)
     seen = functools.partial(model.vision, params, cfg, dtype=jnp.float32)
-    close(jax.jit(seen)(pixels), want["vision_last_hidden"], "vision")
+    close(jax.jit(seen)(patches), want["vision_last_hidden"], "vision")
     embed = functools.partial(model.embed_pictures, params, cfg, dtype=jnp.float32)
-    close(jax.jit(embed)(pixels), want["image_features"], "features")
+    close(jax.jit(embed)(patches), want["image_features"], "features")
 
     @jax.jit
     def forward(params):
-        x = model.embed(params, cfg, given["input_ids"], pixels, dtype=jnp.float32)
-        hidden, kept = llama.stack(params, cfg.llm, x, real, keep="hidden")
+        x = model.embed(params, cfg, given["input_ids"], patches, dtype=jnp.float32)
+        hidden, kept = llama.stack(params, cfg.llm, x, llama.tokens(real), keep="hidden")
         return x, hidden, kept, model.logits(params, hidden)
 
     x, hidden, kept, logits = forward(params)
@@ -112,7 +114,7 @@ def _und(case: JanusCase):
     endless = dataclasses.replace(cfg, eos=-1)
     how = dict(cfg=endless, words=cfg.llm.vocab, max_tokens=steps, dtype=np.dtype(np.float32))
     zeros = np.zeros(rows, np.uint32), np.zeros(rows, np.float32), np.full(rows, steps)
-    asked = params, given["input_ids"], real, pixels
+    asked = params, given["input_ids"], real, patches
     ids, counts, kept = writing.write_texts(*asked, *zeros, trace=True, **how)
     np.testing.assert_array_equal(ids, want["greedy_ids"])
     np.testing.assert_array_equal(counts, steps)

@@ -96,6 +96,10 @@ class SampleConfig:
     renorm: Literal["none", "global", "channel", "text_channel", "batch"] = "none"
     renorm_min: Fraction = 0.0  # smallest factor renorm may apply
     batch: PositiveInt = 64  # images a compiled call
+    # Of models that draw token by token, which steps, shift and renorm say nothing to: tokens are
+    # drawn from softmax(guided logits / temperature), 0.0: the likeliest; of the top_k, 0: of all.
+    temperature: NonNegativeFloat = 1.0
+    top_k: NonNegativeInt = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,13 +28,11 @@ def inner_size(height: int, width: int, side: int, least: int, rule: Rule) -> tu
 def letterbox(
     image: np.ndarray, side: int, *, least: int = LEAST, rule: Rule = "original"
 ) -> np.ndarray:
-    """uint8 [H,W,3] -> uint8 [side,side,3] by bicubic filtering. Raises ValueError for an array of
-    another kind, and for a picture so narrow that `least` exceeds the square."""
+    """uint8 [H,W,3] -> uint8 [side,side,3] by bicubic filtering, its shorter side of at least
+    `least` pixels as far as there are so many. Raises ValueError for an array of another kind."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"a picture is uint8 [H,W,3], not {image.dtype} {list(image.shape)}")
-    rows, columns = inner_size(*image.shape[:2], side, least, rule)
-    if max(rows, columns) > side:
-        raise ValueError(f"a picture of {rows}x{columns} pixels does not fit a square of {side}")
+    rows, columns = inner_size(*image.shape[:2], side, min(least, side), rule)
     if rule == "transformers":
         small = _bicubic(image, rows, columns)
     else:
@@ -48,7 +46,7 @@ def letterbox(
 
 def covered(height: int, width: int, side: int, *, least: int = LEAST) -> np.ndarray:
     """Which pixels of the square show the picture: bool [side,side], by the original's rule."""
-    rows, columns = inner_size(height, width, side, least, "original")
+    rows, columns = inner_size(height, width, side, min(least, side), "original")
     out = np.zeros((side, side), bool)
     top, left = (side - rows) // 2, (side - columns) // 2
     out[top : top + rows, left : left + columns] = True

@@ -13,12 +13,15 @@ from srum_jax.core.param_tree import Params
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
-from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
+from srum_jax.models.bagel import hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.cost import memory
 from srum_jax.models.bagel.model_config import BagelConfig
 
 __all__ = [
@@ -29,7 +32,11 @@ __all__ = [
     "describe",
     "examine",
     "load",
+    "memory",
     "recognises",
+    "settings",
+    "sizes",
+    "stream",
     "weight_bytes",
 ]
 
@@ -37,6 +44,24 @@ __all__ = [
 def recognises(folder: epath.PathLike) -> bool:
     """Whether the folder has the JSON file of a BAGEL's language model."""
     return (epath.Path(folder) / "llm_config.json").exists()
+
+
+def settings(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:
+    """The settings of BAGEL-7B-MoT's own demo."""
+    return GenerationConfig()
+
+
+def sizes(cfg: BagelConfig) -> list[str]:
+    """What a model is made of, in words."""
+    llm, vit = cfg.llm, cfg.vit
+    return [
+        f"language model: {llm.layers} layers of width {llm.hidden}, {llm.heads} heads "
+        f"({llm.kv_heads} of keys), MLP {llm.ffn}, {llm.vocab} words, {cfg.max_text} positions",
+        f"vision tower: {vit.layers} layers of width {vit.hidden}, pictures up to "
+        f"{vit.patch * vit.positions} pixels a side in patches of {vit.patch}",
+        f"images: up to {cfg.max_latent * cfg.token_pixels} pixels a side, {cfg.token_pixels} a "
+        f"token, latents of {cfg.vae.z} channels",
+    ]
 
 
 def describe(
@@ -59,7 +84,7 @@ def weight_bytes(folder: epath.PathLike, base: epath.PathLike | None, precision:
     Raises FileNotFoundError or ValueError naming the file or the field.
     """
     cfg = model_config.from_folder(hf.locate(folder, base).sizes)
-    return cost.memory(cfg, precision).weights
+    return memory(cfg, precision).weights
 
 
 def examine(

@@ -6,9 +6,12 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `describe(folder, base)` -> (sizes, tokenizer), without the weights;
  · `weight_bytes(folder, base, precision)`: of all parameters, without them;
  · `examine(folder, base)` -> (sizes or None, stored dtype, everything wrong), without them too;
+ · `settings(folder, base)` -> how such a model is used where its folder does not say otherwise;
+ · `sizes(cfg)` -> lines about a model; `memory(cfg, precision)` -> bytes that it takes;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
- · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded.
+ · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,
+   and `stream`, which writes with a `TextGenerator` piece by piece.
 """
 
 import importlib
@@ -18,6 +21,7 @@ from etils import epath
 
 FAMILIES = {  # name -> module; of a folder that none recognises, the first says what it lacks
     "bagel": "srum_jax.generation.bagel",
+    "janus": "srum_jax.generation.janus",
 }
 
 

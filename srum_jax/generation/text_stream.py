@@ -69,7 +69,7 @@ def stream(
     how = dict(window=generator.window, max_text=generator.model.max_text)
     context.check_window(one, max_tokens + 1, **how)
     tokens = _tokens(generator, one, max_tokens, temperature, seed)
-    return _pieces(generator.tokenizer, tokens, generator.model.eos)
+    return pieces(generator.tokenizer, tokens, generator.model.eos)
 
 
 def _tokens(
@@ -98,7 +98,7 @@ def _tokens(
         yield token
 
 
-def _pieces(
+def pieces(
     tokenizer: Tokenizer, tokens: Iterator[int], eos: int
 ) -> Generator[str, None, GeneratedText]:
     """Pieces of text as soon as no later token can change them: a character may take several."""

@@ -55,6 +55,7 @@ def draw(
     *,
     cfg: JanusConfig,
     guided: bool,
+    negatives: tuple[jax.Array, jax.Array] | None = None,
     top_k: int = 0,
     dtype: DTypeLike,
     trace: bool = False,
@@ -63,12 +64,14 @@ def draw(
 
     prompts int32 [B,P] padded on the left, each ending in the mark that begins an image · real bool
     [B,P] · seeds uint32 [B] · temperature [] of the guided logits, 0: the likeliest · scale [] of
-    guidance; guided False: the condition alone, without further rows · top_k 0: all tokens.
+    guidance; guided False: the condition alone, without further rows · negatives: prompts and
+    `real` to compare with, of the same shapes, in place of the prompts without their words ·
+    top_k 0: all tokens.
     """
     rows, count = prompts.shape[0], cfg.image_tokens
     if guided:
-        plain = model.unconditional(prompts, real, cfg.pad)
-        prompts, real = jnp.concatenate([prompts, plain]), jnp.concatenate([real, real])
+        others = negatives or (model.unconditional(prompts, real, cfg.pad), real)
+        prompts, real = (jnp.concatenate(two) for two in zip((prompts, real), others, strict=True))
     x = model.embed_text(params, prompts, dtype)
     slots = prompts.shape[1] + count
     hidden, cache = llama.prefill(params, cfg.llm, x, real, slots, backend=cfg.attention)
@@ -103,5 +106,9 @@ def decode_codes(
     vq_params: Params, codes: jax.Array, *, cfg: JanusConfig
 ) -> tuple[jax.Array, jax.Array]:
     """Codes int32 [N,h,w] -> (images uint8 [N,H,W,3], whether each was finite bool [N])."""
-    decoded = vq.decode(vq_params, cfg.vq, codes)
-    return to_uint8(decoded), jnp.isfinite(decoded).all(axis=(1, 2, 3))
+
+    def one(codes):  # of many at once the decoder's features would take gigabytes
+        (decoded,) = vq.decode(vq_params, cfg.vq, codes[None])
+        return to_uint8(decoded), jnp.isfinite(decoded).all()
+
+    return jax.lax.map(one, codes, batch_size=min(4, codes.shape[0]))

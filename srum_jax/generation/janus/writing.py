@@ -15,7 +15,7 @@ def read(
     params: Params,
     ids: jax.Array,
     real: jax.Array,
-    pictures: jax.Array | None,
+    patches: jax.Array | None,
     *,
     cfg: JanusConfig,
     slots: int,
@@ -23,15 +23,40 @@ def read(
 ) -> tuple[jax.Array, llama.Cache]:
     """(hidden states [B,S,D], cache of `slots`) of rows int32 [B,S] padded on the left, real bool
     [B,S]; pictures as of `model.embed`."""
-    x = model.embed(params, cfg, ids, pictures, dtype=dtype)
+    x = model.embed(params, cfg, ids, patches, dtype=dtype)
     return llama.prefill(params, cfg.llm, x, real, slots, backend=cfg.attention)
+
+
+def token(
+    params: Params,
+    hidden: jax.Array,
+    seeds: jax.Array,
+    place: jax.Array,
+    temperature: jax.Array,
+    *,
+    words: int,
+) -> tuple[jax.Array, jax.Array]:
+    """(what each row of hidden states [B,D] writes at `place`, int32 [B], BROKEN where its numbers
+    are not finite; logits [B,V])."""
+    logits = model.logits(params, hidden)
+    unwritten = jnp.arange(logits.shape[-1])[None] >= words
+    chosen = choice(jnp.where(unwritten, -1e30, logits), seeds, place, temperature)
+    return jnp.where(jnp.isfinite(logits).all(-1), chosen, BROKEN), logits
+
+
+def go_on(
+    params: Params, last: jax.Array, cache: llama.Cache, *, cfg: JanusConfig, dtype: DTypeLike
+) -> tuple[jax.Array, llama.Cache]:
+    """(hidden states [B,D] after the tokens `last` int32 [B], the longer cache)."""
+    x = model.embed_text(params, jnp.maximum(last, 0), dtype)
+    return llama.next_token(params, cfg.llm, x, cache)
 
 
 def write(
     params: Params,
     ids: jax.Array,
     real: jax.Array,
-    pictures: jax.Array | None,
+    patches: jax.Array | None,
     seeds: jax.Array,
     temperature: jax.Array,
     limit: jax.Array,
@@ -51,27 +76,22 @@ def write(
     """
     rows = ids.shape[0]
     how = dict(cfg=cfg, slots=ids.shape[1] + max_tokens, dtype=dtype)
-    hidden, cache = read(params, ids, real, pictures, **how)
+    hidden, cache = read(params, ids, real, patches, **how)
     params = apart(params)
-    unwritten = jnp.arange(cfg.llm.vocab)[None] >= words
 
     def unfinished(carry):
         return (carry[0] < max_tokens) & ~jnp.all(carry[-1])
 
     def step(carry):
         place, hidden, cache, out, counts, kept, done = carry
-        logits = model.logits(params, hidden)
-        broken = ~jnp.isfinite(logits).all(-1)
-        token = choice(jnp.where(unwritten, -1e30, logits), seeds, place, temperature)
-        token = jnp.where(broken, BROKEN, token)
-        done = done | (token == cfg.eos) | broken
-        out = jax.lax.dynamic_update_index_in_dim(out, token, place, axis=1)
+        chosen, logits = token(params, hidden, seeds, place, temperature, words=words)
+        done = done | (chosen == cfg.eos) | (chosen == BROKEN)
+        out = jax.lax.dynamic_update_index_in_dim(out, chosen, place, axis=1)
         counts = counts + ~done
         done = done | (counts >= limit)
         if trace:
             kept = jax.lax.dynamic_update_index_in_dim(kept, logits, place, axis=0)
-        x = model.embed_text(params, jnp.maximum(token, 0), dtype)
-        hidden, cache = llama.next_token(params, cfg.llm, x, cache)
+        hidden, cache = go_on(params, chosen, cache, cfg=cfg, dtype=dtype)
         return place + 1, hidden, cache, out, counts, kept, done
 
     start = (

@@ -55,7 +55,8 @@ def specs(cfg: LlamaConfig) -> param_tree.Specs:
 
 
 def tokens(real: jax.Array) -> Tokens:
-    """Rows whose tokens `real` bool [B,S] see each other causally; the others are padding."""
+    """Rows whose tokens `real` bool [B,S] see each other causally; the others, which may stand
+    anywhere, are padding."""
     real = real.astype(jnp.int32)
     position = jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0)
     zero = jnp.zeros_like(real)
@@ -88,7 +89,7 @@ def stack(
     params: param_tree.Params,
     cfg: LlamaConfig,
     x: jax.Array,
-    real: jax.Array,
+    lane: Tokens,
     *,
     keep: str = "none",
     remat: str = "full",
@@ -96,11 +97,10 @@ def stack(
 ) -> tuple[jax.Array, Any]:
     """Every layer and the final norm: (hidden states [B,S,D], kept).
 
-    x [B,S,D] · real bool [B,S]: which tokens are no padding; it may stand anywhere. keep: "none",
-    "kv" (k, v [L,B,S,K,C]) or "hidden" (x after every layer [L,B,S,D], before the final norm).
+    x [B,S,D] and its tokens, as `tokens` makes them. keep: "none", "kv" (k, v [L,B,S,K,C]) or
+    "hidden" (x after every layer [L,B,S,D], before the final norm).
     remat: a name of `layers.REMAT` · backend: of attention, as `attention.over` names them.
     """
-    lane = tokens(real)
     attend = attention.over([lane], backend)
     cos, sin = rope_angles(lane.position, cfg.head_dim, cfg.rope_theta)
 
@@ -127,7 +127,7 @@ def prefill(
 ) -> tuple[jax.Array, Cache]:
     """(hidden states [B,S,D] of rows padded on the left, their cache of `slots` >= S slots)."""
     how = dict(keep="kv", remat="none", backend=backend)
-    hidden, (k, v) = stack(params, cfg, x, real, **how)
+    hidden, (k, v) = stack(params, cfg, x, tokens(real), **how)
     read = x.shape[1]
 
     def by_layer(y):

@@ -15,7 +15,6 @@ from einops import rearrange
 from jax.typing import DTypeLike
 
 from srum_jax.core import param_tree
-from srum_jax.core.patches import patchify
 from srum_jax.models.bagel import vit
 from srum_jax.models.janus import llama
 from srum_jax.models.janus.model_config import JanusConfig
@@ -28,7 +27,7 @@ def _mlp(into: int, width: int, depth: int) -> param_tree.Specs:
     """Linear, then (gelu, linear) depth − 1 times: {"fc1", "hidden": {"0", …}}."""
     d = {"embed": width}
     return {
-        "fc1": param_tree.linear({"features": into}, d, bias=True),
+        "fc1": param_tree.linear({"token": into}, d, bias=True),
         "hidden": {str(i): param_tree.linear(d, d, bias=True) for i in range(depth - 1)},
     }
 
@@ -54,7 +53,7 @@ def specs(cfg: JanusConfig) -> param_tree.Specs:
         "gen_aligner": _mlp(cfg.vq.code_dim, width, cfg.gen_aligner),
         "gen_head": {
             "fc1": param_tree.linear({"embed": width}, {"mlp": cfg.head_hidden}, bias=True),
-            "fc2": param_tree.linear({"mlp": cfg.head_hidden}, {"codes": cfg.vq.codes}, bias=True),
+            "fc2": param_tree.linear({"embed": cfg.head_hidden}, {"codes": cfg.vq.codes}, bias=True),
         },
     }
 
@@ -86,19 +85,24 @@ def embed_image_tokens(params: param_tree.Params, codes: jax.Array, dtype: DType
 def vision(
     params: param_tree.Params,
     cfg: JanusConfig,
-    pictures: jax.Array,
+    patches: jax.Array,
     *,
     dtype: DTypeLike,
     remat: str = "none",
 ) -> jax.Array:
-    """The tower's features after its last norm, [N,P,Dv], of pictures [N,S,S,3] in [-1, 1]."""
+    """The tower's features after its last norm, [N,P,Dv], of pictures' patches [N,P,p·p·3], pixels
+    in [-1, 1] (`core/patches.py`)."""
     tower, kernel = params["vit"], params["vit"]["patch"]["w"]
     patch = {**tower["patch"], "w": rearrange(kernel, "h w c d -> (h w c) d")}
-    patches = patchify(pictures.astype(dtype), cfg.vit.patch)
-    place = jnp.broadcast_to(jnp.arange(patches.shape[1]), patches.shape[:2])
+    place = jnp.broadcast_to(jnp.arange(patches.shape[1])[None], patches.shape[:2])
     how = dict(remat=remat, backend=cfg.attention)
     return vit.encode(
-        {**tower, "patch": patch}, cfg.vit, patches, place, jnp.zeros_like(place), **how
+        {**tower, "patch": patch},
+        cfg.vit,
+        patches.astype(dtype),
+        place,
+        jnp.zeros_like(place),
+        **how,
     )
 
 
@@ -106,32 +110,32 @@ def vision(
 def embed_pictures(
     params: param_tree.Params,
     cfg: JanusConfig,
-    pictures: jax.Array,
+    patches: jax.Array,
     *,
     dtype: DTypeLike,
     remat: str = "none",
 ) -> jax.Array:
-    """Pictures [N,S,S,3] in [-1, 1], S of `cfg.vit_side` -> [N,P,D]."""
-    return _aligned(vision(params, cfg, pictures, dtype=dtype, remat=remat), params["aligner"])
+    """Pictures' patches [N,P,p·p·3] -> [N,P,D]."""
+    return _aligned(vision(params, cfg, patches, dtype=dtype, remat=remat), params["aligner"])
 
 
 def embed(
     params: param_tree.Params,
     cfg: JanusConfig,
     ids: jax.Array,
-    pictures: jax.Array | None,
+    patches: jax.Array | None,
     *,
     dtype: DTypeLike,
 ) -> jax.Array:
     """Token ids [B,S] -> [B,S,D], the places of `cfg.image_token` filled with the features of
-    `pictures` [N,S,S,3] in order: the first row's first.
+    pictures' `patches` [N,P,p·p·3] in order: the first row's first.
 
     Places and features must be as many; what is left over of either is passed by.
     """
     x = embed_text(params, ids, dtype)
-    if pictures is None:
+    if patches is None:
         return x
-    found = rearrange(embed_pictures(params, cfg, pictures, dtype=dtype), "n p d -> (n p) d")
+    found = rearrange(embed_pictures(params, cfg, patches, dtype=dtype), "n p d -> (n p) d")
     here = ids.reshape(-1) == cfg.image_token
     order = jnp.clip(jnp.cumsum(here) - 1, 0, len(found) - 1)
     filled = jnp.where(here[:, None], found[order], x.reshape(-1, x.shape[-1]))
@@ -181,7 +185,7 @@ def predict_image_tokens(
     x = jnp.concatenate([embed_text(params, prompts, dtype), drawn], axis=1)
     seen = jnp.concatenate([real.astype(bool), jnp.ones(drawn.shape[:2], bool)], axis=1)
     how = dict(remat=remat, backend=cfg.attention)
-    hidden, _ = llama.stack(params, cfg.llm, x, seen, **how)
+    hidden, _ = llama.stack(params, cfg.llm, x, llama.tokens(seen), **how)
     return image_logits(params, hidden[:, prompts.shape[1] - 1 :]), hidden
 
 

@@ -2,7 +2,7 @@
 
 `config.json` of either layout is read: Hugging Face's (`model_type` "janus") and the original's
 (`model_type` "multi_modality"). Ids of the marks that neither holds come from the tokenizer
-(`JanusConfig.with_marks`). No other file holds such a constant.
+(`generation/janus`). No other file holds such a constant.
 """
 
 import dataclasses
@@ -101,6 +101,11 @@ class JanusConfig:
         return self.vit.patch * self.vit.positions
 
     @property
+    def token_dim(self) -> int:
+        """Numbers in what is kept of one image token: its code."""
+        return 1
+
+    @property
     def layout(self) -> LayoutSizes:
         """What pictures and tokenizer need of these sizes."""
         return LayoutSizes(
@@ -113,8 +118,9 @@ class JanusConfig:
             vit_side=self.vit.positions,
             vit_positions=self.vit.positions,
             token_pixels=self.vq.downsample,
-            token_dim=self.vq.code_dim,
+            token_dim=self.token_dim,
             max_latent=self.grid,
+            square=True,
         )
 
 
