@@ -29,12 +29,12 @@ CFG = JanusConfig(
 
 
 def words() -> tokenizers.Tokenizer:
-    """Bytes as tokens 0 to 255, then the marks."""
+    """Bytes as tokens 0 to 255, the marks, and two answers."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    made.add_tokens(list(MARKS))
+    made.add_tokens([*MARKS, "yes", "no"])
     return made
 
 
