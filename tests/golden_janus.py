@@ -19,9 +19,11 @@ from golden_arrays import GoldenArrays
 from srum_jax.core import loss as losses
 from srum_jax.core.param_tree import flatten
 from srum_jax.core.patches import patchify
-from srum_jax.data import letterbox
+from srum_jax.data import letterbox, packing
+from srum_jax.data.schema import Batch, Example, Lanes, Latent, Text
 from srum_jax.generation.janus import drawing, writing
 from srum_jax.models.janus import hf, llama, model, model_config, vq
+from srum_jax.models.janus.model_config import JanusConfig
 from srum_jax.objectives import autoregressive
 from srum_jax.training import step as training_step
 from srum_jax.training.state import FrozenParams, create
@@ -43,7 +45,7 @@ class JanusCase(GoldenArrays):
         return json.loads((self.folder / "meta.json").read_text())
 
     @functools.cached_property
-    def cfg(self) -> model_config.JanusConfig:
+    def cfg(self) -> JanusConfig:
         special = self.meta["special"]
         marks = {
             "start_of_image": special["boi_token_id"],
@@ -175,6 +177,29 @@ def _official(name: str, tree: dict, case: JanusCase) -> np.ndarray:
     return entry.to_official(leaf if entry.layer is None else leaf[entry.layer])
 
 
+def _packed(case: JanusCase, given: dict) -> tuple[Batch, np.ndarray, JanusConfig]:
+    """(the samples as training packs them: in two rows, each beside a foreign one, in lanes longer
+    than needed; where the tokens of each sample stand in the lane of images, int [2,n] of flattened
+    rows; sizes with a mark behind images, which these cases have none of)."""
+    prompts, real = given["prompt_ids"], given["attention_mask"].astype(bool)
+    free = set(range(case.cfg.llm.vocab)) - {*prompts[real].tolist(), case.cfg.eos}
+    cfg = dataclasses.replace(case.cfg, end_of_image=min(free))
+    side = given["weights"].shape[-1]
+    codes = given["image_tokens"].reshape(-1, side, side, 1).astype(np.float32)
+    size = (side * cfg.vq.downsample,) * 2
+
+    def sample(text, image, noisy):
+        return Example((Text(text), Latent(image, size=size, noisy=noisy)))
+
+    own = [sample(p[r][1:-1], c, True) for p, r, c in zip(prompts, real, codes, strict=True)]
+    foreign = sample(np.array([1, 2, 3]), codes[0, :1, :2], False)
+    need = np.max([packing.total([packing.size(foreign), packing.size(e)]) for e in own], axis=0)
+    lanes = Lanes(*(int(n) for n in need + np.array([3, 5, 0, 0, 1, 0])))
+    batch = packing.pack([[foreign, own[0]], [own[1], foreign]], lanes, cfg.layout)
+    at = [np.flatnonzero(batch.gen.segment[b] == segment) for b, segment in ((0, 2), (1, 1))]
+    return batch, np.stack(at) + np.arange(2)[:, None] * lanes.gen, cfg
+
+
 def _train(case: JanusCase):
     params, cfg, want = case.params[0], case.cfg, case.wanted("train")
     given = case.given("train")
@@ -195,27 +220,25 @@ def _train(case: JanusCase):
     codes = jnp.asarray(given["image_tokens"])
     for name, found in (("ce", logits), ("ce_dropped", plain), ("ce_guided", guided)):
         close(-autoregressive.log_probs(found, codes), want[name], name)
+    _check_step(case, given, want)
 
-    batch = autoregressive.TokenBatch(
-        prompts=jnp.asarray(given["prompt_ids"]),
-        real=jnp.asarray(real),
-        codes=codes,
-        weights=jnp.asarray(given["weights"].reshape(codes.shape)),
-    )
+
+def _check_step(case: JanusCase, given: dict, want: dict):
+    """Loss, gradients and a step of the optimiser, through rows as training packs them."""
+    batch, at, cfg = _packed(case, given)
     predictor = autoregressive.Predictor(cfg, jnp.float32, "full")
+    flat = np.zeros(batch.latents.shape[0] * batch.latents.shape[1], np.float32)
+    flat[at] = given["weights"].reshape(at.shape)
+    weights = jnp.asarray(flat.reshape(batch.latents.shape[:2]))
 
     def loss_fn(params, reference, batch, key):
-        ce = -predictor(params, batch).log_probs
-        return losses.LossOut(
-            {"reward": autoregressive.token_mean(ce, batch, batch.weights)},
-            {"ce": autoregressive.token_mean(ce, batch)},
-            (("reward", 1.0),),
-        )
+        out = predictor(params, batch)
+        ce = autoregressive.token_mean(-out.log_probs, out.trained)
+        rewarded = autoregressive.token_mean(-out.log_probs, out.trained, weights)
+        return losses.LossOut({"reward": rewarded}, {"ce": ce}, (("reward", 1.0),))
 
-    _check_step(case, loss_fn, batch, want)
-
-
-def _check_step(case: JanusCase, loss_fn, batch, want):
+    found = jax.jit(predictor)(case.params[0], batch)
+    close(-np.asarray(found.log_probs).reshape(-1)[at], want["ce"], "ce, packed")
     tx = optax.chain(
         optax.snapshot("gradients", lambda updates: updates),
         optax.clip_by_global_norm(1.0),
@@ -230,7 +253,7 @@ def _check_step(case: JanusCase, loss_fn, batch, want):
     grads = optax.tree.get(state.opt_state, "gradients")
     close(metrics["loss"], want["loss"], "loss")
     close(metrics["ce"], want["loss_unweighted"], "loss_unweighted")
-    by_weight = want["loss_by_weight_sum"] * np.mean(batch.weights)
+    by_weight = want["loss_by_weight_sum"] * np.mean(given["weights"])
     close(metrics["loss"], by_weight, "loss_by_weight_sum")
     for key in [k for k in want if k.startswith("grad/")]:
         ours = _official(key.removeprefix("grad/"), grads, case)

@@ -298,6 +298,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "generation.image_sampler": "runs the model",
     "generation.text_generator": "runs the model",
     "generation.answer_scorer": "runs the model",
+    "objectives.srum": "makes the loss of a model",
     "objectives.terms": "runs the model: the forward pass of every objective",
     "programs": "says of which sizes parameters, optimiser and attention are",
     "stages.loading": "loads a model and hands its sizes to its samplers",

@@ -263,11 +263,23 @@ def test_the_command_line_draws_and_asks(folder, tmp_path, capsys):
     picture = tmp_path / "a.png"
     Image.fromarray(PICTURES[0]).save(picture)
     model_is = ["--model", str(folder)]
-    assert use.main(["use", "generate", "--prompt", "a dog", "-o", str(tmp_path / "out"), *model_is]) == 0
+    assert (
+        use.main(["use", "generate", "--prompt", "a dog", "-o", str(tmp_path / "out"), *model_is])
+        == 0
+    )
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
     asked = ["use", "answer", "--image", str(picture), "--question", "why ?", "--max_tokens", "3"]
     assert use.main([*asked, *model_is]) == 0
-    edited = ["use", "edit", "--image", str(picture), "--instruction", "redder", "-o", str(tmp_path)]
+    edited = [
+        "use",
+        "edit",
+        "--image",
+        str(picture),
+        "--instruction",
+        "redder",
+        "-o",
+        str(tmp_path),
+    ]
     assert use.main([*edited, *model_is]) == 2
     assert "words alone" in capsys.readouterr().err
 

@@ -53,7 +53,9 @@ def specs(cfg: JanusConfig) -> param_tree.Specs:
         "gen_aligner": _mlp(cfg.vq.code_dim, width, cfg.gen_aligner),
         "gen_head": {
             "fc1": param_tree.linear({"embed": width}, {"mlp": cfg.head_hidden}, bias=True),
-            "fc2": param_tree.linear({"embed": cfg.head_hidden}, {"codes": cfg.vq.codes}, bias=True),
+            "fc2": param_tree.linear(
+                {"embed": cfg.head_hidden}, {"codes": cfg.vq.codes}, bias=True
+            ),
         },
     }
 
