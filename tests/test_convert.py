@@ -8,7 +8,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from srum_jax import convert, programs
+from srum_jax import convert
 from srum_jax.core import param_tree
 from srum_jax.models.bagel import hf
 from srum_jax.training import checkpoint
@@ -68,7 +68,7 @@ def test_what_training_wrote_is_completed_from_its_base(weights, tmp_path, capsy
 
 
 def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
-    accepts = programs.Trainable("gen")
+    accepts = tiny.trainable("gen")
     new = param_tree.split(tiny.weights(1)[0], accepts)[0]
     checkpoint.save_params(tmp_path / "train" / "params", new)
     assert run(tmp_path / "train", tmp_path / "out") == 2

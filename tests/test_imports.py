@@ -300,7 +300,6 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "generation.answer_scorer": "runs the model",
     "objectives.srum": "makes the loss of a model",
     "objectives.terms": "runs the model: the forward pass of every objective",
-    "programs": "says of which sizes parameters, optimiser and attention are",
     "stages.loading": "loads a model and hands its sizes to its samplers",
     "planning.lowering": "compiles the programs of models that are not there",
     "planning.workload": "counts what a model's programs compute",

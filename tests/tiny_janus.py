@@ -8,6 +8,7 @@ import shutil
 import tempfile
 
 import jax
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -56,6 +57,20 @@ def _made() -> pathlib.Path:
 def save(folder: pathlib.Path) -> pathlib.Path:
     """The model's files in `folder`."""
     shutil.copytree(_made(), folder, dirs_exist_ok=True)
+    return folder
+
+
+def save_answering(folder: pathlib.Path) -> pathlib.Path:
+    """The same of a model that says little but yes or no, so that its judgements can be read."""
+    save(folder)
+    params, coder = weights()
+    head, tokenizer = np.array(params["lm_head"]["w"]) * 0.01, words()
+    rng = np.random.default_rng(0)
+    both, either = (rng.normal(0, size, CFG.llm.hidden) for size in (20, 1))
+    head[:, tokenizer.token_to_id("yes")] = either + both
+    head[:, tokenizer.token_to_id("no")] = both - either
+    params["lm_head"]["w"] = head
+    hf.save(folder, CFG, params, coder, dtype="float32")
     return folder
 
 

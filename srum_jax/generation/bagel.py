@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput, exit_code
-from srum_jax.core.param_tree import Params
+from srum_jax.core.param_tree import Params, Specs
+from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
@@ -19,26 +20,51 @@ from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
-from srum_jax.models.bagel import hf, hf_folder, model_config, peft, vae
+from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.cost import memory
+from srum_jax.models.bagel.hf import locate, save
+from srum_jax.models.bagel.model import specs
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig as Sizes
+from srum_jax.models.bagel.peft import save as save_adapter
 
 __all__ = [
+    "APART",
+    "DRAWS",
+    "OBJECTIVES",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
+    "Prompts",
+    "Sizes",
     "TextGenerator",
+    "coder_specs",
+    "cost",
     "describe",
     "examine",
     "load",
+    "locate",
     "memory",
     "recognises",
+    "save",
+    "save_adapter",
     "settings",
     "sizes",
+    "specs",
     "stream",
     "weight_bytes",
 ]
+
+
+OBJECTIVES = "srum_jax.objectives.srum"
+DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
+APART = True
+
+
+def coder_specs(cfg: BagelConfig) -> Specs:
+    """The autoencoder's parameters."""
+    return vae.specs(cfg.vae)
 
 
 def recognises(folder: epath.PathLike) -> bool:

@@ -265,5 +265,5 @@ class TokenLoss(terms.Objective):
 
 
 def loss(cfg: TrainConfig, sizes: JanusConfig, *, dtype: DTypeLike, remat: str) -> TokenLoss:
-    """What a config trains a model of these sizes by. Raises BadInput for an objective of others."""
+    """What a config trains such a model by. Raises BadInput for an objective of other families."""
     return TokenLoss(cfg, Predictor(sizes, dtype, remat))

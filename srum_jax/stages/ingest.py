@@ -39,7 +39,6 @@ from srum_jax.data.srum_dataset import ImageSample, ScoredBox, SrumDataset
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.models.bagel import model_config
 from srum_jax.rewards import judge
 from srum_jax.stages import (
     draw_and_judge,
@@ -116,8 +115,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     }
 
     def body(folder: epath.Path) -> Outcome:
-        tokenizer = Tokenizer.from_folder(weights.words)
-        layout = model_config.from_folder(weights.sizes).layout
+        sizes, tokenizer = loading.described(weights)
+        layout = sizes.layout
         key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
         plan = planned(source, folder, key, cfg, layout, tokenizer)
         here = sharding.row_mesh(mesh)

@@ -8,37 +8,61 @@ import numpy as np
 from etils import epath
 from jax.typing import DTypeLike
 
-from srum_jax.core import sharding
+from srum_jax.core import files, sharding
 from srum_jax.core.errors import BadInput, exit_code
-from srum_jax.core.param_tree import Params
+from srum_jax.core.param_tree import Params, Specs
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.janus.answer_scorer import AnswerScorer
 from srum_jax.generation.janus.image_encoder import ImageEncoder
 from srum_jax.generation.janus.image_sampler import ImageSampler
-from srum_jax.generation.janus.template import IMAGE, MARKS, PAD
+from srum_jax.generation.janus.template import IMAGE, MARKS, PAD, Prompts
 from srum_jax.generation.janus.text_generator import TextGenerator, stream
-from srum_jax.models import int8
-from srum_jax.models.janus import hf, model, model_config, vq
+from srum_jax.models import int8, peft
+from srum_jax.models.bagel.hf_folder import Parts
+from srum_jax.models.janus import cost, hf, model, model_config, vq
 from srum_jax.models.janus.cost import memory
+from srum_jax.models.janus.model import specs
 from srum_jax.models.janus.model_config import JanusConfig
+from srum_jax.models.janus.model_config import JanusConfig as Sizes
 
 __all__ = [
+    "APART",
+    "DRAWS",
+    "OBJECTIVES",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
+    "Prompts",
+    "Sizes",
     "TextGenerator",
+    "coder_specs",
+    "cost",
     "describe",
     "examine",
     "load",
+    "locate",
     "memory",
     "recognises",
+    "save",
+    "save_adapter",
     "settings",
     "sizes",
+    "specs",
     "stream",
     "weight_bytes",
 ]
+
+
+OBJECTIVES = "srum_jax.objectives.autoregressive"
+DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
+APART = False  # one language model draws and answers
+
+
+def coder_specs(cfg: JanusConfig) -> Specs:
+    """The autoencoder's parameters."""
+    return vq.specs(cfg.vq)
 
 
 def recognises(folder: epath.PathLike) -> bool:
@@ -70,6 +94,43 @@ def sizes(cfg: JanusConfig) -> list[str]:
         f"images: {cfg.image_side} pixels a side, {cfg.image_tokens} tokens of {cfg.vq.codes} "
         "codes, one after another",
     ]
+
+
+def locate(folder: epath.PathLike, base: epath.PathLike | None = None) -> Parts:
+    """Where each part lies. Raises FileNotFoundError naming everything that is missing."""
+    folder, base = epath.Path(folder), epath.Path(base) if base else None
+    weights, sized, words = hf.weights_file(folder), _sized(folder, base), _words(folder, base)
+    needed = (sized / model_config.CONFIG, weights, words / "tokenizer.json")
+    missing = [f"{path}: missing" for path in needed if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)}; a folder of Janus-Pro has them")
+    return Parts(folder, base, sized, weights, weights, words)
+
+
+def save(
+    folder: epath.PathLike,
+    cfg: JanusConfig,
+    params: Params,
+    coder_params: Params,
+    dtype: str = "bfloat16",
+    *,
+    layout: str = "official",
+    source: Parts | None = None,
+    notes: str = "",
+) -> None:
+    """Writes a folder in the layout of Hugging Face, whole ("official") or "sharded", with a README
+    of `notes`; as `hf.save`."""
+    limit = {} if layout == "sharded" else {"limit": 2**62}
+    hf.save(folder, cfg, params, coder_params, dtype, source=source and source.sizes, **limit)
+    if jax.process_index() == 0:
+        files.write_text(epath.Path(folder) / "README.md", f"# Janus-Pro\n\n{notes}\n")
+
+
+def save_adapter(
+    folder: epath.PathLike, cfg: JanusConfig, adapters: Params, *, alpha: float, base: str = ""
+) -> None:
+    """Writes adapters as PEFT reads them; arguments as of `peft.save`."""
+    peft.save(folder, hf.table(cfg)["model"], adapters, alpha=alpha, base=base)
 
 
 def _sized(folder: epath.PathLike, base: epath.PathLike | None) -> epath.Path:
@@ -166,20 +227,22 @@ def load(
 ) -> tuple[JanusConfig, Params | None, Params | None, Tokenizer]:
     """(sizes, the model's parameters in `dtype`, the autoencoder's in float32, tokenizer).
 
-    Parameters lie on the mesh; int8_weights: the large matrices are quantized. `base` may have the
+    Parameters lie on the mesh; adapter: a folder of PEFT's whose low-rank changes are merged into
+    the weights; int8_weights: the large matrices are then quantized. `base` may have the
     JSON files and the tokenizer, weights are the folder's own. Raises FileNotFoundError or
     ValueError naming the file, the tensor or the field.
     """
-    if adapter is not None:
-        raise BadInput(f"{adapter}: adapters of PEFT are read for BAGEL; export a merged Janus")
     cfg, tokenizer = describe(folder, base)
     specs = model.specs(cfg)
+    convert = int8.Quantizer(specs) if int8_weights else None
+    if adapter is not None:
+        convert = peft.Merging(peft.load(adapter, hf.table(cfg)["model"]), convert)
     params, vq_params = hf.load(
         folder,
         cfg,
         dtype=np.dtype(dtype),
         shardings=tuple(sharding.shardings(s, mesh) for s in (specs, vq.specs(cfg.vq))),
         want=want,
-        convert=int8.Quantizer(specs) if int8_weights else None,
+        convert=convert,
     )
     return cfg, params, vq_params, tokenizer

@@ -113,6 +113,19 @@ class Template:
         return np.array(ids, np.int32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """How the model reads a prompt before an image that it learns to draw: the template without
+    the marks at its ends, which packing puts there, and padding where the words are dropped."""
+
+    tokenizer: Tokenizer
+
+    def items(self, prompt: str, dropped: bool = False) -> tuple[Text, ...]:
+        """What stands before the image. Raises ValueError naming an unknown word."""
+        said = Template(self.tokenizer, 0).drawing((self.tokenizer.text(prompt),)).ids[1:-1]
+        return (Text(np.full_like(said, self.tokenizer.id(PAD)) if dropped else said),)
+
+
 def padded(rows: Sequence[Row], count: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [count,S], which are real bool [count,S]) of rows padded on the left to a bucket;
     rows of nothing, whose one token is `pad`, behind them."""

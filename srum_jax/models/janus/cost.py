@@ -1,4 +1,4 @@
-"""What a Janus takes: bytes of weights, of a token in a cache, of what writing holds besides."""
+"""What a Janus takes: bytes of weights and caches, operations of a training step."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from srum_jax.core import param_tree
 from srum_jax.models import int8
-from srum_jax.models.bagel.cost import Memory
+from srum_jax.models.bagel.cost import Memory, RowTokens
 from srum_jax.models.janus import model, vq
 from srum_jax.models.janus.model_config import JanusConfig
 
@@ -26,3 +26,37 @@ def memory(cfg: JanusConfig, precision: str) -> Memory:
         token=2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim * dtype.itemsize,
         writing=sum(size for path, size in sizes.items() if path.startswith("blocks/")),
     )
+
+
+_LANES = {  # beginning of a matrix's path -> the lanes whose tokens it multiplies
+    "blocks/": ("und", "gen"),
+    "gen_aligner/": ("gen",),
+    "gen_head/": ("gen",),
+    "aligner/": ("vit",),
+    "vit/": ("vit",),
+    "lm_head/": ("labels",),
+}
+
+
+def products(specs: param_tree.Specs, work: RowTokens) -> int:
+    """Operations of a row's tokens times those matrices of `specs` that multiply tokens."""
+    total = 0
+    for path, spec in param_tree.flatten(specs).items():
+        lanes = next((lanes for start, lanes in _LANES.items() if path.startswith(start)), ())
+        if spec.fan_in:
+            total += 2 * math.prod(spec.shape) * sum(getattr(work, lane) for lane in lanes)
+    return total
+
+
+def step(
+    cfg: JanusConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, reference: bool
+) -> tuple[int, int]:
+    """(operations of a training step of one row, those of them that are needed by the mathematics);
+    arguments and rules as of BAGEL's `cost.step`."""
+    new = work.und + work.gen
+    pairs = 4 * new * (work.keys or new) * cfg.llm.heads * cfg.llm.head_dim * cfg.llm.layers
+    ahead = products(model.specs(cfg), work) + pairs
+    back = products(model.specs(cfg), work) + 2 * pairs + products(trained, work)
+    needed = (1 + reference) * ahead + back
+    again = {"none": 0, "dots": pairs, "full": ahead}[remat]
+    return needed + again + pairs // 2, needed
