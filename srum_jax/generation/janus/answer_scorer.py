@@ -159,7 +159,7 @@ class AnswerScorer:
             _lay(one, ids[row], [x[row] for x in jax.tree.leaves(lane)], ends[row])
             for place, (i, n) in enumerate(one.places):
                 wanted[row, place, : len(tokens[i][n])] = tokens[i][n]
-        patches = template.pictures([one.shown for one in part])
+        patches = template.pictures([one.shown for one in part], count)
         sizes = {"pictures": 0 if patches is None else len(patches), "tokens read": slots}
         sizes |= {"rows": count, "answers": most, "tokens of an answer": width}
         ids, lane, ends, wanted = put((ids, lane, ends, wanted), self.batch_sharding)

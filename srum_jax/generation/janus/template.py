@@ -139,12 +139,14 @@ def padded(rows: Sequence[Row], count: int, pad: int) -> tuple[np.ndarray, np.nd
     return ids, real
 
 
-def pictures(rows: Sequence[Row]) -> np.ndarray | None:
-    """Patches of all rows in order, float32 [N,P,p·p·3], filled up to a bucket; None of none."""
+def pictures(rows: Sequence[Row], count: int) -> np.ndarray | None:
+    """Patches of all rows in order, float32 [N,P,p·p·3], filled up to as many as `count` rows like
+    the fullest have; None of none."""
     every = [patches for row in rows for patches in row.patches]
     if not every:
         return None
-    out = np.zeros((bucket(len(every), 1), *every[0].shape), np.float32)
+    most = max(len(row.patches) for row in rows)
+    out = np.zeros((count * most, *every[0].shape), np.float32)
     out[: len(every)] = every
     return out
 

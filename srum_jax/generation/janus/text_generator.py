@@ -102,7 +102,7 @@ class TextGenerator:
         ids, real = template.padded(rows, count, self.model.pad)
         seed, limit = np.zeros(count, np.uint32), np.zeros(count, np.int32)
         seed[: len(rows)], limit[: len(rows)] = seeds, max_tokens
-        warmth, patches = np.full(count, temperature, np.float32), template.pictures(rows)
+        warmth, patches = np.full(count, temperature, np.float32), template.pictures(rows, count)
         ids, real, seed, warmth, limit = put((ids, real, seed, warmth, limit), self.batch_sharding)
         steps, shown = bucket(max_tokens), 0 if patches is None else len(patches)
         sizes = {"texts": count, "tokens read": ids.shape[1], "pictures": shown}
@@ -183,7 +183,7 @@ def _tokens(
     how = dict(cfg=cfg, dtype=np.dtype(generator.dtype))
     sizes = {"texts": count, "tokens read": ids.shape[1], "slots": slots}
     with first("the reading before a text", sizes | {"pictures": len(row.patches)}):
-        patches = template.pictures([row])
+        patches = template.pictures([row], 1)
         hidden, cache = _read(generator.params, ids, real, patches, slots=slots, **how)
     writing_params = _apart(generator.params)  # once a text, not in every call
     how["words"] = len(generator.tokenizer)
