@@ -27,6 +27,7 @@ from srum_jax.models.bagel.hf import locate, save
 from srum_jax.models.bagel.model import specs
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.models.bagel.model_config import BagelConfig as Sizes
+from srum_jax.models.bagel.model_config import from_folder as read_sizes
 from srum_jax.models.bagel.peft import save as save_adapter
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "locate",
     "memory",
+    "read_sizes",
     "recognises",
     "save",
     "save_adapter",

@@ -10,6 +10,7 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `sizes(cfg)` -> lines about a model; `memory(cfg, precision)` -> bytes that it takes;
  · `locate(folder, base)` -> `Parts`, where what is loaded lies; `save(folder, cfg, …)`
    and `save_adapter(folder, cfg, adapters, alpha=)`;
+ · `read_sizes(folder)`, of a folder without a tokenizer, say;
  · `Sizes`, the class of its sizes; `specs(cfg)` of its parameters, `coder_specs(cfg)` of its
    autoencoder's; `cost`, a module that counts operations;
  · `OBJECTIVES`, the name of the module of losses that it learns by; `DRAWS`, beginnings of the

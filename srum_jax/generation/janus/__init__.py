@@ -26,6 +26,7 @@ from srum_jax.models.janus.cost import memory
 from srum_jax.models.janus.model import specs
 from srum_jax.models.janus.model_config import JanusConfig
 from srum_jax.models.janus.model_config import JanusConfig as Sizes
+from srum_jax.models.janus.model_config import from_folder as read_sizes
 
 __all__ = [
     "APART",
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "locate",
     "memory",
+    "read_sizes",
     "recognises",
     "save",
     "save_adapter",

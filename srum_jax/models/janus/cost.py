@@ -23,7 +23,7 @@ def memory(cfg: JanusConfig, precision: str) -> Memory:
     }
     return Memory(
         weights=sum(sizes.values()) + 4 * param_tree.count(coder),
-        token=2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim * dtype.itemsize,
+        token=cached(cfg) * dtype.itemsize,
         writing=sum(size for path, size in sizes.items() if path.startswith("blocks/")),
     )
 
@@ -48,14 +48,48 @@ def products(specs: param_tree.Specs, work: RowTokens) -> int:
     return total
 
 
+def matrices(cfg: JanusConfig, work: RowTokens) -> int:
+    """Numbers in the matrices that some token of a row goes through."""
+    total = 0
+    for path, spec in param_tree.flatten(model.specs(cfg)).items():
+        lanes = next((lanes for start, lanes in _LANES.items() if path.startswith(start)), ())
+        if spec.fan_in and any(getattr(work, lane) for lane in lanes):
+            total += math.prod(spec.shape)
+    return total
+
+
+def forward(cfg: JanusConfig, work: RowTokens) -> int:
+    """Operations of a forward pass of one row, its pictures' scores left out."""
+    new = work.und + work.gen
+    pairs = 4 * new * (work.keys or new) * cfg.llm.heads * cfg.llm.head_dim * cfg.llm.layers
+    return products(model.specs(cfg), work) + pairs
+
+
+def cached(cfg: JanusConfig) -> int:
+    """Numbers that a cache holds of a token: its keys and values."""
+    return 2 * cfg.llm.layers * cfg.llm.kv_heads * cfg.llm.head_dim
+
+
+def decode(cfg: JanusConfig) -> int:
+    """Operations of the autoencoder's decoder on one image, its attention left out."""
+    last, total = len(cfg.vq.ch_mult) - 1, 0
+    for path, spec in param_tree.flatten(vq.specs(cfg.vq)["decoder"]).items():
+        if not path.endswith("/w"):
+            continue
+        part, *rest = path.split("/")  # of levels each but the last doubles behind its blocks
+        doubled = int(rest[0]) + (rest[1] == "upsample") if part == "up" else 0
+        doubled = last if part == "conv_out" else doubled
+        total += 2 * math.prod(spec.shape) * cfg.image_tokens * 4**doubled
+    return total
+
+
 def step(
     cfg: JanusConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, reference: bool
 ) -> tuple[int, int]:
     """(operations of a training step of one row, those of them that are needed by the mathematics);
     arguments and rules as of BAGEL's `cost.step`."""
-    new = work.und + work.gen
-    pairs = 4 * new * (work.keys or new) * cfg.llm.heads * cfg.llm.head_dim * cfg.llm.layers
-    ahead = products(model.specs(cfg), work) + pairs
+    ahead = forward(cfg, work)
+    pairs = ahead - products(model.specs(cfg), work)
     back = products(model.specs(cfg), work) + 2 * pairs + products(trained, work)
     needed = (1 + reference) * ahead + back
     again = {"none": 0, "dots": pairs, "full": ahead}[remat]
