@@ -128,7 +128,7 @@ class Predictor:
         return jnp.where(first, mark, place).astype(jnp.int32)
 
 
-def _of_segments_with(batch: Batch, token: int | None) -> jax.Array:
+def _of_segments_with(batch: Batch, token: int) -> jax.Array:
     """Which tokens of the lane of images belong to a sample whose text holds `token`."""
     here = (batch.text_ids == token) & (batch.und.segment != PAD_SEGMENT)
     same = batch.gen.segment[:, :, None] == batch.und.segment[:, None, :]

@@ -1,7 +1,6 @@
 """Janus-Pro's programs from shapes alone, and what their calls compute: as `lowering.py` and
 `workload.py` do for BAGEL. The training step is made there for both."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -27,12 +26,6 @@ SYSTEM = 64  # tokens of the text before a question, with the marks around it
 MARKED = 16  # tokens around a prompt
 
 
-def _marked(sizes: JanusConfig) -> JanusConfig:
-    """Sizes with ids for marks that only a tokenizer tells."""
-    names = ("bos", "eos", "pad", "start_of_image", "end_of_image")
-    return dataclasses.replace(sizes, **{n: getattr(sizes, n) or 0 for n in names})
-
-
 def _seen(sizes: JanusConfig) -> int:
     """Tokens of a picture that is asked about, with what stands before it."""
     return SYSTEM + sizes.vit.positions**2 + 2
@@ -46,7 +39,7 @@ def sample(cfg: Config, sizes: JanusConfig, mesh: jax.sharding.Mesh, kept: str =
     c, rows, dtype = cfg.sample, cfg.sample.batch, jnp.dtype(cfg.compute.dtype)
     params, autoencoder = model(cfg, sizes, mesh, kept)
     slots = bucket(PROMPT + MARKED)
-    sizes = programs.attending(cfg, _marked(sizes), mesh, tokens=slots)
+    sizes = programs.attending(cfg, sizes, mesh, tokens=slots)
     given = np.zeros((rows, slots), np.int32), np.ones((rows, slots), bool)
     given = sharding.placed((*given, np.zeros(rows, np.uint32)), sharding.batch_sharding(mesh))
     how = dict(cfg=sizes, guided=c.guidance != 1, top_k=c.top_k, dtype=dtype)
@@ -85,7 +78,7 @@ def read(cfg: Config, sizes: JanusConfig, mesh: jax.sharding.Mesh, kept: str = "
     params, _ = model(cfg, sizes, mesh, kept)
     slots = bucket(_seen(sizes) + QUESTIONS * QUESTION)
     sizes = programs.attending(
-        cfg, _marked(sizes), mesh, tokens=slots, gap="Questions about a picture are branches."
+        cfg, sizes, mesh, tokens=slots, gap="Questions about a picture are branches."
     )
     ids, ends = np.zeros((rows, slots), np.int32), np.zeros((rows, QUESTIONS), np.int32)
     lane = Tokens(*np.zeros((5, rows, slots), np.int32))
@@ -110,7 +103,7 @@ def write(cfg: Config, sizes: JanusConfig, mesh: jax.sharding.Mesh, kept: str = 
     ids, real = np.zeros((rows, slots), np.int32), np.ones((rows, slots), bool)
     per_row = (np.zeros(rows, kind) for kind in (np.uint32, np.float32, np.int32))
     given = (ids, real, _patches(sizes, rows), *per_row)
-    how = dict(cfg=_marked(sizes), words=sizes.llm.vocab, max_tokens=limit, dtype=dtype)
+    how = dict(cfg=sizes, words=sizes.llm.vocab, max_tokens=limit, dtype=dtype)
     return Program(
         function=writing.write_texts,
         arguments=(params, *sharding.placed(given, sharding.batch_sharding(mesh))),

@@ -78,11 +78,11 @@ class JanusConfig:
     head_hidden: int = 2048
     max_text: int = 16384  # RoPE positions
     image_token: int = 0
-    bos: int | None = None
-    eos: int | None = None
-    pad: int | None = None
-    start_of_image: int | None = None
-    end_of_image: int | None = None
+    bos: int = 0
+    eos: int = 0
+    pad: int = 0
+    start_of_image: int = 0
+    end_of_image: int = 0
     attention: str = "dense"  # how attention is computed: a back-end of models/attention
 
     @property
@@ -285,7 +285,7 @@ def _huggingface(top: _Section) -> JanusConfig:
         head_hidden=head_hidden,
         max_text=text.size("max_position_embeddings", 2048),
         image_token=top.size("image_token_id", 100581, least=0),
-        **{mark: text.size(f"{mark}_token_id", least=0) for mark in ("bos", "eos", "pad")},
+        **{mark: text.size(f"{mark}_token_id", 0, least=0) for mark in ("bos", "eos", "pad")},
     )
 
 
@@ -345,10 +345,10 @@ def _original(top: _Section) -> JanusConfig:
         gen_aligner=params["gen_aligner"].size("depth", 2, most=_MOST_LAYERS),
         head_hidden=head.size("image_token_embed", llm.hidden),
         max_text=parts["language"].size("max_position_embeddings", 16384),
-        bos=None,
-        eos=None,
-        pad=None,
-        start_of_image=None,
+        bos=0,
+        eos=0,
+        pad=0,
+        start_of_image=0,
     )
 
 
@@ -356,7 +356,7 @@ def to_json(cfg: JanusConfig) -> dict[str, Any]:
     """The content of Hugging Face's config.json. `tie_word_embeddings` is said at both places:
     its default differs between versions of transformers, and the head is a tensor of its own."""
     llm, vit, vq = cfg.llm, cfg.vit, cfg.vq
-    marks = {f"{mark}_token_id": getattr(cfg, mark) for mark in ("bos", "eos", "pad")}
+    marks = {f"{mark}_token_id": getattr(cfg, mark) or None for mark in ("bos", "eos", "pad")}
     return {
         "architectures": ["JanusForConditionalGeneration"],
         "model_type": "janus",
