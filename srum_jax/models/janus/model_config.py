@@ -66,7 +66,7 @@ class JanusConfig:
     """A whole model; a drawing is a square of `grid` x `grid` image tokens.
 
     aligner, gen_aligner: linear maps in each · gen_hidden, head_hidden: features inside the aligner
-    and the head of drawing · ids of marks are None where no file of the folder has told them.
+    and the head of drawing · ids of marks are 0 where no file of the folder has told them.
     """
 
     llm: LlamaConfig
