@@ -313,6 +313,7 @@ def _marks(case, section):
     longer = {
         OURS / "caseA": {"edit", "srum_mixed", "think"},
         OURS / "caseB": LONG | {"und", "vit"},
+        OURS / "janusA": {"train", "und"},
     }
     return pytest.mark.slow if section in longer.get(case.folder, ()) else ()
 

@@ -76,6 +76,7 @@ def test_a_picture_fills_the_square_gray_around_it(loaded):
     np.testing.assert_allclose(picture.patches[:4, :12], (127 / 255 - 0.5) / 0.5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_padding_on_the_left_changes_nothing():
     cfg, (params, _) = tiny_janus.CFG, tiny_janus.weights()
     ids = RNG.integers(0, 256, (1, 9))
@@ -93,6 +94,7 @@ def test_padding_on_the_left_changes_nothing():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tokens_one_by_one_are_those_of_one_pass():
     """The cache: logits while drawing are those of reading what was drawn."""
     cfg, (params, _) = dataclasses.replace(tiny_janus.CFG, pad=258), tiny_janus.weights()
@@ -128,6 +130,7 @@ def test_drawings_do_not_depend_on_company(loaded):
     assert not np.array_equal(together[0].latents, together[1].latents)
 
 
+@pytest.mark.slow
 def test_guidance_of_one_is_the_condition_alone(loaded):
     """And the pictures of a scale just beside it, where both rows run, are the same."""
     how = dict(seeds=[1, 2], n=2, temperature=0.0)
@@ -139,12 +142,14 @@ def test_guidance_of_one_is_the_condition_alone(loaded):
     assert any((a.latents != b.latents).any() for a, b in zip(one, strong, strict=True))
 
 
+@pytest.mark.slow
 def test_top_k_of_one_is_the_likeliest(loaded):
     greedy = loaded.generate("a red circle", temperature=0.0)[0]
     top = loaded.generate("a red circle", top_k=1)[0]
     np.testing.assert_array_equal(greedy.latents, top.latents)
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_is_compared_with(loaded):
     plain = loaded.generate(["a cat", "a dog"], seed=3)
     other = loaded.generate(["a cat", "a dog"], seed=3, negative=["green", "an ugly drawing"])
@@ -153,6 +158,7 @@ def test_a_negative_prompt_is_compared_with(loaded):
     np.testing.assert_array_equal(alone[0].latents, other[1].latents)
 
 
+@pytest.mark.slow
 def test_answers_and_captions_do_not_depend_on_company(loaded):
     questions = ["what is it ?", "why ?", "how many colours are there in both ?"]
     shown = [PICTURES[0], None, PICTURES[1:]]
@@ -170,6 +176,7 @@ def test_a_stream_is_the_answer_in_pieces(loaded):
     assert "".join(loaded.stream("what is it ?", PICTURES[0], **how)) == whole.text
 
 
+@pytest.mark.slow
 def test_soft_answers_are_the_first_token_of_written_ones(loaded):
     scorer = janus.AnswerScorer(batch=2, **_running(loaded))
     questions = [["what is it ?", "why ?"], ["how ?"], ["what is it ?"]]
@@ -195,6 +202,7 @@ def _running(loaded):
     return {name: getattr(loaded, name) for name in names} | {"model": loaded.cfg}
 
 
+@pytest.mark.slow
 def test_scores_come_from_the_models_own_answers(loaded):
     """Of random weights no answer is clear; each picture and region is asked about all the same."""
     found = loaded.score([PICTURES[1], PICTURES[0]], ["a red circle", "a dog"])
@@ -219,6 +227,7 @@ def test_what_it_cannot_do_is_refused_with_the_reason(ask, told, loaded):
         ask(loaded)
 
 
+@pytest.mark.slow
 def test_int8_weights_draw_and_answer(folder, loaded):
     small = api.load(folder, precision="int8")
     assert small.params["blocks"]["q"]["w"].dtype == jnp.int8
@@ -227,6 +236,7 @@ def test_int8_weights_draw_and_answer(folder, loaded):
     assert isinstance(small.answer("why ?", PICTURES[0], max_tokens=4).text, str)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_told(folder, loaded):
     params = dict(loaded.params)
     params["norm"] = {"scale": loaded.params["norm"]["scale"] * np.nan}
@@ -250,6 +260,7 @@ def test_ids_are_those_of_the_words_not_of_a_config(folder, tmp_path):
         janus.describe(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_doctor_knows_it(folder, tmp_path, capsys):
     assert doctor.main([str(folder)]) == 0
     told = capsys.readouterr().out
@@ -259,6 +270,7 @@ def test_the_doctor_knows_it(folder, tmp_path, capsys):
     assert doctor.main([str(tmp_path), "--headers"]) == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_draws_and_asks(folder, tmp_path, capsys):
     picture = tmp_path / "a.png"
     Image.fromarray(PICTURES[0]).save(picture)
@@ -284,6 +296,7 @@ def test_the_command_line_draws_and_asks(folder, tmp_path, capsys):
     assert "words alone" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_text_ends_at_its_mark_or_its_limit():
     """A model that writes its end mark at once writes nothing."""
     cfg = dataclasses.replace(tiny_janus.CFG, eos=257)

@@ -81,7 +81,7 @@ ORIGINAL_7B = {  # the fields of the released file that say anything
 def test_what_the_original_config_leaves_out_is_supplied(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ORIGINAL_7B))
     cfg = model_config.from_folder(tmp_path)
-    want = dataclasses.replace(model_config.JANUS_PRO_7B, bos=0, eos=0, pad=0, start_of_image=None)
+    want = dataclasses.replace(model_config.JANUS_PRO_7B, bos=0, eos=0, pad=0, start_of_image=0)
     assert dataclasses.replace(cfg, image_token=want.image_token) == want
 
 

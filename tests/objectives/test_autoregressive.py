@@ -124,6 +124,7 @@ def loss_of(params, cfg, packed, reference=None):
     return made(params, reference, packed, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_the_released_weights_are_in_zero_to_one_and_sft_is_the_cross_entropy(params):
     packed, out = predicted(params, [[0, 1], [2]])
     ce = float(-(out.log_probs * out.trained).sum() / out.trained.sum())
@@ -145,6 +146,7 @@ def test_the_released_weights_are_in_zero_to_one_and_sft_is_the_cross_entropy(pa
     assert float(losses.total(found)) == pytest.approx(float(want), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_signed_advantages_go_through_the_model(params):
     packed = batch([[0, 1], [2]], advantages=True)
     cfg = TrainConfig(objective="srum_advantage", anchor=0.02)

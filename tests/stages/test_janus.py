@@ -1,6 +1,7 @@
 """The loop for Janus-Pro: it draws codes, judges, learns, exports, and goes on when killed."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -67,6 +68,7 @@ def drawn(weights, tmp_path_factory):
     return folder, work
 
 
+@pytest.mark.slow
 def test_candidates_keep_their_codes_and_get_scores(weights, drawn):
     folder, work = drawn
     candidates, scores = (shards.read(work.stage(name)) for name in ("generate", "score"))
@@ -123,8 +125,7 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
 
 
 def copied(done, tmp_path) -> Workdir:
-    import shutil
-
+    """A work folder as `drawn` left it."""
     shutil.copytree(done.root, tmp_path / "work")
     return Workdir(tmp_path / "work", config_file="c")
 
@@ -157,10 +158,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(weights, drawn, tmp_path,
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_what_does_not_fit_it_is_told_before_anything_runs(weights, drawn, tmp_path):
-    folder, _ = drawn
+def test_what_does_not_fit_it_is_told_before_anything_runs(weights, tmp_path):
     parts = loading.located(weights)
     assert parts.sizes == parts.words == parts.folder
-    cfg = config(weights, folder, train__objective="nft")
+    cfg = config(weights, tmp_path, train__objective="nft")
     with pytest.raises(BadInput, match="token by token"):
         train.programs.training(cfg, loading.described(parts)[0])

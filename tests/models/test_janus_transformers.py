@@ -1,0 +1,77 @@
+"""transformers' own class loads an export and gives the same numbers and ids; needs torch."""
+
+import numpy as np
+import pytest
+import tiny_janus
+
+from srum_jax.generation.janus import drawing, template
+from srum_jax.generation.janus.template import Row
+from srum_jax.models.janus import hf
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+CFG = tiny_janus.sizes(
+    bos=256, eos=257, start_of_image=258, end_of_image=259, pad=260, max_text=256
+)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(our parameters, their model) of one folder."""
+    from transformers import JanusForConditionalGeneration
+
+    folder, made = tmp_path_factory.mktemp("export"), tiny_janus.weights()
+    hf.save(folder, CFG, *made, dtype="float32")
+    how = dict(dtype=torch.float32, attn_implementation="eager")
+    return made, JanusForConditionalGeneration.from_pretrained(folder, **how).eval()
+
+
+def test_every_tensor_is_taken(both):
+    (params, _), theirs = both
+    head = theirs.lm_head.weight.detach().numpy()
+    np.testing.assert_array_equal(head.T, params["lm_head"]["w"])
+    assert theirs.lm_head.weight is not theirs.model.language_model.embed_tokens.weight
+
+
+def test_drawing_gives_the_same_ids(both):
+    """Two prompts of unlike length, padded on the left, guided, the likeliest tokens."""
+    (params, _), theirs = both
+    rows = [Row(np.array([256, 70, 71, 72, 258])), Row(np.array([256, 80, 258]))]
+    ids, real = template.padded(rows, 2, CFG.pad)
+    ids, real = ids[:, -5:], real[:, -5:]
+    how = dict(cfg=CFG, guided=True, dtype=np.dtype(np.float32))
+    scales = np.float32(0), np.float32(5)
+    ours = drawing.draw_codes(params, ids, real, np.zeros(2, np.uint32), *scales, **how)
+    theirs.generation_config.generation_kwargs = {"boi_token_id": 258}
+    theirs.generation_config.pad_token_id = CFG.pad
+    theirs.generation_config.bos_token_id = CFG.bos
+    with torch.no_grad():
+        found = theirs.generate(
+            input_ids=torch.tensor(ids).long(),
+            attention_mask=torch.tensor(real).long(),
+            generation_mode="image",
+            guidance_scale=5,
+            do_sample=False,
+        )
+    np.testing.assert_array_equal(np.asarray(ours.codes), found.numpy())
+
+
+def test_a_file_of_torch_itself_is_read(both, tmp_path):
+    """`torch.save` in bfloat16, under the original's names."""
+    from srum_jax.models.janus import original
+
+    (params, _), theirs = both
+    table = [e for part in hf.table(CFG).values() for e in part]
+    state = theirs.state_dict()
+    entries = original.ordered(table)
+    tensors = original.fused(entries, (state[e.name].numpy() for e in entries))
+    kinds = original.kinds(entries, "BF16")
+    half = {
+        name: torch.tensor(np.ascontiguousarray(x)).to(torch.bfloat16)
+        for (name, _, _), x in zip(kinds, tensors, strict=True)
+    }
+    torch.save(half, tmp_path / "pytorch_model.bin")
+    read, _ = hf.load(tmp_path, CFG)
+    want = torch.tensor(np.asarray(params["embed"])).to(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(read["embed"], want)
