@@ -120,10 +120,12 @@ def save(
     source: Parts | None = None,
     notes: str = "",
 ) -> None:
-    """Writes a folder in the layout of Hugging Face, whole ("official") or "sharded", with a README
-    of `notes`; as `hf.save`."""
-    limit = {} if layout == "sharded" else {"limit": 2**62}
-    hf.save(folder, cfg, params, coder_params, dtype, source=source and source.sizes, **limit)
+    """Writes a folder in the layout of Hugging Face, whole ("official") or "sharded", or in the
+    original's ("multi_modality"), with a README of `notes`; as `hf.save`."""
+    how: dict = {} if layout == "sharded" else {"limit": 2**62}
+    if layout == "multi_modality":
+        how["layout"] = layout
+    hf.save(folder, cfg, params, coder_params, dtype, source=source and source.folder, **how)
     if jax.process_index() == 0:
         files.write_text(epath.Path(folder) / "README.md", f"# Janus-Pro\n\n{notes}\n")
 

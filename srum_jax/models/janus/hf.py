@@ -19,6 +19,7 @@ from etils import epath
 
 from srum_jax.core import files, param_tree
 from srum_jax.core.errors import listed
+from srum_jax.data import letterbox
 from srum_jax.models import safetensors_io, tensor_trees
 from srum_jax.models.janus import model as janus
 from srum_jax.models.janus import model_config, original, vq
@@ -33,6 +34,7 @@ __all__ = ["LAYOUTS", "load", "save", "stored_dtype", "table", "tensors", "weigh
 MODEL_FILE = "model.safetensors"
 MODEL_FILES = (MODEL_FILE, INDEX_FILE, *original.BIN_FILES)  # in the order they are looked for
 LAYOUTS = ("janus", "multi_modality")  # of what is written: Hugging Face's, the original's
+_WORDS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _EMBED, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -189,13 +191,41 @@ def _whole(tensor: StoredTensor) -> np.ndarray:
 def _beside(
     folder: epath.Path, cfg: JanusConfig, source: epath.PathLike | None, layout: str
 ) -> None:
-    """Every small file of the source; its config.json where it is of the layout, else a new one."""
+    """Every small file of a source of the same layout; of another one its tokenizer alone, with new
+    files of the sizes, of how pictures are read and of how the model is sampled."""
     same = source is not None and model_config.model_type(source) == layout
     if not same and layout == "janus":
-        files.write_json(folder / model_config.CONFIG, model_config.to_json(cfg))
+        for name, content in _settings(cfg).items():
+            files.write_json(folder / name, content)
     if source is None:
         return
     for path in sorted(epath.Path(source).iterdir()):
         small = path.suffix in (".json", ".jinja") and "index" not in path.name
-        if small and (same or path.name != model_config.CONFIG) and path != folder / path.name:
+        if small and (same or path.name in _WORDS) and path != folder / path.name:
             files.write_bytes(folder / path.name, [path.read_bytes()])
+
+
+def _settings(cfg: JanusConfig) -> dict[str, Any]:
+    """The files beside the weights that transformers' classes read."""
+    marks = {f"{mark}_token_id": getattr(cfg, mark) or None for mark in ("bos", "eos", "pad")}
+    return {
+        model_config.CONFIG: model_config.to_json(cfg),
+        "preprocessor_config.json": {
+            "image_processor_type": "JanusImageProcessor",
+            "processor_class": "JanusProcessor",
+            "size": {"height": cfg.vit_side, "width": cfg.vit_side},
+            "min_size": letterbox.LEAST,
+            "resample": 3,
+            "do_resize": True,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+        },
+        "generation_config.json": {
+            **marks,
+            "generation_kwargs": {"boi_token_id": cfg.start_of_image},
+            "guidance_scale": janus.GUIDANCE,
+        },
+    }
