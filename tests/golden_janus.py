@@ -178,8 +178,8 @@ def _official(name: str, tree: dict, case: JanusCase) -> np.ndarray:
 
 
 def _packed(case: JanusCase, given: dict) -> tuple[Batch, np.ndarray, JanusConfig]:
-    """(the samples as training packs them: in two rows, each beside a foreign one, in lanes longer
-    than needed; where the tokens of each sample stand in the lane of images, int [2,n] of flattened
+    """(the samples as training packs them: a row each, beside a foreign one, in lanes longer than
+    needed; where the tokens of each sample stand in the lane of images, int [B,n] of flattened
     rows; sizes with a mark behind images, which these cases have none of)."""
     prompts, real = given["prompt_ids"], given["attention_mask"].astype(bool)
     free = set(range(case.cfg.llm.vocab)) - {*prompts[real].tolist(), case.cfg.eos}
@@ -195,9 +195,10 @@ def _packed(case: JanusCase, given: dict) -> tuple[Batch, np.ndarray, JanusConfi
     foreign = sample(np.array([1, 2, 3]), codes[0, :1, :2], False)
     need = np.max([packing.total([packing.size(foreign), packing.size(e)]) for e in own], axis=0)
     lanes = Lanes(*(int(n) for n in need + np.array([3, 5, 0, 0, 1, 0])))
-    batch = packing.pack([[foreign, own[0]], [own[1], foreign]], lanes, cfg.layout)
-    at = [np.flatnonzero(batch.gen.segment[b] == segment) for b, segment in ((0, 2), (1, 1))]
-    return batch, np.stack(at) + np.arange(2)[:, None] * lanes.gen, cfg
+    rows = [[foreign, e] if b % 2 == 0 else [e, foreign] for b, e in enumerate(own)]
+    batch = packing.pack(rows, lanes, cfg.layout)
+    at = [np.flatnonzero(batch.gen.segment[b] == 2 - b % 2) for b in range(len(rows))]
+    return batch, np.stack(at) + np.arange(len(rows))[:, None] * lanes.gen, cfg
 
 
 def _train(case: JanusCase):

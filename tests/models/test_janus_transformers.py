@@ -1,18 +1,30 @@
 """transformers' own class loads an export and gives the same numbers and ids; needs torch."""
 
+import dataclasses
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_janus
 
+from srum_jax.core.patches import patchify
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row
-from srum_jax.models.janus import hf
+from srum_jax.models.janus import hf, llama, model
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 CFG = tiny_janus.sizes(
-    bos=256, eos=257, start_of_image=258, end_of_image=259, pad=260, max_text=256
+    llm=dataclasses.replace(tiny_janus.CFG.llm, rope_theta=5e3),
+    aligner=3,
+    gen_aligner=1,
+    bos=256,
+    eos=257,
+    start_of_image=258,
+    end_of_image=259,
+    pad=260,
+    max_text=256,
 )
 
 
@@ -21,7 +33,7 @@ def both(tmp_path_factory):
     """(our parameters, their model) of one folder."""
     from transformers import JanusForConditionalGeneration
 
-    folder, made = tmp_path_factory.mktemp("export"), tiny_janus.weights()
+    folder, made = tmp_path_factory.mktemp("export"), tiny_janus.weights(CFG)
     hf.save(folder, CFG, *made, dtype="float32")
     how = dict(dtype=torch.float32, attn_implementation="eager")
     return made, JanusForConditionalGeneration.from_pretrained(folder, **how).eval()
@@ -32,6 +44,26 @@ def test_every_tensor_is_taken(both):
     head = theirs.lm_head.weight.detach().numpy()
     np.testing.assert_array_equal(head.T, params["lm_head"]["w"])
     assert theirs.lm_head.weight is not theirs.model.language_model.embed_tokens.weight
+
+
+def test_reading_gives_the_same_logits(both):
+    """Two rows of unlike length with a picture each."""
+    (params, _), theirs = both
+    rng = np.random.default_rng(0)
+    shown = [*([CFG.image_token] * 16), 259]
+    rows = [Row(np.array([256, 258, *shown, 1, 2, 3])), Row(np.array([256, 9, 8, 258, *shown, 4]))]
+    ids, real = template.padded(rows, 2, CFG.pad)
+    pictures = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    x = model.embed(params, CFG, ids, patchify(pictures, 4), dtype=jnp.float32)
+    hidden, _ = llama.stack(params, CFG.llm, x, llama.tokens(real))
+    with torch.no_grad():
+        found = theirs(
+            input_ids=torch.tensor(ids).long(),
+            attention_mask=torch.tensor(real).long(),
+            pixel_values=torch.tensor(pictures.transpose(0, 3, 1, 2)),
+        )
+    ours = np.asarray(model.logits(params, hidden))
+    np.testing.assert_allclose(ours[real], found.logits.numpy()[real], rtol=1e-3, atol=1e-4)
 
 
 def test_drawing_gives_the_same_ids(both):

@@ -26,10 +26,9 @@ GUIDANCE = 5.0  # the original's scale
 def _mlp(into: int, width: int, depth: int) -> param_tree.Specs:
     """Linear, then (gelu, linear) depth − 1 times: {"fc1", "hidden": {"0", …}}."""
     d = {"embed": width}
-    return {
-        "fc1": param_tree.linear({"token": into}, d, bias=True),
-        "hidden": {str(i): param_tree.linear(d, d, bias=True) for i in range(depth - 1)},
-    }
+    hidden = {str(i): param_tree.linear(d, d, bias=True) for i in range(depth - 1)}
+    first = {"fc1": param_tree.linear({"token": into}, d, bias=True)}
+    return first | ({"hidden": hidden} if hidden else {})
 
 
 def specs(cfg: JanusConfig) -> param_tree.Specs:
@@ -65,8 +64,9 @@ _gelu = functools.partial(jax.nn.gelu, approximate=False)
 
 def _aligned(x: jax.Array, p: param_tree.Params) -> jax.Array:
     x = linear(x, p["fc1"])
-    for i in range(len(p["hidden"])):
-        x = linear(_gelu(x), p["hidden"][str(i)])
+    hidden = p.get("hidden", {})
+    for i in range(len(hidden)):
+        x = linear(_gelu(x), hidden[str(i)])
     return x
 
 
