@@ -25,6 +25,14 @@ def inner_size(height: int, width: int, side: int, least: int, rule: Rule) -> tu
     return max(whole(height * scale), least), max(whole(width * scale), least)
 
 
+def place(
+    height: int, width: int, side: int, *, least: int = LEAST, rule: Rule = "original"
+) -> tuple[int, int, int, int]:
+    """(top, left, rows, columns) of a picture in its square, in pixels."""
+    rows, columns = inner_size(height, width, side, min(least, side), rule)
+    return (side - rows) // 2, (side - columns) // 2, rows, columns
+
+
 def letterbox(
     image: np.ndarray, side: int, *, least: int = LEAST, rule: Rule = "original"
 ) -> np.ndarray:
@@ -32,24 +40,14 @@ def letterbox(
     `least` pixels as far as there are so many. Raises ValueError for an array of another kind."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"a picture is uint8 [H,W,3], not {image.dtype} {list(image.shape)}")
-    rows, columns = inner_size(*image.shape[:2], side, min(least, side), rule)
+    top, left, rows, columns = place(*image.shape[:2], side, least=least, rule=rule)
     if rule == "transformers":
         small = _bicubic(image, rows, columns)
     else:
         how = Image.Resampling.BICUBIC
         small = np.asarray(Image.fromarray(image).resize((columns, rows), how))
     out = np.full((side, side, 3), GRAY, np.uint8)
-    top, left = (side - rows) // 2, (side - columns) // 2
     out[top : top + rows, left : left + columns] = small
-    return out
-
-
-def covered(height: int, width: int, side: int, *, least: int = LEAST) -> np.ndarray:
-    """Which pixels of the square show the picture: bool [side,side], by the original's rule."""
-    rows, columns = inner_size(height, width, side, min(least, side), "original")
-    out = np.zeros((side, side), bool)
-    top, left = (side - rows) // 2, (side - columns) // 2
-    out[top : top + rows, left : left + columns] = True
     return out
 
 

@@ -282,7 +282,6 @@ def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
     Raises ValueError where the good picture comes to another size.
     """
     image = pictures.latent_image(sample.image, layout)
-    before, after = sample.image.shape[:2], image.shape[:2]
     target = sample.target
     if target is not None:
         target = pictures.latent_image(target, layout)
@@ -296,7 +295,7 @@ def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
     def move(region: ScoredBox) -> ScoredBox:
         if region.bbox is None:
             return region
-        (box,) = masks.resize_boxes(np.array([region.bbox]), before, after)
+        (box,) = masks.latent_boxes(np.array([region.bbox]), sample.image.shape[:2], layout)
         return dataclasses.replace(region, bbox=tuple(map(int, box)))
 
     regions = tuple(map(move, sample.regions))

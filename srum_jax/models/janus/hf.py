@@ -19,7 +19,6 @@ from etils import epath
 
 from srum_jax.core import files, param_tree
 from srum_jax.core.errors import listed
-from srum_jax.data import letterbox
 from srum_jax.models import safetensors_io, tensor_trees
 from srum_jax.models.janus import model as janus
 from srum_jax.models.janus import model_config, original, vq
@@ -35,6 +34,7 @@ MODEL_FILE = "model.safetensors"
 MODEL_FILES = (MODEL_FILE, INDEX_FILE, *original.BIN_FILES)  # in the order they are looked for
 LAYOUTS = ("janus", "multi_modality")  # of what is written: Hugging Face's, the original's
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_LEAST = 14  # pixels of a picture's shorter side in its square
 _EMBED, _HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -214,7 +214,7 @@ def _settings(cfg: JanusConfig) -> dict[str, Any]:
             "image_processor_type": "JanusImageProcessor",
             "processor_class": "JanusProcessor",
             "size": {"height": cfg.vit_side, "width": cfg.vit_side},
-            "min_size": letterbox.LEAST,
+            "min_size": _LEAST,
             "resample": 3,
             "do_resize": True,
             "do_rescale": True,
