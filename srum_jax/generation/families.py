@@ -36,8 +36,11 @@ FAMILIES = {  # name -> module; of a folder that none recognises, the first says
 
 def of(sizes: Any) -> ModuleType:
     """The family of a model by its sizes."""
-    modules = map(importlib.import_module, FAMILIES.values())
-    return next(m for m in modules if isinstance(sizes, m.Sizes))
+    for name in FAMILIES.values():
+        family = importlib.import_module(name)
+        if isinstance(sizes, family.Sizes):
+            return family
+    raise TypeError(f"{type(sizes).__name__} is no family's sizes")
 
 
 def find(folder: epath.PathLike, base: epath.PathLike | None = None) -> ModuleType:

@@ -79,6 +79,7 @@ ORIGINAL_7B = {  # the fields of the released file that say anything
 def test_what_the_original_config_leaves_out_is_supplied(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ORIGINAL_7B))
     cfg = model_config.from_folder(tmp_path)
+    assert cfg.image_token == 0  # which 1B and 7B have different ones of: the tokenizer tells it
     want = dataclasses.replace(model_config.JANUS_PRO_7B, bos=0, eos=0, pad=0, start_of_image=0)
     assert dataclasses.replace(cfg, image_token=want.image_token) == want
 

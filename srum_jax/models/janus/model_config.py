@@ -345,6 +345,7 @@ def _original(top: _Section) -> JanusConfig:
         gen_aligner=params["gen_aligner"].size("depth", 2, most=_MOST_LAYERS),
         head_hidden=head.size("image_token_embed", llm.hidden),
         max_text=parts["language"].size("max_position_embeddings", 16384),
+        image_token=0,
         bos=0,
         eos=0,
         pad=0,
