@@ -10,13 +10,15 @@ import tiny_janus
 from srum_jax.core.patches import patchify
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row
-from srum_jax.models.janus import hf, llama, model
+from srum_jax.models.janus import hf, llama, model, vq
+from srum_jax.models.janus.model_config import VQConfig
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 CFG = tiny_janus.sizes(
     llm=dataclasses.replace(tiny_janus.CFG.llm, rope_theta=5e3),
+    vq=VQConfig(ch=32, ch_mult=(1, 2, 3), res_blocks=2, z=64, code_dim=8, codes=64),
     aligner=3,
     gen_aligner=1,
     bos=256,
@@ -87,6 +89,20 @@ def test_drawing_gives_the_same_ids(both):
             do_sample=False,
         )
     np.testing.assert_array_equal(np.asarray(ours.codes), found.numpy())
+
+
+def test_pictures_and_codes_are_the_same(both):
+    """Of a network whose levels differ in width, with two blocks each."""
+    (_, coder), theirs = both
+    pictures = np.random.default_rng(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    codes = vq.encode(coder, CFG.vq, pictures, normalised=False)
+    with torch.no_grad():
+        given = torch.tensor(pictures.transpose(0, 3, 1, 2))
+        found = theirs.model.vqmodel.encode(given).image_tokens
+        shown = theirs.model.vqmodel.decode(torch.tensor(np.array(codes)).long().reshape(2, -1))
+    np.testing.assert_array_equal(np.asarray(codes).reshape(2, -1), found.numpy().reshape(2, -1))
+    ours = vq.decode(coder, CFG.vq, codes)
+    np.testing.assert_allclose(ours, shown.numpy().transpose(0, 2, 3, 1), rtol=1e-3, atol=1e-4)
 
 
 def test_a_file_of_torch_itself_is_read(both, tmp_path):
