@@ -196,7 +196,7 @@ class Workload:
 
     def _training_set(self) -> Any:
         from srum_jax import programs
-        from srum_jax.data import shards
+        from srum_jax.data import shards, sources
         from srum_jax.stages.selection import candidates, choose
         from srum_jax.stages.training_set import StoredArrays, TrainingSet
 
@@ -206,7 +206,7 @@ class Workload:
         everything, _ = candidates(drawn.summaries(), scored, "grid")
         chosen, _ = choose(everything, cfg.train)
         lanes = programs.lanes(cfg.train)
-        words, layout = _words(), self._layout()
+        words, layout = sources.Prompts(_words()), self._layout()
         examples = TrainingSet(chosen, stored, words, lanes, layout, cfg.train, seed=0)
         assert len(examples.order.first)
         return examples

@@ -39,7 +39,6 @@ from srum_jax.generation import (
     image_request,
     image_sampler,
     system_prompts,
-    text_stream,
 )
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import latent_grid
@@ -290,7 +289,7 @@ class Model:
         (asked,) = self._asked(question, images, video, frames)
         how = dict(max_tokens=max_tokens, temperature=temperature)
         seed = image_sampler.candidate_seed(seed, 0, 0)
-        pieces = text_stream.stream(self.generator, (*system, *asked), seed=seed, **how)
+        pieces = self.family.stream(self.generator, (*system, *asked), seed=seed, **how)
         return self._pieces(pieces, think)
 
     def _pieces(self, pieces: Generator, think: bool) -> Generator[str, None, Answer]:

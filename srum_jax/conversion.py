@@ -11,12 +11,15 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
 from srum_jax.core import files, lock, param_tree, places, sharding
+from srum_jax.core.errors import listed
+from srum_jax.generation import families
 from srum_jax.models.bagel import hf, hf_folder, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel.model_config import BagelConfig
@@ -54,6 +57,9 @@ def convert(
         raise ValueError("--layout is of Hugging Face files; it says nothing with --to orbax")
     if is_tree or to == "orbax":
         checkpoint.check_place(origin if is_tree else folder)
+    family = families.find(origin, base)
+    if not is_tree and family.Sizes is not BagelConfig:
+        return _between_layouts(family, origin, folder, base, to, dtype, layout)
     read = _from_tree if is_tree else _from_hf
     with _made_whole(folder) as made:  # first: a place that cannot be written is found early
         parts, cfg, params, vae_params, dtype = read(origin, base, dtype)
@@ -72,6 +78,32 @@ def convert(
             hf_folder.write_beside(made, cfg, parts.beside())
             checkpoint.save_params(made / PARAMS, {"model": params, "vae": vae_params})
     count = param_tree.count(bagel.specs(cfg)) + param_tree.count(vae.specs(cfg.vae))
+    return f"{folder}: {count:,} parameters, the model's as {dtype}, in the form {to!r}"
+
+
+def _between_layouts(
+    family: ModuleType,
+    origin: epath.Path,
+    folder: epath.Path,
+    base: str | None,
+    to: str,
+    dtype: str | None,
+    layout: str | None,
+) -> str:
+    """A model of a family that no Orbax folder of ours holds, from one layout into another."""
+    if to != "hf":
+        raise ValueError(f"{origin}: of this model --to hf is made, with --layout; Orbax is not")
+    _, stored, problems = family.examine(origin, base)
+    if problems:
+        raise ValueError(f"{origin}:{listed(problems)}")
+    dtype, here = dtype or stored, sharding.inference_mesh(jax.devices("cpu")[:1], 0)
+    with _made_whole(folder) as made:
+        how = dict(mesh=here, dtype=jnp.dtype(dtype))
+        cfg, params, coder, _ = family.load(origin, base, **how)
+        notes = f"## How it was made\n\n- `python -m srum_jax.convert`, values as {dtype}"
+        more = dict(layout=layout or "official", source=family.locate(origin, base), notes=notes)
+        family.save(made, cfg, params, coder, dtype, **more)
+    count = param_tree.count(family.specs(cfg)) + param_tree.count(family.coder_specs(cfg))
     return f"{folder}: {count:,} parameters, the model's as {dtype}, in the form {to!r}"
 
 

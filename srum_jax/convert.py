@@ -14,7 +14,8 @@ DTYPES, LAYOUTS = (
 )
 
 DESCRIPTION = """\
-Converts a model between a folder in the Hugging Face layout of BAGEL and an Orbax parameter tree.
+Converts a model between a folder in the Hugging Face layout of BAGEL and an Orbax parameter tree,
+and a Janus-Pro between its original layout and that of Hugging Face.
 
 SOURCE may be
   a Hugging Face folder    ema.safetensors, model.safetensors or a sharded index, with its JSON
@@ -28,6 +29,7 @@ examples
   %(prog)s bagel-orbax BAGEL-again
   %(prog)s BAGEL-7B-MoT bagel-shards --to hf --layout sharded
   %(prog)s results/0000300 SRUM-BAGEL --to hf --dtype bfloat16 --base BAGEL-7B-MoT
+  %(prog)s deepseek-ai/Janus-Pro-1B Janus-HF --to hf
   %(prog)s runs/mine/round0/train MINE --base BAGEL-7B-MoT
 
 The whole model is held in the memory of this machine; accelerators are not used. Without --dtype
@@ -49,7 +51,9 @@ def parser(program: str = "python -m srum_jax.convert") -> argparse.ArgumentPars
     made.add_argument("--base", metavar="DIR", help="Hugging Face folder with what SOURCE lacks")
     made.add_argument("--dtype", choices=DTYPES, help="of the model's values")
     made.add_argument(
-        "--layout", choices=LAYOUTS, help="of the Hugging Face files; default: official"
+        "--layout",
+        choices=(*LAYOUTS, "multi_modality"),
+        help="of the Hugging Face files; default: official; multi_modality: the original Janus's",
     )
     return made
 

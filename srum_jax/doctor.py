@@ -19,8 +19,8 @@ from srum_jax.core.errors import BadInput, DoesNotFit, listed
 # jax and what needs it are imported after the arguments: help, and errors in them, come at once.
 
 DESCRIPTION = """\
-Says of a folder of BAGEL what it is, what of it is missing or cannot be read, and what it needs to
-run: bytes of its weights, of its cache a token, and the chips that hold them. Where nothing is
+Says of a folder of weights what it is, what of it is missing or cannot be read, and what it needs
+to run: bytes of its weights, of its cache a token, and the chips that hold them. Where nothing is
 wrong it is loaded on this machine, writes one token and takes one step of drawing.
 """
 EXAMPLES = """\
@@ -85,38 +85,21 @@ def _examined(options: argparse.Namespace) -> Iterator[str]:
     told = "a model of the family" if known else "no model that is known, held against the family"
     yield f"{folder}: {told} {name}"
     if cfg is not None:
-        yield from _sizes(cfg)
-        yield from _needs(cfg)
+        yield from family.sizes(cfg)
+        yield from _needs(family, cfg)
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise BadInput(f"{folder}: {count}{listed(problems)}")
     yield f"headers: every tensor is there, in its shape, stored as {stored}"
     if not options.headers:
-        yield from _tried(folder, base, cfg, options.precision)
+        yield from _tried(family, folder, base, cfg, options.precision)
 
 
-def _sizes(cfg) -> Iterator[str]:
-    llm, vit = cfg.llm, cfg.vit
-    yield (
-        f"language model: {llm.layers} layers of width {llm.hidden}, {llm.heads} heads "
-        f"({llm.kv_heads} of keys), MLP {llm.ffn}, {llm.vocab} words, {cfg.max_text} positions"
-    )
-    yield (
-        f"vision tower: {vit.layers} layers of width {vit.hidden}, pictures up to "
-        f"{vit.patch * vit.positions} pixels a side in patches of {vit.patch}"
-    )
-    yield (
-        f"images: up to {cfg.max_latent * cfg.token_pixels} pixels a side, {cfg.token_pixels} a "
-        f"token, latents of {cfg.vae.z} channels"
-    )
-
-
-def _needs(cfg) -> Iterator[str]:
-    from srum_jax.models.bagel import cost
+def _needs(family, cfg) -> Iterator[str]:
     from srum_jax.planning import topology
 
     for precision in PRECISIONS:
-        need = cost.memory(cfg, precision)
+        need = family.memory(cfg, precision)
         # As many tokens as the model can read, and a tenth for what its programs hold.
         gib = 1.1 * (need.weights + need.writing + need.token * cfg.max_text) / GIB
         held = ", ".join(map(str, topology.smallest(gib))) or "no kind that is known"
@@ -133,7 +116,7 @@ def _bytes(count: int) -> str:
     return f"{count / unit:.1f} {name}"
 
 
-def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
+def _tried(family, folder, base, cfg, precision: str | None) -> Iterator[str]:
     """Loads a model, has it write a token and take a step of drawing, each twice."""
     import jax
     import numpy as np
@@ -142,11 +125,10 @@ def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
     from srum_jax.core import sharding
     from srum_jax.data.schema import Text
     from srum_jax.generation.image_request import ImageRequest
-    from srum_jax.models.bagel import cost
 
     on_cpu = jax.devices()[0].platform == "cpu"
     precision = precision or ("float32" if on_cpu else "bfloat16")
-    need, room = cost.memory(cfg, precision), sharding.memory(jax.devices()[0])
+    need, room = family.memory(cfg, precision), sharding.memory(jax.devices()[0])
     if need.weights + need.writing > room:
         yield (
             f"not tried: its weights take {_bytes(need.weights)} in {precision}, writing "
@@ -158,7 +140,7 @@ def _tried(folder, base, cfg, precision: str | None) -> Iterator[str]:
     yield f"loaded in {precision}: every number finite, {time.monotonic() - start:.1f} s"
     how = dict(params=made.params, model=made.cfg, tokenizer=made.tokenizer, dtype=made.dtype)
     how |= dict(window=made.cfg.max_text)
-    most = made.cfg.max_latent * made.cfg.token_pixels
+    most = made.cfg.layout.max_latent * made.cfg.layout.token_pixels
     size = tuple(min(side, most) for side in made.generation_config.generate.size)
     settings = dataclasses.replace(made.generation_config.generate, size=size, steps=1, batch=1)
     writer = made.family.TextGenerator(batch=1, **how)

@@ -5,6 +5,9 @@ that are not there. So whatever decides what a program computes or holds is deci
 """
 
 import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +17,26 @@ from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
+from srum_jax.generation import families
 from srum_jax.models import attention, lora
-from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.objectives import srum, terms
 from srum_jax.training import optim
 
-TRAINABLE = {  # beginnings of the paths that `train` changes; "lora" changes none of them
-    "gen": ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/"),
-    "all": ("",),
-}
+Sizes = TypeVar("Sizes")  # of a family's models
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-    """Whether `train` changes a parameter path; `name` is the config's train.trainable."""
+    """Whether `train` changes a parameter path: one with such a beginning."""
 
-    name: str
+    beginnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, c: TrainConfig, sizes: Sizes) -> "Trainable":
+        """What train.trainable "gen" or "all" names in a model of these sizes."""
+        return cls(families.of(sizes).DRAWS if c.trainable == "gen" else ("",))
 
     def __call__(self, path: str) -> bool:
-        return path.startswith(TRAINABLE[self.name])
+        return path.startswith(self.beginnings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,37 +46,39 @@ class Training:
     reads the starting model; None: it does not. Of adapters none are: without them the frozen
     leaves are the starting model."""
 
-    loss_fn: terms.Objective | lora.AdaptedLoss
+    loss_fn: Callable
     tx: optax.GradientTransformation
     trained: param_tree.Specs
     frozen: param_tree.Specs
     reference: param_tree.Specs | None
 
 
-def training(cfg: Config, sizes: BagelConfig) -> Training:
-    """The training of a config for a model of these sizes."""
-    c, specs = cfg.train, bagel.specs(sizes)
-    predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
-    loss_fn = srum.SrumLoss(c, predict)
+def training(cfg: Config, sizes: Sizes) -> Training:
+    """The training of a config for a model of these sizes. Raises BadInput for an objective that
+    its family does not have."""
+    c, family = cfg.train, families.of(sizes)
+    specs, objectives = family.specs(sizes), importlib.import_module(family.OBJECTIVES)
+    how = dict(dtype=jnp.dtype(cfg.compute.dtype), remat=cfg.compute.remat)
+    loss_fn = objectives.loss(c, sizes, **how)
     if c.trainable == "lora":
         trained = lora.specs(specs, c.lora.rank, lora.Projections(c.lora.experts))
         frozen, copied = specs, {}
         loss_fn = lora.AdaptedLoss(loss_fn, lora_scale(c))
     else:
-        trained, frozen = param_tree.split(specs, Trainable(c.trainable))
+        trained, frozen = param_tree.split(specs, Trainable.of(c, sizes))
         copied = trained
     return Training(
         loss_fn=loss_fn,
         tx=optim.make(c.optim, trained, steps=c.steps),
         trained=trained,
         frozen=frozen,
-        reference=copied if srum.needs_reference(c.objective, c.anchor) else None,
+        reference=copied if objectives.needs_reference(c.objective, c.anchor) else None,
     )
 
 
 def attending(
-    cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, *, tokens: int, gap: str = ""
-) -> BagelConfig:
+    cfg: Config, sizes: Sizes, mesh: jax.sharding.Mesh, *, tokens: int, gap: str = ""
+) -> Sizes:
     """`sizes` with the attention that training takes on the mesh's devices, for rows of `tokens`.
 
     `gap`: why some token's keys are not one interval of its row, where that is so. In the stage

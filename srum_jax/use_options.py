@@ -42,6 +42,8 @@ SAMPLER = {
     "renorm": "none | global | channel | text_channel | batch",
     "renorm_min": "smallest factor of renorm",
     "batch": "images a compiled call",
+    "temperature": "of tokens, where a model draws by tokens; 0: the likeliest",
+    "top_k": "likeliest tokens that are drawn from; 0: all",
 }
 
 

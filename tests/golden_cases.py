@@ -2,7 +2,7 @@
 
 `tests/goldens/` holds ours; `SRUM_GOLDENS=DIR` adds the sub-folders of DIR. Everything about a case
 (sizes, ids, splits) is read from the case's own files. Those of Segment Anything are in
-`golden_sam.py`.
+`golden_sam.py`, those of Janus in `golden_janus.py`.
 """
 
 import dataclasses
@@ -11,10 +11,12 @@ import json
 import os
 import pathlib
 
+import golden_janus
 import numpy as np
 from einops import rearrange
 from golden_arrays import GoldenArrays
 from golden_evals.case import EvalsCase
+from golden_janus import JanusCase
 from golden_sam import SamCase, is_case
 
 from srum_jax.data import packing
@@ -48,9 +50,9 @@ class Case(GoldenArrays):
         return {key.split("/")[0] for key in self.outputs.files if "/" in key}
 
 
-def found() -> tuple[list[Case | SamCase | EvalsCase], list[str]]:
-    """(cases of BAGEL, of Segment Anything and of benchmarks' scorers, names of sub-folders that
-    are none)."""
+def found() -> tuple[list[Case | SamCase | JanusCase | EvalsCase], list[str]]:
+    """(cases of BAGEL, Segment Anything, Janus and of benchmarks' scorers, names of sub-folders
+    that are none)."""
     roots = [OURS] + (
         [pathlib.Path(os.environ["SRUM_GOLDENS"])] if "SRUM_GOLDENS" in os.environ else []
     )
@@ -61,6 +63,8 @@ def found() -> tuple[list[Case | SamCase | EvalsCase], list[str]]:
                 cases[folder.name] = Case(folder)
             elif is_case(folder):
                 cases[folder.name] = SamCase(folder)
+            elif golden_janus.is_case(folder):
+                cases[folder.name] = JanusCase(folder)
             elif EvalsCase.is_case(folder):
                 cases[folder.name] = EvalsCase(folder)
             else:

@@ -1,16 +1,23 @@
 """The command that converts: bytes come back, every bad wish is refused before anything is made."""
 
+import shutil
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny
+import tiny_janus
 from safetensors.numpy import load_file, save_file
+from torch_writer import torch_save
 
-from srum_jax import convert, programs
+from srum_jax import conversion, convert
 from srum_jax.core import param_tree
+from srum_jax.generation import janus
 from srum_jax.models.bagel import hf
+from srum_jax.models.janus import hf as janus_hf
+from srum_jax.models.janus import original
 from srum_jax.training import checkpoint
 
 
@@ -68,7 +75,7 @@ def test_what_training_wrote_is_completed_from_its_base(weights, tmp_path, capsy
 
 
 def test_the_parameters_that_a_run_trained(weights, tmp_path, capsys):
-    accepts = programs.Trainable("gen")
+    accepts = tiny.trainable("gen")
     new = param_tree.split(tiny.weights(1)[0], accepts)[0]
     checkpoint.save_params(tmp_path / "train" / "params", new)
     assert run(tmp_path / "train", tmp_path / "out") == 2
@@ -166,3 +173,34 @@ def test_help_and_wrong_flags(words, code, capsys):
     assert e.value.code == code
     said = capsys.readouterr()
     assert "--base" in said.out + said.err and ("examples" in said.out or code)
+
+
+def test_janus_goes_from_its_original_layout_to_hugging_faces_and_back(tmp_path):
+    source, made, again = tmp_path / "source", tmp_path / "made", tmp_path / "again"
+    folder = tiny_janus.save(tmp_path / "tiny")
+    source.mkdir()
+    cfg, params, coder, _ = janus.load(
+        folder, mesh=tiny.mesh(tiny.load_config("")), dtype="float32"
+    )
+    table = [e for part in janus_hf.table(cfg).values() for e in part]
+    entries, stored = original.ordered(table), load_file(folder / "model.safetensors")
+    half = (stored[e.name].astype(ml_dtypes.bfloat16) for e in entries)
+    names = (name for name, *_ in original.kinds(entries, "BF16"))
+    tensors = dict(zip(names, original.fused(entries, half), strict=True))
+    tensors[original.POOLING + "latent"] = np.ones((1, 2), ml_dtypes.bfloat16)
+    torch_save(source / "pytorch_model.bin", tensors)
+    for name in ("config.json", "tokenizer.json"):  # its own config cannot say such small sizes
+        shutil.copy(folder / name, source / name)
+    with pytest.raises(ValueError, match="--to hf"):
+        conversion.convert(str(source), str(made))
+    assert "bfloat16" in conversion.convert(str(source), str(made), to="hf")
+    assert (made / "model.safetensors").exists() and not (made / "pytorch_model.bin").exists()
+    read, _ = janus_hf.load(made, cfg)
+    np.testing.assert_allclose(read["embed"], params["embed"], rtol=1e-2)
+    with pytest.raises(ValueError, match="attn_pool"):
+        conversion.convert(str(made), str(again), to="hf", layout="multi_modality")
+    assert not again.exists()
+    conversion.convert(str(source), str(again), to="hf", layout="multi_modality")
+    found = load_file(again / "model.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(np.array_equal(found[name], tensors[name]) for name in found)

@@ -5,6 +5,7 @@
 
 import functools
 
+import golden_janus
 import golden_sam
 import jax
 import jax.numpy as jnp
@@ -312,6 +313,7 @@ def _marks(case, section):
     longer = {
         OURS / "caseA": {"edit", "srum_mixed", "think"},
         OURS / "caseB": LONG | {"und", "vit"},
+        OURS / "janusA": {"train", "und"},
     }
     return pytest.mark.slow if section in longer.get(case.folder, ()) else ()
 
@@ -329,6 +331,8 @@ def test_golden(case, section):
         CHECKS[section](case)
     elif isinstance(case, EvalsCase):
         case.check(section)
+    elif isinstance(case, golden_janus.JanusCase):
+        golden_janus.check(case, section)
     else:
         golden_sam.check(case, section)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from srum_jax import config
+from srum_jax import config, programs
 from srum_jax.configs import base
 from srum_jax.core import param_tree, registry, sharding
 from srum_jax.data import shards
@@ -117,6 +117,11 @@ def killed_at_shard(monkeypatch, number, stage):
     with pytest.raises(KeyboardInterrupt):
         stage()
     monkeypatch.setattr(shards, "write_shard", write)
+
+
+def trainable(name):
+    """Whether train.trainable `name` changes a path of the model."""
+    return programs.Trainable.of(config.TrainConfig(trainable=name), MODEL)
 
 
 def mesh(cfg):

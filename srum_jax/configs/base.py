@@ -96,6 +96,10 @@ class SampleConfig:
     renorm: Literal["none", "global", "channel", "text_channel", "batch"] = "none"
     renorm_min: Fraction = 0.0  # smallest factor renorm may apply
     batch: PositiveInt = 64  # images a compiled call
+    # Of models that draw token by token, to which steps, shift and renorm say nothing: a token is
+    # drawn from softmax(guided logits / temperature); 0.0: the likeliest.
+    temperature: NonNegativeFloat = 1.0
+    top_k: NonNegativeInt = 0  # of these models: the likeliest tokens that are drawn from; 0: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,6 +332,10 @@ class TrainConfig(PackedConfig):
     lambda_constraint: NonNegativeFloat = 0.5  # srum_release, srum_paper: of the reference term
     repulsion_cap: NonNegativeFloat = 1.0  # srum_paper: a token weight is at least minus this
     advantage_scale: NonNegativeFloat = 2.0  # srum_advantage: s of alpha = 1 + s A, A in [-1, 1]
+    # srum_advantage of a model that draws token by token: how bad tokens are pushed away: ratio (of
+    # probabilities to the starting model's, clipped) | unlikelihood
+    repulsion: Literal["ratio", "unlikelihood"] = "ratio"
+    clip: PositiveFloat = 0.2  # of ratio: beyond 1 +- clip nothing pulls or pushes on
     nft_beta: PositiveFloat = 1.0  # nft: beta of alpha = beta A, kappa = beta^2
     # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
     # none, and sft and srum_release then keep no copy of that model.

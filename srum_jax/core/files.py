@@ -313,4 +313,4 @@ def _changed(path: epath.Path) -> str:
 def model_fingerprint(*folders: epath.PathLike) -> str:
     """`fingerprint` of the weights and JSON files of model folders."""
     paths = (path for folder in folders for path in sorted(epath.Path(folder).iterdir(), key=str))
-    return fingerprint(path for path in paths if path.suffix in (".safetensors", ".json"))
+    return fingerprint(path for path in paths if path.suffix in (".safetensors", ".bin", ".json"))

@@ -25,7 +25,11 @@ from srum_jax.core.checked import suggest
 from srum_jax.core.errors import BadInput
 
 WORLDS = {"shapes": "srum_jax.worlds.shapes"}
-PRESETS = {"bagel_7b_mot": "srum_jax.models.bagel.model_config"}
+PRESETS = {
+    "bagel_7b_mot": "srum_jax.models.bagel.model_config",
+    "janus_pro_1b": "srum_jax.models.janus.model_config",
+    "janus_pro_7b": "srum_jax.models.janus.model_config",
+}
 SUITES = {
     "shapes": "srum_jax.worlds.shapes.suite",
     "own_score": "srum_jax.evals.suites.own_score",

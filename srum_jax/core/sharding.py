@@ -35,6 +35,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "head_dim": (),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "codes": ("tensor",),
     "time": (),
     "token": (),
     "vit_embed": ("fsdp",),

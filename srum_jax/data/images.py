@@ -19,6 +19,7 @@ from srum_jax.core import places
 from srum_jax.core.errors import quoted
 from srum_jax.core.files import mistaken
 from srum_jax.core.patches import patchify, position_ids
+from srum_jax.data.letterbox import letterbox, levels
 from srum_jax.data.schema import LayoutSizes, Picture
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # of one resized picture (BAGEL `data/transforms.py`)
@@ -273,8 +274,11 @@ def latent_image(image: np.ndarray, layout: LayoutSizes) -> np.ndarray:
     """uint8 [H,W,3] -> uint8 [h,w,3] for the autoencoder: whole latent tokens, all with positions.
 
     BAGEL's vae_transform: long side at most 1024 pixels, short side at least 512, multiples of 16.
+    Of a square layout the one size that there is.
     """
     long = layout.max_latent * layout.token_pixels
+    if layout.square:
+        return letterbox(image, long)
     return resize(image, long=long, short=long // 2, stride=layout.token_pixels)
 
 
@@ -284,7 +288,12 @@ def picture(image: np.ndarray, layout: LayoutSizes, *, twice: bool = False) -> P
     BAGEL's vit_transform: long side at most 980 pixels, short side at least 224, multiples of 14.
     `twice` resizes by `latent_image` first, as the original's inferencer does (`inferencer.py`,
     also for questions); by default the picture is resized once, which keeps more of its detail.
+    Of a square layout the picture is fitted into the tower's square (`data/letterbox.py`).
     """
+    if layout.square:
+        boxed = letterbox(image, layout.vit_patch * layout.vit_side)
+        ids = position_ids(layout.vit_side, layout.vit_side, layout.vit_positions)
+        return Picture(patchify(levels(boxed), layout.vit_patch), ids)
     if twice:
         image = latent_image(image, layout)
     p = layout.vit_patch

@@ -15,8 +15,9 @@ import numpy as np
 from einops import rearrange, reduce
 from PIL import Image
 
-from srum_jax.data.images import check_size, readable
-from srum_jax.data.schema import Sampling
+from srum_jax.data.images import check_size, readable, resized
+from srum_jax.data.letterbox import place
+from srum_jax.data.schema import LayoutSizes, Sampling
 
 POINTS = {"centre": 4, "area": 1}  # what a token reads: four pixels at its centre, or its cell
 
@@ -93,6 +94,18 @@ def resize_boxes(boxes: np.ndarray, size: tuple[int, int], new: tuple[int, int])
     middle = np.floor((low + high) * new / (2 * old))
     first, last = np.where(vanished, middle, first), np.where(vanished, middle + 1, last)
     return np.concatenate([first, last], axis=1).astype(np.float32)
+
+
+def latent_boxes(boxes: np.ndarray, size: tuple[int, int], layout: LayoutSizes) -> np.ndarray:
+    """Boxes [R,4] of an image of `size` (H, W) where `images.latent_image` puts what they hold:
+    whole pixels, float32 [R,4], as `resize_boxes`."""
+    long = layout.max_latent * layout.token_pixels
+    if layout.square:
+        top, left, rows, columns = place(*size, long)
+        return resize_boxes(boxes, size, (rows, columns)) + np.float32([left, top, left, top])
+    step = layout.token_pixels
+    width, height = resized(size[1], size[0], long=long, short=long // 2, stride=step)
+    return resize_boxes(boxes, size, (height, width))
 
 
 # ------------------------------------------------------------------------------ over latent tokens

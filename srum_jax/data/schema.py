@@ -45,6 +45,7 @@ class LayoutSizes:
     token_dim: int  # numbers in one latent token: p·p·Z
     max_latent: int  # latent tokens a side of their position table
     interpolate_pos: bool = False  # grids are spread over a whole table, not laid in its corner
+    square: bool = False  # every picture is fitted into the tower's square, its rest gray
 
 
 @dataclasses.dataclass(frozen=True)

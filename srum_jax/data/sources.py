@@ -3,13 +3,40 @@
 Owns what a sample of each kind looks like in BAGEL's format; `data/packing.py` lays it into rows.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Latent, LayoutSizes, Regions
+from srum_jax.data.schema import Branch, Example, Latent, LayoutSizes, Regions, Text
 from srum_jax.data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """How a model reads a prompt before the image that it learns to draw: its words alone, and
+    nothing where the words are dropped."""
+
+    tokenizer: Tokenizer | None
+
+    def items(self, prompt: str, dropped: bool = False) -> tuple[Text, ...]:
+        """What stands before the image. Raises ValueError naming an unknown word."""
+        return () if dropped else (self.tokenizer.text(prompt),)
+
+
+def behind(
+    said: Sequence[Text],
+    latent: np.ndarray,
+    *,
+    size: tuple[int, int],
+    noise_id: int,
+    regions: Regions | None = None,
+    target: np.ndarray | None = None,
+) -> Example:
+    """[what is said | noisy image], as `text_to_image`."""
+    image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
+    return Example((*said, image))
 
 
 def text_to_image(
@@ -26,8 +53,9 @@ def text_to_image(
 
     latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
     """
-    image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
-    return Example((image,) if prompt is None else (tokenizer.text(prompt), image))
+    said = () if prompt is None else Prompts(tokenizer).items(prompt)
+    more = dict(size=size, noise_id=noise_id, regions=regions, target=target)
+    return behind(said, latent, **more)
 
 
 def questions(

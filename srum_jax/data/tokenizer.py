@@ -1,8 +1,8 @@
 """Words to ids and back, from a checkpoint folder's own files.
 
 Owns reading `tokenizer.json` (word level or byte-pair) or Qwen2's `vocab.json` + `merges.txt`,
-and the four marks that a packed sample needs: begin and end of text (`<|im_start|>`,
-`<|im_end|>`), begin and end of an image (`<|vision_start|>`, `<|vision_end|>`).
+and the four marks that a sample needs: begin and end of text, begin and end of an image. They are
+`<|im_start|>`, `<|im_end|>`, `<|vision_start|>` and `<|vision_end|>` unless a family has others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import difflib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
@@ -49,20 +49,37 @@ QWEN_ADDED = (
 class Tokenizer:
     """A read-only tokenizer.  `bos`, `eos`, `image_start`, `image_end` are the marks' ids."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, source: str, *, marks_in_text: bool = False):
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        source: str,
+        *,
+        marks_in_text: bool = False,
+        marks: Sequence[str] = MARKS,
+    ):
         self._inner = inner
         self._source = source
-        ids = [self.id(m) for m in MARKS]
-        if len(set(ids)) < len(MARKS):
-            raise ValueError(f"{source}: the marks {', '.join(MARKS)} share ids: {ids}")
-        self.bos, self.eos, self.image_start, self.image_end = ids
-        inner.add_special_tokens(list(MARKS))  # gives no new ids; a file may call them plain words
+        self._marks = tuple(marks)
+        ids = [self.id(m) for m in marks]
+        if len(set(ids)) < len(marks):
+            raise ValueError(f"{source}: the marks {', '.join(marks)} share ids: {ids}")
+        self.bos, self.eos, self.image_start, self.image_end, *_ = ids
+        inner.add_special_tokens(list(marks))  # gives no new ids; a file may call them plain words
         inner.encode_special_tokens = not marks_in_text
         added = inner.get_added_tokens_decoder().items()
         self._special = set() if marks_in_text else {i for i, token in added if token.special}
         word = inner.model.unk_token  # what a file may give in place of unknown words
         self._no_word = None if word is None else inner.token_to_id(word)
         self._check_bytes()
+
+    @classmethod
+    def with_own_marks(cls, folder: epath.PathLike, marks: Sequence[str]) -> Tokenizer:
+        """Reads `folder/tokenizer.json` of a family with other marks: the four, then further ones
+        that no text may spell. FileNotFoundError or ValueError as `from_folder`."""
+        path = epath.Path(folder) / "tokenizer.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file; a model folder needs it")
+        return cls(_from_json(path), str(path), marks=marks)
 
     @classmethod
     def from_folder(cls, folder: epath.PathLike, *, marks_in_text: bool = False) -> Tokenizer:
@@ -99,7 +116,7 @@ class Tokenizer:
     def with_marks(self) -> Tokenizer:
         """The same with `marks_in_text`."""
         copy = tokenizers.Tokenizer.from_str(self._inner.to_str())
-        return Tokenizer(copy, self._source, marks_in_text=True)
+        return Tokenizer(copy, self._source, marks_in_text=True, marks=self._marks)
 
     def check(self, layout: LayoutSizes, where: str) -> None:
         """Compares ids with a model's; `where` names the file that `layout` was read from.
@@ -110,7 +127,7 @@ class Tokenizer:
         ours = (self.bos, self.eos, self.image_start, self.image_end)
         problems = [
             f"{name} is {getattr(layout, name)} there and {found} ({mark}) here"
-            for name, mark, found in zip(names, MARKS, ours, strict=True)
+            for name, mark, found in zip(names, self._marks, ours, strict=False)
             if getattr(layout, name) != found
         ]
         last = max(self._inner.get_vocab(with_added_tokens=True).values())

@@ -9,34 +9,87 @@ from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
 from srum_jax.core.errors import BadInput, exit_code
-from srum_jax.core.param_tree import Params
+from srum_jax.core.param_tree import Params, Specs
+from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
+from srum_jax.models.bagel.cost import memory
+from srum_jax.models.bagel.hf import locate, save
+from srum_jax.models.bagel.model import specs
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.bagel.model_config import BagelConfig as Sizes
+from srum_jax.models.bagel.model_config import from_folder as read_sizes
+from srum_jax.models.bagel.peft import save as save_adapter
 
 __all__ = [
+    "APART",
+    "DRAWS",
+    "OBJECTIVES",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
+    "Prompts",
+    "Sizes",
     "TextGenerator",
+    "coder_specs",
+    "cost",
     "describe",
     "examine",
     "load",
+    "locate",
+    "memory",
+    "read_sizes",
     "recognises",
+    "save",
+    "save_adapter",
+    "settings",
+    "sizes",
+    "specs",
+    "stream",
     "weight_bytes",
 ]
+
+
+OBJECTIVES = "srum_jax.objectives.srum"
+DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
+APART = True
+
+
+def coder_specs(cfg: BagelConfig) -> Specs:
+    """The autoencoder's parameters."""
+    return vae.specs(cfg.vae)
 
 
 def recognises(folder: epath.PathLike) -> bool:
     """Whether the folder has the JSON file of a BAGEL's language model."""
     return (epath.Path(folder) / "llm_config.json").exists()
+
+
+def settings(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:
+    """The settings of BAGEL-7B-MoT's own demo."""
+    return GenerationConfig()
+
+
+def sizes(cfg: BagelConfig) -> list[str]:
+    """What a model is made of, in words."""
+    llm, vit = cfg.llm, cfg.vit
+    return [
+        f"language model: {llm.layers} layers of width {llm.hidden}, {llm.heads} heads "
+        f"({llm.kv_heads} of keys), MLP {llm.ffn}, {llm.vocab} words, {cfg.max_text} positions",
+        f"vision tower: {vit.layers} layers of width {vit.hidden}, pictures up to "
+        f"{vit.patch * vit.positions} pixels a side in patches of {vit.patch}",
+        f"images: up to {cfg.max_latent * cfg.token_pixels} pixels a side, {cfg.token_pixels} a "
+        f"token, latents of {cfg.vae.z} channels",
+    ]
 
 
 def describe(
@@ -59,7 +112,7 @@ def weight_bytes(folder: epath.PathLike, base: epath.PathLike | None, precision:
     Raises FileNotFoundError or ValueError naming the file or the field.
     """
     cfg = model_config.from_folder(hf.locate(folder, base).sizes)
-    return cost.memory(cfg, precision).weights
+    return memory(cfg, precision).weights
 
 
 def examine(

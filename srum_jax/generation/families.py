@@ -6,19 +6,41 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `describe(folder, base)` -> (sizes, tokenizer), without the weights;
  · `weight_bytes(folder, base, precision)`: of all parameters, without them;
  · `examine(folder, base)` -> (sizes or None, stored dtype, everything wrong), without them too;
+ · `settings(folder, base)` -> how such a model is used where its folder does not say otherwise;
+ · `sizes(cfg)` -> lines about a model; `memory(cfg, precision)` -> bytes that it takes;
+ · `locate(folder, base)` -> `Parts`, where what is loaded lies; `save(folder, cfg, …)`
+   and `save_adapter(folder, cfg, adapters, alpha=)`;
+ · `read_sizes(folder)`, of a folder without a tokenizer, say;
+ · `Sizes`, the class of its sizes; `specs(cfg)` of its parameters, `coder_specs(cfg)` of its
+   autoencoder's; `cost`, a module that counts operations;
+ · `OBJECTIVES`, the name of the module of losses that it learns by; `DRAWS`, beginnings of the
+   paths that drawing reads; `APART`: whether answers read none of them; `Prompts`, how it reads a
+   prompt before an image that it learns to draw;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
- · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded.
+ · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,
+   and `stream`, which writes with a `TextGenerator` piece by piece.
 """
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 from etils import epath
 
 FAMILIES = {  # name -> module; of a folder that none recognises, the first says what it lacks
     "bagel": "srum_jax.generation.bagel",
+    "janus": "srum_jax.generation.janus",
 }
+
+
+def of(sizes: Any) -> ModuleType:
+    """The family of a model by its sizes."""
+    for name in FAMILIES.values():
+        family = importlib.import_module(name)
+        if isinstance(sizes, family.Sizes):
+            return family
+    raise TypeError(f"{type(sizes).__name__} is no family's sizes")
 
 
 def find(folder: epath.PathLike, base: epath.PathLike | None = None) -> ModuleType:

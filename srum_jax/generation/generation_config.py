@@ -17,6 +17,7 @@ from srum_jax.core import files, registry
 from srum_jax.core.checked import plain, unknown_key
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import languages
+from srum_jax.generation import families
 from srum_jax.models.bagel import hf_folder
 
 _GENERATE = SampleConfig(
@@ -106,17 +107,17 @@ class GenerationConfig:
 def from_folder(folder: epath.PathLike, base: epath.PathLike | None = None) -> GenerationConfig:
     """Reads the settings of a checkpoint folder, or of its base where it has none.
 
-    Keys that are left out keep their defaults; `edit` starts from `generate`, `score` from how a
-    world's pictures are scored where the file names a language. Raises BadInput naming the file
-    and the key.
+    Keys that are left out keep the defaults of the model's family; `edit` starts from `generate`,
+    `score` from how a world's pictures are scored where the file names a language. Raises BadInput
+    naming the file and the key.
     """
     places = (epath.Path(one) for one in (folder, base) if one)
     path, values = next(filter(None, map(hf_folder.generation_settings, places)), (None, {}))
     if not isinstance(values, dict):
         raise BadInput(f"{path}: must hold an object, got {quoted(values)}")
-    start = GenerationConfig()
+    start = families.find(folder, base).settings(folder, base)
     if "generate" in values:
-        generate = changed(_GENERATE, values["generate"], where=f"{path}, generate")
+        generate = changed(start.generate, values["generate"], where=f"{path}, generate")
         start = dataclasses.replace(start, generate=generate, edit=generate)
     if values.get("language"):
         start = dataclasses.replace(start, score=_SCORE_OF_A_WORLD)

@@ -20,10 +20,11 @@ from srum_jax.generation.context import Context
 from srum_jax.generation.text_generator import GeneratedText, TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.layers import cut
 
 UNFINISHED = "\ufffd"  # what decoding gives in place of bytes that are no whole character
 
-_cut = jax.jit(mot.cut)
+_cut = jax.jit(cut)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
@@ -68,7 +69,7 @@ def stream(
     how = dict(window=generator.window, max_text=generator.model.max_text)
     context.check_window(one, max_tokens + 1, **how)
     tokens = _tokens(generator, one, max_tokens, temperature, seed)
-    return _pieces(generator.tokenizer, tokens, generator.model.eos)
+    return pieces(generator.tokenizer, tokens, generator.model.eos)
 
 
 def _tokens(
@@ -97,7 +98,7 @@ def _tokens(
         yield token
 
 
-def _pieces(
+def pieces(
     tokenizer: Tokenizer, tokens: Iterator[int], eos: int
 ) -> Generator[str, None, GeneratedText]:
     """Pieces of text as soon as no later token can change them: a character may take several."""

@@ -20,7 +20,7 @@ from srum_jax.core import param_tree
 LEVELS = 127  # symmetric: -128 is not used
 # Matrices that hidden states are multiplied with. Embeddings are looked up, and what reads and
 # writes patches, latents and times is small: they stay as they are.
-_CHOSEN = re.compile(r"((vit/)?blocks/.*|connector/.*|lm_head)/w")
+_CHOSEN = re.compile(r"((vit/)?blocks/.*|(connector|aligner|gen_head)/.*|lm_head)/w")
 
 
 def chosen(path: str) -> bool:

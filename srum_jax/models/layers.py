@@ -29,6 +29,23 @@ def rematerialised(block: Callable, how: str) -> Callable:
     return block if how == "none" else jax.checkpoint(block, policy=policy)
 
 
+def apart(params: Params) -> Params:
+    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if they are not already.
+
+    For programs that run the stack many times: what cuts a layer out of stacked weights copies it
+    each time, and several chips gather each layer of a scan again.
+    """
+    if isinstance(params["blocks"], tuple):
+        return params
+    return {**params, "blocks": cut(params["blocks"])}
+
+
+def cut(stacked: Params) -> tuple[Params, ...]:
+    """The layers of leaves `[L, ...]`, each a copy."""
+    layers = len(jax.tree.leaves(stacked)[0])
+    return tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(layers))
+
+
 def _over(vector: jax.Array, x: jax.Array) -> jax.Array:
     """An array of the last axes, shaped to broadcast over x."""
     return vector.reshape((1,) * (x.ndim - vector.ndim) + vector.shape)

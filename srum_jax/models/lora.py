@@ -27,12 +27,14 @@ EXPERTS = {"gen": "gen", "all": "und|gen"}  # by name, as regular expressions
 
 @dataclasses.dataclass(frozen=True)
 class Projections:
-    """Whether a parameter path is a projection of attention or MLP in `experts`: "gen" | "all"."""
+    """Whether a parameter path is a projection of attention or MLP in `experts`: "gen" | "all".
+
+    A model without experts has its projections in "blocks" itself: they count as either."""
 
     experts: str
 
     def __call__(self, path: str) -> bool:
-        pattern = rf"blocks/({EXPERTS[self.experts]})/(q|k|v|o|gate|up|down)/w"
+        pattern = rf"blocks/(({EXPERTS[self.experts]})/)?(q|k|v|o|gate|up|down)/w"
         return re.fullmatch(pattern, path) is not None
 
 

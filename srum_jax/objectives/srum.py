@@ -18,12 +18,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from srum_jax import flow
 from srum_jax.config import TrainConfig
 from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch, Rewards, Sampling
+from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
@@ -295,6 +297,11 @@ _AROUND_START = ("srum_paper", "srum_advantage", "nft")  # read v₀ themselves
 def needs_reference(objective: str, anchor: float) -> bool:
     """Whether a loss compares with the velocity of the starting model."""
     return anchor > 0 or objective in _AROUND_START
+
+
+def loss(cfg: TrainConfig, sizes: BagelConfig, *, dtype: DTypeLike, remat: str) -> "SrumLoss":
+    """What a config trains a model of these sizes by."""
+    return SrumLoss(cfg, terms.Predictor(sizes, dtype, remat))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,7 @@ from srum_jax import disk, programs
 from srum_jax.config import Config
 from srum_jax.core import time_left
 from srum_jax.core.errors import BadInput
-from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel import vae
+from srum_jax.generation import families
 from srum_jax.planning import lowering, topology
 from srum_jax.planning.topology import ChipKind, Target
 from srum_jax.planning.workload import Calls, Workload
@@ -207,7 +206,8 @@ def _left(work: Workload, stage: str) -> int | None:
         case "train":
             return disk.training_bytes(cfg.train, programs.training(cfg, sizes))
         case "export":
-            both = bagel.specs(sizes), vae.specs(sizes.vae)
+            family = families.of(sizes)
+            both = family.specs(sizes), family.coder_specs(sizes)
             return cfg.rounds * disk.weight_bytes(both, cfg.export.dtype)
     return None
 

@@ -5,7 +5,7 @@ shape, a type and a place on a mesh and no content: ready to be lowered for any 
 """
 
 import dataclasses
-import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config
@@ -24,14 +23,14 @@ from srum_jax.generation import (
     answer_scorer,
     context,
     denoising,
+    families,
     guidance,
     image_codec,
     text_generator,
 )
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
-from srum_jax.models.bagel import model as bagel
-from srum_jax.models.bagel import model_config, vae
+from srum_jax.models.bagel import model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.planning import workload
@@ -63,12 +62,13 @@ class Program:
         return self.function.lower(*self.arguments, **self.static)
 
 
-def sizes_of(cfg: Config) -> BagelConfig:
+def sizes_of(cfg: Config) -> Any:
     """Sizes of the config's model: of its folder if that is here, otherwise of its world's base or
     of its preset."""
     for folder in filter(None, (cfg.weights, cfg.weights_base)):
-        if (epath.Path(folder) / "llm_config.json").exists():
-            return model_config.from_folder(folder)
+        family = families.find(folder)
+        if family.recognises(folder):
+            return family.read_sizes(folder)
     if cfg.model in registry.WORLDS:
         return model_config.from_folder(registry.base_folder(cfg.model))
     return registry.load(registry.PRESETS, cfg.model).PRESETS[cfg.model]
@@ -81,7 +81,7 @@ def bytes_per_chip(tree: Any) -> int:
     )
 
 
-def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
     """The step of the stage `train`, on the packed batch it makes."""
     c, dtype = cfg.train, jnp.dtype(cfg.compute.dtype)
     tokens = c.lanes.und + c.lanes.gen
@@ -120,30 +120,31 @@ def train_step(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Prog
             "batch": batch,
         },
         # The monitor samples between steps, with a decoder that stays.
-        resident={"autoencoder": _autoencoder(sizes, mesh)} if c.monitor.prompts else {},
+        resident={"autoencoder": autoencoder(sizes, mesh)} if c.monitor.prompts else {},
         flops=flops,
         more={"model_flops": needed, "attention": sizes.attention},
     )
 
 
-def _model(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
+def model(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:
     """(the model's parameters in compute.dtype, or its matrices as `kept` says; the
     autoencoder's)."""
-    specs = bagel.specs(sizes)
+    specs = families.of(sizes).specs(sizes)
     dtype = jnp.dtype(cfg.compute.dtype)
     if kept == "int8":
         specs, dtype = int8.specs(specs, dtype), None  # each leaf has its own
-    return sharding.placed_params(specs, dtype, mesh), _autoencoder(sizes, mesh)
+    return sharding.placed_params(specs, dtype, mesh), autoencoder(sizes, mesh)
 
 
-def _autoencoder(sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Any:
-    return sharding.placed_params(vae.specs(sizes.vae), jnp.float32, mesh)
+def autoencoder(sizes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The parameters of a model's autoencoder, float32."""
+    return sharding.placed_params(families.of(sizes).coder_specs(sizes), jnp.float32, mesh)
 
 
 def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The sampler of the stage `generate`: one call of sample.batch images."""
     c, rows, dtype = cfg.sample, cfg.sample.batch, jnp.dtype(cfg.compute.dtype)
-    params, autoencoder = _model(cfg, sizes, mesh, kept)
+    params, autoencoder = model(cfg, sizes, mesh, kept)
     at = sharding.batch_sharding(mesh)
     prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
     size = image_codec.latent_grid(c.size, sizes.layout)
@@ -180,7 +181,7 @@ def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
 
 def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The autoencoder's decoder on an image a device, as the sampler's latents go through it."""
-    params, autoencoder = _model(cfg, sizes, mesh, kept)
+    params, autoencoder = model(cfg, sizes, mesh, kept)
     grid = image_codec.latent_grid(cfg.sample.size, sizes.layout)
     images = sharding.row_ways(mesh)
     tokens = jax.ShapeDtypeStruct(
@@ -200,7 +201,7 @@ def decode(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str =
 def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The reader of soft answers about score.batch whole images."""
     rows, dtype = cfg.score.batch, jnp.dtype(cfg.compute.dtype)
-    params, _ = _model(cfg, sizes, mesh, kept)
+    params, _ = model(cfg, sizes, mesh, kept)
     example, work = workload.asked(sizes, cfg.sample.size)
     lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes.layout)
@@ -219,7 +220,7 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
 def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The writer of score.written.batch answers about whole images."""
     c, dtype = cfg.score.written, jnp.dtype(cfg.compute.dtype)
-    params, _ = _model(cfg, sizes, mesh, kept)
+    params, _ = model(cfg, sizes, mesh, kept)
     at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
     rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
     contexts = [workload.written_context(sizes, cfg.sample.size)] * rows
@@ -240,9 +241,28 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     )
 
 
-def score(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh) -> Program:
+MAKING = {  # family -> who makes its programs: sample, decode, read and write
+    "bagel": "srum_jax.planning.lowering",
+    "janus": "srum_jax.planning.janus",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfFamily:
+    """The program `name` of a model, as its family runs it; kept: "int8", or as the config says."""
+
+    name: str
+    kept: str = ""
+
+    def __call__(self, cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
+        family = families.of(sizes).__name__.rpartition(".")[2]
+        make = getattr(importlib.import_module(MAKING[family]), self.name)
+        return make(cfg, sizes, mesh, self.kept)
+
+
+def score(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
     """How the stage `score` asks the model: by soft answers, or in words."""
-    return (write if cfg.score.readout == "written" else read)(cfg, sizes, mesh)
+    return OfFamily("write" if cfg.score.readout == "written" else "read")(cfg, sizes, mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +273,7 @@ class Plannable:
     every host runs its own, on its own chips.
     """
 
-    make: Callable[[Config, BagelConfig, jax.sharding.Mesh], Program]
+    make: Callable[[Config, Any, jax.sharding.Mesh], Program]
     stages: tuple[str, ...] = ()
     per_host: bool = True
 
@@ -261,13 +281,13 @@ class Plannable:
 # "_int8": weights as `api.load(precision="int8")` keeps them, for small hardware.
 PROGRAMS = {
     "train_step": Plannable(train_step, ("train",), per_host=False),
-    "sample": Plannable(sample, ("generate", "evaluate", "adjust")),
-    "decode": Plannable(decode, ("generate", "evaluate", "adjust")),
+    "sample": Plannable(OfFamily("sample"), ("generate", "evaluate", "adjust")),
+    "decode": Plannable(OfFamily("decode"), ("generate", "evaluate", "adjust")),
     "score": Plannable(score, ("score",)),
-    "sample_int8": Plannable(functools.partial(sample, kept="int8")),
-    "decode_int8": Plannable(functools.partial(decode, kept="int8")),
-    "read_int8": Plannable(functools.partial(read, kept="int8")),
-    "write_int8": Plannable(functools.partial(write, kept="int8")),
+    "sample_int8": Plannable(OfFamily("sample", "int8")),
+    "decode_int8": Plannable(OfFamily("decode", "int8")),
+    "read_int8": Plannable(OfFamily("read", "int8")),
+    "write_int8": Plannable(OfFamily("write", "int8")),
 }
 
 

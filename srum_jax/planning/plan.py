@@ -27,8 +27,7 @@ from srum_jax import config, programs
 from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.core.errors import BadInput, DoesNotFit
-from srum_jax.models.bagel import cost
-from srum_jax.models.bagel import model as bagel
+from srum_jax.generation import families
 from srum_jax.planning import budget, fitting, hlo, lowering, topology
 from srum_jax.planning.budget import Assumptions, Chips
 from srum_jax.planning.fitting import changed, fitted
@@ -56,7 +55,8 @@ def mesh_of(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
 def host_mesh(cfg: Config, machine: Machine) -> jax.sharding.Mesh:
     """What drawing and scoring run on: each host on its own chips, parameters cut over as few as
     hold them."""
-    weights = cost.memory(sizes_of(cfg), cfg.compute.dtype).weights
+    sizes = sizes_of(cfg)
+    weights = families.of(sizes).memory(sizes, cfg.compute.dtype).weights
     return sharding.inference_mesh(machine.host, weights, int(machine.hbm_gib * GIB))
 
 
@@ -321,7 +321,7 @@ def plan(
         "rows": cfg.train.rows,
         "set": adjusted,
         "parameters": {
-            "model": param_tree.count(bagel.specs(sizes)),
+            "model": param_tree.count(families.of(sizes).specs(sizes)),
             "trained": param_tree.count(made.trained),
         },
         "recipe": {

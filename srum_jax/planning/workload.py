@@ -8,7 +8,10 @@ taken apart, answers that are asked for again, `score.compare`.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +21,7 @@ from srum_jax.config import Config, SampleConfig, TrainConfig
 from srum_jax.core import param_tree
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Text
-from srum_jax.generation import answer_scorer, context
+from srum_jax.generation import answer_scorer, context, families
 from srum_jax.generation.context import bucket, fine_bucket
 from srum_jax.generation.guidance import Guidance
 from srum_jax.generation.image_codec import latent_grid
@@ -119,6 +122,37 @@ def writing(
     return Work(rows * flops, itemsize * (cost.matrices(sizes, first) + limit * read))
 
 
+def drawing(
+    sizes: BagelConfig, settings: SampleConfig, *, itemsize: int = 2, chips: int = 1
+) -> Work:
+    """`sampling` of prompts of PROMPT tokens."""
+    height, width = latent_grid(settings.size, sizes.layout)
+    texts = bucket(min(PROMPT, sizes.max_text - 2) + 2)
+    how = dict(texts=texts, slots=texts, tokens=fine_bucket(height * width))
+    return sampling(sizes, settings, **how, itemsize=itemsize, chips=chips)
+
+
+def asking(
+    sizes: BagelConfig, size: tuple[int, int], rows: int, *, itemsize: int = 2, chips: int = 1
+) -> Work:
+    """A call that reads `rows` pictures of `size` pixels with QUESTIONS about each."""
+    return reading(sizes, asked(sizes, size)[1], rows, itemsize=itemsize, chips=chips)
+
+
+def answering(
+    sizes: BagelConfig, size: tuple[int, int], rows: int, limit: int, *, itemsize: int = 2
+) -> Work:
+    """A call that writes `limit` tokens about each of `rows` pictures of `size` pixels."""
+    return writing(sizes, *written_rows(sizes, size, limit), rows, limit, itemsize=itemsize)
+
+
+def thinking(sizes: BagelConfig, rows: int, limit: int, *, itemsize: int = 2) -> Work:
+    """A call that writes plans of at most `limit` tokens behind the text that asks for them and
+    `rows` prompts."""
+    texts = Text(np.zeros(PROMPT, np.int32))
+    return writing(sizes, *behind(sizes, (texts, texts), limit), rows, limit, itemsize=itemsize)
+
+
 def decoding(sizes: BagelConfig, size: tuple[int, int]) -> Work:
     """The autoencoder's decoder on one image of `size` (height, width) pixels, in float32."""
     weights = param_tree.count(vae.specs(sizes.vae)["decoder"])
@@ -135,7 +169,7 @@ def step_row(c: TrainConfig) -> RowTokens:
 
 def step(cfg: Config, sizes: BagelConfig, made: programs.Training) -> tuple[int, int]:
     """(operations of a training step, those of them that the mathematics needs)."""
-    flops, needed = cost.step(
+    flops, needed = families.of(sizes).cost.step(
         sizes,
         step_row(cfg.train),
         trained=made.trained,
@@ -156,6 +190,17 @@ def asked(sizes: BagelConfig, size: tuple[int, int]) -> tuple[Example, RowTokens
 
 
 # ----------------------------------------------------------------------------- the calls of a stage
+
+COUNTING = {  # family -> who counts its calls: drawing, decoding, asking and answering
+    "bagel": "srum_jax.planning.workload",
+    "janus": "srum_jax.planning.janus",
+}
+
+
+def counting(sizes: Any) -> ModuleType:
+    """Who counts the calls of a model of these sizes."""
+    family = families.of(sizes).__name__.rpartition(".")[2]
+    return importlib.import_module(COUNTING[family])
 
 
 def in_shards(count: int, shard: int, batch: int) -> int:
@@ -214,7 +259,8 @@ class Workload:
         flops, _ = step(self.cfg, self.sizes, made)
         # Forward and backward, and what is computed again: the weights each time.
         passes = 2 + (remat != "none") + (made.reference is not None)
-        weights = self._itemsize * cost.matrices(self.sizes, step_row(c))
+        matrices = families.of(self.sizes).cost.matrices(self.sizes, step_row(c))
+        weights = self._itemsize * matrices
         work = Work(flops, passes * c.micro_batches * self.chips * weights)
         steps = Calls("train_step", c.steps, work, self.chips, 1, self.cfg.compute.dtype)
         return [steps, *self._monitored()]
@@ -235,20 +281,10 @@ class Workload:
 
     def _drawn(self, images: int, shard: int, team: Team) -> list[Calls]:
         """Images drawn together and decoded one by one, each on a device of its own."""
-        c, dtype = self.cfg.sample, self.cfg.compute.dtype
-        height, width = latent_grid(c.size, self.sizes.layout)
-        texts = bucket(min(PROMPT, self.sizes.max_text - 2) + 2)
-        drawn = sampling(
-            self.sizes,
-            c,
-            texts=texts,
-            slots=texts,
-            tokens=fine_bucket(height * width),
-            itemsize=self._itemsize,
-            chips=team.chips,
-        )
+        c, dtype, count = self.cfg.sample, self.cfg.compute.dtype, counting(self.sizes)
+        drawn = count.drawing(self.sizes, c, itemsize=self._itemsize, chips=team.chips)
         calls = in_shards(images, shard, c.batch)
-        decoded = decoding(self.sizes, c.size)
+        decoded = count.decoding(self.sizes, c.size)
         return [
             Calls("sample", calls, drawn, team.chips, team.beside, dtype),
             Calls("decode", images, decoded, 1, team.beside * team.chips, "float32"),
@@ -274,27 +310,24 @@ class Workload:
 
     def _soft(self, name: str, calls: int, size: tuple[int, int], team: Team) -> Calls:
         """Soft answers about pictures of `size`."""
-        _, row = asked(self.sizes, size)
-        rows = self.cfg.score.batch
-        work = reading(self.sizes, row, rows, itemsize=self._itemsize, chips=team.chips)
+        rows, how = self.cfg.score.batch, dict(itemsize=self._itemsize, chips=team.chips)
+        work = counting(self.sizes).asking(self.sizes, size, rows, **how)
         return Calls(name, calls, work, team.chips, team.beside, self.cfg.compute.dtype)
 
     def _written(self, answers: int, team: Team) -> Calls:
         """Answers in words, each about a whole picture and as long as it may be."""
         c, limit = self.cfg.score.written, bucket(self.cfg.score.written.max_tokens)
-        rows = written_rows(self.sizes, self.cfg.sample.size, limit)
-        return self._writing(answers, rows, c.batch, limit, team)
+        size, how = self.cfg.sample.size, dict(itemsize=self._itemsize)
+        work = counting(self.sizes).answering(self.sizes, size, c.batch, limit, **how)
+        return self._writing(answers, c.batch, work, team)
 
     def _thought(self, prompts: int, team: Team) -> Calls:
-        """Plans of prompts, behind the text that asks for them, each as long as it may be."""
-        limit, texts = bucket(self.cfg.generate.think_tokens), np.zeros(PROMPT, np.int32)
-        rows = behind(self.sizes, (Text(texts), Text(texts)), limit)
-        return self._writing(prompts, rows, self.cfg.sample.batch, limit, team)
+        """Plans of prompts, each as long as it may be."""
+        limit, rows = bucket(self.cfg.generate.think_tokens), self.cfg.sample.batch
+        work = thinking(self.sizes, rows, limit, itemsize=self._itemsize)
+        return self._writing(prompts, rows, work, team)
 
-    def _writing(
-        self, count: int, rows: tuple[RowTokens, RowTokens], batch: int, limit: int, team: Team
-    ) -> Calls:
-        work = writing(self.sizes, *rows, batch, limit, itemsize=self._itemsize)
+    def _writing(self, count: int, batch: int, work: Work, team: Team) -> Calls:
         dtype = self.cfg.compute.dtype
         return Calls("write", -(-count // batch), work, team.chips, team.beside, dtype)
 

@@ -16,9 +16,7 @@ from etils import epath
 from srum_jax import disk
 from srum_jax.config import Config, section_hash
 from srum_jax.core import param_tree
-from srum_jax.generation import generation_config
-from srum_jax.models.bagel import hf, model_config, peft, vae
-from srum_jax.models.bagel import model as bagel
+from srum_jax.generation import families, generation_config
 from srum_jax.stages import adjusted, loading, preflight
 from srum_jax.stages.manifest import (
     ALL_SECTIONS,
@@ -41,9 +39,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     weights = preflight.weights(cfg, work, found)
     if weights:
         with found.noting():
-            sizes = model_config.from_folder(weights.sizes)
-            both = bagel.specs(sizes), vae.specs(sizes.vae)
-            made = disk.weight_bytes(both, cfg.export.dtype)
+            made = disk.weight_bytes(_specs(loading.described(weights)[0]), cfg.export.dtype)
             rounds = f", in each of {cfg.rounds} rounds" if cfg.rounds > 1 else ""
             what = f"the model in {cfg.export.dtype}{rounds}"
             found.costs.append(Cost("export", what, cfg.rounds * made))
@@ -67,11 +63,12 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         if stage:
             made = loading.made_by_training(opened, cfg, work, mesh, stage)
             if cfg.train.trainable == "lora":
-                peft.save(folder / ADAPTER, opened.cfg, made, alpha=cfg.train.lora.alpha)
+                alpha = cfg.train.lora.alpha
+                opened.family.save_adapter(folder / ADAPTER, opened.cfg, made, alpha=alpha)
                 outputs["adapter"] = ADAPTER
             opened = loading.with_made(opened, cfg, made)
             del made
-        hf.save(
+        opened.family.save(
             folder / FOLDER,
             opened.cfg,
             opened.params,
@@ -83,13 +80,17 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         )
         if stage == "adjust" and jax.process_index() == 0:
             generation_config.guide(folder / FOLDER, choice["chosen"]["guidance"])
-        parameters = param_tree.count(bagel.specs(opened.cfg)) + param_tree.count(
-            vae.specs(opened.cfg.vae)
-        )
+        parameters = sum(map(param_tree.count, _specs(opened.cfg)))
         return Outcome(outputs, {"parameters": parameters}, items=1)
 
     sections = ("model", "export", "train.trainable")
     return run_stage("export", cfg, work, sections=sections, inputs=inputs, body=body)
+
+
+def _specs(sizes: Any) -> tuple[param_tree.Specs, param_tree.Specs]:
+    """Parameters of a model and of its autoencoder."""
+    family = families.of(sizes)
+    return family.specs(sizes), family.coder_specs(sizes)
 
 
 def _notes(cfg: Config, work: Workdir, fingerprint: str, choice: Mapping[str, Any] | None) -> str:

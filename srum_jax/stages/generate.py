@@ -71,7 +71,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             if "train" in cfg.stages:
                 texts = [(prompt.text, prompt.where) for prompt in wanted]
                 lanes = programs.lanes(cfg.train)
-                training_set.check_lanes(texts, reader.tokenizer, lanes, layout, cfg.sample.size)
+                reads = loading.prompts(weights)
+                training_set.check_lanes(texts, reads, lanes, layout, cfg.sample.size)
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

@@ -39,7 +39,6 @@ from srum_jax.data.srum_dataset import ImageSample, ScoredBox, SrumDataset
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_sampler import candidate_seed
-from srum_jax.models.bagel import model_config
 from srum_jax.rewards import judge
 from srum_jax.stages import (
     draw_and_judge,
@@ -117,8 +116,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     }
 
     def body(folder: epath.Path) -> Outcome:
-        tokenizer = Tokenizer.from_folder(weights.words)
-        layout = model_config.from_folder(weights.sizes).layout
+        sizes, tokenizer = loading.described(weights)
+        layout = sizes.layout
         key = hash_json([inputs, cfg.ingest.shard_size, cfg.ingest.latents, cfg.seed])
         plan = planned(source, folder, key, cfg, layout, tokenizer)
         here = sharding.row_mesh(mesh)
@@ -284,7 +283,6 @@ def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
     Raises ValueError where the good picture comes to another size.
     """
     image = pictures.latent_image(sample.image, layout)
-    before, after = sample.image.shape[:2], image.shape[:2]
     target = sample.target
     if target is not None:
         target = pictures.latent_image(target, layout)
@@ -298,7 +296,7 @@ def fitted(sample: ImageSample, layout: LayoutSizes) -> ImageSample:
     def move(region: ScoredBox) -> ScoredBox:
         if region.bbox is None:
             return region
-        (box,) = masks.resize_boxes(np.array([region.bbox]), before, after)
+        (box,) = masks.latent_boxes(np.array([region.bbox]), sample.image.shape[:2], layout)
         return dataclasses.replace(region, bbox=tuple(map(int, box)))
 
     regions = tuple(map(move, sample.regions))

@@ -20,6 +20,7 @@ from srum_jax.config import Config, TrainConfig
 from srum_jax.core import compiling, device_clock, param_tree, registry, sharding
 from srum_jax.core.files import model_fingerprint as fingerprint  # noqa: F401 (stages ask here)
 from srum_jax.data.prompt_reader import PromptReader
+from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as bagel_family
 from srum_jax.generation import families, generation_config
@@ -27,7 +28,7 @@ from srum_jax.generation.bagel import AnswerScorer, ImageEncoder, ImageSampler, 
 from srum_jax.generation.context import Programs
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.models import lora
-from srum_jax.models.bagel import hf, model_config
+from srum_jax.models.bagel import hf
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
@@ -125,8 +126,23 @@ def source(cfg: Config, work: Workdir) -> hf.Parts:
     if "pretrain" in cfg.stages:
         return _made_by(work.stage("pretrain"))
     if not cfg.weights:
-        return hf.locate(registry.base_folder(cfg.model))
-    return hf.locate(cfg.weights, cfg.weights_base)
+        return located(registry.base_folder(cfg.model))
+    return located(cfg.weights, cfg.weights_base)
+
+
+def located(folder: epath.PathLike, base: epath.PathLike | None = None) -> hf.Parts:
+    """Where the parts of a model of any family lie. Raises FileNotFoundError."""
+    return families.find(folder, base or None).locate(folder, base or None)
+
+
+def described(parts: hf.Parts) -> tuple[Any, Tokenizer]:
+    """(sizes, words) of a model without its weights. Raises as its family's `describe`."""
+    return families.find(parts.folder, parts.base).describe(parts.folder, parts.base)
+
+
+def prompts(parts: hf.Parts) -> Prompts:
+    """How a model reads prompts before images that it learns to draw."""
+    return families.find(parts.folder, parts.base).Prompts(described(parts)[1])
 
 
 def language(parts: hf.Parts) -> str:
@@ -136,12 +152,12 @@ def language(parts: hf.Parts) -> str:
 
 def prompt_reader(parts: hf.Parts) -> PromptReader:
     """What a model can read, without its weights. Raises ValueError naming the file."""
-    window = model_config.from_folder(parts.sizes).max_text
-    return PromptReader(language(parts), Tokenizer.from_folder(parts.words), window)
+    sizes, tokenizer = described(parts)
+    return PromptReader(language(parts), tokenizer, sizes.max_text)
 
 
 def _made_by(stage: epath.Path) -> hf.Parts:
-    return hf.locate(stage / Manifest.read(stage).outputs["model"])
+    return located(stage / Manifest.read(stage).outputs["model"])
 
 
 def base(
@@ -213,7 +229,7 @@ def with_made(loaded: LoadedModel, cfg: Config, made: param_tree.Params) -> Load
         merged = lora.merge(loaded.params, made, programs.lora_scale(cfg.train))
         places = jax.tree.map(lambda leaf: leaf.sharding, loaded.params)
         return dataclasses.replace(loaded, params=jax.device_put(merged, places))
-    old, frozen = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
+    old, frozen = param_tree.split(loaded.params, programs.Trainable.of(cfg.train, loaded.cfg))
     made = _cast(made, jax.tree.map(lambda leaf: leaf.dtype, old))
     return dataclasses.replace(loaded, params=param_tree.merge(made, frozen))
 
@@ -228,7 +244,7 @@ def shared(
     """
     if cfg.train.trainable == "lora":
         return lora.lessened(made, share)
-    old, _ = param_tree.split(loaded.params, programs.Trainable(cfg.train.trainable))
+    old, _ = param_tree.split(loaded.params, programs.Trainable.of(cfg.train, loaded.cfg))
     return _mixed(old, made, share)
 
 
@@ -255,8 +271,10 @@ def in_training(
     return param_tree.merge(jax.tree.map(lambda x: x.astype(dtype), made), frozen)
 
 
-def answers_stay(c: TrainConfig) -> bool:
+def answers_stay(c: TrainConfig, family: ModuleType) -> bool:
     """Whether no trained leaf is read where the model answers: the generation side alone learns."""
+    if not family.APART:
+        return False
     return c.trainable == "gen" or (c.trainable == "lora" and c.lora.experts == "gen")
 
 

@@ -314,7 +314,7 @@ class TrainingMonitor:
         dtype = jnp.dtype(self.cfg.compute.dtype)
         params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
         records = draw_and_judge.draw(self.prompts, self.sampler, params=params)
-        judged = self.judge(records, params)
+        judged = self.judge(records, self._judging(params))
         separates = self.panel.proposers[0].separates
         latents = np.stack([record["latent"] for record in records])
         groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
@@ -342,6 +342,12 @@ class TrainingMonitor:
         if best:
             found |= {"best_step": best["step"], "best_own_score": best["own_score"]}
         return {f"monitor_{name}": value for name, value in found.items()}
+
+    def _judging(self, params: param_tree.Params) -> param_tree.Params:
+        """Whose answers judge: the starting model's, where what draws also answers and beside
+        adapters that model is here; otherwise those of the model in training."""
+        kept = self.cfg.train.trainable == "lora" and not self.loaded.family.APART
+        return self.frozen if kept else params
 
     def judge(
         self, records: Sequence[draw_and_judge.Record], params: param_tree.Params
@@ -386,7 +392,7 @@ class TrainingMonitor:
         asked = questions(self.texts, self.words, self.bounds.questions)
         if not asked:
             return None
-        if loading.answers_stay(self.cfg.train):
+        if loading.answers_stay(self.cfg.train, self.loaded.family):
             return 1.0
         first: list[dict[str, Any]] = []
         if step:

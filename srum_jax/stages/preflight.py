@@ -18,7 +18,7 @@ from srum_jax.config import Config
 from srum_jax.core import storage
 from srum_jax.core.errors import BadInput, StorageLost
 from srum_jax.data.schema import LayoutSizes
-from srum_jax.models.bagel import hf, model_config
+from srum_jax.models.bagel import hf
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, metrics
@@ -134,7 +134,7 @@ def weights(cfg: Config, work: Workdir, found: Checks) -> hf.Parts | None:
 
 def layout(parts: hf.Parts) -> LayoutSizes:
     """The sizes of tokens of the model in a folder."""
-    return model_config.from_folder(parts.sizes).layout
+    return loading.described(parts)[0].layout
 
 
 def _room(work: Workdir, needed: int) -> str:

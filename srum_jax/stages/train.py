@@ -23,7 +23,6 @@ from srum_jax import disk, programs
 from srum_jax.config import Config, hash_json
 from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
-from srum_jax.models.bagel import cost, model_config
 from srum_jax.objectives import srum
 from srum_jax.stages import adjusted, loading, monitor, preflight, training_examples
 from srum_jax.stages.manifest import (
@@ -57,7 +56,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     if weights is None:
         return
     with found.noting():
-        program = programs.training(cfg, model_config.from_folder(weights.sizes))
+        program = programs.training(cfg, loading.described(weights)[0])
         size, count = disk.training_bytes(c, program), param_tree.count(program.trained)
         what = f"{c.keep} checkpoints of {count:,} trained parameters, one more while it is saved"
         found.costs.append(Cost("train", what, size))
@@ -130,7 +129,7 @@ def train(
     lanes = programs.lanes(c)
     sizes = programs.attending(cfg, opened.cfg, mesh, tokens=lanes.und + lanes.gen)
     program = programs.training(cfg, sizes)
-    trained, frozen = trained_and_frozen(cfg, opened.params, program)
+    trained, frozen = trained_and_frozen(cfg, opened.params, program, sizes)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     fixed = FrozenParams(frozen, reference(cfg, trained, program))
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
@@ -138,9 +137,8 @@ def train(
     like = placed(program.tx, program.trained, mesh)
     state = checkpoints.newest(like, begin, steps=c.steps)
     del trained, begin  # the state has its own copies
-    examples = TrainingSet(
-        chosen, stored, opened.tokenizer, lanes, opened.cfg.layout, c, seed=cfg.seed
-    )
+    reads = opened.family.Prompts(opened.tokenizer)
+    examples = TrainingSet(chosen, stored, reads, lanes, opened.cfg.layout, c, seed=cfg.seed)
     log_rows(examples)
 
     watch = None
@@ -181,7 +179,7 @@ def train(
 
 
 def trained_and_frozen(
-    cfg: Config, params: param_tree.Params, program: programs.Training
+    cfg: Config, params: param_tree.Params, program: programs.Training, sizes: Any
 ) -> tuple[param_tree.Params, param_tree.Params]:
     """(trained leaves, float32; frozen ones, compute.dtype) at the start of a run.
 
@@ -190,7 +188,7 @@ def trained_and_frozen(
     if cfg.train.trainable == "lora":
         trained, frozen = param_tree.init(program.trained, jax.random.key(cfg.seed)), params
     else:
-        trained, frozen = param_tree.split(params, programs.Trainable(cfg.train.trainable))
+        trained, frozen = param_tree.split(params, programs.Trainable.of(cfg.train, sizes))
     return trained, jax.tree.map(lambda x: x.astype(cfg.compute.dtype), frozen)
 
 
@@ -291,6 +289,7 @@ def step_cost(
     [E, 6] of `packing.size`, without padding; tokens see the tokens of their own example."""
     need = dict(zip(packing.LANES, needs.T, strict=True))
     tokens = need["und"] + need["gen"]
+    cost = loaded.family.cost
     row = cost.RowTokens(
         und=need["und"].sum() / rows,
         gen=need["gen"].sum() / rows,

@@ -15,7 +15,6 @@ from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, records, sources
 from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
 from srum_jax.data.shards import ShardRecords
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.stages.selection import Candidate, regions_of
 
 LATENTS = ("latent", "target", "latent_std", "target_std")  # `generate` leaves the first alone
@@ -92,7 +91,7 @@ def example(
     latents: Latents,
     number: int,
     *,
-    tokenizer: Tokenizer | None,
+    prompts: sources.Prompts,
     regions: int,
     dropped: bool = False,
     region_masks: tuple[np.ndarray | None, ...] | None = None,
@@ -116,9 +115,8 @@ def example(
         )
     if region_masks is not None:
         rewards = dataclasses.replace(rewards, masks=tuple(region_masks[i] for i in strongest))
-    return sources.text_to_image(
-        tokenizer,
-        None if dropped else c.prompt,
+    return sources.behind(
+        prompts.items(c.prompt, dropped),
         latents.latent,
         size=c.size,
         noise_id=number,
@@ -135,23 +133,24 @@ def strongest_regions(c: Candidate, count: int) -> np.ndarray:
 
 def check_lanes(
     prompts: Sequence[tuple[str, str]],
-    tokenizer: Tokenizer,
+    reads: sources.Prompts,
     lanes: Lanes,
     layout: LayoutSizes,
     size: tuple[int, int],
 ) -> None:
     """Raises ValueError naming every prompt that, with an image of `size` pixels, fits no row.
 
-    prompts: the text of each, and where it stands · size: (height, width).
+    prompts: the text of each, and where it stands · reads: as the model reads it · size: (height,
+    width).
     """
     height, width = (side // layout.token_pixels for side in size)
     latent = np.broadcast_to(np.float32(0), (height, width, layout.token_dim))
-    alone = sources.text_to_image(tokenizer, None, latent, size=size, noise_id=0)
+    alone = sources.behind((), latent, size=size, noise_id=0)
     packing.check_fits(packing.size(alone), lanes, what="train.lanes: an image of sample.size")
     faults = []
     for text, where in prompts:
         try:
-            whole = sources.text_to_image(tokenizer, text, latent, size=size, noise_id=0)
+            whole = sources.behind(reads.items(text), latent, size=size, noise_id=0)
             packing.check_fits(packing.size(whole), lanes, what=where)
         except ValueError as e:
             faults.append(str(e))
@@ -162,13 +161,14 @@ def check_lanes(
 class TrainingSet:
     """Candidates to train on, all with advantages or none, and how rows are made of them.
 
-    stored: where their arrays lie · c: the train section · lanes: sizes of a row · layout: sizes of
-    tokens · seed: of order, dropped prompts and resampled latents.
+    stored: where their arrays lie · prompts: how the model reads theirs · c: the train section ·
+    lanes: sizes of a row · layout: sizes of tokens · seed: of order, dropped prompts and resampled
+    latents.
     """
 
     candidates: Sequence[Candidate]
     stored: StoredArrays
-    tokenizer: Tokenizer
+    prompts: sources.Prompts
     lanes: Lanes
     layout: LayoutSizes
     c: TrainConfig
@@ -208,7 +208,7 @@ class TrainingSet:
 
     def _example(self, c: Candidate, latents: Latents, number: int, **more) -> Example:
         regions = self.lanes.regions
-        return example(c, latents, number, tokenizer=self.tokenizer, regions=regions, **more)
+        return example(c, latents, number, prompts=self.prompts, regions=regions, **more)
 
     def row(self, number: int) -> list[Example]:
         """The samples of row `number` of the endless sequence."""

@@ -13,6 +13,7 @@ from srum_jax import api
 from srum_jax.core import registry
 from srum_jax.data.schema import Text
 from srum_jax.generation import bagel, families
+from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_request import GeneratedImage
 from srum_jax.generation.text_generator import GeneratedText
 from srum_jax.stages import loading
@@ -47,6 +48,7 @@ def load(folder, base, *, mesh, dtype, want=("model", "vae"), int8_weights=False
 STUB = types.SimpleNamespace(
     recognises=lambda folder: (epath.Path(folder) / "grey.json").exists(),
     load=load,
+    settings=lambda folder, base: GenerationConfig(),
     weight_bytes=lambda folder, base, precision: 1000,
     ImageEncoder=Grey,
     ImageSampler=Grey,

@@ -27,7 +27,7 @@ def by_bytes():
 
 def run(tokenizer, ids):
     pieces = []
-    stream = text_stream._pieces(tokenizer, iter(ids), EOS)
+    stream = text_stream.pieces(tokenizer, iter(ids), EOS)
     while True:
         try:
             pieces.append(next(stream))

@@ -66,7 +66,7 @@ def train(cfg, work, seed=1):
     """A train stage that leaves the leaves of another model, as if after 6 steps."""
 
     def body(folder):
-        made, _ = param_tree.split(tiny.weights(seed)[0], programs.Trainable(cfg.train.trainable))
+        made, _ = param_tree.split(tiny.weights(seed)[0], tiny.trainable(cfg.train.trainable))
         checkpoint.save_params(folder / "params", made)
         return Outcome({"params": "params"}, {"steps": 6}, 1)
 
@@ -207,7 +207,7 @@ def test_what_is_chosen_is_exported_and_the_next_round_starts_from_it(done):
     run(cfg, work, export)
     opened = loading.base(cfg, dataclasses.replace(work, round=1), tiny.mesh(cfg))
     old, new = (param_tree.flatten(tiny.weights(seed)[0]) for seed in (0, 1))
-    accepts = programs.Trainable("gen")
+    accepts = tiny.trainable("gen")
     for path, leaf in param_tree.flatten(opened.params).items():
         want = (old[path] + new[path]) / 2 if accepts(path) else old[path]
         np.testing.assert_allclose(leaf, want, atol=1e-6, err_msg=path)
@@ -358,7 +358,7 @@ def test_a_worse_round_is_rolled_back_and_the_next_draws_what_is_weak(tmp_path):
 def test_kept_checkpoints(weights, tmp_path):
     """The last, the monitor's best, then the newest; of a whole state its average is read."""
     cfg, work = tiny.load_config(weights, **SMALL, adjust__checkpoints=9), Workdir(tmp_path)
-    folder, accepts = work.stage("train"), programs.Trainable("gen")
+    folder, accepts = work.stage("train"), tiny.trainable("gen")
     leaves = [param_tree.split(tiny.weights(seed)[0], accepts)[0] for seed in range(3)]
 
     def body(folder):

@@ -15,7 +15,6 @@ import tiny
 from etils import epath
 from stages import test_score
 
-from srum_jax import programs
 from srum_jax.core import param_tree
 from srum_jax.data import shards
 from srum_jax.data.images import decode, picture
@@ -79,7 +78,7 @@ def train(cfg, work, seed=1):
     """A train stage that leaves other random numbers."""
 
     def body(folder):
-        made, _ = param_tree.split(tiny.weights(seed)[0], programs.Trainable(cfg.train.trainable))
+        made, _ = param_tree.split(tiny.weights(seed)[0], tiny.trainable(cfg.train.trainable))
         checkpoint.save_params(folder / "params", made)
         return Outcome({"params": "params"}, {}, 1)
 

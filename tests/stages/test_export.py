@@ -7,7 +7,6 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from srum_jax import programs
 from srum_jax.config import section_hash
 from srum_jax.core import param_tree
 from srum_jax.models import lora
@@ -36,7 +35,7 @@ def same(tree, other):
 
 def test_the_trained_model_comes_back(weights, tmp_path):
     cfg = tiny.load_config(weights, stages=("train", "export"), export__dtype="float32")
-    work, accepts = Workdir(tmp_path), programs.Trainable("gen")
+    work, accepts = Workdir(tmp_path), tiny.trainable("gen")
     with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):
         run(cfg, work)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,6 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from srum_jax import programs
 from srum_jax.core import files, in_flight, param_tree, sharding
 from srum_jax.core.errors import BadInput
 from srum_jax.models.bagel import cost
@@ -30,13 +29,13 @@ def finish(name, cfg, work, body):
 
 
 def test_what_gen_trains():
-    accepts = programs.Trainable("gen")
+    accepts = tiny.trainable("gen")
     trained, frozen = param_tree.split(bagel.specs(tiny.MODEL), accepts)
     assert set(trained) == {"blocks", "norm", "time", "vae2llm", "llm2vae"}
     assert set(trained["blocks"]) == set(trained["norm"]) == {"gen"}
     assert set(frozen) == {"blocks", "norm", "embed", "lm_head", "connector", "vit"}
     assert not param_tree.flatten(
-        param_tree.split(bagel.specs(tiny.MODEL), programs.Trainable("all"))[1]
+        param_tree.split(bagel.specs(tiny.MODEL), tiny.trainable("all"))[1]
     )
 
 
@@ -109,7 +108,7 @@ def test_a_fingerprint_is_of_content_alone(weights, tmp_path, monkeypatch):
 
 def test_trained_leaves_take_the_place_of_the_old(weights, tmp_path):
     cfg, work = tiny.load_config(weights, compute__dtype="bfloat16"), Workdir(tmp_path)
-    mesh, accepts = tiny.mesh(cfg), programs.Trainable("gen")
+    mesh, accepts = tiny.mesh(cfg), tiny.trainable("gen")
     old, new = tiny.weights()[0], tiny.weights(1)[0]
     opened = loading.base(cfg, work, mesh, dtype="float32")
     with pytest.raises(FileNotFoundError, match="train/manifest.json: missing"):

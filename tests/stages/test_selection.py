@@ -11,8 +11,7 @@ from stages.test_train import PROMPTS, UNSCORED, config, records, summaries, wri
 
 from srum_jax import programs
 from srum_jax.core.errors import BadInput
-from srum_jax.data import masks, packing, shards
-from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.data import masks, packing, shards, sources
 from srum_jax.stages import loading, selection, training_set
 from srum_jax.stages.manifest import Workdir
 
@@ -76,7 +75,7 @@ def test_masks_travel_from_the_records_to_the_example(tmp_path):
         last,
         stored.latents(last),
         3,
-        tokenizer=None,
+        prompts=sources.Prompts(None),
         regions=4,
         dropped=True,
         region_masks=stored.masks(last),
@@ -107,7 +106,7 @@ def test_nothing_heavy_is_read_before_the_first_step(tmp_path, monkeypatch):
     examples = training_set.TrainingSet(
         found,
         training_set.StoredArrays(drawn, scored, "components"),
-        Tokenizer.from_folder(loading.source(cfg, work).words),
+        loading.prompts(loading.source(cfg, work)),
         programs.lanes(cfg.train),
         tiny.MODEL.layout,
         cfg.train,

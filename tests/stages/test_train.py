@@ -14,7 +14,6 @@ import pytest
 import tiny
 from PIL import Image
 
-from srum_jax import programs
 from srum_jax.core import param_tree, preemption
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import masks, pipeline, shards
@@ -345,7 +344,7 @@ def check(cfg, work, manifest):
 
 
 def may_move(path):
-    return path.startswith(programs.TRAINABLE["gen"])
+    return path.startswith(tiny.trainable("gen").beginnings)
 
 
 @pytest.mark.slow

@@ -73,6 +73,7 @@ class ViTConfig:
     patch: int  # pixels
     positions: int  # patches per side of the trained position table
     eps: float = 1e-6
+    exact_gelu: bool = False  # by the error function, not its approximation by tanh
 
 
 @dataclasses.dataclass(frozen=True)

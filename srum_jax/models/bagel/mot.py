@@ -16,7 +16,15 @@ from srum_jax.core import param_tree, sharding
 from srum_jax.data.schema import Tokens
 from srum_jax.models import attention
 from srum_jax.models.bagel.model_config import LLMConfig
-from srum_jax.models.layers import linear, merge_heads, rematerialised, rms_norm, rope, rope_angles
+from srum_jax.models.layers import (
+    apart,
+    linear,
+    merge_heads,
+    rematerialised,
+    rms_norm,
+    rope,
+    rope_angles,
+)
 
 HiddenStates = tuple[jax.Array, jax.Array]  # und [B,U,D], gen [B,G,D]
 
@@ -85,23 +93,6 @@ def specs(cfg: LLMConfig) -> param_tree.Specs:
             "gen": param_tree.norm(cfg.hidden, "embed", bias=False),
         },
     }
-
-
-def apart(params: param_tree.Params) -> param_tree.Params:
-    """Parameters whose layers are apart, a tuple in place of `[L, ...]`, if they are not already.
-
-    For programs that run the stack many times: what cuts a layer out of stacked weights copies it
-    each time, and several chips gather each layer of a scan again.
-    """
-    if isinstance(params["blocks"], tuple):
-        return params
-    return {**params, "blocks": cut(params["blocks"])}
-
-
-def cut(stacked: param_tree.Params) -> tuple[param_tree.Params, ...]:
-    """The layers of leaves `[L, ...]`, each a copy."""
-    layers = len(jax.tree.leaves(stacked)[0])
-    return tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(layers))
 
 
 def unstacked(params: param_tree.Params, cfg: LLMConfig) -> param_tree.Params:

@@ -62,16 +62,16 @@ def _tokens(image_index: jax.Array) -> Tokens:
     )
 
 
-def _block(x: jax.Array, p: Params, attend: Callable, eps: float) -> jax.Array:
+def _block(x: jax.Array, p: Params, attend: Callable, cfg: ViTConfig) -> jax.Array:
     with jax.named_scope("attention"):
-        y = layer_norm(x, p["ln1"], eps)
+        y = layer_norm(x, p["ln1"], cfg.eps)
         q = attention.scaled(linear(y, p["q"], jnp.float32), y.dtype)
         k, v = linear(y, p["k"]), linear(y, p["v"])
         (o,) = attend([q], [k], [v])
         x = x + merge_heads(o, p["o"])
     with jax.named_scope("mlp"):
-        y = jax.nn.gelu(linear(layer_norm(x, p["ln2"], eps), p["fc1"]), approximate=True)
-        return x + linear(y, p["fc2"])
+        y = linear(layer_norm(x, p["ln2"], cfg.eps), p["fc1"])
+        return x + linear(jax.nn.gelu(y, approximate=not cfg.exact_gelu), p["fc2"])
 
 
 @jax.named_scope("vit")
@@ -99,7 +99,7 @@ def encode(
     attend = attention.over([_tokens(image_index)], backend)
 
     def step(carry, p):
-        (x,) = attention.shard_tokens(_block(carry, p, attend, cfg.eps))
+        (x,) = attention.shard_tokens(_block(carry, p, attend, cfg))
         return x, None
 
     x, _ = jax.lax.scan(rematerialised(step, remat), x, params["blocks"])

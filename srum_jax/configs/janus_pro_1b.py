@@ -1,0 +1,58 @@
+"""Janus-Pro-1B teaches itself to draw, on one chip of 16 GB: adapters, eight drawings a step.
+
+    python -m srum_jax.main --config configs/janus_pro_1b.py --workdir runs/janus
+
+The weights (deepseek-community/Janus-Pro-1B, or the original's folder) and files of prompts are not
+part of this repository; their places are given below or as overrides. The model draws 576 tokens
+one after another and learns by their cross-entropy (objectives/autoregressive.py). One language
+model draws and answers, so the starting model judges throughout, and the training monitor asks
+whether answers stay. Every result must beat the same run with train.objective = "sft", which
+teaches guidance alone. The recipe has not been run on these weights.
+"""
+
+from typing import Any
+
+from srum_jax.configs import base
+
+
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
+    c = base.get_config()
+    c.model = "janus_pro_1b"
+    c.weights = "weights/Janus-Pro-1B"
+    c.stages = ("generate", "score", "train", "evaluate", "export", "report")
+    c.compute.dtype = "bfloat16"
+
+    # As the original draws: guidance 5, every token at temperature 1.
+    c.sample.size = (384, 384)
+    c.sample.guidance = 5.0
+    c.sample.batch = 16
+
+    c.generate.prompts = "data/t2i_compbench_train.json"
+    c.generate.count = 2000
+    c.generate.candidates = 8
+    c.generate.shard_size = 64
+
+    c.score.proposers = ("grid",)
+    c.score.margin = 16
+    c.score.batch = 8
+
+    # One drawing of 24x24 tokens a row, beside a prompt in its template.
+    c.train.objective = "srum_release"
+    c.train.select = "best_of_k"
+    c.train.rows = 8
+    c.train.lanes.und = 128
+    c.train.lanes.gen = 576
+    c.train.lanes.images = 1
+    c.train.trainable = "lora"
+    c.train.lora.rank = 16
+    c.train.lora.alpha = 32.0
+    c.train.optim.optimizer = "adamw"
+    c.train.optim.learning_rate = 1e-4
+    c.train.optim.warmup = 20
+    c.train.text_dropout = 0.1
+
+    c.evaluate.suites = ("own_score",)
+    c.evaluate.prompts = "data/t2i_compbench_val.json"
+    c.export.dtype = "bfloat16"
+    return c

@@ -1,0 +1,419 @@
+"""Sizes of a Janus-Pro model: frozen dataclasses, presets, and the sizes a folder's JSON gives.
+
+`config.json` of either layout is read: Hugging Face's (`model_type` "janus") and the original's
+(`model_type` "multi_modality"). Ids of the marks that neither holds come from the tokenizer
+(`generation/janus`). No other file holds such a constant.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from srum_jax.core.errors import BadInput, quoted
+from srum_jax.core.files import read_object
+from srum_jax.data.schema import LayoutSizes
+from srum_jax.models.bagel.model_config import ViTConfig
+
+CONFIG = "config.json"
+TYPES = ("janus", "multi_modality")  # of the two layouts, as their `model_type` says
+_MOST = 2**31 - 1  # no size is larger
+_MOST_LAYERS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """The language model: sizes in tokens and features."""
+
+    hidden: int  # D
+    layers: int  # L
+    heads: int  # H
+    kv_heads: int  # K
+    head_dim: int  # C
+    ffn: int  # F
+    vocab: int  # V
+    rope_theta: float = 1e4
+    rms_eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} kv heads")
+        if self.head_dim % 2:
+            raise ValueError(f"heads of {self.head_dim} features cannot be turned by RoPE: odd")
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """The quantised autoencoder (VQ-16 of LlamaGen)."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    res_blocks: int
+    z: int  # features between the networks and the codes' projections
+    code_dim: int
+    codes: int
+
+    @property
+    def downsample(self) -> int:
+        """Side of the square of pixels that one code stands for."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class JanusConfig:
+    """A whole model; a drawing is a square of `grid` x `grid` image tokens.
+
+    aligner, gen_aligner: linear maps in each · gen_hidden, head_hidden: features inside the aligner
+    and the head of drawing · ids of marks are 0 where no file of the folder has told them.
+    """
+
+    llm: LlamaConfig
+    vit: ViTConfig
+    vq: VQConfig
+    grid: int
+    aligner: int = 2
+    gen_aligner: int = 2
+    head_hidden: int = 2048
+    max_text: int = 16384  # RoPE positions
+    image_token: int = 0
+    bos: int = 0
+    eos: int = 0
+    pad: int = 0
+    start_of_image: int = 0
+    end_of_image: int = 0
+    attention: str = "dense"  # how attention is computed: a back-end of models/attention
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a drawing."""
+        return self.grid**2
+
+    @property
+    def image_side(self) -> int:
+        """Pixels of a side of a drawing."""
+        return self.grid * self.vq.downsample
+
+    @property
+    def vit_side(self) -> int:
+        """Pixels of a side of what the vision tower reads."""
+        return self.vit.patch * self.vit.positions
+
+    @property
+    def token_dim(self) -> int:
+        """Numbers in what is kept of one image token: its code."""
+        return 1
+
+    @property
+    def layout(self) -> LayoutSizes:
+        """What pictures and tokenizer need of these sizes."""
+        return LayoutSizes(
+            vocab=self.llm.vocab,
+            bos=self.bos,
+            eos=self.eos,
+            start_of_image=self.start_of_image,
+            end_of_image=self.end_of_image,
+            vit_patch=self.vit.patch,
+            vit_side=self.vit.positions,
+            vit_positions=self.vit.positions,
+            token_pixels=self.vq.downsample,
+            token_dim=self.token_dim,
+            max_latent=self.grid,
+            square=True,
+        )
+
+
+def _preset(llm: LlamaConfig, shift: int) -> JanusConfig:
+    """The released models differ in the language model, and 7B's later ids are `shift` higher."""
+    return JanusConfig(
+        llm=llm,
+        vit=ViTConfig(1024, 24, 16, 4096, patch=16, positions=24, exact_gelu=True),
+        vq=VQConfig(ch=128, ch_mult=(1, 1, 2, 2, 4), res_blocks=2, z=256, code_dim=8, codes=16384),
+        grid=24,
+        head_hidden=llm.hidden,
+        image_token=100581 + shift,
+        bos=100000,
+        eos=100001,
+        pad=100002 + shift,
+        start_of_image=100003 + shift,
+    )
+
+
+JANUS_PRO_1B = _preset(LlamaConfig(2048, 24, 16, 16, 128, ffn=5632, vocab=102400), 0)
+JANUS_PRO_7B = _preset(LlamaConfig(4096, 30, 32, 32, 128, ffn=11008, vocab=102400), 13)
+PRESETS = {"janus_pro_1b": JANUS_PRO_1B, "janus_pro_7b": JANUS_PRO_7B}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """An object of a JSON file: a field that is absent has its default, a wrong one is named."""
+
+    path: epath.Path
+    name: str
+    values: Mapping[str, Any]
+
+    def part(self, name: str) -> "_Section":
+        """The object at `name`; empty where there is none."""
+        found = self.values.get(name)
+        if found is None:
+            found = {}
+        if not isinstance(found, dict):
+            raise self.wrong(name, f"must be an object, got {quoted(found)}")
+        return _Section(self.path, f"{self.name}{name}.", found)
+
+    def wrong(self, name: str, what: str) -> BadInput:
+        """The error to raise for a field."""
+        return BadInput(f"{self.path}: field {quoted(self.name + name)} {what}")
+
+    def size(self, name: str, default: int | None = None, *, least: int = 1, most: int = _MOST):
+        """A whole number of `least` to `most`; None where it is absent and has no default."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if type(value) is not int or not least <= value <= most:
+            raise self.wrong(name, f"cannot be {quoted(value)}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A number above 0."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if type(value) not in (int, float) or not 0 < value <= 1e15:
+            raise self.wrong(name, f"cannot be {quoted(value)}")
+        return float(value)
+
+    def widths(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list of up to 16 whole numbers."""
+        value = self.values.get(name, default)
+        good = isinstance(value, list | tuple) and 1 <= len(value) <= 16
+        if not good or any(type(w) is not int or not 1 <= w <= 1024 for w in value):
+            raise self.wrong(name, f"must be up to 16 whole numbers from 1, got {quoted(value)}")
+        return tuple(value)
+
+    def only(self, **values: Any) -> None:
+        """BadInput where a field is there and is not what it must be for a Janus."""
+        for name, value in values.items():
+            found = self.values.get(name)
+            if found is not None and found != value:
+                raise self.wrong(name, f"must be {value!r} for a Janus, got {quoted(found)}")
+
+
+def model_type(folder: epath.PathLike) -> str:
+    """The `model_type` of a folder's config.json, "" where it has none that can be read."""
+    try:
+        found = read_object(epath.Path(folder) / CONFIG).get("model_type")
+    except (OSError, ValueError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def from_folder(folder: epath.PathLike) -> JanusConfig:
+    """The sizes of a folder of either layout.
+
+    What a file leaves out has the default of the class that reads it in transformers. Raises
+    FileNotFoundError or BadInput naming file and field.
+    """
+    path = epath.Path(folder) / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; a folder of Janus has it")
+    top = _Section(path, "", read_object(path))
+    kind = top.values.get("model_type")
+    if kind not in TYPES:
+        raise top.wrong("model_type", f"must be one of {', '.join(TYPES)}, got {quoted(kind)}")
+    try:
+        return _huggingface(top) if kind == "janus" else _original(top)
+    except BadInput:
+        raise
+    except ValueError as e:
+        raise BadInput(f"{path}: {e}") from e
+
+
+def _llama(text: _Section, defaults: LlamaConfig) -> LlamaConfig:
+    text.only(hidden_act="silu", attention_bias=False, mlp_bias=False, rope_scaling=None)
+    rope = text.part("rope_parameters")
+    rope.only(rope_type="default")
+    hidden = text.size("hidden_size", defaults.hidden)
+    heads = text.size("num_attention_heads", defaults.heads)
+    head_dim = text.size("head_dim")
+    if head_dim is None and hidden % heads:
+        raise text.wrong("hidden_size", f"is not a multiple of {heads} heads")
+    return LlamaConfig(
+        hidden=hidden,
+        layers=text.size("num_hidden_layers", defaults.layers, most=_MOST_LAYERS),
+        heads=heads,
+        kv_heads=text.size("num_key_value_heads", heads),
+        head_dim=head_dim or hidden // heads,
+        ffn=text.size("intermediate_size", defaults.ffn),
+        vocab=text.size("vocab_size", defaults.vocab),
+        rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e4)),
+        rms_eps=text.number("rms_norm_eps", 1e-6),
+    )
+
+
+def _huggingface(top: _Section) -> JanusConfig:
+    text, vision, vq = (top.part(f"{name}_config") for name in ("text", "vision", "vq"))
+    vision.only(hidden_act="gelu", num_channels=3, attention_bias=True, use_qk_norm=False)
+    vq.only(hidden_act="gelu", in_channels=3, out_channels=3, double_latent=False)
+    llm = _llama(text, LlamaConfig(4096, 32, 32, 32, 128, ffn=11008, vocab=32000))
+    vit = _vit(vision)
+    tokens = vision.size("num_image_tokens", 576)
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise vision.wrong("num_image_tokens", f"of {tokens} is no square")
+    for section, name in ((vision, "projection_dim"), (vq, "image_token_embed_dim")):
+        width = section.size(name, 2048)
+        if width != llm.hidden:
+            raise section.wrong(name, f"of {width} is not text_config.hidden_size, {llm.hidden}")
+    head_hidden = vq.size("projection_dim", 2048)
+    if head_hidden != llm.hidden:
+        raise vq.wrong("projection_dim", f"of {head_hidden} is not {llm.hidden}")
+    return JanusConfig(
+        llm=llm,
+        vit=vit,
+        vq=VQConfig(
+            ch=vq.size("base_channels", 128),
+            ch_mult=vq.widths("channel_multiplier", (1, 1, 2, 2, 4)),
+            res_blocks=vq.size("num_res_blocks", 2, most=_MOST_LAYERS),
+            z=vq.size("latent_channels", 256),
+            code_dim=vq.size("embed_dim", 8),
+            codes=vq.size("num_embeddings", 16384),
+        ),
+        grid=math.isqrt(tokens),
+        aligner=vision.size("depth", 2, most=_MOST_LAYERS),
+        gen_aligner=vq.size("num_hidden_layers", 2, most=_MOST_LAYERS),
+        head_hidden=head_hidden,
+        max_text=text.size("max_position_embeddings", 2048),
+        image_token=top.size("image_token_id", 100581, least=0),
+        **{mark: text.size(f"{mark}_token_id", 0, least=0) for mark in ("bos", "eos", "pad")},
+    )
+
+
+def _vit(vision: _Section) -> ViTConfig:
+    hidden, heads = vision.size("hidden_size", 1024), vision.size("num_attention_heads", 16)
+    patch, image = vision.size("patch_size", 16), vision.size("image_size", 384)
+    if hidden % heads:
+        raise vision.wrong("hidden_size", f"is not a multiple of {heads} heads")
+    if image < patch:
+        raise vision.wrong("image_size", f"of {image} is smaller than a patch of {patch}")
+    return ViTConfig(
+        hidden=hidden,
+        layers=vision.size("num_hidden_layers", 24, most=_MOST_LAYERS),
+        heads=heads,
+        ffn=int(hidden * vision.number("mlp_ratio", 4.0)),
+        patch=patch,
+        positions=image // patch,
+        eps=vision.number("layer_norm_eps", 1e-6),
+        exact_gelu=True,
+    )
+
+
+def _original(top: _Section) -> JanusConfig:
+    """The original's config: towers by name, of which Janus-Pro has one set."""
+    parts = {
+        name: top.part(f"{name}_config")
+        for name in ("vision", "aligner", "gen_vision", "gen_aligner", "gen_head", "language")
+    }
+    params = {name: part.part("params") for name, part in parts.items()}
+    params["vision"].only(model_name="siglip_large_patch16_384", select_feature="same")
+    parts["vision"].only(cls="CLIPVisionTower")
+    parts["gen_vision"].only(cls="VQ-16")
+    for name in ("aligner", "gen_aligner"):
+        params[name].only(projector_type="mlp_gelu")
+    llm = _llama(parts["language"], LlamaConfig(4096, 32, 32, 32, 128, ffn=11008, vocab=102400))
+    for name, field in (
+        ("aligner", "n_embed"),
+        ("gen_head", "n_embed"),
+        ("gen_aligner", "n_embed"),
+    ):
+        width = params[name].size(field, llm.hidden)
+        if width != llm.hidden:
+            raise params[name].wrong(field, f"is not language_config.hidden_size, {llm.hidden}")
+    pro = _preset(llm, 0)
+    image, head = params["vision"].size("image_size", 384), params["gen_head"]
+    vq = dataclasses.replace(
+        pro.vq,
+        codes=params["gen_vision"].size("image_token_size", 16384),
+        code_dim=params["gen_vision"].size("n_embed", 8),
+    )
+    return dataclasses.replace(
+        pro,
+        vit=dataclasses.replace(pro.vit, positions=image // pro.vit.patch),
+        vq=vq,
+        grid=image // vq.downsample,
+        aligner=params["aligner"].size("depth", 2, most=_MOST_LAYERS),
+        gen_aligner=params["gen_aligner"].size("depth", 2, most=_MOST_LAYERS),
+        head_hidden=head.size("image_token_embed", llm.hidden),
+        max_text=parts["language"].size("max_position_embeddings", 16384),
+        image_token=0,
+        bos=0,
+        eos=0,
+        pad=0,
+        start_of_image=0,
+    )
+
+
+def to_json(cfg: JanusConfig) -> dict[str, Any]:
+    """The content of Hugging Face's config.json. `tie_word_embeddings` is said at both places:
+    its default differs between versions of transformers, and the head is a tensor of its own."""
+    llm, vit, vq = cfg.llm, cfg.vit, cfg.vq
+    marks = {f"{mark}_token_id": getattr(cfg, mark) or None for mark in ("bos", "eos", "pad")}
+    return {
+        "architectures": ["JanusForConditionalGeneration"],
+        "model_type": "janus",
+        "image_token_id": cfg.image_token,
+        "tie_word_embeddings": False,
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": llm.hidden,
+            "intermediate_size": llm.ffn,
+            "num_hidden_layers": llm.layers,
+            "num_attention_heads": llm.heads,
+            "num_key_value_heads": llm.kv_heads,
+            "head_dim": llm.head_dim,
+            "vocab_size": llm.vocab,
+            "max_position_embeddings": cfg.max_text,
+            "rms_norm_eps": llm.rms_eps,
+            "rope_theta": llm.rope_theta,
+            "rope_parameters": {"rope_theta": llm.rope_theta, "rope_type": "default"},
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": False,
+            **marks,
+        },
+        "vision_config": {
+            "model_type": "janus_vision_model",
+            "hidden_size": vit.hidden,
+            "num_hidden_layers": vit.layers,
+            "num_attention_heads": vit.heads,
+            "mlp_ratio": vit.ffn / vit.hidden,
+            "image_size": cfg.vit_side,
+            "patch_size": vit.patch,
+            "num_channels": 3,
+            "num_image_tokens": cfg.image_tokens,
+            "projection_dim": llm.hidden,
+            "depth": cfg.aligner,
+            "hidden_act": "gelu",
+            "layer_norm_eps": vit.eps,
+            "attention_bias": True,
+            "use_qk_norm": False,
+        },
+        "vq_config": {
+            "model_type": "janus_vqgan",
+            "base_channels": vq.ch,
+            "channel_multiplier": list(vq.ch_mult),
+            "num_res_blocks": vq.res_blocks,
+            "latent_channels": vq.z,
+            "embed_dim": vq.code_dim,
+            "num_embeddings": vq.codes,
+            "num_patches": cfg.grid,
+            "in_channels": 3,
+            "out_channels": 3,
+            "double_latent": False,
+            "image_token_embed_dim": llm.hidden,
+            "projection_dim": cfg.head_hidden,
+            "num_hidden_layers": cfg.gen_aligner,
+            "hidden_act": "gelu",
+        },
+    }

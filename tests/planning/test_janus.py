@@ -1,0 +1,75 @@
+"""Janus-Pro's programs from shapes alone are those that run, and are counted."""
+
+import dataclasses
+
+import pytest
+import tiny
+import tiny_janus
+
+from srum_jax.core import registry
+from srum_jax.generation import families, janus
+from srum_jax.models.bagel.cost import RowTokens
+from srum_jax.models.janus import cost, model_config
+from srum_jax.planning import lowering
+from srum_jax.planning.workload import Workload
+
+
+def config(**values):
+    small = {
+        "model": "janus_pro_1b",
+        "sample__size": (8, 8),
+        "sample__batch": 2,
+        "score__batch": 2,
+        "score__proposers": ("grid",),
+        "train__objective": "srum_release",
+        "train__trainable": "lora",
+        "train__rows": 2,
+        "train__lanes__und": 32,
+        "train__lanes__gen": 16,
+        "train__lanes__images": 1,
+    }
+    return tiny.load_config("nowhere", **(small | values))
+
+
+def test_a_preset_is_a_model_of_its_family():
+    for name, sizes in model_config.PRESETS.items():
+        cfg = config(model=name)
+        assert lowering.sizes_of(cfg) == sizes
+        assert families.of(sizes) is janus and name in registry.PRESETS
+
+
+def test_a_folder_goes_before_a_preset(tmp_path):
+    folder = tiny_janus.save(tmp_path)
+    assert (
+        lowering.sizes_of(dataclasses.replace(config(), weights=str(folder))).llm
+        == tiny_janus.CFG.llm
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", lowering.PROGRAMS)
+def test_programs_are_lowered_from_shapes(name):
+    cfg = config()
+    program = lowering.PROGRAMS[name].make(cfg, tiny_janus.CFG, tiny.mesh(cfg))
+    assert program.lower() and program.flops > 0
+
+
+def test_the_work_of_a_step_is_that_of_its_matrices():
+    """Of the language model alone 6 operations a parameter and token, forward and backward."""
+    sizes, row = model_config.JANUS_PRO_1B, RowTokens(und=0, gen=576)
+    blocks = {"blocks": janus.specs(sizes)["blocks"]}
+    _, needed = cost.step(sizes, row, trained=blocks, remat="none", reference=False)
+    body = 6 * 576 * 1_233_125_376
+    assert body < needed < 1.25 * body
+
+
+def test_a_run_is_counted_stage_by_stage():
+    sizes = model_config.JANUS_PRO_1B
+    cfg = config(sample__size=(384, 384), train__lanes__gen=576)
+    work = Workload(cfg, sizes, chips=1)
+    drawn, decoded = work.of("generate")
+    assert drawn.work.flops > 576 * 2 * 2 * 1_200_000_000  # a token, a row, a parameter
+    more = dataclasses.replace(cfg.sample, guidance=1.0)
+    alone = dataclasses.replace(work, cfg=dataclasses.replace(cfg, sample=more))
+    assert alone.of("generate")[0].work.flops * 2 == drawn.work.flops
+    assert decoded.work.flops > 10**11 and all(work.of(s) for s in ("score", "train"))

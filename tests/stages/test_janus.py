@@ -1,0 +1,166 @@
+"""The loop for Janus-Pro: it draws codes, judges, learns, exports, and goes on when killed."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import tiny_janus
+
+from srum_jax import api
+from srum_jax.core import param_tree
+from srum_jax.core.errors import BadInput
+from srum_jax.data import shards
+from srum_jax.models.janus import hf, model_config
+from srum_jax.stages import export, generate, loading, score, train
+from srum_jax.stages.manifest import Manifest, Workdir
+from srum_jax.training import checkpoint, metrics
+
+PROMPTS = ["a red circle", "a blue square", "a dog", "two cats on a mat"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_janus.save_answering(tmp_path_factory.mktemp("janus"))
+
+
+def config(weights, folder, **values):
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    small = {
+        "stages": ("generate", "score", "train", "export"),
+        "sample__size": (8, 8),
+        "sample__guidance": 3.0,
+        "generate__prompts": str(prompts),
+        "generate__count": len(PROMPTS),
+        "generate__candidates": 2,
+        "score__proposers": ("grid",),
+        "score__verify": 0.0,
+        "train__steps": 3,
+        "train__rows": 4,
+        "train__text_dropout": 0.3,
+        "train__lanes__und": 96,
+        "train__lanes__gen": 16,
+        "train__lanes__images": 1,
+        "train__optim__learning_rate": 1e-3,
+        "train__optim__warmup": 0,
+        "export__dtype": "float32",
+    }
+    return tiny.load_config(weights, **(small | values))
+
+
+def run(stage, cfg, work):
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        return stage.run(cfg, mesh, work)
+
+
+@pytest.fixture(scope="module")
+def drawn(weights, tmp_path_factory):
+    """A work folder with candidates and scores, and its config."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = config(weights, folder)
+    work = Workdir(folder / "work", config_file="c")
+    for stage in (generate, score):
+        run(stage, cfg, work)
+    return folder, work
+
+
+@pytest.mark.slow
+def test_candidates_keep_their_codes_and_get_scores(weights, drawn):
+    folder, work = drawn
+    candidates, scores = (shards.read(work.stage(name)) for name in ("generate", "score"))
+    assert len(candidates) == len(scores) == 8
+    first = candidates[0]
+    assert first["latent"].shape == (4, 4, 1) and first["image"].shape == (8, 8, 3)
+    assert (first["latent"] == first["latent"].astype(int)).all()
+    # Drawn for a person, with the candidate's own seed, it is the same.
+    seed = generate.candidate_seed(0, first["prompt_id"], 0)
+    loaded = api.load(weights, precision="float32")
+    (again,) = loaded.generate(first["prompt"], seeds=[seed], guidance=3.0)
+    np.testing.assert_array_equal(again.latents, first["latent"])
+    assert "ok" in {scores[i]["image_status"] for i in range(8)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train__trainable": "lora", "train__lora__rank": 2, "train__objective": "srum_advantage"},
+        {"train__trainable": "gen", "train__objective": "srum_release"},
+    ],
+    ids=["lora", "full"],
+)
+def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
+    folder, done = drawn
+    cfg = config(weights, folder, **values)
+    work = copied(done, tmp_path)
+    for stage in (train, export):
+        run(stage, cfg, work)
+    rows = metrics.read(work.stage("train") / "metrics.jsonl")
+    for name in ("loss", "ce", "entropy", *(["drift"] if "lora" in values.values() else [])):
+        assert all(np.isfinite(row[name]) for row in rows), name
+    made = work.stage("export") / Manifest.read(work.stage("export")).outputs["model"]
+    cfg_made = model_config.from_folder(made)
+    after, coder = hf.load(made, cfg_made)
+    before, coder_before = hf.load(weights, model_config.from_folder(weights))
+    changed = {
+        path
+        for path, leaf in param_tree.flatten(after).items()
+        if not np.array_equal(leaf, param_tree.flatten(before)[path])
+    }
+    assert changed and all(p.startswith(("blocks/", "norm/", "gen_")) for p in changed)
+    jax.tree.map(np.testing.assert_array_equal, coder, coder_before)
+    assert api.load(made).generate("a dog")[0].image.shape == (8, 8, 3)
+    if "lora" in values.values():
+        adapter = work.stage("export") / "adapter"
+        told = json.loads((adapter / "adapter_config.json").read_text())
+        assert told["r"] == 2 and "language_model" in told["target_modules"]
+        merged = api.load(weights, adapter=adapter, precision="float32")
+        np.testing.assert_allclose(
+            merged.params["blocks"]["q"]["w"], after["blocks"]["q"]["w"], atol=1e-5
+        )
+
+
+def copied(done, tmp_path) -> Workdir:
+    """A work folder as `drawn` left it."""
+    shutil.copytree(done.root, tmp_path / "work")
+    return Workdir(tmp_path / "work", config_file="c")
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_weights(weights, drawn, tmp_path, monkeypatch):
+    folder, done = drawn
+    cfg = config(weights, folder, train__steps=4, train__checkpoint_every=2, train__objective="sft")
+    whole = copied(done, tmp_path / "a")
+    run(train, cfg, whole)
+    torn, calls, true = copied(done, tmp_path / "b"), [], train.TrainingSet.batch
+
+    def killed(self, step, at):
+        calls.append(step)
+        if step == 3:
+            raise KeyboardInterrupt
+        return true(self, step, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.TrainingSet, "batch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(train, cfg, torn)
+    run(train, cfg, torn)
+    a, b = (
+        checkpoint.load_params(
+            w.stage("train") / "params", checkpoint.saved_shapes(w.stage("train") / "params")
+        )
+        for w in (whole, torn)
+    )
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_what_does_not_fit_it_is_told_before_anything_runs(weights, tmp_path):
+    parts = loading.located(weights)
+    assert parts.sizes == parts.words == parts.folder
+    cfg = config(weights, tmp_path, train__objective="nft")
+    with pytest.raises(BadInput, match="token by token"):
+        train.programs.training(cfg, loading.described(parts)[0])
