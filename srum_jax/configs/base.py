@@ -369,9 +369,8 @@ class EvaluateConfig:
     # Items of each benchmark, evenly over its categories by the seed; 0: all. "shapes" has its own
     # numbers, above.
     limit: NonNegativeInt = 0
-    # Whom benchmarks ask that need a judge: self (the model that the round starts from, of both
-    # models' pictures) | external (score.external) | both, the first of which counts; their
-    # agreement is told.
+    # Whom benchmarks ask: self (the model that the round starts from, of both models' pictures) |
+    # external (score.external) | both: the first counts, and how far they agree is told.
     judges: Annotated[tuple[Literal["self", "external"], ...], Distinct(1)] = ("self",)
 
 
@@ -386,8 +385,7 @@ class AdjustConfig:
     floors: Annotated[tuple[str, ...], LimitsOfLoss()] = ("qa:-1", "edits:-3")
     # Of what was trained so much is added to the base: 1.0 is the trained model itself.
     shares: Annotated[tuple[Share, ...], Distinct(1)] = (0.25, 0.5, 0.75, 1.0)
-    # Scales of text guidance, of drawings and of edits that the model makes alike; (): the one in
-    # use.
+    # Scales of text guidance, of drawings and edits that the model makes alike; (): that in use.
     guidance: Annotated[tuple[NonNegativeFloat, ...], Distinct()] = ()
     checkpoints: PositiveInt = 2  # of those kept: the last, the monitor's best, then the newest
     folds: Annotated[int, AtLeast(2)] = 2  # of the validation data, to measure what was chosen
@@ -422,9 +420,7 @@ class PretrainConfig:
 
     steps: PositiveInt = 9500  # optimiser steps
     rows: PositiveInt = 20  # packed rows a step
-    # What counts the same in the cross-entropy: token (every one) | sample (every text) | square
-    # (in between).
-    label_weights: Literal["token", "sample", "square"] = "token"
+    label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
     edits: PositiveInt = 20000  # the same of edits
     evaluate_every: PositiveInt = 1000  # steps
@@ -446,9 +442,8 @@ class AutoencoderConfig:
 class LogConfig:
     """What training stages tell of themselves beyond their metrics; no result depends on it."""
 
-    # Beside metrics.jsonl: tensorboard (event files in the stage's folder) | wandb (Weights &
-    # Biases; WANDB_PROJECT names the project, else it is srum_jax). Each needs its package:
-    # pip install tensorboardX or wandb.
+    # Beside metrics.jsonl: tensorboard (event files in the stage's folder) | wandb (its project is
+    # WANDB_PROJECT or srum_jax). Each needs its package: pip install tensorboardX or wandb.
     writers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Distinct()] = ()
     # (first, count): a trace of so many steps from step `first` on (from 0), for TensorBoard,
     # XProf or Perfetto, under profile/ in the stage's folder; count 0: none.
