@@ -22,6 +22,7 @@ from srum_jax.generation.row_group import RowGroup, capacity, row_numbers
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.layers import cut
 
 LIKELIEST = 20  # tokens that probabilities are given of at most
 
@@ -169,4 +170,4 @@ def writing_params(params: Params) -> Params:
     return {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
 
 
-_cut = jax.jit(mot.cut)
+_cut = jax.jit(cut)
