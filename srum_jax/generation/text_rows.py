@@ -20,9 +20,9 @@ from srum_jax.generation import context, text_generator
 from srum_jax.generation.context import Context
 from srum_jax.generation.row_group import RowGroup, capacity, row_numbers
 from srum_jax.generation.text_generator import TextGenerator
-from srum_jax.models import layers
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.layers import cut
 
 LIKELIEST = 20  # tokens that probabilities are given of at most
 
@@ -170,4 +170,4 @@ def writing_params(params: Params) -> Params:
     return {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
 
 
-_cut = jax.jit(layers.cut)
+_cut = jax.jit(cut)

@@ -4,15 +4,15 @@ import dataclasses
 import re
 from typing import Any
 
-import jax.numpy as jnp
 from etils import epath
 
-from srum_jax import api, programs
-from srum_jax.config import TrainConfig
-from srum_jax.core import digests, files, param_tree, places, registry, sharding
+from srum_jax import api, config
+from srum_jax.config import Config, TrainConfig
+from srum_jax.core import digests, files, places, registry
 from srum_jax.core.errors import BadInput
-from srum_jax.models import lora
-from srum_jax.models.bagel import model as bagel
+from srum_jax.serving.work import check_family
+from srum_jax.stages import loading
+from srum_jax.stages.loading import LoadedModel
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint
 
@@ -88,24 +88,14 @@ def trained(run: epath.Path, found: Found, **how: Any) -> api.Model:
         raise BadInput("int8 weights take no trained parameters: serve the run's export")
     base = _started_from(run, found.round, told)
     model = api.load(base, **how)
-    c = told["train"]
-    specs = bagel.specs(model.cfg)
-    if c["trainable"] == "lora":
-        kept = lora.Projections(c["lora"]["experts"])
-        specs = lora.specs(specs, c["lora"]["rank"], kept)
-    else:
-        specs, _ = param_tree.split(specs, programs.Trainable(c["trainable"]))
-    like = sharding.placed_params(specs, jnp.float32, model.mesh)
+    check_family(model)
+    where = f"{run}, train"
+    cfg = Config(train=config.section(TrainConfig, told["train"], where=where))
+    loaded = LoadedModel(model.cfg, model.params, None, model.tokenizer, family=model.family)
+    like = loading.trained_places(loaded, cfg, model.mesh)
     read = checkpoint.load_averaged if found.kind == "step" else checkpoint.load_params
-    made = read(found.path, like)
-    if c["trainable"] == "lora":
-        params = lora.merge(model.params, made, c["lora"]["alpha"] / c["lora"]["rank"])
-    else:
-        old, frozen = param_tree.split(model.params, programs.Trainable(c["trainable"]))
-        dtypes = param_tree.flatten(old)
-        cast = {p: x.astype(dtypes[p].dtype) for p, x in param_tree.flatten(made).items()}
-        params = param_tree.merge(param_tree.unflatten(cast), frozen)
-    return dataclasses.replace(model, params=params)
+    made = loading.with_made(loaded, cfg, read(found.path, like))
+    return dataclasses.replace(model, params=made.params)
 
 
 def _is_run(folder: epath.Path) -> bool:
@@ -116,8 +106,7 @@ def _sections(stage: epath.Path) -> dict[str, Any]:
     """What of the config a stage was started with. Raises BadInput where nothing says so."""
     found = files.kept(stage / "started.json")
     told = found.get("sections") if found else None
-    wanted = {f.name for f in dataclasses.fields(TrainConfig)} & {"trainable", "lora"}
-    if not isinstance(told, dict) or not wanted <= set(told.get("train", {})):
+    if not isinstance(told, dict) or "train" not in told:
         raise BadInput(f"{stage}/started.json does not say how the model was trained")
     return told
 

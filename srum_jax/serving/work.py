@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from srum_jax import api
+from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.generation.drawing_rows import Job
 from srum_jax.generation.image_codec import ImageDecoder
@@ -29,11 +30,21 @@ class Running:
 
     @classmethod
     def of(cls, model: api.Model, step: int | None = None) -> "Running":
-        """What runs a loaded model."""
+        """What runs a loaded model. Raises BadInput as `check_family`."""
+        check_family(model)
         parts = dict(programs=model.programs, batch_sharding=model.sampler.batch_sharding)
         decoder = ImageDecoder(model.vae_params, model.cfg, **parts)
         writing = writing_params(model.params)
         return cls(model, model.generator, writing, model.sampler, decoder, step)
+
+
+def check_family(model: api.Model) -> None:
+    """Raises BadInput for a family whose drawings and texts cannot be joined between steps."""
+    if not isinstance(model.sampler, ImageSampler) or not isinstance(
+        model.generator, TextGenerator
+    ):
+        name = model.family.__name__.rpartition(".")[2]
+        raise BadInput(f"models of the family {name} are not served yet; BAGEL's are")
 
 
 @dataclasses.dataclass(frozen=True)
