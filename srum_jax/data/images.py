@@ -67,14 +67,15 @@ def load(path: epath.PathLike, *, released: bool = False) -> np.ndarray:
 
 
 def decode(
-    data: bytes, *, name: str, released: bool = False, most: int = MAX_FILE_PIXELS
+    data: bytes, *, name: str, released: bool = False, most: int | None = None
 ) -> np.ndarray:
     """Image bytes -> uint8 [H,W,3], alpha composited on white; of an animation, the first frame.
 
     A picture is turned the way its EXIF record says, if that can be read. `released` gives the
     pixels of the original's reader: not turned, gray with alpha without its alpha, 16 bits clipped
     to 8. Raises ValueError naming `name` for damaged or truncated bytes, for formats other than
-    FORMATS, and, before any pixel is decoded, for sizes that `check_size` refuses; `most`: pixels.
+    FORMATS, and, before any pixel is decoded, for sizes that `check_size` refuses; `most`: pixels,
+    None: MAX_FILE_PIXELS.
     """
     with readable(name, data=data):
         image = Image.open(io.BytesIO(without_texts(data)), formats=FORMATS)
@@ -179,10 +180,11 @@ def _instead(data: bytes) -> str:
     return f"{what}; {', '.join(FORMATS)} are read"
 
 
-def check_size(width: int, height: int, *, name: str, most: int = MAX_FILE_PIXELS) -> None:
+def check_size(width: int, height: int, *, name: str, most: int | None = None) -> None:
     """ValueError for a declared size of no pixels, of more than `most`, or of absurd sides."""
     if min(width, height) < 1:
         raise ValueError(f"{name}: {width}x{height} pixels show nothing")
+    most = MAX_FILE_PIXELS if most is None else most
     if width * height > most:
         raise ValueError(f"{name}: {width}x{height} pixels are more than {most}; scale it down")
     if max(width, height) > MAX_RATIO * min(width, height):

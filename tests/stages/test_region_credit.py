@@ -10,7 +10,7 @@ from rewards.test_coverage import Forms, Said
 
 from srum_jax import config
 from srum_jax.configs import base
-from srum_jax.data import packing
+from srum_jax.data import packing, sources
 from srum_jax.data.schema import Lanes
 from srum_jax.objectives import srum
 from srum_jax.rewards import question_templates
@@ -26,6 +26,7 @@ SHIPPED = sorted(set(config.packaged()) - {"base"})
 SCENE = Decomposition("two dogs", (ObjectSpec("", "dog", 2),), open=False, source="model")
 REGIONS = (ProposedRegion((0.0, 0.0, 16.0, 16.0)), ProposedRegion((16.0, 16.0, 32.0, 32.0)))
 PROMPTS, OF_ONE = 6, 2
+NO_WORDS = sources.Prompts(None)
 
 
 def shipped(name, **values):
@@ -97,7 +98,7 @@ def training(cfg, first_right):
     sizes = dict(und=300, gen=400, images=20, vit=0, labels=0)
     lanes = Lanes(**sizes, regions=cfg.train.lanes.regions)
     row = [
-        training_set.example(one, latents, i, tokenizer=None, regions=lanes.regions, dropped=True)
+        training_set.example(one, latents, i, prompts=NO_WORDS, regions=lanes.regions, dropped=True)
         for i, one in enumerate(chosen)
     ]
     by_advantage = cfg.train.objective in srum.BY_ADVANTAGE
