@@ -5,11 +5,12 @@ steps of 16 samples). All sides do this from one folder's weights, for the same 
 
  · "ours": images and questions in batches; scores are read off the probabilities of answers to the
    judge's questions (`rewards/logits.py`), as the configs do.
- · "ours, written": the same, but scores are written as in the release. Beside "ours" it shows what
-   the read-out gives; beside PyTorch, what the speed does.
+ · "ours, written": the same, but scores are written as in the release, and one answer more, about
+   what the whole shows. Beside "ours" it shows what the read-out gives; beside PyTorch, what the
+   speed does.
  · "PyTorch as released": one image and one question after the other, eagerly. Of each image it
-   writes, with thinking first, an answer about the whole and one about all regions, and reads the
-   scores in them.
+   writes, with thinking first, an answer about the layout and one about all regions, and reads
+   the scores in them.
  · "PyTorch batched": the same, all images in a call.
 
 Drawing is from plain prompts. Regions are the four quarters of an image on all sides: who finds

@@ -73,7 +73,7 @@ class Work:
     def answers(self) -> dict[str, int]:
         """Tokens of a written answer of each kind, thinking included."""
         words = scoring.Lengths(1)
-        said = {"whole": 1, "regions": len(self.boxes)}
+        said = {"whole": 1, "layout": 1, "regions": len(self.boxes)}
         return {k: self.think + len(words.encode(scoring.answer(k, n))) for k, n in said.items()}
 
     @functools.cached_property
@@ -293,7 +293,7 @@ class Theirs:
     def score(self, images: np.ndarray) -> list[Regions]:
         boxes = {n: tuple(box) for n, box in enumerate(self.work.boxes.tolist(), start=1)}
         for part in self._groups(list(zip(images, self.work.prompts, strict=True))):
-            self._write([written.whole_request(*one) for one in part], "whole")
+            self._write([written.whole_request(*one, "layout") for one in part], "layout")
             asked = [written.regions_request(*one, boxes, "coordinates") for one in part]
             self._write(asked, "regions")
         return [answered(self.work) for _ in images]

@@ -48,7 +48,7 @@ def go(stages, *more):
 
 def test_runs_all_stages_and_says_where_everything_lies(stages, capsys):
     assert go(stages) == 0
-    names = ["generate", "score", "train", "evaluate", "export", "report"]
+    names = ["generate", "score", "train", "evaluate", "adjust", "export", "report"]
     assert stages.calls == [(0, name) for name in names]
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"report: {stages.root / 'report.html'}"

@@ -21,7 +21,6 @@ from srum_jax.rewards import external, parsing
 from srum_jax.rewards.boxes import proposers
 from srum_jax.rewards.boxes.sam import sizes as sam_sizes
 from srum_jax.rewards.judge import OK
-from srum_jax.rewards.written import WrittenAnswer
 
 ENDS = [b"\n", b"\r\n", b"\r", b"\x0b", b"\x0c", "\x85\u2028\u2029".encode()]
 PIECES = st.lists(
@@ -196,21 +195,30 @@ def test_a_value_of_a_megabyte_is_refused_in_few_words(tmp_path, name, content, 
 
 @hypothesis_cases.counts(quick=300)
 def test_a_reply_of_a_judge_is_an_answer_or_a_failure(cases):
-    def check(data):
+    def check(data, first_token):
+        asked = external.ChatRequest((), "a question", first_token=first_token)
         try:
-            answer = hypothesis_cases.value_or_refusal(lambda: external._read(data))
+            answer = hypothesis_cases.value_or_refusal(lambda: external._read(data, asked))
         except external._Failed as failed:
             assert failed.status in external.STATUSES and len(str(failed.reason)) < 200
         else:
-            assert isinstance(answer, WrittenAnswer) and isinstance(answer.text, str)
+            assert isinstance(answer, external.ChatReply) and isinstance(answer.text, str)
+            assert first_token or answer.first is None
 
     part = st.fixed_dictionaries({}, optional={"type": st.just("text") | JSON, "text": JSON})
     message = st.fixed_dictionaries({"content": JSON | st.lists(part, max_size=3)})
+    token = st.fixed_dictionaries(
+        {}, optional={"token": JSON | st.text(), "logprob": JSON | st.floats(), "bytes": JSON}
+    )
+    place = st.fixed_dictionaries({"top_logprobs": st.lists(token | JSON, max_size=3) | JSON})
+    listed = st.fixed_dictionaries({"content": st.lists(place | token | JSON, max_size=2) | JSON})
     choice = st.fixed_dictionaries(
-        {"message": message | JSON, "finish_reason": st.just("stop") | JSON}
+        {"message": message | JSON, "finish_reason": st.just("stop") | JSON},
+        optional={"logprobs": listed | JSON},
     )
     reply = st.fixed_dictionaries({"choices": st.lists(choice | JSON, max_size=2) | JSON})
-    hypothesis_cases.run(check, cases, data=PIECES | reply.map(written) | JSON.map(written))
+    data = PIECES | reply.map(written) | JSON.map(written)
+    hypothesis_cases.run(check, cases, data=data, first_token=st.booleans())
 
 
 WORDS = st.sampled_from(

@@ -103,8 +103,9 @@ def backends(monkeypatch):
 
 
 def close(a, b, tolerance=3e-5):
+    """Beside it twenty roundings of float32: gradients reach 25, and CPUs add in other orders."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, atol=tolerance)
+        np.testing.assert_allclose(x, y, atol=tolerance, rtol=20 * 2**-23)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def test_applied_and_merged_are_one_model(batch):
         np.testing.assert_allclose(param_tree.flatten(merged)[path], leaf, rtol=1e-5, atol=1e-6)
     want = forward(merged, batch)
     found = forward(param_tree.merge(lora.scaled(made, SCALE), weights()), batch)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, want)
+    # Two layers' products in another order, and CPUs add in their own: 2e-5 of values up to 4.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-5), found, want)
     moved = np.abs(want[1] - forward(weights(), batch)[1]).max()
     assert moved > 0.1  # adapters do something
     apart = mot.unstacked(param_tree.merge(lora.scaled(made, SCALE), weights()), CFG.llm)
