@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from srum_jax import main
+from srum_jax.configs import bagel_7b_srum
 from srum_jax.data import shards
 from srum_jax.rewards import judge, question_templates
 from srum_jax.training import metrics
@@ -121,3 +122,24 @@ def test_the_report_shows_calibration_and_regions(run):
     page = (work / "report.html").read_text()
     assert "histogram-all" in page and "What the model scored" in page
     assert (work / "round0/export").exists()
+
+
+def test_it_is_evaluated_and_adjusted(tmp_path):
+    """The stages that the config names, on prompts that nothing was trained on."""
+    stages = ("generate", "score", "train", "evaluate", "adjust", "export", "report")
+    assert bagel_7b_srum.get_config().stages == stages
+    values = {"stages": repr(stages), "generate.prompts": "shapes:train", "weights": ""}
+    values |= {"score.proposers": "('components',)", "score.margin": 1, "generate.count": 12}
+    values |= {"evaluate.prompts": "shapes:test", "evaluate.count": 6}
+    values |= {"adjust.prompts": "shapes:validation", "adjust.first": 0, "adjust.count": 6}
+    code, work = go(tmp_path, "bagel_7b_srum", **values)
+    assert code == 0
+    part = json.loads((work / "results.json").read_text())["rounds"][0]
+    own = part["suites"]["own_score"]
+    assert set(own["models"]) == {"base", "trained"} and own["models"]["base"]["n"] == 6
+    assert own["paired"]["of"] == ["trained", "base"]
+    tried = part["adjust"]["tried"]
+    assert len(tried) == 2 and {one["share"] for one in tried} == {0.5, 1.0}
+    assert part["adjust"]["why"]
+    page = (work / "report.html").read_text()
+    assert "Held-back prompts" in page and "own_score" not in page.split("<footer")[0]
