@@ -157,7 +157,7 @@ def test_export_and_evaluation_see_the_merged_weights(done, monkeypatch):
 
     asked = {}
 
-    def replied(requests, folder, loaded, *rest, title):
+    def replied(requests, folder, loaded, *rest, title, judge):
         asked[folder.name] = param_tree.flatten(loaded.params)
         if folder.name == "trained":
             raise Caught
