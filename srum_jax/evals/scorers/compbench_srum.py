@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from srum_jax.evals.scorers.metrics import added
 from srum_jax.evals.scorers.statements import is_number, json_object, stated
 
 UNREADABLE = -1  # the released score of a reply without one
@@ -83,8 +84,8 @@ def composite(means: Mapping[str, float]) -> tuple[float, float]:
     """
     hard = [value for name, value in means.items() if name in COMPLEX]
     easy = [value for name, value in means.items() if name not in COMPLEX]
-    of_hard = sum(hard) / len(hard) if hard else 0.0
-    return of_hard, (sum(easy) + of_hard) / (len(easy) + 1)
+    of_hard = added(hard) / len(hard) if hard else 0.0
+    return of_hard, (added(easy) + of_hard) / (len(easy) + 1)
 
 
 def summary(rows: Sequence[tuple[str, str, float]]) -> list[str]:

@@ -13,6 +13,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from srum_jax.evals.scorers.metrics import added
+
 TYPES = (
     *("replace", "add", "adjust", "remove", "style"),
     *("action", "extract", "background", "compose"),
@@ -71,7 +73,7 @@ def overall(scores: Mapping[str, float]) -> float | None:
 
 def mean_of_types(means: Mapping[str, float]) -> float:
     """The plain mean of the types' (rounded) means, which many papers report; NaN of none."""
-    return sum(means.values()) / len(means) if means else math.nan
+    return added(means.values()) / len(means) if means else math.nan
 
 
 def lmms_marks(reply: str) -> tuple[float, float, float]:
@@ -116,4 +118,4 @@ def marks(reply: str) -> tuple[int, int, int] | None:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return round(sum(values) / len(values), 2)
+    return round(added(values) / len(values), 2)

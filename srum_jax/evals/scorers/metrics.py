@@ -5,7 +5,9 @@ plain or weighted.
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+import functools
+import operator
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,6 +62,12 @@ class Scaled:
 def scaled(metric: Metric, scale: float) -> Metric:
     """`scale` times a metric."""
     return dataclasses.replace(metric, value=Scaled(metric.value, scale))
+
+
+def added(values: Iterable[float]) -> float:
+    """The sum, one value after the other, as official programs had it on Pythons before 3.12, whose
+    `sum` keeps the roundings: printed numbers are then the same on every Python."""
+    return functools.reduce(operator.add, values, 0.0)
 
 
 def mean(values: Sequence[float], scale: float = 1.0) -> Metric:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from srum_jax.evals.scorers import yes_no
+from srum_jax.evals.scorers.metrics import added
 
 PERCEPTION = (
     *("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark"),
@@ -70,7 +71,7 @@ def lmms_eval_scores(answers: Sequence[Answer]) -> dict[str, float]:
     """
     rights = _rights(answers, [lmms_eval(a.reply) == a.label for a in answers])
     return {
-        name: sum(100 * (sum(both) / 2 + all(both)) for both in images.values()) / len(images)
+        name: added(100 * (sum(both) / 2 + all(both)) for both in images.values()) / len(images)
         for name, images in rights.items()
     }
 
@@ -142,7 +143,7 @@ def _score(images: Iterable[tuple[bool, ...]]) -> float:
 def total(scores: Mapping[str, float], categories: Sequence[str]) -> float:
     """The sum over `categories`, PERCEPTION (at most 2000) or COGNITION (at most 800); those
     without a score add nothing, as in lmms-eval."""
-    return float(sum(scores[name] for name in categories if name in scores))
+    return float(added(scores[name] for name in categories if name in scores))
 
 
 def bagel_message(scores: Mapping[str, float]) -> str:

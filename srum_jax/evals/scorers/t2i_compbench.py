@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from srum_jax.evals.scorers.metrics import added
+
 QUESTIONS = 8
 NOT_ASKED = ("top", "the side", "the left", "the right")
 LOCALITIES = (
@@ -74,7 +76,7 @@ def answer(score: float) -> str:
 
 def score_text(answers: Sequence[str]) -> str:
     """What `blip_vqa_score.txt` says of the answers."""
-    return f"BLIP-VQA score:{sum(float(one) for one in answers) / len(answers)}"
+    return f"BLIP-VQA score:{added(float(one) for one in answers) / len(answers)}"
 
 
 def without_adjectives(words: Sequence[str], is_adjective: Sequence[bool]) -> str:
@@ -134,7 +136,7 @@ def _mixed(
 
 def three_in_one_text(scores: Sequence[float]) -> str:
     """What the official program writes of the complex category."""
-    return f"score avg:{sum(scores) / len(scores)}"
+    return f"score avg:{added(scores) / len(scores)}"
 
 
 def position(

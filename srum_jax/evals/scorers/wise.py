@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
+from srum_jax.evals.scorers.metrics import added
 from srum_jax.evals.scorers.statements import stated
 
 CATEGORIES = ("CULTURE", "TIME", "SPACE", "BIOLOGY", "PHYSICS", "CHEMISTRY")
@@ -156,7 +157,7 @@ def totals(lines: Sequence[tuple[int, object]], version: Version) -> Totals:
     missing = tuple(sorted(set(range(1, 1001)) - {prompt_id for prompt_id, _ in lines}))
     whole = not missing and len(means) == len(CATEGORIES)
     weighted = (
-        sum(w * mean for w, (mean, _) in zip(version.weights, means.values(), strict=True))
+        added(w * mean for w, (mean, _) in zip(version.weights, means.values(), strict=True))
         if whole
         else None
     )
@@ -195,7 +196,7 @@ def bagel_totals(rows: Sequence[tuple[str, str, Sequence[float]]]) -> dict[str, 
             return None
         shown = "Cultural" if category == "CULTURE" else category.capitalize()
         found[shown] = sum(sums) / (len(sums) * 2)
-    return found | {"Overall": sum(found.values()) / len(found)}
+    return found | {"Overall": added(found.values()) / len(found)}
 
 
 def bagel_text(found: Mapping[str, float]) -> str:
