@@ -109,8 +109,10 @@ def test_applied_and_merged_are_one_model(batch):
         np.testing.assert_allclose(param_tree.flatten(merged)[path], leaf, rtol=1e-5, atol=1e-6)
     want = forward(merged, batch)
     found = forward(param_tree.merge(lora.scaled(made, SCALE), weights()), batch)
-    # Two layers' products in another order, and CPUs add in their own: 2e-5 of values up to 4.
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-5), found, want)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        # Sums in another order are off by roundings of their largest terms: hidden states reach 16.
+        largest = 2e-6 * np.abs(y).max()
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=max(1e-5, largest))
     moved = np.abs(want[1] - forward(weights(), batch)[1]).max()
     assert moved > 0.1  # adapters do something
     apart = mot.unstacked(param_tree.merge(lora.scaled(made, SCALE), weights()), CFG.llm)
