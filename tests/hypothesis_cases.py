@@ -7,7 +7,8 @@
 
         hypothesis_cases.run(check, cases, data=strategies.binary())
 
-`make test` tries `quick` of them, `make test-all` LARGE.
+`make test` tries `quick` of them, `make test-all` LARGE of a reader of what comes from outside, and
+MANY of a function of texts and numbers that are already read.
 """
 
 import gc
@@ -21,7 +22,7 @@ from hypothesis import strategies
 
 from srum_jax.core.errors import BadInput
 
-LARGE = 100_000
+LARGE, MANY = 100_000, 10_000
 PART = 2000  # cases that hypothesis remembers together: 30 MB a thousand
 REFUSALS = (ValueError, BadInput, FileNotFoundError)  # themselves: what inherits escaped a library
 MAX_SECONDS = 1.0  # of processor time that one case may take, however loaded the machine is
@@ -40,9 +41,9 @@ def plain(*samples: Any) -> strategies.SearchStrategy:
     )
 
 
-def counts(quick: int) -> pytest.MarkDecorator:
-    """Gives a test the argument `cases`: `quick`, and as a slow test LARGE."""
-    return pytest.mark.parametrize("cases", [quick, pytest.param(LARGE, marks=pytest.mark.slow)])
+def counts(quick: int, slow: int = LARGE) -> pytest.MarkDecorator:
+    """Gives a test the argument `cases`: `quick`, and as a slow test `slow`."""
+    return pytest.mark.parametrize("cases", [quick, pytest.param(slow, marks=pytest.mark.slow)])
 
 
 def run(check: Callable[..., None], cases: int, **given: Any) -> None:

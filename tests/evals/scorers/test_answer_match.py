@@ -52,7 +52,7 @@ def test_relaxed(prediction, target, right):
     assert answer_match.relaxed(prediction, target) is right
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=500, slow=hypothesis_cases.MANY)
 def test_similarities_are_shares_and_a_further_answer_never_harms(cases):
     def check(prediction, first, second):
         one = answer_match.anls(prediction, [first])

@@ -67,7 +67,7 @@ def test_long_replies_take_no_time():
     assert time.process_time() - start < 5
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_clean_json_is_read_alike(cases):
     def check(score, words):
         reply = json.dumps({"score": score, "explanation": words})

@@ -22,7 +22,7 @@ def test_a_no_goes_on_to_children_and_theirs():
     assert dpg.image_score(DOG, {1: 1, 2: 1, 3: 1, 4: 1}) == 1.0
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_parents_only_ever_lower_a_score(cases):
     def check(yes):
         answers = dict(enumerate(yes, start=1))

@@ -52,7 +52,7 @@ def test_lmms_eval_reads_the_first_four_options_alone():
     assert letters.vlmevalkit("it is five", five) == "E"
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_a_rule_gives_a_letter_or_nothing(cases):
     def check(reply):
         assert letters.vlmevalkit(reply, MOLECULES) in {"", letters.REFUSED, *MOLECULES}
@@ -63,7 +63,7 @@ def test_a_rule_gives_a_letter_or_nothing(cases):
     hypothesis_cases.run(check, cases, reply=replies)
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_a_letter_alone_is_itself_whatever_surrounds_it(cases):
     def check(reply, letter):
         for text in (letter, f" {letter}\n", f"{letter}."):
@@ -77,7 +77,7 @@ def test_a_letter_alone_is_itself_whatever_surrounds_it(cases):
     hypothesis_cases.run(check, cases, reply=replies, letter=st.sampled_from("ABCD"))
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_replies_without_any_capital_letter_leave_the_robust_rule_without_one(cases):
     def check(reply):
         assert letters.robust(reply.translate(dict.fromkeys(map(ord, "ABCD"))), "ABCD") == ""

@@ -24,7 +24,7 @@ def test_a_group_of_nothing_is_left_out_with_its_weight():
     assert np.isnan(metrics.mean_of_groups([NAN], ["a"], weights={"a": 1}).number)
 
 
-@hypothesis_cases.counts(quick=100)
+@hypothesis_cases.counts(quick=100, slow=hypothesis_cases.MANY)
 def test_sizes_of_groups_as_weights_give_the_plain_mean(cases):
     def check(pairs):
         values, groups = zip(*pairs, strict=True)

@@ -21,7 +21,7 @@ def test_a_question_without_its_first_row_is_left_out():
     assert mmbench.circular({1000009: True}) == {} == mmbench.vanilla({1000009: True})
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_circular_is_never_better_than_vanilla(cases):
     def check(right):
         circular, vanilla = mmbench.circular(right), mmbench.vanilla(right)

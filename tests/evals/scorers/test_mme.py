@@ -61,7 +61,7 @@ def test_totals_and_bagels_message():
         mme.bagel_message(scores)
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=500, slow=hypothesis_cases.MANY)
 def test_scores_are_within_0_and_200(cases):
     def check(replies):
         given = answers(*replies, *replies)

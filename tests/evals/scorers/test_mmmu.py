@@ -56,7 +56,7 @@ def test_open_answers(reply, gold, right):
     assert mmmu.open_right_lmms(mmmu.open_answers(reply), gold) is False
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_every_reply_has_a_letter_or_none_and_open_answers(cases):
     def check(reply):
         assert mmmu.choice(reply, MOLECULES) in {"", *MOLECULES}
@@ -65,7 +65,7 @@ def test_every_reply_has_a_letter_or_none_and_open_answers(cases):
     hypothesis_cases.run(check, cases, reply=replies)
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_a_number_said_is_right(cases):
     def check(number):
         assert mmmu.open_right(mmmu.open_answers(f"so the result is {number:.2f}"), str(number))

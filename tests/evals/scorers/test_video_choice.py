@@ -35,7 +35,7 @@ def test_empty_replies_leave_the_released_count_and_blanks_do_not():
     assert choice.mvbench_percent([""], [False]) == 0
 
 
-@hypothesis_cases.counts(quick=200)
+@hypothesis_cases.counts(quick=200, slow=hypothesis_cases.MANY)
 def test_any_reply_is_judged(cases):
     def check(reply):
         assert choice.mvbench_right(reply, "A") in (True, False)

@@ -57,7 +57,7 @@ def test_normalising_knows_numbers_articles_and_apostrophes():
     assert vqa.eval_ai_normal("The Dog's, 1,000?") == "dog 's 1000"
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=500, slow=hypothesis_cases.MANY)
 def test_scores_are_shares_and_no_order_matters(cases):
     def check(prediction, answers):
         for dialect in DIALECTS:
@@ -71,7 +71,7 @@ def test_scores_are_shares_and_no_order_matters(cases):
     hypothesis_cases.run(check, cases, prediction=TEXT, answers=lists)
 
 
-@hypothesis_cases.counts(quick=500)
+@hypothesis_cases.counts(quick=500, slow=hypothesis_cases.MANY)
 def test_one_who_says_what_all_say_is_right(cases):
     def check(text):
         answers = [text] * 10

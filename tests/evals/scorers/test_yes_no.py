@@ -70,7 +70,7 @@ def test_the_mean_f1_is_that_of_the_files():
     assert metric.number == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
-@hypothesis_cases.counts(quick=1000)
+@hypothesis_cases.counts(quick=1000, slow=hypothesis_cases.MANY)
 def test_every_reply_is_read(cases):
     def check(reply):
         assert yes_no.llava(reply) in ("yes", "no")
