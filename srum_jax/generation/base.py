@@ -5,6 +5,7 @@ A family's own classes say how a request is read, which of them share a call, an
 
 import abc
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
-from srum_jax.generation.context import Context, Programs
+from srum_jax.generation.context import Context, Programs, bucket
 
 
 def cut(
@@ -139,3 +140,146 @@ class BaseTextGenerator(abc.ABC):
     ) -> tuple[jax.Array, jax.Array]:
         """One compiled call, which may be in the making: as `text_generator.decode`, rows of no
         context behind the others; per_row: seeds, temperatures and limits."""
+
+
+Pictures = np.ndarray | tuple[np.ndarray, ...]  # uint8 [H,W,3], or several to be asked about
+FEWEST = 8  # tokens of an answer whose probabilities leave the device; more by buckets
+
+
+def answered(logits: jax.Array, wanted: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of logits [B,Y,V]: (probabilities float32 [B,Y,W] of the tokens `wanted` int32 [B,Y,W], the
+    likeliest token int32 [B,Y], whether the numbers are finite bool [B,Y])."""
+    total = jax.nn.logsumexp(logits, axis=-1)  # of a NaN, and of an infinite logit, not finite
+    chosen = jnp.take_along_axis(logits, wanted, axis=-1)
+    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.exp(chosen - total[..., None]), likeliest, jnp.isfinite(total)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is read of a picture, or several, with all that is asked about it, and which question
+    of which request each is."""
+
+    read: Any
+    places: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BaseAnswerScorer(abc.ABC):
+    """A model asked for the first token of its answers.
+
+    params: None where every call brings its own · batch: pictures a compiled call, those of like
+    length together · batch_sharding: where rows lie, None: on the default device · dtype: of
+    products.
+    """
+
+    params: Params | None = dataclasses.field(repr=False)
+    model: Any
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    batch: int
+    batch_sharding: jax.sharding.Sharding | None = None
+    dtype: DTypeLike = jnp.float32
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+
+    def probabilities(
+        self,
+        images: Sequence[Pictures],
+        questions: Sequence[Sequence[str]],
+        tokens: Sequence[Sequence[Sequence[int]]],
+        params: Params | None = None,
+    ) -> list[list[np.ndarray]]:
+        """Probabilities of chosen tokens as the first one of an answer: of each question of each
+        image float32 [len(its tokens)].
+
+        images: uint8 [H,W,3] each, or a tuple of several to be asked about together (frames in
+        order); an image that comes more than once is read once · questions: a list of texts per
+        image · tokens: ids of each question. Shapes are padded to few buckets. Raises ValueError
+        naming an unknown word, BadInput where the model's numbers are not finite.
+        """
+        given = self.first_answers(images, questions, tokens, params)
+        return [[p for p, _ in row] for row in given]
+
+    def likeliest(
+        self,
+        images: Sequence[Pictures],
+        questions: Sequence[Sequence[str]],
+        params: Params | None = None,
+    ) -> list[list[int]]:
+        """The likeliest first token of each question's answer; otherwise as `probabilities`."""
+        none = [[()] * len(texts) for texts in questions]
+        return [[i for _, i in row] for row in self.first_answers(images, questions, none, params)]
+
+    def first_answers(
+        self,
+        images: Sequence[Pictures],
+        questions: Sequence[Sequence[str]],
+        tokens: Sequence[Sequence[Sequence[int]]],
+        params: Params | None = None,
+        systems: Sequence[str] | None = None,
+    ) -> list[list[tuple[np.ndarray, int]]]:
+        """Of each question of each image (probabilities of its tokens, the likeliest token of all).
+
+        systems: a text an image that is read before it, or in place of the family's own; "" for
+        none, or for that one. Otherwise as `probabilities`.
+        """
+        systems = [""] * len(images) if systems is None else systems
+        if not len(images) == len(questions) == len(systems):
+            raise ValueError(f"{len(images)} images, but questions for {len(questions)}")
+        params = self.params if params is None else params
+        calls = self._sent(self._asked(images, questions, systems), tokens, params)
+        found: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+        for part, (p, likeliest, finite) in in_flight.fetched(calls):
+            for row, one in enumerate(part):
+                context.check_finite(finite[row, : len(one.places)].all(), "an answer")
+                for place, key in enumerate(one.places):
+                    found[key] = p[row, place], int(likeliest[row, place])
+        return [
+            [(found[i, n][0][: len(ids)], found[i, n][1]) for n, ids in enumerate(row)]
+            for i, row in enumerate(tokens)
+        ]
+
+    def _sent(self, asked: Sequence[_Asked], tokens, params: Params) -> Iterator:
+        """(what is asked in a call, what `_call` gives)."""
+        width = bucket(max([1, *(len(ids) for row in tokens for ids in row)]), FEWEST)
+        for part, _ in cut(self._groups([one.read for one in asked]), self.batch):
+            ours = [asked[i] for i in part]
+            most = bucket(max(len(one.places) for one in ours), 8)
+            wanted = np.zeros((self.batch, most, width), np.int32)
+            for row, one in enumerate(ours):
+                for place, (i, n) in enumerate(one.places):
+                    wanted[row, place, : len(tokens[i][n])] = tokens[i][n]
+            yield ours, self._call([one.read for one in ours], wanted, params)
+
+    def _asked(self, images, questions, systems) -> list[_Asked]:
+        """Each different picture with all its questions, in order; none that nothing is asked."""
+        seen: dict[tuple, list[int]] = {}
+        shown = [one if isinstance(one, tuple) else (one,) for one in images]
+        for i, (pictures, system) in enumerate(zip(shown, systems, strict=True)):
+            seen.setdefault((system, *map(_content, pictures)), []).append(i)
+        asked = []
+        for first, *more in seen.values():
+            places = tuple((i, n) for i in (first, *more) for n in range(len(questions[i])))
+            if texts := [questions[i][n] for i, n in places]:
+                read = self.read(systems[first], shown[first], texts)
+                asked.append(_Asked(read, places))
+        return asked
+
+    @abc.abstractmethod
+    def read(self, system: str, pictures: Sequence[np.ndarray], questions: Sequence[str]) -> Any:
+        """What a row reads: what is shown, and behind it each question as a branch of its own."""
+
+    @abc.abstractmethod
+    def _groups(self, read: Sequence[Any]) -> Iterable[Sequence[int]]:
+        """Places of the rows that may share a call, together."""
+
+    @abc.abstractmethod
+    def _call(
+        self, read: Sequence[Any], wanted: np.ndarray, params: Params
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """One compiled call, which may be in the making: `answered` at the end of each question in
+        each of `batch` rows."""
+
+
+def _content(pixels: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    """What two equal pictures share, and others do not."""
+    return pixels.shape, hashlib.blake2b(np.ascontiguousarray(pixels)).digest()
