@@ -6,19 +6,23 @@ A family's own classes say how a request is read, which of them share a call, an
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from srum_jax.config import SampleConfig
 from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, Programs, bucket
+from srum_jax.generation.image_request import Denoiser, GeneratedImage, ImageRequest
+
+T = TypeVar("T")
 
 
 def cut(
@@ -35,6 +39,16 @@ def cut(
         for first in range(0, len(members), batch):
             preemption.check()
             yield members[first : first + batch], rows
+
+
+def whole(parts: Iterable[tuple[int, Mapping[int, T]]]) -> Iterator[list[T]]:
+    """Lists in order, each of them out of several parts: (its length, results by their places)."""
+    found: dict[int, T] = {}
+    for wanted, part in parts:
+        found |= part
+        if len(found) == wanted:
+            yield [found[i] for i in range(wanted)]
+            found = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,3 +297,96 @@ class BaseAnswerScorer(abc.ABC):
 def _content(pixels: np.ndarray) -> tuple[tuple[int, ...], bytes]:
     """What two equal pictures share, and others do not."""
     return pixels.shape, hashlib.blake2b(np.ascontiguousarray(pixels)).digest()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BaseImageSampler(abc.ABC):
+    """A model drawing images behind contexts.
+
+    params: None where every call brings its own · settings: the `sample` section of a config; at
+    most `settings.batch` requests go through one compiled call, those of like length together ·
+    window: tokens of a context · min_rows: rows of a call are a multiple of it · batch_sharding:
+    where rows lie, None: on the default device · dtype: of products · official: as `Guidance.of` ·
+    attention: how it is computed, as compute.attention says.
+    """
+
+    params: Params | None = dataclasses.field(repr=False)
+    vae_params: Params = dataclasses.field(repr=False)
+    model: Any
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
+    settings: SampleConfig
+    window: int
+    min_rows: int = 1
+    batch_sharding: jax.sharding.Sharding | None = None
+    dtype: DTypeLike = jnp.float32
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+    official: bool = False
+    attention: str = "auto"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels of images of plain prompts."""
+        return self.settings.size
+
+    def sample(
+        self,
+        requests: Sequence[ImageRequest],
+        *,
+        settings: SampleConfig | None = None,
+        params: Params | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> list[GeneratedImage]:
+        """An image of each request, in order; what shares a request's batch changes nothing.
+
+        settings, params: in place of the sampler's own · denoiser: draws in place of
+        `generate_latents`, where the family denoises. Raises ValueError for a size that the model
+        does not draw or a context that exceeds the window or is none that it reads, BadInput where
+        the model's numbers are not finite.
+        """
+        how = dict(settings=settings, params=params, denoiser=denoiser)
+        return next(self.stream([requests], **how), [])
+
+    @abc.abstractmethod
+    def stream(
+        self,
+        several: Iterable[Sequence[ImageRequest]],
+        *,
+        settings: SampleConfig | None = None,
+        params: Params | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> Iterator[list[GeneratedImage]]:
+        """As `sample` of each of several lists, in order, none of them empty.
+
+        The first calls of a list are on the device before the last ones of the list before are
+        fetched. Raises Preempted where a stop is asked for, once the lists whose calls were all
+        sent are given.
+        """
+
+    def sample_prompts(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, params: Params | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(images uint8 [N,H,W,3], latents float32 [N,h,w,C]) of plain prompts.
+
+        Of the sampler's `size`, one seed each. Raises ValueError as `sample`, and for an unknown
+        word.
+        """
+        (found,) = self.stream_prompts([(prompts, seeds)], params=params)
+        return found
+
+    def stream_prompts(
+        self,
+        several: Iterable[tuple[Sequence[str], Sequence[int]]],
+        *,
+        params: Params | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `sample_prompts` of several lists of prompts and seeds, in the way of `stream`."""
+        requests = (self._plain(prompts, seeds) for prompts, seeds in several)
+        for found in self.stream(requests, params=params):
+            yield np.stack([one.image for one in found]), np.stack([one.latent for one in found])
+
+    def _plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[ImageRequest]:
+        texts = [(self.tokenizer.text(prompt),) for prompt in prompts]
+        return [
+            ImageRequest(context=text, size=self.size, seed=seed, texts=text)
+            for text, seed in zip(texts, seeds, strict=True)
+        ]
