@@ -17,6 +17,8 @@ from jax.typing import DTypeLike
 from srum_jax.config import SampleConfig
 from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
+from srum_jax.core.sharding import put
+from srum_jax.data.schema import Latent
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, Programs, bucket
@@ -51,6 +53,20 @@ def whole(parts: Iterable[tuple[int, Mapping[int, T]]]) -> Iterator[list[T]]:
             found = {}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runner(abc.ABC):
+    """What runs a model.
+
+    batch_sharding: where rows of a call lie, None: on the default device · dtype: of products ·
+    programs: those that were announced.
+    """
+
+    _: dataclasses.KW_ONLY
+    batch_sharding: jax.sharding.Sharding | None = None
+    dtype: DTypeLike = jnp.float32
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class GeneratedText:
     """What the model wrote: text, its token ids without marks, whether it ended by itself."""
@@ -64,13 +80,12 @@ BROKEN = -2  # in place of a token where the logits are not finite: the row ends
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BaseTextGenerator(abc.ABC):
+class BaseTextGenerator(Runner):
     """A model writing behind contexts.
 
     params: None where every call brings its own · batch: contexts a compiled call at most, those of
     like length together · window: tokens of a context with what may be written · min_rows: rows of
-    a call are a multiple of it · batch_sharding: where rows lie, None: on the default device ·
-    dtype: of products.
+    a call are a multiple of it.
     """
 
     params: Params | None = dataclasses.field(repr=False)
@@ -79,9 +94,6 @@ class BaseTextGenerator(abc.ABC):
     batch: int
     window: int
     min_rows: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def generate(
         self,
@@ -179,21 +191,17 @@ class _Asked:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BaseAnswerScorer(abc.ABC):
+class BaseAnswerScorer(Runner):
     """A model asked for the first token of its answers.
 
     params: None where every call brings its own · batch: pictures a compiled call, those of like
-    length together · batch_sharding: where rows lie, None: on the default device · dtype: of
-    products.
+    length together.
     """
 
     params: Params | None = dataclasses.field(repr=False)
     model: Any
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     batch: int
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
 
     def probabilities(
         self,
@@ -300,14 +308,13 @@ def _content(pixels: np.ndarray) -> tuple[tuple[int, ...], bytes]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BaseImageSampler(abc.ABC):
+class BaseImageSampler(Runner):
     """A model drawing images behind contexts.
 
     params: None where every call brings its own · settings: the `sample` section of a config; at
     most `settings.batch` requests go through one compiled call, those of like length together ·
-    window: tokens of a context · min_rows: rows of a call are a multiple of it · batch_sharding:
-    where rows lie, None: on the default device · dtype: of products · official: as `Guidance.of` ·
-    attention: how it is computed, as compute.attention says.
+    window: tokens of a context · min_rows: rows of a call are a multiple of it · official: as
+    `Guidance.of` · attention: how it is computed, as compute.attention says.
     """
 
     params: Params | None = dataclasses.field(repr=False)
@@ -317,9 +324,6 @@ class BaseImageSampler(abc.ABC):
     settings: SampleConfig
     window: int
     min_rows: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
     official: bool = False
     attention: str = "auto"
 
@@ -346,7 +350,6 @@ class BaseImageSampler(abc.ABC):
         how = dict(settings=settings, params=params, denoiser=denoiser)
         return next(self.stream([requests], **how), [])
 
-    @abc.abstractmethod
     def stream(
         self,
         several: Iterable[Sequence[ImageRequest]],
@@ -361,6 +364,17 @@ class BaseImageSampler(abc.ABC):
         fetched. Raises Preempted where a stop is asked for, once the lists whose calls were all
         sent are given.
         """
+        return whole(self._drawn(several, settings or self.settings, params, denoiser))
+
+    @abc.abstractmethod
+    def _drawn(
+        self,
+        several: Iterable[Sequence[ImageRequest]],
+        settings: SampleConfig,
+        params: Params | None,
+        denoiser: Denoiser | None,
+    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
+        """Of call after call (requests in the list that it is for, images by their places)."""
 
     def sample_prompts(
         self, prompts: Sequence[str], seeds: Sequence[int], *, params: Params | None = None
@@ -390,3 +404,63 @@ class BaseImageSampler(abc.ABC):
             ImageRequest(context=text, size=self.size, seed=seed, texts=text)
             for text, seed in zip(texts, seeds, strict=True)
         ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BaseImageEncoder(abc.ABC):
+    """The encoder of a model's autoencoder.
+
+    batch: images a call of `means` and `moments` · batch_sharding: where their rows lie.
+    """
+
+    vae_params: Params = dataclasses.field(repr=False)
+    model: Any
+    batch: int = 1
+    batch_sharding: jax.sharding.Sharding | None = None
+    programs: Programs = dataclasses.field(default_factory=Programs, repr=False)
+
+    def means(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [H,W,3] each, of one size -> the posteriors' means, float32 [N,h,w,C]."""
+        return self._batches(images, moments=False)[0]
+
+    def moments(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """As `means`, with the posteriors' standard deviations beside them."""
+        mean, std = self._batches(images, moments=True)
+        return mean, std
+
+    def _batches(self, images: Sequence[np.ndarray], *, moments: bool) -> list[np.ndarray]:
+        parts = [
+            [x[:count] for x in found]
+            for count, found in in_flight.fetched(self._sent(images, moments))
+        ]
+        return [np.concatenate(x) for x in zip(*parts, strict=True)]
+
+    def _sent(
+        self, images: Sequence[np.ndarray], moments: bool
+    ) -> Iterator[tuple[int, list[jax.Array]]]:
+        """The calls for images of one size: (how many images are in it, what it makes)."""
+        for places, _ in cut([range(len(images))], self.batch):
+            full = np.zeros((self.batch, *images[0].shape), np.float32)
+            full[: len(places)] = [self.floats(images[i]) for i in places]
+            rows = put(full, self.batch_sharding)
+            sizes = {"pictures": self.batch, "size": full.shape[1:3]}
+            with self.programs.first("the encoder of pictures", sizes):
+                found = self._call(rows, moments)
+            yield len(places), found
+
+    @abc.abstractmethod
+    def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
+        """uint8 [H,W,3] -> the clean Latent that stands for it in what is read, tokens [h,w,C]: the
+        posterior's mean; with a seed, a sample of it.
+
+        Raises ValueError for a size that the model has no latent tokens for, or where it reads
+        none.
+        """
+
+    @abc.abstractmethod
+    def floats(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3] -> float32 [H,W,3] in [-1, 1]."""
+
+    @abc.abstractmethod
+    def _call(self, rows: jax.Array, moments: bool) -> list[jax.Array]:
+        """The means of float32 [batch,H,W,3] and, if `moments`, the standard deviations."""

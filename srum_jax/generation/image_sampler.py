@@ -17,7 +17,7 @@ from srum_jax.core import in_flight
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
 from srum_jax.generation import context
-from srum_jax.generation.base import BaseImageSampler, cut, whole
+from srum_jax.generation.base import BaseImageSampler, cut
 from srum_jax.generation.context import fine_bucket
 from srum_jax.generation.denoising import MARKS, empty_grid, generate_latents
 from srum_jax.generation.guidance import Guidance, SamplingParams
@@ -49,22 +49,21 @@ class ImageSampler(BaseImageSampler):
         """The parameters as drawing reads them, their layers apart where they are few."""
         return None if self.params is None else mot.unstacked(self.params, self.model.llm)
 
-    def stream(
+    def _drawn(
         self,
         several: Iterable[Sequence[ImageRequest]],
-        *,
-        settings: SampleConfig | None = None,
-        params: Params | None = None,
-        denoiser: Denoiser | None = None,
-    ) -> Iterator[list[GeneratedImage]]:
+        settings: SampleConfig,
+        params: Params | None,
+        denoiser: Denoiser | None,
+    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
         params = self.running_params if params is None else mot.unstacked(params, self.model.llm)
-        calls = self._sent(several, params, settings or self.settings, denoiser)
+        calls = self._sent(several, params, settings, denoiser)
         drawn, decoding = itertools.tee(in_flight.fetched(calls))
         coder = self.vae_params, self.model, self.programs
         decoder = ImageDecoder(*coder, batch_sharding=self.batch_sharding)
         images = decoder.stream(call.to_decode(x) for call, x in decoding)
         both = zip(drawn, images, strict=True)
-        return whole((call.wanted, call.images(x, shown)) for (call, x), shown in both)
+        return ((call.wanted, call.images(x, shown)) for (call, x), shown in both)
 
     def _sent(
         self,

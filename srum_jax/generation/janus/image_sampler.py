@@ -12,7 +12,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
 from srum_jax.generation import context
-from srum_jax.generation.base import BaseImageSampler, cut, whole
+from srum_jax.generation.base import BaseImageSampler, cut
 from srum_jax.generation.image_request import Denoiser, GeneratedImage, ImageRequest
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row, Template
@@ -38,22 +38,21 @@ class ImageSampler(BaseImageSampler):
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
-    def stream(
+    def _drawn(
         self,
         several: Iterable[Sequence[ImageRequest]],
-        *,
-        settings: SampleConfig | None = None,
-        params: Params | None = None,
-        denoiser: Denoiser | None = None,
-    ) -> Iterator[list[GeneratedImage]]:
+        settings: SampleConfig,
+        params: Params | None,
+        denoiser: Denoiser | None,
+    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
         if denoiser is not None:
             raise BadInput(
                 "Janus-Pro draws token after token: there are no steps of denoising to begin at, "
                 "to watch or to keep; leave out start, latents, callback, trajectory, progress"
             )
         params = self.params if params is None else params
-        calls = self._sent(several, params, settings or self.settings)
-        return whole(_images(*one) for one in in_flight.fetched(calls))
+        calls = self._sent(several, params, settings)
+        return (_images(*one) for one in in_flight.fetched(calls))
 
     def _sent(self, several, params: Params, settings: SampleConfig) -> Iterator:
         for requests in several:
