@@ -8,7 +8,7 @@ from etils import epath
 from srum_jax.core import files, places
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
-from srum_jax.generation.text_generator import GeneratedText
+from srum_jax.generation.base import GeneratedText
 from srum_jax.scoring import ImageScore
 
 

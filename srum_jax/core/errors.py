@@ -7,8 +7,10 @@ end with code 2 and their message, and so does an OSError of a place that cannot
 import errno
 import os
 import reprlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def listed(problems: Sequence[str], most: int = 100) -> str:
@@ -124,3 +126,14 @@ def exit_code(error: BaseException) -> int | None:
     bad = isinstance(error, (ValueError, *_OF_NAMES))
     bad = bad or isinstance(error, OSError) and error.errno in OF_PLACES
     return BadInput.exit_code if bad else None
+
+
+def tried(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
+    """What `read(*args)` gives; where its input is bad None, and its lines go to `problems`."""
+    try:
+        return read(*args)
+    except (OSError, ValueError) as e:
+        if exit_code(e) != BadInput.exit_code:  # a bucket that is gone
+            raise
+        problems.extend(str(e).splitlines())
+        return None

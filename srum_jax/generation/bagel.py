@@ -8,7 +8,7 @@ from etils import epath
 from jax.typing import DTypeLike
 
 from srum_jax.core import sharding
-from srum_jax.core.errors import BadInput, exit_code
+from srum_jax.core.errors import tried
 from srum_jax.core.param_tree import Params, Specs
 from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
@@ -124,20 +124,11 @@ def examine(
     "" where anything is wrong.
     """
     parts, problems = hf_folder.sought(folder, base), []
-
-    def tried(read, *args):
-        try:
-            return read(*args)
-        except (OSError, ValueError) as e:
-            if exit_code(e) != BadInput.exit_code:  # a bucket that is gone
-                raise
-            problems.extend(str(e).splitlines())
-
-    cfg = tried(model_config.from_folder, parts.sizes)
-    tokenizer = tried(Tokenizer.from_folder, parts.words)
+    cfg = tried(problems, model_config.from_folder, parts.sizes)
+    tokenizer = tried(problems, Tokenizer.from_folder, parts.words)
     if cfg and tokenizer:
-        tried(tokenizer.check, cfg.layout, str(parts.sizes))
-    tried(generation_config.from_folder, folder, base)
+        tried(problems, tokenizer.check, cfg.layout, str(parts.sizes))
+    tried(problems, generation_config.from_folder, folder, base)
     problems += hf_folder.problems(parts, cfg)
     return cfg, "" if problems else hf_folder.stored_dtype(parts, cfg), problems
 

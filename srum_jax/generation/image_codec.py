@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from srum_jax.core import in_flight, preemption
+from srum_jax.core import in_flight
 from srum_jax.core.param_tree import Params
 from srum_jax.core.patches import patchify, unpatchify
 from srum_jax.core.sharding import fetch, put
 from srum_jax.data.images import to_float
 from srum_jax.data.schema import Latent, LayoutSizes
 from srum_jax.generation import context
+from srum_jax.generation.base import BaseImageEncoder
 from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import BagelConfig
 
@@ -101,24 +102,13 @@ def decode_latents(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageEncoder:
-    """The autoencoder's encoder.
+class ImageEncoder(BaseImageEncoder):
+    """BAGEL's encoder."""
 
-    batch: images a call of `means` and `moments` · batch_sharding: where their rows lie.
-    """
-
-    vae_params: Params = dataclasses.field(repr=False)
     model: BagelConfig
-    batch: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
-        """uint8 [H,W,3] -> the clean Latent that stands for it, tokens float32 [h,w,p·p·Z].
-
-        The posterior's mean; with a seed, a sample of it, as the original always draws. Sides are
-        padded to buckets. Raises ValueError for a size that the model has no latent tokens for.
-        """
+        """With a seed as the original, which always draws. Sides are padded to buckets."""
         size, p, side = image.shape[:2], self.model.latent_patch, self.model.token_pixels
         h, w = grid = latent_grid(size, self.model.layout)
         room = tuple(map(side_bucket, grid))
@@ -133,37 +123,12 @@ class ImageEncoder:
         (tokens,) = fetch(found)
         return Latent(tokens[:h, :w], size=size, noisy=False)
 
-    def means(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 [H,W,3] each, of one size -> the posteriors' means, float32 [N,h,w,p·p·Z]."""
-        (mean,) = self._batches(images, moments=False)
-        return mean
+    def floats(self, image: np.ndarray) -> np.ndarray:
+        return to_float(image)
 
-    def moments(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """As `means`, with the posteriors' standard deviations beside them."""
-        mean, std = self._batches(images, moments=True)
-        return mean, std
-
-    def _batches(self, images: Sequence[np.ndarray], *, moments: bool) -> list[np.ndarray]:
-        parts = [
-            [x[:count] for x in found]
-            for count, found in in_flight.fetched(self._sent(images, moments))
-        ]
-        return [np.concatenate(x) for x in zip(*parts, strict=True)]
-
-    def _sent(
-        self, images: Sequence[np.ndarray], moments: bool
-    ) -> Iterator[tuple[int, list[jax.Array]]]:
-        """The calls for images of one size: (how many images are in it, what it makes)."""
-        for first in range(0, len(images), self.batch):
-            preemption.check()
-            part = images[first : first + self.batch]
-            full = np.zeros((self.batch, *part[0].shape), np.float32)
-            full[: len(part)] = [to_float(image) for image in part]
-            rows = put(full, self.batch_sharding)
-            sizes = {"pictures": self.batch, "size": full.shape[1:3]}
-            with self.programs.first("the encoder of pictures", sizes):
-                found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)
-            yield len(part), jax.tree.leaves(found)
+    def _call(self, rows: jax.Array, moments: bool) -> list[jax.Array]:
+        found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)
+        return jax.tree.leaves(found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

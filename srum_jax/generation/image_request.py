@@ -1,10 +1,13 @@
 """What is asked of the image sampler, and what it gives."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Text
 from srum_jax.generation.context import Context
 
@@ -46,6 +49,20 @@ class GeneratedImage:
 
     image: np.ndarray
     latent: np.ndarray
+
+
+class LatentSampler(Protocol):
+    """`generate_latents`, or what is called in its place with its arguments."""
+
+    def __call__(self, params: Params, *inputs: Any, **static: Any) -> jax.Array:
+        """Latents [B,G,p·p·Z] float32."""
+
+
+class Denoiser(Protocol):
+    """What draws step by step on the host, to be watched, stopped or begun midway."""
+
+    def of(self, places: Sequence[int]) -> LatentSampler:
+        """What draws the requests of these places in the list."""
 
 
 def guidance_contexts(

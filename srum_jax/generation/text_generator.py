@@ -9,29 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
 from srum_jax.data.schema import Batch
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, shared_context
+from srum_jax.generation.base import BROKEN, BaseTextGenerator
+from srum_jax.generation.base import GeneratedText as GeneratedText  # part of what is here
 from srum_jax.generation.context import Context, bucket
 from srum_jax.generation.shared_context import Beginning, Places
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneratedText:
-    """What the model wrote: text, its token ids without marks, whether it ended by itself."""
-
-    text: str
-    ids: tuple[int, ...]
-    finished: bool
-
-
-BROKEN = -2  # in place of a token where the logits are not finite: the row ends there
 
 
 @jax.named_scope("token_step")
@@ -145,95 +133,41 @@ def generate_text(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TextGenerator:
-    """The model writing behind contexts.
+class TextGenerator(BaseTextGenerator):
+    """BAGEL writing behind contexts."""
 
-    params: None where every call brings its own · batch: contexts a compiled call at most, those of
-    like length together · window: tokens of a context with what may be written · min_rows: rows of
-    a call are a multiple of it · batch_sharding: where rows lie, None: on the default device ·
-    dtype: of products.
-    """
-
-    params: Params | None = dataclasses.field(repr=False)
     model: BagelConfig
-    tokenizer: Tokenizer = dataclasses.field(repr=False)
-    batch: int
-    window: int
-    min_rows: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
-    def generate(
-        self,
-        contexts: Sequence[Context],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
-        stop: str = "each",
-        params: Params | None = None,
-    ) -> list[GeneratedText]:
-        """The text that continues each context, in order; company in a batch changes nothing.
-
-        max_tokens: written at most · temperature 0: the likeliest tokens · seeds: uint32, one a
-        context (default 0) · stop: as in `decode` · params: in place of the generator's own.
-        Raises ValueError for a context that exceeds the window with what may be written, BadInput
-        where the model's numbers are not finite.
-        """
+    def read(self, one: Context, max_tokens: int) -> tuple[Context, Beginning]:
+        """The context, and the pictures that it begins with."""
         how = dict(window=self.window, max_text=self.model.max_text)
-        for one in contexts:
-            context.check_window(one, max_tokens + 1, **how)
-        seeds = [0] * len(contexts) if seeds is None else seeds
-        params = self.params if params is None else params
-        begins = [Beginning.of(one) for one in contexts]
-        order = range(len(contexts)) if stop == "first" else _by_length(contexts, begins)
-        written: dict[int, GeneratedText] = {}
-        asked = dict(max_tokens=max_tokens, temperature=temperature, stop=stop, params=params)
-        # The last call takes the rows of the others: the program is there.
-        asked |= dict(rows=context.rows_for(len(contexts), self.batch, self.min_rows))
-        rows = list(zip(contexts, begins, seeds, strict=True))
-        parts = (order[first : first + self.batch] for first in range(0, len(order), self.batch))
-        calls = (
-            (part, self._call(*zip(*(rows[i] for i in part), strict=True), **asked))
-            for part in parts
-        )
-        for part, (ids, counts) in in_flight.fetched(calls):
-            for row, i in enumerate(part):
-                context.check_finite(BROKEN not in ids[row, : counts[row] + 1], "a text")
-                mine = tuple(ids[row, : counts[row]].tolist())
-                ended = counts[row] < max_tokens and ids[row, counts[row]] == self.model.eos
-                written[i] = GeneratedText(self.tokenizer.decode(mine), mine, bool(ended))
-        return [written[i] for i in range(len(contexts))]
+        context.check_window(one, max_tokens + 1, **how)
+        return one, Beginning.of(one)
+
+    def _groups(self, read: Sequence[tuple[Context, Beginning]], stop: str) -> list[Sequence[int]]:
+        return [range(len(read)) if stop == "first" else _by_length(read)]
 
     def _call(
         self,
-        contexts: Sequence[Context],
-        begins: Sequence[Beginning],
-        seeds: Sequence[int],
-        *,
-        rows: int,
+        read: Sequence[tuple[Context, Beginning]],
+        per_row: tuple[np.ndarray, np.ndarray, np.ndarray],
         max_tokens: int,
-        temperature: float,
         stop: str,
         params: Params,
     ) -> tuple[jax.Array, jax.Array]:
-        """One compiled call: as `decode`, rows of no context behind the others; what it writes may
-        be in the making. Pictures that several contexts begin with are read once."""
-        preemption.check()
-        count, steps, read, places = len(contexts), bucket(max_tokens), rows, None
+        """Pictures that several contexts begin with are read once."""
+        contexts, begins = zip(*read, strict=True)
+        rows, steps, places = len(per_row[0]), bucket(max_tokens), None
+        reading = rows
         different = len(shared_context.grouped(begins))
-        if different < count:
+        if different < len(contexts):
             longest = max(context.extent(one)[0] for one in contexts)
             slots = bucket(longest) + bucket(max_tokens + 1)
             contexts, places = shared_context.rows(contexts, begins, rows, slots)
-            read = context.rows_for(different, self.batch, self.min_rows)
-        packed = context.pack(contexts, read, self.model.layout)
+            reading = context.rows_for(different, self.batch, self.min_rows)
+        packed = context.pack(contexts, reading, self.model.layout)
         sizes = {"texts": rows, **context.lengths(packed), "tokens written": steps, "stop": stop}
-        sizes |= {"rows read": read, "slots": places.slots if places else 0}
-        seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
-        seed[:count], limit[:count] = seeds, max_tokens
-        per_row = (seed, np.full(rows, temperature, np.float32), limit)
+        sizes |= {"rows read": reading, "slots": places.slots if places else 0}
         packed, per_row, places = put((packed, per_row, places), self.batch_sharding)
         with self.programs.first("the text generator", sizes):
             return generate_text(
@@ -248,9 +182,9 @@ class TextGenerator:
             )
 
 
-def _by_length(contexts: Sequence[Context], begins: Sequence[Beginning]) -> list[int]:
+def _by_length(read: Sequence[tuple[Context, Beginning]]) -> list[int]:
     """Numbers of contexts, those that begin with the same pictures together, else by length."""
-    lengths = [context.extent(one) for one in contexts]
+    lengths, begins = [context.extent(one) for one, _ in read], [begin for _, begin in read]
     groups = [sorted(group, key=lengths.__getitem__) for group in shared_context.grouped(begins)]
     groups.sort(key=lambda group: lengths[group[-1]])
     return [i for group in groups for i in group]

@@ -16,8 +16,9 @@ from srum_jax.core.sharding import fetch, put
 from srum_jax.data.schema import Batch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_generator
+from srum_jax.generation.base import BROKEN, BaseTextGenerator, GeneratedText
 from srum_jax.generation.context import Context
-from srum_jax.generation.text_generator import GeneratedText, TextGenerator
+from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.models.layers import cut
@@ -66,10 +67,9 @@ def stream(
     the generator stops writing. Raises ValueError at once for a context that exceeds the window
     with what may be written; BadInput on the way where the model's numbers are not finite.
     """
-    how = dict(window=generator.window, max_text=generator.model.max_text)
-    context.check_window(one, max_tokens + 1, **how)
+    generator.read(one, max_tokens)
     tokens = _tokens(generator, one, max_tokens, temperature, seed)
-    return pieces(generator.tokenizer, tokens, generator.model.eos)
+    return pieces(generator, tokens, generator.model.eos)
 
 
 def _tokens(
@@ -94,12 +94,12 @@ def _tokens(
         with first("the writing of a token", sizes):
             cache, last = _written(writing, cache, last, seeds, jnp.int32(place), warmth, **how)
         token = int(fetch(last)[0])
-        context.check_finite(token != text_generator.BROKEN, "a text")
+        context.check_finite(token != BROKEN, "a text")
         yield token
 
 
 def pieces(
-    tokenizer: Tokenizer, tokens: Iterator[int], eos: int
+    words: Tokenizer | BaseTextGenerator, tokens: Iterator[int], eos: int
 ) -> Generator[str, None, GeneratedText]:
     """Pieces of text as soon as no later token can change them: a character may take several."""
     ids: list[int] = []
@@ -108,11 +108,11 @@ def pieces(
         if finished := token == eos:
             break
         ids.append(token)
-        whole = tokenizer.decode(ids).rstrip(UNFINISHED)
+        whole = words.decode(ids).rstrip(UNFINISHED)
         if len(whole) > len(sent) and whole.startswith(sent):
             yield whole[len(sent) :]
             sent = whole
-    text = tokenizer.decode(ids)
+    text = words.decode(ids)
     if rest := text[len(sent) :]:
         yield rest
     return GeneratedText(text, tuple(ids), finished)

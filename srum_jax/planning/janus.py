@@ -12,7 +12,7 @@ from srum_jax.config import Config, SampleConfig
 from srum_jax.core import param_tree, sharding
 from srum_jax.data.schema import Tokens
 from srum_jax.generation import context
-from srum_jax.generation.answer_scorer import FEWEST
+from srum_jax.generation.base import FEWEST
 from srum_jax.generation.context import bucket
 from srum_jax.generation.janus import answer_scorer, writing
 from srum_jax.generation.janus import drawing as drawn

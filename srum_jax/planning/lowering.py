@@ -28,6 +28,7 @@ from srum_jax.generation import (
     image_codec,
     text_generator,
 )
+from srum_jax.generation.base import FEWEST
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
 from srum_jax.models.bagel import model_config
@@ -205,7 +206,7 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
     example, work = workload.asked(sizes, cfg.sample.size)
     lanes = answer_scorer.lanes([example])
     packed = packing.pack([[example]] * rows, lanes, sizes.layout)
-    wanted = np.zeros((*packed.label_slots.shape, answer_scorer.FEWEST), np.int32)
+    wanted = np.zeros((*packed.label_slots.shape, FEWEST), np.int32)
     given = sharding.placed((packed, wanted), sharding.batch_sharding(mesh))
     return Program(
         function=answer_scorer.first_tokens,

@@ -13,11 +13,11 @@ from PIL import Image
 
 from srum_jax import api, doctor, use
 from srum_jax.core.errors import BadInput
-from srum_jax.data import images
+from srum_jax.data import images, letterbox
 from srum_jax.generation import families, janus
 from srum_jax.generation.janus import drawing, template, writing
 from srum_jax.generation.janus.template import Row, Template
-from srum_jax.models.janus import llama, model
+from srum_jax.models.janus import llama, model, vq
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, size, np.uint8) for size in [(20, 33, 3), (16, 16, 3), (40, 9, 3)]]
@@ -245,6 +245,17 @@ def test_numbers_that_are_not_finite_are_told(folder, loaded):
         broken.generate("a dog")
     with pytest.raises(BadInput, match="NaN"):
         broken.answer("why ?", max_tokens=3)
+
+
+def test_codes_of_pictures_do_not_depend_on_calls(loaded):
+    shown = [RNG.integers(0, 256, (8, 8, 3), np.uint8) for _ in range(3)]
+    encoder = janus.ImageEncoder(loaded.vae_params, loaded.cfg, batch=2)
+    codes, spread = encoder.moments(shown)
+    assert codes.shape == (3, 4, 4, 1) and codes.dtype == np.float32 and not spread.any()
+    for one, picture in zip(codes, shown, strict=True):
+        want = vq.encode(loaded.vae_params, loaded.cfg.vq, letterbox.levels(picture)[None])
+        np.testing.assert_array_equal(one[..., 0], want[0])
+        np.testing.assert_array_equal(encoder.means([picture])[0], one)
 
 
 def test_ids_are_those_of_the_words_not_of_a_config(folder, tmp_path):

@@ -9,7 +9,7 @@ from etils import epath
 from jax.typing import DTypeLike
 
 from srum_jax.core import files, sharding
-from srum_jax.core.errors import BadInput, exit_code
+from srum_jax.core.errors import BadInput, tried
 from srum_jax.core.param_tree import Params, Specs
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
@@ -137,14 +137,18 @@ def save_adapter(
     peft.save(folder, hf.table(cfg)["model"], adapters, alpha=alpha, base=base)
 
 
-def _sized(folder: epath.PathLike, base: epath.PathLike | None) -> epath.Path:
+def _with(name: str, folder: epath.PathLike, base: epath.PathLike | None) -> epath.Path:
+    """The folder that has a file of this name: the model's own, or its base."""
     places = [epath.Path(one) for one in (folder, base) if one]
-    return next((p for p in places if (p / model_config.CONFIG).exists()), places[0])
+    return next((p for p in places if (p / name).exists()), places[0])
+
+
+def _sized(folder: epath.PathLike, base: epath.PathLike | None) -> epath.Path:
+    return _with(model_config.CONFIG, folder, base)
 
 
 def _words(folder: epath.PathLike, base: epath.PathLike | None) -> epath.Path:
-    places = [epath.Path(one) for one in (folder, base) if one]
-    return next((p for p in places if (p / "tokenizer.json").exists()), places[0])
+    return _with("tokenizer.json", folder, base)
 
 
 def describe(
@@ -199,22 +203,13 @@ def examine(
     "" where anything is wrong.
     """
     problems: list[str] = []
-
-    def tried(read, *args):
-        try:
-            return read(*args)
-        except (OSError, ValueError) as e:
-            if exit_code(e) != BadInput.exit_code:  # a bucket that is gone
-                raise
-            problems.extend(str(e).splitlines())
-
-    cfg = tried(model_config.from_folder, _sized(folder, base))
-    tokenizer = tried(_tokenizer, folder, base)
+    cfg = tried(problems, model_config.from_folder, _sized(folder, base))
+    tokenizer = tried(problems, _tokenizer, folder, base)
     if cfg is None:
         return None, "", problems
     if tokenizer:
-        cfg, _ = tried(_marked, cfg, tokenizer, _sized(folder, base)) or (cfg, None)
-    tried(generation_config.from_folder, folder, base)
+        cfg, _ = tried(problems, _marked, cfg, tokenizer, _sized(folder, base)) or (cfg, None)
+    tried(problems, generation_config.from_folder, folder, base)
     found = hf.tensors(folder, cfg, problems)
     return cfg, "" if problems else hf.stored_dtype(found), problems
 

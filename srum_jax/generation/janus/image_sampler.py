@@ -4,110 +4,68 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from srum_jax.config import SampleConfig
-from srum_jax.core import in_flight, preemption
+from srum_jax.core import in_flight
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
-from srum_jax.generation.image_request import GeneratedImage, ImageRequest
-from srum_jax.generation.image_sampler import Denoiser
+from srum_jax.generation.base import BaseImageSampler, cut
+from srum_jax.generation.image_request import Denoiser, GeneratedImage, ImageRequest
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row, Template
 from srum_jax.models.janus.model_config import JanusConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageSampler:
-    """The model drawing prompts, token by token.
+class ImageSampler(BaseImageSampler):
+    """Janus drawing prompts, token by token: latents are codes, float32 [h,w,1].
 
-    Arguments as of BAGEL's `ImageSampler`; of `settings` those count that say something of tokens:
-    size, guidance, batch, temperature, top_k. attention, official: nothing differs by them.
+    Of `settings` those count that say something of tokens: guidance, batch, temperature, top_k.
+    attention, official: nothing differs by them.
     """
 
-    params: Params | None = dataclasses.field(repr=False)
-    vae_params: Params = dataclasses.field(repr=False)
     model: JanusConfig
-    tokenizer: Tokenizer = dataclasses.field(repr=False)
-    settings: SampleConfig
-    window: int
-    min_rows: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
-    official: bool = False
-    attention: str = "auto"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The only one that it draws."""
+        return (self.model.image_side,) * 2
 
     @functools.cached_property
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
-    def sample(
-        self,
-        requests: Sequence[ImageRequest],
-        *,
-        settings: SampleConfig | None = None,
-        params: Params | None = None,
-        denoiser: Denoiser | None = None,
-    ) -> list[GeneratedImage]:
-        """An image of each request, in order, its codes as latents float32 [h,w,1].
-
-        What shares a request's batch changes nothing. Raises BadInput for a context that is more
-        than a text, for another size than the model's, where `denoiser` asks for steps, and where
-        the model's numbers are not finite; ValueError for a prompt that exceeds the window.
-        """
-        how = dict(settings=settings, params=params, denoiser=denoiser)
-        return next(self.stream([requests], **how), [])
-
-    def stream(
+    def _drawn(
         self,
         several: Iterable[Sequence[ImageRequest]],
-        *,
-        settings: SampleConfig | None = None,
-        params: Params | None = None,
-        denoiser: Denoiser | None = None,
-    ) -> Iterator[list[GeneratedImage]]:
-        """As `sample` of each of several lists, in order, none of them empty; the first call of a
-        list is on the device before the last one of the list before is fetched."""
+        settings: SampleConfig,
+        params: Params | None,
+        denoiser: Denoiser | None,
+    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
         if denoiser is not None:
             raise BadInput(
                 "Janus-Pro draws token after token: there are no steps of denoising to begin at, "
                 "to watch or to keep; leave out start, latents, callback, trajectory, progress"
             )
         params = self.params if params is None else params
-        calls = self._sent(several, params, settings or self.settings)
-        found: dict[int, GeneratedImage] = {}
-        for (wanted, places), (codes, images, finite) in in_flight.fetched(calls):
-            context.check_finite(finite[: len(places)].all(), "an image")
-            for row, place in enumerate(places):
-                latent = codes[row].astype(np.float32)[..., None]
-                found[place] = GeneratedImage(images[row], latent)
-            if len(found) == wanted:
-                yield [found[i] for i in range(wanted)]
-                found = {}
+        calls = self._sent(several, params, settings)
+        return (_images(*one) for one in in_flight.fetched(calls))
 
     def _sent(self, several, params: Params, settings: SampleConfig) -> Iterator:
         for requests in several:
             rows = [self._row(request, settings) for request in requests]
-            for members in template.by_length(rows):
-                count = context.rows_for(len(members), settings.batch, self.min_rows)
-                for first in range(0, len(members), settings.batch):
-                    preemption.check()
-                    places = members[first : first + settings.batch]
-                    part = [requests[i] for i in places], [rows[i] for i in places]
-                    yield (len(rows), places), self._call(params, *part, count, settings)
+            groups = template.by_length(rows)
+            for places, count in cut(groups, settings.batch, self.min_rows):
+                part = [requests[i] for i in places], [rows[i] for i in places]
+                yield (len(rows), places), self._call(params, *part, count, settings)
 
     def _row(self, request: ImageRequest, settings: SampleConfig) -> Row:
-        side = self.model.image_side
-        if request.size != (side, side):
-            height, width = request.size
-            raise BadInput(f"Janus-Pro draws {side}x{side} pixels, not {height}x{width}")
+        if request.size != self.size:
+            here, there = ("{}x{}".format(*size) for size in (self.size, request.size))
+            raise BadInput(f"Janus-Pro draws {here} pixels, not {there}")
         row = self._template.drawing(request.context)
         more = self.model.image_tokens
         template.check_window(row, more, window=self.window, max_text=self.model.max_text)
@@ -160,28 +118,10 @@ class ImageSampler:
         middle = np.full(len(ids) - 2, self.model.pad, np.int32)
         return np.concatenate([ids[:1], middle, ids[-1:]])
 
-    def sample_prompts(
-        self, prompts: Sequence[str], seeds: Sequence[int], *, params: Params | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(images uint8 [N,H,W,3], codes float32 [N,h,w,1]) of plain prompts, one seed each."""
-        (found,) = self.stream_prompts([(prompts, seeds)], params=params)
-        return found
 
-    def stream_prompts(
-        self,
-        several: Iterable[tuple[Sequence[str], Sequence[int]]],
-        *,
-        params: Params | None = None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As `sample_prompts` of several lists of prompts and seeds, in the way of `stream`."""
-        requests = (self._plain(prompts, seeds) for prompts, seeds in several)
-        for found in self.stream(requests, params=params):
-            yield np.stack([one.image for one in found]), np.stack([one.latent for one in found])
-
-    def _plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[ImageRequest]:
-        side = self.model.image_side
-        texts = [(self.tokenizer.text(prompt),) for prompt in prompts]
-        return [
-            ImageRequest(context=text, size=(side, side), seed=seed, texts=text)
-            for text, seed in zip(texts, seeds, strict=True)
-        ]
+def _images(key, results) -> tuple[int, dict[int, GeneratedImage]]:
+    """(how many are wanted, the images of a call by their places)."""
+    (wanted, places), (codes, images, finite) = key, results
+    context.check_finite(finite[: len(places)].all(), "an image")
+    latents = codes.astype(np.float32)[..., None]
+    return wanted, {i: GeneratedImage(images[n], latents[n]) for n, i in enumerate(places)}

@@ -42,6 +42,24 @@ class Row:
     ids: Ids
     patches: tuple[np.ndarray, ...] = ()
 
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Branches:
+    """What is shown, and each question about it: branches that go on there."""
+
+    shown: Row
+    questions: tuple[Ids, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of all."""
+        return self.shown.length + sum(map(len, self.questions))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Template:
@@ -151,11 +169,11 @@ def pictures(rows: Sequence[Row], count: int) -> np.ndarray | None:
     return out
 
 
-def by_length(rows: Sequence[Row]) -> list[list[int]]:
+def by_length(rows: Sequence[Row | Branches]) -> list[list[int]]:
     """Places of the rows that are padded to the same length: company then changes nothing."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(bucket(len(row.ids)), []).append(i)
+        groups.setdefault(bucket(row.length), []).append(i)
     return [groups[length] for length in sorted(groups)]
 
 

@@ -3,116 +3,69 @@
 import dataclasses
 import functools
 from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
-from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch, put
-from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context, text_stream
+from srum_jax.generation.base import BROKEN, BaseTextGenerator, GeneratedText
 from srum_jax.generation.context import Context, bucket
 from srum_jax.generation.janus import template, writing
 from srum_jax.generation.janus.template import Row, Template
-from srum_jax.generation.text_generator import BROKEN, GeneratedText
 from srum_jax.models.janus.model_config import JanusConfig
 from srum_jax.models.layers import apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TextGenerator:
-    """The model answering behind contexts; arguments as of BAGEL's `TextGenerator`."""
+class TextGenerator(BaseTextGenerator):
+    """Janus answering behind contexts. A row always ends by itself, as the original answers one
+    question a call."""
 
-    params: Params | None = dataclasses.field(repr=False)
     model: JanusConfig
-    tokenizer: Tokenizer = dataclasses.field(repr=False)
-    batch: int
-    window: int
-    min_rows: int = 1
-    batch_sharding: jax.sharding.Sharding | None = None
-    dtype: DTypeLike = jnp.float32
-    programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
     @functools.cached_property
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
-    def row(self, one: Context, max_tokens: int) -> Row:
-        """What is read of a context. Raises ValueError where it exceeds the window."""
+    def read(self, one: Context, max_tokens: int) -> Row:
+        """The context in the template."""
         row = self._template.asking(one)
         how = dict(window=self.window, max_text=self.model.max_text)
         template.check_window(row, max_tokens, **how)
         return row
 
-    def generate(
-        self,
-        contexts: Sequence[Context],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
-        stop: str = "each",
-        params: Params | None = None,
-    ) -> list[GeneratedText]:
-        """The text that answers each context, in order; company in a batch changes nothing.
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, without the blank that it begins with."""
+        return self.tokenizer.decode(ids).lstrip()
 
-        Arguments and errors as of BAGEL's; a row always ends by itself, as the original answers
-        one question a call, so `stop` changes nothing.
-        """
-        rows = [self.row(one, max_tokens) for one in contexts]
-        seeds = [0] * len(contexts) if seeds is None else seeds
-        params = self.params if params is None else params
-        calls = (
-            (part, self._call([rows[i] for i in part], [seeds[i] for i in part], count, **how))
-            for part, count in self._parts(rows)
-            for how in [dict(max_tokens=max_tokens, temperature=temperature, params=params)]
-        )
-        written: dict[int, GeneratedText] = {}
-        for part, (ids, counts) in in_flight.fetched(calls):
-            for row, i in enumerate(part):
-                context.check_finite(BROKEN not in ids[row, : counts[row] + 1], "a text")
-                mine = tuple(ids[row, : counts[row]].tolist())
-                ended = counts[row] < max_tokens and ids[row, counts[row]] == self.model.eos
-                text = self.tokenizer.decode(mine).lstrip()
-                written[i] = GeneratedText(text, mine, bool(ended))
-        return [written[i] for i in range(len(contexts))]
-
-    def _parts(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], int]]:
-        """(places of a call, its rows): those of one length and of as many pictures together."""
-        for members in template.by_length(rows):
-            count = context.rows_for(len(members), self.batch, self.min_rows)
-            for first in range(0, len(members), self.batch):
-                preemption.check()
-                yield members[first : first + self.batch], count
+    def _groups(self, read: Sequence[Row], stop: str) -> list[list[int]]:
+        return template.by_length(read)
 
     def _call(
         self,
-        rows: Sequence[Row],
-        seeds: Sequence[int],
-        count: int,
-        *,
+        read: Sequence[Row],
+        per_row: tuple[np.ndarray, np.ndarray, np.ndarray],
         max_tokens: int,
-        temperature: float,
+        stop: str,
         params: Params,
     ) -> tuple[jax.Array, jax.Array]:
-        """One compiled call: as `writing.write`; what it writes may be in the making."""
-        ids, real = template.padded(rows, count, self.model.pad)
-        seed, limit = np.zeros(count, np.uint32), np.zeros(count, np.int32)
-        seed[: len(rows)], limit[: len(rows)] = seeds, max_tokens
-        warmth, patches = np.full(count, temperature, np.float32), template.pictures(rows, count)
-        ids, real, seed, warmth, limit = put((ids, real, seed, warmth, limit), self.batch_sharding)
+        rows = len(per_row[0])
+        given = *template.padded(read, rows, self.model.pad), *per_row
+        ids, real, *per_row = put(given, self.batch_sharding)
+        patches = template.pictures(read, rows)
         steps, shown = bucket(max_tokens), 0 if patches is None else len(patches)
-        sizes = {"texts": count, "tokens read": ids.shape[1], "pictures": shown}
+        sizes = {"texts": rows, "tokens read": ids.shape[1], "pictures": shown}
         with self.programs.first("the text generator", sizes | {"tokens written": steps}):
             return writing.write_texts(
                 params,
                 ids,
                 real,
                 patches,
-                *(seed, warmth, limit),
+                *per_row,
                 cfg=self.model,
                 words=len(self.tokenizer),
                 max_tokens=steps,
@@ -139,39 +92,17 @@ _apart = jax.jit(apart)
 
 
 def stream(
-    generator: TextGenerator,
-    one: Context,
-    *,
-    max_tokens: int,
-    temperature: float = 0.0,
-    seed: int = 0,
+    generator: TextGenerator, one: Context, *, max_tokens: int, **how: Any
 ) -> Generator[str, None, GeneratedText]:
-    """Yields the answer to a context in pieces of whole characters; returns all of it.
-
-    The pieces together are the text that `generator.generate` gives for the same arguments. Raises
-    ValueError at once for a context that exceeds the window; BadInput on the way where the model's
-    numbers are not finite.
-    """
-    row = generator.row(one, max_tokens)
-    tokens = _tokens(generator, row, max_tokens, temperature, seed)
-    return _without_blanks(text_stream.pieces(generator.tokenizer, tokens, generator.model.eos))
-
-
-def _without_blanks(pieces: Generator) -> Generator[str, None, GeneratedText]:
-    begun = False
-    while True:
-        try:
-            piece = next(pieces)
-        except StopIteration as end:
-            return dataclasses.replace(end.value, text=end.value.text.lstrip())
-        piece = piece if begun else piece.lstrip()
-        if piece:
-            begun = True
-            yield piece
+    """Yields the answer to a context in pieces of whole characters; otherwise as
+    `text_stream.stream`, which says what `how` may be."""
+    row = generator.read(one, max_tokens)
+    tokens = _tokens(generator, row, max_tokens, **how)
+    return text_stream.pieces(generator, tokens, generator.model.eos)
 
 
 def _tokens(
-    generator: TextGenerator, row: Row, max_tokens: int, temperature: float, seed: int
+    generator: TextGenerator, row: Row, max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> Iterator[int]:
     """Token after token, the end mark too; max_tokens of them at most."""
     cfg, first = generator.model, generator.programs.first

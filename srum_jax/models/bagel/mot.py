@@ -14,17 +14,10 @@ from flax import struct
 
 from srum_jax.core import param_tree, sharding
 from srum_jax.data.schema import Tokens
-from srum_jax.models import attention
+from srum_jax.models import attention, decoder_layer
 from srum_jax.models.bagel.model_config import LLMConfig
-from srum_jax.models.layers import (
-    apart,
-    linear,
-    merge_heads,
-    rematerialised,
-    rms_norm,
-    rope,
-    rope_angles,
-)
+from srum_jax.models.decoder_layer import finish
+from srum_jax.models.layers import apart, linear, rematerialised, rms_norm, rope, rope_angles
 
 HiddenStates = tuple[jax.Array, jax.Array]  # und [B,U,D], gen [B,G,D]
 
@@ -62,23 +55,8 @@ class CacheByLayer:
 
 def expert_specs(cfg: LLMConfig) -> param_tree.Specs:
     """One expert's stacked layers."""
-    d, n = {"embed": cfg.hidden}, cfg.layers
-    q = {"heads": cfg.heads, "head_dim": cfg.head_dim}
-    kv = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
-    f = {"mlp": cfg.ffn}
-    return {
-        "ln1": param_tree.norm(cfg.hidden, "embed", bias=False, stack=n),
-        "ln2": param_tree.norm(cfg.hidden, "embed", bias=False, stack=n),
-        "q": param_tree.linear(d, q, bias=True, stack=n),
-        "k": param_tree.linear(d, kv, bias=True, stack=n),
-        "v": param_tree.linear(d, kv, bias=True, stack=n),
-        "o": param_tree.linear(q, d, bias=False, stack=n),
-        "q_norm": param_tree.norm(cfg.head_dim, None, bias=False, stack=n),
-        "k_norm": param_tree.norm(cfg.head_dim, None, bias=False, stack=n),
-        "gate": param_tree.linear(d, f, bias=False, stack=n),
-        "up": param_tree.linear(d, f, bias=False, stack=n),
-        "down": param_tree.linear(f, d, bias=False, stack=n),
-    }
+    norm = param_tree.norm(cfg.head_dim, None, bias=False, stack=cfg.layers)
+    return {**decoder_layer.specs(cfg, bias=True), "q_norm": norm, "k_norm": norm}
 
 
 _UNROLLED = 8  # layers of a model small enough for one long program
@@ -107,14 +85,6 @@ def _project(p, x, cos, sin, cfg):
     q = rope(rms_norm(linear(y, p["q"]), p["q_norm"], cfg.rms_eps, jnp.float32), cos, sin)
     k = rope(rms_norm(linear(y, p["k"]), p["k_norm"], cfg.rms_eps, jnp.float32), cos, sin)
     return attention.scaled(q, x.dtype), k.astype(x.dtype), linear(y, p["v"])
-
-
-def _finish(p, x, attended, cfg):
-    with jax.named_scope("attention_out"):
-        x = x + merge_heads(attended, p["o"])
-    with jax.named_scope("mlp"):
-        y = rms_norm(x, p["ln2"], cfg.rms_eps)
-        return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
 
 
 def stack(
@@ -175,7 +145,7 @@ def next_token(
             k = k.at[row, :, cache.length].set(key[:, 0], mode="drop")
             v = v.at[row, :, cache.length].set(value[:, 0], mode="drop")
             attended = attention.attend_one(query[:, 0], k, v, length)
-        x = _finish(p, x, attended[:, None], cfg)
+        x = finish(p, x, attended[:, None], cfg.rms_eps)
         keys.append(k)
         values.append(v)
     position = cache.position + (length - cache.length)
@@ -258,7 +228,8 @@ def _layer(
     q_g, k_g, v_g = _project(p["gen"], gen, *angles[1], cfg)
     with jax.named_scope("attention"):
         o_u, o_g = attend((q_u, q_g), (k_u, k_g), (v_u, v_g))
-    und, gen = _finish(p["und"], und, o_u, cfg), _finish(p["gen"], gen, o_g, cfg)
+    und = finish(p["und"], und, o_u, cfg.rms_eps)
+    gen = finish(p["gen"], gen, o_g, cfg.rms_eps)
     return (und, gen), (_joined((k_u, k_g)), _joined((v_u, v_g)))
 
 

@@ -1,8 +1,7 @@
 """The language model of Janus: one causal stack that reads words, pictures and image tokens alike.
 
-Llama's layers: RMSNorm, grouped keys, RoPE, a gated MLP, no biases. Layers are stacked `[L, ...]`
-and scanned. Rows are padded on the left, so that all of them write their next token to the same
-slot of the cache.
+Llama's layers with RoPE and no biases, stacked `[L, ...]` and scanned. Rows are padded on the left,
+so that all of them write their next token to the same slot of the cache.
 """
 
 from typing import Any
@@ -13,17 +12,10 @@ from flax import struct
 
 from srum_jax.core import param_tree
 from srum_jax.data.schema import CAUSAL, Tokens
-from srum_jax.models import attention
+from srum_jax.models import attention, decoder_layer
+from srum_jax.models.decoder_layer import finish
 from srum_jax.models.janus.model_config import LlamaConfig
-from srum_jax.models.layers import (
-    apart,
-    linear,
-    merge_heads,
-    rematerialised,
-    rms_norm,
-    rope,
-    rope_angles,
-)
+from srum_jax.models.layers import apart, linear, rematerialised, rms_norm, rope, rope_angles
 
 
 @struct.dataclass
@@ -42,16 +34,8 @@ class Cache:
 
 def specs(cfg: LlamaConfig) -> param_tree.Specs:
     """{"blocks": stacked layers, "norm": the final one}."""
-    d, n = {"embed": cfg.hidden}, cfg.layers
-    q = {"heads": cfg.heads, "head_dim": cfg.head_dim}
-    kv = {"kv_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
-    f = {"mlp": cfg.ffn}
-    maps = {"q": (d, q), "k": (d, kv), "v": (d, kv), "o": (q, d)}
-    maps |= {"gate": (d, f), "up": (d, f), "down": (f, d)}
-    blocks = {name: param_tree.linear(*ends, bias=False, stack=n) for name, ends in maps.items()}
-    for name in ("ln1", "ln2"):
-        blocks[name] = param_tree.norm(cfg.hidden, "embed", bias=False, stack=n)
-    return {"blocks": blocks, "norm": param_tree.norm(cfg.hidden, "embed", bias=False)}
+    norm = param_tree.norm(cfg.hidden, "embed", bias=False)
+    return {"blocks": decoder_layer.specs(cfg, bias=False), "norm": norm}
 
 
 def tokens(real: jax.Array) -> Tokens:
@@ -77,14 +61,6 @@ def _project(p, x, cos, sin, cfg):
     return attention.scaled(q, x.dtype), k.astype(x.dtype), linear(y, p["v"])
 
 
-def _finish(p, x, attended, cfg):
-    with jax.named_scope("attention_out"):
-        x = x + merge_heads(attended, p["o"])
-    with jax.named_scope("mlp"):
-        y = rms_norm(x, p["ln2"], cfg.rms_eps)
-        return x + linear(jax.nn.silu(linear(y, p["gate"])) * linear(y, p["up"]), p["down"])
-
-
 def stack(
     params: param_tree.Params,
     cfg: LlamaConfig,
@@ -108,7 +84,7 @@ def stack(
         q, k, v = _project(p, x, cos, sin, cfg)
         with jax.named_scope("attention"):
             (o,) = attend([q], [k], [v])
-        (x,) = attention.shard_tokens(_finish(p, x, o, cfg))
+        (x,) = attention.shard_tokens(finish(p, x, o, cfg.rms_eps))
         return x, {"none": None, "kv": (k, v), "hidden": x}[keep]
 
     (x,) = attention.shard_tokens(x)
@@ -155,7 +131,7 @@ def next_token(
                 for old, new in ((k, key), (v, value))
             )
             attended = attention.attend_one(query[:, 0], k, v, length, cache.start)
-        x = _finish(p, x, attended[:, None], cfg)
+        x = finish(p, x, attended[:, None], cfg.rms_eps)
         keys.append(k)
         values.append(v)
     grown = Cache(tuple(keys), tuple(values), cache.start, cache.length + 1)
