@@ -87,7 +87,9 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
         key: [dataclasses.replace(r, judge=name) for r in several]
         for key, several in records.items()
     }
-    asked = Asked(options.suite, suite_folder.Told.of(suite), {name: {}}, told)
+    said = suite_folder.Told.of(suite)
+    said = dataclasses.replace(said, about={**said.about, "dialect": suite.dialect_imported})
+    asked = Asked(options.suite, said, {name: {}}, told)
     folder.mkdir(parents=True, exist_ok=True)
     suite_folder.write_replies(folder, records, asked)
     return _said(suite_folder.rescored(folder, suite.score), folder)

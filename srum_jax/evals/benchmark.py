@@ -129,6 +129,11 @@ class Benchmark(Suite):
         """Records of the official tool's results file. Raises BadInput naming file and line."""
         raise BadInput(f"{self.name} has no results file to import: it scores replies itself")
 
+    @property
+    def dialect_imported(self) -> str:
+        """Whose rules hold where the official tool's results are read."""
+        return self.about.dialect
+
     def records(self, requests: Requests, replies: Replies) -> list[Record]:
         """Every reply with what scoring needs: a judge's where there is one, else the model's."""
         if replies.judged:
