@@ -113,6 +113,8 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
     folder = epath.Path(places.place(options.out, "-o"))
     suite, models = made(options), described(options)
     requests, settings = suite.requests(MODEL), models[MODEL][1].generation_config
+    if options.frames and "frames" not in suite.settings:
+        raise BadInput(f"--frames: {suite.name} asks about no clips")
     think_tokens = thinking(options, models)
     if options.seeds > 1 and not (requests.images or requests.edits):
         raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
@@ -184,6 +186,7 @@ def config(options: argparse.Namespace, model: Any = None) -> Any:
     evaluate = EvaluateConfig(
         seed=options.seed,
         limit=options.limit or 0,
+        frames=options.frames or 0,
         think_tokens=told.think_tokens if options.think else 0,
     )
     cfg = Config(evaluate=evaluate)

@@ -368,6 +368,7 @@ class EvaluateConfig:
     seed: Seed = 1000  # of evaluation noise
     limit: NonNegativeInt = 0  # items of each benchmark, evenly over its categories; 0: all
     think_tokens: NonNegativeInt = 0  # of a thought before it draws and answers; 0: it does not
+    frames: NonNegativeInt = 0  # of a clip, of benchmarks about clips; 0: as many as each takes
     # Whom benchmarks ask: self (the model that the round starts from, of both models' pictures) |
     # external (score.external) | both: the first counts, and how far they agree is told.
     judges: Annotated[tuple[Literal["self", "external"], ...], Distinct(1)] = ("self",)
