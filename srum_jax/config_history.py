@@ -30,8 +30,8 @@ RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 # New keys of sections that records of former versions have: without them the defaults held.
 ADDED = (
     *("evaluate.suites", "evaluate.first", "generate.order", "generate.think"),
-    *("generate.think_tokens", "score.min_coverage", "train.use"),
-    *("train.min_gain_quantile", "train.min_score_quantile"),
+    *("generate.think_tokens", "evaluate.think_tokens", "evaluate.frames", "score.min_coverage"),
+    *("train.use", "train.min_gain_quantile", "train.min_score_quantile"),
 )
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.

@@ -8,6 +8,7 @@ from etils import epath
 from srum_jax.core import files, places
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
+from srum_jax.generation import system_prompts
 from srum_jax.generation.base import GeneratedText
 from srum_jax.scoring import ImageScore
 
@@ -25,11 +26,10 @@ class Answer:
         """Splits off what was thought: up to the closing </think>, all if that never came."""
         if not think:
             return cls(written.text, finished=written.finished)
-        thought, mark, rest = written.text.rpartition("</think>")
-        if not mark:
+        parts = system_prompts.thought_and_answer(written.text)
+        if parts is None:
             return cls("", thought=written.text.strip(), finished=False)
-        thought = thought.strip().removeprefix("<think>")
-        return cls(rest.strip(), thought=thought.strip(), finished=written.finished)
+        return cls(parts[1], thought=parts[0], finished=written.finished)
 
 
 @dataclasses.dataclass(frozen=True)

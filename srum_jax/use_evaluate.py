@@ -72,6 +72,8 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
 
     folder = epath.Path(places.place(options.out, "-o"))
     suite = made(options)
+    if options.think and not suite.think_named:
+        raise BadInput(f"--think: nothing in {suite.name}'s results says whether the model thought")
     given = {MODEL: options.imported} | (
         {AGAINST: options.import_against} if options.import_against else {}
     )
@@ -87,7 +89,9 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
         key: [dataclasses.replace(r, judge=name) for r in several]
         for key, several in records.items()
     }
-    asked = Asked(options.suite, suite_folder.Told.of(suite), {name: {}}, told)
+    said = suite_folder.Told.of(suite)
+    said = dataclasses.replace(said, about={**said.about, "dialect": suite.dialect_imported})
+    asked = Asked(options.suite, said, {name: {}}, told)
     folder.mkdir(parents=True, exist_ok=True)
     suite_folder.write_replies(folder, records, asked)
     return _said(suite_folder.rescored(folder, suite.score), folder)
@@ -109,6 +113,9 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
     folder = epath.Path(places.place(options.out, "-o"))
     suite, models = made(options), described(options)
     requests, settings = suite.requests(MODEL), models[MODEL][1].generation_config
+    if options.frames and "frames" not in suite.settings:
+        raise BadInput(f"--frames: {suite.name} asks about no clips")
+    think_tokens = thinking(options, models)
     if options.seeds > 1 and not (requests.images or requests.edits):
         raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
     drawn = sampler_settings(options, settings)
@@ -119,12 +126,14 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         models={
             name: {"name": path, "digest": about.digest} for name, (path, about) in models.items()
         },
-        drawing=suite_folder.drawing(requests, drawn, editing(drawn, settings), seeds(options)),
-        decoding=suite_folder.decoding(requests),
+        drawing=suite_folder.drawing(
+            requests, drawn, editing(drawn, settings), seeds(options), think_tokens
+        ),
+        decoding=suite_folder.decoding(requests, think_tokens),
         not_scored=NOT_SCORED.format(suite=options.suite),
     )
     judges = judge_names(options, suite)
-    tell_cost(suite, judges, len(models), options.seeds)
+    tell_cost(suite, judges, len(models), options.seeds, think_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.held(folder):
         before = suite_folder.same(folder, asked)
@@ -171,8 +180,15 @@ def _adapter(options: argparse.Namespace, name: str) -> str | None:
 def config(options: argparse.Namespace, model: Any = None) -> Any:
     """The run's config that stages read: what is asked, and how `model` (`api.Model`) draws."""
     from srum_jax.config import ComputeConfig, Config, EvaluateConfig
+    from srum_jax.generation.generation_config import GenerationConfig
 
-    evaluate = EvaluateConfig(seed=options.seed, limit=options.limit or 0)
+    told = GenerationConfig() if model is None else model.generation_config
+    evaluate = EvaluateConfig(
+        seed=options.seed,
+        limit=options.limit or 0,
+        frames=options.frames or 0,
+        think_tokens=told.think_tokens if options.think else 0,
+    )
     cfg = Config(evaluate=evaluate)
     if options.judge_url:
         named = dict(model=options.judge_model or "", key_env=options.judge_key_env or "")
@@ -180,12 +196,10 @@ def config(options: argparse.Namespace, model: Any = None) -> Any:
         cfg = dataclasses.replace(cfg, score=dataclasses.replace(cfg.score, external=at))
     if model is None:
         return cfg
-    settings = model.generation_config
-    batch = options.batch or settings.batch
     return dataclasses.replace(
         cfg,
-        sample=sampler_settings(options, settings),
-        evaluate=dataclasses.replace(evaluate, batch=batch),
+        sample=sampler_settings(options, told),
+        evaluate=dataclasses.replace(evaluate, batch=options.batch or told.batch),
         compute=ComputeConfig(dtype=str(model.dtype.__name__)),
     )
 
@@ -197,6 +211,19 @@ def sampler_settings(options: argparse.Namespace, told: Any) -> Any:
 
     said = use_options.sampler_options(options)
     return generation_config.changed(told.generate, said, where="evaluate")
+
+
+def thinking(options: argparse.Namespace, models: Mapping[str, tuple[str, Any]]) -> int:
+    """Tokens of a thought at most, as the examined model's folder says; 0 without --think. Raises
+    BadInput for a model that cannot think."""
+    if not options.think:
+        return 0
+    from srum_jax.generation import families
+    from srum_jax.stages import thinking as stage
+
+    for name, (path, about) in models.items():
+        stage.check(families.of(about.cfg), about.tokenizer, f"--think, --{name} {path}")
+    return models[MODEL][1].generation_config.think_tokens
 
 
 def editing(settings: Any, told: Any) -> Any:
@@ -238,11 +265,13 @@ def judge_names(options: argparse.Namespace, suite: Any) -> list[str]:
     return names
 
 
-def tell_cost(suite: Any, judges: Sequence[str], models: int, seeds: int) -> None:
+def tell_cost(
+    suite: Any, judges: Sequence[str], models: int, seeds: int, think_tokens: int
+) -> None:
     """Logs what will be asked and drawn, before anything is opened."""
     from srum_jax.evals import suite_cost
 
-    for line in suite_cost.lines(suite, judges, models, seeds):
+    for line in suite_cost.lines(suite, judges, models, seeds, think_tokens):
         logging.info("%s", line)
 
 

@@ -197,6 +197,8 @@ def _evaluate(made: argparse.ArgumentParser) -> None:
     made.add_argument("--limit", type=_count, help="so many items, evenly over categories")
     made.add_argument("--seed", type=int, default=0, help="of the noise and the choice of items")
     made.add_argument("--seeds", type=_count, default=1, help="draw from so many, --seed the first")
+    made.add_argument("--think", action="store_true", help="let it plan or reason in words first")
+    made.add_argument("--frames", type=_count, help="of each clip, in place of the benchmark's own")
     made.add_argument("--rescore", metavar="OUT", help="scores again, from the replies in OUT")
     how = dict(metavar="PATH", help="results of the official program, in place of a judge")
     made.add_argument("--import", dest="imported", **how)

@@ -8,8 +8,8 @@ from srum_jax.evals import benchmark, suite_folder
 from srum_jax.evals.suite import ModelOutputs, Replies
 
 
-def config(limit=0, seed=0):
-    return Config(evaluate=EvaluateConfig(limit=limit, seed=seed))
+def config(limit=0, seed=0, **values):
+    return Config(evaluate=EvaluateConfig(limit=limit, seed=seed, **values))
 
 
 def picture(shade, size=(16, 12)):

@@ -11,8 +11,8 @@ import re
 import jax
 import numpy as np
 import pytest
+import thinking_model
 import tiny
-import tokenizers
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -21,7 +21,6 @@ from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
 from srum_jax.data import video
-from srum_jax.generation import system_prompts as words
 from srum_jax.generation import text_generator
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.models.bagel import hf, vae
@@ -249,17 +248,7 @@ def test_a_base_has_what_the_folder_lacks(folder, bagel, tmp_path):
 def thinker(tmp_path_factory):
     """A model whose vocabulary has the words of the requests to think."""
     folder = tmp_path_factory.mktemp("thinker")
-    path = examples.write_tokenizer(folder / "words")
-    document = json.loads(path.read_text())
-    vocabulary = document["model"]["vocab"]
-    inner = tokenizers.Tokenizer.from_file(str(path))
-    for request in (words.THINK_GENERATION, words.THINK_UNDERSTANDING):
-        plain = inner.normalizer.normalize_str(request)
-        for word, _ in inner.pre_tokenizer.pre_tokenize_str(plain):
-            vocabulary.setdefault(word, len(vocabulary))
-    path.write_text(json.dumps(document))
-    llm = dataclasses.replace(tiny.MODEL.llm, vocab=len(vocabulary))
-    return api.load(write_model(folder, path, dataclasses.replace(tiny.MODEL, llm=llm), seed=9))
+    return api.load(write_model(folder, *thinking_model.words(folder / "words"), seed=9))
 
 
 def test_a_thought_is_written_once_and_read_before_drawing(thinker, monkeypatch):

@@ -208,6 +208,11 @@ def test_what_is_missing_on_the_command_line_is_said(run, folders, data):
     assert code == 2 and "no folder of `evaluate`" in err
 
 
+def test_frames_are_of_clips(run, folders, data):
+    code, _, err = run(*asked(folders, data, "--frames", 4))
+    assert code == 2 and "--frames: pope asks about no clips" in err
+
+
 def test_the_list_says_what_each_needs(run):
     code, out, _ = run("--suite", "list")
     assert code == 0 and "pope: POPE" in out and "coco_pope_random.json" in out

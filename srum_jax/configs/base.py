@@ -366,9 +366,9 @@ class EvaluateConfig:
     best_of_prompts: PositiveInt = 200  # prompts it is measured on
     batch: PositiveInt = 100  # pictures with questions a compiled call
     seed: Seed = 1000  # of evaluation noise
-    # Items of each benchmark, evenly over its categories by the seed; 0: all. "shapes" has its own
-    # numbers, above.
-    limit: NonNegativeInt = 0
+    limit: NonNegativeInt = 0  # items of each benchmark, evenly over its categories; 0: all
+    think_tokens: NonNegativeInt = 0  # of a thought before it draws and answers; 0: it does not
+    frames: NonNegativeInt = 0  # of a clip, of benchmarks about clips; 0: as many as each takes
     # Whom benchmarks ask: self (the model that the round starts from, of both models' pictures) |
     # external (score.external) | both: the first counts, and how far they agree is told.
     judges: Annotated[tuple[Literal["self", "external"], ...], Distinct(1)] = ("self",)

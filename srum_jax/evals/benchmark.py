@@ -40,7 +40,7 @@ from srum_jax.evals.suite import (
 Item = TypeVar("Item")
 REFERENCES = ("base", "against")  # models that others are compared with
 LISTED = 1000  # items that are kept to look at; all are in replies.jsonl
-EMPTY, OK = "empty", "ok"  # of a reply
+EMPTY, UNFINISHED, OK = "empty", "unfinished thought", "ok"  # of a reply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +99,14 @@ class Benchmark(Suite):
     """A suite whose requests come from official files; `score` is its module's function.
 
     about, data: what is said of it and what was read · settings: of its own beside those of the
-    run (frames of a clip, options of a prompt), told in results.
+    run (frames of a clip, options of a prompt), told in results · think_named: whether the official
+    program's results say by their names that the model thought first.
     """
 
     about: About
     data: Data
     settings: Mapping[str, Any] = {}
+    think_named = False
 
     @property
     def judged(self) -> bool:
@@ -129,6 +131,11 @@ class Benchmark(Suite):
         """Records of the official tool's results file. Raises BadInput naming file and line."""
         raise BadInput(f"{self.name} has no results file to import: it scores replies itself")
 
+    @property
+    def dialect_imported(self) -> str:
+        """Whose rules hold where the official tool's results are read."""
+        return self.about.dialect
+
     def records(self, requests: Requests, replies: Replies) -> list[Record]:
         """Every reply with what scoring needs: a judge's where there is one, else the model's."""
         if replies.judged:
@@ -142,20 +149,20 @@ class Benchmark(Suite):
                 for judge, all_said in replies.judged.items()
                 for r, said in zip(asked, all_said, strict=True)
             ]
-        pairs = [
-            *zip(requests.answers, replies.answers, strict=True),
-            *zip(requests.texts, replies.texts, strict=True),
-        ]
+        thoughts = replies.thoughts.get("texts") or [""] * len(replies.texts)
+        answered = zip(requests.answers, replies.answers, [""] * len(replies.answers), strict=True)
+        written = zip(requests.texts, replies.texts, thoughts, strict=True)
         return [
             Record(
                 id=request.id,
                 category=request.category,
                 asked=getattr(request, "instruction", None) or request.question,
                 reply=said,
-                status=OK if said.strip() else EMPTY,
+                status=UNFINISHED if thought is None else OK if said.strip() else EMPTY,
                 truth=request.truth,
+                thought=thought or "",
             )
-            for request, said in pairs
+            for request, said, thought in (*answered, *written)
         ]
 
     def verdicts(self, requests: Requests, replies: Replies) -> list[Record]:

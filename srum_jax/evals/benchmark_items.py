@@ -72,7 +72,7 @@ def _outcome(row: Mapping[str, Any], models: Sequence[str]) -> tuple:
 
 def drawn_for(requests: Requests) -> dict[str, str]:
     """{id: what a picture was drawn or changed for}: a judge is asked in other words."""
-    found = {f"{one.prompt.id}-{one.k}": one.prompt.text for one in requests.images}
+    found = {one.id: one.prompt.text for one in requests.images}
     for one in _unread(requests.edits):
         found[str(one.id)] = getattr(one, "instruction", "")
     return found
@@ -84,10 +84,10 @@ def _of_request(id: str, found: Mapping[str, Any]) -> Any:
 
 
 def request_places(requests: Requests) -> dict[str, tuple[str, int]]:
-    """{id: (kind of request, its place)}; an image's id is "<prompt's id>-<k>". No request with
-    pictures is made: the items of a `LazySequence` have the ids."""
-    found = {f"{one.prompt.id}-{one.k}": ("images", i) for i, one in enumerate(requests.images)}
-    for kind in ("answers", "texts", "edits"):
+    """{id: (kind of request, its place)}. No request with pictures is made: the items of a
+    `LazySequence` have the ids."""
+    found = {}
+    for kind in ("images", "answers", "texts", "edits"):
         items = _unread(getattr(requests, kind))
         found |= {str(one.id): (kind, i) for i, one in enumerate(items)}
     return found

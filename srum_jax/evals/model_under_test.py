@@ -5,7 +5,7 @@ the weights alone; what else is asked beside it changes nothing.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,12 +14,13 @@ from srum_jax.data import languages
 from srum_jax.data.images import latent_image, picture
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.evals.suite import AnswerRequest, EditRequest, TextRequest
+from srum_jax.evals.suite import AnswerRequest, DrawRequest, EditRequest, TextRequest
 from srum_jax.generation import context
 from srum_jax.generation.answer_scorer import AnswerScorer
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.generation.image_request import ImageRequest, guidance_contexts
 from srum_jax.generation.image_sampler import ImageSampler
+from srum_jax.generation.system_prompts import THINK_GENERATION, THINK_UNDERSTANDING
 from srum_jax.generation.text_generator import TextGenerator
 
 
@@ -29,7 +30,7 @@ class ModelUnderTest:
 
     batch: requests that share a compiled call · language: the one that it reads
     (`data/languages.py`), into which requests are put · editing: how edits are drawn, None: as the
-    sampler draws.
+    sampler draws · think_tokens: of what it thinks before it draws or writes, at most; 0: nothing.
     """
 
     layout: LayoutSizes
@@ -41,6 +42,7 @@ class ModelUnderTest:
     encoder: ImageEncoder
     language: str = ""
     editing: SampleConfig | None = None
+    think_tokens: int = 0
 
     def answers(self, requests: Sequence[AnswerRequest]) -> list[str]:
         """The likeliest first token of each answer, as a text."""
@@ -57,35 +59,53 @@ class ModelUnderTest:
         return [self.tokenizer.decode([given[i]]) for i in range(len(requests))]
 
     def texts(self, requests: Sequence[TextRequest]) -> list[str]:
-        """What is written about the images, by the likeliest tokens."""
+        """What is written about the images, by the likeliest tokens; what it thought first too."""
         written: dict[int, str] = {}
         for limit in sorted({request.max_tokens for request in requests}):
             places = [i for i, request in enumerate(requests) if request.max_tokens == limit]
             contexts = [self._context(requests[i]) for i in places]
-            found = self.generator.generate(contexts, max_tokens=limit)
+            found = self.generator.generate(contexts, max_tokens=limit + self.think_tokens)
             written |= {i: one.text for i, one in zip(places, found, strict=True)}
         return [written[i] for i in range(len(requests))]
 
-    def edits(self, requests: Sequence[EditRequest]) -> list[np.ndarray]:
+    def plans(self, requests: Sequence[DrawRequest | EditRequest]) -> list[str]:
+        """What it means to draw for each, by the likeliest tokens."""
+        system = self.tokenizer.text(THINK_GENERATION)
+        contexts = [(system, *self._drawing(one)) for one in requests]
+        found = self.generator.generate(contexts, max_tokens=self.think_tokens)
+        return [one.text for one in found]
+
+    def edits(
+        self, requests: Sequence[EditRequest], plans: Mapping[str, str] | None = None
+    ) -> list[np.ndarray]:
         """The changed images uint8 [H,W,3], in the sizes that the model's resize gives those that
-        were given."""
+        were given; plans: {id: what it thought before}, None: nothing."""
         asked = []
         for request in requests:
-            before = latent_image(request.image, self.layout)
-            items = (
-                self.encoder.encode(before),
-                picture(request.image, self.layout),
-                self.tokenizer.text(self.read(request.instruction, "instruction")),
-            )
-            contexts = guidance_contexts(items)
-            asked.append(ImageRequest(**contexts, size=before.shape[:2], seed=request.seed))
+            items, thought = self._drawing(request), {}
+            if plans is not None:
+                thought["system"] = self.tokenizer.text(THINK_GENERATION)
+                thought["thought"] = self.tokenizer.text(plans[request.id])
+            contexts = guidance_contexts(items, **thought)
+            asked.append(ImageRequest(**contexts, size=items[0].size, seed=request.seed))
         return [one.image for one in self.sampler.sample(asked, settings=self.editing)]
 
     def read(self, text: str, kind: languages.Kind) -> str:
         """A request as the model reads it. Raises BadInput where it has no words for it."""
         return languages.normalise(self.language, text, kind)
 
+    def _drawing(self, request: DrawRequest | EditRequest) -> context.Context:
+        """What is read before a picture is drawn, or changed: its latents come first then."""
+        if isinstance(request, DrawRequest):
+            return (self.tokenizer.text(self.read(request.prompt.text, "prompt")),)
+        return (
+            self.encoder.encode(latent_image(request.image, self.layout)),
+            picture(request.image, self.layout),
+            self.tokenizer.text(self.read(request.instruction, "instruction")),
+        )
+
     def _context(self, request: TextRequest) -> context.Context:
+        before = (self.tokenizer.text(THINK_UNDERSTANDING),) if self.think_tokens else ()
         pictures = (picture(one, self.layout) for one in request.images)
         said = self.read(request.instruction, "question")
-        return (*pictures, self.tokenizer.text(said))
+        return (*before, *pictures, self.tokenizer.text(said))

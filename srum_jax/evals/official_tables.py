@@ -33,13 +33,13 @@ def tsv(path: epath.PathLike, *required: str) -> list[Row]:
     return _separated(path, required, "\t", "TSV")
 
 
-def comma_separated(path: epath.PathLike, *required: str) -> list[Row]:
-    """As `tsv`, of a CSV file."""
-    return _separated(path, required, ",", "CSV")
+def comma_separated(path: epath.PathLike, *required: str, total: str = "") -> list[Row]:
+    """As `tsv`, of a CSV file; total: how a line begins that sums others up and is no row."""
+    return _separated(path, required, ",", "CSV", total)
 
 
 def _separated(
-    path: epath.PathLike, required: Sequence[str], delimiter: str, kind: str
+    path: epath.PathLike, required: Sequence[str], delimiter: str, kind: str, total: str = ""
 ) -> list[Row]:
     path, rows, faults = epath.Path(path), [], []
     csv.field_size_limit(images.MAX_FILE_BYTES)
@@ -56,6 +56,8 @@ def _separated(
                 line = reader.line_num + 1
                 if (values := next(reader, None)) is None:
                     break
+                if total and values and values[0] == total:
+                    continue
                 where = f"{path}, line {line}"
                 if len(values) != len(header):
                     faults.append(f"{where}: {len(values)} fields, the header has {len(header)}")

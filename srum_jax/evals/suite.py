@@ -24,6 +24,11 @@ class DrawRequest:
     prompt: Prompt
     k: int = 0
 
+    @property
+    def id(self) -> str:
+        """The prompt's id and which of its images this is."""
+        return f"{self.prompt.id}-{self.k}"
+
 
 @dataclasses.dataclass(frozen=True)
 class AnswerRequest:
@@ -84,7 +89,9 @@ class Replies:
 
     images: candidate records of `data/shards.py`, with "image" uint8 [H,W,3] · answers, texts: what
     was said · edits: uint8 [H,W,3] · scores: score records of the first `Requests.scored` images ·
-    judged: by a judge's name its replies to `Suite.judge_requests`; the judge that counts is first.
+    judged: by a judge's name its replies to `Suite.judge_requests`; the judge that counts is first
+    · thoughts: of a model that thinks first, {"images", "texts", "edits": what it thought before
+    each}; None is a thought that did not end, behind which nothing was said.
     """
 
     images: Sequence[Mapping[str, Any]] = ()
@@ -93,6 +100,7 @@ class Replies:
     edits: Sequence[np.ndarray] = ()
     scores: Sequence[Mapping[str, Any]] = ()
     judged: Mapping[str, Sequence[JudgeReply]] = dataclasses.field(default_factory=dict)
+    thoughts: Mapping[str, Sequence[str | None]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +148,8 @@ class Record:
 
     asked: the exact text · truth: JSON that scoring compares with · p: a judge's first-token
     probabilities · judge: who replied, "" for the examined model itself · file: of the image that
-    is judged, relative to the folder of results · seed: of the noise, where there are several.
+    is judged, relative to the folder of results · seed: of the noise, where there are several ·
+    thought: of the model, before it replied.
     """
 
     id: str
@@ -153,6 +162,7 @@ class Record:
     judge: str = ""
     file: str = ""
     seed: int = 0
+    thought: str = ""
 
 
 class SumFunction(Protocol):

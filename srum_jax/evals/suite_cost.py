@@ -11,9 +11,11 @@ from srum_jax.evals.suite import Replies, Requests, Suite
 BLANK = np.zeros((1024, 1024, 3), np.uint8)  # stands for a picture that is not drawn yet
 
 
-def lines(suite: Suite, judges: Sequence[str], models: int, seeds: int = 1) -> Iterator[str]:
-    """A line on what `models` models are asked, from so many seeds, and one on what each judge is
-    asked about it."""
+def lines(
+    suite: Suite, judges: Sequence[str], models: int, seeds: int = 1, think_tokens: int = 0
+) -> Iterator[str]:
+    """A line on what `models` models are asked, from so many seeds, behind thoughts of so many
+    tokens, and one on what each judge is asked about it."""
     asked = suite.requests("model")
     parts = [
         f"{count * models * seeds:,} {what}"
@@ -24,7 +26,8 @@ def lines(suite: Suite, judges: Sequence[str], models: int, seeds: int = 1) -> I
         )
         if count
     ]
-    yield f"{suite.name}: {', '.join(parts)} by {models} model{'s' if models > 1 else ''}"
+    behind = f", each behind a thought of up to {think_tokens} tokens" if think_tokens else ""
+    yield f"{suite.name}: {', '.join(parts)} by {models} model{'s' if models > 1 else ''}{behind}"
     if judges:
         questions = suite.judge_requests(asked, blank(asked))
         for name in judges:

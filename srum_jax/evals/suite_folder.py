@@ -22,7 +22,7 @@ from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import images, records
 from srum_jax.evals import benchmark, benchmark_items
 from srum_jax.evals.benchmark import Benchmark, Score, Told
-from srum_jax.evals.suite import ModelOutputs, Record, Requests
+from srum_jax.evals.suite import ModelOutputs, Record, Replies, Requests
 from srum_jax.evals.suite_judges import SuiteJudge
 
 SCHEMA = 1
@@ -58,24 +58,33 @@ class Asked:
 
 
 def drawing(
-    requests: Requests, drawn: SampleConfig, edited: SampleConfig, seeds: Sequence[int]
+    requests: Requests,
+    drawn: SampleConfig,
+    edited: SampleConfig,
+    seeds: Sequence[int],
+    think_tokens: int = 0,
 ) -> dict[str, Any]:
-    """What results say of the drawing: the sampler's settings of images and of edits, and the
-    seeds; {} where nothing is drawn."""
+    """What results say of the drawing: the sampler's settings of images and of edits, the seeds,
+    and, of a model that thinks first, its longest thought; {} where nothing is drawn."""
     found: dict[str, Any] = {}
     for name, settings in (("images", drawn), ("edits", edited)):
         if getattr(requests, name):
             values = dataclasses.asdict(settings)
             del values["batch"]  # changes nothing
             found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-    return {"seeds": list(seeds), **found} if found else {}
+    return {"seeds": list(seeds), **found, **_thinking(think_tokens)} if found else {}
 
 
-def decoding(requests: Requests) -> dict[str, Any]:
+def decoding(requests: Requests, think_tokens: int = 0) -> dict[str, Any]:
     """What results say of the model's own words; {} where it says none."""
     if not requests.texts:
         return {}
-    return {"tokens": "the likeliest", "max_tokens": max(r.max_tokens for r in requests.texts)}
+    most = max(r.max_tokens for r in requests.texts)
+    return {"tokens": "the likeliest", "max_tokens": most, **_thinking(think_tokens)}
+
+
+def _thinking(think_tokens: int) -> dict[str, int]:
+    return {"think_tokens": think_tokens} if think_tokens else {}
 
 
 def judges_told(
@@ -248,17 +257,22 @@ def generations(
 ) -> Iterator[dict[str, Any]]:
     """A line of `generations.jsonl` a request; pictures are written under `pictures/`."""
     said, requests, model = outputs.replies, outputs.requests, {"model": seeded.model}
-    for request, drawn in zip(requests.images, said.images, strict=True):
-        name = f"{request.prompt.id}-{request.k}"
-        path = _picture(folder / seeded.picture(name), drawn["image"], folder)
-        row = {"id": name, "category": request.prompt.category, "asked": request.prompt.text}
-        yield {**model, **row, "k": request.k, "seed": int(drawn["seed"]), "file": path}
-    for request, edited in zip(requests.edits, said.edits, strict=True):
+    for i, (request, drawn) in enumerate(zip(requests.images, said.images, strict=True)):
+        path = _picture(folder / seeded.picture(request.id), drawn["image"], folder)
+        row = {"id": request.id, "category": request.prompt.category, "asked": request.prompt.text}
+        row |= {"k": request.k, "seed": int(drawn["seed"]), "file": path}
+        yield {**model, **row, **_thought(said, "images", i)}
+    for i, (request, edited) in enumerate(zip(requests.edits, said.edits, strict=True)):
         path = _picture(folder / seeded.picture(request.id), edited, folder)
         row = {"id": request.id, "category": request.category, "asked": request.instruction}
-        yield {**model, **row, "seed": request.seed, "file": path}
+        yield {**model, **row, "seed": request.seed, "file": path, **_thought(said, "edits", i)}
     for one in outputs.verdicts if requests.texts or requests.answers else ():
         yield {**model, "id": one.id, "category": one.category, "asked": one.asked}
+
+
+def _thought(said: Replies, kind: str, place: int) -> dict[str, str]:
+    """What the model thought before a picture, where it thinks first."""
+    return {"thought": said.thoughts[kind][place]} if kind in said.thoughts else {}
 
 
 def _picture(path: epath.Path, pixels: Any, folder: epath.Path) -> str:

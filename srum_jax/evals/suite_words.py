@@ -12,6 +12,9 @@ def summary(scores: Mapping[str, Any]) -> str:
     metric = scores.get("metric", "")
     lines = [f"{scores['title']}: {metric} of {scores['data']['n']} {scores['unit']}"]
     lines += [f"  {model_line(name, one, metric)}" for name, one in scores["models"].items()]
+    said = {**scores.get("decoding", {}), **scores.get("drawing", {})}
+    if tokens := said.get("think_tokens"):
+        lines.append(f"  each picture or answer behind a thought of up to {tokens} tokens")
     if paired := scores.get("paired"):
         lines.append(f"  {difference_line(paired)}")
     if judge := scores.get("judge"):

@@ -34,6 +34,7 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "THINKS",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -62,6 +63,7 @@ __all__ = [
 OBJECTIVES = "srum_jax.objectives.srum"
 DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
 APART = True
+THINKS = True
 
 
 def coder_specs(cfg: BagelConfig) -> Specs:

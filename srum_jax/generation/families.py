@@ -14,8 +14,9 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `Sizes`, the class of its sizes; `specs(cfg)` of its parameters, `coder_specs(cfg)` of its
    autoencoder's; `cost`, a module that counts operations;
  · `OBJECTIVES`, the name of the module of losses that it learns by; `DRAWS`, beginnings of the
-   paths that drawing reads; `APART`: whether answers read none of them; `Prompts`, how it reads a
-   prompt before an image that it learns to draw;
+   paths that drawing reads; `APART`: whether answers read none of them; `THINKS`: whether it draws
+   and answers behind what it thought; `Prompts`, how it reads a prompt before an image that it
+   learns to draw;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
  · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,

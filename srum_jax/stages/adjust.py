@@ -91,6 +91,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
         suites = validation(cfg, work, loading.language(weights))
         for suite in suites:
             prompt_lists.check(suite.prompts, loading.prompt_reader(weights))
+        evaluate.check_thinking(cfg, weights, suites)
         asked = [suite.requests(MODEL) for suite in suites]
         tried = c.checkpoints * len(c.shares) * max(len(c.guidance), 1)
         images, said, edits = (

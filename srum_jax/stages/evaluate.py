@@ -25,8 +25,9 @@ from srum_jax.evals import suite_cost, suite_folder
 from srum_jax.evals.benchmark import Benchmark
 from srum_jax.evals.suite import Findings, ModelOutputs, Replies, Requests, Suite, Verifier
 from srum_jax.evals.suite_judges import SuiteJudge
+from srum_jax.generation import families
 from srum_jax.rewards import external, question_templates
-from srum_jax.stages import adjusted, judges, loading, preflight, replies, verified
+from srum_jax.stages import adjusted, judges, loading, preflight, replies, thinking, verified
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -56,6 +57,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             for suite in suites:
                 prompt_lists.check(suite.prompts, reader)
                 note_cost(cfg, suite, found)
+            check_thinking(cfg, weights, suites)
             models = 1 + ("train" in cfg.stages)
             count = cfg.rounds * models * sum(len(suite.prompts) for suite in suites)
             each = disk.picture_bytes(cfg.sample.size, preflight.layout(weights))
@@ -63,12 +65,24 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             found.costs.append(Cost("evaluate", what, count * each))
 
 
+def check_thinking(cfg: Config, weights: Any, suites: Sequence[Suite]) -> None:
+    """Raises BadInput where the model, whose parts lie in `weights`, is to think and cannot, or a
+    suite leaves it no room to."""
+    if not cfg.evaluate.think_tokens:
+        return
+    family = families.find(weights.folder, weights.base)
+    thinking.check(family, loading.described(weights)[1], "evaluate.think_tokens")
+    for suite in suites:
+        replies.check_thinking(suite.requests("base"))
+
+
 def note_cost(cfg: Config, suite: Suite, found: Checks) -> None:
     """What a benchmark will ask of models and judges, and whether an external judge answers."""
     if not isinstance(suite, Benchmark):
         return
     asked = cfg.evaluate.judges if suite.judged else ()
-    found.notes += suite_cost.lines(suite, asked, 1 + ("train" in cfg.stages))
+    models, think_tokens = 1 + ("train" in cfg.stages), cfg.evaluate.think_tokens
+    found.notes += suite_cost.lines(suite, asked, models, think_tokens=think_tokens)
     if "external" in asked:
         with found.noting():
             external.reach(judges.endpoint(cfg.score))
@@ -205,9 +219,10 @@ def in_full(
     """A benchmark's findings with what the section says of judge, drawing and decoding."""
     if not isinstance(suite, Benchmark) or not found.section:
         return found
-    more, requests = {}, suite.requests("base")
-    more["drawing"] = suite_folder.drawing(requests, cfg.sample, cfg.sample, [cfg.evaluate.seed])
-    more["decoding"] = suite_folder.decoding(requests)
+    more, requests, c = {}, suite.requests("base"), cfg.evaluate
+    samplers = cfg.sample, cfg.sample
+    more["drawing"] = suite_folder.drawing(requests, *samplers, [c.seed], c.think_tokens)
+    more["decoding"] = suite_folder.decoding(requests, c.think_tokens)
     if judge := found.section.get("judge"):
         more["judge"] = {**judge, **told.get(judge["name"], {})}
     section = {**found.section, **{name: value for name, value in more.items() if value}}

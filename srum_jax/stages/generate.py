@@ -25,6 +25,7 @@ from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
 from srum_jax.data.schema import LayoutSizes
+from srum_jax.generation import families
 from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.stages import (
     adjusted,
@@ -61,7 +62,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             found.notes.append(rollout.short(c.prompts, len(plan.drawable)))
         if weights:
             if c.think:
-                thinking.request(reader.tokenizer)
+                family = families.find(weights.folder, weights.base)
+                thinking.check(family, reader.tokenizer, "generate.think")
             prompt_lists.check(wanted, reader)
             layout = preflight.layout(weights)
             count = min(len(wanted), cfg.rounds * c.count) * c.candidates

@@ -6,25 +6,37 @@ was killed goes on with what is missing, and hosts share the work.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, SampleConfig
 from srum_jax.core import distributed
+from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.data.prompts import Prompt
 from srum_jax.evals.benchmark import LazySequence
 from srum_jax.evals.model_under_test import ModelUnderTest
-from srum_jax.evals.suite import JudgeReply, JudgeRequest, Replies, Requests, Suite
+from srum_jax.evals.suite import (
+    DrawRequest,
+    EditRequest,
+    JudgeReply,
+    JudgeRequest,
+    Replies,
+    Requests,
+    Suite,
+)
 from srum_jax.evals.suite_judges import ExternalJudge, SelfJudge, SuiteJudge
+from srum_jax.generation import system_prompts
 from srum_jax.rewards import external
-from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker
+from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker, thinking
 from srum_jax.stages.loading import LoadedModel
 
 # Statuses of replies that a judge may give when it is asked again.
@@ -49,6 +61,7 @@ def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) 
         language=told.language,
         # One that its folder says to edit as it draws does both as the run says.
         editing=None if told.edit == told.generate else editing(told.edit, cfg),
+        think_tokens=cfg.evaluate.think_tokens,
     )
 
 
@@ -73,33 +86,96 @@ def replies(
     asked: the model `loaded` in use, as `model_under_test` makes it · title: of the progress bars ·
     judge: who gives the images that are to be scored their scores, None: the model itself.
     """
-    images: Sequence[dict[str, Any]] = ()
+    if asked.think_tokens:
+        check_thinking(requests)
+    images, scores, thoughts = (), (), {}
     if requests.images:
-        generate.draw(
-            [(as_read(one.prompt, asked), one.k) for one in requests.images],
-            folder / "images",
-            asked.sampler,
-            features=generate.features(loaded.cfg.layout, cfg.sample.size),
-            shard_size=cfg.generate.shard_size,
-            seed=cfg.evaluate.seed,
-            title=f"{title} draws",
-        )
-        images = shards.read(folder / "images")
-    scores: Sequence[dict[str, Any]] = ()
+        images, thoughts = drawn(requests.images, folder, loaded, asked, cfg, title)
     if requests.scored:
         scores = own_scores(
             judge or loaded, images[: requests.scored], folder / "scores", cfg, mesh
         )
-    step = 4 * asked.batch
-    texts, pictures = shards.reply_features("text"), shards.reply_features("image")
-    edits = _replied(requests.edits, folder / "edits", asked.edits, pictures, step, title)
-    return Replies(
-        images=images,
-        answers=_replied(requests.answers, folder / "answers", asked.answers, texts, step, title),
-        texts=_replied(requests.texts, folder / "texts", asked.texts, texts, step, title),
-        edits=edits,
-        scores=scores,
+    step, features = 4 * asked.batch, shards.reply_features("text")
+    edits, plans = edited(requests.edits, folder, asked, title)
+    answers = _replied(requests.answers, folder / "answers", asked.answers, features, step, title)
+    texts = _replied(requests.texts, folder / "texts", asked.texts, features, step, title)
+    if asked.think_tokens and texts:
+        thoughts |= {"texts": LazySequence(texts, _thought)}
+        texts = LazySequence(texts, _answer)
+    return Replies(images, answers, texts, edits, scores, thoughts=thoughts | plans)
+
+
+def check_thinking(requests: Requests) -> None:
+    """Raises BadInput for requests that leave a model no room to think."""
+    if requests.answers:
+        raise BadInput(
+            "evaluate.think_tokens: some suite takes a question's answer from its first token, "
+            "before which nothing can be thought; leave it out, or set them to 0"
+        )
+
+
+def drawn(
+    requests: Sequence[DrawRequest],
+    folder: epath.Path,
+    loaded: LoadedModel,
+    asked: ModelUnderTest,
+    cfg: Config,
+    title: str,
+) -> tuple[Sequence[dict[str, Any]], dict[str, Sequence[str]]]:
+    """(Candidate records of the images, `Replies.thoughts`): a plan is written once a prompt."""
+    jobs = [(as_read(one.prompt, asked), one.k) for one in requests]
+    sampler, thoughts = asked.sampler, {}
+    if asked.think_tokens:
+        first = {prompt.text: one for (prompt, _), one in zip(jobs, requests, strict=True)}
+        plans = dict(zip(first, planned([*first.values()], folder, asked, title), strict=True))
+        thoughts["images"] = [plans[prompt.text] for prompt, _ in jobs]
+        sampler = thinking.PlannedSampler(sampler, asked.tokenizer, plans)
+    generate.draw(
+        jobs,
+        folder / "images",
+        sampler,
+        features=generate.features(loaded.cfg.layout, cfg.sample.size),
+        shard_size=cfg.generate.shard_size,
+        seed=cfg.evaluate.seed,
+        title=f"{title} draws",
     )
+    return shards.read(folder / "images"), thoughts
+
+
+def edited(
+    requests: Sequence[EditRequest], folder: epath.Path, asked: ModelUnderTest, title: str
+) -> tuple[Sequence[np.ndarray], dict[str, Sequence[str]]]:
+    """(The changed images, `Replies.thoughts`)."""
+    ask, thoughts = asked.edits, {}
+    if asked.think_tokens and requests:
+        thoughts["edits"] = planned(requests, folder, asked, title, of="edit_plans")
+        ids = (one.id for one in requests)
+        ask = functools.partial(ask, plans=dict(zip(ids, thoughts["edits"], strict=True)))
+    features = shards.reply_features("image")
+    return _replied(requests, folder / "edits", ask, features, 4 * asked.batch, title), thoughts
+
+
+def planned(
+    requests: Sequence[DrawRequest | EditRequest],
+    folder: epath.Path,
+    asked: ModelUnderTest,
+    title: str,
+    *,
+    of: str = "plans",
+) -> list[str]:
+    """What the model means to draw for each, kept in the folder `of`."""
+    features = shards.reply_features("text")
+    return list(_replied(requests, folder / of, asked.plans, features, 4 * asked.batch, title))
+
+
+def _thought(written: str) -> str | None:
+    parts = system_prompts.thought_and_answer(written)
+    return parts and parts[0]
+
+
+def _answer(written: str) -> str:
+    parts = system_prompts.thought_and_answer(written)
+    return parts[1] if parts else ""
 
 
 def as_read(prompt: Prompt, asked: ModelUnderTest) -> Prompt:

@@ -1,4 +1,5 @@
-"""Prompts that the model plans for in words before it draws them (`generate.think`).
+"""Prompts that the model plans for in words before it draws them (`generate.think`), and which
+models can think at all.
 
 Owns how a plan comes between a prompt and its images, as BAGEL's inferencer does it: a system text
 asks for the plan, the likeliest one is written once for all images of the prompt, and the image is
@@ -6,7 +7,8 @@ drawn behind system text, prompt and plan; guidance compares with the system tex
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -14,25 +16,47 @@ import numpy as np
 from srum_jax.config import Config
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
-from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import image_request
 from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.image_sampler import ImageSampler
-from srum_jax.generation.system_prompts import THINK_GENERATION
+from srum_jax.generation.system_prompts import THINK_GENERATION, THINK_UNDERSTANDING
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.stages.draw_and_judge import PromptSampler
 from srum_jax.stages.loading import LoadedModel
 
 
-def request(tokenizer: Tokenizer) -> Text:
-    """The system text. Raises BadInput where the model lacks its words."""
-    try:
-        return tokenizer.text(THINK_GENERATION)
-    except ValueError as e:
-        raise BadInput(
-            f"generate.think: the model lacks words of the request to think ({e}); set it to False"
-        ) from e
+def check(family: ModuleType, tokenizer: Tokenizer, what: str) -> None:
+    """Raises BadInput, naming the setting `what`, for a model that was never taught to think, or
+    that lacks the words of the requests to."""
+    if not family.THINKS:
+        raise BadInput(f"{what}: this model cannot think: none of its kind was taught to")
+    for text in (THINK_GENERATION, THINK_UNDERSTANDING):
+        try:
+            tokenizer.text(text)
+        except ValueError as e:
+            raise BadInput(
+                f"{what}: this model cannot think: it lacks words of the request to ({e})"
+            ) from e
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlannedSampler:
+    """An `ImageSampler` of prompts whose plans are written; plans: {prompt: plan}."""
+
+    sampler: ImageSampler
+    tokenizer: Tokenizer
+    plans: Mapping[str, str]
+
+    def stream_prompts(
+        self,
+        several: Iterable[tuple[Sequence[str], Sequence[int]]],
+        *,
+        params: Params | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `ImageSampler.stream_prompts`."""
+        requests = (_requests(self, self.plans, *one) for one in several)
+        yield from _streamed(self, requests, params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,27 +75,41 @@ class ThinkingSampler:
         params: Params | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """As `ImageSampler.stream_prompts`."""
-        requests = (self._requests(prompts, seeds, params) for prompts, seeds in several)
-        for found in self.sampler.stream(requests, params=params):
-            yield np.stack([one.image for one in found]), np.stack([one.latent for one in found])
+        requests = (_requests(self, self._plans(one[0], params), *one) for one in several)
+        yield from _streamed(self, requests, params)
 
-    def _requests(
-        self, prompts: Sequence[str], seeds: Sequence[int], params: Params | None
-    ) -> list[ImageRequest]:
-        system = request(self.tokenizer)
-        texts = {prompt: self.tokenizer.text(prompt) for prompt in dict.fromkeys(prompts)}
-        written = self.writer.generate(
-            [(system, text) for text in texts.values()], max_tokens=self.max_tokens, params=params
-        )
-        read = {}
-        for (prompt, text), plan in zip(texts.items(), written, strict=True):
-            thought = self.tokenizer.text(plan.text)
-            read[prompt] = image_request.guidance_contexts((text,), system=system, thought=thought)
-        size = self.sampler.settings.size
-        return [
-            ImageRequest(**read[prompt], size=size, seed=seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        ]
+    def _plans(self, prompts: Sequence[str], params: Params | None) -> dict[str, str]:
+        system, wanted = self.tokenizer.text(THINK_GENERATION), list(dict.fromkeys(prompts))
+        contexts = [(system, self.tokenizer.text(prompt)) for prompt in wanted]
+        written = self.writer.generate(contexts, max_tokens=self.max_tokens, params=params)
+        return {prompt: plan.text for prompt, plan in zip(wanted, written, strict=True)}
+
+
+def _requests(
+    of: PlannedSampler | ThinkingSampler,
+    plans: Mapping[str, str],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+) -> list[ImageRequest]:
+    system, text = of.tokenizer.text(THINK_GENERATION), of.tokenizer.text
+    read = {
+        one: image_request.guidance_contexts((text(one),), system=system, thought=text(plans[one]))
+        for one in dict.fromkeys(prompts)
+    }
+    size = of.sampler.settings.size
+    return [
+        ImageRequest(**read[prompt], size=size, seed=seed)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
+def _streamed(
+    of: PlannedSampler | ThinkingSampler,
+    requests: Iterable[Sequence[ImageRequest]],
+    params: Params | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for found in of.sampler.stream(requests, params=params):
+        yield np.stack([one.image for one in found]), np.stack([one.latent for one in found])
 
 
 def sampler(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> PromptSampler:

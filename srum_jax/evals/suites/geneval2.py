@@ -5,7 +5,8 @@ and the probability of the right answer as the reply's first token is its score.
 over all accepted replies as the official code does, where two may share a token; `strict` leaves
 out those of a space and a digit, whose first token is the space, and counts a token once. Where a
 score passes 1, as with a judge of few words that has one token for several spellings, or a question
-has none, there is no number as released.
+has none, there is no number as released. VQAScore, which the official program has for comparison,
+is asked beside them: one question an image.
 Published numbers are of Qwen3-VL-8B-Instruct as the judge.
 """
 
@@ -35,6 +36,7 @@ ABOUT = About(
     judge="first token",
 )
 FILE = "geneval2_data.jsonl"
+VQASCORE = "vqascore"  # in the place of a skill
 POLICY = (
     "a question without first-token probabilities scores 0; a token counts once, and the space "
     "before a digit does not count as the digit"
@@ -50,6 +52,16 @@ class Item:
     text: str
     atoms: int
     questions: tuple[tuple[str, str, str], ...]
+
+    @property
+    def asked(self) -> list[tuple[str, str, str]]:
+        """As the judge reads the questions."""
+        return [(text + geneval2.IN_ONE_WORD, *rest) for text, *rest in self.questions]
+
+    @property
+    def whole(self) -> tuple[str, str, str]:
+        """VQAScore's question."""
+        return geneval2.vqascore_question(self.text), "Yes", VQASCORE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +95,11 @@ class Geneval2(Benchmark):
         return drawn.several(self.prompts, 1)
 
     def judge_requests(self, requests: Requests, replies: Replies) -> Sequence[JudgeRequest]:
-        """Every question of every image, to be answered in one word."""
+        """Every question of every image, to be answered in one word, and VQAScore's."""
         asked = [
             Question(f"{item.prompt.id}-0:{i}", place, item, *question)
             for place, item in enumerate(self.items)
-            for i, question in enumerate(item.questions)
+            for i, question in enumerate((*item.asked, item.whole))
         ]
         return LazySequence(asked, _Ask(replies).request)
 
@@ -118,7 +130,7 @@ class _Ask:
             id=q.id,
             category=q.item.prompt.category,
             images=drawn.of(self.replies, q.place),
-            text=q.text + geneval2.IN_ONE_WORD,
+            text=q.text,
             max_tokens=1,
             first_token=geneval2.accepted(q.answer),
             truth={"prompt": q.item.prompt.id, **truth},
@@ -173,24 +185,30 @@ def _questions(row: official_files.Row) -> tuple[tuple[str, str, str], ...]:
 
 
 def score(records: Sequence[Record]) -> Scored:
-    """Soft-TIFA, its headline the geometric mean, and TIFA; native scale 0 to 100."""
+    """Soft-TIFA, its headline the geometric mean, TIFA and VQAScore; native scale 0 to 100."""
+    wholes = [r for r in records if r.truth["skill"] == VQASCORE]
     by_prompt: dict[str, list[Record]] = {}
     for r in records:
-        by_prompt.setdefault(str(r.truth["prompt"]), []).append(r)
+        if r.truth["skill"] != VQASCORE:
+            by_prompt.setdefault(str(r.truth["prompt"]), []).append(r)
     strict = [_prompt(several, _strict) for several in by_prompt.values()]
-    failed = sum(not _usable(r) for r in records)
     released = [_prompt(several, _released) for several in by_prompt.values()]
-    comparable = not failed and all(score <= 1 + 1e-6 for one in released for score in one.soft)
     gm = [geneval2.geometric(one.soft) for one in strict]
+    found = {
+        "soft_tifa_gm": metrics.mean(gm, 100),
+        "soft_tifa_am": metrics.mean([geneval2.arithmetic(p.soft) for p in strict], 100),
+        "tifa": metrics.mean([geneval2.arithmetic(p.hard) for p in strict], 100),
+    }
+    if wholes:
+        found[VQASCORE] = metrics.mean([_strict(r) for r in wholes], 100)
+    asked = [r for several in by_prompt.values() for r in several]
+    of_wholes = {VQASCORE: 100 * geneval2.arithmetic([geneval2.vqascore(r.p) for r in wholes])}
     return Scored(
         n=len(records),
-        failed=failed,
-        as_released=_totals(released) if comparable else {},
-        strict={
-            "soft_tifa_gm": metrics.mean(gm, 100),
-            "soft_tifa_am": metrics.mean([geneval2.arithmetic(p.soft) for p in strict], 100),
-            "tifa": metrics.mean([geneval2.arithmetic(p.hard) for p in strict], 100),
-        },
+        failed=sum(not _usable(r) for r in records),
+        as_released=(_totals(released) if _comparable(asked) else {})
+        | (of_wholes if wholes and _comparable(wholes) else {}),
+        strict=found,
         units=tuple(by_prompt),
         by_category=_by_category(strict),
         items=tuple(
@@ -213,6 +231,11 @@ def _prompt(records: Sequence[Record], soft) -> geneval2.Prompt:
         hard=tuple(geneval2.tifa(r.truth["answer"], r.reply) if _usable(r) else 0 for r in records),
         skills=tuple(r.truth["skill"] for r in records),
     )
+
+
+def _comparable(records: Sequence[Record]) -> bool:
+    """Whether the official program's number of them is one: all replied, and none passes 1."""
+    return all(_usable(r) and _released(r) <= 1 + 1e-6 for r in records)
 
 
 def _usable(r: Record) -> bool:

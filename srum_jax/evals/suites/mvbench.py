@@ -6,6 +6,7 @@ Li et al., "MVBench: A Comprehensive Multi-modal Video Understanding Benchmark" 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -51,7 +52,7 @@ PLACES = {  # of each task's clips, as the published archives unpack
     "object_existence": "clevrer/video_validation",
     "action_count": "perception/videos",
 }
-FRAMES = 8  # of a clip
+FRAMES = 8  # of a clip, unless the config says otherwise
 MAX_TOKENS = 16
 POLICY = "a reply that names no single option is wrong, and counted in failed; empty ones too"
 
@@ -71,13 +72,18 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class MVBench(Benchmark):
-    """questions: those that are asked."""
+    """questions: those that are asked · frames: of a clip, at most."""
 
     questions: Sequence[Question]
     data: Data
+    frames: int = FRAMES
     name = "mvbench"
     about = ABOUT
-    settings = {"frames": FRAMES}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Frames of a clip."""
+        return {"frames": self.frames}
 
     def requests(self, model: str) -> Requests:
         """The frames of the clip, then the question with its options."""
@@ -105,21 +111,22 @@ def make(cfg: Config, data: str, language: str) -> MVBench:
     paths = paths or [folder / path.name for path in places if (folder / path.name).is_file()]
     if not paths:
         raise BadInput(f"{folder}: holds no json/<task>.json, such as {places[0].name}")
-    questions = [one for path in paths for one in read(path, folder)]
     c = cfg.evaluate
+    frames = c.frames or FRAMES
+    questions = [one for path in paths for one in read(path, folder, frames)]
     asked = benchmark.sampled(questions, [q.category for q in questions], c.limit, c.seed)
     digest = benchmark.sha256(*paths)
-    return MVBench(asked, Data(str(folder), digest, len(asked), len(questions)))
+    return MVBench(asked, Data(str(folder), digest, len(asked), len(questions)), frames)
 
 
-def read(path: epath.Path, folder: epath.Path) -> list[Question]:
+def read(path: epath.Path, folder: epath.Path, frames: int = FRAMES) -> list[Question]:
     """The questions of a task's file, their clips in `folder`. Raises BadInput."""
     task, rows = path.stem, official_files.json_rows(path)
     place = PLACES[task]
     where = (f"video/{place}", place, f"data0613/{place}", f"video/data0613/{place}", "video", "")
     found = clips.found(folder, [row.get("video", str) for row in rows], rows, where)
     return [
-        _question(f"{task}-{i}", task, row, Clip(clip, FRAMES))
+        _question(f"{task}-{i}", task, row, Clip(clip, frames))
         for i, (row, clip) in enumerate(zip(rows, found, strict=True))
     ]
 

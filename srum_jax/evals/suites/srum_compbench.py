@@ -28,7 +28,7 @@ ABOUT = About(
     title="SRUM's CompBench, 0 to 100 by a judge",
     needs="val_comp.json, or a folder with it",
     licence="Apache-2.0 (code); MIT (prompts of T2I-CompBench)",
-    dialect="SRUM's qwen_eval.py; drawn without thinking",
+    dialect="SRUM's qwen_eval.py",
     unit="images",
     best=100.0,
     judge="words",
@@ -74,12 +74,20 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class SrumCompbench(Benchmark):
-    """items: those whose prompts are drawn."""
+    """items: those whose prompts are drawn · variant: THINK where the model thinks first, as
+    published numbers are told apart, else NO_THINK."""
 
     items: Sequence[Item]
     data: Data
+    variant: str = NO_THINK
     name = "srum_compbench"
-    about = ABOUT
+    think_named = True
+
+    @property
+    def about(self) -> About:
+        """Says in the dialect which variant it is."""
+        how = "after thinking" if self.variant == THINK else "without thinking"
+        return dataclasses.replace(ABOUT, dialect=f"{ABOUT.dialect}; drawn {how}")
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -99,11 +107,11 @@ class SrumCompbench(Benchmark):
         return score(records)
 
     def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
-        """`<category>_50_no_think/samples/<id>.png`, and the prompts in `<category>_50_think/
+        """`<category>_50_<variant>/samples/<id>.png`, and the prompts in `<category>_50_think/
         output.jsonl`, where the official judge looks for those of either variant."""
         rows: dict[str, list[str]] = {}
         for place, item in enumerate(self.items):
-            path = folder / _folder(item.prompt.category, NO_THINK) / "samples" / item.name
+            path = folder / _folder(item.prompt.category, self.variant) / "samples" / item.name
             drawn.write(path, replies, place)
             row = {"prompt_id": item.prompt.id, "image_file": item.name}
             line = json.dumps(row | {"original_prompt": item.text}, ensure_ascii=False)
@@ -114,10 +122,10 @@ class SrumCompbench(Benchmark):
             files.write_text(place / "output.jsonl", "\n".join(lines) + "\n")
 
     def imported(self, path: epath.Path, requests: Requests) -> list[Record]:
-        """The official judge's replies, of `<category>_no_think_results.csv` in the folder `path`,
+        """The official judge's replies, of `<category>_<variant>_results.csv` in the folder `path`,
         or of one such file. An image that they do not speak of is "missing". Raises BadInput."""
         path = epath.Path(path)
-        names = [f"{_underscored(c)}_{NO_THINK}_results.csv" for c in CATEGORIES]
+        names = [f"{_underscored(c)}_{self.variant}_results.csv" for c in CATEGORIES]
         paths = [path] if path.is_file() else [path / n for n in names if (path / n).is_file()]
         if not paths:
             raise BadInput(f"{path}: holds no {' or '.join(names)}")
@@ -175,7 +183,8 @@ def make(cfg: Config, data: str, language: str) -> SrumCompbench:
     items = read(path, language)
     c = cfg.evaluate
     asked = benchmark.sampled(items, [one.prompt.category for one in items], c.limit, c.seed)
-    return SrumCompbench(asked, Data(str(path), benchmark.sha256(path), len(asked), len(items)))
+    read_data = Data(str(path), benchmark.sha256(path), len(asked), len(items))
+    return SrumCompbench(asked, read_data, THINK if c.think_tokens else NO_THINK)
 
 
 def read(path: epath.Path, language: str = "") -> list[Item]:

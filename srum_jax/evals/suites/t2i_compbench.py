@@ -8,7 +8,7 @@ another one (`compbench_srum.py`).
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
@@ -42,7 +42,10 @@ ANNOTATIONS = {
     "non_spatial": "annotation_clip",
     "complex": "annotation_3_in_1",
 }
-ASKED = ("color", "shape", "texture")  # of which BLIP-VQA's questions are the official metric
+ATTRIBUTES = ("color", "shape", "texture")  # BLIP-VQA's questions are their official metric, ...
+COMPLEX = "complex"  # ... and one of three parts of this one's
+ASKED = (*ATTRIBUTES, COMPLEX)
+COMPLEX_PROXY = "complex_attributes_proxy"
 RESULT = "vqa_result.json"
 REPOSITORY = "examples/dataset"  # where prompts lie in the official repository
 IMAGES = t2i_compbench.IMAGES_PER_PROMPT
@@ -51,7 +54,9 @@ SUFFIX = " Answer yes or no."
 POLICY = "an image without a result scores 0; the mean is over categories"
 PROXY_POLICY = (
     "a proxy of BLIP-VQA: the product over the prompt's noun phrases of the judge's P(yes) among "
-    "yes and no (1 or 0 where it gives words alone); a question without a clear answer scores 0"
+    "yes and no (1 or 0 where it gives words alone); a question without a clear answer scores 0; "
+    "of complex prompts that is the attributes' part of the official 3-in-1 alone, apart from the "
+    "mean"
 )
 
 
@@ -120,7 +125,7 @@ class T2ICompbench(Benchmark):
 
     @property
     def judged(self) -> bool:
-        """Whether BLIP-VQA is the metric of a category that is there."""
+        """Whether BLIP-VQA is the metric of a category that is there, or a part of it."""
         return any(line.prompt.category in ASKED for line in self.lines)
 
     def requests(self, model: str) -> Requests:
@@ -128,8 +133,8 @@ class T2ICompbench(Benchmark):
         return drawn.several(self.prompts, IMAGES)
 
     def judge_requests(self, requests: Requests, replies: Replies) -> Sequence[JudgeRequest]:
-        """BLIP-VQA's questions about colours, shapes and textures; of a prompt without a noun
-        phrase the whole of it is one."""
+        """BLIP-VQA's questions about colours, shapes, textures and complex prompts; of a prompt
+        without a noun phrase the whole of it is one."""
         asked = [
             Question(f"{sample.id}:{i}", text, sample)
             for sample in self.samples()
@@ -347,10 +352,15 @@ def _scored(
     values = [_mean(some) for some in prompts.values()]
     categories = [some[0].category for some in prompts.values()]
     headline = "blip_vqa_proxy" if proxy else "mean_of_categories"
-    strict: dict[str, Metric] = {headline: metrics.mean_of_groups(values, categories)}
-    for name in dict.fromkeys(categories):
-        some = [v if c == name else math.nan for v, c in zip(values, categories, strict=True)]
-        strict[f"{headline}_{name}" if proxy else name] = metrics.mean(some)
+    names = {name: _metric(name, proxy) for name in dict.fromkeys(categories)}
+    apart = proxy and COMPLEX in names
+    strict: dict[str, Metric] = {}
+    if not apart or len(names) > 1:
+        whole = [math.nan if apart and c == COMPLEX else v for v, c in _pairs(values, categories)]
+        strict[headline] = metrics.mean_of_groups(whole, categories)
+    for name, metric in names.items():
+        some = [v if c == name else math.nan for v, c in _pairs(values, categories)]
+        strict[metric] = metrics.mean(some)
     by_category = _grouped(images, "category")
     return Scored(
         n=len(images),
@@ -359,7 +369,7 @@ def _scored(
         strict=strict,
         units=tuple(prompts),
         by_category={
-            name: {"n": len(some), "blip_vqa_proxy" if proxy else "score": _mean(some)}
+            name: {"n": len(some), _column(name, proxy): _mean(some)}
             for name, some in by_category.items()
         },
         items=tuple(
@@ -368,6 +378,24 @@ def _scored(
         ),
         policy=policy,
     )
+
+
+def _pairs(values: Sequence[float], categories: Sequence[str]) -> Iterable[tuple[float, str]]:
+    return zip(values, categories, strict=True)
+
+
+def _metric(category: str, proxy: bool) -> str:
+    """The name of a category's metric."""
+    if not proxy:
+        return category
+    return COMPLEX_PROXY if category == COMPLEX else f"blip_vqa_proxy_{category}"
+
+
+def _column(category: str, proxy: bool) -> str:
+    """The same where categories have rows of their own."""
+    if not proxy:
+        return "score"
+    return COMPLEX_PROXY if category == COMPLEX else "blip_vqa_proxy"
 
 
 def _grouped(images: Sequence[Image], field: str) -> dict[str, list[Image]]:

@@ -16,9 +16,9 @@ from typing import Any
 from etils import epath
 
 from srum_jax.config import Config
-from srum_jax.core.errors import BadInput
+from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data.prompts import Prompt
-from srum_jax.evals import benchmark, drawn, judge_texts, official_files
+from srum_jax.evals import benchmark, drawn, judge_texts, official_files, official_tables
 from srum_jax.evals.benchmark import OK, About, Benchmark, Data, LazySequence
 from srum_jax.evals.judge_texts import OFFICIAL, JudgeText, Script
 from srum_jax.evals.scorers import metrics, reasonbench
@@ -49,6 +49,15 @@ POLICY = (
 )
 SCRIPT = Script("evaluation/Qwen2.5-VL/eval_idiom.py", {"qs_reason_question_criteria": "questions"})
 QUESTION = re.compile(r"[a-z_]*q[0-9]+")  # the key of a question among its criteria
+MEANS = {  # columns of the official results, of the parts in their order
+    "idiom": ("score_a_avg", "score_q_avg"),
+    "textual_image": ("score_a_avg", "score_q_avg"),
+    "entity": ("score_e_avg", "score_d_avg", "score_q_avg"),
+    "scientific": ("score_s_avg", "score_d_avg", "score_q_avg"),
+}
+TOTAL = "reasoning accuracy score: "  # how their last line begins
+IMAGE = re.compile(r"([0-9]{4}).*\.(?:png|jpg)")
+MISSING = "missing"
 FIRST_TURN = "Describe this image."
 ASKED = JudgeText(
     "Describe in a few sentences what this image shows. Then answer the questions q1, q2, ... "
@@ -109,6 +118,23 @@ class Reasonbench(Benchmark):
         """`idiom_interpretation/0001.png` and so on."""
         for place, item in enumerate(self.items):
             drawn.write(folder / item.file, replies, place)
+
+    @property
+    def dialect_imported(self) -> str:
+        """The official judge was asked in two turns, and in its own words."""
+        return "official"
+
+    def imported(self, path: epath.Path, requests: Requests) -> list[Record]:
+        """The official judge's replies, of `<dimension>/<model>.csv` in the folder `path` or of one
+        such file; of the dimensions that have one. An image that they do not speak of is "missing".
+        Raises BadInput naming file and line."""
+        by_dimension: dict[str, dict[int, Item]] = {}
+        for item in self.items:
+            by_dimension.setdefault(item.prompt.category, {})[item.number] = item
+        found = []
+        for dimension, table in results(epath.Path(path), list(by_dimension)).items():
+            found += _imported(table, dimension, by_dimension[dimension])
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +219,79 @@ def _criteria(row: official_files.Row, part: str) -> dict[str, Any]:
     return value
 
 
+# -------------------------------------------------------------------- the official judge's results
+
+
+def results(path: epath.Path, dimensions: Sequence[str]) -> dict[str, epath.Path]:
+    """{dimension: its official results}; a single file is of the dimension that its folder is named
+    after, or of the only one. Raises BadInput where that is not clear."""
+    if path.is_file():
+        named = path.parent.name if path.parent.name in FILES else ""
+        of = [named] if named else dimensions
+        if len(of) > 1 or of[0] not in dimensions:
+            raise BadInput(
+                f"{path}: which dimension? name its folder after it: {' or '.join(dimensions)}"
+            )
+        return {of[0]: path}
+    found = {}
+    for name in dimensions:
+        tables = sorted((path / name).glob("*.csv"))
+        if len(tables) > 1:
+            raise BadInput(f"{path / name}: holds {len(tables)} CSV files; leave one, a model's")
+        found |= {name: tables[0]} if tables else {}
+    if not found:
+        raise BadInput(f"{path}: holds no {' or '.join(f'{d}/<model>.csv' for d in dimensions)}")
+    return found
+
+
+def _imported(path: epath.Path, dimension: str, items: Mapping[int, Item]) -> list[Record]:
+    """A record of every part of every image."""
+    parts = (*PARTS[dimension], QUALITY)
+    columns = {part: f"answer_{i}" for i, part in enumerate(parts, 2)}
+    means = dict(zip(parts, MEANS[dimension], strict=True))
+    said: dict[int, official_files.Row] = {}
+    for row in official_tables.comma_separated(
+        path, "id", "prompt", *columns.values(), *means.values(), total=TOTAL
+    ):
+        name = row.get("id", str)
+        number = int(match[1]) if (match := IMAGE.fullmatch(name)) else 0
+        if number not in items or number in said:
+            why = "stands here twice" if number in said else "is none of the images asked for"
+            raise BadInput(f"{row.where}: id {quoted(name)} {why}")
+        if row.get("prompt", str, "").strip() != items[number].prompt.text.strip():
+            raise BadInput(f"{row.where}: the prompt is not that of {dimension} {number}")
+        for part in parts:
+            _check_mean(row, columns[part], means[part])
+        said[number] = row
+    return [
+        _record(item, part, said.get(number), columns[part])
+        for number, item in items.items()
+        for part in parts
+    ]
+
+
+def _check_mean(row: official_files.Row, column: str, mean: str) -> None:
+    """Raises BadInput where the official mean is not that of the marks in the reply."""
+    marks, told = reasonbench.released_marks(row.get(column, str, "")), row.get(mean, str, "")
+    try:
+        differs = marks is not None and abs(float(told) - sum(marks) / len(marks)) > 1e-6
+    except ValueError:
+        differs = True
+    if differs:
+        raise BadInput(f"{row.where}: {mean} is {quoted(told)}, the marks in {column} give another")
+
+
+def _record(item: Item, part: str, row: official_files.Row | None, column: str) -> Record:
+    return Record(
+        id=f"{item.prompt.id}-0:{part}",
+        category=item.prompt.category,
+        asked=str(dict(item.parts[part])),
+        reply="" if row is None else row.get(column, str, ""),
+        status=MISSING if row is None else OK,
+        truth={"part": part, "questions": _count(item.parts[part])},
+    )
+
+
 # ------------------------------------------------------------------------------ what it is worth
 
 
@@ -263,10 +362,13 @@ def _image(id: str, records: Sequence[Record]) -> Image:
 
 
 def _released(by_image: Mapping[str, Sequence[Record]]) -> dict[str, float]:
-    """Accuracy and quality of each dimension without a failure, and of all four, their means."""
+    """Accuracy and quality of each dimension without a failure, and of all four, their means. An
+    image that was never judged is left out."""
     values: dict[str, list[tuple[float, float] | None]] = {}
     for records in by_image.values():
         dimension = records[0].category
+        if all(r.status == MISSING for r in records):
+            continue
         marks = {
             r.truth["part"]: reasonbench.released_marks(r.reply) if r.status == OK else None
             for r in records

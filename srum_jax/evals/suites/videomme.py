@@ -36,7 +36,7 @@ ABOUT = About(
 LISTS = ("videomme/test-*.parquet", "test-*.parquet", "*.parquet", "*.tsv", "*.jsonl", "*.json")
 PLACES = ("data", "video", "videos", "")
 SUFFIXES = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".gif", "")
-FRAMES = 8  # of a film
+FRAMES = 8  # of a film, unless the config says otherwise
 MAX_TOKENS = 16
 GROUPS = ("duration", "domain", "sub_category", "task_type")
 POLICY = "a reply that names no single option is wrong, and counted in failed"
@@ -63,13 +63,18 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class VideoMME(Benchmark):
-    """questions: those that are asked."""
+    """questions: those that are asked · frames: of a film, at most."""
 
     questions: Sequence[Question]
     data: Data
+    frames: int = FRAMES
     name = "videomme"
     about = ABOUT
-    settings = {"frames": FRAMES, "subtitles": False}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Frames of a film; subtitles are never read."""
+        return {"frames": self.frames, "subtitles": False}
 
     def requests(self, model: str) -> Requests:
         """The frames of the film, then the question with its options, as lmms-eval puts them."""
@@ -107,14 +112,15 @@ def make(cfg: Config, data: str, language: str) -> VideoMME:
     videos = [row.get("videoID", str) for row in rows]
     around = folder if folder.is_dir() else folder.parent
     found = clips.found(around, videos, rows, PLACES, SUFFIXES)
+    c = cfg.evaluate
+    frames = c.frames or FRAMES
     questions = [
-        _question(id, video, row, Clip(clip, FRAMES))
+        _question(id, video, row, Clip(clip, frames))
         for id, video, row, clip in zip(ids, videos, rows, found, strict=True)
     ]
-    c = cfg.evaluate
     asked = benchmark.sampled(questions, [q.category for q in questions], c.limit, c.seed)
     digest = benchmark.sha256(path)
-    return VideoMME(asked, Data(str(path), digest, len(asked), len(questions)))
+    return VideoMME(asked, Data(str(path), digest, len(asked), len(questions)), frames)
 
 
 def _list(folder: epath.Path) -> epath.Path:

@@ -105,6 +105,11 @@ class Wise(Benchmark):
         for place, item in enumerate(self.items):
             drawn.write(folder / "images" / f"{item.prompt.id}.png", replies, place)
 
+    @property
+    def dialect_imported(self) -> str:
+        """The official judge was asked as it is, and in its own words."""
+        return "official"
+
     def imported(self, path: epath.Path, requests: Requests) -> list[Record]:
         """The official judge's replies, of the `*_full_results.json` in the folder `path` or of one
         such file. An image that they do not speak of is "missing". Raises BadInput."""

@@ -32,6 +32,7 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "THINKS",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -60,6 +61,7 @@ __all__ = [
 OBJECTIVES = "srum_jax.objectives.autoregressive"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
+THINKS = False  # it draws from words alone, and no answer was trained behind a thought
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:

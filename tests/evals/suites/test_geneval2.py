@@ -46,10 +46,13 @@ def test_each_question_is_asked_for_the_accepted_first_tokens(tmp_path):
     suite = made(tmp_path)
     requests = suite.requests("base")
     asked = suite.judge_requests(requests, Replies(images=drawn(requests)))
-    assert [one.id for one in asked] == ["0-0:0", "0-0:1", "0-0:2", "1-0:0"]
+    ids = ["0-0:0", "0-0:1", "0-0:2", "0-0:3", "1-0:0", "1-0:1"]
+    assert [one.id for one in asked] == ids
     assert asked[2].text == "How many dogs are in the image? Answer in one word."
     assert asked[2].first_token == ("two", "Two", " two", " Two", "2", " 2")
     assert asked[0].images[0].shape == (8, 8, 3)
+    whole = 'Does this image show "two red dogs"? Answer the question with Yes or No.'
+    assert asked[3].text == whole and asked[3].first_token == ("Yes", "yes", " yes", " Yes")
 
 
 def test_scores(tmp_path):
@@ -70,6 +73,32 @@ def test_scores(tmp_path):
     assert scored.units == ("0", "1")
 
 
+def test_vqascore_is_asked_beside_them(tmp_path):
+    suite = made(tmp_path)
+
+    def whole(request):
+        if not request.text.startswith("Does this image show"):
+            return answer(request)
+        return says("Yes", Yes=0.4) if "cat" in request.text else says("No", Yes=0.15, yes=0.05)
+
+    scored = suite.score(suite.records(*judged(suite, whole)))
+    assert scored.as_released["vqascore"] == pytest.approx(100 * (0.4 + 0.2) / 2)
+    assert scored.strict["vqascore"].number == pytest.approx(30)
+    assert scored.as_released["tifa"] == pytest.approx(100)  # it is no question of theirs
+    assert "vqascore" not in scored.by_category and scored.n == 6
+
+    def silent(request):
+        found = answer(request)
+        return says("Yes") if request.text.startswith("Does this") else found
+
+    records = suite.records(*judged(suite, silent))
+    scored = suite.score(records)
+    assert "vqascore" not in scored.as_released and "tifa" in scored.as_released
+    assert scored.strict["vqascore"].number == 0 and scored.failed == 2
+    older = suite.score([r for r in records if r.truth["skill"] != "vqascore"])
+    assert "vqascore" not in older.strict and older.failed == 0  # folders of before it was asked
+
+
 def test_a_question_without_probabilities_is_no_score_of_the_official_kind(tmp_path):
     suite = made(tmp_path)
 
@@ -77,7 +106,7 @@ def test_a_question_without_probabilities_is_no_score_of_the_official_kind(tmp_p
         return says("Yes") if request.id == "1-0:0" else answer(request)
 
     scored = suite.score(suite.records(*judged(suite, silent)))
-    assert scored.failed == 1 and scored.as_released == {}
+    assert scored.failed == 1 and list(scored.as_released) == ["vqascore"]
     assert scored.strict["soft_tifa_am"].number == pytest.approx(100 * (2.35 / 3 + 0) / 2)
     assert scored.strict["tifa"].number == pytest.approx(50)
 

@@ -62,6 +62,13 @@ def test_frames_come_in_their_order_and_the_question_as_the_harness_asks(tmp_pat
     np.testing.assert_array_equal(asked[0].images[0], made.picture(0))
 
 
+def test_the_number_of_frames_can_be_chosen(tmp_path):
+    asked = suite(write(tmp_path), frames=3)
+    images = asked.requests("model").texts[0].images
+    assert [int(frame[0, 0, 0]) for frame in images] == [0, 60, 110]
+    assert asked.settings == {"frames": 3}
+
+
 def test_a_task_counts_as_much_as_another(tmp_path):
     asked = suite(write(tmp_path))
     words = {

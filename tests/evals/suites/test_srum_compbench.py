@@ -27,6 +27,18 @@ def written(folder, rows=ROWS):
     return path
 
 
+def test_thinking_is_another_variant(tmp_path):
+    suite = srum_compbench.make(config(think_tokens=9), str(written(tmp_path)), "")
+    assert suite.about.dialect.endswith("drawn after thinking")
+    requests = suite.requests("base")
+    suite.official(epath.Path(tmp_path), requests, Replies(images=drawn(requests)))
+    assert (tmp_path / "color_50_think" / "samples" / "0.png").is_file()
+    assert (tmp_path / "color_50_think" / "output.jsonl").is_file()
+    assert not (tmp_path / "color_50_no_think").exists()
+    with pytest.raises(BadInput, match="holds no color_think_results.csv or"):
+        suite.imported(epath.Path(tmp_path), requests)
+
+
 @pytest.fixture
 def suite(tmp_path):
     return srum_compbench.make(config(), str(written(tmp_path)), "")

@@ -84,6 +84,31 @@ def test_blip_vqas_questions_are_a_proxy(data):
     assert scored.items[0]["reason"] == "a green bench? 1.00; a blue bowl? 0.80"
 
 
+def test_complex_prompts_are_asked_about_their_attributes_apart_from_the_mean(data):
+    (data / "complex_val.txt").write_text("the fluffy dog sat on the soft mat\n")
+
+    def answer(request):
+        return says("Yes", Yes=0.4, No=0.1) if "fluffy" in request.text else says("Yes.")
+
+    suite = made(data)
+    requests, replies = judged(suite, answer)
+    asked = [one for one in suite.judge_requests(requests, replies) if one.category == "complex"]
+    assert [one.text.split("?")[0] for one in asked[:2]] == ["the fluffy dog", "the soft mat"]
+    scored = suite.score(suite.records(requests, replies))
+    assert list(scored.strict) == [
+        *("blip_vqa_proxy", "blip_vqa_proxy_color", "complex_attributes_proxy"),
+    ]
+    numbers = {name: metric.number for name, metric in scored.strict.items()}
+    assert numbers["blip_vqa_proxy"] == 1
+    assert numbers["complex_attributes_proxy"] == pytest.approx(0.8)
+    row = {"n": 10, "complex_attributes_proxy": pytest.approx(0.8)}
+    assert scored.by_category["complex"] == row
+    alone = made(data / "complex_val.txt")
+    assert alone.judged
+    scored = alone.score(alone.records(*judged(alone, answer)))
+    assert list(scored.strict) == ["complex_attributes_proxy"]
+
+
 def test_a_question_without_an_answer_scores_nothing(data):
     suite = made(data)
 

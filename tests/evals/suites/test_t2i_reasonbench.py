@@ -1,5 +1,6 @@
 """T2I-ReasonBench end to end on files of the official form."""
 
+import csv
 import json
 
 import numpy as np
@@ -180,3 +181,86 @@ def test_models_are_compared_by_accuracy(suite):
     assert found.section["metric"] == "accuracy"
     assert found.section["paired"]["diff"] == pytest.approx(50)
     assert found.examples["examples-t2i_reasonbench"][0]["base_image"].shape == (8, 8, 3)
+
+
+HEADS = {  # of the official results, as eval_*.py write them
+    "idiom": "id,prompt,answer_1,answer_2,score_acc,answer_3,score_qual,score_a_avg,score_q_avg",
+    "entity": "id,prompt,answer_1,answer_2,score_entity,answer_3,score_detail,answer_4,score_qual,"
+    "score_e_avg,score_d_avg,score_q_avg",
+}
+
+
+def official_results(folder, dimension, rows, change=lambda lines: None):
+    """`<dimension>/mymodel.csv`; rows: {number: a list of marks for each part}."""
+    lines = [HEADS[dimension].split(",")]
+    for number, parts in rows.items():
+        answers = [x for m in parts for x in (f'Because\n{{"score": {m}}}', str(m))]
+        means = [sum(m) / len(m) for m in parts]
+        lines.append([f"{number:04d}.png", f"{dimension} {number}", "A cat.", *answers, *means])
+    change(lines)
+    (folder / dimension).mkdir(parents=True, exist_ok=True)
+    path = folder / dimension / "mymodel.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+        total = ["reasoning accuracy score: ", 62.5, "image quality score", 50.0]
+        csv.writer(file).writerows([total, total])  # started again: it adds its sums once more
+    return path
+
+
+IDIOM = {1: ([1, 0.5], [0.5, 0, 0.5]), 2: ([0.5, 0.5], [1, 1, 0])}
+
+
+def test_the_official_results_are_read(suite, tmp_path):
+    official_results(tmp_path / "csv", "idiom", IDIOM)
+    entity = {1: ([1, 0], [1, 1], [1, 1, 1])}
+    official_results(tmp_path / "csv", "entity", entity)
+    found = suite.imported(epath.Path(tmp_path / "csv"), suite.requests("model"))
+    assert [r.id for r in found[:2]] == ["1-0:reason", "1-0:quality"]
+    assert found[0].reply == 'Because\n{"score": [1, 0.5]}' and found[0].truth["part"] == "reason"
+    scored = suite.score(found)
+    assert scored.as_released["idiom accuracy"] == 62.5  # as the official script prints it
+    assert scored.as_released["idiom quality"] == 50.0
+    assert scored.as_released["entity accuracy"] == 65  # of the one image that was judged
+    assert scored.by_category["entity"]["accuracy"] == pytest.approx(32.5)  # the other counts 0
+    assert scored.failed == 3 and "scientific" not in scored.by_category
+    assert suite.dialect_imported == "official"
+
+
+def test_one_file_is_of_the_dimension_its_folder_is_named_after(suite, tmp_path):
+    path = official_results(tmp_path, "idiom", IDIOM)
+    one = suite.imported(epath.Path(path), suite.requests("model"))
+    assert {r.category for r in one} == {"idiom"} and len(one) == 4
+    moved = path.rename(tmp_path / "mymodel.csv")
+    with pytest.raises(BadInput, match="mymodel.csv: which dimension"):
+        suite.imported(epath.Path(moved), suite.requests("model"))
+
+
+def _set(row, column, value):
+    return lambda lines: lines[row].__setitem__(column, value)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (_set(1, 0, "0009.png"), "line 2: id '0009.png' is none of the images asked for"),
+        (_set(2, 0, "0001.png"), "line 5: id '0001.png' stands here twice"),
+        (_set(1, 1, "idiom 2"), "line 2: the prompt is not that of idiom 1"),
+        (_set(1, 7, "0.9"), "line 2: score_a_avg is '0.9', the marks in answer_2 give another"),
+        (_set(1, 7, "high"), "line 2: score_a_avg is 'high'"),
+        (_set(0, 3, "reply"), "no column answer_2"),
+        (lambda lines: lines[1].pop(), "line 2: 8 fields, the header has 9"),
+    ],
+)
+def test_wrong_results_are_named(suite, tmp_path, change, message):
+    official_results(tmp_path, "idiom", IDIOM, change)
+    with pytest.raises(BadInput, match=message):
+        suite.imported(epath.Path(tmp_path), suite.requests("model"))
+
+
+def test_results_of_two_models_in_a_folder_are_told_apart(suite, tmp_path):
+    path = official_results(tmp_path, "idiom", IDIOM)
+    (path.parent / "other.csv").write_text(path.read_text())
+    with pytest.raises(BadInput, match="idiom: holds 2 CSV files"):
+        suite.imported(epath.Path(tmp_path), suite.requests("model"))
+    with pytest.raises(BadInput, match="holds no idiom/<model>.csv or"):
+        suite.imported(epath.Path(tmp_path / "idiom"), suite.requests("model"))

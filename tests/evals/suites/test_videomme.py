@@ -99,6 +99,12 @@ def test_every_form_of_the_list_asks_the_same(tmp_path, write):
     assert asked[0].truth["options"]["B"] == "Blue." and asked[0].truth["video"] == "xA1"
 
 
+def test_the_number_of_frames_can_be_chosen(tmp_path):
+    asked = suite(tmp_path, frames=4)
+    assert len(asked.requests("model").texts[0].images) == 4
+    assert asked.settings == {"frames": 4, "subtitles": False}
+
+
 def test_scores_by_group_with_films_as_units(tmp_path):
     asked = suite(tmp_path)
     words = {"001-1": "B", "001-2": "Blue", "002-1": "Dancing, maybe", "002-2": "C"}
