@@ -32,6 +32,7 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "SAMPLER",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -60,6 +61,7 @@ __all__ = [
 OBJECTIVES = "srum_jax.objectives.autoregressive"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
+SAMPLER = ("size", "guidance", "temperature", "top_k", "batch")
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:

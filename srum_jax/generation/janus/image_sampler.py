@@ -27,8 +27,8 @@ from srum_jax.models.janus.model_config import JanusConfig
 class ImageSampler:
     """The model drawing prompts, token by token.
 
-    Arguments as of BAGEL's `ImageSampler`; of `settings` those count that say something of tokens:
-    size, guidance, batch, temperature, top_k. attention, official: nothing differs by them.
+    Arguments as of BAGEL's `ImageSampler`; of `settings` those count that say something of tokens,
+    the family's SAMPLER. attention, official: nothing differs by them.
     """
 
     params: Params | None = dataclasses.field(repr=False)
