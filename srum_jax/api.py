@@ -153,7 +153,7 @@ class Model:
         steps, guidance, renorm, … Raises BadInput or ValueError for what does not fit the model.
         """
         several = inputs.requests(prompts, "generate: a prompt")
-        settings = inputs.sampling(sampling, self.generation_config.generate, sample, "generate")
+        settings, think = self._settings("generate", sampling, sample), inputs.flag(think, "think")
         denoising = inputs.denoising(start, settings.steps, callback, trajectory, progress)
         read = {text: self.reader.prompt(text) for text in several if isinstance(text, str)}
         against = self._negatives(negative, prompts, settings)
@@ -220,7 +220,7 @@ class Model:
         """
         several = inputs.requests(instructions, "edit: an instruction")
         given = inputs.each(images, instructions, "images")
-        settings = inputs.sampling(sampling, self.generation_config.edit, sample, "edit")
+        settings, think = self._settings("edit", sampling, sample), inputs.flag(think, "think")
         denoising = inputs.denoising(start, settings.steps, callback, trajectory, progress)
         if denoising.start and latents is None:
             raise BadInput(f"start = {start} begins midway: give latents")
@@ -313,7 +313,7 @@ class Model:
     def _writing(self, think: bool, max_tokens, temperature, seed) -> tuple:
         """(the request to think, max_tokens, temperature, seed), checked."""
         limits, system = self.generation_config, ()
-        if think:
+        if inputs.flag(think, "think"):
             system = (reading.system(self.tokenizer, system_prompts.THINK_UNDERSTANDING),)
         if max_tokens is None:
             max_tokens = limits.max_tokens + (limits.think_tokens if think else 0)
@@ -384,6 +384,11 @@ class Model:
                 seeds=seeds,
                 stop="first" if self.generation_config.official else "each",
             )
+
+    def _settings(self, of: str, given: SampleConfig | None, changes: dict) -> SampleConfig:
+        """The sampler's settings of a call of `generate` or `edit`."""
+        own = getattr(self.generation_config, of)
+        return inputs.sampling(given, own, changes, of, self.family.SAMPLER)
 
     def _from(self, request: DrawingRequest, image: AnyImage) -> DrawingRequest:
         """The request begun from an image, in its size."""

@@ -1,6 +1,7 @@
 """What a model folder says of itself before its weights are loaded."""
 
 import dataclasses
+from types import ModuleType
 from typing import Any
 
 from etils import epath
@@ -20,13 +21,14 @@ class Description:
     """What a model folder says without its weights: how it wants to be used, its sizes, its words.
 
     digest: 16 hex digits of the content of the folder, its base and its adapter, by
-    `core.files.fingerprint`.
+    `core.files.fingerprint` · family: a module as `generation/families.py` describes it.
     """
 
     generation_config: GenerationConfig
     cfg: BagelConfig
     tokenizer: Tokenizer = dataclasses.field(repr=False)
     digest: str
+    family: ModuleType = dataclasses.field(repr=False)
 
     @property
     def reader(self) -> reading.Reader:
@@ -52,10 +54,11 @@ def describe(
     """What is known of a model before it is loaded; the arguments are those of `api.load`."""
     told = generation_config.updated(generation_settings(model, base), options, where="options")
     folders = [one for one in places.model_folders(model, base) if one is not None]
-    cfg, tokenizer = families.find(*folders).describe(*folders)
+    family = families.find(*folders)
+    cfg, tokenizer = family.describe(*folders)
     if adapter is not None:
         folders.append(places.model_folder(adapter, "the adapter"))
-    return Description(told, cfg, tokenizer, files.model_fingerprint(*folders))
+    return Description(told, cfg, tokenizer, files.model_fingerprint(*folders), family)
 
 
 def generation_settings(

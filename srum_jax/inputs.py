@@ -6,7 +6,7 @@ Every fault is a BadInput that names the argument.
 import dataclasses
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,10 +174,20 @@ def whole(value: Any, name: str, least: int | None = None) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise BadInput(f"{name} must be a whole number, got {quoted(value)}") from None
+        number = None
+    if number is None or isinstance(plain(value), bool):
+        raise BadInput(f"{name} must be a whole number, got {quoted(value)}")
     if least is not None and number < least:
         raise BadInput(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, of NumPy or JAX too. Raises BadInput naming it for anything else."""
+    found = plain(value)
+    if not isinstance(found, bool):
+        raise BadInput(f"{name} must be True or False, got {quoted(value)}")
+    return found
 
 
 def seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list[list[int]]:
@@ -196,13 +206,23 @@ def seeds(requests: int, n: int, seed: int, seeds: Sequence[int] | None) -> list
 
 
 def sampling(
-    given: SampleConfig | None, default: SampleConfig, changes: Mapping[str, Any], where: str
+    given: SampleConfig | None,
+    default: SampleConfig,
+    changes: Mapping[str, Any],
+    where: str,
+    read: Collection[str],
 ) -> SampleConfig:
     """The sampler's settings: those given, else the default, with some fields changed. Raises
-    BadInput for what is none of its fields, or out of range."""
+    BadInput for what is none of its fields, or out of range, and for a change of what is none of
+    the fields `read` by the model's sampler."""
     if not isinstance(given, SampleConfig | None):
         raise BadInput(f"{where}: sampling must be a SampleConfig, got {quoted(given)}")
-    return generation_config.changed(given or default, dict(changes), where=where)
+    start = given or default
+    made = generation_config.changed(start, dict(changes), where=where)
+    for name in (field.name for field in dataclasses.fields(SampleConfig)):
+        if name not in read and getattr(made, name) != getattr(start, name):
+            raise BadInput(f"{where}: {name} says nothing to this model; it has {', '.join(read)}")
+    return made
 
 
 def denoising(
@@ -218,9 +238,8 @@ def denoising(
         raise BadInput(f"start must be below steps = {steps}, got {start}")
     if callback is not None and not callable(callback):
         raise BadInput(f"callback must be a function of a step, got {quoted(callback)}")
-    return DenoisingOptions(
-        start, callback=callback, trajectory=bool(trajectory), progress=bool(progress)
-    )
+    trajectory, progress = flag(trajectory, "trajectory"), flag(progress, "progress")
+    return DenoisingOptions(start, callback=callback, trajectory=trajectory, progress=progress)
 
 
 def latents(given: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
@@ -236,6 +255,18 @@ def latents(given: Any, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
                 f"{one.dtype} {list(one.shape)}"
             )
     return [one.astype(np.float32) for one in arrays]
+
+
+def film(given: Sequence, what: str = "video") -> list[tuple[float, AnyImage]]:
+    """The frames (seconds, image) of a film that was read elsewhere. Raises BadInput."""
+    found = list(given)
+    for frame in found:
+        pair = isinstance(frame, (list, tuple)) and len(frame) == 2
+        if not pair or type(plain(frame[0])) not in (int, float):
+            raise BadInput(f"{what}: each frame is (seconds, image), got {quoted(frame)}")
+    if not found:
+        raise BadInput(f"{what} has no frames")
+    return found
 
 
 def pixels(given: AnyImage, *, released: bool = False) -> np.ndarray:

@@ -97,7 +97,8 @@ class Reader:
     def frames(self, film: Any, frames: int) -> list[Text | Picture]:
         """A video's frames, each after its label where the settings have one."""
         items: list = []
-        shown = film if isinstance(film, (list, tuple)) else videos.frames(film, frames)
+        given = isinstance(film, (list, tuple))
+        shown = inputs.film(film) if given else videos.frames(film, frames)
         for number, (seconds, pixels) in enumerate(shown, start=1):
             if self.settings.frame:
                 items.append(self.tokenizer.text(self.settings.label(number, seconds)))

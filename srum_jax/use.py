@@ -219,14 +219,12 @@ def _drawn(
 ) -> Iterator[dict[str, Any]]:
     """Draws what the records of `folder` do not have yet, batch by batch, each kept before the
     next. Raises BadInput where another process does the same there."""
+    from srum_jax import inputs
     from srum_jax.core import lock
-    from srum_jax.generation import generation_config
 
-    sample = use_options.sampler_options(options)
-    settings = getattr(about.generation_config, options.command)
-    settings = dataclasses.asdict(
-        generation_config.changed(settings, sample, where=options.command)
-    )
+    sample, where = use_options.sampler_options(options), options.command
+    own = getattr(about.generation_config, where)
+    settings = dataclasses.asdict(inputs.sampling(None, own, sample, where, about.family.SAMPLER))
     batch = settings.pop("batch")  # alone in changing nothing
     best_of = getattr(options, "best_of", None)  # edits have no score
     together = max(1, batch // (best_of or 1))

@@ -118,7 +118,7 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
     think_tokens = thinking(options, models)
     if options.seeds > 1 and not (requests.images or requests.edits):
         raise BadInput(f"--seeds: {suite.name} draws nothing: its answers are the same")
-    drawn = sampler_settings(options, settings)
+    drawn = sampler_settings(options, models[MODEL][1])
     asked = suite_folder.Asked(
         suite=options.suite,
         told=suite_folder.Told.of(suite),
@@ -198,19 +198,18 @@ def config(options: argparse.Namespace, model: Any = None) -> Any:
         return cfg
     return dataclasses.replace(
         cfg,
-        sample=sampler_settings(options, told),
+        sample=sampler_settings(options, model),
         evaluate=dataclasses.replace(evaluate, batch=options.batch or told.batch),
         compute=ComputeConfig(dtype=str(model.dtype.__name__)),
     )
 
 
-def sampler_settings(options: argparse.Namespace, told: Any) -> Any:
+def sampler_settings(options: argparse.Namespace, model: Any) -> Any:
     """How pictures are drawn: the model's own settings with what was said on the command line."""
-    from srum_jax import use_options
-    from srum_jax.generation import generation_config
+    from srum_jax import inputs, use_options
 
-    said = use_options.sampler_options(options)
-    return generation_config.changed(told.generate, said, where="evaluate")
+    said, own = use_options.sampler_options(options), model.generation_config.generate
+    return inputs.sampling(None, own, said, "evaluate", model.family.SAMPLER)
 
 
 def thinking(options: argparse.Namespace, models: Mapping[str, tuple[str, Any]]) -> int:

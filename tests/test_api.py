@@ -288,6 +288,8 @@ def test_a_thought_is_split_off_the_answer(thinker, monkeypatch, written, answer
     "how, message",
     [
         (dict(model="nowhere"), "nowhere: no such folder; give one, or one of shapes"),
+        (dict(model=None), "the model is a path, got None"),
+        (dict(adapter=5), "the adapter is a path, got 5"),
         (dict(base="nowhere"), "nowhere: no such folder"),
         (dict(precision="fp8"), "precision must be one of float32, bfloat16, int8, not 'fp8'"),
         (dict(windw=5), 'api.load: unknown key "windw": did you mean "window"?'),
@@ -357,6 +359,9 @@ def test_options_change_one_load(folder):
         (lambda b: b.answer(QUESTIONS[0], Image.new("F", (8, 8))), "the PIL image: not a readable"),
         (lambda b: b.answer(QUESTIONS[0], "nowhere.png"), "nowhere.png"),
         (lambda b: b.answer(QUESTIONS[0], video="nowhere.gif"), "nowhere.gif"),
+        (lambda b: b.answer(QUESTIONS[0], video=[]), "video has no frames"),
+        (lambda b: b.answer(QUESTIONS[0], video=[image(0)]), "each frame is (seconds, image)"),
+        (lambda b: b.answer(QUESTIONS[0], video=[("1", image(0))]), "got ('1', "),
     ],
 )
 def test_a_request_is_refused(bagel, ask, message):
@@ -439,6 +444,11 @@ def test_arrays_and_columns_are_lists(bagel):
         (lambda b: b.generate(PROMPTS[0], seeds=[1.9]), "each of seeds must be a whole number"),
         (lambda b: b.generate(PROMPTS[0], seeds=7), "seeds must be a list of numbers"),
         (lambda b: b.generate(PROMPTS[0], n="2"), "n must be a whole number, got '2'"),
+        (lambda b: b.generate(PROMPTS[0], best_of=True), "best_of must be a whole number"),
+        (lambda b: b.generate(PROMPTS[0], think="no"), "think must be True or False, got 'no'"),
+        (lambda b: b.answer(QUESTIONS[0], think=None), "think must be True or False, got None"),
+        (lambda b: b.generate(PROMPTS[0], temperature=0.5), "temperature says nothing to this"),
+        (lambda b: b.edit(image(0), PROMPTS[0], top_k=5), "edit: top_k says nothing to this"),
         (lambda b: b.generate(PROMPTS[0], guidance=np.float32("nan")), "a finite number"),
         (lambda b: b.caption(None), "give an image, or a list of images"),
         (lambda b: b.caption("gs+x://a/b.png"), "is an address, no path"),

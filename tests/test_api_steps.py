@@ -73,7 +73,7 @@ def test_a_callback_stops(bagel):
 
     def stop(step):
         seen.append(step.number)
-        return step.number == 2
+        return np.equal(step.number, 2)  # as what latents are compared with: a bool of NumPy
 
     with pytest.raises(Interrupted, match="after step 2 of 3") as caught:
         bagel.generate(RED, callback=stop)
@@ -143,6 +143,8 @@ LATENTS = np.zeros((4, 4, 32), np.float32)
         (dict(from_image=PICTURE, size=(32, 32)), "from_image has its size"),
         (dict(latents=[LATENTS], best_of=2), "the same image"),
         (dict(callback=5), "callback must be a function"),
+        (dict(trajectory="yes"), "trajectory must be True or False, got 'yes'"),
+        (dict(progress=1), "progress must be True or False, got 1"),
         (dict(sampling={"steps": 3}), "sampling must be a SampleConfig"),
         (dict(stpes=3), 'generate: unknown key "stpes": did you mean "steps"?'),
     ],

@@ -21,9 +21,11 @@ _FETCHED = {
 def place(given: epath.PathLike, what: str) -> epath.Path:
     """The path that `given` names, "~" read as the home folder; `what` begins a problem's line.
 
-    Raises BadInput for an empty one, for an address that is no bucket, and for a bucket whose
-    package is not installed.
+    Raises BadInput for what is no path, for an empty one, for an address that is no bucket, and for
+    a bucket whose package is not installed.
     """
+    if not isinstance(given, (str, os.PathLike)):
+        raise BadInput(f"{what} is a path, got {quoted(given)}")
     text = os.fspath(given)
     if problem := fault(text):
         raise BadInput(f"{what}: {problem}")
@@ -46,7 +48,7 @@ def model_folders(
 
 def model_folder(given: epath.PathLike, what: str = "the model") -> epath.Path:
     """One of `model_folders`; `what` begins a problem's line."""
-    if given in registry.WORLDS:
+    if isinstance(given, str) and given in registry.WORLDS:
         return registry.base_folder(given)
     folder = place(given, what)
     if folder.is_dir():

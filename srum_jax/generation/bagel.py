@@ -34,6 +34,7 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "SAMPLER",
     "THINKS",
     "AnswerScorer",
     "ImageEncoder",
@@ -64,6 +65,10 @@ OBJECTIVES = "srum_jax.objectives.srum"
 DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
 APART = True
 THINKS = True
+SAMPLER = (
+    *("size", "steps", "shift", "guidance", "image_guidance", "guidance_interval"),
+    *("renorm", "renorm_min", "batch"),
+)
 
 
 def coder_specs(cfg: BagelConfig) -> Specs:

@@ -19,6 +19,7 @@ A family is a module like `bagel.py`, and a line here. It gives
    learns to draw;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
+ · `SAMPLER`, the fields of `config.SampleConfig` that its sampler reads;
  · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,
    and `stream`, which writes with a `TextGenerator` piece by piece.
 """

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
+from srum_jax.core.checked import plain
 from srum_jax.core.errors import Interrupted
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import fetch
@@ -182,5 +183,5 @@ class _StepwiseBatch:
         if options.callback is None:
             return
         step = DenoisingStep(number, steps, time, self.places, functools.partial(self._latents, x))
-        if options.callback(step) is True:
+        if plain(options.callback(step)) is True:  # what NumPy compares is no bool of Python
             raise Interrupted(f"the callback stopped drawing after step {number} of {steps}")

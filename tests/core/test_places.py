@@ -27,6 +27,8 @@ def test_the_home_folder_is_known_by_its_sign(monkeypatch, tmp_path):
         ("file:///a.png", "leave out file://"),
         ("gcs://a/b", "buckets begin with gs:// or s3://"),
         ("https://a/" + "b" * 9000, "is an address"),
+        (None, "-o is a path, got None"),
+        (b"out", "-o is a path, got b'out'"),
     ],
 )
 def test_what_is_no_place_is_told_shortly(given, message):

@@ -49,6 +49,7 @@ STUB = types.SimpleNamespace(
     recognises=lambda folder: (epath.Path(folder) / "grey.json").exists(),
     load=load,
     settings=lambda folder, base: GenerationConfig(),
+    SAMPLER=("size",),
     weight_bytes=lambda folder, base, precision: 1000,
     ImageEncoder=Grey,
     ImageSampler=Grey,

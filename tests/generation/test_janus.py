@@ -217,6 +217,7 @@ def test_scores_come_from_the_models_own_answers(loaded):
         (lambda m: m.generate("a", from_image=PICTURES[0]), "words alone"),
         (lambda m: m.generate("a", size=(16, 16)), "8x8"),
         (lambda m: m.generate("a", callback=print), "token after token"),
+        (lambda m: m.generate("a", steps=9), "steps says nothing to this model; it has size, gui"),
         (lambda m: m.generate("a", think=True), "words alone"),
         (lambda m: m.generate("a " * 2100), "context window"),
         (lambda m: m.answer("a", PICTURES[0], max_tokens=4096), "context window"),

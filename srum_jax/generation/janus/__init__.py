@@ -32,6 +32,7 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "SAMPLER",
     "THINKS",
     "AnswerScorer",
     "ImageEncoder",
@@ -62,6 +63,7 @@ OBJECTIVES = "srum_jax.objectives.autoregressive"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
 THINKS = False  # it draws from words alone, and no answer was trained behind a thought
+SAMPLER = ("size", "guidance", "temperature", "top_k", "batch")
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:

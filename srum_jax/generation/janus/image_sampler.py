@@ -23,8 +23,8 @@ from srum_jax.models.janus.model_config import JanusConfig
 class ImageSampler(BaseImageSampler):
     """Janus drawing prompts, token by token: latents are codes, float32 [h,w,1].
 
-    Of `settings` those count that say something of tokens: guidance, batch, temperature, top_k.
-    attention, official: nothing differs by them.
+    Of `settings` those count that say something of tokens, the family's SAMPLER. attention,
+    official: nothing differs by them.
     """
 
     model: JanusConfig
