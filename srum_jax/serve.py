@@ -57,6 +57,13 @@ def parser(program: str = "python -m srum_jax.serve") -> argparse.ArgumentParser
     made.add_argument("--port", type=_port, default=8000, help="0: any that is free")
     made.add_argument("--api_key_env", metavar="VARIABLE", help="that holds the clients' key")
     made.add_argument("--allow_host", action="append", default=[], help="another name of this host")
+    made.add_argument(
+        "--allow_urls",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="open http and https addresses of this host in requests, HOST or HOST:PORT",
+    )
     made.add_argument("--step", type=_count, help="of a run: this checkpoint (default: the newest)")
     made.add_argument("--watch", action="store_true", help="take each new checkpoint of the run")
     made.add_argument("--watch_seconds", type=_count, default=10, help="between two looks")

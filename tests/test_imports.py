@@ -85,6 +85,7 @@ ONLY_IN = {  # outside package -> the modules that may import it
     "pyarrow": ["data.parquet", "evals.official_tables"],
     "starlette": ["serving"],
     "uvicorn": ["serving"],
+    "h11": ["serving"],
     "wandb": ["training.metrics"],
     "tensorboardX": ["training.metrics"],
     "tensorflow": [],

@@ -14,7 +14,7 @@ from srum_jax.generation.image_sampler import candidate_seed
 from srum_jax.generation.text_rows import Token
 from srum_jax.serving import fields, pictures
 from srum_jax.serving.limits import Limits
-from srum_jax.serving.pictures import Bytes
+from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.sampler_fields import NAMES, SamplerFields
 from srum_jax.serving.service import Sampling, Written
@@ -66,7 +66,7 @@ class ChatFields(SamplerFields):
 class Film:
     """A clip of a request, of which so many frames are read."""
 
-    clip: Bytes
+    clip: Bytes | Link
     frames: int
 
 
@@ -75,7 +75,7 @@ class Said:
     """A message: who says it, and texts, pictures and clips in their order."""
 
     role: str
-    parts: tuple[str | Bytes | Film, ...]
+    parts: tuple[str | Bytes | Link | Film, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _pictures_first(parts: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _part(given: Any, where: str, frames: int) -> str | Bytes | Film:
+def _part(given: Any, where: str, frames: int) -> str | Bytes | Link | Film:
     if isinstance(given, str):
         return fields.text(given, where, empty=False)
     kinds = ("text", "image_url", "video_url")

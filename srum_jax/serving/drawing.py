@@ -9,7 +9,7 @@ from srum_jax.core.constraints import AtLeast
 from srum_jax.scoring import ImageScore
 from srum_jax.serving import fields, pictures
 from srum_jax.serving.limits import Limits
-from srum_jax.serving.pictures import Bytes
+from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.sampler_fields import SamplerFields
 
@@ -37,7 +37,7 @@ class GenerationFields(SamplerFields):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreFields:
-    """The fields of `score`: how well does an image, a data: URL, fit a prompt?"""
+    """The fields of `score`: how well does an image, as a URL, fit a prompt?"""
 
     prompt: str
     image: Any
@@ -58,7 +58,7 @@ def read(given: dict[str, Any], limits: Limits) -> GenerationFields:
     return told
 
 
-def read_score(given: dict[str, Any]) -> tuple[ScoreFields, Bytes]:
+def read_score(given: dict[str, Any]) -> tuple[ScoreFields, Bytes | Link]:
     """What is to be scored. Raises Refusal 400 naming the field."""
     told = fields.read(ScoreFields, given, ignored=IGNORED)
     fields.text(told.prompt, "prompt", empty=False)

@@ -22,7 +22,7 @@ from srum_jax.inputs import Conversation, Shown, Turn
 from srum_jax.serving import chat, drawing, fields, http, pictures
 from srum_jax.serving.chat import ChatRequest, Film, Reply, Said
 from srum_jax.serving.drawing import GenerationFields
-from srum_jax.serving.pictures import Bytes
+from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.sampler_fields import SamplerFields
 from srum_jax.serving.service import Plan, Service, Written
@@ -253,7 +253,7 @@ class Endpoints:
         found = await http.unless_gone(request.receive, self._scored(told.prompt, image))
         return http.Json(drawing.scored(found, self.service.name))
 
-    async def _scored(self, prompt: str, image: Bytes):
+    async def _scored(self, prompt: str, image: Bytes | Link):
         service, running = self.service, self.service.running
         with service.request():
             with _readable("prompt"):
@@ -325,17 +325,25 @@ class Endpoints:
             parts: list[Any] = []
             for part in one.parts:
                 if isinstance(part, Film):
-                    parts += await asyncio.to_thread(_frames, part, label)
-                elif isinstance(part, Bytes):
+                    clip = await self._bytes(part.clip)
+                    parts += await asyncio.to_thread(_frames, clip, part.frames, label)
+                elif isinstance(part, Bytes | Link):
                     parts += map(Shown, await self._pixels([part], released))
                 else:
                     parts.append(part)
             turns.append(Turn(one.role, tuple(parts)))
         return Conversation(tuple(turns))
 
-    async def _pixels(self, given: Sequence[Bytes], released: bool) -> list[np.ndarray]:
-        limits = self.service.limits
-        return [await asyncio.to_thread(pictures.pixels, one, limits, released) for one in given]
+    async def _pixels(self, given: Sequence[Bytes | Link], released: bool) -> list[np.ndarray]:
+        found, limits = [], self.service.limits
+        for one in given:
+            data = await self._bytes(one)
+            found.append(await asyncio.to_thread(pictures.pixels, data, limits, released))
+        return found
+
+    async def _bytes(self, given: Bytes | Link) -> Bytes:
+        """What was sent, or what a link leads to."""
+        return given if isinstance(given, Bytes) else await self.service.fetcher.fetch(given)
 
 
 def _check_size(size: tuple[int, int], running: Running) -> None:
@@ -358,18 +366,18 @@ def _read_question(running: Running, told: Conversation):
     return running.model.reader.question(told, None, None, 1)
 
 
-def _frames(film: Film, settings: Any) -> list[str | Shown]:
+def _frames(clip: Bytes, count: int, settings: Any) -> list[str | Shown]:
     """A clip's frames, each after its label. Raises Refusal 422 for what is no clip."""
     from srum_jax.data import video
 
     with tempfile.NamedTemporaryFile(suffix=".clip") as file:
-        file.write(film.clip.data)
+        file.write(clip.data)
         file.flush()
         try:
-            found = video.frames(file.name, film.frames)
+            found = video.frames(file.name, count)
         except ValueError as e:
-            told = str(e).replace(file.name, film.clip.name)
-            raise Refusal(422, told, param=film.clip.name, code="invalid_video") from None
+            told = str(e).replace(file.name, clip.name)
+            raise Refusal(422, told, param=clip.name, code="invalid_video") from None
     parts: list[str | Shown] = []
     for number, (seconds, pixels) in enumerate(found, start=1):
         if settings.frame:

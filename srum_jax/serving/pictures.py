@@ -1,4 +1,4 @@
-"""Pictures in requests: data: URLs and files of a form, nothing that is to be fetched or opened."""
+"""Pictures in requests: data: URLs, files of a form, and links, which `fetching.py` may open."""
 
 import base64
 import binascii
@@ -25,10 +25,20 @@ class Bytes:
     media: str = ""
 
 
-def of_url(url: Any, name: str) -> Bytes:
-    """What a data: URL holds. Raises Refusal 400 for any other address: none is ever opened."""
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """The address of a picture or clip, http: or https:; name: the field."""
+
+    url: str
+    name: str
+
+
+def of_url(url: Any, name: str) -> Bytes | Link:
+    """What a data: URL holds, or a link. Raises Refusal 400 for anything else: it is not opened."""
     if not isinstance(url, str):
         raise Refusal(400, f"{name} must be a data: URL, got {quoted(url)}", param=name)
+    if url[:8].lower().startswith(("http://", "https://")):
+        return Link(url, name)
     found = _DATA.match(url)
     if not found:
         told = f"{name} must be data:image/png;base64,… (no other address is opened)"

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import uvicorn
@@ -20,6 +20,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.serving import opening, warming, watching
 from srum_jax.serving.app import application
 from srum_jax.serving.engine import Engine
+from srum_jax.serving.fetching import Fetcher, Host
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.metrics import Metrics
 from srum_jax.serving.service import Service
@@ -54,13 +55,21 @@ def together(model: api.Model) -> int:
     return _OF_A_STEP if on_cpu else Limits.together
 
 
-def served(model: api.Model, name: str, bounds: Limits, step: int | None = None) -> Service:
-    """A service of a model, its device's thread at work; step: of the training that made it."""
+def served(
+    model: api.Model,
+    name: str,
+    bounds: Limits,
+    step: int | None = None,
+    hosts: Collection[Host] = (),
+) -> Service:
+    """A service of a model, its device's thread at work; step: of the training that made it ·
+    hosts: of which addresses in requests are opened."""
     sys.setswitchinterval(_SWITCH)
     metrics = Metrics()
     engine = Engine(bounds, metrics)
     engine.start()
-    return Service(Running.of(model, step), engine, bounds, metrics, name)
+    fetcher = Fetcher(tuple(hosts), bounds.body)
+    return Service(Running.of(model, step), engine, bounds, metrics, name, fetcher)
 
 
 async def serve(options: argparse.Namespace, key: str) -> int:
@@ -68,6 +77,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
 
     Raises BadInput, FileNotFoundError or ValueError for a model or an address that cannot be used.
     """
+    sources = [Host.of(one) for one in options.allow_urls]
     made = bound(options.host, options.port)
     names = ("window", "parity", "adapter", "base", "precision", "mesh")
     how = {name: x for name in names if (x := getattr(options, name)) is not None}
@@ -76,7 +86,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
         raise BadInput(f"--watch: {options.model} is no run's folder")
     bounds = limits(options, model)
     step = found.step if found else None
-    service = served(model, options.name or _name(options.model), bounds, step)
+    service = served(model, options.name or _name(options.model), bounds, step, sources)
     if options.warm:
         await warming.warm(service)
     hosts = None if key else options.allow_host

@@ -24,6 +24,7 @@ from srum_jax.generation.text_rows import TextRequest, Token
 from srum_jax.inputs import Conversation
 from srum_jax.scoring import ImageScore
 from srum_jax.serving.engine import Engine
+from srum_jax.serving.fetching import Fetcher
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.metrics import Metrics
 from srum_jax.serving.refusals import Refusal
@@ -75,6 +76,7 @@ class Service:
     limits: Limits
     metrics: Metrics
     name: str
+    fetcher: Fetcher = Fetcher()
     draining: bool = False
     active: int = 0
     started: float = dataclasses.field(default_factory=time.time)
