@@ -33,7 +33,10 @@ from srum_jax.models.bagel.peft import save as save_adapter
 __all__ = [
     "APART",
     "DRAWS",
+    "LOWERING",
     "OBJECTIVES",
+    "ONLY_WORDS",
+    "WORKLOAD",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -62,6 +65,8 @@ __all__ = [
 OBJECTIVES = "srum_jax.objectives.srum"
 DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
 APART = True
+ONLY_WORDS = ""
+LOWERING, WORKLOAD = "srum_jax.planning.lowering", "srum_jax.planning.workload"
 
 
 def coder_specs(cfg: BagelConfig) -> Specs:

@@ -61,6 +61,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             found.notes.append(rollout.short(c.prompts, len(plan.drawable)))
         if weights:
             if c.think:
+                programs.check_drawing(c, loading.described(weights)[0])
                 thinking.request(reader.tokenizer)
             prompt_lists.check(wanted, reader)
             layout = preflight.layout(weights)

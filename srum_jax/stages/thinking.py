@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
+from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
@@ -75,7 +76,9 @@ class ThinkingSampler:
 
 
 def sampler(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> PromptSampler:
-    """What draws the candidates of a run, as `generate` and `sample` say."""
+    """What draws the candidates of a run, as `generate` and `sample` say. Raises BadInput for a
+    model that cannot."""
+    programs.check_drawing(cfg.generate, loaded.cfg)
     drawing = loaded.image_sampler(cfg, mesh)
     if not cfg.generate.think:
         return drawing
