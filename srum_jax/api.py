@@ -420,6 +420,8 @@ class Model:
     ) -> list[Drawing]:
         system, thoughts = None, {}
         if think:
+            if why := self.family.ONLY_WORDS:
+                raise BadInput(f"think: {why}")
             system = reading.system(self.tokenizer, system_prompts.THINK_GENERATION)
             # Requests that read the same items, for several images, share a thought.
             contexts = {tuple(map(id, r.items)): r.items for r in requests}

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srum_jax.config import Config, TrainConfig
+from srum_jax.config import Config, GenerateConfig, TrainConfig
 from srum_jax.core import param_tree
+from srum_jax.core.errors import BadInput
 from srum_jax.data import packing
 from srum_jax.data.schema import Lanes
 from srum_jax.generation import families
@@ -74,6 +75,13 @@ def training(cfg: Config, sizes: Sizes) -> Training:
         frozen=frozen,
         reference=copied if objectives.needs_reference(c.objective, c.anchor) else None,
     )
+
+
+def check_drawing(c: GenerateConfig, sizes: Sizes) -> None:
+    """Raises BadInput where candidates are to be planned in words (`generate.think`) by a model
+    that draws behind prompts alone."""
+    if c.think and (why := families.of(sizes).ONLY_WORDS):
+        raise BadInput(f"generate.think: {why}; set it to False")
 
 
 def attending(

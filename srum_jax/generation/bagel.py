@@ -33,9 +33,11 @@ from srum_jax.models.bagel.peft import save as save_adapter
 __all__ = [
     "APART",
     "DRAWS",
+    "LOWERING",
     "OBJECTIVES",
+    "ONLY_WORDS",
     "SAMPLER",
-    "THINKS",
+    "WORKLOAD",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -64,11 +66,12 @@ __all__ = [
 OBJECTIVES = "srum_jax.objectives.srum"
 DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
 APART = True
-THINKS = True
 SAMPLER = (
     *("size", "steps", "shift", "guidance", "image_guidance", "guidance_interval"),
     *("renorm", "renorm_min", "batch"),
 )
+ONLY_WORDS = ""
+LOWERING, WORKLOAD = "srum_jax.planning.lowering", "srum_jax.planning.workload"
 
 
 def coder_specs(cfg: BagelConfig) -> Specs:

@@ -14,9 +14,11 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `Sizes`, the class of its sizes; `specs(cfg)` of its parameters, `coder_specs(cfg)` of its
    autoencoder's; `cost`, a module that counts operations;
  · `OBJECTIVES`, the name of the module of losses that it learns by; `DRAWS`, beginnings of the
-   paths that drawing reads; `APART`: whether answers read none of them; `THINKS`: whether it draws
-   and answers behind what it thought; `Prompts`, how it reads a prompt before an image that it
-   learns to draw;
+   paths that drawing reads; `APART`: whether answers read none of them; `Prompts`, how it reads a
+   prompt before an image that it learns to draw; `ONLY_WORDS`: why it draws behind a prompt and
+   nothing else, "" where it draws behind thoughts and pictures too;
+ · `LOWERING` and `WORKLOAD`, the names of the modules that make its programs from shapes (sample,
+   decode, read, write) and count their operations (drawing, decoding, asking, answering);
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
  · `SAMPLER`, the fields of `config.SampleConfig` that its sampler reads;

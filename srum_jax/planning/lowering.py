@@ -31,7 +31,6 @@ from srum_jax.generation import (
 from srum_jax.generation.base import FEWEST
 from srum_jax.generation.context import bucket
 from srum_jax.models import int8
-from srum_jax.models.bagel import model_config
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.planning import workload
@@ -65,13 +64,20 @@ class Program:
 
 def sizes_of(cfg: Config) -> Any:
     """Sizes of the config's model: of its folder if that is here, otherwise of its world's base or
-    of its preset."""
+    of its preset. Raises BadInput for a model that cannot draw as the config says."""
+    sizes = _sizes_of(cfg)
+    programs.check_drawing(cfg.generate, sizes)
+    return sizes
+
+
+def _sizes_of(cfg: Config) -> Any:
     for folder in filter(None, (cfg.weights, cfg.weights_base)):
         family = families.find(folder)
         if family.recognises(folder):
             return family.read_sizes(folder)
     if cfg.model in registry.WORLDS:
-        return model_config.from_folder(registry.base_folder(cfg.model))
+        folder = registry.base_folder(cfg.model)
+        return families.find(folder).read_sizes(folder)
     return registry.load(registry.PRESETS, cfg.model).PRESETS[cfg.model]
 
 
@@ -242,12 +248,6 @@ def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = 
     )
 
 
-MAKING = {  # family -> who makes its programs: sample, decode, read and write
-    "bagel": "srum_jax.planning.lowering",
-    "janus": "srum_jax.planning.janus",
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class OfFamily:
     """The program `name` of a model, as its family runs it; kept: "int8", or as the config says."""
@@ -256,8 +256,7 @@ class OfFamily:
     kept: str = ""
 
     def __call__(self, cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
-        family = families.of(sizes).__name__.rpartition(".")[2]
-        make = getattr(importlib.import_module(MAKING[family]), self.name)
+        make = getattr(importlib.import_module(families.of(sizes).LOWERING), self.name)
         return make(cfg, sizes, mesh, self.kept)
 
 

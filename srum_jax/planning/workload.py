@@ -191,16 +191,10 @@ def asked(sizes: BagelConfig, size: tuple[int, int]) -> tuple[Example, RowTokens
 
 # ----------------------------------------------------------------------------- the calls of a stage
 
-COUNTING = {  # family -> who counts its calls: drawing, decoding, asking and answering
-    "bagel": "srum_jax.planning.workload",
-    "janus": "srum_jax.planning.janus",
-}
-
 
 def counting(sizes: Any) -> ModuleType:
     """Who counts the calls of a model of these sizes."""
-    family = families.of(sizes).__name__.rpartition(".")[2]
-    return importlib.import_module(COUNTING[family])
+    return importlib.import_module(families.of(sizes).WORKLOAD)
 
 
 def in_shards(count: int, shard: int, batch: int) -> int:

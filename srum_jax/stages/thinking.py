@@ -13,6 +13,7 @@ from types import ModuleType
 import jax
 import numpy as np
 
+from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
@@ -27,10 +28,10 @@ from srum_jax.stages.loading import LoadedModel
 
 
 def check(family: ModuleType, tokenizer: Tokenizer, what: str) -> None:
-    """Raises BadInput, naming the setting `what`, for a model that was never taught to think, or
-    that lacks the words of the requests to."""
-    if not family.THINKS:
-        raise BadInput(f"{what}: this model cannot think: none of its kind was taught to")
+    """Raises BadInput, naming the setting `what`, for a model that draws behind nothing but a
+    prompt, or that lacks the words of the requests to think."""
+    if why := family.ONLY_WORDS:
+        raise BadInput(f"{what}: {why}")
     for text in (THINK_GENERATION, THINK_UNDERSTANDING):
         try:
             tokenizer.text(text)
@@ -113,7 +114,9 @@ def _streamed(
 
 
 def sampler(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> PromptSampler:
-    """What draws the candidates of a run, as `generate` and `sample` say."""
+    """What draws the candidates of a run, as `generate` and `sample` say. Raises BadInput for a
+    model that cannot."""
+    programs.check_drawing(cfg.generate, loaded.cfg)
     drawing = loaded.image_sampler(cfg, mesh)
     if not cfg.generate.think:
         return drawing

@@ -7,10 +7,11 @@ import tiny
 import tiny_janus
 
 from srum_jax.core import registry
+from srum_jax.core.errors import BadInput
 from srum_jax.generation import families, janus
 from srum_jax.models.bagel.cost import RowTokens
 from srum_jax.models.janus import cost, model_config
-from srum_jax.planning import lowering
+from srum_jax.planning import budget, lowering
 from srum_jax.planning.workload import Workload
 
 
@@ -44,6 +45,14 @@ def test_a_folder_goes_before_a_preset(tmp_path):
         lowering.sizes_of(dataclasses.replace(config(), weights=str(folder))).llm
         == tiny_janus.CFG.llm
     )
+
+
+def test_plans_in_words_are_refused_before_anything_is_counted():
+    cfg = config(generate__think=True)
+    on = budget.Chips("v5e", 1), budget.Assumptions()
+    for asked in (lambda: lowering.sizes_of(cfg), lambda: budget.estimate(cfg, *on)):
+        with pytest.raises(BadInput, match="generate.think: Janus-Pro draws from words alone"):
+            asked()
 
 
 @pytest.mark.slow

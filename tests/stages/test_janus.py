@@ -13,8 +13,9 @@ from srum_jax import api
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
+from srum_jax.generation import janus
 from srum_jax.models.janus import hf, model_config
-from srum_jax.stages import export, generate, loading, score, train
+from srum_jax.stages import export, generate, loading, preflight, score, thinking, train
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, metrics
 
@@ -156,6 +157,18 @@ def test_a_killed_training_goes_on_to_the_same_weights(weights, drawn, tmp_path,
         for w in (whole, torn)
     )
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_it_plans_in_words_nowhere(weights, tmp_path):
+    """The run says so before it starts, and what would draw does."""
+    cfg = config(weights, tmp_path, generate__think=True)
+    found = preflight.Checks(cfg.stages)
+    generate.check(cfg, Workdir(tmp_path / "work", config_file="c"), found)
+    assert found.problems[0].startswith("generate.think: Janus-Pro draws from words alone")
+    sizes, tokenizer = loading.described(loading.located(weights))
+    loaded = loading.LoadedModel(sizes, None, None, tokenizer, family=janus)
+    with pytest.raises(BadInput, match="generate.think: Janus-Pro draws from words alone"):
+        thinking.sampler(loaded, cfg, tiny.mesh(cfg))
 
 
 def test_what_does_not_fit_it_is_told_before_anything_runs(weights, tmp_path):

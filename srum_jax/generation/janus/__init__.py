@@ -14,6 +14,7 @@ from srum_jax.core.param_tree import Params, Specs
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.generation_config import GenerationConfig
+from srum_jax.generation.janus import template
 from srum_jax.generation.janus.answer_scorer import AnswerScorer
 from srum_jax.generation.janus.image_encoder import ImageEncoder
 from srum_jax.generation.janus.image_sampler import ImageSampler
@@ -31,9 +32,11 @@ from srum_jax.models.janus.model_config import from_folder as read_sizes
 __all__ = [
     "APART",
     "DRAWS",
+    "LOWERING",
     "OBJECTIVES",
+    "ONLY_WORDS",
     "SAMPLER",
-    "THINKS",
+    "WORKLOAD",
     "AnswerScorer",
     "ImageEncoder",
     "ImageSampler",
@@ -60,10 +63,11 @@ __all__ = [
 
 
 OBJECTIVES = "srum_jax.objectives.autoregressive"
+LOWERING = WORKLOAD = "srum_jax.planning.janus"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
-THINKS = False  # it draws from words alone, and no answer was trained behind a thought
 SAMPLER = ("size", "guidance", "temperature", "top_k", "batch")
+ONLY_WORDS = template.DRAWS
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:
