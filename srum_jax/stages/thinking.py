@@ -31,7 +31,7 @@ def check(family: ModuleType, tokenizer: Tokenizer, what: str) -> None:
     """Raises BadInput, naming the setting `what`, for a model that draws behind nothing but a
     prompt, or that lacks the words of the requests to think."""
     if why := family.ONLY_WORDS:
-        raise BadInput(f"{what}: this model cannot think: {why}")
+        raise BadInput(f"{what}: {why}")
     for text in (THINK_GENERATION, THINK_UNDERSTANDING):
         try:
             tokenizer.text(text)

@@ -157,7 +157,7 @@ def test_who_cannot_think_says_so_before_it_is_asked(kind, pope, tmp_path):
     else:
         weights = tiny.write_model(tmp_path / "model")
     how = {"weights": weights, "stages": ("evaluate",), "evaluate__suites": (pope,)}
-    why = {"janus": "none of its kind was taught to", "words": "it lacks words"}[kind]
+    why = {"janus": "Janus-Pro draws from words alone", "words": "it lacks words"}[kind]
     assert why in "".join(checked(config(**how), tmp_path).problems)
     options = use_evaluate_options(weights, pope.partition(":")[2], tmp_path)
     with pytest.raises(BadInput, match=f"--think, --model .*{why}"):
