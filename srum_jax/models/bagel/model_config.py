@@ -11,7 +11,7 @@ from typing import Any, Literal
 from etils import epath
 
 from srum_jax.core.errors import quoted
-from srum_jax.core.files import read_object
+from srum_jax.core.json_fields import MOST, Fields
 from srum_jax.data.schema import LayoutSizes
 
 
@@ -157,45 +157,7 @@ VAE_JSON = "ae_config.json"
 PRESETS = {"bagel_7b_mot": BAGEL_7B_MOT}  # models that `core/registry.py` names
 
 
-_MOST = {int: 2**31 - 1, float: 1e15}  # no size, id or scale is larger
-_MOST_LAYERS = 1000
-
-
-class _Fields:
-    """A JSON object whose missing, mistyped or absurd field is named together with its file.
-
-    defaults: values of fields that may be absent or null.
-    """
-
-    def __init__(self, path: epath.Path, defaults: Mapping[str, Any] | None = None):
-        self.path, self.values, self.defaults = path, read_object(path), defaults or {}
-
-    def __call__(self, name: str, kind: type, *, least: float = 1, most: float = 0) -> Any:
-        """The field or its default; a number of `least` to `most`."""
-        value = self.values.get(name)
-        if value is None and name in self.defaults:
-            return self.defaults[name]
-        if name not in self.values:
-            raise ValueError(f"{self.path}: field {name!r} is missing")
-        if kind is float and type(value) is int:
-            value = float(min(max(value, -1e300), 1e300))
-        if type(value) is not kind:
-            raise self.wrong(name, f"must be {kind.__name__}, got {quoted(value)}")
-        if kind in _MOST and not least <= value <= (most or _MOST[kind]):
-            raise self.wrong(name, f"cannot be {quoted(value)}")
-        return value
-
-    def wrong(self, name: str, what: str) -> ValueError:
-        """The error to raise for a field."""
-        return ValueError(f"{self.path}: field {name!r} {what}")
-
-    def only(self, **values: Any) -> None:
-        """ValueError where a field is there and is not what it must be for a BAGEL."""
-        for name, value in values.items():
-            found = self.values.get(name)
-            if found is not None and found != value:
-                raise self.wrong(name, f"must be {value!r} for a BAGEL, got {quoted(found)}")
-
+MOST_LAYERS = 1000
 
 # What transformers' Qwen2Config and SiglipVisionConfig fill in where a file leaves it out, as files
 # do that were cut out of a larger model's.
@@ -243,7 +205,7 @@ _SCALING = {
 }
 
 
-def _rope(llm: _Fields) -> tuple[float, RopeScaling | None]:
+def _rope(llm: Fields) -> tuple[float, RopeScaling | None]:
     """The base of RoPE's frequencies and how it is stretched: from `rope_theta` and `rope_scaling`,
     or from `rope_parameters`, where transformers 5 writes both.
 
@@ -284,7 +246,7 @@ def _rope(llm: _Fields) -> tuple[float, RopeScaling | None]:
 
 
 def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= _MOST[float]
+    return type(value) in (int, float) and 0 < value <= MOST[float]
 
 
 def _scaling_json(scaling: RopeScaling) -> dict:
@@ -297,14 +259,11 @@ def autoencoder_from_folder(folder: epath.PathLike) -> VAEConfig:
     path = epath.Path(folder) / VAE_JSON
     if not path.exists():
         return BAGEL_7B_MOT.vae
-    ae = _Fields(path)
-    widths = ae("ch_mult", list)
-    if not 1 <= len(widths) <= 16 or any(type(w) is not int or not 1 <= w <= 1024 for w in widths):
-        raise ae.wrong("ch_mult", f"must be up to 16 whole numbers from 1, got {quoted(widths)}")
+    ae = Fields.of(path)
     return VAEConfig(
         ch=ae("ch", int),
-        ch_mult=tuple(widths),
-        res_blocks=ae("num_res_blocks", int, most=_MOST_LAYERS),
+        ch_mult=ae.widths("ch_mult"),
+        res_blocks=ae("num_res_blocks", int, most=MOST_LAYERS),
         z=ae("z_channels", int),
         scale=ae("scale_factor", float, least=1e-6),
         shift=ae("shift_factor", float, least=-1e6),
@@ -334,13 +293,13 @@ def from_folder(folder: epath.PathLike) -> BagelConfig:
     return BagelConfig(**found)
 
 
-def _needed(path: epath.Path, defaults: Mapping[str, Any]) -> _Fields:
+def _needed(path: epath.Path, defaults: Mapping[str, Any]) -> Fields:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing: a BAGEL checkpoint folder holds llm_config.json, "
             "vit_config.json, ema.safetensors and ae.safetensors"
         )
-    return _Fields(path, defaults)
+    return Fields.of(path, defaults)
 
 
 def _language_model(path: epath.Path) -> dict[str, Any]:
@@ -348,12 +307,12 @@ def _language_model(path: epath.Path) -> dict[str, Any]:
     return {"llm": _llm(llm), "max_text": _window(llm)}
 
 
-def _llm(llm: _Fields) -> LLMConfig:
+def _llm(llm: Fields) -> LLMConfig:
     llm.only(hidden_act="silu", use_sliding_window=False)
     theta, scaling = _rope(llm)
     sizes = dict(
         hidden=llm("hidden_size", int),
-        layers=llm("num_hidden_layers", int, most=_MOST_LAYERS),
+        layers=llm("num_hidden_layers", int, most=MOST_LAYERS),
         heads=llm("num_attention_heads", int),
         kv_heads=llm("num_key_value_heads", int),
         ffn=llm("intermediate_size", int),
@@ -370,22 +329,22 @@ def _llm(llm: _Fields) -> LLMConfig:
     return made
 
 
-def _window(llm: _Fields) -> int:
+def _window(llm: Fields) -> int:
     """Positions of text; files that stretch them by yarn often keep the window that was trained."""
     window, (_, scaling) = llm(_WINDOW, int), _rope(llm)
     if scaling and scaling.kind == "yarn":
-        return max(window, min(int(scaling.factor * scaling.original), _MOST[int]))
+        return max(window, min(int(scaling.factor * scaling.original), MOST[int]))
     return window
 
 
-def _vit(vit: _Fields) -> ViTConfig:
+def _vit(vit: Fields) -> ViTConfig:
     vit.only(hidden_act="gelu_pytorch_tanh", num_channels=3)
     patch, image = vit("patch_size", int), vit("image_size", int)
     if image < patch:
         raise vit.wrong("image_size", f"of {image} is smaller than a patch of {patch}")
     sizes = dict(
         hidden=vit("hidden_size", int),
-        layers=vit("num_hidden_layers", int, least=2, most=_MOST_LAYERS) - 1,
+        layers=vit("num_hidden_layers", int, least=2, most=MOST_LAYERS) - 1,
         heads=vit("num_attention_heads", int),
         ffn=vit("intermediate_size", int),
         eps=vit("layer_norm_eps", float, **_EPS),
@@ -400,14 +359,14 @@ def _top(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         names = ("latent_patch", "max_latent", "max_vit")
         return {name: getattr(BAGEL_7B_MOT, name) for name in (*names, *_SPECIAL)}
-    file = _Fields(path)
+    file = Fields.of(path)
     ids = file("special_tokens", dict)
     lacking = [name for name in _SPECIAL.values() if name not in ids]
     if lacking:
         raise file.wrong("special_tokens", f"lacks {', '.join(lacking)}")
     found = {ours: ids[name] for ours, name in _SPECIAL.items()}
     for value in found.values():
-        if type(value) is not int or not 0 <= value <= _MOST[int]:
+        if type(value) is not int or not 0 <= value <= MOST[int]:
             raise file.wrong("special_tokens", f"must hold ids, got {quoted(value)}")
     return found | dict(
         latent_patch=file("latent_patch_size", int),

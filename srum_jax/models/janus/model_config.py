@@ -7,20 +7,18 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.files import read_object
+from srum_jax.core.json_fields import Fields
 from srum_jax.data.schema import LayoutSizes
-from srum_jax.models.bagel.model_config import ViTConfig
+from srum_jax.models.bagel.model_config import MOST_LAYERS, ViTConfig
 
 CONFIG = "config.json"
 TYPES = ("janus", "multi_modality")  # of the two layouts, as their `model_type` says
-_MOST = 2**31 - 1  # no size is larger
-_MOST_LAYERS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,59 +143,7 @@ JANUS_PRO_7B = _preset(LlamaConfig(4096, 30, 32, 32, 128, ffn=11008, vocab=10240
 PRESETS = {"janus_pro_1b": JANUS_PRO_1B, "janus_pro_7b": JANUS_PRO_7B}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Section:
-    """An object of a JSON file: a field that is absent has its default, a wrong one is named."""
-
-    path: epath.Path
-    name: str
-    values: Mapping[str, Any]
-
-    def part(self, name: str) -> "_Section":
-        """The object at `name`; empty where there is none."""
-        found = self.values.get(name)
-        if found is None:
-            found = {}
-        if not isinstance(found, dict):
-            raise self.wrong(name, f"must be an object, got {quoted(found)}")
-        return _Section(self.path, f"{self.name}{name}.", found)
-
-    def wrong(self, name: str, what: str) -> BadInput:
-        """The error to raise for a field."""
-        return BadInput(f"{self.path}: field {quoted(self.name + name)} {what}")
-
-    def size(self, name: str, default: int | None = None, *, least: int = 1, most: int = _MOST):
-        """A whole number of `least` to `most`; None where it is absent and has no default."""
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if type(value) is not int or not least <= value <= most:
-            raise self.wrong(name, f"cannot be {quoted(value)}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        """A number above 0."""
-        value = self.values.get(name)
-        if value is None:
-            return default
-        if type(value) not in (int, float) or not 0 < value <= 1e15:
-            raise self.wrong(name, f"cannot be {quoted(value)}")
-        return float(value)
-
-    def widths(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """A list of up to 16 whole numbers."""
-        value = self.values.get(name, default)
-        good = isinstance(value, list | tuple) and 1 <= len(value) <= 16
-        if not good or any(type(w) is not int or not 1 <= w <= 1024 for w in value):
-            raise self.wrong(name, f"must be up to 16 whole numbers from 1, got {quoted(value)}")
-        return tuple(value)
-
-    def only(self, **values: Any) -> None:
-        """BadInput where a field is there and is not what it must be for a Janus."""
-        for name, value in values.items():
-            found = self.values.get(name)
-            if found is not None and found != value:
-                raise self.wrong(name, f"must be {value!r} for a Janus, got {quoted(found)}")
+_EPS = dict(least=0, most=1)
 
 
 def model_type(folder: epath.PathLike) -> str:
@@ -218,7 +164,7 @@ def from_folder(folder: epath.PathLike) -> JanusConfig:
     path = epath.Path(folder) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; a folder of Janus has it")
-    top = _Section(path, "", read_object(path))
+    top = Fields.of(path)
     kind = top.values.get("model_type")
     if kind not in TYPES:
         raise top.wrong("model_type", f"must be one of {', '.join(TYPES)}, got {quoted(kind)}")
@@ -230,126 +176,110 @@ def from_folder(folder: epath.PathLike) -> JanusConfig:
         raise BadInput(f"{path}: {e}") from e
 
 
-def _llama(text: _Section, defaults: LlamaConfig) -> LlamaConfig:
+def _llama(text: Fields, vocab: int) -> LlamaConfig:
     text.only(hidden_act="silu", attention_bias=False, mlp_bias=False, rope_scaling=None)
     rope = text.part("rope_parameters")
     rope.only(rope_type="default")
-    hidden = text.size("hidden_size", defaults.hidden)
-    heads = text.size("num_attention_heads", defaults.heads)
-    head_dim = text.size("head_dim")
-    if head_dim is None and hidden % heads:
+    hidden, heads = text("hidden_size", int, 4096), text("num_attention_heads", int, 32)
+    if text.values.get("head_dim") is None and hidden % heads:
         raise text.wrong("hidden_size", f"is not a multiple of {heads} heads")
     return LlamaConfig(
         hidden=hidden,
-        layers=text.size("num_hidden_layers", defaults.layers, most=_MOST_LAYERS),
+        layers=text("num_hidden_layers", int, 32, most=MOST_LAYERS),
         heads=heads,
-        kv_heads=text.size("num_key_value_heads", heads),
-        head_dim=head_dim or hidden // heads,
-        ffn=text.size("intermediate_size", defaults.ffn),
-        vocab=text.size("vocab_size", defaults.vocab),
-        rope_theta=rope.number("rope_theta", text.number("rope_theta", 1e4)),
-        rms_eps=text.number("rms_norm_eps", 1e-6),
+        kv_heads=text("num_key_value_heads", int, heads),
+        head_dim=text("head_dim", int, hidden // heads),
+        ffn=text("intermediate_size", int, 11008),
+        vocab=text("vocab_size", int, vocab),
+        rope_theta=rope("rope_theta", float, text("rope_theta", float, 1e4)),
+        rms_eps=text("rms_norm_eps", float, 1e-6, **_EPS),
     )
 
 
-def _huggingface(top: _Section) -> JanusConfig:
+def _huggingface(top: Fields) -> JanusConfig:
     text, vision, vq = (top.part(f"{name}_config") for name in ("text", "vision", "vq"))
     vision.only(hidden_act="gelu", num_channels=3, attention_bias=True, use_qk_norm=False)
     vq.only(hidden_act="gelu", in_channels=3, out_channels=3, double_latent=False)
-    llm = _llama(text, LlamaConfig(4096, 32, 32, 32, 128, ffn=11008, vocab=32000))
-    vit = _vit(vision)
-    tokens = vision.size("num_image_tokens", 576)
+    llm = _llama(text, vocab=32000)
+    _as_wide(vision, "projection_dim", 2048, llm)
+    _as_wide(vq, "image_token_embed_dim", 2048, llm)
+    _as_wide(vq, "projection_dim", 2048, llm)
+    tokens = vision("num_image_tokens", int, 576)
     if math.isqrt(tokens) ** 2 != tokens:
         raise vision.wrong("num_image_tokens", f"of {tokens} is no square")
-    for section, name in ((vision, "projection_dim"), (vq, "image_token_embed_dim")):
-        width = section.size(name, 2048)
-        if width != llm.hidden:
-            raise section.wrong(name, f"of {width} is not text_config.hidden_size, {llm.hidden}")
-    head_hidden = vq.size("projection_dim", 2048)
-    if head_hidden != llm.hidden:
-        raise vq.wrong("projection_dim", f"of {head_hidden} is not {llm.hidden}")
     return JanusConfig(
         llm=llm,
-        vit=vit,
+        vit=_vit(vision),
         vq=VQConfig(
-            ch=vq.size("base_channels", 128),
+            ch=vq("base_channels", int, 128),
             ch_mult=vq.widths("channel_multiplier", (1, 1, 2, 2, 4)),
-            res_blocks=vq.size("num_res_blocks", 2, most=_MOST_LAYERS),
-            z=vq.size("latent_channels", 256),
-            code_dim=vq.size("embed_dim", 8),
-            codes=vq.size("num_embeddings", 16384),
+            res_blocks=vq("num_res_blocks", int, 2, most=MOST_LAYERS),
+            z=vq("latent_channels", int, 256),
+            code_dim=vq("embed_dim", int, 8),
+            codes=vq("num_embeddings", int, 16384),
         ),
         grid=math.isqrt(tokens),
-        aligner=vision.size("depth", 2, most=_MOST_LAYERS),
-        gen_aligner=vq.size("num_hidden_layers", 2, most=_MOST_LAYERS),
-        head_hidden=head_hidden,
-        max_text=text.size("max_position_embeddings", 2048),
-        image_token=top.size("image_token_id", 100581, least=0),
-        **{mark: text.size(f"{mark}_token_id", 0, least=0) for mark in ("bos", "eos", "pad")},
+        aligner=vision("depth", int, 2, most=MOST_LAYERS),
+        gen_aligner=vq("num_hidden_layers", int, 2, most=MOST_LAYERS),
+        head_hidden=llm.hidden,
+        max_text=text("max_position_embeddings", int, 2048),
+        image_token=top("image_token_id", int, 100581, least=0),
+        **{mark: text(f"{mark}_token_id", int, 0, least=0) for mark in ("bos", "eos", "pad")},
     )
 
 
-def _vit(vision: _Section) -> ViTConfig:
-    hidden, heads = vision.size("hidden_size", 1024), vision.size("num_attention_heads", 16)
-    patch, image = vision.size("patch_size", 16), vision.size("image_size", 384)
+def _as_wide(section: Fields, name: str, default: int, llm: LlamaConfig) -> None:
+    width = section(name, int, default)
+    if width != llm.hidden:
+        raise section.wrong(name, f"of {width} is not the language model's width, {llm.hidden}")
+
+
+def _vit(vision: Fields) -> ViTConfig:
+    hidden, heads = vision("hidden_size", int, 1024), vision("num_attention_heads", int, 16)
+    patch, image = vision("patch_size", int, 16), vision("image_size", int, 384)
     if hidden % heads:
         raise vision.wrong("hidden_size", f"is not a multiple of {heads} heads")
     if image < patch:
         raise vision.wrong("image_size", f"of {image} is smaller than a patch of {patch}")
     return ViTConfig(
         hidden=hidden,
-        layers=vision.size("num_hidden_layers", 24, most=_MOST_LAYERS),
+        layers=vision("num_hidden_layers", int, 24, most=MOST_LAYERS),
         heads=heads,
-        ffn=int(hidden * vision.number("mlp_ratio", 4.0)),
+        ffn=int(hidden * vision("mlp_ratio", float, 4.0, least=1e-6)),
         patch=patch,
         positions=image // patch,
-        eps=vision.number("layer_norm_eps", 1e-6),
+        eps=vision("layer_norm_eps", float, 1e-6, **_EPS),
         exact_gelu=True,
     )
 
 
-def _original(top: _Section) -> JanusConfig:
+def _original(top: Fields) -> JanusConfig:
     """The original's config: towers by name, of which Janus-Pro has one set."""
-    parts = {
-        name: top.part(f"{name}_config")
-        for name in ("vision", "aligner", "gen_vision", "gen_aligner", "gen_head", "language")
-    }
-    params = {name: part.part("params") for name, part in parts.items()}
-    params["vision"].only(model_name="siglip_large_patch16_384", select_feature="same")
-    parts["vision"].only(cls="CLIPVisionTower")
-    parts["gen_vision"].only(cls="VQ-16")
-    for name in ("aligner", "gen_aligner"):
-        params[name].only(projector_type="mlp_gelu")
-    llm = _llama(parts["language"], LlamaConfig(4096, 32, 32, 32, 128, ffn=11008, vocab=102400))
-    for name, field in (
-        ("aligner", "n_embed"),
-        ("gen_head", "n_embed"),
-        ("gen_aligner", "n_embed"),
-    ):
-        width = params[name].size(field, llm.hidden)
-        if width != llm.hidden:
-            raise params[name].wrong(field, f"is not language_config.hidden_size, {llm.hidden}")
-    pro = _preset(llm, 0)
-    image, head = params["vision"].size("image_size", 384), params["gen_head"]
-    vq = dataclasses.replace(
-        pro.vq,
-        codes=params["gen_vision"].size("image_token_size", 16384),
-        code_dim=params["gen_vision"].size("n_embed", 8),
-    )
+    language, vision, codes, aligner, gen_aligner, head = parts = [
+        top.part(f"{name}_config")
+        for name in ("language", "vision", "gen_vision", "aligner", "gen_aligner", "gen_head")
+    ]
+    vision.only(cls="CLIPVisionTower")
+    codes.only(cls="VQ-16")
+    vision, codes, aligner, gen_aligner, head = (part.part("params") for part in parts[1:])
+    vision.only(model_name="siglip_large_patch16_384", select_feature="same")
+    for one in (aligner, gen_aligner):
+        one.only(projector_type="mlp_gelu")
+    llm = _llama(language, vocab=102400)
+    for one in (aligner, gen_aligner, head):
+        _as_wide(one, "n_embed", llm.hidden, llm)
+    pro, image = _preset(llm, 0), vision("image_size", int, 384)
+    sizes = dict(codes=codes("image_token_size", int, 16384), code_dim=codes("n_embed", int, 8))
     return dataclasses.replace(
         pro,
         vit=dataclasses.replace(pro.vit, positions=image // pro.vit.patch),
-        vq=vq,
-        grid=image // vq.downsample,
-        aligner=params["aligner"].size("depth", 2, most=_MOST_LAYERS),
-        gen_aligner=params["gen_aligner"].size("depth", 2, most=_MOST_LAYERS),
-        head_hidden=head.size("image_token_embed", llm.hidden),
-        max_text=parts["language"].size("max_position_embeddings", 16384),
-        image_token=0,
-        bos=0,
-        eos=0,
-        pad=0,
-        start_of_image=0,
+        vq=dataclasses.replace(pro.vq, **sizes),
+        grid=image // pro.vq.downsample,
+        aligner=aligner("depth", int, 2, most=MOST_LAYERS),
+        gen_aligner=gen_aligner("depth", int, 2, most=MOST_LAYERS),
+        head_hidden=head("image_token_embed", int, llm.hidden),
+        max_text=language("max_position_embeddings", int, 16384),
+        **dict.fromkeys(("image_token", "bos", "eos", "pad", "start_of_image"), 0),
     )
 
 
