@@ -5,6 +5,7 @@ Owns what a sample of each kind looks like in BAGEL's format; `data/packing.py` 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,28 +35,23 @@ def behind(
     regions: Regions | None = None,
     target: np.ndarray | None = None,
 ) -> Example:
-    """[what is said | noisy image], as `text_to_image`."""
+    """[what is said | noisy image].
+
+    latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
+    """
     image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
     return Example((*said, image))
 
 
 def text_to_image(
-    tokenizer: Tokenizer,
-    prompt: str | None,
-    latent: np.ndarray,
-    *,
-    size: tuple[int, int],
-    noise_id: int,
-    regions: Regions | None = None,
-    target: np.ndarray | None = None,
+    tokenizer: Tokenizer, prompt: str | None, latent: np.ndarray, **image: Any
 ) -> Example:
     """[prompt | noisy image]; without a prompt the image alone (what guidance compares with).
 
-    latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
+    latent, image: as of `behind`.
     """
     said = () if prompt is None else Prompts(tokenizer).items(prompt)
-    more = dict(size=size, noise_id=noise_id, regions=regions, target=target)
-    return behind(said, latent, **more)
+    return behind(said, latent, **image)
 
 
 def questions(
