@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from srum_jax.config import Config
-from srum_jax.core import console, ending, registry
+from srum_jax import use_options
+from srum_jax.core import console, ending
 from srum_jax.core.errors import BadInput
 
 EXAMPLES = """\
@@ -40,18 +40,7 @@ def parser(program: str = "python -m srum_jax.serve") -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    names = ", ".join(registry.WORLDS)
-    made.add_argument(
-        "--model",
-        default=Config.model,
-        help=f"{names}, a folder, a run's folder, or org/name (default: {Config.model})",
-    )
-    made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
-    made.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's, merged into the weights")
-    made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
-    made.add_argument("--mesh", metavar="COPIESxDEVICES", help="of the weights (default: all)")
-    made.add_argument("--parity", choices=("official",), help="as the original in everything")
-    made.add_argument("--window", type=_count, help="tokens of a request with its answer")
+    use_options.loading(made, "a run's folder, ")
     made.add_argument("--name", help="of the model, for clients (default: its folder's)")
     made.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
     made.add_argument("--port", type=_port, default=8000, help="0: any that is free")

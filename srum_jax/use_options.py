@@ -103,21 +103,22 @@ def parser(program: str = "python -m srum_jax.use") -> argparse.ArgumentParser:
 
 def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
     made = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
-    names = _worlds()
-    made.add_argument(
-        "--model",
-        default=Config.model,
-        help=f"{names}, a folder, or org/name[@revision] on the hub (default: {Config.model})",
-    )
+    loading(made)
+    made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def loading(made: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds what says which model is loaded, and how; more: what else --model may be."""
+    what = f"{_worlds()}, a folder, {more}or org/name[@revision] on the hub"
+    made.add_argument("--model", default=Config.model, help=f"{what} (default: {Config.model})")
     made.add_argument("--base", metavar="DIR", help="folder with what --model lacks")
     made.add_argument("--adapter", metavar="DIR", help="a LoRA of PEFT's, merged into the weights")
     made.add_argument("--precision", choices=("float32", "bfloat16", "int8"))
     made.add_argument("--mesh", metavar="COPIESxDEVICES", help="of the weights (default: all)")
     made.add_argument("--parity", choices=("official",), help="as the original in everything")
     made.add_argument("--window", type=_count, help="tokens of a request with its answer")
-    made.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return made
 
 
 def _worlds() -> str:
