@@ -34,6 +34,14 @@ class RopeScaling:
     truncate: bool = True
 
 
+def check_heads(heads: int, kv_heads: int, head_dim: int) -> None:
+    """Raises ValueError for heads that attention with grouped keys and RoPE cannot have."""
+    if heads % kv_heads:
+        raise ValueError(f"{heads} heads are not a multiple of {kv_heads} kv heads")
+    if head_dim % 2:
+        raise ValueError(f"heads of {head_dim} features cannot be turned by RoPE: odd")
+
+
 @dataclasses.dataclass(frozen=True)
 class LLMConfig:
     """The language model (Qwen2.5 shape, MoT): sizes in tokens and features."""
@@ -51,10 +59,7 @@ class LLMConfig:
     def __post_init__(self):
         if self.hidden % self.heads:
             raise ValueError(f"hidden size {self.hidden} is not a multiple of {self.heads} heads")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} kv heads")
-        if self.head_dim % 2:
-            raise ValueError(f"heads of {self.head_dim} features cannot be turned by RoPE: odd")
+        check_heads(self.heads, self.kv_heads, self.head_dim)
 
     @property
     def head_dim(self) -> int:

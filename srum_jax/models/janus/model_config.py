@@ -15,7 +15,7 @@ from srum_jax.core.errors import BadInput, quoted
 from srum_jax.core.files import read_object
 from srum_jax.core.json_fields import Fields
 from srum_jax.data.schema import LayoutSizes
-from srum_jax.models.bagel.model_config import MOST_LAYERS, ViTConfig
+from srum_jax.models.bagel.model_config import MOST_LAYERS, ViTConfig, check_heads
 
 CONFIG = "config.json"
 TYPES = ("janus", "multi_modality")  # of the two layouts, as their `model_type` says
@@ -36,10 +36,7 @@ class LlamaConfig:
     rms_eps: float = 1e-6
 
     def __post_init__(self):
-        if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads are not a multiple of {self.kv_heads} kv heads")
-        if self.head_dim % 2:
-            raise ValueError(f"heads of {self.head_dim} features cannot be turned by RoPE: odd")
+        check_heads(self.heads, self.kv_heads, self.head_dim)
 
 
 @dataclasses.dataclass(frozen=True)
