@@ -22,6 +22,8 @@ NOT_SCORED = (
     "pictures are in official/{suite}: run the official program on them and give its results by "
     "--import, or name a judge"
 )
+SUBMITTED = "this split has no answers: what is in official/{suite} is to be submitted to {server}"
+A_PART = "; it holds {n} of {total} questions, and servers want all: leave out --limit"
 JUDGES = {
     "": "none",
     "optional": "none, the official program's results are read by --import; or a judge as a proxy",
@@ -130,7 +132,7 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
             requests, drawn, editing(drawn, settings), seeds(options), think_tokens
         ),
         decoding=suite_folder.decoding(requests, think_tokens),
-        not_scored=NOT_SCORED.format(suite=options.suite),
+        not_scored=not_scored(suite),
     )
     judges = judge_names(options, suite)
     tell_cost(suite, judges, len(models), options.seeds, think_tokens)
@@ -140,6 +142,15 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         outputs, panel = replied(options, suite, folder / KEPT, models, judges)
         asked = dataclasses.replace(asked, judges=suite_folder.judges_told(panel, before))
         return _said(suite_folder.write(folder, suite, outputs, asked), folder)
+
+
+def not_scored(suite: Any) -> str:
+    """What is to be done where there are no scores."""
+    if not suite.server:
+        return NOT_SCORED.format(suite=suite.name)
+    part = A_PART if suite.data.n < suite.data.total else ""
+    told = dict(suite=suite.name, server=suite.server, n=suite.data.n, total=suite.data.total)
+    return (SUBMITTED + part).format(**told)
 
 
 def module(name: str) -> Any:

@@ -12,7 +12,7 @@ from srum_jax import api, use
 from srum_jax.core import console
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.scorers import yes_no
-from srum_jax.evals.suites import pope
+from srum_jax.evals.suites import docvqa, pope
 
 LABELS = ("yes", "no", "yes", "no", "yes")
 
@@ -206,6 +206,31 @@ def test_what_is_missing_on_the_command_line_is_said(run, folders, data):
     assert code == 2 and "needs none" in err
     code, _, err = run("--rescore", data)
     assert code == 2 and "no folder of `evaluate`" in err
+
+
+def test_a_split_without_answers_has_no_score(run, folders, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(docvqa, "SUFFIX", "")
+    folder = tmp_path / "docvqa"
+    (folder / "documents").mkdir(parents=True)
+    shutil.copy(data / "val2014" / "a.jpg", folder / "documents" / "a.jpg")
+    one = {"question": "is there a red circle ?", "image": "a.jpg"}
+    rows = [{"questionId": i, **one} for i in (3, 4)]
+    (folder / docvqa.TEST).write_text(json.dumps({"data": rows}))
+    how = ("--suite", "docvqa", "--data", folder, "--model", folders[0], "-o", "out")
+    code, out, err = run(*how)
+    assert code == 0, err
+    assert "this split has no answers: no score, but a file for" in err
+    assert "docvqa: no scores yet" in out and "submitted to the Robust Reading" in out
+    assert "model: 2 replies, 0 of them empty" in out and "--limit" not in out
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert "models" not in scores and scores["replied"] == {"model": {"n": 2, "failed": 0}}
+    written = json.loads((tmp_path / "out" / "official" / "docvqa" / docvqa.SUBMISSION).read_text())
+    assert [row["questionId"] for row in written] == [3, 4]
+    before = (tmp_path / "out" / "scores.json").read_text()
+    assert run("--rescore", "out")[0] == 0
+    assert (tmp_path / "out" / "scores.json").read_text() == before
+    _, out, _ = run(*how[:-1], "part", "--limit", 1)
+    assert "it holds 1 of 2 questions, and servers want all: leave out --limit" in out
 
 
 def test_frames_are_of_clips(run, folders, data):

@@ -100,13 +100,16 @@ class Benchmark(Suite):
 
     about, data: what is said of it and what was read · settings: of its own beside those of the
     run (frames of a clip, options of a prompt), told in results · think_named: whether the official
-    program's results say by their names that the model thought first.
+    program's results say by their names that the model thought first · server: who has the answers
+    of a split that is published without them, "" where they are in the files. Without them there is
+    no score: `official` writes what is to be submitted.
     """
 
     about: About
     data: Data
     settings: Mapping[str, Any] = {}
     think_named = False
+    server: str = ""
 
     @property
     def judged(self) -> bool:
@@ -171,12 +174,12 @@ class Benchmark(Suite):
 
     @property
     def measured_by(self) -> dict[str, tuple[str, ...]]:
-        """One metric, under the benchmark's own name."""
-        return {self.name: ()}
+        """One metric, under the benchmark's own name; none where the answers are a server's."""
+        return {} if self.server else {self.name: ()}
 
     def metrics(self, outputs: ModelOutputs) -> dict[str, Metric]:
         """The metric that models are compared by, of the first judge, as a share of its best."""
-        if not outputs.verdicts:
+        if self.server or not outputs.verdicts:
             return {}
         first = next(
             iter(self.score(benchmark_items.first_judge(outputs.verdicts)).strict.values()), None
@@ -186,7 +189,7 @@ class Benchmark(Suite):
     def findings(self, outputs: Mapping[str, ModelOutputs]) -> Findings:
         """The section, and items to look at."""
         records = {name: one.verdicts for name, one in outputs.items()}
-        if not any(records.values()):
+        if self.server or not any(records.values()):
             return Findings({})
         found = section(self.score, Told.of(self), records)
         rows = benchmark_items.rows(self.score, outputs)
@@ -256,7 +259,8 @@ def sha256(*paths: epath.PathLike) -> str:
 class Told:
     """What a section says of a benchmark beside its numbers; JSON, as `scores.json` has it.
 
-    about, data: fields of `About` and `Data` · settings: of the benchmark's own (`Benchmark`).
+    about, data: fields of `About` and `Data` · settings: of the benchmark's own (`Benchmark`), and
+    its "server", where the answers are that one's.
     """
 
     about: Mapping[str, Any]
@@ -266,9 +270,13 @@ class Told:
     @classmethod
     def of(cls, suite: Benchmark) -> "Told":
         """Of a benchmark whose files were read."""
-        return cls(
-            dataclasses.asdict(suite.about), dataclasses.asdict(suite.data), dict(suite.settings)
-        )
+        settings = {**suite.settings, **({"server": suite.server} if suite.server else {})}
+        return cls(dataclasses.asdict(suite.about), dataclasses.asdict(suite.data), settings)
+
+    @property
+    def server(self) -> str:
+        """As `Benchmark.server`."""
+        return str(self.settings.get("server", ""))
 
 
 Score = Callable[[Sequence[Record]], Scored]  # of a benchmark's module

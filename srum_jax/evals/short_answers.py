@@ -42,10 +42,12 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class ShortAnswers(Benchmark):
-    """questions: those that are asked, each for at most `max_tokens` tokens."""
+    """questions: those that are asked, each for at most `max_tokens` tokens · server: as
+    `Benchmark.server`."""
 
     questions: Sequence[Question]
     data: Data
+    server: str = dataclasses.field(default="", kw_only=True)
     max_tokens = MAX_TOKENS
 
     def requests(self, model: str) -> Requests:
@@ -69,6 +71,11 @@ def asked(
     c = cfg.evaluate
     some = benchmark.sampled(questions, [q.category for q in questions], c.limit, c.seed)
     return some, Data(str(folder), benchmark.sha256(*paths), len(some), len(questions))
+
+
+def unanswered(rows: Sequence[Row], field: str) -> bool:
+    """Whether a split was published without the answers in `field`: no row has any."""
+    return not any(row.value.get(field) for row in rows)
 
 
 def texts(row: Row, name: str) -> list[str]:

@@ -28,6 +28,8 @@ def lines(
     ]
     behind = f", each behind a thought of up to {think_tokens} tokens" if think_tokens else ""
     yield f"{suite.name}: {', '.join(parts)} by {models} model{'s' if models > 1 else ''}{behind}"
+    if server := getattr(suite, "server", ""):
+        yield f"{suite.name}: this split has no answers: no score, but a file for {server}"
     if judges:
         questions = suite.judge_requests(asked, blank(asked))
         for name in judges:

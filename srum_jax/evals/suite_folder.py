@@ -201,16 +201,23 @@ def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
     found = {"schema": SCHEMA, "suite": asked.suite}
     about = {"judge": judge_of(asked), "which": dict(asked.models)}
     about |= {"drawing": dict(asked.drawing), "decoding": dict(asked.decoding)}
-    if any(by_model.values()):
+    if any(by_model.values()) and not asked.told.server:
         try:
             found |= benchmark.section(score, asked.told, by_model)
         except (KeyError, TypeError, AttributeError) as e:  # what others wrote into the files
             raise BadInput(f"{folder}: its replies cannot be scored ({e!r})") from e
     else:
         found |= {"data": dict(asked.told.data), "not_scored": asked.not_scored}
+        if any(by_model.values()):
+            found["replied"] = {name: replied(some) for name, some in by_model.items()}
     found |= {name: value for name, value in about.items() if value}
     files.write_json(folder / SCORES, found)
     return found
+
+
+def replied(records: Sequence[Record]) -> dict[str, int]:
+    """{"n", "failed"} of replies that nobody here can score: how many, and how many are empty."""
+    return {"n": len(records), "failed": sum(r.status != benchmark.OK for r in records)}
 
 
 def read(folder: epath.Path) -> tuple[Asked, dict[str, list[Record]]]:

@@ -8,7 +8,10 @@ def summary(scores: Mapping[str, Any]) -> str:
     """What `scores.json` says: each model's number with its interval, how many replies failed, the
     official number beside it, and the difference of the two models."""
     if "models" not in scores:
-        return f"{scores['suite']}: no scores yet. {scores.get('not_scored', '')}".strip()
+        said = f"{scores['suite']}: no scores yet. {scores.get('not_scored', '')}".strip()
+        counts = (f"{name}: {one['n']} replies" for name, one in scores.get("replied", {}).items())
+        failed = (f", {one['failed']} of them empty" for one in scores.get("replied", {}).values())
+        return "\n  ".join([said, *map("".join, zip(counts, failed, strict=True))])
     metric = scores.get("metric", "")
     lines = [f"{scores['title']}: {metric} of {scores['data']['n']} {scores['unit']}"]
     lines += [f"  {model_line(name, one, metric)}" for name, one in scores["models"].items()]

@@ -20,11 +20,13 @@ from srum_jax.evals.scorers import answer_match
 from srum_jax.evals.short_answers import SUFFIX, Question, ShortAnswers
 from srum_jax.evals.suite import Record, Replies, Requests, Scored
 
-FILES = ("val_v1.0_withQT.json", "val_v1.0.json")
-RESULTS = "docvqa_val_results.json"
+FILES, TEST = ("val_v1.0_withQT.json", "val_v1.0.json"), "test_v1.0.json"
+RESULTS, SUBMISSION = "docvqa_val_results.json", "docvqa_test_submission.json"
+SERVER = "the Robust Reading Competition, its challenge DocVQA"
 ABOUT = About(
     title="DocVQA, reading documents",
-    needs=f"a folder with {FILES[0]}, the pictures in documents/ or spdocvqa_images/",
+    needs=f"a folder with {FILES[0]}, or {TEST}, which has no answers; the pictures in documents/ "
+    "or spdocvqa_images/",
     licence="of the Robust Reading Competition, after registration; documents of UCSF",
     dialect="VLMEvalKit",
     best=100.0,
@@ -49,14 +51,17 @@ class Docvqa(ShortAnswers):
 
     def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
         """The results file that the competition's server takes."""
-        files.write_json(folder / RESULTS, self.results(replies, "answer"))
+        name = SUBMISSION if self.server else RESULTS
+        files.write_json(folder / name, self.results(replies, "answer"))
 
 
 def make(cfg: Config, data: str, language: str) -> Docvqa:
     """The questions of the file in the folder `data`. Raises BadInput naming file and item."""
     folder = benchmark.data_folder("docvqa", data)
-    path = official_files.file(folder, *FILES)
-    return Docvqa(*short_answers.asked(cfg, read(path), folder, path))
+    path = official_files.file(folder, *FILES, TEST)
+    questions = read(path)
+    server = "" if questions[0].truth["answers"] else SERVER
+    return Docvqa(*short_answers.asked(cfg, questions, folder, path), server=server)
 
 
 def read(path: epath.Path) -> list[Question]:
@@ -68,7 +73,8 @@ def read(path: epath.Path) -> list[Question]:
         path, short_answers.every(_picture, rows, path), rows, "documents", "spdocvqa_images"
     )
     asked = short_answers.every(lambda row: row.get("question", str), rows, path)
-    truths = short_answers.every(_truth, rows, path)
+    alone = short_answers.unanswered(rows, "answers")
+    truths = short_answers.every(lambda row: _truth(row, alone), rows, path)
     return [
         Question(
             id=str(id),
@@ -87,8 +93,8 @@ def _picture(row: Row) -> str:
     return pathlib.PurePosixPath(row.get("image", str)).name
 
 
-def _truth(row: Row) -> dict[str, list[str]]:
-    answers = short_answers.texts(row, "answers")
+def _truth(row: Row, unanswered: bool) -> dict[str, list[str]]:
+    answers = [] if unanswered else short_answers.texts(row, "answers")
     there = bool(row.get("question_types", list, []))
     return {
         "answers": answers,

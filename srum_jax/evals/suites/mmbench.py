@@ -2,7 +2,8 @@
 
 Liu et al., "MMBench: Is Your Multi-modal Model an All-around Player?" (arXiv 2307.06281). A
 question is right only if all its rotations are ("circular"); "vanilla" is its own order alone.
-`as_released` is VLMEvalKit's matching without a judge, and lmms-eval's mode "static" beside it.
+`as_released` is VLMEvalKit's matching without a judge, and lmms-eval's mode "static" beside it. The
+answers of the test splits are OpenCompass's server's, which takes a spreadsheet.
 """
 
 import csv
@@ -16,7 +17,7 @@ from etils import epath
 from srum_jax.config import Config
 from srum_jax.core import files
 from srum_jax.core.errors import BadInput, quoted
-from srum_jax.evals import benchmark, official_files, official_tables
+from srum_jax.evals import benchmark, official_files, official_tables, spreadsheet
 from srum_jax.evals.benchmark import About, Benchmark, Data, LazySequence
 from srum_jax.evals.official_files import Row
 from srum_jax.evals.official_tables import Encoded
@@ -26,12 +27,15 @@ from srum_jax.evals.suite import Record, Replies, Requests, Scored, TextRequest
 
 ABOUT = About(
     title="MMBench, questions with rotated options",
-    needs="the TSV file of a split with answers (such as MMBench_DEV_EN.tsv), or a folder with it",
+    needs="the TSV file of a split (such as MMBench_DEV_EN.tsv; MMBench_TEST_EN.tsv has no "
+    "answers), or a folder with it",
     licence="Apache-2.0 (code); the data's own terms",
     dialect="VLMEvalKit, exact matching",
     unit="questions, each in all its rotations",
 )
-COLUMNS = ("index", "question", "A", "B", "answer", "image")
+COLUMNS = ("index", "question", "A", "B", "image")
+FIRST = ("index", "question", "A", "B", "C", "D")  # columns of the spreadsheet, the others behind
+SERVER = "OpenCompass, MMBench's evaluation server"
 OPTIONS = "ABCDE"
 ASK = "Answer with the option's letter from the given choices directly."
 ASK_CHINESE = "请直接回答选项字母。"
@@ -50,7 +54,7 @@ class Question:
     parent: str
     text: str
     options: Mapping[str, str]
-    answer: str
+    answer: str | None
     picture: Encoded
     row: Row
 
@@ -62,10 +66,11 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class MMBench(Benchmark):
-    """questions: those that are asked, with all rotations."""
+    """questions: those that are asked, with all rotations · server: as `Benchmark.server`."""
 
     questions: Sequence[Question]
     data: Data
+    server: str = ""
     name = "mmbench"
     about = ABOUT
 
@@ -78,11 +83,16 @@ class MMBench(Benchmark):
         return score(records)
 
     def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
-        """mmbench.tsv: the rows without pictures, and "prediction", as VLMEvalKit reads them."""
+        """mmbench.tsv: the rows without pictures, and "prediction", as VLMEvalKit reads them; of a
+        split without answers <its name>.xlsx, the same as a spreadsheet."""
         rows = [
             {k: v for k, v in q.row.value.items() if k != "image"} | {"prediction": reply}
             for q, reply in zip(self.questions, replies.texts, strict=True)
         ]
+        if self.server:
+            name = f"{epath.Path(self.data.file).stem}.xlsx"
+            files.write_bytes(folder / name, [_spreadsheet(rows)])
+            return
         names = dict.fromkeys(name for row in rows for name in row)
         out = io.StringIO()
         writer = csv.DictWriter(out, list(names), delimiter="\t", lineterminator="\n")
@@ -107,12 +117,19 @@ def make(cfg: Config, data: str, language: str) -> MMBench:
     asked = benchmark.sampled(first, [q.category for q in first], c.limit, c.seed)
     numbers = {q.index for q in asked}
     rotations = [q for q in questions if rules.question(q.index) in numbers]
-    return MMBench(rotations, Data(str(path), benchmark.sha256(path), len(asked), len(first)))
+    read_data = Data(str(path), benchmark.sha256(path), len(asked), len(first))
+    return MMBench(rotations, read_data, "" if questions[0].answer else SERVER)
+
+
+def _spreadsheet(rows: Sequence[Mapping[str, str]]) -> bytes:
+    names = dict.fromkeys((*FIRST, "prediction", *(name for row in rows for name in row)))
+    numbered = [{**row, "index": _whole(row["index"])} for row in rows]
+    return spreadsheet.xlsx([n for n in names if any(n in row for row in rows)], numbered)
 
 
 def read(path: epath.Path) -> list[Question]:
     """The rows of the file. Raises BadInput."""
-    rows = official_tables.tsv(path, *COLUMNS)
+    rows = _without_blank_answers(official_tables.tsv(path, *COLUMNS))
     indices = [_index(row) for row in rows]
     official_files.distinct(indices, rows, "index")
     by_index = dict(zip(indices, rows, strict=True))
@@ -120,21 +137,37 @@ def read(path: epath.Path) -> list[Question]:
     for index, row in by_index.items():
         if rules.question(index) not in by_index:
             raise BadInput(f"{row.where}: a rotation of {rules.question(index)}, which is no row")
-    return [_question(index, row, by_index, ask) for index, row in by_index.items()]
+    answered = any("answer" in row.value for row in rows)
+    return [_question(index, row, by_index, ask, answered) for index, row in by_index.items()]
+
+
+def _without_blank_answers(rows: list[Row]) -> list[Row]:
+    """The rows; without the field "answer" where none of them has one."""
+    if any(row.value.get("answer", "").strip().lower() not in MISSING for row in rows):
+        return rows
+    return [
+        dataclasses.replace(row, value={k: v for k, v in row.value.items() if k != "answer"})
+        for row in rows
+    ]
 
 
 def _index(row: Row) -> int:
     value = row.get("index", str)
     try:
-        found = float(value)
-        if found != int(found) or found < 0:
-            raise ValueError("not a whole number")
+        return _whole(value)
     except (ValueError, OverflowError) as e:
         raise BadInput(f'{row.where}: "index" is {quoted(value)}; it must be a number') from e
+
+
+def _whole(value: str) -> int:
+    """A whole number from 0, also as "7.0". Raises ValueError or OverflowError."""
+    found = float(value)
+    if found != int(found) or found < 0:
+        raise ValueError("not a whole number")
     return int(found)
 
 
-def _question(index: int, row: Row, rows: Mapping[int, Row], ask: str) -> Question:
+def _question(index: int, row: Row, rows: Mapping[int, Row], ask: str, answered: bool) -> Question:
     options = {
         letter: row.value[letter]
         for letter in OPTIONS
@@ -151,7 +184,7 @@ def _question(index: int, row: Row, rows: Mapping[int, Row], ask: str) -> Questi
         parent=row.get("l2-category", str, row.get("L2-category", str, "-")),
         text="\n".join(lines),
         options=options,
-        answer=row.choice("answer", tuple(options)),
+        answer=row.choice("answer", tuple(options)) if answered else None,
         picture=_picture(row, rows),
         row=row,
     )

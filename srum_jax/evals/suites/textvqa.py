@@ -19,11 +19,13 @@ from srum_jax.evals.scorers import vqa
 from srum_jax.evals.short_answers import SUFFIX, Question, ShortAnswers
 from srum_jax.evals.suite import Record, Replies, Requests, Scored
 
-FILE = "TextVQA_0.5.1_val.json"
-RESULTS = "textvqa_val_results.json"
+FILE, TEST = "TextVQA_0.5.1_val.json", "TextVQA_0.5.1_test.json"
+RESULTS, SUBMISSION = "textvqa_val_results.json", "textvqa_test_submission.json"
+SERVER = "EvalAI, the TextVQA challenge"
 ABOUT = About(
     title="TextVQA, reading words in pictures",
-    needs=f"a folder with {FILE}, the pictures in train_images/",
+    needs=f"a folder with {FILE}, the pictures in train_images/; or {TEST}, which has no answers, "
+    "and test_images/",
     licence="CC BY 4.0; pictures of Open Images",
     dialect="EvalAI (lmms-eval, BAGEL)",
 )
@@ -43,14 +45,17 @@ class Textvqa(ShortAnswers):
 
     def official(self, folder: epath.Path, requests: Requests, replies: Replies) -> None:
         """The results file that EvalAI takes."""
-        files.write_json(folder / RESULTS, self.results(replies, "answer"))
+        name = SUBMISSION if self.server else RESULTS
+        files.write_json(folder / name, self.results(replies, "answer"))
 
 
 def make(cfg: Config, data: str, language: str) -> Textvqa:
     """The questions of the file in the folder `data`. Raises BadInput naming file and item."""
     folder = benchmark.data_folder("textvqa", data)
-    path = official_files.file(folder, FILE)
-    return Textvqa(*short_answers.asked(cfg, read(path), folder, path))
+    path = official_files.file(folder, FILE, TEST)
+    questions = read(path)
+    server = "" if questions[0].truth else SERVER
+    return Textvqa(*short_answers.asked(cfg, questions, folder, path), server=server)
 
 
 def read(path: epath.Path) -> list[Question]:
@@ -59,9 +64,12 @@ def read(path: epath.Path) -> list[Question]:
     ids = short_answers.every(lambda row: row.get("question_id", int), rows, path)
     official_files.distinct(ids, rows, "question_id")
     names = short_answers.every(lambda row: f"{row.get('image_id', str)}.jpg", rows, path)
-    pictures = official_files.pictures(path, names, rows, "train_images", "val_images", "images")
+    places = ("train_images", "val_images", "test_images", "images")
+    pictures = official_files.pictures(path, names, rows, *places)
     asked = short_answers.every(lambda row: row.get("question", str), rows, path)
-    answers = short_answers.every(lambda row: short_answers.texts(row, "answers"), rows, path)
+    answers = [None] * len(rows)
+    if not short_answers.unanswered(rows, "answers"):
+        answers = short_answers.every(lambda row: short_answers.texts(row, "answers"), rows, path)
     return [
         Question(
             id=str(id),

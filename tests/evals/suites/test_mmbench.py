@@ -6,6 +6,7 @@ import csv
 import choice_suites as made
 import numpy as np
 import pytest
+from spreadsheets import sheet
 
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
@@ -128,6 +129,42 @@ def test_the_official_file_has_the_rows_and_what_was_said(tmp_path):
     assert "image" not in written[0] and written[0]["hint"] == "Look at\nthe middle."
 
 
+@pytest.mark.parametrize("how", ["no column", "nan", "empty"])
+def test_a_split_without_answers_is_asked_and_written_for_the_server(tmp_path, how):
+    lines = rows()
+    for line in lines:
+        line["answer"] = {"nan": "nan"}.get(how, "")
+        line["split"] = "test"
+    path = write(tmp_path, lines, "MMBench_TEST_EN.tsv")
+    if how == "no column":
+        kept = [name for name in HEADER if name != "answer"]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, kept, delimiter="\t", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(lines)
+    asked = suite(path)
+    assert asked.server and asked.measured_by == {}
+    assert len(asked.requests("model").texts) == 9
+    one = made.outputs(asked, 'B, "of\tcourse" <it is>')
+    assert asked.findings({"base": one}).section == {} and asked.metrics(one) == {}
+    folder = made.official(asked, 'B, "of\tcourse" <it is>', tmp_path / "official")
+    assert [p.name for p in folder.iterdir()] == ["MMBench_TEST_EN.xlsx"]
+    found = sheet(folder / "MMBench_TEST_EN.xlsx")
+    assert found[0][:7] == ["index", "question", "A", "B", "C", "prediction", "hint"]
+    assert "answer" not in found[0] and "image" not in found[0]
+    said = [dict(zip(found[0], row, strict=True)) for row in found[1:]]
+    assert [row["index"] for row in said] == [line["index"] for line in rows()]
+    assert {row["prediction"] for row in said} == {'B, "of\tcourse" <it is>'}
+    assert said[0]["hint"] == "Look at\nthe middle." and said[0]["split"] == "test"
+
+
+def test_some_answers_are_no_split_without_answers(tmp_path):
+    lines = rows()
+    lines[4]["answer"] = ""
+    with pytest.raises(BadInput, match="line 9: 'answer' is missing"):
+        suite(write(tmp_path, lines))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -165,7 +202,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(BadInput, match="holds no TSV file"):
         suite(tmp_path)
     (tmp_path / "a.tsv").write_text("index\tquestion\n1\twhat?\n")
-    with pytest.raises(BadInput, match="line 1: no column A, B, answer, image"):
+    with pytest.raises(BadInput, match="line 1: no column A, B, image"):
         suite(tmp_path)
     path = write(tmp_path, rows(1), "b.tsv")
     with pytest.raises(BadInput, match="holds 2 TSV files"):

@@ -264,3 +264,31 @@ def test_the_shapes_world_is_data_and_what_is_right_there_is_worth_all(tmp_path,
     assert metric.number == pytest.approx(module.ABOUT.best)
     assert (found.n, found.failed) == (len(asked), 0)
     assert any((official(suite, tmp_path / "out", *("x",) * len(asked))).iterdir())
+
+
+def test_splits_without_answers_are_written_for_their_servers(tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "answers"} for row in textvqa_rows()]
+    write(tmp_path / "t" / textvqa.TEST, {"data": rows})
+    for i in range(2):
+        picture(tmp_path / "t" / "test_images" / f"a{i}.jpg", i)
+    suite = textvqa.make(config(), str(tmp_path / "t"), "")
+    assert suite.server.startswith("EvalAI") and suite.measured_by == {}
+    written = read(official(suite, tmp_path / "t-out", "STOP!", "x") / textvqa.SUBMISSION)
+    assert written[0] == {"question_id": 34602, "answer": "STOP!"}
+    keep = ("questionId", "question", "image")
+    rows = [{k: row[k] for k in keep} for row in docvqa_rows()]
+    write(tmp_path / "d" / docvqa.TEST, {"data": rows})
+    for i in range(2):
+        picture(tmp_path / "d" / "documents" / f"d{i}.png", i)
+    suite = docvqa.make(config(), str(tmp_path / "d"), "")
+    assert "Robust Reading" in suite.server
+    written = read(official(suite, tmp_path / "d-out", "acme", "x") / docvqa.SUBMISSION)
+    assert written[0] == {"questionId": 5, "answer": "acme"}
+
+
+@pytest.mark.parametrize("module, rows", [(textvqa, textvqa_rows), (docvqa, docvqa_rows)])
+def test_a_split_that_lacks_some_answers_is_refused(tmp_path, module, rows):
+    some = rows()
+    del some[1]["answers"]
+    with pytest.raises(BadInput, match="item 2: 'answers' is missing"):
+        made(tmp_path, module, some)

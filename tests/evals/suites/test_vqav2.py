@@ -73,6 +73,43 @@ def test_scores_in_each_dialect(tmp_path):
     assert found.items[1]["right"] is True
 
 
+def split(folder, ids, name):
+    """Questions of a test split about the pictures 1, 2, ..."""
+    head = {"info": {}, "data_subtype": "test2015", "task_type": "Open-Ended"}
+    rows = [{"image_id": i // 10, "question_id": i, "question": "What is it?"} for i in ids]
+    write(folder / name, head | {"questions": rows})
+    for i in ids:
+        picture(folder / "test2015" / f"COCO_test2015_{i // 10:012d}.jpg", 1)
+
+
+def test_test_dev_is_asked_and_written_for_the_server(tmp_path):
+    split(tmp_path, [10, 20], vqav2.TESTS[0])
+    suite = vqav2.make(config(), str(tmp_path), "")
+    assert suite.server.startswith("EvalAI") and suite.measured_by == {}
+    assert [r.instruction for r in suite.requests("base").texts] == [ASKED] * 2
+    assert all(r.truth is None for r in records(suite, "A cat.", "Yes"))
+    name = "v2_OpenEnded_mscoco_test-dev2015_model_results.json"
+    rows = [{"question_id": 10, "answer": "cat"}, {"question_id": 20, "answer": "yes"}]
+    assert read(official(suite, tmp_path / "a", "A cat.", "Yes") / name) == rows
+    # With all of test beside it the rest has empty answers, as the server wants them; ...
+    split(tmp_path, [10, 20, 30], vqav2.WHOLE_TEST)
+    suite = vqav2.make(config(), str(tmp_path), "")
+    rows.append({"question_id": 30, "answer": ""})
+    assert read(official(suite, tmp_path / "b", "A cat.", "Yes") / name) == rows
+    # ... a sample has none: they would count as wrong.
+    some = vqav2.make(config(limit=1), str(tmp_path), "")
+    assert len(read(official(some, tmp_path / "c", "A cat.") / name)) == 1
+    whole = vqav2.make(config(), str(tmp_path / vqav2.WHOLE_TEST), "")
+    assert whole.data.n == 3 and whole.server
+
+
+def test_a_test_split_of_other_questions_is_refused(tmp_path):
+    split(tmp_path, [10, 40], vqav2.TESTS[0])
+    split(tmp_path, [10, 20], vqav2.WHOLE_TEST)
+    with pytest.raises(BadInput, match="question_id 40 is none of .*test2015"):
+        vqav2.make(config(), str(tmp_path), "")
+
+
 def test_an_empty_reply_is_counted_as_failed(tmp_path):
     found = scored(made(tmp_path), "", " \n", "2")
     assert (found.n, found.failed) == (3, 2)
