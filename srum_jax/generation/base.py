@@ -18,7 +18,6 @@ from srum_jax.config import SampleConfig
 from srum_jax.core import in_flight, preemption
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
-from srum_jax.data.schema import Latent
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import context
 from srum_jax.generation.context import Context, Programs, bucket
@@ -421,23 +420,19 @@ class BaseImageEncoder(abc.ABC):
 
     def means(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H,W,3] each, of one size -> the posteriors' means, float32 [N,h,w,C]."""
-        return self._batches(images, moments=False)[0]
+        return self._encoded(images, False)[0]
 
     def moments(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """As `means`, with the posteriors' standard deviations beside them."""
-        mean, std = self._batches(images, moments=True)
+        mean, std = self._encoded(images, True)
         return mean, std
 
-    def _batches(self, images: Sequence[np.ndarray], *, moments: bool) -> list[np.ndarray]:
-        parts = [
-            [x[:count] for x in found]
-            for count, found in in_flight.fetched(self._sent(images, moments))
-        ]
+    def _encoded(self, images: Sequence[np.ndarray], moments: bool) -> list[np.ndarray]:
+        calls = in_flight.fetched(self._sent(images, moments))
+        parts = [[x[:count] for x in found] for count, found in calls]
         return [np.concatenate(x) for x in zip(*parts, strict=True)]
 
-    def _sent(
-        self, images: Sequence[np.ndarray], moments: bool
-    ) -> Iterator[tuple[int, list[jax.Array]]]:
+    def _sent(self, images, moments: bool) -> Iterator[tuple[int, list[jax.Array]]]:
         """The calls for images of one size: (how many images are in it, what it makes)."""
         for places, _ in cut([range(len(images))], self.batch):
             full = np.zeros((self.batch, *images[0].shape), np.float32)
@@ -448,17 +443,9 @@ class BaseImageEncoder(abc.ABC):
                 found = self._call(rows, moments)
             yield len(places), found
 
+    @staticmethod
     @abc.abstractmethod
-    def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
-        """uint8 [H,W,3] -> the clean Latent that stands for it in what is read, tokens [h,w,C]: the
-        posterior's mean; with a seed, a sample of it.
-
-        Raises ValueError for a size that the model has no latent tokens for, or where it reads
-        none.
-        """
-
-    @abc.abstractmethod
-    def floats(self, image: np.ndarray) -> np.ndarray:
+    def floats(image: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3] -> float32 [H,W,3] in [-1, 1]."""
 
     @abc.abstractmethod

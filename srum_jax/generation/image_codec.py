@@ -106,9 +106,14 @@ class ImageEncoder(BaseImageEncoder):
     """BAGEL's encoder."""
 
     model: BagelConfig
+    floats = staticmethod(to_float)
 
     def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
-        """With a seed as the original, which always draws. Sides are padded to buckets."""
+        """uint8 [H,W,3] -> the clean Latent that stands for it, tokens float32 [h,w,p·p·Z].
+
+        The posterior's mean; with a seed, a sample of it, as the original always draws. Sides are
+        padded to buckets. Raises ValueError for a size that the model has no latent tokens for.
+        """
         size, p, side = image.shape[:2], self.model.latent_patch, self.model.token_pixels
         h, w = grid = latent_grid(size, self.model.layout)
         room = tuple(map(side_bucket, grid))
@@ -122,9 +127,6 @@ class ImageEncoder(BaseImageEncoder):
             found = encode_images(self.vae_params, pixels, noise, sides, cfg=self.model)
         (tokens,) = fetch(found)
         return Latent(tokens[:h, :w], size=size, noisy=False)
-
-    def floats(self, image: np.ndarray) -> np.ndarray:
-        return to_float(image)
 
     def _call(self, rows: jax.Array, moments: bool) -> list[jax.Array]:
         found = encode_images(self.vae_params, rows, cfg=self.model, moments=moments)

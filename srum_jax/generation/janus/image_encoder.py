@@ -31,13 +31,11 @@ class ImageEncoder(BaseImageEncoder):
     """Janus's encoder: means are codes, float32 [N,h,w,1], and drawn from nothing."""
 
     model: JanusConfig
+    floats = staticmethod(levels)
 
     def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
         """Raises BadInput: there is nothing that a picture's codes would be read by."""
         raise BadInput(DRAWS)
-
-    def floats(self, image: np.ndarray) -> np.ndarray:
-        return levels(image)
 
     def _call(self, rows: jax.Array, moments: bool) -> list[jax.Array]:
         return list(_moments(self.vae_params, rows, cfg=self.model))[: 1 + moments]
