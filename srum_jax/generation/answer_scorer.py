@@ -56,9 +56,7 @@ class AnswerScorer(BaseAnswerScorer):
     def _groups(self, read: Sequence[Example]) -> list[list[int]]:
         return [sorted(range(len(read)), key=lambda i: _length(read[i]))]
 
-    def _call(
-        self, read: Sequence[Example], wanted: np.ndarray, params: Params
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _call(self, read, wanted, params) -> tuple[jax.Array, jax.Array, jax.Array]:
         padded = [[e] for e in read] + [[]] * (self.batch - len(read))
         batch = packing.pack(padded, lanes(read), self.model.layout)
         sizes = {"pictures": self.batch, **context.lengths(batch)}

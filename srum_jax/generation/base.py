@@ -127,15 +127,8 @@ class BaseTextGenerator(Runner):
                 written[i] = GeneratedText(self.decode(mine), mine, bool(ended))
         return [written[i] for i in range(len(contexts))]
 
-    def _sent(
-        self,
-        read: Sequence[Any],
-        seeds: Sequence[int],
-        temperature: float,
-        max_tokens: int,
-        stop: str,
-        params: Params,
-    ) -> Iterator[tuple[Sequence[int], tuple[jax.Array, jax.Array]]]:
+    def _sent(self, read, seeds, temperature, max_tokens, stop, params) -> Iterator:
+        """(places of a call's contexts, what `_call` gives)."""
         for part, rows in cut(self._groups(read, stop), self.batch, self.min_rows):
             seed, limit = np.zeros(rows, np.uint32), np.zeros(rows, np.int32)
             seed[: len(part)], limit[: len(part)] = [seeds[i] for i in part], max_tokens

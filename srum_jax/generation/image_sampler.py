@@ -49,13 +49,7 @@ class ImageSampler(BaseImageSampler):
         """The parameters as drawing reads them, their layers apart where they are few."""
         return None if self.params is None else mot.unstacked(self.params, self.model.llm)
 
-    def _drawn(
-        self,
-        several: Iterable[Sequence[ImageRequest]],
-        settings: SampleConfig,
-        params: Params | None,
-        denoiser: Denoiser | None,
-    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
+    def _drawn(self, several, settings, params, denoiser) -> Iterator:
         params = self.running_params if params is None else mot.unstacked(params, self.model.llm)
         calls = self._sent(several, params, settings, denoiser)
         drawn, decoding = itertools.tee(in_flight.fetched(calls))

@@ -147,14 +147,7 @@ class TextGenerator(BaseTextGenerator):
     def _groups(self, read: Sequence[tuple[Context, Beginning]], stop: str) -> list[Sequence[int]]:
         return [range(len(read)) if stop == "first" else _by_length(read)]
 
-    def _call(
-        self,
-        read: Sequence[tuple[Context, Beginning]],
-        per_row: tuple[np.ndarray, np.ndarray, np.ndarray],
-        max_tokens: int,
-        stop: str,
-        params: Params,
-    ) -> tuple[jax.Array, jax.Array]:
+    def _call(self, read, per_row, max_tokens, stop, params) -> tuple[jax.Array, jax.Array]:
         """Pictures that several contexts begin with are read once."""
         contexts, begins = zip(*read, strict=True)
         rows, steps, places = len(per_row[0]), bucket(max_tokens), None

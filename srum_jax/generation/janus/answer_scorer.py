@@ -67,9 +67,7 @@ class AnswerScorer(BaseAnswerScorer):
     def _groups(self, read: Sequence[Branches]) -> list[list[int]]:
         return template.by_length(read)
 
-    def _call(
-        self, read: Sequence[Branches], wanted: np.ndarray, params: Params
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _call(self, read, wanted, params) -> tuple[jax.Array, jax.Array, jax.Array]:
         count, slots = self.batch, bucket(read[0].length)
         ids, ends = np.zeros((count, slots), np.int32), np.zeros(wanted.shape[:2], np.int32)
         lane = Tokens(*np.zeros((5, count, slots), np.int32))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
 from srum_jax.generation import context
 from srum_jax.generation.base import BaseImageSampler, cut
-from srum_jax.generation.image_request import Denoiser, GeneratedImage, ImageRequest
+from srum_jax.generation.image_request import GeneratedImage, ImageRequest
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row, Template
 from srum_jax.models.janus.model_config import JanusConfig
@@ -38,13 +38,7 @@ class ImageSampler(BaseImageSampler):
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
-    def _drawn(
-        self,
-        several: Iterable[Sequence[ImageRequest]],
-        settings: SampleConfig,
-        params: Params | None,
-        denoiser: Denoiser | None,
-    ) -> Iterator[tuple[int, dict[int, GeneratedImage]]]:
+    def _drawn(self, several, settings, params, denoiser) -> Iterator:
         if denoiser is not None:
             raise BadInput(
                 "Janus-Pro draws token after token: there are no steps of denoising to begin at, "

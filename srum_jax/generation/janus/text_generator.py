@@ -45,14 +45,7 @@ class TextGenerator(BaseTextGenerator):
     def _groups(self, read: Sequence[Row], stop: str) -> list[list[int]]:
         return template.by_length(read)
 
-    def _call(
-        self,
-        read: Sequence[Row],
-        per_row: tuple[np.ndarray, np.ndarray, np.ndarray],
-        max_tokens: int,
-        stop: str,
-        params: Params,
-    ) -> tuple[jax.Array, jax.Array]:
+    def _call(self, read, per_row, max_tokens, stop, params) -> tuple[jax.Array, jax.Array]:
         rows = len(per_row[0])
         given = *template.padded(read, rows, self.model.pad), *per_row
         ids, real, *per_row = put(given, self.batch_sharding)
