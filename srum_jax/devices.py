@@ -1,7 +1,7 @@
 """Which devices of this host a model in use lies on, outside a run."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -23,8 +23,7 @@ def placed(
     """
     told = isinstance(mesh, jax.sharding.Mesh)
     devices = sharding.here(mesh) if told else jax.local_devices()
-    on_cpu = devices[0].platform == "cpu"
-    precision = precision or ("float32" if on_cpu else "bfloat16")
+    on_cpu, precision = devices[0].platform == "cpu", of_weights(devices, precision)
     if told:
         return mesh, precision
     cut = None
@@ -36,6 +35,11 @@ def placed(
             raise BadInput(f"mesh {mesh} takes {copies * cut} devices: there are {len(devices)}")
         devices = devices[: copies * cut]
     return sharding.inference_mesh(devices, weight_bytes(precision), cut=cut), precision
+
+
+def of_weights(devices: Sequence[jax.Device], told: str | None = None) -> str:
+    """The precision of a model's weights: as told, else bfloat16, on a CPU float32."""
+    return told or ("float32" if devices[0].platform == "cpu" else "bfloat16")
 
 
 def _parsed(text: str) -> tuple[int, int]:

@@ -69,6 +69,7 @@ def rescored(options: argparse.Namespace) -> dict[str, Any]:
 
 def imported(options: argparse.Namespace) -> dict[str, Any]:
     """Scores from the official program's own results, of `official/` in the folder or elsewhere."""
+    from srum_jax.core import lock
     from srum_jax.evals import suite_folder
     from srum_jax.evals.suite_folder import Asked
 
@@ -85,7 +86,7 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
         if not path.exists():
             raise BadInput(f"--import {path}: no such file or folder")
         records[name] = suite.imported(path, suite.requests(name))
-        told[name] = {"results": str(path), "digest": files.fingerprint(_results_in(path))}
+        told[name] = {"results": str(path), "results_digest": files.fingerprint(_results_in(path))}
     name = "the official program"
     records = {
         key: [dataclasses.replace(r, judge=name) for r in several]
@@ -95,8 +96,10 @@ def imported(options: argparse.Namespace) -> dict[str, Any]:
     said = dataclasses.replace(said, about={**said.about, "dialect": suite.dialect_imported})
     asked = Asked(options.suite, said, {name: {}}, told)
     folder.mkdir(parents=True, exist_ok=True)
-    suite_folder.write_replies(folder, records, asked)
-    return _said(suite_folder.rescored(folder, suite.score), folder)
+    with lock.held(folder):
+        asked = suite_folder.with_pictures_of(folder, asked)
+        suite_folder.write_replies(folder, records, asked)
+        return _said(suite_folder.rescored(folder, suite.score), folder)
 
 
 def _results_in(path: epath.Path) -> list[epath.Path]:
@@ -125,9 +128,7 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         suite=options.suite,
         told=suite_folder.Told.of(suite),
         judges={},
-        models={
-            name: {"name": path, "digest": about.digest} for name, (path, about) in models.items()
-        },
+        models=models_told(options, models, requests),
         drawing=suite_folder.drawing(
             requests, drawn, editing(drawn, settings), seeds(options), think_tokens
         ),
@@ -223,16 +224,44 @@ def sampler_settings(options: argparse.Namespace, model: Any) -> Any:
     return inputs.sampling(None, own, said, "evaluate", model.family.SAMPLER)
 
 
+def models_told(
+    options: argparse.Namespace, models: Mapping[str, tuple[str, Any]], requests: Any
+) -> dict[str, dict[str, Any]]:
+    """{model: its name, digest, precision}, and, where a second model's folder says to draw
+    otherwise than the first one's, how it draws: that is said in the log, too."""
+    import jax
+
+    from srum_jax import devices
+    from srum_jax.evals import suite_folder
+
+    found, first = {}, None
+    for name, (path, about) in models.items():
+        how = devices.of_weights(jax.local_devices(), options.precision)
+        found[name] = {"name": path, "digest": about.digest, "precision": how}
+        settings, drawn = about.generation_config, sampler_settings(options, about)
+        think_tokens = settings.think_tokens if options.think else 0
+        edited = editing(drawn, settings)
+        drawing = suite_folder.drawing(requests, drawn, edited, seeds(options), think_tokens)
+        first = drawing if first is None else first
+        if drawing != first:
+            found[name]["drawing"] = drawing
+            logging.warning(
+                "%s draws with other settings than %s, as their folders say; give them on the "
+                "command line to draw alike",
+                *(path, models[MODEL][0]),
+            )
+    return found
+
+
 def thinking(options: argparse.Namespace, models: Mapping[str, tuple[str, Any]]) -> int:
     """Tokens of a thought at most, as the examined model's folder says; 0 without --think. Raises
     BadInput for a model that cannot think."""
     if not options.think:
         return 0
-    from srum_jax.generation import families
     from srum_jax.stages import thinking as stage
 
     for name, (path, about) in models.items():
-        stage.check(families.of(about.cfg), about.tokenizer, f"--think, --{name} {path}")
+        stage.check(about.family, about.tokenizer, f"--think, --{name} {path}")
     return models[MODEL][1].generation_config.think_tokens
 
 

@@ -69,14 +69,37 @@ def parse(argv: Sequence[str], program: str) -> argparse.Namespace:
 
 def _incomplete(options: argparse.Namespace) -> str:
     """What `evaluate` was not told, or ""."""
-    if options.rescore or options.suite == "list":
+    if options.parity:
+        return "--parity: suites are asked as in a run, with none of the original's rounding"
+    if options.suite == "list":
         return ""
+    if options.rescore:
+        return _of_no_use(options, "--rescore", ALONE)
     for name, value in (("--suite", options.suite), ("--data", options.data), ("-o", options.out)):
         if not value:
             return f"evaluate: {name} is missing (--suite list shows what there is)"
     if options.import_against and not options.imported:
         return "--import_against: give --import too"
+    if options.imported:
+        return _of_no_use(options, "--import", WITH_IMPORT)
     return ""
+
+
+# What may be said beside --rescore, which reads a folder alone, and beside --import, which asks
+# nobody: the model and its drawing may stand there, as in the command that drew.
+ALONE = ("command", "json", "debug", "rescore", "model")
+WITH_IMPORT = (
+    *(*ALONE, *SAMPLER, "base", "adapter", "precision", "mesh", "window"),
+    *("suite", "data", "out", "imported", "import_against", "limit", "seed", "think"),
+)
+
+
+def _of_no_use(options: argparse.Namespace, way: str, used: Sequence[str]) -> str:
+    """Names the options that were given and would change nothing, or ""."""
+    told = vars(options).items()
+    given = [name for name, value in told if name not in used and value not in (None, False, 0, 1)]
+    names = [name.replace("imported", "import") for name in given]
+    return f"{way} reads what is there: leave out --{', --'.join(names)}" if names else ""
 
 
 def sampler_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +219,7 @@ def _evaluate(made: argparse.ArgumentParser) -> None:
     made.add_argument("-o", "--out", metavar="DIR", help="folder of results; goes on from there")
     made.add_argument("--against", metavar="DIR", help="a second model, on the same noise")
     made.add_argument("--limit", type=_count, help="so many items, evenly over categories")
-    made.add_argument("--seed", type=int, default=0, help="of the noise and the choice of items")
+    made.add_argument("--seed", type=_seed, default=0, help="of the noise and the choice of items")
     made.add_argument("--seeds", type=_count, default=1, help="draw from so many, --seed the first")
     made.add_argument("--think", action="store_true", help="let it plan or reason in words first")
     made.add_argument("--frames", type=_count, help="of each clip, in place of the benchmark's own")
@@ -227,6 +250,12 @@ def _size(value: str) -> tuple[int, int]:
 def _count(value: str) -> int:
     if not value.isdecimal() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"{quoted(value)} is no whole number from 1")
+    return int(value)
+
+
+def _seed(value: str) -> int:
+    if not value.isdecimal() or int(value) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{quoted(value)} is no whole number from 0 to 2^32 - 1")
     return int(value)
 
 

@@ -1,18 +1,25 @@
 """`use evaluate`: the folder of results, going on, scores from replies alone, bad input."""
 
+import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
 
-from srum_jax import api, use
+from srum_jax import api, use, use_evaluate, use_options
 from srum_jax.core import console
+from srum_jax.data.prompts import Prompt
+from srum_jax.evals import benchmark, suite_folder
 from srum_jax.evals.model_under_test import ModelUnderTest
 from srum_jax.evals.scorers import yes_no
+from srum_jax.evals.suite import DrawRequest, Requests
 from srum_jax.evals.suites import docvqa, pope
+from srum_jax.generation import bagel
+from srum_jax.generation.generation_config import GenerationConfig
 
 LABELS = ("yes", "no", "yes", "no", "yes")
 
@@ -253,6 +260,105 @@ def test_damaged_replies_are_named(run, folders, data, tmp_path):
     assert code == 2 and "replies.jsonl, line 2" in err
 
 
+def test_replies_that_were_cut_are_no_result(run, folders, data, tmp_path):
+    assert run(*asked(folders, data))[0] == 0
+    path = tmp_path / "out" / "replies.jsonl"
+    rows, scores = path.read_text().splitlines(), (tmp_path / "out" / "scores.json").read_text()
+    path.write_text("\n".join(rows[:7]) + "\n")
+    code, _, err = run("--rescore", "out")
+    assert code == 2 and "holds 7 replies of 'model', and 10 were written" in err
+    path.write_text("\n".join([rows[0], rows[0], *rows[2:]]) + "\n")
+    code, _, err = run("--rescore", "out")
+    assert code == 2 and "replies.jsonl, line 2: the reply to" in err and "twice" in err
+    path.write_text("\n".join(rows)[:-9])
+    code, _, err = run("--rescore", "out")
+    assert code == 2 and "replies.jsonl, line 10: not a reply" in err
+    path.unlink()
+    code, _, err = run("--rescore", "out")
+    assert code == 2 and "that evaluation has not ended" in err
+    assert run(*asked(folders, data))[0] == 0  # it is all kept
+    assert (tmp_path / "out" / "scores.json").read_text() == scores
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"models": []},
+        {"told": {"about": {}, "data": {}, "settings": {}}},
+        {"judges": {"x": 3}},
+        {"suite": 7},
+        {"told": 1},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_damaged_settings_are_named(run, folders, data, tmp_path, value):
+    write_rows(tmp_path / "a.jsonl", [])
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    told = benchmark.Told(dataclasses.asdict(pope.ABOUT), {"n": 0}, {})
+    settings = dataclasses.asdict(suite_folder.Asked("pope", told, {}, {"model": {}}))
+    (folder / "settings.json").write_text(json.dumps(settings | value))
+    write_rows(folder / "replies.jsonl", [])
+    code, _, err = run("--rescore", folder)
+    assert code == 2 and "settings.json: not the settings of an evaluation" in err, err
+
+
+def test_options_that_would_change_nothing_are_refused(run, folders, data):
+    code, _, err = run("--rescore", "out", "--judge", "self", "--limit", 4)
+    assert code == 2 and "--rescore reads what is there: leave out --limit, --judge" in err
+    code, _, err = run(*asked(folders, data, "--import", "x.jsonl", "--seeds", 3))
+    assert code == 2 and "--import reads what is there: leave out --seeds" in err
+    code, _, err = run(*asked(folders, data, "--parity", "official"))
+    assert code == 2 and "--parity" in err
+    for name, value in (("--limit", 0), ("--seeds", 0), ("--frames", 0), ("--seed", -1)):
+        code, _, err = run(*asked(folders, data, name, value))
+        assert code == 2 and f"{name}: '{value}' is no whole number from" in err
+
+
+def test_results_are_not_imported_over_another_evaluation(run, folders, data, prompts, tmp_path):
+    assert run(*asked(folders, data))[0] == 0
+    before = (tmp_path / "out" / "replies.jsonl").read_text()
+    write_rows(tmp_path / "results.jsonl", official_rows(prompts))
+    how = ("--suite", "geneval", "--data", prompts, "--import", tmp_path / "results.jsonl")
+    code, _, err = run(*how, "-o", "out")
+    assert code == 2 and "holds an evaluation of other data" in err
+    assert (tmp_path / "out" / "replies.jsonl").read_text() == before
+    assert run(*how, "-o", "other")[0] == 0
+    settings = json.loads((tmp_path / "other" / "settings.json").read_text())
+    judged = {"judges": {"a judge": {}}}
+    (tmp_path / "other" / "settings.json").write_text(json.dumps(settings | judged))
+    code, _, err = run(*how, "-o", "other")
+    assert code == 2 and "holds what a judge said" in err
+
+
+def test_precision_belongs_to_the_model(run, folders, data, tmp_path):
+    assert run(*asked(folders, data))[0] == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["which"]["model"]["precision"] == "float32"
+    code, _, err = run(*asked(folders, data, "--precision", "bfloat16"))
+    assert code == 2 and "holds an evaluation with models" in err
+
+
+def test_models_that_draw_otherwise_are_told(caplog):
+    told = GenerationConfig()
+    other = dataclasses.replace(told, generate=dataclasses.replace(told.generate, guidance=7.0))
+    options = use_options.parse(
+        ["evaluate", "--suite", "geneval", "--data", "d", "-o", "o"], "srum"
+    )
+    models = {
+        name: (path, SimpleNamespace(digest=path, generation_config=how, family=bagel))
+        for name, path, how in (("model", "a", other), ("against", "b", told))
+    }
+    requests = Requests(images=[DrawRequest(Prompt(1, "a circle", "c", ""))])
+    found = use_evaluate.models_told(options, models, requests)
+    assert "drawing" not in found["model"]
+    assert found["against"]["drawing"]["images"]["guidance"] == told.generate.guidance
+    options.guidance = 3.0  # said on the command line it holds for both
+    found = use_evaluate.models_told(options, models, requests)
+    assert "drawing" not in found["against"]
+
+
 @pytest.fixture
 def prompts(tmp_path):
     """GenEval's file of three prompts."""
@@ -292,14 +398,9 @@ def test_answers_have_no_seeds(run, folders, data):
     assert code == 2 and "draws nothing" in err
 
 
-def test_without_a_judge_pictures_wait_for_the_official_program(run, folders, prompts, tmp_path):
-    how = ("--suite", "geneval", "--data", prompts, "--model", folders[0], "-o", "out")
-    code, out, err = run(*how, "--size", "32x32", "--steps", 2, "--judge", "none")
-    assert code == 0, err
-    assert "no scores yet" in out and "official/geneval" in out
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert "models" not in scores and scores["data"]["n"] == 3
-    rows = [
+def official_rows(prompts):
+    """What GenEval's detector says of four pictures a prompt: those of the second are wrong."""
+    return [
         {
             "filename": f"out/{i:05d}/samples/{k:04d}.png",
             "tag": "colors",
@@ -312,9 +413,21 @@ def test_without_a_judge_pictures_wait_for_the_official_program(run, folders, pr
         for i, row in enumerate(lines(prompts))
         for k in range(4)
     ]
-    write_rows(tmp_path / "results.jsonl", rows)
+
+
+def test_without_a_judge_pictures_wait_for_the_official_program(run, folders, prompts, tmp_path):
+    how = ("--suite", "geneval", "--data", prompts, "--model", folders[0], "-o", "out")
+    code, out, err = run(*how, "--size", "32x32", "--steps", 2, "--judge", "none")
+    assert code == 0, err
+    assert "no scores yet" in out and "official/geneval" in out
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert "models" not in scores and scores["data"]["n"] == 3
+    write_rows(tmp_path / "results.jsonl", official_rows(prompts))
     code, out, err = run(*how, "--import", tmp_path / "results.jsonl")
     assert code == 0, err
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["judge"]["name"] == "the official program"
+    which = scores["which"]["model"]
+    assert which["name"] == str(folders[0]) and which["results"].endswith("results.jsonl")
+    assert scores["drawing"]["images"]["steps"] == 2  # of the pictures that were judged
     assert scores["models"]["model"]["strict"][scores["metric"]] == pytest.approx(2 / 3)

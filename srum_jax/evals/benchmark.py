@@ -40,6 +40,7 @@ from srum_jax.evals.suite import (
 Item = TypeVar("Item")
 REFERENCES = ("base", "against")  # models that others are compared with
 LISTED = 1000  # items that are kept to look at; all are in replies.jsonl
+TOLD = ("title", "dialect", "unit", "best")  # of a benchmark, in every section
 EMPTY, UNFINISHED, OK = "empty", "unfinished thought", "ok"  # of a reply
 
 
@@ -298,7 +299,7 @@ def section(score: Score, told: Told, records: Mapping[str, Sequence[Record]]) -
         )
         for judge in judges
     }
-    found = {name: told.about[name] for name in ("title", "dialect", "unit", "best")}
+    found = {name: told.about[name] for name in TOLD}
     found["data"] = {name: value for name, value in told.data.items() if value != ""}
     if told.settings:
         found["settings"] = dict(told.settings)

@@ -68,6 +68,14 @@ def file(folder: epath.PathLike, *names: str) -> epath.Path:
     raise BadInput(f"{folder}: holds no {' or '.join(names)}")
 
 
+def text(path: epath.PathLike) -> str:
+    """What a file says. Raises BadInput naming it where it is no UTF-8."""
+    try:
+        return epath.Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise BadInput(f"{path}: no UTF-8 text: {e}") from e
+
+
 def json_lines(path: epath.PathLike) -> list[Row]:
     """The objects of a file with one a line, whatever its name ends with. Raises BadInput."""
     rows, faults = [], []

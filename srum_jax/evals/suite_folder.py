@@ -37,7 +37,8 @@ class Asked:
     suite: its name · told: what it says of itself · judges: {name: its revision and decoding}, the
     first one counts · models: {"model" or "against": which, of which revision} · drawing: settings
     of the sampler and seeds, where something is drawn · decoding: how the models' own words are
-    found, where they answer · not_scored: why there are no scores, "" where there are.
+    found, where they answer · not_scored: why there are no scores, "" where there are · replies:
+    how many lines `replies.jsonl` has of each model, once it is written.
     """
 
     suite: str
@@ -47,14 +48,24 @@ class Asked:
     drawing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     decoding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     not_scored: str = ""
+    replies: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> "Asked":
         """Raises BadInput for what is no such thing."""
         try:
-            return cls(**{**value, "told": Told(**value["told"])})
-        except (TypeError, KeyError) as e:
+            found = cls(**{**value, "told": Told(**value["told"])})
+            mappings = (found.told.about, found.told.data, found.told.settings, found.judges)
+            mappings += (found.models, found.drawing, found.decoding, found.replies)
+            typed = all(isinstance(one, dict) for one in (*mappings, *found.judges.values()))
+            if not (typed and isinstance(found.suite, str)):
+                raise TypeError("a field of another type")
+            told = {**found.told.data, **found.told.about}
+            if missing := [name for name in (*benchmark.TOLD, "n") if name not in told]:
+                raise KeyError(*missing)
+        except (TypeError, KeyError, AttributeError) as e:
             raise BadInput(f"{where}: not the settings of an evaluation ({e!r})") from e
+        return found
 
 
 def drawing(
@@ -118,6 +129,28 @@ def same(folder: epath.Path, asked: Asked) -> Mapping[str, Mapping[str, Any]]:
         return there.get("judges") or {}
     files.write_json(path, wanted)
     return {}
+
+
+def with_pictures_of(folder: epath.Path, imported: Asked) -> Asked:
+    """How results were imported, with how the pictures in `folder` were drawn, where that drew them
+    and asked nobody. Raises BadInput where it holds something else."""
+    if not (folder / SETTINGS).is_file():
+        return imported
+    there = Asked.from_json(files.read_object(folder / SETTINGS), str(folder / SETTINGS))
+    if _asked_of(there) != _asked_of(imported):
+        raise BadInput(f"{folder} holds an evaluation of other data: name another folder with -o")
+    if others := [name for name in there.judges if name not in imported.judges]:
+        raise BadInput(f"{folder} holds what {others[0]} said: name another folder with -o")
+    drew = {k: v for k, v in there.models.items() if k in imported.models}
+    models = {k: {**drew.get(k, {}), **v} for k, v in imported.models.items()}
+    alone = len(there.drawing.get("seeds", ())) == 1  # of several, one was imported
+    drawing = there.drawing if drew and alone else {}
+    return dataclasses.replace(imported, models=models, drawing=drawing)
+
+
+def _asked_of(asked: Asked) -> tuple[str, dict[str, Any]]:
+    """The benchmark and its data, wherever they lie."""
+    return asked.suite, {k: v for k, v in asked.told.data.items() if k != "file"}
 
 
 def write(
@@ -189,7 +222,8 @@ def write_replies(
 ) -> None:
     """Writes the records of each model and how they came about."""
     write_lines(folder / REPLIES, reply_rows(by_model))
-    files.write_json(folder / SETTINGS, dataclasses.asdict(asked))
+    counted = dataclasses.replace(asked, replies={k: len(some) for k, some in by_model.items()})
+    files.write_json(folder / SETTINGS, dataclasses.asdict(counted))
 
 
 def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
@@ -204,8 +238,9 @@ def rescored(folder: epath.Path, score: Score) -> dict[str, Any]:
     if any(by_model.values()) and not asked.told.server:
         try:
             found |= benchmark.section(score, asked.told, by_model)
-        except (KeyError, TypeError, AttributeError) as e:  # what others wrote into the files
-            raise BadInput(f"{folder}: its replies cannot be scored ({e!r})") from e
+        # What others wrote into the files.
+        except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as e:
+            raise BadInput(f"{folder / REPLIES}: cannot be scored ({e!r})") from e
     else:
         found |= {"data": dict(asked.told.data), "not_scored": asked.not_scored}
         if any(by_model.values()):
@@ -223,23 +258,38 @@ def replied(records: Sequence[Record]) -> dict[str, int]:
 def read(folder: epath.Path) -> tuple[Asked, dict[str, list[Record]]]:
     """How a folder's benchmark was asked, and the records of each model. Raises BadInput."""
     folder = epath.Path(folder)
-    for name in (SETTINGS, REPLIES):
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder}: holds no {name}: it is no folder of `evaluate`")
+    if not (folder / SETTINGS).is_file():
+        raise BadInput(f"{folder}: holds no {SETTINGS}: it is no folder of `evaluate`")
+    if not (folder / REPLIES).is_file():
+        raise BadInput(
+            f"{folder}: holds no {REPLIES}: that evaluation has not ended; give its command again"
+        )
     path = folder / SETTINGS
     asked = Asked.from_json(files.read_object(path), str(path))
     by_model: dict[str, list[Record]] = {name: [] for name in asked.models}
+    seen: set[tuple[str, str, str, int]] = set()
     for row in records.JsonLines(folder / REPLIES):
         where, value = f"{folder / REPLIES}, line {row.line}", row.value
         try:
             name = value.pop("model")
             one = Record(**value)
             texts = one.id, one.category, one.asked, one.reply, one.status, one.judge, one.file
-            if not all(isinstance(text, str) for text in texts) or not isinstance(one.p, dict):
+            typed = all(isinstance(text, str) for text in (*texts, one.thought, *one.p))
+            numbers = all(isinstance(share, int | float) for share in one.p.values())
+            if not (typed and numbers and type(one.seed) is int):
                 raise TypeError("a field of another type")
             by_model[name].append(one)
         except (AttributeError, TypeError, KeyError) as e:
             raise BadInput(f"{where}: not a reply of this evaluation: {quoted(row.text)}") from e
+        if (name, one.judge, one.id, one.seed) in seen:
+            raise BadInput(f"{where}: the reply to {quoted(one.id)} stands there twice")
+        seen.add((name, one.judge, one.id, one.seed))
+    for name, count in asked.replies.items():
+        if name not in by_model or len(by_model[name]) != count:
+            raise BadInput(
+                f"{folder / REPLIES}: holds {len(by_model.get(name, ()))} replies of "
+                f"{quoted(name)}, and {count} were written: give the evaluation's command again"
+            )
     return asked, by_model
 
 

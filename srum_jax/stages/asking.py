@@ -67,7 +67,10 @@ class Asking:
             drawn, guided, loaded, asked, cfg, self.mesh, judge=self.base, **how
         )
         words = replies.replies(said, folder, loaded, asked, cfg, self.mesh, **how)
-        found = dataclasses.replace(found, answers=words.answers, texts=words.texts)
+        thoughts = {**found.thoughts, **words.thoughts}
+        found = dataclasses.replace(
+            found, answers=words.answers, texts=words.texts, thoughts=thoughts
+        )
         if judged and suite.judged:
             found = replies.judged(suite, requests, found, guided, self.panel, **how)
         return ModelOutputs(requests, found, suite.verdicts(requests, found))

@@ -210,7 +210,7 @@ def read(path: epath.Path, language: str = "") -> list[Item]:
 def _prompt(path: epath.Path, row: official_files.Row) -> str:
     if not path.is_file():
         raise BadInput(f"{row.where}: its prompt {path} is not there")
-    return path.read_text(encoding="utf-8").strip()
+    return official_files.text(path).strip()
 
 
 def _question(row: official_files.Row) -> Question:
@@ -236,7 +236,7 @@ def _number(row: official_files.Row, name: str, text: str) -> int:
 def _answers(path: epath.Path, by_name: Mapping[str, Item]) -> dict[tuple[str, int, str], str]:
     """{(item, image of its grid, question): answer}."""
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(official_files.text(path).splitlines(), 1):
         match = _ANSWER.fullmatch(line)
         item = match and by_name.get(match["path"].replace("\\", "/").split("/")[-1].split(".")[0])
         if not item or match["asked"] not in {q.text for q in item.questions}:
@@ -245,7 +245,9 @@ def _answers(path: epath.Path, by_name: Mapping[str, Item]) -> dict[tuple[str, i
                 "for: PATH/item_id.png, (x0, y0, x1, y1), question, answer"
             )
         k = (int(match["x"]) > 0) + 2 * (int(match["y"]) > 0)
-        found[item.name, k, match["asked"]] = match["said"]
+        place = item.name, k, match["asked"]
+        if found.setdefault(place, match["said"]) != match["said"]:
+            raise BadInput(f"{path}, line {number}: answered otherwise than before: {quoted(line)}")
     return found
 
 

@@ -228,10 +228,7 @@ def make(cfg: Config, data: str, language: str) -> T2ICompbench:
 
 def read(path: epath.Path, category: str, language: str = "") -> list[Line]:
     """The prompts of one file, one a line. Raises BadInput."""
-    try:
-        texts = path.read_text(encoding="utf-8").rstrip().split("\n")
-    except UnicodeDecodeError as e:
-        raise BadInput(f"{path}: no UTF-8 text: {e}") from e
+    texts = official_files.text(path).rstrip().split("\n")
     first = list(ANNOTATIONS).index(category) * ID_STEP
     found = []
     for i, text in enumerate(map(str.strip, texts)):

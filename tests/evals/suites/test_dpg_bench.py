@@ -152,6 +152,19 @@ def test_an_image_that_was_not_answered_counts_0_and_is_left_out_officially(suit
         suite.imported(path, suite.requests("base"))
 
 
+def test_two_answers_to_one_question_are_refused(suite, tmp_path):
+    path = detail(tmp_path, lambda *_: "yes")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[2]]) + "\n")  # asked again, answered the same
+    assert len(suite.imported(path, suite.requests("base"))) == 20
+    path.write_text("\n".join([*lines, lines[2].removesuffix("yes") + "no"]) + "\n")
+    with pytest.raises(BadInput, match=f"line {len(lines) + 1}: answered otherwise than before"):
+        suite.imported(path, suite.requests("base"))
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="results_detail.txt: no UTF-8 text"):
+        suite.imported(path, suite.requests("base"))
+
+
 @pytest.mark.parametrize(
     "change,message",
     [
