@@ -90,7 +90,7 @@ def _examined(options: argparse.Namespace) -> Iterator[str]:
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise BadInput(f"{folder}: {count}{listed(problems)}")
-    yield f"headers: every tensor is there, in its shape, stored as {stored}"
+    yield f"headers: every tensor is there, in its shape; {stored} holds every value"
     if not options.headers:
         yield from _tried(family, folder, base, cfg, options.precision)
 

@@ -48,10 +48,18 @@ def test_the_packaged_base_is_whole(run):
         "bfloat16: weights 4.8 MiB",
         "cache 1.0 KiB a token",
         "held by v4:1x1x1, v5e:1x1,",
-        "every tensor is there, in its shape, stored as bfloat16",
+        "every tensor is there, in its shape; bfloat16 holds every value",
     ):
         assert part in out, out
     assert "one token" not in out
+
+
+def test_half_precision_is_no_bfloat16(run, folder):
+    """Of numbers in float16 bfloat16 would lose some."""
+    tensors = load_file(folder / hf.MODEL_FILE)
+    save_file({name: x.astype(np.float16) for name, x in tensors.items()}, folder / hf.MODEL_FILE)
+    code, out, _ = run(folder, "--headers")
+    assert code == 0 and "in its shape; float32 holds every value" in out
 
 
 def test_it_writes_a_token_and_takes_a_step(run, folder):

@@ -82,13 +82,14 @@ class StageBudget:
     """What is known of a stage, over all rounds.
 
     calls and seconds: None where they are not counted · disk: bytes it leaves, None where only a
-    run can know.
+    run can know · missing: parts of it that are not counted, if the rest is.
     """
 
     stage: str
     calls: tuple[Calls, ...] | None
     seconds: float | None
     disk: int | None
+    missing: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
@@ -111,8 +112,12 @@ class Budget:
 
     @property
     def uncounted(self) -> list[str]:
-        """Stages that are not counted."""
-        return [one.stage for one in self.stages if one.seconds is None]
+        """Stages that are not counted, and parts of others, as "stage: part"."""
+        found = []
+        for one in self.stages:
+            parts = [f"{one.stage}: {part}" for part in one.missing]
+            found += [one.stage] if one.seconds is None else parts
+        return found
 
     def money(self, taken: float) -> float | None:
         """What so many seconds of all chips cost; None without a price."""
@@ -193,7 +198,8 @@ def _stage(work: Workload, chips: Chips, assumed: Assumptions, stage: str) -> St
     calls, taken = work.of(stage), None
     if calls is not None:
         taken = sum(seconds(one, chips.kind, assumed.utilisation) for one in calls)
-    return StageBudget(stage, None if calls is None else tuple(calls), taken, _left(work, stage))
+    left, missing = _left(work, stage), work.asked(stage).missing
+    return StageBudget(stage, None if calls is None else tuple(calls), taken, left, missing)
 
 
 def _left(work: Workload, stage: str) -> int | None:
@@ -203,6 +209,10 @@ def _left(work: Workload, stage: str) -> int | None:
         case "generate":
             images = cfg.rounds * cfg.generate.count * cfg.generate.candidates
             return images * disk.picture_bytes(cfg.sample.size, sizes.layout)
+        case "evaluate" | "adjust" if work.asked(stage).images:
+            asked = work.asked(stage)
+            each = disk.picture_bytes(cfg.sample.size, sizes.layout)
+            return cfg.rounds * (asked.images + asked.edits) * each
         case "train":
             return disk.training_bytes(cfg.train, programs.training(cfg, sizes))
         case "export":
@@ -220,7 +230,8 @@ COLUMNS = ("stage", "calls", "PFLOP", "hours", "disk", "money")
 def rows(found: Budget) -> Iterator[tuple[str, ...]]:
     """The cells of a budget's table under COLUMNS, a stage a row, all together last."""
     for one in found.stages:
-        calls = " + ".join(f"{call.count:,} {call.program}" for call in one.calls or ())
+        each = [f"{call.count:,} {call.program}" for call in one.calls or ()]
+        calls = " + ".join([*each, *(f"{part} not counted" for part in one.missing)])
         known = one.seconds is not None
         yield (
             one.stage,

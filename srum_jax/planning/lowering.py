@@ -18,7 +18,6 @@ from srum_jax import programs
 from srum_jax.config import Config
 from srum_jax.core import registry, sharding
 from srum_jax.data import packing
-from srum_jax.data.schema import Text
 from srum_jax.generation import (
     answer_scorer,
     context,
@@ -34,7 +33,7 @@ from srum_jax.models import int8
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
 from srum_jax.planning import workload
-from srum_jax.planning.workload import PROMPT, QUESTIONS
+from srum_jax.planning.workload import QUESTIONS
 from srum_jax.training import state as states
 from srum_jax.training import step
 from srum_jax.training.state import FrozenParams
@@ -149,19 +148,21 @@ def autoencoder(sizes: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def sample(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
-    """The sampler of the stage `generate`: one call of sample.batch images."""
+    """The sampler of the stage `generate`: one call of sample.batch images, behind plans where
+    they are thought about."""
     c, rows, dtype = cfg.sample, cfg.sample.batch, jnp.dtype(cfg.compute.dtype)
     params, autoencoder = model(cfg, sizes, mesh, kept)
     at = sharding.batch_sharding(mesh)
-    prompt = (Text(np.zeros(min(PROMPT, sizes.max_text - 2), np.int32)),)
+    read = workload.to_draw(sizes, workload.thought(cfg))
     size = image_codec.latent_grid(c.size, sizes.layout)
     packed, grid = (
-        context.pack([prompt] * rows, rows, sizes.layout),
+        context.pack([read] * rows, rows, sizes.layout),
         denoising.empty_grid([size], rows, sizes.layout),
     )
     tokens = context.capacity(packed) + grid.valid.shape[1]
     sizes = programs.attending(cfg, sizes, mesh, tokens=tokens)
-    on = dataclasses.replace(guidance.Guidance.of(c), slots=(0, 0))
+    alone = context.slots([read[:1]]) if len(read) > 1 else 0  # the request to think
+    on = dataclasses.replace(guidance.Guidance.of(c), slots=(alone, 0))
     packed, seeds, grid = sharding.placed((packed, np.zeros(rows, np.uint32), grid), at)
     how = dict(cfg=sizes, guidance=on, image_by_cond=on.image, dtype=dtype)
     lengths = np.zeros((2, 2, rows), np.int32)
@@ -226,18 +227,36 @@ def read(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "
 
 def write(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
     """The writer of score.written.batch answers about whole images."""
-    c, dtype = cfg.score.written, jnp.dtype(cfg.compute.dtype)
+    c, read = cfg.score.written, workload.written_context(sizes, cfg.sample.size)
+    return _writer(cfg, sizes, mesh, read, c.batch, c.max_tokens, kept)
+
+
+def think(cfg: Config, sizes: BagelConfig, mesh: jax.sharding.Mesh, kept: str = "") -> Program:
+    """The writer of plans of sample.batch prompts, before their images are drawn."""
+    most = workload.thought(cfg)
+    return _writer(
+        cfg, sizes, mesh, workload.to_draw(sizes, most)[:2], cfg.sample.batch, most, kept
+    )
+
+
+def _writer(
+    cfg: Config,
+    sizes: BagelConfig,
+    mesh: jax.sharding.Mesh,
+    read: context.Context,
+    batch: int,
+    most: int,
+    kept: str,
+) -> Program:
+    """A call that writes at most `most` tokens behind each of `batch` contexts like `read`."""
     params, _ = model(cfg, sizes, mesh, kept)
-    at, limit = sharding.batch_sharding(mesh), bucket(c.max_tokens)
-    rows = context.rows_for(c.batch, c.batch, sharding.row_ways(mesh))
-    contexts = [workload.written_context(sizes, cfg.sample.size)] * rows
-    packed = sharding.placed(context.pack(contexts, rows, sizes.layout), at)
+    at, limit = sharding.batch_sharding(mesh), bucket(most)
+    rows = context.rows_for(batch, batch, sharding.row_ways(mesh))
+    packed = sharding.placed(context.pack([read] * rows, rows, sizes.layout), at)
     kinds = (np.uint32, np.float32, np.int32)
     per_row = sharding.placed([np.zeros(rows, kind) for kind in kinds], at)
-    how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=dtype)
-    work = workload.writing(
-        sizes, *workload.written_rows(sizes, cfg.sample.size, limit), rows, limit
-    )
+    how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=jnp.dtype(cfg.compute.dtype))
+    work = workload.writing(sizes, *workload.behind(sizes, read, limit), rows, limit)
     return Program(
         function=text_generator.generate_text,
         arguments=(params, packed, *per_row),
@@ -281,6 +300,7 @@ class Plannable:
 # "_int8": weights as `api.load(precision="int8")` keeps them, for small hardware.
 PROGRAMS = {
     "train_step": Plannable(train_step, ("train",), per_host=False),
+    "think": Plannable(OfFamily("think"), ("generate", "evaluate", "adjust")),
     "sample": Plannable(OfFamily("sample"), ("generate", "evaluate", "adjust")),
     "decode": Plannable(OfFamily("decode"), ("generate", "evaluate", "adjust")),
     "score": Plannable(score, ("score",)),
@@ -294,5 +314,6 @@ PROGRAMS = {
 def of_stages(cfg: Config) -> list[str]:
     """Names of the programs that the config's stages run."""
     names = [name for name, p in PROGRAMS.items() if set(p.stages) & set(cfg.stages)]
-    outside = cfg.score.judge == "external"
-    return [name for name in names if not (name == "score" and outside)]
+    left = {"score"} if cfg.score.judge == "external" else set()
+    left |= set() if workload.thought(cfg) else {"think"}
+    return [name for name in names if name not in left]

@@ -36,7 +36,8 @@ from srum_jax.planning.topology import GIB, Machine, Target
 
 READ = (  # parts of a config that a plan depends on
     *("model", "stages", "mesh", "compute.dtype", "compute.remat", "compute.attention"),
-    *("sample", "score.judge", "score.readout", "score.proposers", "score.batch"),
+    *("sample", "generate.think", "generate.think_tokens", "evaluate.think_tokens"),
+    *("score.judge", "score.readout", "score.proposers", "score.batch"),
     *("score.written.batch", "score.written.max_tokens", "train"),
 )
 

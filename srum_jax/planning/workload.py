@@ -2,12 +2,14 @@
 
 Counted from the config and the sizes of the model alone, in a moment: no program is made. What
 only a run can know is taken at its most: every image has `score.regions` regions, every written
-answer all its tokens. Left out, as they are a small part of any run that draws: Segment Anything
-(about 10 TFLOP an image with ViT-H, where drawing one of 1024x1024 takes 5,400), prompts that are
-taken apart, answers that are asked for again, `score.compare`.
+answer all its tokens; what suites ask is in `examination.py`. Left out, as they are a small part
+of any run that draws: Segment Anything (about 10 TFLOP an image with ViT-H, where drawing one of
+1024x1024 takes 5,400), the autoencoder's look at pictures to edit, prompts that are taken apart,
+answers that are asked for again, `score.compare`.
 """
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -19,6 +21,7 @@ import numpy as np
 from srum_jax import programs
 from srum_jax.config import Config, SampleConfig, TrainConfig
 from srum_jax.core import param_tree
+from srum_jax.core.errors import BadInput
 from srum_jax.data.images import picture
 from srum_jax.data.schema import Branch, Example, Text
 from srum_jax.generation import answer_scorer, context, families
@@ -28,6 +31,8 @@ from srum_jax.generation.image_codec import latent_grid
 from srum_jax.models.bagel import cost, vae
 from srum_jax.models.bagel.cost import RowTokens
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.planning import examination
+from srum_jax.planning.examination import Asked
 
 PROMPT = 64  # tokens of a prompt that is drawn
 QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of each
@@ -86,10 +91,26 @@ def sampling(
     padded · itemsize: bytes of a weight · chips: that gather the weights, so that each reads all.
     """
     on = Guidance.of(settings)
-    branches = 1 + on.text + (on.image and not on.text)
-    passes = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
     before = RowTokens(texts, 0)
     behind = RowTokens(und=2, gen=tokens, keys=slots + tokens + 2)
+    how = dict(branches=1 + on.text + (on.image and not on.text), itemsize=itemsize, chips=chips)
+    return _denoised(sizes, settings, before, behind, **how)
+
+
+def _denoised(
+    sizes: BagelConfig,
+    settings: SampleConfig,
+    before: RowTokens,
+    behind: RowTokens,
+    *,
+    branches: int,
+    itemsize: int,
+    chips: int,
+) -> Work:
+    """A call that reads rows of `before` once, then `behind` a step, of guided ones once a
+    branch."""
+    on = Guidance.of(settings)
+    passes = sum((last - first) * (branches if guided else 1) for guided, first, last in on.runs)
     flops = cost.forward(sizes, before) + passes * cost.forward(sizes, behind)
     weights = cost.matrices(sizes, before) + settings.steps * cost.matrices(sizes, behind)
     return Work(settings.batch * flops, chips * itemsize * weights)
@@ -122,12 +143,31 @@ def writing(
     return Work(rows * flops, itemsize * (cost.matrices(sizes, first) + limit * read))
 
 
+def to_draw(sizes: BagelConfig, thought: int = 0) -> tuple[Text, ...]:
+    """What an image is drawn behind: a prompt of PROMPT tokens or, with a plan of `thought`, the
+    text that asks for it, the prompt and the plan."""
+    lengths = (PROMPT, PROMPT, thought) if thought else (min(PROMPT, sizes.max_text - 2),)
+    return tuple(Text(np.zeros(length, np.int32)) for length in lengths)
+
+
+def thought(cfg: Config) -> int:
+    """The longest plan in words, in tokens, before an image of a run; 0: none is written."""
+    examined = {"evaluate", "adjust"} & set(cfg.stages)
+    longest = cfg.generate.think_tokens if cfg.generate.think else 0
+    return max(longest, cfg.evaluate.think_tokens if examined else 0)
+
+
 def drawing(
-    sizes: BagelConfig, settings: SampleConfig, *, itemsize: int = 2, chips: int = 1
+    sizes: BagelConfig,
+    settings: SampleConfig,
+    *,
+    itemsize: int = 2,
+    chips: int = 1,
+    thought: int = 0,
 ) -> Work:
-    """`sampling` of prompts of PROMPT tokens."""
+    """`sampling` behind `to_draw`; of the branches as much is read as of the longest."""
     height, width = latent_grid(settings.size, sizes.layout)
-    texts = bucket(min(PROMPT, sizes.max_text - 2) + 2)
+    texts = bucket(context.extent(to_draw(sizes, thought))[0])
     how = dict(texts=texts, slots=texts, tokens=fine_bucket(height * width))
     return sampling(sizes, settings, **how, itemsize=itemsize, chips=chips)
 
@@ -149,8 +189,23 @@ def answering(
 def thinking(sizes: BagelConfig, rows: int, limit: int, *, itemsize: int = 2) -> Work:
     """A call that writes plans of at most `limit` tokens behind the text that asks for them and
     `rows` prompts."""
-    texts = Text(np.zeros(PROMPT, np.int32))
-    return writing(sizes, *behind(sizes, (texts, texts), limit), rows, limit, itemsize=itemsize)
+    before = behind(sizes, to_draw(sizes, 1)[:2], limit)
+    return writing(sizes, *before, rows, limit, itemsize=itemsize)
+
+
+def editing(
+    sizes: BagelConfig, settings: SampleConfig, *, itemsize: int = 2, chips: int = 1
+) -> Work:
+    """A call that draws `settings.batch` pictures anew: reads each with its instruction, then three
+    passes a guided step, all behind as much as the longest of them."""
+    seen = picture(np.zeros((*settings.size, 3), np.uint8), sizes.layout)
+    height, width = latent_grid(settings.size, sizes.layout)
+    drawn, looked = fine_bucket(height * width), fine_bucket(len(seen.positions))
+    words = bucket(QUESTION + 2)
+    before = RowTokens(und=looked + words, gen=drawn, vit=looked, times=1)
+    behind = RowTokens(und=2, gen=drawn, keys=2 * drawn + looked + words + 2)
+    how = dict(branches=3, itemsize=itemsize, chips=chips)
+    return _denoised(sizes, settings, before, behind, **how)
 
 
 def decoding(sizes: BagelConfig, size: tuple[int, int]) -> Work:
@@ -223,24 +278,29 @@ class Workload:
 
     def of(self, stage: str) -> list[Calls] | None:
         """The calls of all rounds of a stage; [] of one that computes next to nothing, None where
-        they are not counted: a world or its data decides them."""
-        counted: Mapping[str, Callable[[], Sequence[Calls]]] = {
+        they are not counted: a world or data that is not here decides them."""
+        counted: Mapping[str, Callable[[], Sequence[Calls] | None]] = {
             "generate": self._generate,
             "score": self._score,
             "train": self._train,
+            "evaluate": lambda: self._examined("evaluate"),
+            "adjust": lambda: self._examined("adjust"),
             "export": list,
             "report": list,
         }
         given = stage == "score" and "ingest" in self.cfg.stages
-        if stage not in counted or given:
+        calls = None if stage not in counted or given else counted[stage]()
+        if calls is None:
             return None
         rounds = self.cfg.rounds
-        return [dataclasses.replace(c, count=rounds * c.count) for c in counted[stage]()]
+        return [dataclasses.replace(c, count=rounds * c.count) for c in calls]
 
     def _generate(self) -> list[Calls]:
         c = self.cfg.generate
-        drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own)
-        return [*([self._thought(c.count, self.own)] if c.think else []), *drawn]
+        thought = c.think_tokens if c.think else 0
+        drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own, thought=thought)
+        plans = [self._thought(c.count, thought, self.cfg.sample.batch)] if thought else []
+        return [*plans, *drawn]
 
     def _score(self) -> list[Calls]:
         c = self.cfg.generate
@@ -273,10 +333,54 @@ class Workload:
         checks = 1 + -(-c.steps // every)
         return [dataclasses.replace(one, count=checks * one.count) for one in once]
 
-    def _drawn(self, images: int, shard: int, team: Team) -> list[Calls]:
-        """Images drawn together and decoded one by one, each on a device of its own."""
+    def asked(self, stage: str) -> Asked:
+        """What `evaluate` or `adjust` asks in a round; nothing where it is another stage."""
+        return self._asked[stage] if stage in self._asked else Asked()
+
+    @functools.cached_property
+    def _asked(self) -> dict[str, Asked]:
+        stages = [one for one in ("evaluate", "adjust") if one in self.cfg.stages]
+        return {one: examination.of_stage(self.cfg, one) for one in stages}
+
+    def _examined(self, stage: str) -> list[Calls] | None:
+        """The calls of what is asked; None where nothing of it is known."""
+        asked, c, team, calls = self.asked(stage), self.cfg, self.own, []
+        if asked == Asked(missing=asked.missing) and asked.missing:
+            return None
+        if asked.thoughts:
+            calls.append(self._thought(asked.thoughts, c.evaluate.think_tokens, c.evaluate.batch))
+        if asked.images:
+            shard, thought = c.generate.shard_size, c.evaluate.think_tokens
+            calls += self._drawn(asked.images, shard, team, thought=thought)
+        if asked.scored:
+            own = dataclasses.replace(c, score=dataclasses.replace(c.score, judge="self"))
+            proposers = c.score.proposers[: 1 if "score" in c.stages else None]
+            judging = dataclasses.replace(self, cfg=own)
+            calls += judging._judged(asked.scored, c.score.shard_size, proposers, team)
+        size, batch, count = c.sample.size, c.evaluate.batch, counting(self.sizes)
+        few = dict(itemsize=self._itemsize)
+        if asked.answers:
+            work = count.asking(self.sizes, size, batch, **few, chips=team.chips)
+            calls.append(self._calls("answer", asked.answers, batch, work, team))
+        for limit, texts in sorted(asked.texts.items()):
+            work = count.answering(self.sizes, size, batch, bucket(limit), **few)
+            calls.append(self._calls(f"write {limit}", texts, batch, work, team))
+        if asked.edits:
+            if why := families.of(self.sizes).ONLY_WORDS:
+                raise BadInput(f"{stage}: pictures are to be edited: {why}")
+            work = editing(self.sizes, c.sample, **few, chips=team.chips)
+            calls.append(self._calls("edit", asked.edits, c.sample.batch, work, team))
+            decoded, alone = count.decoding(self.sizes, size), team.beside * team.chips
+            calls.append(Calls("decode edits", asked.edits, decoded, 1, alone, "float32"))
+        return calls
+
+    def _drawn(self, images: int, shard: int, team: Team, *, thought: int = 0) -> list[Calls]:
+        """Images drawn together and decoded one by one, each on a device of its own; thought:
+        tokens of the plans that they are drawn behind."""
         c, dtype, count = self.cfg.sample, self.cfg.compute.dtype, counting(self.sizes)
-        drawn = count.drawing(self.sizes, c, itemsize=self._itemsize, chips=team.chips)
+        how: dict[str, Any] = dict(itemsize=self._itemsize, chips=team.chips)
+        how |= {"thought": thought} if thought else {}
+        drawn = count.drawing(self.sizes, c, **how)
         calls = in_shards(images, shard, c.batch)
         decoded = count.decoding(self.sizes, c.size)
         return [
@@ -313,17 +417,17 @@ class Workload:
         c, limit = self.cfg.score.written, bucket(self.cfg.score.written.max_tokens)
         size, how = self.cfg.sample.size, dict(itemsize=self._itemsize)
         work = counting(self.sizes).answering(self.sizes, size, c.batch, limit, **how)
-        return self._writing(answers, c.batch, work, team)
+        return self._calls("write", answers, c.batch, work, team)
 
-    def _thought(self, prompts: int, team: Team) -> Calls:
+    def _thought(self, prompts: int, limit: int, batch: int) -> Calls:
         """Plans of prompts, each as long as it may be."""
-        limit, rows = bucket(self.cfg.generate.think_tokens), self.cfg.sample.batch
-        work = thinking(self.sizes, rows, limit, itemsize=self._itemsize)
-        return self._writing(prompts, rows, work, team)
+        work = thinking(self.sizes, batch, bucket(limit), itemsize=self._itemsize)
+        return self._calls("write", prompts, batch, work, self.own)
 
-    def _writing(self, count: int, batch: int, work: Work, team: Team) -> Calls:
+    def _calls(self, program: str, items: int, batch: int, work: Work, team: Team) -> Calls:
+        """Calls for so many items, `batch` of them in each."""
         dtype = self.cfg.compute.dtype
-        return Calls("write", -(-count // batch), work, team.chips, team.beside, dtype)
+        return Calls(program, -(-items // batch), work, team.chips, team.beside, dtype)
 
     @property
     def _itemsize(self) -> int:

@@ -24,7 +24,7 @@ from srum_jax.core.constraints import limits_of_loss
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import shards
-from srum_jax.evals import choice
+from srum_jax.evals import choice, choosing
 from srum_jax.evals.choice import Candidate, Choice, Rule
 from srum_jax.evals.suite import ModelOutputs, Suite
 from srum_jax.rewards import question_templates
@@ -35,8 +35,6 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, 
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.rollout import Rollout
 from srum_jax.training import checkpoint
-
-HELD_BACK = "held_back"  # of adjust.prompts: those that the stage generate held back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             found.needs(work, name)
     found.problems += problems(cfg)
     weights = preflight.weights(cfg, work, found)
-    if not weights or (c.prompts == HELD_BACK and found.made_later(work, "generate")):
+    if not weights or (c.prompts == choosing.HELD_BACK and found.made_later(work, "generate")):
         return
     with found.noting():
         suites = validation(cfg, work, loading.language(weights))
@@ -93,7 +91,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             prompt_lists.check(suite.prompts, loading.prompt_reader(weights))
         evaluate.check_thinking(cfg, weights, suites)
         asked = [suite.requests(MODEL) for suite in suites]
-        tried = c.checkpoints * len(c.shares) * max(len(c.guidance), 1)
+        tried = choosing.tried(c)
         images, said, edits = (
             (1 + tried) * sum(sum(len(getattr(one, kind)) for kind in kinds) for one in asked)
             for kinds in (("images",), ("answers", "texts"), ("edits",))
@@ -122,22 +120,9 @@ def problems(cfg: Config) -> Iterator[str]:
 
 def validating(cfg: Config, work: Workdir) -> Config:
     """`cfg` whose `evaluate` section asks what `adjust` says, with the guidance in use."""
-    c = cfg.adjust
-    held_back = work.stage("generate") / "held_back.json"
-    asked = dataclasses.replace(
-        cfg.evaluate,
-        suites=c.suites,
-        prompts=str(held_back) if c.prompts == HELD_BACK else c.prompts,
-        first=c.first,
-        count=c.count,
-        questions=c.questions,
-        multi_image_questions=c.multi_image_questions,
-        captions=c.captions,
-        edits=c.edits,
-        best_of_prompts=1,
-        limit=c.limit,
-        seed=c.seed,
-    )
+    held_back = str(work.stage("generate") / "held_back.json")
+    prompts = held_back if cfg.adjust.prompts == choosing.HELD_BACK else cfg.adjust.prompts
+    asked = choosing.asked(cfg.adjust, cfg.evaluate, prompts)
     return dataclasses.replace(adjusted.in_use(cfg, work), evaluate=asked)
 
 

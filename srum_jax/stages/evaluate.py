@@ -58,11 +58,16 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
                 prompt_lists.check(suite.prompts, reader)
                 note_cost(cfg, suite, found)
             check_thinking(cfg, weights, suites)
-            models = 1 + ("train" in cfg.stages)
-            count = cfg.rounds * models * sum(len(suite.prompts) for suite in suites)
+            models = ("base", "trained") if "train" in cfg.stages else ("base",)
+            asked = [suite.requests(model) for suite in suites for model in models]
+            images, edits = (
+                cfg.rounds * sum(len(getattr(one, kind)) for one in asked)
+                for kind in ("images", "edits")
+            )
             each = disk.picture_bytes(cfg.sample.size, preflight.layout(weights))
-            what = "{:,} pictures of {}x{}, at least".format(count, *cfg.sample.size)
-            found.costs.append(Cost("evaluate", what, count * each))
+            what = "{:,} pictures of {}x{}".format(images, *cfg.sample.size)
+            what += f" and {edits:,} edits" if edits else ""
+            found.costs.append(Cost("evaluate", what, (images + edits) * each))
 
 
 def check_thinking(cfg: Config, weights: Any, suites: Sequence[Suite]) -> None:

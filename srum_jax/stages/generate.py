@@ -64,6 +64,10 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             if c.think:
                 family = families.find(weights.folder, weights.base)
                 thinking.check(family, reader.tokenizer, "generate.think")
+                plans = min(len(wanted), cfg.rounds * c.count)
+                found.notes.append(
+                    f"generate: {plans:,} plans in words, of at most {c.think_tokens:,} tokens each"
+                )
             prompt_lists.check(wanted, reader)
             layout = preflight.layout(weights)
             count = min(len(wanted), cfg.rounds * c.count) * c.candidates

@@ -10,7 +10,7 @@ from srum_jax import config, disk, main, programs, running
 from srum_jax.configs import bagel_7b_srum
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
-from srum_jax.planning import budget, lowering, topology, workload
+from srum_jax.planning import budget, examination, lowering, topology, workload
 from srum_jax.planning.budget import Assumptions, Chips
 from srum_jax.planning.workload import Calls, Work, Workload
 
@@ -110,6 +110,22 @@ def test_operations_are_those_of_the_programs_that_are_compiled(small):
             assert counted.work.flops == made.flops > 0, name
 
 
+def test_plans_in_words_are_programs_that_are_planned_too(small):
+    """What writes them, and a sampler whose cache holds them."""
+    cfg = small(generate__think=True, generate__think_tokens=40)
+    mesh, made = tiny.mesh(cfg), {}
+    calls = {c.program: c for c in Workload(cfg, tiny.MODEL, 1).of("generate")}
+    for name, counted in (("think", "write"), ("sample", "sample")):
+        made[name] = lowering.PROGRAMS[name].make(cfg, tiny.MODEL, mesh)
+        assert calls[counted].work.flops == made[name].flops > 0, name
+        with jax.set_mesh(mesh):
+            made[name].lower()
+    assert made["think"].more == {"answers": 4, "tokens": 48}
+    plain = lowering.PROGRAMS["sample"].make(small(), tiny.MODEL, mesh)
+    slots = [one.arguments[1].und.segment.shape[1] for one in (plain, made["sample"])]
+    assert slots == [96, 192]  # 66 tokens; 66, 66 and 42
+
+
 def test_writing_reads_the_weights_for_every_token():
     words = {"score.readout": "written", "score.view": "coordinates", "score.verify": 0.0}
     cfg = flagship(**words)
@@ -129,7 +145,7 @@ def test_writing_reads_the_weights_for_every_token():
 def test_the_flagship_is_mostly_drawing_and_takes_a_day_of_eight_h200s():
     stages, found = of_flagship()
     assert 20 < stages["generate"].seconds / 3600 < 24
-    assert stages["generate"].seconds > 0.88 * found.seconds
+    assert stages["generate"].seconds > 0.87 * found.seconds
     assert stages["export"].seconds == 0 == stages["report"].seconds
     assert stages["generate"].disk == 5559 * 8 * disk.picture_bytes(
         (1024, 1024), lowering.sizes_of(flagship()).layout
@@ -173,12 +189,59 @@ def test_what_decides_the_scoring():
     assert not of_flagship(**outside)[0]["train"].flops == 0
 
 
-def test_stages_that_a_world_decides_are_not_counted(small):
-    found = budget.estimate(small(), Chips("v5e", 4), Assumptions())
+def test_suites_whose_files_are_not_here_are_not_counted(small):
+    lost = "pope:no/such/folder"
+    found = budget.estimate(small(evaluate__suites=(lost,)), Chips("v5e", 4), Assumptions())
     assert found.uncounted == ["evaluate"] and "not counted: evaluate" in found.said()
     assert "hours" not in found.json()["stages"]["evaluate"]
     shown = "\n".join(budget.lines(found))
     assert "evaluate  not counted" in shown and "money" not in shown
+    both = small(evaluate__suites=("shapes", lost))
+    found = budget.estimate(both, Chips("v5e", 4), Assumptions())
+    shown = "\n".join(budget.lines(found))
+    assert found.uncounted == ["evaluate: pope"] and "not counted: evaluate: pope" in found.said()
+    assert "17 decode" in shown and "pope not counted" in shown
+
+
+ASKED = [f"evaluate__{n}" for n in ("questions", "multi_image_questions", "captions", "edits")]
+
+
+def test_an_evaluation_is_counted_by_what_its_suites_ask(small):
+    """By the base 2 candidates of 3 prompts, which it scores, and 4 images; by the trained 7."""
+    cfg = small(**dict.fromkeys(ASKED, 0))
+    asked = examination.of_stage(cfg, "evaluate")
+    assert (asked.images, asked.scored, asked.answers, asked.edits) == (17, 6, 0, 0)
+    work = Workload(cfg, lowering.sizes_of(cfg), 1)
+    counts = {one.program: one.count for one in work.of("evaluate")}
+    assert counts == {"sample": 5, "decode": 17, "score": 2, "score regions": 12}
+    (sample, *_), (evaluating, *_) = work.of("generate"), work.of("evaluate")
+    assert sample.work == evaluating.work
+    each = disk.picture_bytes(cfg.sample.size, work.sizes.layout)
+    stages = budget.estimate(cfg, Chips("v5e", 4), Assumptions()).stages
+    assert {one.stage: one.disk for one in stages}["evaluate"] == 17 * each
+
+
+def test_questions_captions_and_edits_are_counted():
+    """Of the shapes base that ships with the package, which reads them."""
+    cfg = tiny.load_config("", evaluate__captions=3, evaluate__edits=5)
+    asked = examination.of_stage(cfg, "evaluate")
+    two = cfg.evaluate.multi_image_questions
+    assert asked.answers >= 2 * (22 + 2 * two) and asked.edits == 10
+    assert list(asked.texts.values()) == [6]
+    calls = {c.program: c for c in Workload(cfg, lowering.sizes_of(cfg), 1).of("evaluate")}
+    assert calls["edit"].count == 3 and calls["answer"].count == -(-asked.answers // 11)
+    assert calls["edit"].work.flops > calls["sample"].work.flops  # pictures are read before
+
+
+def test_what_is_chosen_from_is_counted_at_most():
+    """Of the flagship: the base and four models draw 150 prompts, and what is chosen 300."""
+    assert examination.of_stage(flagship(), "evaluate").images == 2 * 300
+    assert examination.of_stage(flagship(), "adjust").images == (1 + 2 * 2) * 150 + 300
+    three = {"adjust.guidance": (2.0, 3.0, 4.0), "stages": ("train", "adjust")}
+    assert examination.of_stage(flagship(**three), "adjust").images == (1 + 2 * 2 * 3) * 150
+    stages, found = of_flagship()
+    assert 0 < stages["evaluate"].seconds < stages["adjust"].seconds < 3600
+    assert found.uncounted == [] and "adjust about" in found.said()
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, math.nan])
@@ -237,9 +300,17 @@ def test_without_a_compiler_time_and_cost_are_said_all_the_same(monkeypatch, cap
 
 
 def test_plans_in_words_are_counted():
-    """Once a prompt, whatever its candidates are: as long as they may be."""
+    """Once a prompt, whatever its candidates are: as long as they may be. Images are drawn behind
+    them."""
     plain, thinking = (flagship(**{"generate.think": think}) for think in (False, True))
     sizes = lowering.sizes_of(plain)
     (write, *drawn), without = (Workload(c, sizes, 8).of("generate") for c in (thinking, plain))
-    assert drawn == without and write.program == "write"
+    assert write.program == "write" and drawn[1:] == without[1:]
+    assert 1.02 < drawn[0].work.flops / without[0].work.flops < 1.1
+    assert "think" in lowering.of_stages(thinking) and "think" not in lowering.of_stages(plain)
+    examined = flagship(**{"evaluate.think_tokens": 1000})
+    thoughts, again, *_ = Workload(examined, sizes, 8).of("evaluate")
+    assert thoughts.count == 600 / examined.evaluate.batch and again.work == drawn[0].work
+    assert Workload(examined, sizes, 8).of("generate")[0] == without[0]
+    assert "think" in lowering.of_stages(examined)
     assert write.count == -(-5559 // thinking.sample.batch) and write.work.flops > 0

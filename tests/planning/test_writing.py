@@ -13,6 +13,8 @@ from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 from srum_jax.planning import lowering, plan, topology, traffic, workload
 
 MOST = 1.15  # times the weights and the cache that a token cannot do without
+# libtpu puts the token into some caches on the chip itself, and writes these back whole.
+WHOLE = {"h200:1": MOST, "v5e:2x2": 1.17}
 COMPILERS = {"h200:1": ("jax_plugins.xla_cuda12", "plan-gpu"), "v5e:2x2": ("libtpu", "plan-tpu")}
 
 
@@ -51,13 +53,13 @@ def times_needed(name, sizes, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", [target("h200:1")])
+@pytest.mark.parametrize("machine", [target(name) for name in COMPILERS])
 def test_a_token_moves_the_weights_and_the_cache_once(machine):
     """BAGEL-7B-MoT, as the stage `score` writes: 16 answers about pictures of 1024x1024.
 
-    On v5e:2x2 libtpu takes longer for these 28 layers than anybody has waited.
+    On v5e:2x2 libtpu takes some four minutes of processor time for these 28 layers.
     """
-    assert 0.9 < times_needed(machine, BAGEL_7B_MOT) <= MOST
+    assert 0.9 < times_needed(machine, BAGEL_7B_MOT) <= WHOLE[machine]
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def test_what_will_be_written_is_said_before_it_is(tmp_path, weights):
     assert by["generate"].what == "30 pictures of 32x32"
     assert by["generate"].bytes == 30 * (int(0.6 * 3 * 32 * 32) + 4 * height * width * dim)
     assert by["train"].bytes > 0 and by["export"].bytes > 0
-    assert by["evaluate"].what == "28 pictures of 32x32, at least"  # 7 prompts, two models, rounds
+    # Two rounds: 2 candidates of 3 prompts and 4 images by the base, 7 by the trained; both edit.
+    assert by["evaluate"].what == "34 pictures of 32x32 and 600 edits"
     assert any(re.fullmatch("to be written in all: about .*B; .*B are free", s) for s in found.said)
 
 
@@ -75,7 +76,7 @@ def test_before_anything_is_rented_the_same_bytes_are_said(tmp_path, weights):
     asked = running.Run(cfg, cfg.stages, str(tmp_path / "run"))
     found = {cost.stage: cost.bytes for cost in asked.check().costs}
     budget = {one.stage: one.disk for one in asked.expected(Chips("v5e", 4)).stages}
-    for stage in ("generate", "train", "export"):
+    for stage in ("generate", "train", "evaluate", "export"):
         assert budget[stage] == found[stage] > 0, stage
 
 

@@ -11,7 +11,8 @@ import tiny
 from srum_jax.core.errors import BadInput
 from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.stages import rollout, thinking
+from srum_jax.stages import generate, preflight, rollout, thinking
+from srum_jax.stages.manifest import Workdir
 from srum_jax.stages.rollout import Rollout
 
 SIZES = {"color": 400, "shape": 120, "spatial": 60, "rare": 20}  # as such files are: in blocks
@@ -111,6 +112,15 @@ def test_a_prompt_is_planned_once_and_drawn_behind_its_plan():
         assert len(system.ids) > 100 and text.ids.tolist() == Letters().text(prompt).ids.tolist()
         assert plan.ids.tolist() == Letters().text(f"plan of {len(prompt)}").ids.tolist()
         assert request.plain == 1 and len(request.texts) == 2  # guidance knows no plan
+
+
+def test_plans_are_told_before_they_are_written(tmp_path, monkeypatch):
+    folder = tiny.write_model(tmp_path / "model")
+    monkeypatch.setattr(thinking, "check", lambda *_: None)  # as of a model with the words
+    cfg = tiny.load_config(folder, generate__think=True, generate__think_tokens=1200, rounds=2)
+    found = preflight.Checks(("generate",))
+    generate.check(cfg, Workdir(tmp_path / "run"), found)
+    assert "generate: 10 plans in words, of at most 1,200 tokens each" in found.notes
 
 
 def test_a_model_of_few_words_cannot_think(tmp_path):
