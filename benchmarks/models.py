@@ -35,6 +35,7 @@ from srum_jax.models import int8
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.worlds.shapes import exam
+from srum_jax.worlds.shapes.setting import SMALL
 
 BASE = "float32"  # differences are to it
 PRECISIONS = {  # dtype of weights, dtype of products, and whether the large matrices are int8
@@ -180,7 +181,7 @@ def main() -> None:
 
     cfg, words = model_config.from_folder(args.model), Tokenizer.from_folder(args.model)
     settings = dataclasses.replace(generation_config.from_folder(args.model).generate, batch=DRAWN)
-    if settings.size != (exam.SIDE, exam.SIDE):
+    if settings.size != (SMALL.side, SMALL.side):
         parser.error(f"{args.model} draws {settings.size} pixels: not the shapes world's")
     params, vae_params = hf.load(args.model, cfg)
     vae_params = jax.tree.map(jnp.asarray, vae_params)

@@ -10,7 +10,8 @@ import pytest
 from srum_jax.data import prompts, records, tfds_texts
 from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.worlds.shapes import examples, language, tfds_builder
+from srum_jax.worlds.shapes import examples, tfds_builder
+from srum_jax.worlds.shapes.setting import SMALL
 
 
 def write(tmp_path, name, content):
@@ -29,8 +30,8 @@ def texts(found):
 def test_the_shapes_world_from_the_front_and_by_category():
     found = prompts.load("shapes:test", 12)
     assert [p.id for p in found] == list(range(12)) and len({p.text for p in found}) == 12
-    kinds = len(language.CATEGORIES)
-    assert [p.category for p in found[:kinds]] == list(language.CATEGORIES)
+    kinds = len(SMALL.prompts)
+    assert [p.category for p in found[:kinds]] == list(SMALL.prompts)
     assert found[:4] == prompts.load("shapes:test", 4)
     with pytest.raises(ValueError, match="1000000 prompts asked of split 'train'"):
         prompts.load("shapes:train", 10**6)

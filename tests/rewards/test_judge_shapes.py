@@ -11,6 +11,7 @@ from chosen_tokens import chosen
 from srum_jax.rewards import judge, logits, question_templates
 from srum_jax.rewards.boxes import regions
 from srum_jax.worlds.shapes import examples, language, rendering, verifier
+from srum_jax.worlds.shapes.setting import SMALL
 
 COMPONENTS = regions.ComponentsProposer()
 VOCABULARY = list(examples.vocabulary())
@@ -68,7 +69,7 @@ def faults(rng, scene, content):
     """(what is wrong, a scene one fault away) for all faults that a prompt's scene can have."""
     things, free = (
         scene.things,
-        sorted(set(rendering.CELLS) - {(t.row, t.col) for t in scene.things}),
+        sorted(set(SMALL.cells) - {(t.row, t.col) for t in scene.things}),
     )
 
     def other(at, pair, scale):
@@ -100,7 +101,7 @@ def faults(rng, scene, content):
         yield "relation", dataclasses.replace(scene, things=tuple(swapped))
 
 
-@pytest.mark.parametrize("category", language.CATEGORIES)
+@pytest.mark.parametrize("category", SMALL.prompts)
 def test_a_judge_that_sees_well_tells_right_from_wrong(category):
     rng = random.Random(7)
     contents = language.contents("test", category)

@@ -5,6 +5,7 @@ import pytest
 from srum_jax.rewards import question_templates
 from srum_jax.rewards.question_templates import ObjectSpec, Relation, decompose
 from srum_jax.worlds.shapes import examples, language
+from srum_jax.worlds.shapes.setting import SMALL
 
 
 def texts(questions):
@@ -91,7 +92,7 @@ def test_beyond_the_grammar(prompt):
 
 @pytest.mark.parametrize("split", language.SPLITS)
 def test_every_shapes_prompt_is_read_as_the_world_means_it(split):
-    for category in language.CATEGORIES:
+    for category in SMALL.prompts:
         prompts = [p for p in language.prompts(split) if p.category == category]
         for prompt in prompts[:: max(1, len(prompts) // 80)]:
             scene, content = decompose(prompt.text), language.parse(prompt.text)

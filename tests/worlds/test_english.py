@@ -10,6 +10,7 @@ from srum_jax.rewards import question_templates
 from srum_jax.worlds.shapes import changes, english, language, questions
 from srum_jax.worlds.shapes.english import normalise
 from srum_jax.worlds.shapes.language import name, plural
+from srum_jax.worlds.shapes.setting import SMALL
 
 PAIRS = random.Random(0).sample(list(itertools.permutations(language.PAIRS, 2)), 12)
 
@@ -17,7 +18,7 @@ PAIRS = random.Random(0).sample(list(itertools.permutations(language.PAIRS, 2)),
 def prompts():
     """Every wording of some contents of every category and split."""
     rng = random.Random(1)
-    for split, category in itertools.product(language.SPLITS, language.CATEGORIES):
+    for split, category in itertools.product(language.SPLITS, SMALL.prompts):
         every = language.contents(split, category)
         for content in rng.sample(every, min(60, len(every))):
             yield from language.wordings(content)

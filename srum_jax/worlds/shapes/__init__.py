@@ -1,6 +1,7 @@
 """The shapes world: small pictures of coloured shapes, what can be said of them, and who checks it.
 
-32x32 RGB, 2x2 cells, one to four objects of 8 colours, 4 shapes, 2 sizes. Owns what
+32x32 RGB, 2x2 cells, one to four objects of 8 colours, 4 shapes, 2 sizes; or, as its larger setting
+(`setting`, the world `large`), 64x64, 3x3 cells and up to nine objects. Owns what
 `core/registry.py` asks of a world; the rest lies in modules of their own: scenes and pictures
 (`rendering`), prompts and their splits (`language`), questions (`question_forms`, `questions`),
 edits, pairs and clips (`changes`), streams of training examples and the words (`examples`), a TFDS
@@ -12,6 +13,7 @@ files of benchmarks (`benchmark_files`), and the stages that make the base (`aut
 import pathlib
 
 from srum_jax.worlds.shapes import language
+from srum_jax.worlds.shapes.setting import SMALL, Setting
 
 STAGES = {  # that make the base, in their order, and the module of each
     "autoencoder": "srum_jax.worlds.shapes.autoencoder",
@@ -19,15 +21,18 @@ STAGES = {  # that make the base, in their order, and the module of each
 }
 
 
-def prompts(split: str, count: int | None, first: int = 0) -> tuple[tuple[str, str], ...]:
+def prompts(
+    split: str, count: int | None, first: int = 0, setting: Setting = SMALL
+) -> tuple[tuple[str, str], ...]:
     """(text, category) of the split's prompts, the categories in turn: `count`, without one all.
 
     With a place `first` to begin at, all of them: the list is then turned. Raises ValueError for
     an unknown split or more prompts than it has.
     """
-    everything = len(language.prompts(split))
+    everything = len(language.prompts(split, setting))
     wanted = everything if count is None else count
-    found = language.balanced_prompts(split, max(wanted, everything) if first else wanted)
+    most = max(wanted, everything) if first else wanted
+    found = language.balanced_prompts(split, most, setting=setting)
     return tuple((prompt.text, prompt.category) for prompt in found)
 
 

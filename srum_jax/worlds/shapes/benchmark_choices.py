@@ -16,7 +16,7 @@ from srum_jax.data import images
 from srum_jax.worlds.shapes import rendering as render
 from srum_jax.worlds.shapes.benchmark_folder import OfficialFolder, sentence
 from srum_jax.worlds.shapes.changes import WAYS, several_question
-from srum_jax.worlds.shapes.language import NUMBERS
+from srum_jax.worlds.shapes.language import FEW, NUMBERS
 from srum_jax.worlds.shapes.question_forms import ShapesQuestion
 from srum_jax.worlds.shapes.questions import scene_questions, stream_rng
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES
@@ -55,7 +55,7 @@ def options(rng: random.Random, question: ShapesQuestion) -> list[str]:
     words: Sequence[str] = {
         "color": COLORS,
         "shape": SHAPES,
-        "count": NUMBERS,
+        "count": NUMBERS[: FEW + 1],
         "size": tuple(SIZES),
         "way": tuple(WAYS),
         "position": sides,

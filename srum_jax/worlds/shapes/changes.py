@@ -1,7 +1,8 @@
 """What changes between shapes pictures: edits, two pictures compared, and short clips.
 
 Owns the instructions of edits and the questions about several pictures at once, each with a
-one-word answer that is drawn first, so that no question tells it.
+one-word answer that is drawn first, so that no question tells it. Pairs and clips are of the small
+setting alone.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 
 from srum_jax.worlds.shapes import language
 from srum_jax.worlds.shapes import rendering as render
-from srum_jax.worlds.shapes.language import Content, name
+from srum_jax.worlds.shapes.language import name
 from srum_jax.worlds.shapes.question_forms import ShapesQuestion
 from srum_jax.worlds.shapes.questions import scene_of, stream_rng
-from srum_jax.worlds.shapes.rendering import CELL, CELLS, COLORS, Pair, Scene, Thing, pick, weighted
+from srum_jax.worlds.shapes.rendering import COLORS, Pair, Scene, Thing, pick
+from srum_jax.worlds.shapes.setting import SMALL, Setting
 
 EDITS = ("recolor", "add", "remove", "move")
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns)
@@ -27,7 +29,6 @@ CLIP_KINDS = ("clip_color", "clip_shape", "clip_way", "clip_count")
 FRAMES = (4, 4, 5, 6, 8)  # of a clip
 CHANGES = {"recolor": "color", "add": "added", "remove": "removed", "move": "place", "": "nothing"}
 
-_EDITED = (("single", 0.2), ("attr", 0.35), ("triple", 0.45))
 _COMPARED = (("single", 0.1), ("attr", 0.35), ("count", 0.15), ("triple", 0.3), ("quad", 0.1))
 _FILMED = (("single", 0.35), ("attr", 0.4), ("triple", 0.25))
 
@@ -57,13 +58,14 @@ def edited(rng: random.Random, scene: Scene, kind: str) -> Edit | None:
     """A drawn edit of one thing that its colour and shape name uniquely; None if none fits."""
     pairs = Counter(t.pair for t in scene.things)
     things = [t for t in scene.things if pairs[t.pair] == 1]
-    free = [c for c in CELLS if c not in {(t.row, t.col) for t in scene.things}]
+    setting = scene.setting
+    free = [c for c in setting.cells if c not in {(t.row, t.col) for t in scene.things}]
     if kind == "add":
         left = [p for p in language.PAIRS if p not in pairs]
         if not free:
             return None
         pair, cell = pick(rng, left), pick(rng, free)
-        target = replace(scene, things=(*scene.things, render.place(rng, pair, cell)))
+        target = replace(scene, things=(*scene.things, render.place(rng, pair, cell, "", setting)))
         return Edit(kind, scene, f"add {name(pair)} .", target, pair, None)
     if not things:
         return None
@@ -77,7 +79,7 @@ def edited(rng: random.Random, scene: Scene, kind: str) -> Edit | None:
         return Edit(kind, scene, f"remove the {thing.color} {thing.shape} .", target, None, None)
     if kind == "recolor":
         color = pick(rng, [c for c in COLORS if (c, thing.shape) not in pairs])
-        other = render.place(rng, (color, thing.shape), (thing.row, thing.col))
+        other = render.place(rng, (color, thing.shape), (thing.row, thing.col), "", setting)
         changed = replace(thing, color=color, tone=other.tone)
         words = f"make the {thing.color} {thing.shape} {color} ."
     else:
@@ -85,8 +87,8 @@ def edited(rng: random.Random, scene: Scene, kind: str) -> Edit | None:
         if not ways:
             return None
         way = pick(rng, ways)
-        down, right = (CELL * step for step in WAYS[way])
-        changed = render.shifted(thing, right, down)
+        down, right = (setting.cell * step for step in WAYS[way])
+        changed = render.shifted(thing, right, down, setting)
         words = f"move the {thing.color} {thing.shape} {way} ."
     target = replace(scene, things=(*rest[0], changed, *rest[1]))
     return Edit(kind, scene, words, target, changed.pair, (changed.row, changed.col))
@@ -98,34 +100,34 @@ def _within(scene: Scene, split: str, held_out: bool) -> bool:
     return language.split_of(content) == split and (held_out or not content.held_out)
 
 
-def edit_of(rng: random.Random, split: str, kind: str, held_out: bool = True) -> Edit:
+def edit_of(
+    rng: random.Random,
+    split: str,
+    kind: str,
+    held_out: bool = True,
+    setting: Setting = SMALL,
+) -> Edit:
     """An edit of the kind whose scenes before and after have contents of the split."""
     while True:
-        edit = edited(rng, _scene(rng, split, _EDITED, held_out), kind)
+        scene = scene_of(rng, split, setting.edited, held_out, setting)
+        edit = edited(rng, scene, kind)
         if edit and _within(edit.target, split, held_out):
             return edit
 
 
-def _scene(rng, split: str, categories, held_out: bool) -> Scene:
-    if held_out:
-        return scene_of(rng, split, categories)
-    content: Content = pick(
-        rng, language.contents(split, weighted(rng, categories), held_out=False)
-    )
-    return render.scatter(rng, content.pairs, content.sizes)
-
-
-def edit_example(seed: int, index: int) -> Edit:
+def edit_example(seed: int, index: int, setting: Setting = SMALL) -> Edit:
     """Edit `index` of the training stream: of the train split, without held-out pairs."""
     rng = stream_rng(seed, index, 8)
-    return edit_of(rng, "train", pick(rng, EDITS), held_out=False)
+    return edit_of(rng, "train", pick(rng, EDITS), False, setting)
 
 
 @functools.lru_cache(maxsize=4)
-def edit_set(split: str, count: int, seed: int = 0) -> tuple[Edit, ...]:
+def edit_set(split: str, count: int, seed: int = 0, setting: Setting = SMALL) -> tuple[Edit, ...]:
     """`count` edits of the split, kinds in turn, held-out pairs among them."""
     rngs = (stream_rng(seed, i, 9 + language.SPLITS.index(split)) for i in range(count))
-    return tuple(edit_of(rng, split, EDITS[i % len(EDITS)]) for i, rng in enumerate(rngs))
+    return tuple(
+        edit_of(rng, split, EDITS[i % len(EDITS)], setting=setting) for i, rng in enumerate(rngs)
+    )
 
 
 # ------------------------------------------------------------------------------- two pictures
@@ -136,7 +138,7 @@ def changed_pair(rng: random.Random, split: str, change: str) -> tuple[Scene, Sc
     if change:
         edit = edit_of(rng, split, change)
         return edit.source, edit.target
-    scene = scene_of(rng, split, _EDITED)
+    scene = scene_of(rng, split, SMALL.edited)
     return scene, scene
 
 
@@ -207,7 +209,7 @@ def clip_of(rng: random.Random, split: str, movers: int) -> Clip | None:
     number = pick(rng, FRAMES)
     frames = []
     for i in range(number):
-        gone = round(CELL * i / (number - 1))
+        gone = round(scene.setting.cell * i / (number - 1))
         things = tuple(
             render.shifted(t, gone * WAYS[moves[t]][1], gone * WAYS[moves[t]][0])
             if t in moves
@@ -219,7 +221,7 @@ def clip_of(rng: random.Random, split: str, movers: int) -> Clip | None:
 
 
 def _free(cell: tuple[int, int], taken: set[tuple[int, int]]) -> bool:
-    return cell in CELLS and cell not in taken
+    return cell in SMALL.cells and cell not in taken
 
 
 def clip_question(rng: random.Random, clip: Clip, kind: str) -> ShapesQuestion | None:

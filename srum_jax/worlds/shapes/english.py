@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data.languages import Kind
-from srum_jax.worlds.shapes import answer_forms
-from srum_jax.worlds.shapes.language import COUNTS, NUMBERS, RELATION_WORDS, name, plural
+from srum_jax.worlds.shapes import answer_forms, language
+from srum_jax.worlds.shapes.language import RELATION_WORDS, name, plural
 from srum_jax.worlds.shapes.question_forms import DESCRIBE
 from srum_jax.worlds.shapes.rendering import COLORS, SHAPES, SIZES, Pair
 
-MOST_OBJECTS = 4
+MOST_OBJECTS = language.FEW
+NUMBERS = language.NUMBERS[: MOST_OBJECTS + 1]
+COUNTS = NUMBERS[2:]  # what may be asked for
 SINGULAR = {plural(shape): shape for shape in SHAPES}
 _NOUNS = (*SHAPES, *SINGULAR)
 

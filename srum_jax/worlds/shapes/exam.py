@@ -18,9 +18,10 @@ from srum_jax.worlds.shapes.changes import Edit, edit_set, several_set
 from srum_jax.worlds.shapes.language import content_of
 from srum_jax.worlds.shapes.question_forms import DESCRIBE, ShapesQuestion
 from srum_jax.worlds.shapes.questions import caption_set, qa_set
-from srum_jax.worlds.shapes.rendering import SIDE, Scene, draw
+from srum_jax.worlds.shapes.rendering import Scene, draw
+from srum_jax.worlds.shapes.setting import SMALL, Setting, of_side
 
-CAPTION_TOKENS = 24  # the longest caption of the world has 15 words
+CAPTION_TOKENS = {4: 24, 9: 44}  # by a setting's objects; the longest captions have 15, 36 words
 
 # A picture uint8 [H,W,3] or a tuple of several, and a question about them.
 Item = tuple[np.ndarray | tuple[np.ndarray, ...], ShapesQuestion]
@@ -29,9 +30,13 @@ Item = tuple[np.ndarray | tuple[np.ndarray, ...], ShapesQuestion]
 # -------------------------------------------------------------------------------- what is asked
 
 
-def questions(split: str, count: int, several: int) -> tuple[AnswerRequest, ...]:
-    """`count` questions about one picture each, then `several` about two or a clip."""
-    return answer_requests(qa_set(split, count) + several_set(split, several))
+def questions(
+    split: str, count: int, several: int, setting: Setting = SMALL
+) -> tuple[AnswerRequest, ...]:
+    """`count` questions about one picture each, then `several` about two or a clip, which the small
+    setting alone has."""
+    of_several = several_set(split, several) if setting == SMALL else ()
+    return answer_requests(qa_set(split, count, setting=setting) + of_several)
 
 
 def answer_requests(items: Sequence[Item]) -> tuple[AnswerRequest, ...]:
@@ -48,7 +53,7 @@ def answer_requests(items: Sequence[Item]) -> tuple[AnswerRequest, ...]:
     )
 
 
-def captions(split: str, count: int) -> tuple[TextRequest, ...]:
+def captions(split: str, count: int, setting: Setting = SMALL) -> tuple[TextRequest, ...]:
     """Scenes to describe; the truth is the scene."""
     return tuple(
         TextRequest(
@@ -56,14 +61,14 @@ def captions(split: str, count: int) -> tuple[TextRequest, ...]:
             category=content_of([thing.pair for thing in scene.things]).category,
             images=(draw(scene),),
             instruction=DESCRIBE,
-            max_tokens=CAPTION_TOKENS,
+            max_tokens=CAPTION_TOKENS[setting.most],
             truth=scene,
         )
-        for i, scene in enumerate(caption_set(split, count))
+        for i, scene in enumerate(caption_set(split, count, setting=setting))
     )
 
 
-def edits(split: str, count: int) -> tuple[EditRequest, ...]:
+def edits(split: str, count: int, setting: Setting = SMALL) -> tuple[EditRequest, ...]:
     """Pictures to change; the truth is the edit."""
     return tuple(
         EditRequest(
@@ -74,7 +79,7 @@ def edits(split: str, count: int) -> tuple[EditRequest, ...]:
             seed=candidate_seed(0, i, 0),
             truth=edit,
         )
-        for i, edit in enumerate(edit_set(split, count))
+        for i, edit in enumerate(edit_set(split, count, setting=setting))
     )
 
 
@@ -98,14 +103,16 @@ class ShapesVerifier:
 
 def readable(size: tuple[int, int], prompt: str) -> bool:
     """Whether the verifier can judge an image of `size` (height, width in pixels) by the prompt."""
+    setting = of_side(size[0])
     try:
-        return tuple(size) == (SIDE, SIDE) and bool(verifier.demanded(prompt))
+        known = setting is not None and tuple(size) == (setting.side, setting.side)
+        return known and bool(verifier.demanded(prompt, setting))
     except ValueError:
         return False
 
 
 def right_drawings(images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-    """bool [N]: which images, uint8 [32,32,3] each, show what their prompts say."""
+    """bool [N]: which images, uint8 of their setting's size, show what their prompts say."""
     pairs = zip(images, prompts, strict=True)
     return np.array([verifier.verify(image, prompt).right for image, prompt in pairs], bool)
 

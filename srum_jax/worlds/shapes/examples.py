@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from srum_jax.worlds.shapes.language import (
+    FEW,
     NUMBERS,
     PAIRS,
     Content,
     content_of,
-    contents,
     plural,
     say,
 )
+from srum_jax.worlds.shapes.language import draw as draw_content
 from srum_jax.worlds.shapes.questions import stream_rng
 from srum_jax.worlds.shapes.rendering import (
     COLORS,
-    FLAWS,
     SHAPES,
     SIZES,
     Scene,
@@ -40,21 +40,12 @@ from srum_jax.worlds.shapes.rendering import (
     soften,
     weighted,
 )
+from srum_jax.worlds.shapes.setting import SMALL, Setting, Shares
 
-# Relations are read in many questions but hardly ever drawn from a caption, as captions of pictures
-# on the web seldom state them: what the model then understands and cannot draw.
-GENERATION_SHARES = {
-    "single": 0.1,
-    "attr": 0.3,
-    "size": 0.14,
-    "spatial": 0.02,
-    "count": 0.14,
-    "triple": 0.2,
-    "quad": 0.1,
-}
 # Not clean alone: drawn and judged pictures are flawed, soft, or crops, and must survive as such.
 AUTOENCODER_SHARES = {"clean": 0.76, "flawed": 0.14, "softened": 0.07, "crop": 0.03}
 VOCAB_SIZE = 96
+_SMALL_NUMBERS = NUMBERS[: FEW + 1]  # the others came later, and stand behind all other words
 SPECIALS = ("<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 WORDS = (
     ",",
@@ -67,7 +58,7 @@ WORDS = (
     "above",
     "below",
     "of",
-    *NUMBERS,
+    *_SMALL_NUMBERS,
     *COLORS,
     *SHAPES,
     *(plural(s) for s in SHAPES),
@@ -116,42 +107,47 @@ WORDS = (
 )
 
 
-def scene_for(rng: random.Random, content: Content) -> Scene:
+def scene_for(rng: random.Random, content: Content, setting: Setting = SMALL) -> Scene:
     """A scene that shows the content exactly, its objects in drawn cells."""
     if content.category != "spatial":
-        return scatter(rng, content.pairs, content.sizes)
-    along, across = int(rng.random() * 2), int(rng.random() * 2)
-    cells = ((along, 0), (across, 1)) if content.relation == "left" else ((0, along), (1, across))
-    things = tuple(place(rng, pair, cell) for pair, cell in zip(content.pairs, cells, strict=True))
-    return Scene(things, ground(rng))
+        return scatter(rng, content.pairs, content.sizes, setting)
+    grid = setting.grid
+    along, across = int(rng.random() * grid), int(rng.random() * grid)
+    low, high = (0, 1) if grid == 2 else sorted(shuffled(rng, range(grid))[:2])
+    cells = ((along, low), (across, high))
+    if content.relation != "left":
+        cells = tuple((col, row) for row, col in cells)
+    things = tuple(
+        place(rng, pair, cell, "", setting) for pair, cell in zip(content.pairs, cells, strict=True)
+    )
+    return Scene(things, ground(rng), setting)
 
 
 def generation_example(
-    seed: int, index: int, shares: dict[str, float] | None = None
+    seed: int, index: int, shares: Shares | None = None, setting: Setting = SMALL
 ) -> tuple[str, np.ndarray]:
-    """A caption of the train split without held-out pairs, and a picture uint8 [32, 32, 3] of it.
+    """A caption of the train split without held-out pairs, and a picture uint8 [S, S, 3] of it.
 
-    Categories come by `shares` (relative weights, `GENERATION_SHARES` by default), contents
-    evenly within a category, wordings evenly within a content.
+    Categories come by `shares` (by default the setting's), contents evenly within a category,
+    wordings evenly within a content.
     """
     rng = stream_rng(seed, index, 0)
-    shares = GENERATION_SHARES if shares is None else shares
-    category = weighted(rng, shares.items())
-    content = pick(rng, contents("train", category, held_out=False))
-    return say(rng, content), draw(scene_for(rng, content))
+    category = weighted(rng, setting.drawn if shares is None else shares)
+    content = draw_content(rng, "train", category, held_out=False)
+    return say(rng, content), draw(scene_for(rng, content, setting))
 
 
-def clean_image(seed: int, index: int) -> tuple[str, np.ndarray]:
-    """A caption and a clean picture uint8 [32, 32, 3]: all pairs evenly, held-out ones included.
+def clean_image(seed: int, index: int, setting: Setting = SMALL) -> tuple[str, np.ndarray]:
+    """A caption and a clean picture uint8 [S, S, 3]: all pairs evenly, held-out ones included.
 
-    One to four objects, for checking the autoencoder.
+    One object to as many as there is room for, for checking the autoencoder.
     """
     rng = stream_rng(seed, index, 3)
-    number = 1 + int(rng.random() * 4)
-    scene = scatter(rng, [pick(rng, PAIRS) for _ in range(number)])
+    number = 1 + int(rng.random() * setting.most)
+    scene = scatter(rng, [pick(rng, PAIRS) for _ in range(number)], setting=setting)
     content = content_of([t.pair for t in scene.things])
     if content.category == "mixed":
-        scene = scatter(rng, shuffled(rng, PAIRS)[:number])
+        scene = scatter(rng, shuffled(rng, PAIRS)[:number], setting=setting)
         content = content_of([t.pair for t in scene.things])
     return say(rng, content), draw(scene)
 
@@ -169,7 +165,7 @@ def autoencoder_image(seed: int, index: int) -> np.ndarray:
     scene = scatter(rng, pairs)
     kind = weighted(rng, AUTOENCODER_SHARES.items())
     if kind == "flawed":
-        return draw_flawed(rng, scene, int(rng.random() * number), pick(rng, FLAWS))
+        return draw_flawed(rng, scene, int(rng.random() * number), pick(rng, SMALL.flaws))
     if kind == "softened":
         return soften(rng, draw(scene))
     if kind == "crop":
@@ -177,12 +173,13 @@ def autoencoder_image(seed: int, index: int) -> np.ndarray:
     return draw(scene)
 
 
-def vocabulary() -> dict[str, int]:
+def vocabulary(setting: Setting = SMALL) -> dict[str, int]:
     """Word -> id, in a fixed order: the specials, punctuation, words; below VOCAB_SIZE."""
-    return {word: i for i, word in enumerate((*SPECIALS, *WORDS))}
+    more = NUMBERS[FEW + 1 : setting.most + 1]
+    return {word: i for i, word in enumerate((*SPECIALS, *WORDS, *more))}
 
 
-def write_tokenizer(folder: str | Path) -> Path:
+def write_tokenizer(folder: str | Path, setting: Setting = SMALL) -> Path:
     """Writes `tokenizer.json` (word level, lower-case, `, . ?` apart) and gives its path back."""
     special = [
         {
@@ -216,7 +213,7 @@ def write_tokenizer(folder: str | Path) -> Path:
         },
         "post_processor": None,
         "decoder": None,
-        "model": {"type": "WordLevel", "vocab": vocabulary(), "unk_token": "<unk>"},
+        "model": {"type": "WordLevel", "vocab": vocabulary(setting), "unk_token": "<unk>"},
     }
     path = Path(folder) / "tokenizer.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import changes, exam, language, rendering
 from srum_jax.worlds.shapes.examples import generation_example
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
+from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
 
 # Muon for the block matrices and Adam elsewhere; timesteps that train more on noise, which is
 # decisive for small models.
@@ -48,12 +49,69 @@ RECIPE = PackedConfig(
     text_dropout=0.1,
 )
 TEXT_WEIGHT = 0.5  # of the cross-entropy beside the flow-matching loss
-# A row with one picture has its questions, two captions to draw and an edit.
-LANES = Lanes(und=168, gen=64, vit=32, labels=40, images=4, regions=0)
-QUESTIONS, IMAGES, EDITS = 6, 2, 1  # of a row, at most; the last is none in rows of several
-# Every so many steps read a clip or two pairs of pictures in every row.
-MULTI_IMAGE_EVERY = 3
-MULTI_IMAGE_LANES = Lanes(und=176, gen=32, vit=128, labels=24, images=2, regions=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+    """What a row of a step holds at most, and the sizes of its lanes.
+
+    mix: of the picture that it reads, with its questions; None: a clip or two pairs of pictures ·
+    crops: further pictures, of one object cut out, with their questions · images: captions to draw
+    · edits: pictures to change.
+    """
+
+    lanes: Lanes
+    mix: Mix | None
+    images: int
+    edits: int = 0
+    crops: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """Rows of most steps, and of every `every`-th."""
+
+    usual: RowPlan
+    other: RowPlan
+    every: int
+
+    def rows(self, step: int) -> RowPlan:
+        """What the rows of a step hold."""
+        return self.other if step % self.every == self.every - 1 else self.usual
+
+
+CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, questions=4)
+# A picture has half the questions of a row's tokens to itself: an und lane is what is usual of it.
+_LARGE = Mix(simple=0.25, pairs=0.2, crops=0.0, flawed=0.2, questions=6)
+PLANS = {
+    "shapes": StepPlan(
+        usual=RowPlan(
+            Lanes(und=168, gen=64, vit=32, labels=40, images=4, regions=0),
+            Mix(questions=6),
+            images=2,
+            edits=1,
+        ),
+        other=RowPlan(
+            Lanes(und=176, gen=32, vit=128, labels=24, images=2, regions=0), None, images=2
+        ),
+        every=3,
+    ),
+    "shapes64": StepPlan(
+        usual=RowPlan(
+            Lanes(und=304, gen=128, vit=128, labels=56, images=2, regions=0),
+            _LARGE,
+            images=2,
+            crops=1,
+        ),
+        other=RowPlan(
+            Lanes(und=272, gen=192, vit=128, labels=48, images=3, regions=0),
+            _LARGE,
+            images=1,
+            edits=1,
+        ),
+        every=4,
+    ),
+}
 QUICK_QUESTIONS = 400  # of the validation split, at every evaluation
 QUICK_SEVERAL = 240
 QUICK_IMAGES = 192
@@ -77,7 +135,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         made = work.stage("autoencoder")
         towers = made / Manifest.read(made).outputs["model"]
     else:
-        towers = epath.Path(cfg.weights) if cfg.weights else registry.base_folder(cfg.model)
+        # Both settings have the small one's autoencoder: it knows objects, not how many there are.
+        towers = epath.Path(cfg.weights) if cfg.weights else registry.base_folder(SMALL.name)
     inputs = {"autoencoder": loading.fingerprint(towers)}
 
     def body(folder: epath.Path) -> Outcome:
@@ -101,7 +160,13 @@ class Pool:
 
 
 def encode(
-    folder: epath.Path, encoder: ImageEncoder, *, seed: int, scenes: int, edits: int
+    folder: epath.Path,
+    encoder: ImageEncoder,
+    *,
+    seed: int,
+    scenes: int,
+    edits: int,
+    setting: Setting = SMALL,
 ) -> Pool:
     """The Pool of the generation streams' first scenes and edits.
 
@@ -116,7 +181,7 @@ def encode(
                 return _pool(arrays)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
             logging.warning("%s: damaged (%s); made again", path, e)
-    arrays = _encoded(encoder, seed, scenes, edits)
+    arrays = _encoded(encoder, seed, scenes, edits, setting)
     whole = io.BytesIO()
     np.savez(whole, **arrays)
     files.write_bytes(path, [whole.getbuffer()])
@@ -128,18 +193,19 @@ def _pool(arrays: dict[str, np.ndarray]) -> Pool:
     return Pool(**(arrays | words))
 
 
-def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int) -> dict:
+def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int, setting: Setting) -> dict:
     """The fields of a Pool as arrays."""
     captions, latents = [], []
     for first in console.progress(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
-        words, images = zip(*(generation_example(seed, i) for i in numbers), strict=True)
+        made = [generation_example(seed, i, setting=setting) for i in numbers]
+        words, images = zip(*made, strict=True)
         captions += words
         latents.append(encoder.means(images))
     instructions, sources, before, after = [], [], [], []
     for first in console.progress(range(0, edits, ENCODE_BATCH), desc="encode edits", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, edits))
-        made = [changes.edit_example(seed, i) for i in numbers]
+        made = [changes.edit_example(seed, i, setting) for i in numbers]
         instructions += [e.instruction for e in made]
         sources.append(np.stack([rendering.draw(e.source) for e in made]))
         before.append(encoder.means(sources[-1]))
@@ -154,45 +220,43 @@ def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int) -> dict:
     }
 
 
-def reads_several(step: int, every: int) -> bool:
-    """Whether the pictures of a step are pairs and clips: every so many steps."""
-    return step % every == every - 1
-
-
 def row(
     number: int,
+    plan: RowPlan,
     *,
-    several: bool,
     seed: int,
     layout: LayoutSizes,
     tokenizer: Tokenizer,
     pool: Pool,
+    setting: Setting = SMALL,
     text_dropout: float = RECIPE.text_dropout,
 ) -> list[Example]:
     """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
 
-    A row reads one picture, or (`several`) a clip or two pairs of pictures; the captions to draw
-    follow, and, beside one picture, the edits.
+    A row reads one picture, or a clip or two pairs of pictures; crops, the captions to draw and the
+    edits follow.
     """
-    if several:
-        examples = [_several(seed, 2 * number, tokenizer, layout)]
+    examples = []
+    if plan.mix is None:
+        examples.append(_several(seed, 2 * number, tokenizer, layout))
         if _pictures(examples[0]) == 2:
             examples.append(_several(seed, 2 * number + 1, tokenizer, layout, pairs=True))
-    else:
-        image, asked = understanding_example(seed, number, Mix(questions=QUESTIONS))
-        examples = [
-            sources.questions(tokenizer, layout, (image,), [(q.text, q.answer) for q in asked])
-        ]
+    asked = [] if plan.mix is None else [(number, plan.mix)]
+    # Numbers of their own, so that no crop is of a scene that is asked about.
+    asked += [((1 << 40) + plan.crops * number + i, CROPS) for i in range(plan.crops)]
+    for index, mix in asked:
+        image, pairs = understanding_example(seed, index, mix, setting=setting)
+        texts = [(q.text, q.answer) for q in pairs]
+        examples.append(sources.questions(tokenizer, layout, (image,), texts))
     size = tuple(s * layout.token_pixels for s in pool.latents.shape[1:3])
-    edits = 0 if several else EDITS
-    for i in range(number * IMAGES, (number + 1) * IMAGES):
+    for i in range(number * plan.images, (number + 1) * plan.images):
         which = _place(seed, 2, i, len(pool.captions))
         prompt = pool.captions[which]
         if sources.dropped(seed, i, text_dropout):
             prompt = None
         latent = pool.latents[which]
         examples.append(sources.text_to_image(tokenizer, prompt, latent, size=size, noise_id=which))
-    for i in range(number * edits, (number + 1) * edits):
+    for i in range(number * plan.edits, (number + 1) * plan.edits):
         which = _place(seed, 3, i, len(pool.instructions))
         words = pool.instructions[which]
         if sources.dropped(seed, (1 << 40) + i, text_dropout):
@@ -282,7 +346,8 @@ def _loss(
     cfg: Config, c: PackedConfig, base: loading.LoadedModel, mesh: jax.sharding.Mesh
 ) -> joint.JointLoss:
     """The joint loss by recipe `c`, with the attention that its rows take on the mesh."""
-    longest = max(x.und + x.gen for x in (LANES, MULTI_IMAGE_LANES))
+    plan = PLANS[cfg.model]
+    longest = max(x.lanes.und + x.lanes.gen for x in (plan.usual, plan.other))
     sizes = programs.attending(cfg, base.cfg, mesh, tokens=longest, gap=GAP)
     predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
     return joint.JointLoss(c, predict, TEXT_WEIGHT)
@@ -293,10 +358,12 @@ def pretrain(
 ) -> Outcome:
     """The stage's work: see the module."""
     own, c = cfg.pretrain, _recipe(cfg)
+    setting, plan = SETTINGS[cfg.model], PLANS[cfg.model]
     shipped = registry.base_folder(cfg.model)
     base = _untrained(shipped, towers)
     encoder, layout = base.encoder(ENCODE_BATCH), base.cfg.layout
-    pool = encode(folder, encoder, seed=cfg.seed, scenes=own.latents, edits=own.edits)
+    counts = dict(scenes=own.latents, edits=own.edits)
+    pool = encode(folder, encoder, seed=cfg.seed, setting=setting, **counts)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
     specs = bagel.specs(base.cfg)
     tx = optim.make(c.optim, specs, steps=c.steps)
@@ -304,11 +371,10 @@ def pretrain(
     how = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
-        several = reads_several(step, MULTI_IMAGE_EVERY)
-        lanes = MULTI_IMAGE_LANES if several else LANES
+        held = plan.rows(step)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
-        rows = [fitted(row(i, several=several, **how), lanes) for i in numbers]
-        return packing.pack(rows, lanes, layout, label_weights=own.label_weights)
+        rows = [fitted(row(i, held, setting=setting, **how), held.lanes) for i in numbers]
+        return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)
 
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
 
@@ -391,13 +457,14 @@ def quick_evaluation(
     """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
     and edits."""
     asked = replies.model_under_test(loaded, cfg, mesh)
-    prompts = language.balanced_prompts("validation", QUICK_IMAGES, seed=0)
+    setting = SETTINGS[cfg.model]
+    prompts = language.balanced_prompts("validation", QUICK_IMAGES, 0, setting)
     texts = [prompt.text for prompt in prompts]
     images, _ = asked.sampler.sample_prompts(texts, range(len(texts)))
     drawn = exam.right_drawings(images, texts)
-    questions = exam.questions("validation", QUICK_QUESTIONS, QUICK_SEVERAL)
-    captions = exam.captions("validation", QUICK_CAPTIONS)
-    edits = exam.edits("validation", QUICK_EDITS)
+    questions = exam.questions("validation", QUICK_QUESTIONS, QUICK_SEVERAL, setting)
+    captions = exam.captions("validation", QUICK_CAPTIONS, setting)
+    edits = exam.edits("validation", QUICK_EDITS, setting)
     found = {
         "t2i": [
             Verdict(str(i), prompt.category, bool(right))

@@ -142,26 +142,33 @@ def count_question(rng: random.Random, view: View) -> ShapesQuestion | None:
         absent = _near_pair(rng, pick(rng, things).pair, set(counts))
         options = {f"{c} {language.plural(s)}": counts[c, s] for c, s in (*counts, absent)}
     # The wanted number first: most phrases have none, and "zero" would be the lazy answer.
-    number = weighted(rng, [(n, (1, 1, 3, 5, 5)[n]) for n in sorted(set(options.values()))])
+    number = weighted(
+        rng, [(n, (1, 1, 3)[n] if n < 3 else 5) for n in sorted(set(options.values()))]
+    )
     phrase = pick(rng, [p for p, n in options.items() if n == number])
     return ShapesQuestion(f"how many {phrase} are there ?", NUMBERS[number], "count")
 
 
 def position_question(rng: random.Random, view: View) -> ShapesQuestion | None:
-    """Where the only thing of its kind lies; None if none is alone."""
+    """Where the only thing of its kind lies, in the middle "neither"; None if none is alone."""
     things = view.single
     if not things:
         return None
     thing = pick(rng, things)
     if rng.random() < 0.5:
-        answer = "right" if thing.col else "left"
+        answer = _side(thing.col, view.scene.setting.grid, ("left", "right"))
         return ShapesQuestion(
             f"is the {thing.color} {thing.shape} left or right ?", answer, "position"
         )
-    answer = "below" if thing.row else "above"
+    answer = _side(thing.row, view.scene.setting.grid, ("above", "below"))
     return ShapesQuestion(
         f"is the {thing.color} {thing.shape} above or below ?", answer, "position"
     )
+
+
+def _side(place: int, grid: int, ends: tuple[str, str]) -> str:
+    """The word for a row or column of a grid."""
+    return ends[0] if place == 0 else ends[1] if place == grid - 1 else "neither"
 
 
 def relation_choice_question(rng: random.Random, view: View) -> ShapesQuestion | None:
@@ -237,11 +244,9 @@ def _changed(rng: random.Random, content: Content, split: str) -> Content:
             return replace(content, pairs=tuple(reversed(pairs)))
         return language.spatial(pairs[0], pick(rng, RELATIONS), pairs[1])
     if draw < 0.6:
-        return pick(rng, language.contents(split, content.category))
-    if content.category == "count":
-        if draw < 0.8:
-            return language.content_of([_one_word(rng, pairs[0])] * len(pairs))
-        return language.content_of(pairs[:1] * pick(rng, (2, 3, 4)))
+        return language.draw(rng, split, content.category)
+    if content.category in ("count", "many", "groups"):
+        return _changed_count(rng, content, draw < 0.8)
     at = int(rng.random() * len(pairs))
     free = content.category != "spatial" and not content.sizes
     if draw < 0.7 and len(pairs) > 1 and free:
@@ -259,6 +264,23 @@ def _changed(rng: random.Random, content: Content, split: str) -> Content:
     if content.sizes:
         return language.sized(pairs, content.sizes)
     return language.content_of(pairs)
+
+
+def _changed_count(rng: random.Random, content: Content, word: bool) -> Content:
+    """Another content of several alike: one kind with another `word`, or in another number."""
+    counts = Counter(content.pairs)
+    kinds = tuple(counts)
+    at = pick(rng, kinds) if len(kinds) > 1 else kinds[0]
+    if word:
+        new = _one_word(rng, at)
+        if new in counts:
+            return content
+        return language.content_of([new if pair == at else pair for pair in content.pairs])
+    others = [pair for pair in content.pairs if pair != at]
+    most = language.FEW if content.category == "count" else max(language.LISTS) - len(others)
+    number = pick(rng, range(2 if content.category != "many" else language.FEW + 1, most + 1))
+    changed = language.content_of(others + [at] * number)
+    return changed if changed.category == content.category else content
 
 
 def _one_word(rng: random.Random, pair: Pair) -> Pair:

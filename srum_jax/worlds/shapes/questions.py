@@ -25,6 +25,7 @@ from srum_jax.worlds.shapes.question_forms import (
     crop_questions,
 )
 from srum_jax.worlds.shapes.rendering import Scene, Thing, pick, weighted
+from srum_jax.worlds.shapes.setting import SMALL, Setting, Shares
 
 
 @dataclass(frozen=True)
@@ -100,23 +101,27 @@ class Mix:
                     )
 
 
-def scene_of(rng: random.Random, split: str, categories: tuple[tuple[str, float], ...]) -> Scene:
-    """A scene whose content is of the split, its category drawn by weight."""
-    content = pick(rng, language.contents(split, weighted(rng, categories)))
-    return render.scatter(rng, content.pairs, content.sizes)
-
-
-_DESCRIBED = (("single", 0.1), ("attr", 0.35), ("count", 0.15), ("triple", 0.3), ("quad", 0.1))
+def scene_of(
+    rng: random.Random,
+    split: str,
+    categories: Shares,
+    held_out: bool = True,
+    setting: Setting = SMALL,
+) -> Scene:
+    """A scene whose content is of the split, its category drawn by weight; held_out=False leaves
+    out held-out pairs."""
+    content = language.draw(rng, split, weighted(rng, categories), held_out)
+    return render.scatter(rng, content.pairs, content.sizes, setting)
 
 
 def crop_example(
-    rng: random.Random, split: str, malformed: float
+    rng: random.Random, split: str, malformed: float, setting: Setting = SMALL
 ) -> tuple[np.ndarray, tuple[ShapesQuestion, ...]]:
     """A crop of a scene's object with its questions; a share of the crops is malformed or empty.
 
     Jitter: the margin around the box is 0..2 px.  Empty crops show background or an object's rim.
     """
-    scene = scene_of(rng, split, _ANY)
+    scene = scene_of(rng, split, setting.seen, setting=setting)
     index = int(rng.random() * len(scene.things))
     thing, margin = scene.things[index], pick(rng, (0, 1, 1, 1, 2))
     if rng.random() >= malformed:
@@ -124,66 +129,63 @@ def crop_example(
         no_share = 1 - malformed / (1 - malformed)
         image = render.crop(render.draw(scene), thing.box, margin)
         return image, crop_questions(rng, thing.pair, thing.pair, no_share)
-    flaw = pick(rng, (*render.FLAWS, "outside", "empty"))
+    flaw = pick(rng, (*setting.flaws, "outside", "empty"))
     if flaw == "empty":
         rest = tuple(t for i, t in enumerate(scene.things) if i != index)
         image = render.crop(render.draw(replace(scene, things=rest)), thing.box, 1)
     elif flaw == "outside":  # well drawn, but the crop shows only part of it
-        image = render.crop(render.draw(scene), _beside(rng, thing), 0)
+        image = render.crop(render.draw(scene), _beside(rng, thing, setting.side), 0)
     else:
         image = render.crop(render.draw_flawed(rng, scene, index, flaw), thing.box, margin)
     return image, crop_questions(rng, None, thing.pair)
 
 
-def _beside(rng: random.Random, thing: Thing) -> tuple[int, int, int, int]:
+def _beside(rng: random.Random, thing: Thing, side: int) -> tuple[int, int, int, int]:
     """The thing's box moved by half its size along one axis, inwards where the border is near."""
     shift, (x, y), size = thing.size // 2, thing.box[:2], thing.size
     if rng.random() < 0.5:
-        x += -shift if x - shift >= 0 and (rng.random() < 0.5 or x + shift + size > 32) else shift
+        x += -shift if x - shift >= 0 and (rng.random() < 0.5 or x + shift + size > side) else shift
     else:
-        y += -shift if y - shift >= 0 and (rng.random() < 0.5 or y + shift + size > 32) else shift
-    return x, y, min(x + size, render.SIDE), min(y + size, render.SIDE)
+        y += -shift if y - shift >= 0 and (rng.random() < 0.5 or y + shift + size > side) else shift
+    return x, y, min(x + size, side), min(y + size, side)
 
 
 _SIMPLE = (("single", 0.3), ("attr", 0.7))
 _PAIR = (("attr", 1.0),)
-_ANY = (
-    ("single", 0.1),
-    ("attr", 0.25),
-    ("count", 0.15),
-    ("triple", 0.22),
-    ("quad", 0.13),
-    ("mixed", 0.15),
-)
 
 
 def understanding_example(
-    seed: int, index: int, mix: Mix = Mix(), split: str = "train"
+    seed: int, index: int, mix: Mix = Mix(), split: str = "train", setting: Setting = SMALL
 ) -> tuple[np.ndarray, tuple[ShapesQuestion, ...]]:
-    """Image uint8 [32, 32, 3] and 1..mix.questions questions; a pure function of its arguments.
+    """Image uint8 [S, S, 3] (a crop: [32, 32, 3]) and 1..mix.questions questions; a pure function
+    of its arguments.
 
     Scenes have contents of `split` only; pairs held out of generation do appear.
     """
     rng = stream_rng(seed, index, 1)
     draw = rng.random()
     if draw < mix.crops:
-        image, questions = crop_example(rng, split, mix.malformed)
+        image, questions = crop_example(rng, split, mix.malformed, setting)
     elif draw < mix.crops + mix.simple:
-        image, questions = _scene_example(rng, split, _SIMPLE, mix.simple_kinds, mix, 0.0)
+        image, questions = _scene_example(rng, setting, split, _SIMPLE, mix.simple_kinds, mix)
     elif draw < mix.crops + mix.simple + mix.pairs:
-        image, questions = _scene_example(rng, split, _PAIR, mix.pair_kinds, mix, mix.flawed)
+        how = (_PAIR, mix.pair_kinds, mix, mix.flawed)
+        image, questions = _scene_example(rng, setting, split, *how)
     else:
-        image, questions = _scene_example(rng, split, _ANY, mix.scene_kinds, mix, mix.flawed)
+        how = (setting.seen, mix.scene_kinds, mix, mix.flawed)
+        image, questions = _scene_example(rng, setting, split, *how)
     if rng.random() < mix.soft:
         image = render.soften(rng, image)
     return image, questions[: mix.questions]
 
 
-def _scene_example(rng, split, categories, kinds, mix: Mix, flawed: float):
-    scene = scene_of(rng, split, categories)
+def _scene_example(
+    rng, setting: Setting, split: str, categories: Shares, kinds, mix: Mix, flawed: float = 0.0
+):
+    scene = scene_of(rng, split, categories, setting=setting)
     if len(scene.things) > 1 and rng.random() < flawed:
         index = int(rng.random() * len(scene.things))
-        image = render.draw_flawed(rng, scene, index, pick(rng, render.FLAWS))
+        image = render.draw_flawed(rng, scene, index, pick(rng, setting.flaws))
         view = View(scene, split, index)
     else:
         image = render.draw(scene)
@@ -213,8 +215,10 @@ def stream_rng(seed: int, index: int, stream: int) -> random.Random:
 
 
 @functools.lru_cache(maxsize=4)
-def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, ShapesQuestion], ...]:
-    """`count` questions, each with its own image uint8 [32, 32, 3], kinds in turn (no captions).
+def qa_set(
+    split: str, count: int, seed: int = 0, setting: Setting = SMALL
+) -> tuple[tuple[np.ndarray, ShapesQuestion], ...]:
+    """`count` questions, each with its own image uint8 [S, S, 3], kinds in turn (no captions).
 
     Yes and no are about even per kind; 30 % of crops are malformed; scenes are of the split.
     """
@@ -225,10 +229,10 @@ def qa_set(split: str, count: int, seed: int = 0) -> tuple[tuple[np.ndarray, Sha
         index += 1
         kind = KINDS[len(found) % len(KINDS)]
         if kind in CROP_KINDS:
-            image, questions = crop_example(rng, split, 0.3)
+            image, questions = crop_example(rng, split, 0.3, setting)
             question = pick(rng, [q for q in questions if q.kind == kind])
         else:
-            scene = scene_of(rng, split, _ANY)
+            scene = scene_of(rng, split, setting.seen, setting=setting)
             image, question = render.draw(scene), ask(rng, View(scene, split), kind)
         if question is not None:
             found.append((image, question))
@@ -243,18 +247,21 @@ def scene_questions(
     while len(found) < count:
         rng = stream_rng(0, index, stream)
         index += 1
-        scene = scene_of(rng, split, _ANY)
+        scene = scene_of(rng, split, SMALL.seen)
         if question := ask(rng, View(scene, split), kinds[len(found) % len(kinds)]):
             found.append((scene, question))
     return tuple(found)
 
 
 @functools.lru_cache(maxsize=4)
-def caption_set(split: str, count: int, seed: int = 0) -> tuple[Scene, ...]:
+def caption_set(
+    split: str, count: int, seed: int = 0, setting: Setting = SMALL
+) -> tuple[Scene, ...]:
     """`count` scenes of the split that a caption can describe."""
     found, index = [], 0
     while len(found) < count:
-        scene = scene_of(stream_rng(seed, index, 14), split, _DESCRIBED)
+        rng = stream_rng(seed, index, 14)
+        scene = scene_of(rng, split, setting.described, setting=setting)
         index += 1
         if language.scene_contents(scene):
             found.append(scene)

@@ -4,11 +4,13 @@ Owns the sentences. What is right is said by `verifier.py`; a reason is made of 
 found and those that were wanted, and is "" only where nothing differs.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from srum_jax.worlds.shapes.language import NUMBERS, RELATION_WORDS, Content, name, parse, plural
-from srum_jax.worlds.shapes.rendering import CELL, Box, Pair, Scene
+from srum_jax.worlds.shapes.rendering import Box, Pair, Scene
+from srum_jax.worlds.shapes.setting import SMALL, Setting
 
 Placed = tuple[Pair, tuple[int, int]]  # a thing and its cell (row, column)
 
@@ -18,19 +20,22 @@ def number_of_objects(count: int) -> str:
     return f"{_number(count) if count else 'no'} object{'' if count in (0, 1) else 's'}"
 
 
-def where(box: Box) -> str:
-    """The quarter of the picture in which the centre of a box, in px, lies."""
-    return cell_name((int((box[1] + box[3]) / 2 // CELL), int((box[0] + box[2]) / 2 // CELL)))
+def where(box: Box, setting: Setting = SMALL) -> str:
+    """The cell of the picture in which the centre of a box, in px, lies, in words."""
+    at = setting.cell_at((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    return cell_name(at, setting)
 
 
-def cell_name(cell: tuple[int, int]) -> str:
+def cell_name(cell: tuple[int, int], setting: Setting = SMALL) -> str:
     """Of a cell (row, column)."""
-    return f"{('top', 'bottom')[cell[0]]} {('left', 'right')[cell[1]]}"
+    middle = ("middle",) * (setting.grid - 2)
+    rows, columns = ("top", *middle, "bottom"), ("left", *middle, "right")
+    return f"{rows[cell[0]]} {columns[cell[1]]}"
 
 
-def malformed(box: Box, flaw: str) -> str:
+def malformed(box: Box, flaw: str, setting: Setting = SMALL) -> str:
     """Of an object that is none of the world's."""
-    return f"the object at the {where(box)} is malformed: {flaw}"
+    return f"the object at the {where(box, setting)} is malformed: {flaw}"
 
 
 def of_objects(wanted: Sequence[Pair], found: Sequence[Pair]) -> str:
@@ -58,22 +63,27 @@ def of_relation(content: Content) -> str:
 
 
 def of_edit(
-    kept: Iterable[Placed], new: Pair | None, cell: tuple[int, int] | None, found: Iterable[Placed]
+    kept: Iterable[Placed],
+    new: Pair | None,
+    cell: tuple[int, int] | None,
+    found: Iterable[Placed],
+    setting: Setting = SMALL,
 ) -> str:
     """Of a picture without malformed objects, after an edit that keeps `kept` and makes `new` in
     `cell` (None: anywhere)."""
     kept, found = Counter(kept), Counter(found)
     lost, left = list((kept - found).elements()), list((found - kept).elements())
-    said = [f"{the(pair)} at the {cell_name(at)} was to stay and is gone" for pair, at in lost]
+    named = functools.partial(cell_name, setting=setting)
+    said = [f"{the(pair)} at the {named(at)} was to stay and is gone" for pair, at in lost]
     made = next((one for one in left if one[0] == new), None) if new else None
     if made:
         left.remove(made)
         if cell not in (None, made[1]):
-            said.append(f"{the(new)} is at the {cell_name(made[1])}, not the {cell_name(cell)}")
+            said.append(f"{the(new)} is at the {named(made[1])}, not the {named(cell)}")
     elif new:
-        place = f" at the {cell_name(cell)}" if cell else ""
+        place = f" at the {named(cell)}" if cell else ""
         said.append(f"there is no {' '.join(new)}{place}")
-    said += [f"{name(pair)} at the {cell_name(at)} should not be there" for pair, at in left]
+    said += [f"{name(pair)} at the {named(at)} should not be there" for pair, at in left]
     return "; ".join(said)
 
 
@@ -82,7 +92,7 @@ def of_caption(text: str, scene: Scene) -> str:
     there = [thing.pair for thing in scene.things]
     shown = f"it shows {listed(there)}"
     try:
-        content = parse(text)
+        content = parse(text, scene.setting)
     except ValueError:
         return f"not a caption of this world; {shown}"
     missing, extra = (

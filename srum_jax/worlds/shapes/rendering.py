@@ -1,7 +1,8 @@
-"""Drawing the shapes world: scenes of coloured shapes as 32x32 pictures, whole, spoiled or cropped.
+"""Drawing the shapes world: scenes of coloured shapes as pictures, whole, spoiled or cropped.
 
 Owns the palette, the shape templates, `Scene`/`Thing`, placing things in cells, and every pixel.
-A picture is uint8 [32, 32, 3]; positions are pixels with the origin at the top left; a box is
+A picture is uint8 [S, S, 3], S the side of its setting (32 or 64), a crop always [32, 32, 3];
+positions are pixels with the origin at the top left; a box is
 (x0, y0, x1, y1), the upper ends excluded.  Random numbers come from `random.Random.random()`
 alone, whose stream Python promises not to change, so pictures are the same on every machine.
 """
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 from einops import reduce
 
-SIDE = 32
-CELL = 16
-SIZES = {"small": (9,), "big": (12, 13)}  # side of a thing's box, in pixels
+from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
+
+SIDE = 32  # pixels a side of a crop, of whichever setting
+SIZES = ("small", "big")
 COLORS = ("red", "green", "blue", "yellow", "purple", "cyan", "pink", "white")
 SHAPES = ("circle", "square", "triangle", "cross")
 PALETTE = np.array(
@@ -37,22 +39,28 @@ PALETTE = np.array(
     ],
     np.float32,
 )
-FLAWS = ("half", "mixed", "cut", "blurred")
-CELLS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 Pair = tuple[str, str]  # (color, shape)
 Box = tuple[int, int, int, int]
 
 _SHADE = 10.0  # an object's colour lies within this of the palette, per channel
 _DARK = (14.0, 40.0)  # range of a background channel
+# Shapes whose blend with another is neither; of circle and square it is a square with soft corners.
+_UNLIKE = {
+    shape: tuple(s for s in SHAPES if s != shape and {s, shape} != {"circle", "square"})
+    for shape in SHAPES
+}
+_SCALES = {  # by size: what is big in one setting is small in none
+    size: scale for one in SETTINGS.values() for scale in SIZES for size in one.sizes(scale)
+}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its colour and shape, its cell (row, col in 0..1) and where it lies, in pixels.
+    """One object: its colour and shape, its cell (row, col) and where it lies, in pixels.
 
-    `size` is the side of its square box (one of `SIZES`), `centre` is (x, y), `tone` its exact RGB
-    colour.
+    `size` is the side of its square box (one of its setting's), `centre` is (x, y), `tone` its
+    exact RGB colour.
     """
 
     color: str
@@ -72,15 +80,16 @@ class Thing:
     @property
     def scale(self) -> str:
         """ "small" or "big" """
-        return next(name for name, sizes in SIZES.items() if self.size in sizes)
+        return _SCALES[self.size]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One to four things on a dark ground (RGB, each channel 14..40), at most one in a cell."""
+    """Things on a dark ground (RGB, each channel 14..40), at least one, at most one in a cell."""
 
     things: tuple[Thing, ...]
     ground: tuple[float, float, float]
+    setting: Setting = SMALL
 
 
 def pick(rng: random.Random, items: Sequence) -> Any:
@@ -100,16 +109,22 @@ def shuffled(rng: random.Random, items: Sequence) -> list:
     return [items[i] for _, i in sorted((rng.random(), i) for i in range(len(items)))]
 
 
-def place(rng: random.Random, pair: Pair, cell: tuple[int, int], scale: str = "") -> Thing:
+def place(
+    rng: random.Random,
+    pair: Pair,
+    cell: tuple[int, int],
+    scale: str = "",
+    setting: Setting = SMALL,
+) -> Thing:
     """A thing of the colour and shape in the cell, with drawn size, offset and tone.
 
     `scale` is "small", "big" or "" (either). It keeps one pixel free on each side of its cell, so
     neighbours never touch.
     """
-    size = pick(rng, SIZES[scale or pick(rng, tuple(SIZES))])
-    slack = CELL - 1 - size
-    x = cell[1] * CELL + 1 + int(rng.random() * slack)
-    y = cell[0] * CELL + 1 + int(rng.random() * slack)
+    size = pick(rng, setting.sizes(scale or pick(rng, SIZES)))
+    slack = setting.cell - 1 - size
+    x = cell[1] * setting.cell + 1 + int(rng.random() * slack)
+    y = cell[0] * setting.cell + 1 + int(rng.random() * slack)
     base = PALETTE[COLORS.index(pair[0])]
     tone = tuple(float(c) + _SHADE * (2 * rng.random() - 1) for c in base)
     return Thing(
@@ -131,18 +146,38 @@ def ground(rng: random.Random) -> tuple[float, float, float]:
     return tuple(min(high, max(low, level + 6 * (2 * rng.random() - 1))) for _ in range(3))
 
 
-def scatter(rng: random.Random, pairs: Sequence[Pair], scales: Sequence[str] = ()) -> Scene:
+def scatter(
+    rng: random.Random,
+    pairs: Sequence[Pair],
+    scales: Sequence[str] = (),
+    setting: Setting = SMALL,
+) -> Scene:
     """A scene of these pairs in drawn cells, of these scales if they are given."""
-    placed = zip(pairs, shuffled(rng, CELLS), scales or ("",) * len(pairs), strict=False)
-    return Scene(tuple(place(rng, *one) for one in placed), ground(rng))
+    placed = zip(pairs, shuffled(rng, setting.cells), scales or ("",) * len(pairs), strict=False)
+    return Scene(tuple(place(rng, *one, setting) for one in placed), ground(rng), setting)
 
 
-def shifted(thing: Thing, right: int, down: int) -> Thing:
+def shifted(thing: Thing, right: int, down: int, setting: Setting = SMALL) -> Thing:
     """The thing so many pixels further right and down, in the cell that its centre is then in."""
     x0, y0, x1, y1 = thing.box
     x, y = thing.centre[0] + right, thing.centre[1] + down
     box = (x0 + right, y0 + down, x1 + right, y1 + down)
-    return replace(thing, row=int(y // CELL), col=int(x // CELL), centre=(x, y), box=box)
+    row, col = setting.cell_at(x, y)
+    return replace(thing, row=row, col=col, centre=(x, y), box=box)
+
+
+def _between() -> dict[str, tuple[str, ...]]:
+    """For each colour those whose mean with it is near no colour of the palette, drawn tones'
+    spread allowed for."""
+    means = (PALETTE[:, None] + PALETTE) / 2
+    distance = np.sqrt(((means[:, :, None] - PALETTE) ** 2).sum(-1)).min(-1)
+    return {
+        color: tuple(other for j, other in enumerate(COLORS) if distance[i, j] > 75)
+        for i, color in enumerate(COLORS)
+    }
+
+
+_BETWEEN = _between()
 
 
 @functools.cache
@@ -166,10 +201,10 @@ def template(shape: str, size: int) -> np.ndarray:
     return cover
 
 
-def empty_picture(ground_color: Sequence[float]) -> np.ndarray:
-    """A picture of nothing but the ground, float32 [32, 32, 3] in 0..255."""
-    image = np.empty((SIDE, SIDE, 3), np.float32)
-    image[:] = ground_color
+def empty_picture(scene: Scene) -> np.ndarray:
+    """A picture of nothing but the scene's ground, float32 [S, S, 3] in 0..255."""
+    image = np.empty((scene.setting.side, scene.setting.side, 3), np.float32)
+    image[:] = scene.ground
     return image
 
 
@@ -182,25 +217,26 @@ def stamp(image: np.ndarray, cover: np.ndarray, corner: tuple[int, int], tone: A
 
 
 def finish(image: np.ndarray) -> np.ndarray:
-    """The float picture as uint8 [32, 32, 3]."""
+    """The float picture as uint8 of the same shape."""
     return (np.clip(image, 0, 255) + 0.5).astype(np.uint8)
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The scene as uint8 [32, 32, 3]; a pure function of the scene."""
-    image = empty_picture(scene.ground)
+    """The scene as uint8 [S, S, 3]; a pure function of the scene."""
+    image = empty_picture(scene)
     for thing in scene.things:
         stamp(image, template(thing.shape, thing.size), thing.box[:2], thing.tone)
     return finish(image)
 
 
 def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.ndarray:
-    """The scene with thing `index` malformed, uint8 [32, 32, 3].
+    """The scene with thing `index` malformed, uint8 [S, S, 3].
 
     half: one half is another shape; mixed: one half has another colour; cut: about half of it is
-    missing; blurred: its cell is smeared (sigma 1.2..2.4 px).
+    missing; blurred: its cell is smeared (sigma 1.2..2.4 px); blend: two shapes at once, each
+    half there; bite: a round piece of it is missing; tint: its colour lies between two.
     """
-    image = empty_picture(scene.ground)
+    image = empty_picture(scene)
     for i, thing in enumerate(scene.things):
         cover, tone = template(thing.shape, thing.size), thing.tone
         if i == index:
@@ -208,9 +244,10 @@ def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.n
         stamp(image, cover, thing.box[:2], tone)
     if flaw == "blurred":
         thing = scene.things[index]
-        y, x = thing.row * CELL, thing.col * CELL
-        smear = blur_matrix(CELL, pick(rng, (1.2, 1.4, 1.6, 2.0, 2.4)))
-        cell = image[y : y + CELL, x : x + CELL]
+        side = scene.setting.cell
+        y, x = thing.row * side, thing.col * side
+        smear = blur_matrix(side, pick(rng, (1.2, 1.4, 1.6, 2.0, 2.4)))
+        cell = image[y : y + side, x : x + side]
         cell[:] = _along_both(smear, cell, smear)
     return finish(image)
 
@@ -232,8 +269,20 @@ def _spoil(rng: random.Random, thing: Thing, flaw: str):
         tone[part] = PALETTE[COLORS.index(pick(rng, [c for c in COLORS if c != thing.color]))]
     elif flaw == "cut":
         cover[part] = 0
+    elif flaw == "blend":
+        shapes = _UNLIKE[thing.shape]
+        cover = (cover + template(pick(rng, shapes), thing.size)) / 2
+    elif flaw == "bite":
+        rows, cols = np.nonzero(cover > 0.5)
+        at = int(rng.random() * len(rows))
+        y, x = np.ogrid[: thing.size, : thing.size]
+        near = (y - rows[at]) ** 2 + (x - cols[at]) ** 2
+        cover[near <= (thing.size * (0.25 + 0.1 * rng.random())) ** 2] = 0
+    elif flaw == "tint":
+        other = PALETTE[COLORS.index(pick(rng, _BETWEEN[thing.color]))]
+        tone = (tone + other) / 2
     else:
-        raise ValueError(f"flaw {flaw!r} is none of {', '.join(FLAWS)}")
+        raise ValueError(f"flaw {flaw!r} is none that a thing can have")
     return cover, tone
 
 
@@ -278,14 +327,15 @@ def crop(image: np.ndarray, box: Sequence[float], margin: int = 1) -> np.ndarray
     return finish(_along_both(_resize_matrix(y1 - y0, SIDE), part, _resize_matrix(x1 - x0, SIDE)))
 
 
-@functools.lru_cache(maxsize=1)
-def _grain() -> np.ndarray:
-    """A fixed bank of unit noise [64, 32, 32, 3] (RandomState: its stream is frozen)."""
-    return np.random.RandomState(0).standard_normal((64, SIDE, SIDE, 3)).astype(np.float32)
+@functools.cache
+def _grain(side: int) -> np.ndarray:
+    """A fixed bank of unit noise [64, side, side, 3] (RandomState: its stream is frozen)."""
+    return np.random.RandomState(0).standard_normal((64, side, side, 3)).astype(np.float32)
 
 
 def soften(rng: random.Random, image: np.ndarray) -> np.ndarray:
     """The picture as a decoder might give it back: a little blurred (sigma <= .5) and noisy."""
-    smooth = blur_matrix(SIDE, pick(rng, (0.3, 0.4, 0.5)))
+    side = len(image)
+    smooth = blur_matrix(side, pick(rng, (0.3, 0.4, 0.5)))
     soft = _along_both(smooth, image.astype(np.float32), smooth)
-    return finish(soft + (6 * rng.random()) * pick(rng, _grain()))
+    return finish(soft + (6 * rng.random()) * pick(rng, _grain(side)))

@@ -34,6 +34,7 @@ from srum_jax.evals.suite import (
     Verdict,
 )
 from srum_jax.worlds.shapes import exam
+from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
 
 PAIRS = 24  # prompts whose two pictures are kept to look at
 SHOWN = 6  # edits and captions kept to look at: the first ones
@@ -57,13 +58,15 @@ class Verdicts:
 @dataclasses.dataclass(frozen=True)
 class ShapesSuite(Suite):
     """cfg: what is asked, and how much · drawn: the prompts that the verifier can read · asked:
-    whether questions, captions and edits are asked · split: of which they are."""
+    whether questions, captions and edits are asked · split: of which they are · setting: the
+    world's, of which they are too."""
 
     cfg: EvaluateConfig
     drawn: tuple[Prompt, ...]
     asked: bool
     prompts: tuple[Prompt, ...]
     split: str = "test"
+    setting: Setting = SMALL
     name = "shapes"
     verifier = exam.ShapesVerifier()
     measured_by = {"t2i": ("images",)} | {key: (kind,) for key, (_, kind) in PARTS.items()}
@@ -84,9 +87,9 @@ class ShapesSuite(Suite):
             return Requests(images=images, scored=scored)
         return Requests(
             images=images,
-            answers=exam.questions(self.split, c.questions, c.multi_image_questions),
-            texts=exam.captions(self.split, c.captions),
-            edits=exam.edits(self.split, c.edits),
+            answers=exam.questions(self.split, c.questions, c.multi_image_questions, self.setting),
+            texts=exam.captions(self.split, c.captions, self.setting),
+            edits=exam.edits(self.split, c.edits, self.setting),
             scored=scored,
         )
 
@@ -145,15 +148,16 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
     if len(drawn) < len(wanted):
         logging.info(
             "evaluate: %d of %d prompts are left out: the verifier reads prompts of the shapes "
-            "world at %dx%d pixels, and there is no other",
+            "world at %s pixels, and there is no other",
             len(wanted) - len(drawn),
             len(wanted),
-            *(exam.SIDE, exam.SIDE),
+            " or ".join(f"{one.side}x{one.side}" for one in SETTINGS.values()),
         )
-    if cfg.model != "shapes":
+    asked = cfg.model in SETTINGS
+    if not asked:
         logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
-    asked = cfg.model == "shapes"
-    return ShapesSuite(c, drawn, asked, tuple(wanted), split=data or "test")
+    setting = SETTINGS.get(cfg.model, SMALL)
+    return ShapesSuite(c, drawn, asked, tuple(wanted), data or "test", setting)
 
 
 # ---------------------------------------------------------------------------------- the measuring

@@ -21,6 +21,7 @@ import numpy as np
 from srum_jax.data.images import encode_png
 from srum_jax.worlds.shapes import changes, examples, language, question_forms, questions, rendering
 from srum_jax.worlds.shapes.question_forms import View, ask
+from srum_jax.worlds.shapes.setting import SMALL
 
 # What a data set holds, and the stream of its first split's random numbers.
 STREAMS = {"scenes": 4, "edits": 15, "pairs": 18, "clips": 21}
@@ -147,7 +148,7 @@ def features(tfds: ModuleType, kind: str = "scenes") -> Any:
         "scenes": {
             "image": image,
             "caption": text(),
-            "category": labels(names=list(language.CATEGORIES)),
+            "category": labels(names=list(SMALL.prompts)),
             "held_out": np.bool_,
             "objects": several(thing),
             "questions": several(
@@ -187,7 +188,7 @@ def record(split: str, seed: int, index: int, kind: str = "scenes") -> dict[str,
 
 
 def _scene(rng: random.Random, split: str, index: int) -> dict[str, Any]:
-    category = language.CATEGORIES[index % len(language.CATEGORIES)]
+    category = SMALL.prompts[index % len(SMALL.prompts)]
     content = rendering.pick(rng, language.contents(split, category))
     scene = examples.scene_for(rng, content)
     return {

@@ -8,6 +8,7 @@ import pytest
 import shapes_truth
 
 from srum_jax.worlds.shapes import changes, language, rendering
+from srum_jax.worlds.shapes.setting import SMALL
 
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 
@@ -227,4 +228,4 @@ def test_movers_go_one_cell_and_the_others_stay(movers):
         assert sorted(moved) == sorted(told)
         ends = [tuple(np.add(cell, WAYS[way])) for _, cell, way in moved]
         start = {shapes_truth.cell(seen) for seen in shapes_truth.objects(clip.frames[0])}
-        assert set(ends) <= set(rendering.CELLS) - start and len(set(ends)) == movers
+        assert set(ends) <= set(SMALL.cells) - start and len(set(ends)) == movers

@@ -136,7 +136,7 @@ def test_the_verifier_says_nothing_of_what_it_cannot_read():
     scene = rendering.draw(shapes_questions.caption_set("validation", 1)[0])
     exact = exam.ShapesVerifier()
     assert exact.right(scene, "a dog") is None
-    assert exact.right(np.zeros((64, 64, 3), np.uint8), "a red circle") is None
+    assert exact.right(np.zeros((48, 48, 3), np.uint8), "a red circle") is None
     assert exact.right(np.zeros_like(scene), "a red circle") is False
 
 

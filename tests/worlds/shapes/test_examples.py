@@ -10,6 +10,7 @@ import shapes_truth
 from srum_jax.worlds.shapes import examples, language, question_forms, rendering
 from srum_jax.worlds.shapes import questions as shapes_questions
 from srum_jax.worlds.shapes.question_forms import View, ask
+from srum_jax.worlds.shapes.setting import SMALL
 
 QUESTION = "does the image show {} ?"
 GENERATED, GENERATED_SUM = "a pink square , a blue cross and a purple triangle", 223750
@@ -37,7 +38,7 @@ def test_one_pair_of_every_color_is_held_out_and_every_shape_twice():
     assert shapes_ == dict.fromkeys(rendering.SHAPES, 2)
 
 
-@pytest.mark.parametrize("category", language.CATEGORIES)
+@pytest.mark.parametrize("category", SMALL.prompts)
 def test_splits_are_disjoint_by_content(category):
     found = {split: set(language.contents(split, category)) for split in language.SPLITS}
     sizes = {split: len(contents) for split, contents in found.items()}
@@ -54,8 +55,8 @@ def test_splits_are_disjoint_by_content(category):
 def test_every_prompt_parses_back_to_its_content_and_split():
     for split in language.SPLITS:
         prompts = language.prompts(split)
-        assert {p.category for p in prompts} == set(language.CATEGORIES)
-        assert len(prompts) == sum(len(language.contents(split, c)) for c in language.CATEGORIES)
+        assert {p.category for p in prompts} == set(SMALL.prompts)
+        assert len(prompts) == sum(len(language.contents(split, c)) for c in SMALL.prompts)
         quads = [p for p in prompts if p.category == "quad"]
         parsed = set()
         for p in [p for p in prompts if p.category != "quad"] + quads[::15]:
@@ -66,7 +67,7 @@ def test_every_prompt_parses_back_to_its_content_and_split():
         assert len(parsed) == len(prompts) - len(quads) + len(quads[::15])
 
 
-@pytest.mark.parametrize("category", (*language.CATEGORIES, "mixed"))
+@pytest.mark.parametrize("category", (*SMALL.prompts, "mixed"))
 def test_all_wordings_of_a_content_are_told_apart_and_mean_it(category):
     number = {"single": 1, "count": 1, "mixed": 0, "triple": 6, "quad": 24}.get(category, 2)
     contents = language.contents("validation", category)
@@ -128,7 +129,7 @@ def test_balanced_prompts_take_turns_and_grow():
     assert counts["single"] == counts["count"] == 30  # all that there are
     assert max(counts.values()) - min(counts[c] for c in counts if counts[c] > 30) <= 1
     assert few != language.balanced_prompts("test", 21, seed=4)
-    assert collections.Counter(p.category for p in few) == dict.fromkeys(language.CATEGORIES, 3)
+    assert collections.Counter(p.category for p in few) == dict.fromkeys(SMALL.prompts, 3)
     with pytest.raises(ValueError, match="give 1.."):
         language.balanced_prompts("test", 10**6)
 
@@ -161,15 +162,15 @@ def test_generation_captions_are_train_without_held_out_pairs():
         assert language.split_of(content) == "train" and not content.held_out
         assert not any(" ".join(pair) in caption for pair in language.HELD_OUT)
         seen[content.category] += 1
-    assert set(examples.GENERATION_SHARES) == set(language.CATEGORIES)
-    for category, share in examples.GENERATION_SHARES.items():
+    assert {category for category, _ in SMALL.drawn} == set(SMALL.prompts)
+    for category, share in SMALL.drawn:
         assert abs(seen[category] / 1500 - share) < 0.04
     assert 0 < seen["spatial"] / 1500 < 0.035  # hardly ever: what is to be learned from reward
 
 
 def test_drawn_pictures_show_what_their_captions_say():
     for i in range(200):
-        shares = examples.GENERATION_SHARES if i % 2 else {"size": 1, "spatial": 1, "single": 1}
+        shares = SMALL.drawn if i % 2 else (("size", 1), ("spatial", 1), ("single", 1))
         caption, image = examples.generation_example(4, i, shares)
         assert shapes_truth.shows(shapes_truth.objects(image), caption), (i, caption)
 
@@ -345,7 +346,7 @@ def test_things_keep_to_their_cells():
             x0, y0, x1, y1 = thing.box
             assert x1 - x0 == y1 - y0 == thing.size
             assert thing.scale in (scale or rendering.SIZES)
-            assert thing.size in rendering.SIZES[thing.scale]
+            assert thing.size in SMALL.sizes(thing.scale)
             assert 16 * thing.col < x0 and x1 < 16 * (thing.col + 1)
             assert 16 * thing.row < y0 and y1 < 16 * (thing.row + 1)
 

@@ -23,10 +23,13 @@ def words(tmp_path_factory):
     )
 
 
+PLAN = pretrain.PLANS["shapes"]
+
+
 @pytest.fixture(scope="module")
 def lanes():
     """Of a row that reads one picture."""
-    return pretrain.LANES
+    return PLAN.usual.lanes
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,8 @@ def pool():
 def row(words, pool):
     def make(number, several=False, text_dropout=0.0):
         how = dict(seed=0, layout=tiny.MODEL.layout, tokenizer=words, pool=pool)
-        return pretrain.row(number, several=several, text_dropout=text_dropout, **how)
+        plan = PLAN.other if several else PLAN.usual
+        return pretrain.row(number, plan, text_dropout=text_dropout, **how)
 
     return make
 
@@ -48,7 +52,7 @@ def row(words, pool):
 def test_pictures_are_encoded_once_for_each_number_of_them(tmp_path, monkeypatch):
     made = []
 
-    def encoded(encoder, seed, scenes, edits):
+    def encoded(encoder, seed, scenes, edits, setting):
         made.append((scenes, edits))
         some = {name: np.zeros(edits) for name in ("sources", "before", "after")}
         words = {"captions": np.array(["a"] * scenes), "instructions": np.array(["b"] * edits)}
@@ -83,7 +87,7 @@ def test_a_row_is_a_function_of_its_number(row):
     np.testing.assert_array_equal(one[0].items[0].patches, again[0].items[0].patches)
     assert not np.array_equal(one[0].items[0].patches, row(6)[0].items[0].patches)
     asked, *drawn, edit = kinds(one)  # a picture with questions, two images to draw, an edit
-    assert asked == ["Picture"] + ["Branch"] * pretrain.QUESTIONS
+    assert asked == ["Picture"] + ["Branch"] * PLAN.usual.mix.questions
     assert drawn == [["Text", "Latent"]] * 2
     assert edit == ["Latent", "Picture", "Text", "Latent"]
 
@@ -99,10 +103,8 @@ def test_every_scene_and_edit_comes_once_an_epoch(row):
 
 
 def test_some_steps_read_pairs_and_clips(row):
-    every = pretrain.MULTI_IMAGE_EVERY
-    assert [pretrain.reads_several(step, 3) for step in range(6)] == [False, False, True] * 2
-    assert [pretrain.reads_several(step, 1) for step in range(2)] == [True, True]
-    assert sum(pretrain.reads_several(step, every) for step in range(10 * every)) == 10
+    usual, other = PLAN.usual, PLAN.other
+    assert [PLAN.rows(step) for step in range(6)] == [usual, usual, other] * 2
     seen = set()
     for number in range(16):
         made = [tuple(e) for e in kinds(row(number, several=True))]
@@ -122,7 +124,7 @@ def test_texts_may_be_dropped(row):
 
 def test_rows_that_fit_stay_as_they_are(row, lanes):
     """Nearly all do; every one is packed."""
-    for several, sizes in ((False, lanes), (True, pretrain.MULTI_IMAGE_LANES)):
+    for several, sizes in ((False, lanes), (True, PLAN.other.lanes)):
         whole = 0
         for number in range(24):
             examples = row(number, several)

@@ -17,6 +17,7 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
     import numpy as np
     from PIL import Image
     from srum_jax.worlds.shapes import language, question_forms, rendering, tfds_builder
+    from srum_jax.worlds.shapes.setting import SMALL
     assert "tensorflow_datasets" not in sys.modules
     sizes = dict(train=14, validation=4, test=5)
     built = {{k: tfds_builder.build({str(tmp_path)!r}, k, **sizes) for k in tfds_builder.STREAMS}}
@@ -50,7 +51,7 @@ def test_the_builder_makes_tfds_data_sets_without_tensorflow(tmp_path):
         for (y0, x0, y1, x1), color, size in zip(boxes, things["color"], things["size"]):
             middle = row["image"][(y0 + y1) // 2, (x0 + x1) // 2].astype(float)
             assert np.abs(middle - rendering.PALETTE[color]).max() <= 12
-            assert y1 - y0 == x1 - x0 and y1 - y0 in tuple(rendering.SIZES.values())[size]
+            assert y1 - y0 == x1 - x0 and y1 - y0 in (SMALL.small, SMALL.big)[size]
     for split, row, made in rows("edits"):
         assert row["instruction"].decode() == made["instruction"]
         assert same(row["source"], made["source"]) and same(row["target"], made["target"])

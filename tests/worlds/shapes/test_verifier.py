@@ -359,7 +359,7 @@ def test_a_caption_says_all_that_the_scene_shows():
 
 def test_other_pictures_and_prompts_are_refused():
     with pytest.raises(ValueError, match="uint8"):
-        see(np.zeros((64, 64, 3), np.uint8))
+        see(np.zeros((48, 48, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8"):
         see(np.zeros((32, 32, 3), np.float32))
     with pytest.raises(ValueError, match="not of the shapes world"):
