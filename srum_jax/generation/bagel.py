@@ -14,10 +14,12 @@ from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.drawing_rows import DrawingRows, Job
 from srum_jax.generation.generation_config import GenerationConfig
-from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.generation.text_rows import TextRows, writing_params
 from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
@@ -34,12 +36,19 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "DRAWS_BY",
+    "LEADING_BLANK",
+    "WORDS_ALONE",
     "AnswerScorer",
+    "DrawingRows",
+    "ImageDecoder",
     "ImageEncoder",
     "ImageSampler",
+    "Job",
     "Prompts",
     "Sizes",
     "TextGenerator",
+    "TextRows",
     "coder_specs",
     "cost",
     "describe",
@@ -56,12 +65,19 @@ __all__ = [
     "specs",
     "stream",
     "weight_bytes",
+    "writing_params",
 ]
 
 
 OBJECTIVES = "srum_jax.objectives.srum"
 DRAWS = ("blocks/gen/", "norm/gen/", "time/", "vae2llm/", "llm2vae/")
 APART = True
+DRAWS_BY = (
+    *("size", "steps", "shift", "guidance", "image_guidance", "guidance_interval"),
+    *("renorm", "renorm_min"),
+)
+WORDS_ALONE = ""
+LEADING_BLANK = False
 
 
 def coder_specs(cfg: BagelConfig) -> Specs:

@@ -18,8 +18,13 @@ A family is a module like `bagel.py`, and a line here. It gives
    prompt before an image that it learns to draw;
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
- · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,
-   and `stream`, which writes with a `TextGenerator` piece by piece.
+ · `ImageSampler`, `TextGenerator`, `AnswerScorer`, `ImageEncoder` and `ImageDecoder`, which run
+   what was loaded, and `stream`, which writes with a `TextGenerator` piece by piece;
+ · `TextRows` and `DrawingRows`, which requests join between steps, `Job`, an image for these, and
+   `writing_params(generator, sampler)`, what texts' steps read;
+ · `DRAWS_BY`, names of `SampleConfig` that a drawing depends on; `WORDS_ALONE`, why drawing reads
+   nothing but a prompt, or ""; `LEADING_BLANK`: whether an answer's text begins with blanks that
+   are no part of it.
 """
 
 import importlib

@@ -164,6 +164,10 @@ class TextGenerator:
     dtype: DTypeLike = jnp.float32
     programs: context.Programs = dataclasses.field(default_factory=context.Programs, repr=False)
 
+    def extent(self, one: Context) -> tuple[int, int]:
+        """(tokens that a context takes, RoPE position that follows it)."""
+        return context.extent(one)
+
     def generate(
         self,
         contexts: Sequence[Context],

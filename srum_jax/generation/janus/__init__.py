@@ -15,10 +15,13 @@ from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.janus.answer_scorer import AnswerScorer
+from srum_jax.generation.janus.drawing_rows import DrawingRows, Job
+from srum_jax.generation.janus.image_decoder import ImageDecoder
 from srum_jax.generation.janus.image_encoder import ImageEncoder
 from srum_jax.generation.janus.image_sampler import ImageSampler
-from srum_jax.generation.janus.template import IMAGE, MARKS, PAD, Prompts
+from srum_jax.generation.janus.template import IMAGE, MARKS, PAD, WORDS_ALONE, Prompts
 from srum_jax.generation.janus.text_generator import TextGenerator, stream
+from srum_jax.generation.janus.text_rows import TextRows
 from srum_jax.models import int8, peft
 from srum_jax.models.bagel.hf_folder import Parts
 from srum_jax.models.janus import cost, hf, model, model_config, vq
@@ -32,12 +35,19 @@ __all__ = [
     "APART",
     "DRAWS",
     "OBJECTIVES",
+    "DRAWS_BY",
+    "LEADING_BLANK",
+    "WORDS_ALONE",
     "AnswerScorer",
+    "DrawingRows",
+    "ImageDecoder",
     "ImageEncoder",
     "ImageSampler",
+    "Job",
     "Prompts",
     "Sizes",
     "TextGenerator",
+    "TextRows",
     "coder_specs",
     "cost",
     "describe",
@@ -54,12 +64,20 @@ __all__ = [
     "specs",
     "stream",
     "weight_bytes",
+    "writing_params",
 ]
 
 
 OBJECTIVES = "srum_jax.objectives.autoregressive"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
+DRAWS_BY = ("size", "guidance", "temperature", "top_k")
+LEADING_BLANK = True
+
+
+def writing_params(generator: TextGenerator, sampler: ImageSampler) -> Params:
+    """The parameters that a step of texts reads: those of drawing, which are there once."""
+    return sampler.running_params
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:

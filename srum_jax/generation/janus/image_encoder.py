@@ -12,7 +12,7 @@ from srum_jax.core.sharding import fetch, put
 from srum_jax.data.letterbox import levels
 from srum_jax.data.schema import Latent
 from srum_jax.generation import context
-from srum_jax.generation.janus.template import DRAWS
+from srum_jax.generation.janus.template import WORDS_ALONE
 from srum_jax.models.janus import vq
 from srum_jax.models.janus.model_config import JanusConfig
 
@@ -31,7 +31,7 @@ class ImageEncoder:
 
     def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
         """Raises BadInput: there is nothing that a picture's codes would be read by."""
-        raise BadInput(DRAWS)
+        raise BadInput(WORDS_ALONE)
 
     def means(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [H,W,3] each, of one size -> their codes, float32 [N,h,w,1]."""

@@ -21,6 +21,7 @@ from srum_jax.generation.image_sampler import Denoiser
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row, Template
 from srum_jax.models.janus.model_config import JanusConfig
+from srum_jax.models.layers import apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class ImageSampler:
 
     def _sent(self, several, params: Params, settings: SampleConfig) -> Iterator:
         for requests in several:
-            rows = [self._row(request, settings) for request in requests]
+            rows = [self._row(request) for request in requests]
             for members in template.by_length(rows):
                 count = context.rows_for(len(members), settings.batch, self.min_rows)
                 for first in range(0, len(members), settings.batch):
@@ -103,11 +104,35 @@ class ImageSampler:
                     part = [requests[i] for i in places], [rows[i] for i in places]
                     yield (len(rows), places), self._call(params, *part, count, settings)
 
-    def _row(self, request: ImageRequest, settings: SampleConfig) -> Row:
+    @functools.cached_property
+    def running_params(self) -> Params:
+        """The parameters with their layers apart, as steps read them one by one."""
+        return _apart(self.params)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises BadInput for other pixels (H, W) than the model's."""
         side = self.model.image_side
-        if request.size != (side, side):
-            height, width = request.size
-            raise BadInput(f"Janus-Pro draws {side}x{side} pixels, not {height}x{width}")
+        if size != (side, side):
+            raise BadInput(f"Janus-Pro draws {side}x{side} pixels, not {size[0]}x{size[1]}")
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises BadInput or ValueError as `sample`."""
+        self._row(request)
+        if request.negative:
+            self._template.drawing(request.negative)
+
+    def steps(self, settings: SampleConfig) -> int:
+        """Steps of an image: its tokens."""
+        return self.model.image_tokens
+
+    def branches(self, request: ImageRequest, settings: SampleConfig) -> tuple[Row, ...]:
+        """What is read for an image: its prompt and, for guidance, what that is compared with.
+        Raises as `sample`."""
+        row = self._row(request)
+        return (row,) if settings.guidance == 1 else (row, self._other(request, row))
+
+    def _row(self, request: ImageRequest) -> Row:
+        self.check_size(request.size)
         row = self._template.drawing(request.context)
         more = self.model.image_tokens
         template.check_window(row, more, window=self.window, max_text=self.model.max_text)
@@ -144,17 +169,18 @@ class ImageSampler:
     def _negatives(self, requests, rows: Sequence[Row], count: int):
         """(what each is compared with, the prompts): both padded to one length. A request without
         a negative prompt is compared with its own without words."""
-        others = [
-            self._template.drawing(request.negative)
-            if request.negative
-            else Row(self._wordless(row.ids))
-            for request, row in zip(requests, rows, strict=True)
-        ]
+        others = [self._other(*pair) for pair in zip(requests, rows, strict=True)]
         ids, real = template.padded([*others, *rows], len(others) + count, self.model.pad)
         mine = ids[len(others) :], real[len(others) :]
         spare = count - len(others)
         plain = (np.concatenate([x[: len(others)], x[len(x) - spare :]]) for x in (ids, real))
         return tuple(plain), mine
+
+    def _other(self, request: ImageRequest, row: Row) -> Row:
+        """What a prompt is compared with: the negative prompt, or the prompt without its words."""
+        if request.negative:
+            return self._template.drawing(request.negative)
+        return Row(self._wordless(row.ids))
 
     def _wordless(self, ids: np.ndarray) -> np.ndarray:
         middle = np.full(len(ids) - 2, self.model.pad, np.int32)
@@ -185,3 +211,6 @@ class ImageSampler:
             ImageRequest(context=text, size=(side, side), seed=seed, texts=text)
             for text, seed in zip(texts, seeds, strict=True)
         ]
+
+
+_apart = jax.jit(apart)

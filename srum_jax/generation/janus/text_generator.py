@@ -40,6 +40,11 @@ class TextGenerator:
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
+    def extent(self, one: Context) -> tuple[int, int]:
+        """(tokens that a context takes with the template around it, position that follows)."""
+        tokens = len(self._template.asking(one).ids)
+        return tokens, tokens
+
     def row(self, one: Context, max_tokens: int) -> Row:
         """What is read of a context. Raises ValueError where it exceeds the window."""
         row = self._template.asking(one)
