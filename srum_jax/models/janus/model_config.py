@@ -140,7 +140,7 @@ JANUS_PRO_7B = _preset(LlamaConfig(4096, 30, 32, 32, 128, ffn=11008, vocab=10240
 PRESETS = {"janus_pro_1b": JANUS_PRO_1B, "janus_pro_7b": JANUS_PRO_7B}
 
 
-_EPS = dict(least=0, most=1)
+_ABOVE_0 = dict(least=1e-30)
 
 
 def model_type(folder: epath.PathLike) -> str:
@@ -189,7 +189,7 @@ def _llama(text: Fields, vocab: int) -> LlamaConfig:
         ffn=text("intermediate_size", int, 11008),
         vocab=text("vocab_size", int, vocab),
         rope_theta=rope("rope_theta", float, text("rope_theta", float, 1e4)),
-        rms_eps=text("rms_norm_eps", float, 1e-6, **_EPS),
+        rms_eps=text("rms_norm_eps", float, 1e-6, **_ABOVE_0),
     )
 
 
@@ -242,10 +242,10 @@ def _vit(vision: Fields) -> ViTConfig:
         hidden=hidden,
         layers=vision("num_hidden_layers", int, 24, most=MOST_LAYERS),
         heads=heads,
-        ffn=int(hidden * vision("mlp_ratio", float, 4.0, least=1e-6)),
+        ffn=int(hidden * vision("mlp_ratio", float, 4.0, **_ABOVE_0)),
         patch=patch,
         positions=image // patch,
-        eps=vision("layer_norm_eps", float, 1e-6, **_EPS),
+        eps=vision("layer_norm_eps", float, 1e-6, **_ABOVE_0),
         exact_gelu=True,
     )
 
