@@ -14,10 +14,12 @@ from srum_jax.data.sources import Prompts
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.answer_scorer import AnswerScorer
+from srum_jax.generation.drawing_rows import DrawingRows, Job
 from srum_jax.generation.generation_config import GenerationConfig
-from srum_jax.generation.image_codec import ImageEncoder
+from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.generation.text_rows import TextRows, writing_params
 from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
@@ -35,15 +37,20 @@ __all__ = [
     "DRAWS",
     "LOWERING",
     "OBJECTIVES",
+    "LEADING_BLANK",
     "ONLY_WORDS",
     "SAMPLER",
     "WORKLOAD",
     "AnswerScorer",
+    "DrawingRows",
+    "ImageDecoder",
     "ImageEncoder",
     "ImageSampler",
+    "Job",
     "Prompts",
     "Sizes",
     "TextGenerator",
+    "TextRows",
     "coder_specs",
     "cost",
     "describe",
@@ -60,6 +67,7 @@ __all__ = [
     "specs",
     "stream",
     "weight_bytes",
+    "writing_params",
 ]
 
 
@@ -71,6 +79,7 @@ SAMPLER = (
     *("renorm", "renorm_min", "batch"),
 )
 ONLY_WORDS = ""
+LEADING_BLANK = False
 LOWERING, WORKLOAD = "srum_jax.planning.lowering", "srum_jax.planning.workload"
 
 

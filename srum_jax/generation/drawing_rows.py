@@ -229,8 +229,10 @@ class DrawingRows(RowGroup):
         for one in requests:
             self.number.pop(one, None)
 
-    def step(self) -> None:
-        """A denoising step of every image."""
+    def step(self, shown: Sequence[Job] = ()) -> list[np.ndarray]:
+        """A denoising step of every image; of those `shown` the latents that the model then takes
+        them to become, as `latents`: where the velocity of the step leads."""
+        before = self.latents(shown)
         steps = [self._step(job) for job in self.held]
         sampler, kind = self.sampler, self.kind
         rows = put(RowSteps(*np.array(steps, np.float32).T), sampler.batch_sharding)
@@ -243,9 +245,25 @@ class DrawingRows(RowGroup):
         self.state = s.replace(x=x)
         for job in self.requests:
             self.number[job] += 1
+        clean = []
+        for job, old, new in zip(shown, before, self.latents(shown), strict=True):
+            t, after = job.sampling.times[self.number[job] - 1 :][:2]
+            clean.append((new - after * (old - new) / (t - after)).astype(np.float32))
+        return clean
+
+    def steps(self, job: Job) -> int:
+        """Steps that an image takes."""
+        return job.settings.steps
+
+    def changing(self) -> dict[Job, Kind]:
+        """Images whose next step is of another kind, and which."""
+        kinds = {job: job.kind(self.sampler, self.number[job]) for job in self.requests}
+        return {job: kind for job, kind in kinds.items() if kind != self.kind}
 
     def latents(self, jobs: Sequence[Job]) -> list[np.ndarray]:
         """What stands of these images, float32 [h,w,p·p·Z] each."""
+        if not jobs:
+            return []
         rows, found = fetch(self.state.x).astype(np.float32, copy=False), []
         for job in jobs:
             h, w = latent_grid(job.request.size, self.sampler.model.layout)

@@ -21,9 +21,12 @@ A family is a module like `bagel.py`, and a line here. It gives
    decode, read, write) and count their operations (drawing, decoding, asking, answering);
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the
    autoencoder's, tokenizer);
- · `SAMPLER`, the fields of `config.SampleConfig` that its sampler reads;
- · `ImageSampler`, `TextGenerator`, `AnswerScorer` and `ImageEncoder`, which run what was loaded,
-   and `stream`, which writes with a `TextGenerator` piece by piece.
+ · `SAMPLER`, the fields of `config.SampleConfig` that its sampler reads; `LEADING_BLANK`: whether
+   an answer's text begins with blanks that are no part of it;
+ · `ImageSampler`, `TextGenerator`, `AnswerScorer`, `ImageEncoder` and `ImageDecoder`, which run
+   what was loaded, and `stream`, which writes with a `TextGenerator` piece by piece;
+ · `TextRows` and `DrawingRows`, which requests join between steps, `Job`, an image for these, and
+   `writing_params(generator, sampler)`, what texts' steps read.
 """
 
 import importlib

@@ -169,10 +169,10 @@ class ImageDecoder:
         self, several: Iterable["DecodeRequest"]
     ) -> Iterator[tuple[tuple[Sequence[np.ndarray], Sequence[int]], Any]]:
         """The calls for several lists: ((the list, places of the call's), what it makes)."""
-        ways = _ways(self.batch_sharding)
+        parts = ways(self.batch_sharding)
         for given in several:
-            for room, most, part in _by_size(given.rooms(), self.model.token_pixels**2, ways):
-                rows = context.rows_for(max(len(part), min(given.rows, most)), most, ways)
+            for room, most, part in _by_size(given.rooms(), self.model.token_pixels**2, parts):
+                rows = context.rows_for(max(len(part), min(given.rows, most)), most, parts)
                 some = [given.latents[i] for i in part]
                 tokens = _filled(some, room, rows)
                 sides = np.array([x.shape[:2] for x in some] + [room] * (rows - len(some)))
@@ -212,7 +212,7 @@ def _filled(
     return out
 
 
-def _ways(at: jax.sharding.Sharding | None) -> int:
+def ways(at: jax.sharding.Sharding | None) -> int:
     """Parts that the rows of an array are cut into."""
     if at is None:
         return 1

@@ -83,17 +83,29 @@ class ImageSampler(BaseImageSampler):
         """Places of the requests that may share a call, those of like length together, by their
         guidance branches. Raises ValueError as `sample`."""
         guidance = Guidance.of(settings, self.official)
-        how = dict(window=self.window, max_text=self.model.max_text)
         groups: dict[tuple[str, bool], list[int]] = {}
         for i, request in enumerate(requests):
-            latent_grid(request.size, self.model.layout)
-            context.check_window(request.context, 0, **how)
-            context.check_window(request.negative or (), 0, **how)
+            self.check(request)
             negated = guidance.text and request.negative is not None
             groups.setdefault((request.branch(guidance.image), negated), []).append(i)
         for members in groups.values():
             members.sort(key=lambda i: (requests[i].size, context.extent(requests[i].context)))
         return list(groups.items())
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises ValueError for pixels (H, W) that the model has no positions for."""
+        latent_grid(size, self.model.layout)
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises ValueError as `sample`."""
+        self.check_size(request.size)
+        how = dict(window=self.window, max_text=self.model.max_text)
+        for one in (request.context, request.negative or ()):
+            context.check_window(one, 0, **how)
+
+    def steps(self, settings: SampleConfig) -> int:
+        """Steps of an image."""
+        return settings.steps
 
     def _call(
         self,

@@ -138,6 +138,10 @@ class TextGenerator(BaseTextGenerator):
 
     model: BagelConfig
 
+    def extent(self, one: Context) -> tuple[int, int]:
+        """(tokens that a context takes, RoPE position that follows it)."""
+        return context.extent(one)
+
     def read(self, one: Context, max_tokens: int) -> tuple[Context, Beginning]:
         """The context, and the pictures that it begins with."""
         how = dict(window=self.window, max_text=self.model.max_text)

@@ -6,6 +6,7 @@ The same tokens as `TextGenerator.generate` writes of each alone.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,6 @@ class TextRequest:
     temperature: float = 0.0
     seed: int = 0
     probabilities: bool = False
-
-    def check(self, generator: TextGenerator) -> None:
-        """Raises ValueError where it exceeds the window with what may be written."""
-        how = dict(window=generator.window, max_text=generator.model.max_text)
-        context.check_window(self.context, self.max_tokens + 1, **how)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +81,18 @@ def _written(
     log-probability [B] of each, and ids and log-probabilities [B,·] of the likeliest."""
     cache, logits = text_generator.step(params, state.cache, state.last, cfg=cfg, dtype=dtype)
     token = text_generator.choice(logits, seeds, places, temperature)
-    found: tuple[jax.Array, ...] = (token,)
-    if likeliest:
-        logprobs = jax.nn.log_softmax(logits)
-        own = jnp.take_along_axis(logprobs, jnp.maximum(token, 0)[:, None], axis=1)[:, 0]
-        best, ids = jax.lax.top_k(logprobs, likeliest)
-        found += (own, ids, best)
-    return _State(cache, jnp.maximum(token, 0)), found
+    return _State(cache, jnp.maximum(token, 0)), with_likeliest(token, logits, likeliest)
+
+
+def with_likeliest(token: jax.Array, logits: jax.Array, count: int) -> tuple[jax.Array, ...]:
+    """Tokens [B] and, where `count` is not 0, the log-probability [B] of each by logits [B,V], and
+    ids and log-probabilities [B,count] of the likeliest."""
+    if not count:
+        return (token,)
+    logprobs = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(logprobs, jnp.maximum(token, 0)[:, None], axis=1)[:, 0]
+    best, ids = jax.lax.top_k(logprobs, count)
+    return token, own, ids, best
 
 
 class TextRows(RowGroup):
@@ -110,15 +111,17 @@ class TextRows(RowGroup):
 
     def join(self, requests: Sequence[TextRequest]) -> None:
         """Reads the contexts of requests, which are written from the next step on."""
-        generator, rows = self.generator, self.rows_for(len(requests))
+        self.place(requests, self._read(requests, self.rows_for(len(requests))))
+        self._written |= dict.fromkeys(requests, 0)
+
+    def _read(self, requests: Sequence[TextRequest], rows: int) -> Params:
+        """The state of so many rows before their first token."""
+        generator, slots = self.generator, max(self.slots, 1)
         packed = context.pack([r.context for r in requests], rows, generator.model.layout)
-        slots = max(self.slots, 1)
         sizes = {"texts": rows, **context.lengths(packed), "slots": slots}
         packed = put(packed, generator.batch_sharding)
         with generator.programs.first("the reading before texts", sizes):
-            made = _read(generator.params, packed, slots=slots, **self._how())
-        self.place(requests, made)
-        self._written |= dict.fromkeys(requests, 0)
+            return _read(generator.params, packed, slots=slots, **self._how())
 
     def leave(self, requests: Sequence[TextRequest]) -> None:
         """Lets requests go, finished or not."""
@@ -142,9 +145,7 @@ class TextRows(RowGroup):
         sizes = {"texts": len(held), "slots": self.slots, "likeliest": likeliest}
         rows = put((seeds, places, warmth), generator.batch_sharding)
         with generator.programs.first("a token of texts", sizes):
-            self.state, found = _written(
-                writing, self.state, *rows, likeliest=likeliest, **self._how()
-            )
+            self.state, found = self._step(writing, *rows, likeliest=likeliest)
         found = [fetch(x) for x in found]
         tokens = []
         for row, one in enumerate(held):
@@ -152,6 +153,10 @@ class TextRows(RowGroup):
                 self._written[one] += 1
                 tokens.append((one, _token(row, one, *found)))
         return tokens
+
+    def _step(self, writing: Params, *rows: jax.Array, likeliest: int) -> tuple:
+        """The state after a token of every row, and what `with_likeliest` gives."""
+        return _written(writing, self.state, *rows, likeliest=likeliest, **self._how())
 
     def _how(self) -> dict:
         return dict(cfg=self.generator.model, dtype=np.dtype(self.generator.dtype))
@@ -164,9 +169,10 @@ def _token(row: int, request: TextRequest, tokens, own=None, ids=None, best=None
     return Token(int(tokens[row]), float(own[row]), tuple(pairs))
 
 
-def writing_params(params: Params) -> Params:
+def writing_params(generator: TextGenerator, sampler: Any = None) -> Params:
     """The parameters that writing reads, layer by layer, of the expert that writes alone; made once
-    a model."""
+    a model. sampler: nothing of it is used."""
+    params = generator.params
     return {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
 
 

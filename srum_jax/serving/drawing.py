@@ -11,7 +11,7 @@ from srum_jax.serving import fields, pictures
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
-from srum_jax.serving.sampler_fields import SamplerFields
+from srum_jax.serving.sampler_fields import NAMES, SamplerFields
 
 IGNORED = ("user", "metadata")
 FIXED = {
@@ -26,13 +26,18 @@ FIXED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationFields(SamplerFields):
-    """The fields of `images/generations`."""
+    """The fields of `images/generations`. temperature, top_k: of models that draw tokens."""
 
     prompt: str
+    temperature: float | None = None
+    top_k: Annotated[int, AtLeast(0)] | None = None
     model: str = ""
     n: Annotated[int, AtLeast(1)] = 1
     response_format: Literal["b64_json"] = "b64_json"
     stream: bool = False
+
+    def names(self) -> dict[str, str]:
+        return NAMES | {"temperature": "temperature", "top_k": "top_k"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

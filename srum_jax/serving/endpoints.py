@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from srum_jax.core.errors import BadInput
-from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import GeneratedImage
 from srum_jax.inputs import Conversation, Shown, Turn
 from srum_jax.serving import chat, drawing, fields, http, pictures
@@ -211,7 +210,8 @@ class Endpoints:
                 said |= drawing.entry(await _encoded(found), seeds[place], thought)
                 if isinstance(found, ShownStep):
                     said |= {"type": f"{kind}.partial_image", "partial_image_index": count}
-                    said |= {"step": found.number, "steps": plan.settings.steps}
+                    steps = running.sampler.steps(plan.settings)
+                    said |= {"step": found.number, "steps": steps}
                     count += 1
                 yield chat.event(said, said["type"])
 
@@ -225,7 +225,12 @@ class Endpoints:
     ) -> Plan:
         """What is drawn: the request read by the model."""
         service, config = self.service, running.model.generation_config
-        settings = how.settings(config.edit if edit else config.generate, service.limits)
+        family = running.model.family
+        if family.ONLY_WORDS and (edit or how.think or told.images):
+            name = "think" if how.think else "image"
+            raise Refusal(400, family.ONLY_WORDS, param=name, code="unsupported_value")
+        default = config.edit if edit else config.generate
+        settings = how.settings(default, service.limits, family.SAMPLER)
         negative, size = None, settings.size
         if not edit:
             _check_size(size, running)
@@ -243,7 +248,7 @@ class Endpoints:
                 items, size = await service.read_edit(running, told, noise)
             else:
                 items = await service.read_drawing(running, told)
-        shown = how.shown(settings.steps)
+        shown = how.shown(running.sampler.steps(settings))
         return Plan(items, size, seeds, settings, negative, how.think, shown)
 
     async def score(self, request: Request) -> Response:
@@ -268,9 +273,11 @@ class Endpoints:
         said = {"id": service.name, "object": "model", "created": int(service.started)}
         default = service.running.model.generation_config.generate
         height, width = default.size
-        by = {"size": f"{width}x{height}", "num_inference_steps": default.steps}
-        by |= {"guidance_scale": default.guidance}
-        return said | {"owned_by": "srum_jax", "defaults": by}
+        model = service.running.model
+        by = {"size": f"{width}x{height}", "guidance_scale": default.guidance}
+        by |= {"num_inference_steps": service.running.sampler.steps(default)}
+        said |= {"owned_by": "srum_jax", "defaults": by}
+        return said | {"edits": not model.family.ONLY_WORDS}
 
     def _check_model(self, name: str) -> None:
         if name not in ("", self.service.name):
@@ -349,7 +356,7 @@ class Endpoints:
 def _check_size(size: tuple[int, int], running: Running) -> None:
     """Raises Refusal 400 for a size that the model has no positions for."""
     try:
-        latent_grid(size, running.model.cfg.layout)
+        running.sampler.check_size(size)
     except ValueError as e:
         raise Refusal(400, f"size: {e}", param="size", code="invalid_value") from None
 

@@ -13,13 +13,11 @@ from absl import logging
 
 from srum_jax.core.errors import BadInput
 from srum_jax.generation import text_generator
-from srum_jax.generation.drawing_rows import DrawingRows
 from srum_jax.generation.image_request import GeneratedImage
 from srum_jax.generation.row_group import RowGroup
-from srum_jax.generation.text_rows import TextRows
 from srum_jax.serving.metrics import Metrics
 from srum_jax.serving.refusals import Refusal
-from srum_jax.serving.work import Done, Shown, Work
+from srum_jax.serving.work import Done, Running, Shown, Work
 
 _TOGETHER = 16  # calls of one name that are made one
 
@@ -200,13 +198,14 @@ class Texts(Lane):
     name = "text"
 
     def key(self, work: Work) -> Hashable:
-        generator = work.running.generator
-        return work.running, TextRows.slots_for(generator, work.what)
+        running = work.running
+        return running, running.model.family.TextRows.slots_for(running.generator, work.what)
 
-    def group(self, work: Work, key: Hashable) -> TextRows:
-        return TextRows(work.running.generator, key[1], self.most)
+    def group(self, work: Work, key: Hashable) -> RowGroup:
+        running = work.running
+        return running.model.family.TextRows(running.generator, key[1], self.most)
 
-    def step(self, group: TextRows) -> None:
+    def step(self, group: RowGroup) -> None:
         running = self.works[group.requests[0]].running
         ended, results = [], []
         tokens = group.step(running.writing)
@@ -229,7 +228,7 @@ class Texts(Lane):
 
 
 class Images(Lane):
-    """Drawings: a denoising step of each a step."""
+    """Drawings: a step of each a step, of denoising or a token."""
 
     name = "image"
 
@@ -237,20 +236,24 @@ class Images(Lane):
         job = work.what.job
         return work.running, job.kind(work.running.sampler, 0), job if job.alone else None
 
-    def group(self, work: Work, key: Hashable) -> DrawingRows:
-        return DrawingRows(work.running.sampler, key[1], self.most)
+    def group(self, work: Work, key: Hashable) -> RowGroup:
+        return self._rows(work.running, key[1])
+
+    def _rows(self, running: Running, kind: Hashable) -> RowGroup:
+        return running.model.family.DrawingRows(running.sampler, kind, self.most)
 
     def row(self, work: Work) -> Any:
         return work.what.job
 
-    def step(self, group: DrawingRows) -> None:
+    def step(self, group: RowGroup) -> None:
         jobs = group.requests
         running = self.works[jobs[0]].running
         shown = [j for j in jobs if group.number[j] + 1 in self.works[j].what.shown]
-        before = group.latents(shown) if shown else []
-        group.step()
-        done = [job for job in jobs if group.number[job] == job.settings.steps]
-        self._show(running, group, shown, before)
+        seen = group.step(shown)
+        done = [job for job in jobs if group.number[job] == group.steps(job)]
+        for job, image in zip(shown, self._decoded(running, seen), strict=True):
+            if isinstance(image, np.ndarray):
+                self.works[job].tell(Shown(group.number[job], image))
         if done:
             latents = group.latents(done)
             group.leave(done)
@@ -259,37 +262,23 @@ class Images(Lane):
             self.metrics.add("images_total", len(done))
         self._move(running, group)
 
-    def _show(self, running, group: DrawingRows, jobs, before) -> None:
-        """Tells how images look: where the velocity of their last step leads."""
-        if not jobs:
-            return
-        clean = []
-        for job, old, new in zip(jobs, before, group.latents(jobs), strict=True):
-            t, after = job.sampling.times[group.number[job] - 1 :][:2]
-            clean.append((new - after * (old - new) / (t - after)).astype(np.float32))
-        for job, image in zip(jobs, self._decoded(running, clean), strict=True):
-            if isinstance(image, np.ndarray):
-                self.works[job].tell(Shown(group.number[job], image))
-
-    def _decoded(self, running, latents) -> list[Any]:
+    def _decoded(self, running: Running, latents: Sequence[np.ndarray]) -> list[Any]:
         """Images, or what is wrong with one; one that is no number spoils no other."""
         try:
-            return running.decoder.decode(latents)
+            return running.decoder.decode(latents) if latents else []
         except BadInput as e:
             if len(latents) == 1:
                 return [e]
             return [self._decoded(running, [one])[0] for one in latents]
 
-    def _move(self, running, group: DrawingRows) -> None:
+    def _move(self, running: Running, group: RowGroup) -> None:
         """Hands those over whose next step is of another kind."""
         kinds: dict[Hashable, list] = {}
-        for job in group.requests:
-            if (kind := job.kind(running.sampler, group.number[job])) != group.kind:
-                kinds.setdefault((running, kind, job if job.alone else None), []).append(job)
+        for job, kind in group.changing().items():
+            kinds.setdefault((running, kind, job if job.alone else None), []).append(job)
         for key, jobs in kinds.items():
             place, _ = self._place(key)
-            made = DrawingRows(running.sampler, key[1], self.most)
-            group.moved(jobs, self.groups.setdefault(place, made))
+            group.moved(jobs, self.groups.setdefault(place, self._rows(running, key[1])))
 
 
 def _image(latent: np.ndarray, image: Any) -> Any:

@@ -10,7 +10,6 @@ from srum_jax import api, config
 from srum_jax.config import Config, TrainConfig
 from srum_jax.core import digests, files, places, registry
 from srum_jax.core.errors import BadInput
-from srum_jax.serving.work import check_family
 from srum_jax.stages import loading
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.stages.manifest import Manifest, Workdir
@@ -88,7 +87,6 @@ def trained(run: epath.Path, found: Found, **how: Any) -> api.Model:
         raise BadInput("int8 weights take no trained parameters: serve the run's export")
     base = _started_from(run, found.round, told)
     model = api.load(base, **how)
-    check_family(model)
     where = f"{run}, train"
     cfg = Config(train=config.section(TrainConfig, told["train"], where=where))
     loaded = LoadedModel(model.cfg, model.params, None, model.tokenizer, family=model.family)

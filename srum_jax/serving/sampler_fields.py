@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from srum_jax import inputs
@@ -44,13 +45,25 @@ class SamplerFields:
     think: bool = False
     partial_images: Annotated[int, AtLeast(0)] = 0
 
-    def settings(self, default: SampleConfig, limits: Limits) -> SampleConfig:
-        """The sampler's settings. Raises Refusal 400 naming the field."""
+    def names(self) -> dict[str, str]:
+        """Fields of the sampler's own -> fields of `SampleConfig`."""
+        return NAMES
+
+    def settings(
+        self, default: SampleConfig, limits: Limits, draws_by: Collection[str]
+    ) -> SampleConfig:
+        """The sampler's settings; draws_by: fields of `SampleConfig` that the model draws by.
+        Raises Refusal 400 naming the field."""
         told = {}
-        for name, field in NAMES.items():
+        names = self.names()
+        for name, field in names.items():
             value = getattr(self, name)
             if value is None:
                 continue
+            if field not in draws_by:
+                known = ", ".join(key for key, of in names.items() if of in draws_by)
+                other = f"{name}: this model does not draw by it, but by {known}; leave it out"
+                raise Refusal(400, other, param=name, code="unsupported_value")
             told[field] = tuple(value) if isinstance(value, list) else value
             try:
                 generation_config.changed(default, {field: told[field]}, where=name)

@@ -16,9 +16,8 @@ import numpy as np
 from srum_jax import reading
 from srum_jax.core.errors import BadInput, in_a_line
 from srum_jax.data.schema import Text
-from srum_jax.generation import context, image_request, system_prompts
+from srum_jax.generation import image_request, system_prompts
 from srum_jax.generation.context import Context
-from srum_jax.generation.drawing_rows import Job
 from srum_jax.generation.image_request import GeneratedImage, ImageRequest
 from srum_jax.generation.text_rows import TextRequest, Token
 from srum_jax.inputs import Conversation
@@ -131,8 +130,8 @@ class Service:
         """Pieces of an answer as they come, at the end a `Written`."""
         model, began = running.model, time.monotonic()
         request = self.text_request(running, asked, how)
-        writer = Writer(model.tokenizer, how.stop, how.think)
-        read, _ = context.extent(request.context)
+        writer = Writer(model.tokenizer, how.stop, how.think, bare=model.family.LEADING_BLANK)
+        read, _ = running.generator.extent(request.context)
         reason = "length"
         with self.submitted(running, [request]) as events:
             while True:
@@ -161,7 +160,7 @@ class Service:
         most = how.max_tokens
         if most is None:
             most = limits.max_tokens + (limits.think_tokens if how.think else 0)
-        slots, position = context.extent(asked)
+        slots, position = running.generator.extent(asked)
         room = min(limits.window - slots, model.cfg.max_text - position) - 1
         if room < 1:
             told = f"the request takes {slots} tokens, and the model's window is {limits.window}"
@@ -194,10 +193,9 @@ class Service:
         )
         official = model.generation_config.official
         requests = [ImageRequest(**read, size=plan.size, seed=seed) for seed in plan.seeds]
-        how = dict(window=model.generation_config.window, max_text=model.cfg.max_text)
-        for one in (requests[0].context, requests[0].negative or ()):
-            context.check_window(one, 0, **how)
-        jobs = [Drawing(Job(one, plan.settings, official), plan.shown) for one in requests]
+        running.sampler.check(requests[0])
+        make = model.family.Job
+        jobs = [Drawing(make(one, plan.settings, official), plan.shown) for one in requests]
         with self.submitted(running, jobs) as events:
             left = len(jobs)
             while left:

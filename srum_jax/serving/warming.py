@@ -8,10 +8,9 @@ import numpy as np
 from absl import logging
 
 from srum_jax.generation import image_request
-from srum_jax.generation.drawing_rows import DrawingRows, Job
 from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.row_group import RowGroup
-from srum_jax.generation.text_rows import TextRequest, TextRows
+from srum_jax.generation.text_rows import TextRequest
 from srum_jax.inputs import Conversation, Shown, Turn
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.service import Service
@@ -44,28 +43,29 @@ def _write(running: Running, limits: Limits) -> None:
     context = model.reader.question(asked, None, None, 1)
     most = min(config.max_tokens, limits.tokens)
     requests = [TextRequest(context, most) for _ in range(limits.texts)]
-    slots = TextRows.slots_for(running.generator, requests[0])
-    rows = TextRows(running.generator, slots, limits.texts)
+    kind = model.family.TextRows
+    slots = kind.slots_for(running.generator, requests[0])
+    rows = kind(running.generator, slots, limits.texts)
     _grown(rows, requests, lambda: rows.step(running.writing))
 
 
 def _draw(running: Running, limits: Limits) -> None:
     """Drawings of one prompt, more and fewer at once, to the end of guidance."""
-    config, sampler = running.model.generation_config, running.sampler
+    config, sampler, family = running.model.generation_config, running.sampler, running.model.family
     items = running.model.reader.prompt(_words(running))
     read = image_request.guidance_contexts(items)
     settings, official = config.generate, config.official
     count = min(limits.images, limits.together)
     jobs = [
-        Job(ImageRequest(**read, size=settings.size, seed=seed), settings, official)
+        family.Job(ImageRequest(**read, size=settings.size, seed=seed), settings, official)
         for seed in range(count)
     ]
-    first, last = (jobs[0].kind(sampler, step) for step in (0, settings.steps - 1))
-    rows = DrawingRows(sampler, first, limits.images)
+    first, last = (jobs[0].kind(sampler, step) for step in (0, sampler.steps(settings) - 1))
+    rows = family.DrawingRows(sampler, first, limits.images)
     _grown(rows, jobs, rows.step)
     rows.join(jobs)
     if last != first:
-        after = DrawingRows(sampler, last, limits.images)
+        after = family.DrawingRows(sampler, last, limits.images)
         for job in jobs:
             rows.moved([job], after)
             after.step()

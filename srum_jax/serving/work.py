@@ -8,49 +8,35 @@ from typing import Any
 import numpy as np
 
 from srum_jax import api
-from srum_jax.core.errors import BadInput
 from srum_jax.core.param_tree import Params
-from srum_jax.generation.drawing_rows import Job
-from srum_jax.generation.image_codec import ImageDecoder
-from srum_jax.generation.image_sampler import ImageSampler
-from srum_jax.generation.text_generator import TextGenerator
-from srum_jax.generation.text_rows import TextRequest, writing_params
+from srum_jax.generation.text_rows import TextRequest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Running:
-    """A model as the device's thread runs it; step: of the training that made it, or None."""
+    """A model as the device's thread runs it, by what its family has (`generation/families.py`);
+    writing: what texts' steps read · step: of the training that made it, or None."""
 
     model: api.Model
-    generator: TextGenerator
+    generator: Any
     writing: Params = dataclasses.field(repr=False)
-    sampler: ImageSampler
-    decoder: ImageDecoder
+    sampler: Any
+    decoder: Any
     step: int | None = None
 
     @classmethod
     def of(cls, model: api.Model, step: int | None = None) -> "Running":
-        """What runs a loaded model. Raises BadInput as `check_family`."""
-        check_family(model)
+        """What runs a loaded model."""
         parts = dict(programs=model.programs, batch_sharding=model.sampler.batch_sharding)
-        decoder = ImageDecoder(model.vae_params, model.cfg, **parts)
-        writing = writing_params(model.params)
+        decoder = model.family.ImageDecoder(model.vae_params, model.cfg, **parts)
+        writing = model.family.writing_params(model.generator, model.sampler)
         return cls(model, model.generator, writing, model.sampler, decoder, step)
-
-
-def check_family(model: api.Model) -> None:
-    """Raises BadInput for a family whose drawings and texts cannot be joined between steps."""
-    if not isinstance(model.sampler, ImageSampler) or not isinstance(
-        model.generator, TextGenerator
-    ):
-        name = model.family.__name__.rpartition(".")[2]
-        raise BadInput(f"models of the family {name} are not served yet; BAGEL's are")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """How an image looks after `number` steps: what the model then takes it to become, uint8
-    [H,W,3]."""
+    """How an image looks after `number` steps: what the model then takes it to become, or what it
+    has of it, uint8 [H,W,3]."""
 
     number: int
     image: np.ndarray
@@ -58,9 +44,10 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-    """An image to draw, and the numbers of steps, from 1, after which it is shown."""
+    """An image to draw, its family's `Job`, and the numbers of steps, from 1, after which it is
+    shown."""
 
-    job: Job
+    job: Any
     shown: frozenset[int] = frozenset()
 
 

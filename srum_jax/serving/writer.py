@@ -21,11 +21,14 @@ class Piece:
 
 class Writer:
     """A text in the making. stop: texts at the first of which it ends, without it · think: whether
-    a thought comes first, up to </think>."""
+    a thought comes first, up to </think> · bare: it begins with the first character that is no
+    blank."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], think: bool):
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], think: bool, *, bare: bool = False
+    ):
         self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.thinking = think
+        self.thinking, self.bare = think, bare
         self.stopped = False
         self.count = 0
         self._ids: list[int] = []
@@ -81,7 +84,7 @@ class Writer:
 
     def _answer(self, last: bool) -> str:
         fresh = self._whole[self._sent :]
-        if self._opened and not self._answered:  # between thought and answer
+        if (self._opened or self.bare) and not self._answered:  # between thought and answer, say
             self._sent += len(fresh) - len(fresh.lstrip())
             fresh = fresh.lstrip()
         ends = [at for at in (fresh.find(text) for text in self.stop) if at >= 0]

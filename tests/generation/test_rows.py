@@ -62,7 +62,7 @@ def test_texts_are_what_they_are_alone(generator, temperature):
         for i, one in enumerate(contexts)
     ]
     rows = TextRows(generator, TextRows.slots_for(generator, asked[0]), most=4)
-    found = written(rows, text_rows.writing_params(generator.params), asked)
+    found = written(rows, text_rows.writing_params(generator), asked)
     for one, tokens in found.items():
         how = dict(max_tokens=one.max_tokens, temperature=temperature, seeds=[one.seed])
         (alone,) = generator.generate([one.context], **how)

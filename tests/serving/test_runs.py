@@ -8,15 +8,12 @@ import jax
 import numpy as np
 import pytest
 import tiny
-import tiny_janus
 from serving_host import serving
 from stages import test_train
 
-from srum_jax import api
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.serving import opening, watching
-from srum_jax.serving.work import Running
 from srum_jax.stages.manifest import Workdir
 
 PROMPT = "a red circle"
@@ -104,12 +101,6 @@ def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path):
         asyncio.run(asyncio.wait_for(follow(), 60))
         assert http.get("/health").json()["step"] == 3
         assert http.post("/v1/images/generations", json=body).json()["data"] != before
-
-
-def test_families_that_cannot_be_joined_are_refused(tmp_path):
-    model = api.load(tiny_janus.save(tmp_path / "janus"), precision="float32")
-    with pytest.raises(BadInput, match="the family janus are not served yet"):
-        Running.of(model)
 
 
 def test_a_run_without_a_model_is_refused(tmp_path):

@@ -14,12 +14,14 @@ from srum_jax.core.param_tree import Params, Specs
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import generation_config
 from srum_jax.generation.generation_config import GenerationConfig
-from srum_jax.generation.janus import template
 from srum_jax.generation.janus.answer_scorer import AnswerScorer
+from srum_jax.generation.janus.drawing_rows import DrawingRows, Job
+from srum_jax.generation.janus.image_decoder import ImageDecoder
 from srum_jax.generation.janus.image_encoder import ImageEncoder
 from srum_jax.generation.janus.image_sampler import ImageSampler
-from srum_jax.generation.janus.template import IMAGE, MARKS, PAD, Prompts
+from srum_jax.generation.janus.template import IMAGE, MARKS, ONLY_WORDS, PAD, Prompts
 from srum_jax.generation.janus.text_generator import TextGenerator, stream
+from srum_jax.generation.janus.text_rows import TextRows
 from srum_jax.models import int8, peft
 from srum_jax.models.bagel.hf_folder import Parts
 from srum_jax.models.janus import cost, hf, model, model_config, vq
@@ -34,15 +36,20 @@ __all__ = [
     "DRAWS",
     "LOWERING",
     "OBJECTIVES",
+    "LEADING_BLANK",
     "ONLY_WORDS",
     "SAMPLER",
     "WORKLOAD",
     "AnswerScorer",
+    "DrawingRows",
+    "ImageDecoder",
     "ImageEncoder",
     "ImageSampler",
+    "Job",
     "Prompts",
     "Sizes",
     "TextGenerator",
+    "TextRows",
     "coder_specs",
     "cost",
     "describe",
@@ -59,6 +66,7 @@ __all__ = [
     "specs",
     "stream",
     "weight_bytes",
+    "writing_params",
 ]
 
 
@@ -67,7 +75,12 @@ LOWERING = WORKLOAD = "srum_jax.planning.janus"
 DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
 SAMPLER = ("size", "guidance", "temperature", "top_k", "batch")
-ONLY_WORDS = template.DRAWS
+LEADING_BLANK = True
+
+
+def writing_params(generator: TextGenerator, sampler: ImageSampler) -> Params:
+    """The parameters that a step of texts reads: those of drawing, which are there once."""
+    return sampler.running_params
 
 
 def coder_specs(cfg: JanusConfig) -> Specs:

@@ -29,19 +29,23 @@ class Drawn:
     raw: jax.Array | None = None
 
 
-def _chosen(logits, seeds, place, temperature, top_k: int) -> jax.Array:
+def chosen(
+    logits: jax.Array, seeds: jax.Array, place: jax.Array, temperature: jax.Array, top_k: int
+) -> jax.Array:
     """The token that each row of logits [B,codes] draws at `place`, int32 [B]; temperature 0 takes
-    the likeliest, top_k > 0 leaves the others out."""
+    the likeliest, top_k > 0 leaves the others out. place, temperature: one for all, or each row's
+    own, [B]."""
     likeliest = jnp.argmax(logits, axis=-1)
-    scaled = logits / jnp.maximum(temperature, 1e-6)
+    place, temperature = (jnp.broadcast_to(x, seeds.shape) for x in (place, temperature))
+    scaled = logits / jnp.maximum(temperature, 1e-6)[:, None]
     if top_k:
         least = jax.lax.top_k(scaled, top_k)[0][:, -1:]
         scaled = jnp.where(scaled < least, -jnp.inf, scaled)
 
-    def draw(seed, row):
+    def draw(seed, place, row):
         return jax.random.categorical(jax.random.fold_in(jax.random.key(seed), place), row)
 
-    drawn = jax.vmap(draw)(seeds, scaled)
+    drawn = jax.vmap(draw)(seeds, place, scaled)
     return jnp.where(temperature > 0, drawn, likeliest).astype(jnp.int32)
 
 
@@ -80,7 +84,7 @@ def draw(
     def choose(hidden, place):
         raw = model.image_logits(params, hidden)
         logits = model.guided((raw[:rows], raw[rows:]), scale) if guided else raw
-        token = _chosen(logits, seeds, place, temperature, top_k)
+        token = chosen(logits, seeds, place, temperature, top_k)
         return token, jnp.isfinite(logits).all(axis=-1), raw if trace else None
 
     @jax.named_scope("image_token_step")

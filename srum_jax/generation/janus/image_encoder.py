@@ -12,7 +12,7 @@ from srum_jax.core.param_tree import Params
 from srum_jax.data.letterbox import levels
 from srum_jax.data.schema import Latent
 from srum_jax.generation.base import BaseImageEncoder
-from srum_jax.generation.janus.template import DRAWS
+from srum_jax.generation.janus.template import ONLY_WORDS
 from srum_jax.models.janus import vq
 from srum_jax.models.janus.model_config import JanusConfig
 
@@ -35,7 +35,7 @@ class ImageEncoder(BaseImageEncoder):
 
     def encode(self, image: np.ndarray, seed: int | None = None) -> Latent:
         """Raises BadInput: there is nothing that a picture's codes would be read by."""
-        raise BadInput(DRAWS)
+        raise BadInput(ONLY_WORDS)
 
     def _call(self, rows: jax.Array, moments: bool) -> list[jax.Array]:
         return list(_moments(self.vae_params, rows, cfg=self.model))[: 1 + moments]

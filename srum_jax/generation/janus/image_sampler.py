@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from srum_jax.config import SampleConfig
@@ -17,6 +18,7 @@ from srum_jax.generation.image_request import GeneratedImage, ImageRequest
 from srum_jax.generation.janus import drawing, template
 from srum_jax.generation.janus.template import Row, Template
 from srum_jax.models.janus.model_config import JanusConfig
+from srum_jax.models.layers import apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,16 +52,41 @@ class ImageSampler(BaseImageSampler):
 
     def _sent(self, several, params: Params, settings: SampleConfig) -> Iterator:
         for requests in several:
-            rows = [self._row(request, settings) for request in requests]
+            rows = [self._row(request) for request in requests]
             groups = template.by_length(rows)
             for places, count in cut(groups, settings.batch, self.min_rows):
                 part = [requests[i] for i in places], [rows[i] for i in places]
                 yield (len(rows), places), self._call(params, *part, count, settings)
 
-    def _row(self, request: ImageRequest, settings: SampleConfig) -> Row:
-        if request.size != self.size:
-            here, there = ("{}x{}".format(*size) for size in (self.size, request.size))
-            raise BadInput(f"Janus-Pro draws {here} pixels, not {there}")
+    @functools.cached_property
+    def running_params(self) -> Params:
+        """The parameters with their layers apart, as steps read them one by one."""
+        return _apart(self.params)
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises BadInput for other pixels (H, W) than the model's."""
+        if size != self.size:
+            side = self.model.image_side
+            raise BadInput(f"Janus-Pro draws {side}x{side} pixels, not {size[0]}x{size[1]}")
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises BadInput or ValueError as `sample`."""
+        self._row(request)
+        if request.negative:
+            self._template.drawing(request.negative)
+
+    def steps(self, settings: SampleConfig) -> int:
+        """Steps of an image: its tokens."""
+        return self.model.image_tokens
+
+    def branches(self, request: ImageRequest, settings: SampleConfig) -> tuple[Row, ...]:
+        """What is read for an image: its prompt and, for guidance, what that is compared with.
+        Raises as `sample`."""
+        row = self._row(request)
+        return (row,) if settings.guidance == 1 else (row, self._other(request, row))
+
+    def _row(self, request: ImageRequest) -> Row:
+        self.check_size(request.size)
         row = self._template.drawing(request.context)
         more = self.model.image_tokens
         template.check_window(row, more, window=self.window, max_text=self.model.max_text)
@@ -96,17 +123,18 @@ class ImageSampler(BaseImageSampler):
     def _negatives(self, requests, rows: Sequence[Row], count: int):
         """(what each is compared with, the prompts): both padded to one length. A request without
         a negative prompt is compared with its own without words."""
-        others = [
-            self._template.drawing(request.negative)
-            if request.negative
-            else Row(self._wordless(row.ids))
-            for request, row in zip(requests, rows, strict=True)
-        ]
+        others = [self._other(*pair) for pair in zip(requests, rows, strict=True)]
         ids, real = template.padded([*others, *rows], len(others) + count, self.model.pad)
         mine = ids[len(others) :], real[len(others) :]
         spare = count - len(others)
         plain = (np.concatenate([x[: len(others)], x[len(x) - spare :]]) for x in (ids, real))
         return tuple(plain), mine
+
+    def _other(self, request: ImageRequest, row: Row) -> Row:
+        """What a prompt is compared with: the negative prompt, or the prompt without its words."""
+        if request.negative:
+            return self._template.drawing(request.negative)
+        return Row(self._wordless(row.ids))
 
     def _wordless(self, ids: np.ndarray) -> np.ndarray:
         middle = np.full(len(ids) - 2, self.model.pad, np.int32)
@@ -119,3 +147,6 @@ def _images(key, results) -> tuple[int, dict[int, GeneratedImage]]:
     context.check_finite(finite[: len(places)].all(), "an image")
     latents = codes.astype(np.float32)[..., None]
     return wanted, {i: GeneratedImage(images[n], latents[n]) for n, i in enumerate(places)}
+
+
+_apart = jax.jit(apart)

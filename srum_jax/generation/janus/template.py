@@ -27,7 +27,7 @@ SYSTEM = (
     "content that the user provides, and assist the user with a variety of tasks using natural "
     "language."
 )
-DRAWS = (
+ONLY_WORDS = (
     "Janus-Pro draws from words alone: its drawing side has never read a picture or a thought, so "
     "it can neither edit nor go on from one"
 )
@@ -71,7 +71,7 @@ class Template:
     def drawing(self, context: Context) -> Row:
         """A prompt. Raises BadInput where it is more than a text."""
         if len(context) > 1 or not all(isinstance(item, Text) for item in context):
-            raise BadInput(DRAWS)
+            raise BadInput(ONLY_WORDS)
         prompt = self._said(context[0]) if context else ""
         said = f": {prompt}\n\n" if prompt else ":"
         t = self.tokenizer

@@ -31,6 +31,11 @@ class TextGenerator(BaseTextGenerator):
     def _template(self) -> Template:
         return Template(self.tokenizer, self.model.vit.positions**2)
 
+    def extent(self, one: Context) -> tuple[int, int]:
+        """(tokens that a context takes with the template around it, position that follows)."""
+        tokens = self._template.asking(one).length
+        return tokens, tokens
+
     def read(self, one: Context, max_tokens: int) -> Row:
         """The context in the template."""
         row = self._template.asking(one)

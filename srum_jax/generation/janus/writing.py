@@ -36,12 +36,16 @@ def token(
     *,
     words: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """(what each row of hidden states [B,D] writes at `place`, int32 [B], BROKEN where its numbers
-    are not finite; logits [B,V])."""
+    """(what each row of hidden states [B,D] writes at `place`, one for all or each row's own [B],
+    int32 [B], BROKEN where its numbers are not finite; logits [B,V])."""
     logits = model.logits(params, hidden)
-    unwritten = jnp.arange(logits.shape[-1])[None] >= words
-    chosen = choice(jnp.where(unwritten, -1e30, logits), seeds, place, temperature)
+    chosen = choice(written(logits, words), seeds, place, temperature)
     return jnp.where(jnp.isfinite(logits).all(-1), chosen, BROKEN), logits
+
+
+def written(logits: jax.Array, words: int) -> jax.Array:
+    """Logits [B,V] of the ids below `words`; the others have no text and are never written."""
+    return jnp.where(jnp.arange(logits.shape[-1])[None] >= words, -1e30, logits)
 
 
 def go_on(

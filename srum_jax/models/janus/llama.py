@@ -1,7 +1,8 @@
 """The language model of Janus: one causal stack that reads words, pictures and image tokens alike.
 
-Llama's layers with RoPE and no biases, stacked `[L, ...]` and scanned. Rows are padded on the left,
-so that all of them write their next token to the same slot of the cache.
+Llama's layers with RoPE and no biases, stacked `[L, ...]` and scanned. Rows that are read together
+are padded on the left, so that all of them write their next token to the same slot of the cache;
+rows that come and go have one of their own (`laid`).
 """
 
 from typing import Any
@@ -22,8 +23,8 @@ from srum_jax.models.layers import apart, linear, rematerialised, rms_norm, rope
 class Cache:
     """What rows have read: of each layer keys (after RoPE) and values, k and v [B,K,T,C].
 
-    start [B] int32: the first slot in use of each row · length [] int32: slots filled, in all rows;
-    the token that comes next is at RoPE position length − start.
+    start [B] int32: the first slot in use of each row · length int32: slots filled, [] in all rows
+    or [B] in each; the token that comes next is at RoPE position length − start.
     """
 
     k: tuple[jax.Array, ...]
@@ -114,6 +115,22 @@ def prefill(
     return hidden, Cache(by_layer(k), by_layer(v), start, jnp.int32(read))
 
 
+def laid(cache: Cache, slots: int) -> Cache:
+    """The same rows begun at the first of `slots` slots, each of a length of its own; slots must be
+    no fewer than the longest row's tokens. What lies behind a row's length is nothing's."""
+    last = cache.k[0].shape[2] - 1
+    at = jnp.minimum(cache.start[:, None] + jnp.arange(slots)[None], last)[:, None, :, None]
+    k, v = (tuple(jnp.take_along_axis(y, at, axis=2) for y in x) for x in (cache.k, cache.v))
+    return Cache(k, v, jnp.zeros_like(cache.start), cache.length - cache.start)
+
+
+def _with(old: jax.Array, new: jax.Array, length: jax.Array) -> jax.Array:
+    """A cache [B,K,T,C] with tokens [B,1,K,C] at the slot `length`, of all rows or of each."""
+    if length.ndim:
+        return old.at[jnp.arange(len(old)), :, length].set(new[:, 0], mode="drop")
+    return jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), length, 2)
+
+
 def next_token(
     params: param_tree.Params, cfg: LlamaConfig, x: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
@@ -126,10 +143,7 @@ def next_token(
     for p, k, v in zip(apart(params)["blocks"], cache.k, cache.v, strict=True):
         query, key, value = _project(p, x, *angles, cfg)
         with jax.named_scope("attention"):
-            k, v = (
-                jax.lax.dynamic_update_slice_in_dim(old, jnp.swapaxes(new, 1, 2), cache.length, 2)
-                for old, new in ((k, key), (v, value))
-            )
+            k, v = _with(k, key, cache.length), _with(v, value, cache.length)
             attended = attention.attend_one(query[:, 0], k, v, length, cache.start)
         x = finish(p, x, attended[:, None], cfg.rms_eps)
         keys.append(k)
