@@ -99,6 +99,11 @@ class RowGroup:
             to.place([one], row)
         self.leave(requests)
 
+    def wait(self) -> None:
+        """Returns when the devices are done with what was asked of them: until then they compute,
+        and what is asked next waits."""
+        jax.block_until_ready(self.state)
+
     def passed(self, row: Params, to: "RowGroup") -> Params:
         """What of a row another group has."""
         return row

@@ -1,9 +1,4 @@
-"""The thread that owns the device: which kind of work goes next, step by step.
-
-Kinds take turns by the seconds that they have had, so that a short answer does not wait for an
-image, nor images for many answers. One that comes back after a pause has no claim on the past, but
-a few steps before the others.
-"""
+"""The thread that owns the device: step by step, as `turns.py` says, and what comes in between."""
 
 import threading
 import time
@@ -12,10 +7,11 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
-from srum_jax.serving.lanes import Calls, Images, Lane, Texts
+from srum_jax.serving.lanes import Calls, Images, Texts
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.metrics import Metrics
 from srum_jax.serving.refusals import Refusal
+from srum_jax.serving.turns import Turns
 from srum_jax.serving.work import Work
 
 
@@ -24,11 +20,13 @@ class Engine:
 
     def __init__(self, limits: Limits, metrics: Metrics):
         self.limits, self.metrics = limits, metrics
-        self.lanes: dict[str, Lane] = {
+        self.lanes = {
             "text": Texts(limits.texts, limits.texts, metrics),
             "image": Images(limits.images, limits.together, metrics),
             "call": Calls(limits.texts, limits.texts, metrics),
         }
+        self._turns = Turns(self.lanes)
+        self._gauge()
         self._wake = threading.Condition()
         self._new: list[Work] = []
         self._ended = False
@@ -74,7 +72,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._new or self._ended or self._busy()):
+                while not (self._new or self._ended or self._turns.busy()):
                     self._wake.wait()
                 new, self._new = self._new, []
                 if self._ended:
@@ -82,28 +80,15 @@ class Engine:
                         work.tell(_ends())
                     break
             for work in new:
-                self._take(work)
+                self._turns.take(work)
             self._step()
         for lane in self.lanes.values():
             lane.fail_all(_ends())
 
-    def _busy(self) -> list[Lane]:
-        return [lane for lane in self.lanes.values() if lane.busy]
-
-    def _take(self, work: Work) -> None:
-        lane = self.lanes[work.lane]
-        others = [one for one in self._busy() if one is not lane]
-        if not lane.busy and others:
-            # So much before the others: a short answer is written in one go.
-            ahead = 2 * max(one.last for one in others)
-            lane.spent = max(lane.spent, min(one.spent for one in others) - ahead)
-        lane.waiting.append(work)
-
     def _step(self) -> None:
-        busy = self._busy()
-        if not busy:
+        lane = self._turns.next()
+        if lane is None:
             return
-        lane = min(busy, key=lambda one: one.spent)
         mesh = next(iter((*lane.works.values(), *lane.waiting))).running.model.mesh
         try:
             with jax.set_mesh(mesh):
@@ -112,6 +97,9 @@ class Engine:
             logging.exception("the device's thread: %s", lane.name)
             lane.fail_all(e)
             time.sleep(0.05)
+        self._gauge()
+
+    def _gauge(self) -> None:
         for one in self.lanes.values():
             self.metrics.set("waiting", len(one.waiting), kind=one.name)
             self.metrics.set("running", len(one.works), kind=one.name)

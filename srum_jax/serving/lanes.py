@@ -1,6 +1,7 @@
 """What the device does next of one kind of work: texts, images, all else."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import logging as std_logging
@@ -25,14 +26,20 @@ _TOGETHER = 16  # calls of one name that are made one
 class Lane:
     """Work of one kind: what waits, in order, and the groups of what goes on.
 
-    most: that goes on at once · together: of it in a step · spent: seconds of the device, by which
-    lanes take turns; last: of the last turn.
+    most: that goes on at once · together: of it in a step · clock: gives seconds · spent: seconds
+    of the device, by which lanes take turns; last: of the last turn.
     """
 
     name = ""
 
-    def __init__(self, most: int, together: int, metrics: Metrics):
-        self.most, self.together, self.metrics = most, together, metrics
+    def __init__(
+        self,
+        most: int,
+        together: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.most, self.together, self.metrics, self.clock = most, together, metrics, clock
         self.spent = self.last = 0.0
         self.waiting: collections.deque[Work] = collections.deque()
         self.groups: dict[Hashable, RowGroup] = {}
@@ -45,8 +52,8 @@ class Lane:
         return bool(self.waiting or self.works)
 
     def turn(self) -> None:
-        """Takes in what waits, as far as there is room, or does a step of one of the groups."""
-        began = time.monotonic()
+        """Takes in some of what waits, if there is room, or does a step of one of the groups."""
+        began = self.clock()
         self._drop()
         if self._admit():  # which takes as long as a step
             self._took(began)
@@ -59,11 +66,11 @@ class Lane:
             rows, filled = len(group.held), len(group.requests)
             lost = functools.partial(self.groups.pop, key)
             self._guarded(group.requests, functools.partial(self.step, group), lost)
-            self._count(rows, filled, time.monotonic() - began)
+            self._count(rows, filled, self.clock() - began)
         self._took(began)
 
     def _took(self, began: float) -> None:
-        self.last = time.monotonic() - began
+        self.last = self.clock() - began
         self.spent += self.last
 
     def key(self, work: Work) -> Hashable:
@@ -96,9 +103,7 @@ class Lane:
         self.groups.clear()
 
     def _admit(self) -> bool:
-        """The first that wait and belong together, then the next, while there is room. Whether
-        there were any."""
-        any_joined = False
+        """The first that wait and belong together, if there is room. Whether there were any."""
         while self.waiting and len(self.works) < self.most:
             first = self.waiting[0]
             try:
@@ -116,9 +121,9 @@ class Lane:
             rows = {self.row(work): work for work in joined}
             self.works |= rows
             lost = functools.partial(self.groups.pop, place)
-            self._guarded(list(rows), functools.partial(group.join, list(rows)), lost)
-            any_joined = True
-        return any_joined
+            self._guarded(list(rows), functools.partial(_joined, group, list(rows)), lost)
+            return True
+        return False
 
     def _place(self, key: Hashable) -> tuple[Hashable, int]:
         """The first group of a key that is not full, and how many it may take."""
@@ -136,7 +141,7 @@ class Lane:
 
     def _drop(self) -> None:
         """Lets go what nobody waits for any more."""
-        now = time.monotonic()
+        now = self.clock()
         for work in [w for w in self.waiting if w.cancelled or now > w.deadline]:
             self.waiting.remove(work)
             self._dropped(work)
@@ -178,6 +183,11 @@ class Lane:
         add("step_seconds_total", seconds, kind=self.name)
         add("rows_total", rows, kind=self.name)
         add("filled_rows_total", filled, kind=self.name)
+
+
+def _joined(group: RowGroup, rows: Sequence[Any]) -> None:
+    group.join(rows)
+    group.wait()
 
 
 def _fault(error: Exception) -> Exception:
@@ -227,10 +237,41 @@ class Texts(Lane):
         self.end(ended, results)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ready:
+    """Latents that are to be a picture; number: of the step that they are shown after, None: the
+    image is drawn."""
+
+    job: Any
+    latent: np.ndarray
+    number: int | None = None
+
+
 class Images(Lane):
-    """Drawings: a step of each a step, of denoising or a token."""
+    """Drawings: a step of each a step, of denoising or a token; then pictures of latents.
+
+    What is drawn or to be shown is decoded in turns of their own, which take about as long as a
+    step: of several images that are ready together nobody has to wait for all.
+    """
 
     name = "image"
+
+    def __init__(self, *args: Any, **how: Any):
+        super().__init__(*args, **how)
+        self.ready: collections.deque[_Ready] = collections.deque()  # in the order to be told
+        self._step_seconds = self._decode_seconds = 0.0  # of the last step; of an image
+
+    def turn(self) -> None:
+        """Decodes some of what is ready, or does what lanes do."""
+        if not self.ready:
+            super().turn()
+            return
+        began = self.clock()
+        self._drop()
+        if self.ready:
+            self._decode()
+        self.metrics.add("step_seconds_total", self.clock() - began, kind=self.name)
+        self._took(began)
 
     def key(self, work: Work) -> Hashable:
         job = work.what.job
@@ -249,18 +290,59 @@ class Images(Lane):
         jobs = group.requests
         running = self.works[jobs[0]].running
         shown = [j for j in jobs if group.number[j] + 1 in self.works[j].what.shown]
+        began = self.clock()
         seen = group.step(shown)
         done = [job for job in jobs if group.number[job] == group.steps(job)]
-        for job, image in zip(shown, self._decoded(running, seen), strict=True):
-            if isinstance(image, np.ndarray):
-                self.works[job].tell(Shown(group.number[job], image))
-        if done:
-            latents = group.latents(done)
-            group.leave(done)
-            images = self._decoded(running, latents)
-            self.end(done, [_image(*one) for one in zip(latents, images, strict=True)])
-            self.metrics.add("images_total", len(done))
+        drawn = group.latents(done)
+        group.wait()
+        self._step_seconds = self.clock() - began
+        self.ready += map(_Ready, shown, seen, [group.number[job] for job in shown])
+        self.ready += map(_Ready, done, drawn)
+        group.leave(done)
         self._move(running, group)
+
+    def _decode(self) -> None:
+        """The first that are ready, of one model, as many as take about as long as a step."""
+        room = self._step_seconds / self._decode_seconds if self._decode_seconds else 1
+        few, running = [], self.works[self.ready[0].job].running
+        while self.ready and len(few) < min(max(int(room), 1), self.together):
+            if self.works[self.ready[0].job].running is not running:
+                break
+            few.append(self.ready.popleft())
+        began = self.clock()
+        jobs = [one.job for one in few]
+        told = functools.partial(self._told, running, few)
+        self._guarded(jobs, told, functools.partial(self._left, jobs))
+        self._decode_seconds = (self.clock() - began) / len(few)
+
+    def _left(self, jobs: Sequence[Any]) -> None:
+        """Takes images out of the groups that still draw them."""
+        for group in self.groups.values():
+            group.leave([job for job in jobs if job in group.requests])
+
+    def _told(self, running: Running, few: Sequence[_Ready]) -> None:
+        """Tells pictures of latents, or what is wrong with them."""
+        for one, image in zip(few, self._decoded(running, [r.latent for r in few]), strict=True):
+            whole = isinstance(image, np.ndarray)
+            if one.number is None:
+                done = Done(GeneratedImage(image, one.latent)) if whole else image
+                self.end([one.job], [done])
+                self.metrics.add("images_total", int(whole))
+            elif whole:
+                self.works[one.job].tell(Shown(one.number, image))
+
+    def _drop(self) -> None:
+        super()._drop()
+        now = self.clock()
+        for one in self.ready:  # what is drawn is in no group any more
+            work = self.works.get(one.job)
+            if work and one.number is None and self._is_over(work, now):
+                self._dropped(self.works.pop(one.job))
+        self.ready = collections.deque(r for r in self.ready if r.job in self.works)
+
+    def fail_all(self, error: Exception) -> None:
+        super().fail_all(error)
+        self.ready.clear()
 
     def _decoded(self, running: Running, latents: Sequence[np.ndarray]) -> list[Any]:
         """Images, or what is wrong with one; one that is no number spoils no other."""
@@ -281,10 +363,6 @@ class Images(Lane):
             group.moved(jobs, self.groups.setdefault(place, self._rows(running, key[1])))
 
 
-def _image(latent: np.ndarray, image: Any) -> Any:
-    return Done(GeneratedImage(image, latent)) if isinstance(image, np.ndarray) else image
-
-
 class Calls(Lane):
     """All else, those of one name together."""
 
@@ -292,7 +370,7 @@ class Calls(Lane):
 
     def turn(self) -> None:
         """The call that waits longest, with others of its name."""
-        began = time.monotonic()
+        began = self.clock()
         self._drop()
         if self.waiting:
             first = self.waiting[0]
@@ -301,7 +379,7 @@ class Calls(Lane):
             for work in same:
                 self.waiting.remove(work)
             self._call(same)
-            self._count(len(same), len(same), time.monotonic() - began)
+            self._count(len(same), len(same), self.clock() - began)
         self._took(began)
 
     def _call(self, works: Sequence[Work]) -> None:

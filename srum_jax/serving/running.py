@@ -27,7 +27,7 @@ from srum_jax.serving.service import Service
 from srum_jax.serving.work import Running
 
 _MOST_CONNECTIONS = 1024
-_OF_A_STEP = 8
+_OF_A_STEP = 4
 # Seconds until a thread gives way to another: a request goes through several, and beside the
 # device's each would wait for Python's usual 5 ms.
 _SWITCH = 0.0005
