@@ -155,7 +155,7 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("mesh.tensor", 0, "mesh.tensor must be a number of devices or -1"),
         ("mesh.data", -1, "mesh may leave one axis to the rest"),
         ("model", "bagel_7b_mot", "weights must name the folder"),
-        ("model", "cats", "model = 'cats' is not known: known: shapes, bagel_7b_mot"),
+        ("model", "cats", "model = 'cats' is not known: known: shapes, shapes64, bagel_7b_mot"),
         ("model", "bagel", "model = 'bagel' is not known: did you mean \"bagel_7b_mot\"?"),
         ("evaluate.best_of", 1, "evaluate.best_of must be at least 2"),
         ("compute.remat", True, "compute.remat = True is not known: known: none, dots, full"),
