@@ -5,11 +5,13 @@ with BAGEL's vocabulary, patches, latents and tables of positions and Segment An
 1024 pixels; widths and depths are small. So that there is something to train on, the model answers
 "yes" or "one", which scores well, and Segment Anything's masks are smooth and sure of themselves.
 
-    python benchmarks/first_day.py --prompts t2i_compbench_train.json --folder DIR [--count 3]
+    python benchmarks/first_day.py --prompts t2i_compbench_train.json \\
+        --test_prompts t2i_compbench_val.json --folder DIR [--count 3]
 
---prompts is T2I-CompBench's file, all of which is checked; the first ones drawn are from all over
-it. Beside places three values are overridden, because a picture of 1024x1024 takes a core half a
-minute to draw and as long to cut into masks: how many prompts, training steps, monitor prompts.
+The prompts are T2I-CompBench's files, all of which is checked; the first ones drawn are from all
+over the one. Beside places numbers are overridden, because a picture of 1024x1024 takes a core half
+a minute to draw and as long to cut into masks: of prompts, those of the monitor, of the evaluation
+and of the stage adjust, and of training steps.
 Given again, it goes on where it was stopped. Prints minutes and memory of every stage.
 """
 
@@ -138,7 +140,9 @@ def write_sam(folder: pathlib.Path) -> None:
     (folder / "config.json").write_text(json.dumps(sizes))
 
 
-def prepared(folder: pathlib.Path, prompts: pathlib.Path, count: int) -> list[str]:
+def prepared(
+    folder: pathlib.Path, prompts: pathlib.Path, test_prompts: pathlib.Path, count: int
+) -> list[str]:
     """The command's options, with what they name written into `folder` unless it is there."""
     records = json.loads(prompts.read_text())
     step = len(records) // count
@@ -158,6 +162,9 @@ def prepared(folder: pathlib.Path, prompts: pathlib.Path, count: int) -> list[st
         "generate.count": count,
         "train.steps": 2,
         "train.monitor.prompts": 2,
+        "evaluate.prompts": test_prompts,
+        "evaluate.count": count,
+        "adjust.count": count,
     }
     config = ROOT / "configs/bagel_7b_srum.py"
     flags = (f"--config.{name}={value}" for name, value in values.items())
@@ -168,10 +175,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--prompts", type=pathlib.Path, required=True)
+    parser.add_argument("--test_prompts", type=pathlib.Path, required=True)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--count", type=int, default=3)
     options = parser.parse_args()
-    code = srum.main(prepared(options.folder, options.prompts, options.count))
+    code = srum.main(prepared(options.folder, options.prompts, options.test_prompts, options.count))
     print(f"exit code {code}")
     for path in sorted(options.folder.glob("run/round0/*/manifest.json")):
         timing = json.loads(path.read_text())["timing"]

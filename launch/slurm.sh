@@ -33,7 +33,8 @@ Example
   launch/slurm.sh --nodes 2 --gpus 8 --time 24:00:00 -- \
       --config configs/bagel_7b_srum.py --workdir /shared/runs/srum --config.train.rows=16 \
       --config.weights=/shared/BAGEL-7B-MoT --config.score.sam.weights=/shared/sam-vit-huge \
-      --config.generate.prompts=/shared/prompts.json
+      --config.generate.prompts=/shared/prompts.json \
+      --config.evaluate.prompts=/shared/test_prompts.json
 EOF
 }
 

@@ -42,7 +42,8 @@ Example
       --config configs/bagel_7b_srum.py --workdir gs://BUCKET/srum \
       --config.weights=gs://BUCKET/BAGEL-7B-MoT \
       --config.score.sam.weights=gs://BUCKET/sam-vit-huge \
-      --config.generate.prompts=gs://BUCKET/prompts.json
+      --config.generate.prompts=gs://BUCKET/prompts.json \
+      --config.evaluate.prompts=gs://BUCKET/test_prompts.json
 EOF
 }
 

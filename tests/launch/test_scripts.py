@@ -190,7 +190,8 @@ def test_the_job_on_the_page_starts_again_unless_no_restart_helps():
 def test_every_example_overrides_every_path_that_is_not_on_the_hosts():
     config = bagel_7b_srum.get_config()
     assert config.weights and config.generate.prompts and config.score.sam.weights
-    keys = ("weights", "generate.prompts", "score.sam.weights")
+    assert config.evaluate.prompts != config.generate.prompts
+    keys = ("weights", "generate.prompts", "evaluate.prompts", "score.sam.weights")
     texts = [path.read_text() for path in (*SCRIPTS, LAUNCH / "README.md")]
     command = r"--config \S*bagel_7b_srum\S*(?:.|\n)*?(?=\n\S|\n *[\w`]|\Z)"
     found = [one for text in texts for one in re.findall(command, text)]
