@@ -78,8 +78,11 @@ def test_the_page_is_strict_and_whole(host):
 
 @needs_browser
 def test_a_picture_is_drawn_and_scored(page, host):
-    page.run("window.seen = 0; document.getElementById('picture').addEventListener('load',"
-             " () => { window.seen += 1; })")  # fmt: skip
+    # Every source that the picture is given, also one that the next replaces before it is shown.
+    page.run(
+        "window.seen = 0; new MutationObserver((found) => { window.seen += found.length; })"
+        ".observe(document.getElementById('picture'), { attributeFilter: ['src'] })"
+    )
     draw(page)
     (want,) = host.service.running.model.generate(PROMPT, seed=5)
     source = page.run("return document.getElementById('picture').src")
