@@ -37,7 +37,7 @@ from srum_jax.stages import export, generate, judges, loading, score
 from srum_jax.stages import train as training
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, device_name, run_stage, versions
 from srum_jax.training import metrics
-from srum_jax.worlds.shapes import exam
+from srum_jax.worlds.shapes import exam, language, verifier
 from srum_jax.worlds.shapes import questions as shapes_questions
 
 SCHEMA = 1
@@ -146,6 +146,17 @@ def train(cfg: Config, mesh: Any, root: pathlib.Path, pool: pathlib.Path, reward
     return work
 
 
+def with_prompts(
+    cfg: Config, drawn: Sequence[language.ScenePrompt], folder: pathlib.Path
+) -> Config:
+    """The config with these prompts to train on, in a file of their own in their order."""
+    lines = [{"prompt": p.text, "category": p.category} for p in drawn]
+    path = folder / f"{hash_json(lines)}.json"
+    write_json(path, lines)
+    generated = dataclasses.replace(cfg.generate, prompts=str(path), order="file")
+    return dataclasses.replace(cfg, generate=generated)
+
+
 def link(shared: Any, work: Any, stage: str) -> None:
     """Makes a finished stage of `shared` that of `work` too."""
     there, here = pathlib.Path(shared.stage(stage)), pathlib.Path(work.stage(stage))
@@ -159,16 +170,19 @@ def link(shared: Any, work: Any, stage: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OracleJudge:
-    """The exact verifier in the judge's place: images and regions score +1 right, -1 wrong."""
+    """The exact verifier in the judge's place: images and regions score +1 right, -1 wrong, a
+    region is labelled with the object that it shows, and what a prompt states of its objects
+    besides is answered by 1 or 0."""
 
     def judge(self, proposed: regions.Proposals, **_: Any) -> list[judge.Judgement]:
         """One judgement an image; what the exam cannot judge raises ValueError."""
-        exact, images = exam.ShapesVerifier(), proposed.images
+        images = proposed.images
         right = exam.right_drawings([one.image for one in images], [one.prompt for one in images])
 
         def judged(one: regions.PromptedImage, box: regions.Box) -> judge.RegionJudgement:
-            sign = 1.0 if exact.region_right(one.image, box, one.prompt) else -1.0
-            return judge.RegionJudgement(box, sign, judge.OK, "", (), proposed.proposer)
+            shown = verifier.region_shows(one.image, box, one.prompt)
+            sign, label = (1.0, " ".join(shown)) if shown else (-1.0, "")
+            return judge.RegionJudgement(box, sign, judge.OK, label, (), proposed.proposer)
 
         return [
             judge.Judgement(
@@ -176,9 +190,24 @@ class OracleJudge:
                 image_score=1.0 if fits else -1.0,
                 image_status=judge.OK,
                 parts={},
+                answers=_stated(one),
             )
             for one, fits, found in zip(images, right, proposed.regions, strict=True)
         ]
+
+
+def _stated(one: regions.PromptedImage) -> tuple[judge.SoftAnswer, ...]:
+    """What is so of a prompt's relation and sizes, as the judge's answers are stored: sizes in the
+    order of its objects. Of an object that is not there nothing is said against its size."""
+    is_so, scene = (
+        verifier.stated(one.image, one.prompt),
+        question_templates.decompose(one.prompt),
+    )
+    said = [("relation_yesno", 0, is_so["relation"])] if "relation" in is_so else []
+    for place, spec in enumerate(scene.objects):
+        if spec.size:
+            said.append(("size", place, is_so.get((spec.color, spec.shape), True)))
+    return tuple(judge.SoftAnswer(kind, at, float(so), judge.OK) for kind, at, so in said)
 
 
 def oracle_scores(cfg: Config, work: Any) -> None:
@@ -225,6 +254,9 @@ def made(
         opened = loading.base(cfg, Workdir(root), mesh)
     else:
         try:
+            if plan.seeded_prompts:
+                drawn = study_plan.trained_prompts(plan, cfg)
+                cfg = with_prompts(cfg, drawn, workdir / "prompts")
             work = train(cfg, mesh, root, workdir / "pool", arm.reward)
         except Diverged as e:
             result["diverged"] = str(e)
@@ -239,14 +271,17 @@ def made(
     texts = [prompt.text for prompt in study_plan.drawn_prompts(plan, phase)]
     with clock(seconds, "tuning"):
         tuning = [prompt.text for prompt in study_plan.tuning_prompts(plan, phase)]
-        result["guidance"] = measure.best_scale(sampler, tuning, m.grid)
-    scales = {"one": measure.PLAIN, "fixed": m.scale, "best": result["guidance"]["best"]}
+        tuned = {} if m.cross_fitted else measure.best_scale(sampler, tuning, m.grid)
+    scales = {"one": measure.PLAIN, "fixed": m.scale, "best": tuned.get("best", m.scale)}
+    every = (*scales.values(), *(m.grid if m.cross_fitted else ()))
     with clock(seconds, "draw"):
-        result |= {"at": scales, "right": measure.accuracy(sampler, texts, scales.values())}
+        result |= {"at": scales, "right": measure.accuracy(sampler, texts, every)}
+    grid = {str(scale): result["right"][str(scale)] for scale in m.grid} if m.cross_fitted else {}
+    result["guidance"] = tuned or {"best": m.scale, "grid": grid}
     if arm.name == BASE or cfg.train.trainable == "all":  # otherwise nothing that answers changed
         listed = m.questions
         with clock(seconds, "ask"):
-            asked = shapes_questions.qa_set(listed.split, listed.count, listed.seed)
+            asked = shapes_questions.qa_set(listed.split, listed.count, listed.seed, plan.setting)
             result["answers"] = measure.answers(sampler, asked)
     with clock(seconds, "watch"):
         result["own"] = measure.watch(sampler, texts[: m.own_prompts], m.own_draws, m.scale)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import study_plan
-from study_plan import BASE, Phase, Plan
+from study_crossfit import cross_fitted, crossed, over_seeds, t_interval
+from study_plan import BASE, PARTS, Phase, Plan
 from study_plots import curves, dots
 
 from srum_jax.core.errors import BadInput
@@ -54,17 +55,16 @@ def bootstrap(values: np.ndarray) -> tuple[float, np.ndarray]:
     if values.ndim != 2 or not values.size:
         raise ValueError(f"bootstrap: need [seeds, prompts], got {values.shape}")
     seeds = values @ _weights(values.shape[1], 0)  # [S, DRAWS]
-    found = seeds.mean(0)
-    if len(values) > 1:
-        apart = (seeds - found) * np.sqrt(len(values) / (len(values) - 1))
-        found = found + (apart * _weights(len(values), 1)).sum(0)
-    return float(values.mean()), found
+    return float(values.mean()), over_seeds(seeds, _weights(len(values), 1))
 
 
 def interval(values: np.ndarray) -> Interval:
     """Mean of values [S,P] with its 95 % interval, as `bootstrap` has it."""
-    mean, found = bootstrap(values)
-    low, high = np.quantile(found, [0.025, 0.975])
+    return _between(*bootstrap(values))
+
+
+def _between(mean: float, drawn: np.ndarray) -> Interval:
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return mean, float(low), float(high)
 
 
@@ -74,12 +74,13 @@ def interval(values: np.ndarray) -> Interval:
 @dataclasses.dataclass(frozen=True)
 class Found:
     """What the files of a phase say. results: {arm: {seed: result}}, arms in the plan's order;
-    categories, held_out: of the prompts, in order."""
+    categories, held_out: of the prompts, in order; parts: {part: which are of it}, bool [P]."""
 
     phase: Phase
     results: Mapping[str, Mapping[int, Any]]
     categories: np.ndarray
     held_out: np.ndarray
+    parts: Mapping[str, np.ndarray]
 
     def seeds(self, *arms: str) -> list[int]:
         """Seeds of which every one of `arms` has pictures."""
@@ -87,12 +88,42 @@ class Found:
         return sorted(set.intersection(*have)) if have else []
 
     def right(self, arm: str, at: str, seeds: Sequence[int]) -> np.ndarray:
-        """float [S,P]: 1 where the arm's picture is right, at "one", "fixed" or "best"."""
+        """float [S,P]: 1 where the arm's picture is right, at "one", "fixed" or "best", which may
+        be cross-fitted."""
+        if at == "best" and self.phase.measure.cross_fitted:
+            return crossed(self.grid(arm, seeds))
         rows = []
         for seed in seeds:
             result = self.results[arm][seed]
             rows.append(list(result["right"][str(result["at"][at])]))
         return np.array(rows, float)
+
+    def grid(self, arm: str, seeds: Sequence[int]) -> np.ndarray:
+        """float [S,G,P]: the same at every scale of the phase's grid, from the lowest."""
+        scales = [str(scale) for scale in sorted(self.phase.measure.grid)]
+        found = [self.results[arm][seed]["right"] for seed in seeds]
+        return np.array([[list(right[scale]) for scale in scales] for right in found], float)
+
+    def compared(
+        self, arm: str, other: str, at: str, part: str = "all"
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """(mean difference of `arm` less `other` on a part of the prompts, its bootstrap
+        distribution [DRAWS], the difference of each seed [S]).
+
+        A cross-fitted choice of guidance is made again in every draw, of both.
+        """
+        mask = self.parts[part]
+        if at != "best" or not self.phase.measure.cross_fitted:
+            values = self.difference(arm, other, at)[:, mask]
+            return *bootstrap(values), values.mean(1)
+        seeds = self.seeds(arm, other)
+        weights = _weights(len(mask), 0)
+        (mine, mine_drawn), (theirs, drawn) = (
+            cross_fitted(self.grid(name, seeds), mask, weights) for name in (arm, other)
+        )
+        each = mine - theirs
+        found = over_seeds(mine_drawn - drawn, _weights(len(seeds), 1))
+        return float(each.mean()), found, each
 
     def difference(self, arm: str, other: str, at: str) -> np.ndarray:
         """[S,P] of `arm` less `other`, over the seeds that both have."""
@@ -128,6 +159,7 @@ def gather(plan: Plan, phase: Phase, folder: pathlib.Path) -> Found:
         results,
         np.array([p.category for p in prompts]),
         np.array([p.held_out for p in prompts], bool),
+        {name: np.array(study_plan.part_of(plan.setting, prompts, name), bool) for name in PARTS},
     )
 
 
@@ -142,16 +174,21 @@ def winner(found: Found) -> tuple[str | None, str]:
     missing = [arm for arm in rule.among if arm not in arms]
     if missing:
         return None, f"undecided: no results of {', '.join(missing)}"
-    means = {arm: found.right(arm, rule.at, found.seeds(arm)).mean() for arm in arms}
+    where = (rule.at, rule.over)
+    means = {
+        arm: found.right(arm, rule.at, found.seeds(arm))[:, found.parts[rule.over]].mean()
+        for arm in arms
+    }
     top = max(arms, key=lambda arm: means[arm])
 
     def near(arm: str) -> bool:
-        mean, drawn = bootstrap(found.difference(arm, top, rule.at))
+        mean, drawn, _ = found.compared(arm, top, *where)
         return arm == top or mean >= -float(drawn.std())
 
     chosen = next(arm for arm in arms if near(arm))
-    gain = interval(found.difference(chosen, BASE, rule.at))
-    text = f"{chosen}: {signed(gain)} points over the base {AT[rule.at]}"
+    gain = _between(*found.compared(chosen, BASE, *where)[:2])
+    over = "" if rule.over == "all" else f", prompts: {rule.over}"
+    text = f"{chosen}: {signed(gain)} points over the base {AT[rule.at]}{over}"
     if chosen != top:
         text += f" ({top} is within one standard error and comes later in the rule's order)"
     if gain[0] < rule.gain:
@@ -181,7 +218,8 @@ def accuracy_table(found: Found) -> str:
     rows = []
     for arm in found.arms:
         seeds = found.seeds(arm)
-        scales = [found.results[arm][s]["at"]["best"] for s in seeds]
+        tuned = not found.phase.measure.cross_fitted
+        scales = [found.results[arm][s]["at"]["best"] for s in seeds if tuned]
         best = found.right(arm, "best", seeds)
         cells = [plain(interval(found.right(arm, at, seeds))) for at in AT]
         parts = [best[:, ~found.held_out], best[:, found.held_out]]
@@ -206,6 +244,27 @@ def difference_table(found: Found) -> str:
             cells.append("" if same else signed(interval(found.difference(arm, other, "best"))))
         rows.append([arm, *cells])
     return table(head, rows)
+
+
+def part_table(found: Found) -> str:
+    """Of cross-fitted phases: what arms gain on parts of the prompts, with Student's t over the
+    seeds beside the bootstrap."""
+    if not found.phase.measure.cross_fitted:
+        return ""
+    rows = []
+    for other in (BASE, *(o for o in found.phase.against if o in found.arms)):
+        for arm in found.arms[1:]:
+            if arm == other or not found.seeds(arm, other):
+                continue
+            cells = []
+            for part in PARTS:
+                mean, drawn, each = found.compared(arm, other, "best", part)
+                cells.append(signed(_between(mean, drawn)))
+                t = t_interval(each)
+                cells.append("" if t is None else f"{100 * t[0]:+.1f} to {100 * t[1]:+.1f}")
+            rows.append([f"{arm} − {other}", *cells])
+    head = [cell for part in PARTS for cell in (part, "t over seeds")]
+    return table(["at its own best", *head], rows)
 
 
 def category_table(found: Found) -> str:
@@ -327,9 +386,8 @@ def section(plan: Plan, found: Found) -> tuple[str, str]:
     about = [
         phase.what,
         f"{m.prompts.count} {m.prompts.split} prompts, {held} of them with held-out pairs; seeds "
-        f"{', '.join(map(str, phase.seeds))}; fixed guidance {m.scale:g}; own best guidance chosen "
-        f"on {m.tuning.count} other {m.tuning.split} prompts. {len(phase.arms) - 1} recipes here, "
-        f"{plan.variants} tried in all.",
+        f"{', '.join(map(str, phase.seeds))}; fixed guidance {m.scale:g}; own best guidance "
+        f"{_chosen(m)}. {len(phase.arms) - 1} recipes here, {plan.variants} tried in all.",
         f"Rule: {phase.rule.words}",
         f"**Winner by the rule: {sentence}.**",
     ]
@@ -346,9 +404,18 @@ def section(plan: Plan, found: Found) -> tuple[str, str]:
     return "\n\n".join([*about, *plots, *filter(None, tables)]), sentence
 
 
+def _chosen(m: study_plan.Measure) -> str:
+    if m.cross_fitted:
+        return (
+            "chosen on one half of the prompts for the other, anew in every draw of the bootstrap"
+        )
+    return f"chosen on {m.tuning.count} other {m.tuning.split} prompts"
+
+
 TABLES: Sequence[Callable[[Found], str]] = (
     accuracy_table,
     difference_table,
+    part_table,
     category_table,
     choice_table,
     answer_table,

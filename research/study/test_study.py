@@ -31,7 +31,8 @@ from srum_jax.stages import train as training  # noqa: E402
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage  # noqa: E402
 from srum_jax.worlds.shapes import examples, language  # noqa: E402
 
-PROMPTS = 40
+PROMPTS, RULED = 40, ["sft", "best"]
+WHOLE = {"all": np.ones(PROMPTS, bool)}
 
 
 def listed(split, count, seed=0):
@@ -60,7 +61,7 @@ def phase(name="choose", split="validation", **changes):
             "best_of": 6,
         },
         "against": ["sft"],
-        "rule": {"words": "the highest", "at": "best", "among": ["sft", "best"], "gain": 0.0},
+        "rule": {"words": "the highest", "at": "best", "over": "all", "gain": 0.0, "among": RULED},
         "arms": arms,
     } | changes
 
@@ -68,7 +69,8 @@ def phase(name="choose", split="validation", **changes):
 def values(*phases):
     common = {"train.objective": "sft", "train.select": "all", "train.trainable": "gen"}
     common["train.min_score"] = -1.0
-    return {"variants": 3, "common": common, "phases": list(phases) or [phase()]}
+    plan = {"config": "shapes", "variants": 3, "seeded_prompts": False, "evaluated": 600}
+    return plan | {"common": common, "phases": list(phases) or [phase()]}
 
 
 def load(folder, content):
@@ -408,7 +410,7 @@ def test_the_rule_picks_the_winner(tmp_path, best, gain, chosen, words):
         arm: {s: result(plan, arm, s, np.arange(PROMPTS) < count) for s in (0, 1)}
         for arm, count in counts.items()
     }
-    found = study_tables.Found(plan.phases[0], results, np.array([]), np.array([]))
+    found = study_tables.Found(plan.phases[0], results, np.array([]), np.array([]), WHOLE)
     name, sentence = study_tables.winner(found)
     assert name == chosen and sentence.startswith(words)
 
@@ -419,7 +421,7 @@ def test_an_arm_within_a_standard_error_loses_to_the_simpler(tmp_path):
     right["best"] = right["best"].copy()
     right["best"][[0, 1, 20, 21, 22]] = [False, False, True, True, True]  # one more, five differ
     results = {a: {s: result(plan, a, s, r) for s in (0, 1)} for a, r in right.items()}
-    found = study_tables.Found(plan.phases[0], results, np.array([]), np.array([]))
+    found = study_tables.Found(plan.phases[0], results, np.array([]), np.array([]), WHOLE)
     name, sentence = study_tables.winner(found)
     assert name == "sft" and "best is within one standard error" in sentence
     del found.results["sft"]

@@ -29,18 +29,9 @@ from srum_jax.core.constraints import (
     VariableName,
 )
 
-Stage = Literal[
-    "autoencoder",
-    "pretrain",
-    "ingest",
-    "generate",
-    "score",
-    "train",
-    "evaluate",
-    "adjust",
-    "export",
-    "report",
-]
+_Before = Literal["autoencoder", "pretrain", "ingest"]  # a rollout, or in its place
+Stage = Literal[_Before, "generate", "score", "train", "evaluate", "adjust", "export", "report"]
+Objective = Literal["sft", "srum_release", "srum_positive", "srum_paper", "srum_advantage", "nft"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,16 +293,21 @@ class TrainConfig(PackedConfig):
     """Defaults are the study's winner (research/study); the other objectives stay selectable."""
 
     lanes: LanesConfig = LanesConfig()
-    # sft: plain flow matching | srum_release: as the authors released it | srum_paper: as the paper
-    # writes it, signed, its repulsion made bounded | srum_advantage: sft modulated by dense
-    # advantages, bounded | nft: DiffusionNFT with dense advantages, bounded
-    objective: Literal["sft", "srum_release", "srum_paper", "srum_advantage", "nft"] = "sft"
+    # sft: plain flow matching | srum_release: as the authors released it | srum_positive: right
+    # regions alone, each token by its score | srum_paper: as the paper writes it, signed, its
+    # repulsion made bounded | srum_advantage: sft modulated by dense advantages, bounded | nft:
+    # DiffusionNFT with dense advantages, bounded
+    objective: Objective = "sft"
     # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
     # is). Selection goes by the image's score whatever this says.
     rewards: Literal["both", "image", "regions"] = "both"
     # What a latent token reads of the regions' scores: centre (the four pixels at its centre, as
     # released: regions thinner than a token vanish between them) | area (its whole cell)
     map_sampling: Literal["centre", "area"] = "centre"
+    dilation: NonNegativeInt = 0  # pixels that regions grow on every side before tokens read them
+    # Whom scores of regions are charged to: regions (each alone) | objects (of the prompt, whose
+    # relations, sizes and missing ones are charged too, each compared with its own kind)
+    credit: Literal["regions", "objects"] = "regions"
     candidates: NonNegativeInt = 0  # of each prompt only the first so many count; 0: all
     # Candidates trained on: all | best_of_k (a prompt's best by self-score).
     select: Literal["all", "best_of_k"] = "best_of_k"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from einops import rearrange, reduce
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from srum_jax.data.images import check_size, readable, resized
 from srum_jax.data.letterbox import place
@@ -106,6 +106,27 @@ def latent_boxes(boxes: np.ndarray, size: tuple[int, int], layout: LayoutSizes) 
     step = layout.token_pixels
     width, height = resized(size[1], size[0], long=long, short=long // 2, stride=step)
     return resize_boxes(boxes, size, (height, width))
+
+
+def dilated(
+    boxes: np.ndarray,
+    masks: Sequence[np.ndarray | None] | None,
+    size: tuple[int, int],
+    pixels: int,
+) -> tuple[np.ndarray, tuple[np.ndarray | None, ...] | None]:
+    """Boxes float32 [R,4] and masks (or None) of an image of `size` (H, W), each grown by `pixels`
+    on every side and cut to the image: what a latent's receptive field carries a region to."""
+    low, high = boxes[:, :2] - pixels, boxes[:, 2:] + pixels
+    ends = np.clip(low, 0, None), np.clip(high, None, np.array(size[::-1]))
+    grown = np.concatenate(ends, axis=1).astype(np.float32) if pixels else boxes
+    if masks is None or not pixels:
+        return grown, None if masks is None else tuple(masks)
+    return grown, tuple(None if mask is None else _grown(mask, pixels) for mask in masks)
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    paint = Image.fromarray(_checked(mask).astype(np.uint8) * 255)
+    return np.asarray(paint.filter(ImageFilter.MaxFilter(2 * pixels + 1))) > 0
 
 
 # ------------------------------------------------------------------------------ over latent tokens

@@ -5,6 +5,7 @@ are L = κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ up to a constant:
 
     sft              α = 1                     κ = 1
     srum_release     α = R + λ_c               κ = R + λ_c            R in [0, 1], x_gt = x_bad
+    srum_positive    α = M                     κ = M                  M in [0, 1]
     srum_paper       α = max(R, −cap) + λ_c    κ = max(R, 0) + λ_c    R in [−1, 1]
     srum_advantage   α = 1 + s·A               κ = 1                  A in [−1, 1]
     nft              α = βA                    κ = β²                 A in [−1, 1]
@@ -173,6 +174,18 @@ def release_weights(
     return _token_weights(rule, acting(_scores(batch), rewards, neutral=1.0), batch)
 
 
+def positive_weights(
+    batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
+) -> jax.Array:
+    """Token weights M [B,G] in [0, 1]: the scores of right regions, 0 of wrong ones.
+
+    What lies in no region weighs max(image score, 0). Of the image alone all of it weighs that, of
+    regions alone what lies in none weighs 0.
+    """
+    rule = dataclasses.replace(maps.POSITIVE, sampling=sampling)
+    return _token_weights(rule, acting(_scores(batch), rewards, neutral=0.0), batch)
+
+
 def paper_weights(batch: Batch, rewards: str = "both", sampling: Sampling = "centre") -> jax.Array:
     """Signed token weights R [B,G] in [−1, 1]: (image score + 1)/2 times the region's score.
 
@@ -208,6 +221,8 @@ def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
     how = (batch, cfg.rewards, cfg.map_sampling)
     if cfg.objective == "srum_release":
         return release_weights(*how) + constraint
+    if cfg.objective == "srum_positive":
+        return positive_weights(*how)
     if cfg.objective == "srum_paper":
         return jnp.maximum(paper_weights(*how), -cfg.repulsion_cap) + constraint
     if cfg.objective == "srum_advantage":
@@ -240,6 +255,14 @@ def _srum_release(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, 
     )
 
 
+def _srum_positive(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    weights = positive_weights(batch, cfg.rewards, cfg.map_sampling)
+    target = flow.target(batch.latents, draws.noise)
+    metrics = {"token_weight": _masked(weights, out.trained)}
+    reward = terms.squared_error(out.velocity, target, out.trained, weights)
+    return LossOut({"reward": reward}, metrics, (("reward", 1.0),))
+
+
 def _srum_paper(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
     weights = paper_weights(batch, cfg.rewards, cfg.map_sampling)
     reward, constraint = paper(
@@ -261,7 +284,7 @@ def _srum_advantage(out: terms.Predicted, start, batch: Batch, draws: flow.Draws
     value = advantage(out.velocity, start, batch, draws, out.trained, a, scale=cfg.advantage_scale)
     return LossOut(
         terms={"advantage": value},
-        metrics=_advantage_metrics(a, 1 + cfg.advantage_scale * a, out.trained),
+        metrics=_advantage_metrics(a, 1 + cfg.advantage_scale * a, batch, out.trained),
         coefficients=(("advantage", 1.0),),
     )
 
@@ -271,13 +294,28 @@ def _nft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> L
     value = nft(out.velocity, start, batch, draws, out.trained, a, beta=cfg.nft_beta)
     return LossOut(
         terms={"nft": value},
-        metrics=_advantage_metrics(a, a, out.trained),
+        metrics=_advantage_metrics(a, a, batch, out.trained),
         coefficients=(("nft", 1.0),),
     )
 
 
-def _advantage_metrics(a: jax.Array, alpha: jax.Array, mask: jax.Array) -> dict[str, Ratio]:
+def within_image_variance(values: jax.Array, batch: Batch, mask: jax.Array) -> Ratio:
+    """The share of the variance of token advantages [B,G] that lies within images: 0 if all tokens
+    of an image have one, which is credit that tells no place from another; 1 if no image is better
+    than another. Over the masked tokens: (Σ (a − ā_image)², Σ a²), as advantages are centred."""
+    mask = mask.astype(jnp.float32)
+    mine = jax.nn.one_hot(batch.latent_images, batch.noisy.shape[1]) * mask[..., None]
+    count = jnp.maximum(jnp.sum(mine, axis=1), 1.0)
+    means = jnp.einsum("bgn,bg->bn", mine, values) / count
+    within = values - jnp.einsum("bgn,bn->bg", mine, means)
+    return ratio(jnp.sum(jnp.square(within) * mask), jnp.sum(jnp.square(values) * mask))
+
+
+def _advantage_metrics(
+    a: jax.Array, alpha: jax.Array, batch: Batch, mask: jax.Array
+) -> dict[str, Ratio]:
     return {
+        "within_image_variance": within_image_variance(a, batch, mask),
         "token_advantage": _masked(a, mask),
         "token_advantage_size": _masked(jnp.abs(a), mask),
         "repelled": _masked(alpha < 0, mask),
@@ -287,6 +325,7 @@ def _advantage_metrics(a: jax.Array, alpha: jax.Array, mask: jax.Array) -> dict[
 OBJECTIVES = {
     "sft": _sft,
     "srum_release": _srum_release,
+    "srum_positive": _srum_positive,
     "srum_paper": _srum_paper,
     "srum_advantage": _srum_advantage,
     "nft": _nft,

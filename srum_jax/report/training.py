@@ -45,6 +45,7 @@ OBJECTIVES = {
     "sft": "plain flow matching on the chosen pictures, every token alike",
     "srum_release": "SRUM as its code is released: a token counts by the score of its region times "
     "that of the whole picture, never against it",
+    "srum_positive": "right regions alone are learned, of all candidates, each token by its score",
     "srum_paper": "SRUM as in its paper: a token counts by the signed score of its region, so bad "
     "regions are pushed away, up to a cap",
     "srum_advantage": "flow matching that counts more or less by how a region scores against those "

@@ -72,6 +72,8 @@ RELEASED = WeightRule("unit", "half", "max", "factor", negative="clip", bounded=
 # The paper, which leaves open what lies in no region (here 0: the reference term alone) and
 # overlaps (here the mean).
 PAPER = WeightRule("signed", "zero", "mean", "factor")
+# Right regions alone are learned, and what lies in none only of a picture that is right.
+POSITIVE = WeightRule("signed", "image", "mean", "ignore", negative="clip")
 # Scores are advantages, centred among regions only: background is neither right nor wrong on its
 # own, so it takes the image's; a centred map that includes it teaches the model to avoid it.
 ADVANTAGE = WeightRule("signed", "image", "mean", "blend")
@@ -250,7 +252,7 @@ def release_map(
     return dense * np.float32((image_score + 1.0) / 2.0)
 
 
-def _centred(values: np.ndarray) -> np.ndarray:
+def centred(values: np.ndarray) -> np.ndarray:
     """clip((value - mean) / max(std, STD_FLOOR), ±1) over the finite values; NaN stays NaN."""
     known = values[np.isfinite(values)]
     if not known.size:
@@ -277,10 +279,10 @@ def group_advantages(
             f"image scores of shape {image_scores.shape} do not match region scores of {counts} "
             "candidates: give [P,K] and P lists of K arrays"
         )
-    image = np.stack([_centred(row) for row in image_scores]).astype(np.float32)
+    image = np.stack([centred(row) for row in image_scores]).astype(np.float32)
     regions = []
     for group in region_scores:
         parts = [np.asarray(scores, np.float64).reshape(-1) for scores in group]
-        pooled = _centred(np.concatenate(parts)).astype(np.float32)
+        pooled = centred(np.concatenate(parts)).astype(np.float32)
         regions.append(np.split(pooled, np.cumsum([len(part) for part in parts])[:-1]))
     return image, regions

@@ -43,6 +43,7 @@ from srum_jax.stages import loading
 from srum_jax.stages.loading import LoadedModel
 from srum_jax.stages.preflight import Checks
 
+SCENES = "scenes.json"  # prompts decomposed, beside the scores
 WINDOW = 8192  # tokens of a context that is written about
 DECOMPOSED_TOKENS = 192  # of the answer that decomposes a prompt
 AT_ONCE = 64  # prompts that are decomposed between two looks at the disk
@@ -197,7 +198,7 @@ def unread(cfg: Config) -> str:
         f'score.proposers: the regions of "{name}" are found, shown and scored, and change nothing '
         f'that is trained by train.objective = "{t.objective}", train.rewards = "{t.rewards}" and '
         f'train.select = "{t.select}": choose an objective that weighs tokens (srum_release, '
-        'srum_advantage, nft) with train.rewards = "both"'
+        'srum_positive, srum_advantage, nft) with train.rewards = "both"'
     )
     if name == "sam":
         told += ", or score.proposers = \"('grid',)\", which costs no Segment Anything"
@@ -333,7 +334,7 @@ def decomposed(
     if loaded.tokenizer.word_level:
         return None
     path = epath.Path(path)
-    found = _kept(path)
+    found = kept_scenes(path)
     left = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
     parts = _Parts(path.parent / f"{path.stem}-parts", left)
     text = model_text(loaded, cfg, mesh, max_tokens=DECOMPOSED_TOKENS, think=False)
@@ -375,7 +376,7 @@ class _Parts:
 
     def read(self, number: int) -> dict[str, Decomposition] | None:
         """Those of a file; None where it is not there, or of other prompts."""
-        found = _kept(self._path(number))
+        found = kept_scenes(self._path(number))
         return found if list(found) == list(self.prompts(number)) else None
 
     def write(self, number: int, found: Mapping[str, Decomposition]) -> None:
@@ -387,7 +388,7 @@ class _Parts:
         return self.folder / f"{number}.json"
 
 
-def _kept(path: epath.Path) -> dict[str, Decomposition]:
+def kept_scenes(path: epath.Path) -> dict[str, Decomposition]:
     """Prompts decomposed in a file; {} where it is not there or not whole."""
     try:
         return {prompt: _from_json(scene) for prompt, scene in (files.kept(path) or {}).items()}

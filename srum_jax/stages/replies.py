@@ -300,7 +300,7 @@ def own_scores(
     how = dataclasses.replace(cfg.score, proposers=proposers, judge="self", compare=0)
     own = dataclasses.replace(cfg, score=how)
     prompts = [record["prompt"] for record in records]
-    scenes = judges.decomposed(prompts, loaded, own, mesh, folder.parent / score.SCENES)
+    scenes = judges.decomposed(prompts, loaded, own, mesh, folder.parent / judges.SCENES)
     panel = judges.panel(loaded, own, mesh, scenes=scenes)
     score.score(records, folder, how, panel)
     return shards.read(folder)

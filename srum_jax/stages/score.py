@@ -37,7 +37,7 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, 
 from srum_jax.stages.preflight import Checks
 
 NAME = "scores"
-SCENES, COMPARISON = "scenes.json", "comparison.json"
+COMPARISON = "comparison.json"
 ScoredCandidate = tuple[dict[str, Any], judge.Judgement]  # id, prompt_id, k · what was judged
 EXAMPLES = 8  # candidates of the report: half of them the best, half the worst of a prompt
 
@@ -61,7 +61,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         with jax.set_mesh(here), loading.measured() as spent:
             opened = loading.base(cfg, work, here, want=("model",))
             prompts = [record["prompt"] for record in records.summaries()]
-            scenes = judges.decomposed(prompts, opened, cfg, here, folder / SCENES)
+            scenes = judges.decomposed(prompts, opened, cfg, here, folder / judges.SCENES)
             panel = judges.panel(opened, cfg, here, scenes=scenes, seed=cfg.seed + work.round)
             train = cfg.train if "train" in cfg.stages else None
             outcome = score(records, folder, cfg.score, panel, train)

@@ -13,7 +13,7 @@ import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.core.errors import BadInput
-from srum_jax.rewards import judge, maps
+from srum_jax.rewards import credit, judge, maps
 
 NO_REGIONS = np.zeros((0, 5), np.float32)  # boxes and scores
 
@@ -117,8 +117,9 @@ class Candidates(Sequence[Candidate]):
     """Candidates by columns, each made when it is asked for: a run may have millions.
 
     rows: [E] of COLUMNS and an `id`, bytes; `text` is a place in `texts`, `shape` one in `shapes`
-    (grid and size), `judged` a number of a score record, -1 for none · image_advantages [E] and
-    advantages: see `Candidate`.
+    (grid and size), `judged` a number of a score record, -1 for none · labels: of which object of
+    the prompt each region of a score record is an attempt, where that is known
+    (`object_credit.py`) · image_advantages [E] and advantages: see `Candidate`.
     """
 
     COLUMNS = (
@@ -130,6 +131,7 @@ class Candidates(Sequence[Candidate]):
     texts: Sequence[str]
     shapes: Sequence[tuple[tuple[int, int, int], tuple[int, int]]]
     scores: ScoreColumns | None
+    labels: Ragged | None = None
     image_advantages: np.ndarray | None = None
     advantages: Ragged | None = None
 
@@ -162,7 +164,7 @@ class Candidates(Sequence[Candidate]):
 
     def take(self, places: np.ndarray) -> "Candidates":
         """Those at `places`, or where that is True; without advantages."""
-        return Candidates(self.rows[places], self.texts, self.shapes, self.scores)
+        return Candidates(self.rows[places], self.texts, self.shapes, self.scores, self.labels)
 
 
 def candidates(
@@ -343,7 +345,8 @@ def select(found: Candidates, rule: str) -> Candidates:
 
 
 def advantages(found: Candidates, chosen: Candidates) -> Candidates:
-    """`chosen` with the advantages of their scores, centred within each prompt's group of `found`.
+    """`chosen` with the advantages of their scores, centred within each prompt's group of `found`,
+    those of regions by object where their labels are known.
 
     Of images that several judges scored by their ranks, on the scale of scores.
 
@@ -362,6 +365,14 @@ def advantages(found: Candidates, chosen: Candidates) -> Candidates:
         )
         regions.append([found[i].scores for i in group] + [np.zeros(0)] * (width - len(group)))
     image, regions = maps.group_advantages(image, regions)
+    if found.labels is not None:
+        regions = [
+            credit.object_advantages(
+                [found[i].scores for i in group],
+                [found.labels[found.rows["judged"][i]] for i in group],
+            )
+            for group in groups.values()
+        ]
     at = {i: (p, k) for p, group in enumerate(groups.values()) for k, i in enumerate(group)}
     # Places among the images' records ascend in `found`.
     places = np.searchsorted(found.rows["place"], chosen.rows["place"]).tolist()

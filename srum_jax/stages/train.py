@@ -24,7 +24,15 @@ from srum_jax.config import Config, hash_json
 from srum_jax.core import console, param_tree, preemption, sharding
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.objectives import srum
-from srum_jax.stages import adjusted, loading, monitor, preflight, training_examples
+from srum_jax.stages import (
+    adjusted,
+    judges,
+    loading,
+    monitor,
+    object_credit,
+    preflight,
+    training_examples,
+)
 from srum_jax.stages.manifest import (
     Manifest,
     Outcome,
@@ -51,6 +59,11 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     found.needs(work, candidates_of(cfg, work).name)
     if "score" in cfg.stages:
         found.needs(work, "score")
+    if c.credit == "objects" and not training_examples.reads_regions(c):
+        found.problems.append(
+            f'train.credit = "objects" says whose regions\' scores are, and train.objective = '
+            f'"{c.objective}" with train.rewards = "{c.rewards}" reads none: set it to "regions"'
+        )
     preflight.check_training(cfg, work, found)
     weights = preflight.weights(cfg, work, found)
     if weights is None:
@@ -80,6 +93,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             stored.drawn.summaries(), stored.scored, data.proposer, first=c.candidates
         )
         everything, apart = spared(everything, monitor.held_back(data.candidates))
+        if c.credit == "objects":
+            scenes = data.scores and judges.kept_scenes(data.scores / judges.SCENES)
+            everything = object_credit.by_object(everything, stored, scenes)
         chosen, counts = choose(everything, c)
         counts = {"unscored": unscored, **({"held back": apart} if apart else {}), **counts}
         if c.objective in srum.BY_ADVANTAGE:

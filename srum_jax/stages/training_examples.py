@@ -80,7 +80,7 @@ def _boxes(examples: TrainingSet, one: Candidate) -> list[dict[str, Any]]:
     found = []
     for i, region in enumerate(regions_of(record, examples.stored.proposer)):
         box = {key: region[key] for key in ("status", "label", "proposer")}
-        box |= {"bbox": [float(x) for x in region["bbox"]], "score": float(region["score"])}
+        box |= {"bbox": [float(x) for x in region["bbox"]], "score": float(one.scores[i])}
         if one.advantages is not None:
             box["advantage"] = float(one.advantages[i])
         found.append(box | {"used": i in used})

@@ -78,12 +78,13 @@ class StoredArrays:
         if not c.masked:
             return None
         regions = regions_of(self.scored.fields(c.judged, ("regions",)), self.proposer)
-        return tuple(
+        found = tuple(
             masks.decode(r["mask"], c.size, name=f"candidate {c.id}, region {i}: mask")
             if r.get("mask")
             else None
             for i, r in enumerate(regions)
         )
+        return found + (None,) * (len(c.scores) - len(found))  # of missing objects: boxes alone
 
 
 def example(
@@ -93,28 +94,30 @@ def example(
     *,
     prompts: sources.Prompts,
     regions: int,
+    dilation: int = 0,
     dropped: bool = False,
     region_masks: tuple[np.ndarray | None, ...] | None = None,
 ) -> Example:
     """Candidate number `number`, which names its noise, with its `regions` strongest regions.
 
-    Those have the largest scores or advantages, whichever sign. If `dropped`, without its prompt.
-    region_masks: one for each of its regions, or None.
+    Those have the largest scores or advantages, whichever sign, and grow by `dilation` pixels. If
+    `dropped`, without its prompt. region_masks: one for each of its regions, or None.
     """
     values = c.scores if c.advantages is None else c.advantages
     strongest = strongest_regions(c, regions)
+    shown = None if region_masks is None else tuple(region_masks[i] for i in strongest)
+    boxes, shown = masks.dilated(c.boxes[strongest], shown, c.size, dilation)
     if c.advantages is None:
-        rewards = Regions(c.boxes[strongest], values[strongest], c.image_score)
+        rewards = Regions(boxes, values[strongest], c.image_score, shown)
     else:
         rewards = Regions(
-            c.boxes[strongest],
+            boxes,
             None,
             None,
+            shown,
             advantages=values[strongest],
             image_advantage=c.image_advantage,
         )
-    if region_masks is not None:
-        rewards = dataclasses.replace(rewards, masks=tuple(region_masks[i] for i in strongest))
     return sources.behind(
         prompts.items(c.prompt, dropped),
         latents.latent,
@@ -207,8 +210,8 @@ class TrainingSet:
         }
 
     def _example(self, c: Candidate, latents: Latents, number: int, **more) -> Example:
-        regions = self.lanes.regions
-        return example(c, latents, number, prompts=self.prompts, regions=regions, **more)
+        how = dict(prompts=self.prompts, regions=self.lanes.regions, dilation=self.c.dilation)
+        return example(c, latents, number, **how, **more)
 
     def row(self, number: int) -> list[Example]:
         """The samples of row `number` of the endless sequence."""

@@ -210,3 +210,17 @@ def test_no_regions_and_wrong_masks():
         masks.cover(NONE[None], [np.ones((8, 8))], (8, 8), (2, 2), "area")
     with pytest.raises(ValueError, match="2 masks for 1 boxes"):
         masks.cover(NONE[None], [None, None], (8, 8), (2, 2), "area")
+
+
+def test_regions_grow_with_their_masks():
+    boxes = np.array([[4, 5, 8, 9], [0, 0, 3, 32]], np.float32)
+    mask = np.zeros((32, 24), bool)
+    mask[5:9, 4:8] = True
+    same, shown = masks.dilated(boxes, (mask, None), (32, 24), 0)
+    assert same is boxes and shown == (mask, None)
+    grown, (wider, none) = masks.dilated(boxes, (mask, None), (32, 24), 3)
+    assert grown.tolist() == [[1, 2, 11, 12], [0, 0, 6, 32]] and none is None
+    by_box = np.zeros_like(mask)
+    by_box[2:12, 1:11] = True
+    np.testing.assert_array_equal(wider, by_box)  # a mask that fills its box grows as the box does
+    assert masks.dilated(boxes, None, (32, 24), 30)[0].tolist() == [[0, 0, 24, 32]] * 2
