@@ -1,4 +1,4 @@
-"""Where does BAGEL-7B-MoT fit? Plans of several machines and recipes, and the tables of them.
+"""Where do BAGEL-7B-MoT and Janus-Pro fit? Plans of machines and recipes, and the tables of them.
 
     pip install -e ".[plan-tpu]" and, for the H200 rows, ".[plan-gpu]"
     nice python benchmarks/plan_table.py                      # makes what is missing or outdated
@@ -15,6 +15,7 @@ the other. What was not made is said in docs/scale.md.
 
 import argparse
 import dataclasses
+import importlib
 import json
 import math
 import pathlib
@@ -25,7 +26,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from srum_jax import config
-from srum_jax.configs import bagel_7b_srum
 from srum_jax.core import console
 from srum_jax.core.errors import BadInput
 from srum_jax.planning import budget, fitting, plan, topology
@@ -38,14 +38,15 @@ BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A plan to make: the table it stands in, target, what it is of, changes of
-    configs/bagel_7b_srum.py, programs."""
+    """A plan to make: the table it stands in, target, what it is of, changes of the config of the
+    package that is named, programs."""
 
-    table: str  # step | stages | int8 | weak
+    table: str  # step | stages | int8 | weak | janus
     target: str
     what: str
     changes: Mapping[str, Any]
     programs: Sequence[str]
+    config: str = "bagel_7b_srum"
 
 
 RECIPES = {
@@ -69,6 +70,10 @@ MACHINES = {
     "h200-8": "h200:8",
 }
 HOSTS = {"v5e-4": "v5e:2x2", "v6e-4": "v6e:2x2", "v5p-4": "v5p:2x2x1", "h200-8": "h200:8"}
+JANUS = {  # size -> one chip, or the fewest, that its config is planned for
+    "1b": {"v5e-1": "v5e:1x1", "v6e-1": "v6e:1x1", "h200-1": "h200:1"},
+    "7b": {"v5e-4": "v5e:2x2", "v6e-1": "v6e:1x1", "v5p-1": "v5p:1x1x1", "h200-1": "h200:1"},
+}
 SINGLE = {"v5e-1": "v5e:1x1", "v6e-1": "v6e:1x1", "v5p-1": "v5p:1x1x1", "h200-1": "h200:1"}
 MAKING = {"stages": ("generate", "score")}
 ONE = {**MAKING, "sample.batch": 1, "score.batch": 1, "score.written.batch": 1}
@@ -100,14 +105,19 @@ def _rows() -> Iterator[tuple[str, Row]]:
         yield f"{machine}-int8-ask", Row("int8", target, "1024x1024", ONE, ask)
         yield f"{machine}-int8-draw", Row("int8", target, "1024x1024", ONE, draw)
     yield "v5e-1-int8-draw-512", Row("int8", SINGLE["v5e-1"], "512x512", ONE | HALF, draw)
+    every = ("train_step", "sample", "decode", "score")
+    for size, machines in JANUS.items():
+        for machine, target in machines.items():
+            row = Row("janus", target, size.upper(), {}, every, f"janus_pro_{size}")
+            yield f"{machine}-janus-{size}", row
 
 
 ROWS = dict(_rows())
 
 
-def configured(changes: Mapping[str, Any]) -> config.Config:
-    """configs/bagel_7b_srum.py with other values at dotted keys."""
-    values = bagel_7b_srum.get_config()
+def configured(changes: Mapping[str, Any], name: str = "bagel_7b_srum") -> config.Config:
+    """The config `name` of the package with other values at dotted keys."""
+    values = importlib.import_module(f"srum_jax.configs.{name}").get_config()
     values.update_from_flattened_dict(dict(changes))
     assert isinstance(values, ConfigDict)
     return config.load(values)
@@ -132,7 +142,8 @@ def outdated(name: str, made: Mapping[str, Any]) -> list[str]:
 
     Raises BadInput where programs cannot be lowered, as their compiler is not installed.
     """
-    row, cfg = ROWS[name], configured(ROWS[name].changes)
+    row = ROWS[name]
+    cfg = configured(row.changes, row.config)
     target = topology.parse(row.target)
     if not plan.versions(target).items() <= made["versions"].items():
         return ["versions"]
@@ -158,7 +169,7 @@ def make(name: str) -> None:
     """Makes one row."""
     row = ROWS[name]
     target = topology.parse(row.target)
-    made = plan.plan(configured(row.changes), target, only=row.programs)
+    made = plan.plan(configured(row.changes, row.config), target, only=row.programs)
     write(name, {"row": name, "what": row.what, "changes": row.changes, **made})
     print("\n".join(plan.lines(made)), flush=True)
 
@@ -233,18 +244,19 @@ def steps() -> str:
     return _table(head, lines, missing)
 
 
-def inference(table: str) -> str:
-    """The table of drawing, decoding and scoring: "stages" or "int8"."""
+def inference(table: str, what: str = "images") -> str:
+    """The table of the programs of "stages", "int8" or "janus", and the name of its rows."""
     rows, missing = _of(table)
     lines = []
     for row, made in rows:
         for program, entry in made["programs"].items():
             call = {name: entry[name] for name in ("images", "answers") if name in entry}
             said = ", ".join(f"{n} {name if n > 1 else name[:-1]}" for name, n in call.items())
-            said = f"{program.removesuffix('_int8')}, {said} a call"
+            said = f"{said} a call" if said else f"{made['rows']} rows"
+            said = f"{program.removesuffix('_int8')}, {said}"
             name = _marked(row.target, made)
             lines.append([name, row.what, said, *_memory(made, entry), entry["how"]])
-    return _table(["machine", "images", "program", *MEMORY, "how"], lines, missing)
+    return _table(["machine", what, "program", *MEMORY, "how"], lines, missing)
 
 
 def weak() -> str:
@@ -312,6 +324,7 @@ def page() -> str:
         "More chips, more rows": weak(),
         "Drawing, decoding and scoring": inference("stages"),
         "On one chip, with int8 weights": inference("int8"),
+        "Janus-Pro, adapters on one chip or few": inference("janus", "size"),
         "Tried where a program did not fit": notes(),
     }
     old = any((read(name) or {}).get("outdated") for name in ROWS)

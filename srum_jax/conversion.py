@@ -58,7 +58,7 @@ def convert(
     if is_tree or to == "orbax":
         checkpoint.check_place(origin if is_tree else folder)
     family = families.find(origin, base)
-    if not is_tree and family.Sizes is not BagelConfig:
+    if not is_tree and not family.ORBAX:
         return _between_layouts(family, origin, folder, base, to, dtype, layout)
     read = _from_tree if is_tree else _from_hf
     with _made_whole(folder) as made:  # first: a place that cannot be written is found early

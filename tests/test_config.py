@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import pathlib
 import re
 import sys
@@ -11,7 +12,7 @@ import pytest
 from absl import flags
 
 from srum_jax import config, flow, running
-from srum_jax.configs import base, forkme, shapes, shapes_pretrain
+from srum_jax.configs import base, shapes, shapes_pretrain
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
@@ -21,7 +22,8 @@ ROOT = str(pathlib.Path(__file__).parents[1])
 
 
 def test_every_shipped_config_loads():
-    for module in (base, shapes, shapes_pretrain, forkme):
+    for name in config.packaged():
+        module = importlib.import_module(f"srum_jax.configs.{name}")
         assert isinstance(config.load(module.get_config()), config.Config)
 
 
@@ -155,7 +157,7 @@ def test_names_agree_with_the_tables_they_choose_from():
         ("mesh.tensor", 0, "mesh.tensor must be a number of devices or -1"),
         ("mesh.data", -1, "mesh may leave one axis to the rest"),
         ("model", "bagel_7b_mot", "weights must name the folder"),
-        ("model", "cats", "model = 'cats' is not known: known: shapes, shapes64, bagel_7b_mot"),
+        ("model", "cats", "model = 'cats' is not known: known: shapes, shapes64, shapes_janus"),
         ("model", "bagel", "model = 'bagel' is not known: did you mean \"bagel_7b_mot\"?"),
         ("evaluate.best_of", 1, "evaluate.best_of must be at least 2"),
         ("compute.remat", True, "compute.remat = True is not known: known: none, dots, full"),

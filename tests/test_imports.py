@@ -315,6 +315,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "generation.text_rows": "runs the model",
     "generation.drawing_rows": "runs the model",
     "conversion": "reads a model in one layout and writes it in another",
+    "worlds.shapes.autoencoder": "trains the autoencoder of a model",
 }
 
 

@@ -24,7 +24,11 @@ import srum_jax
 from srum_jax.core.checked import suggest
 from srum_jax.core.errors import BadInput
 
-WORLDS = {"shapes": "srum_jax.worlds.shapes", "shapes64": "srum_jax.worlds.shapes.large"}
+WORLDS = {
+    "shapes": "srum_jax.worlds.shapes",
+    "shapes64": "srum_jax.worlds.shapes.large",
+    "shapes_janus": "srum_jax.worlds.shapes.janus",
+}
 PRESETS = {
     "bagel_7b_mot": "srum_jax.models.bagel.model_config",
     "janus_pro_1b": "srum_jax.models.janus.model_config",

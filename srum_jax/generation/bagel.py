@@ -39,6 +39,7 @@ __all__ = [
     "OBJECTIVES",
     "LEADING_BLANK",
     "ONLY_WORDS",
+    "ORBAX",
     "SAMPLER",
     "WORKLOAD",
     "AnswerScorer",
@@ -80,6 +81,7 @@ SAMPLER = (
 )
 ONLY_WORDS = ""
 LEADING_BLANK = False
+ORBAX = True
 LOWERING, WORKLOAD = "srum_jax.planning.lowering", "srum_jax.planning.workload"
 
 

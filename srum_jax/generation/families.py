@@ -17,6 +17,7 @@ A family is a module like `bagel.py`, and a line here. It gives
    paths that drawing reads; `APART`: whether answers read none of them; `Prompts`, how it reads a
    prompt before an image that it learns to draw; `ONLY_WORDS`: why it draws behind a prompt and
    nothing else, "" where it draws behind thoughts and pictures too;
+ · `ORBAX`: whether `srum_jax.convert` makes Orbax folders of its weights;
  · `LOWERING` and `WORKLOAD`, the names of the modules that make its programs from shapes (sample,
    decode, read, write) and count their operations (drawing, decoding, asking, answering);
  · `load(folder, base, *, mesh, dtype, want, int8_weights)` -> (sizes, parameters, the

@@ -10,6 +10,8 @@ A plain −A·(−ℓ) has no lower bound for A < 0; J is clipped on both sides 
 and the dual clip of arXiv 1912.09729). The anchor λ adds λ times the k3 estimate of the
 Kullback-Leibler distance to the starting model. One language model draws and answers: whoever
 judges must be the starting model.
+
+A base is pretrained by `JointLoss`: cross-entropy of words and of codes, in rows of their own.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 from jax.typing import DTypeLike
 
@@ -267,3 +270,80 @@ class TokenLoss(terms.Objective):
 def loss(cfg: TrainConfig, sizes: JanusConfig, *, dtype: DTypeLike, remat: str) -> TokenLoss:
     """What a config trains such a model by. Raises BadInput for an objective of other families."""
     return TokenLoss(cfg, Predictor(sizes, dtype, remat))
+
+
+# ------------------------------------------------------------------ pretraining of both sides
+
+
+@struct.dataclass
+class ReadRows:
+    """Pictures with what is asked about them, B rows of S tokens.
+
+    ids int32 [B,S] and their `lane` [B,S] · patches float32 [N,P,p·p·3] of the pictures, as
+    `models/janus/model.py`, embed, reads them · slots int32 [B,Y]: places whose next token is the
+    target `labels` int32 [B,Y], with `weights` float32 [B,Y] (0: padding)
+    """
+
+    ids: jax.Array
+    lane: Tokens
+    patches: jax.Array
+    slots: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+
+
+@struct.dataclass
+class DrawnRows:
+    """prompts int32 [B,P] padded on the left, real bool [B,P], and codes int32 [B,n] behind."""
+
+    prompts: jax.Array
+    real: jax.Array
+    codes: jax.Array
+
+
+@struct.dataclass
+class JointRows:
+    """A step's rows of both kinds."""
+
+    read: ReadRows
+    drawn: DrawnRows
+
+
+@dataclasses.dataclass(frozen=True)
+class JointLoss:
+    """L = text_weight·CE(words) + CE(codes), each a mean over its targets."""
+
+    model: JanusConfig
+    dtype: DTypeLike
+    remat: str
+    text_weight: float
+
+    def __call__(
+        self, params: Params, reference: Params | None, batch: JointRows, key: jax.Array
+    ) -> LossOut:
+        """Terms and metrics of a batch; nothing is drawn, and there is no reference."""
+        words, labels = self.words(params, batch.read), batch.read.labels
+        weights, total = batch.read.weights, jnp.sum(batch.read.weights)
+        ce = optax.softmax_cross_entropy_with_integer_labels(words, labels)
+        right = (jnp.argmax(words, axis=-1) == labels).astype(jnp.float32)
+        drawn = batch.drawn
+        how = dict(dtype=self.dtype, remat=self.remat)
+        logits, _ = janus.predict_image_tokens(
+            params, self.model, drawn.prompts, drawn.real, drawn.codes, **how
+        )
+        codes = optax.softmax_cross_entropy_with_integer_labels(logits, drawn.codes)
+        return LossOut(
+            terms={
+                "ce": ratio(jnp.sum(ce * weights), total),
+                "image_ce": ratio(jnp.sum(codes), codes.size),
+            },
+            metrics={"accuracy": ratio(jnp.sum(right * weights), total)},
+            coefficients=(("ce", self.text_weight), ("image_ce", 1.0)),
+        )
+
+    def words(self, params: Params, rows: ReadRows) -> jax.Array:
+        """Logits float32 [B,Y,V] at the slots."""
+        x = janus.embed(params, self.model, rows.ids, rows.patches, dtype=self.dtype)
+        how = dict(remat=self.remat, backend=self.model.attention)
+        hidden, _ = llama.stack(params, self.model.llm, x, rows.lane, **how)
+        return janus.logits(params, jnp.take_along_axis(hidden, rows.slots[..., None], axis=1))

@@ -53,7 +53,7 @@ def test_names_alone_import_nothing():
 
 def test_every_world_has_a_base_and_prompts():
     for name in registry.WORLDS:
-        assert (registry.base_folder(name) / "llm_config.json").exists()
+        assert (registry.base_folder(name) / "tokenizer.json").exists()
         for split in registry.SPLITS:
             assert len(prompts.load(f"{name}:{split}", 2)) == 2
 

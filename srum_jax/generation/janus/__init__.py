@@ -38,6 +38,7 @@ __all__ = [
     "OBJECTIVES",
     "LEADING_BLANK",
     "ONLY_WORDS",
+    "ORBAX",
     "SAMPLER",
     "WORKLOAD",
     "AnswerScorer",
@@ -76,6 +77,7 @@ DRAWS = ("blocks/", "norm/", "gen_embed", "gen_aligner/", "gen_head/")
 APART = False  # one language model draws and answers
 SAMPLER = ("size", "guidance", "temperature", "top_k", "batch")
 LEADING_BLANK = True
+ORBAX = False
 
 
 def writing_params(generator: TextGenerator, sampler: ImageSampler) -> Params:

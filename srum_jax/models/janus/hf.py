@@ -28,7 +28,16 @@ from srum_jax.models.name_table import misfits, without_prefix
 from srum_jax.models.safetensors_index import INDEX_FILE
 from srum_jax.models.safetensors_io import StoredTensor
 
-__all__ = ["LAYOUTS", "load", "save", "stored_dtype", "table", "tensors", "weights_file"]
+__all__ = [
+    "LAYOUTS",
+    "load",
+    "save",
+    "settings",
+    "stored_dtype",
+    "table",
+    "tensors",
+    "weights_file",
+]
 
 MODEL_FILE = "model.safetensors"
 MODEL_FILES = (MODEL_FILE, INDEX_FILE, *original.BIN_FILES)  # in the order they are looked for
@@ -195,7 +204,7 @@ def _beside(
     files of the sizes, of how pictures are read and of how the model is sampled."""
     same = source is not None and model_config.model_type(source) == layout
     if not same and layout == "janus":
-        for name, content in _settings(cfg).items():
+        for name, content in settings(cfg).items():
             files.write_json(folder / name, content)
     if source is None:
         return
@@ -205,7 +214,7 @@ def _beside(
             files.write_bytes(folder / path.name, [path.read_bytes()])
 
 
-def _settings(cfg: JanusConfig) -> dict[str, Any]:
+def settings(cfg: JanusConfig) -> dict[str, Any]:
     """The files beside the weights that transformers' classes read."""
     marks = {f"{mark}_token_id": getattr(cfg, mark) or None for mark in ("bos", "eos", "pad")}
     return {

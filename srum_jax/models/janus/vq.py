@@ -63,7 +63,8 @@ def specs(cfg: VQConfig) -> Specs:
     }
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors [...,E] of length 1 in the direction of x."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), _EPS)
 
 
@@ -100,7 +101,7 @@ def nearest(params: Params, vectors: jax.Array, *, normalised: bool = True) -> j
     """The code int32 [...] nearest to each vector float32 [...,E]; normalised: by direction."""
     codes = params["quantize"]["embedding"]
     if normalised:
-        vectors, codes = _unit(vectors), _unit(codes)
+        vectors, codes = unit(vectors), unit(codes)
     scores = jnp.einsum("...e,ce->...c", vectors, codes, precision=jax.lax.Precision.HIGHEST)
     size = jnp.sum(jnp.square(codes), axis=-1).reshape((1,) * (scores.ndim - 1) + (-1,))
     return jnp.argmin(size - 2 * scores, axis=-1).astype(jnp.int32)
@@ -116,17 +117,22 @@ def encode(
 def vectors(params: Params, codes: jax.Array, *, normalised: bool = True) -> jax.Array:
     """The codebook's vectors float32 [...,E] of codes int32 [...]."""
     found = jnp.take(params["quantize"]["embedding"], codes, axis=0)
-    return _unit(found) if normalised else found
+    return unit(found) if normalised else found
 
 
-@jax.named_scope("vq_decode")
 def decode(params: Params, cfg: VQConfig, codes: jax.Array) -> jax.Array:
     """Pictures float32 [N,h·d,w·d,3], nominally in [-1, 1] but not clamped, of codes int32 [N,h,w].
 
     The codes' vectors are normalised, in the original and in transformers alike.
     """
+    return picture(params, vectors(params, codes))
+
+
+@jax.named_scope("vq_decode")
+def picture(params: Params, vectors: jax.Array) -> jax.Array:
+    """As `decode`, of vectors float32 [N,h,w,E] in place of codes."""
     p = params["decoder"]
-    x = blocks.conv(params["post_quant_conv"], vectors(params, codes))
+    x = blocks.conv(params["post_quant_conv"], vectors)
     x = blocks.mid(p["mid"], blocks.conv(p["conv_in"], x))
     for level in blocks.in_order(p["up"]):
         x = _through(level, x)

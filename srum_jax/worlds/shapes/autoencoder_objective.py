@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srum_jax.core.loss import LossOut, ratio
+from srum_jax.core.loss import LossOut, Ratio, ratio
 from srum_jax.core.param_tree import Params
 from srum_jax.models.bagel import vae
 from srum_jax.models.bagel.model_config import VAEConfig
@@ -36,13 +36,26 @@ def _pixel_weights(images: jax.Array) -> jax.Array:
     return 1.0 + CONTRAST_WEIGHT * contrast
 
 
+PIXELS = (("absolute", 1.0), ("square", SQUARE_WEIGHT), ("edge", EDGE_WEIGHT))  # terms of `pixels`
+
+
+def pixels(error: jax.Array, images: jax.Array) -> dict[str, Ratio]:
+    """The terms of what is wrong in pictures made anew: error = made − images, both
+    [B, H, W, 3]. Averages per pixel (weighted by contrast) and channel."""
+    edges, weights = _differences(error), _pixel_weights(images)
+    return {
+        "absolute": ratio((weights * jnp.abs(error)).sum(), 3 * weights.sum()),
+        "square": ratio((weights * jnp.square(error)).sum(), 3 * weights.sum()),
+        "edge": ratio(sum(jnp.abs(e).sum() for e in edges), sum(e.size for e in edges)),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class AutoencoderLoss:
     """Absolute, squared and edge error of a sampled reconstruction, and KL to N(0, 1).
 
-    Errors are averages per pixel (weighted by contrast) and channel, KL in nats per latent number;
-    `kl_weight` (about 1e-6 … 1e-5) only keeps the latents' range in hand. `cfg`'s scale and shift
-    cancel out.
+    Errors are those of `pixels`, KL in nats per latent number; `kl_weight` (about 1e-6 … 1e-5)
+    only keeps the latents' range in hand. `cfg`'s scale and shift cancel out.
     """
 
     cfg: VAEConfig
@@ -62,25 +75,14 @@ class AutoencoderLoss:
         noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
         z = mean + jnp.exp(0.5 * logvar) * noise
         error = vae.decode(params, cfg, cfg.scale * (z - cfg.shift)) - images
-        edges, weights = _differences(error), _pixel_weights(images)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
         return LossOut(
-            terms={
-                "absolute": ratio((weights * jnp.abs(error)).sum(), 3 * weights.sum()),
-                "square": ratio((weights * jnp.square(error)).sum(), 3 * weights.sum()),
-                "edge": ratio(sum(jnp.abs(e).sum() for e in edges), sum(e.size for e in edges)),
-                "kl": ratio(kl.sum(), kl.size),
-            },
+            terms=pixels(error, images) | {"kl": ratio(kl.sum(), kl.size)},
             metrics={
                 "pixel_error": ratio(jnp.abs(error).sum(), error.size),
                 "latent_variance": ratio(jnp.exp(logvar).sum(), logvar.size),
             },
-            coefficients=(
-                ("absolute", 1.0),
-                ("square", SQUARE_WEIGHT),
-                ("edge", EDGE_WEIGHT),
-                ("kl", self.kl_weight),
-            ),
+            coefficients=(*PIXELS, ("kl", self.kl_weight)),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,14 +174,23 @@ def autoencoder_image(seed: int, index: int) -> np.ndarray:
     return draw(scene)
 
 
-def vocabulary(setting: Setting = SMALL) -> dict[str, int]:
+def vocabulary(setting: Setting = SMALL, specials: Sequence[str] = SPECIALS) -> dict[str, int]:
     """Word -> id, in a fixed order: the specials, punctuation, words; below VOCAB_SIZE."""
     more = NUMBERS[FEW + 1 : setting.most + 1]
-    return {word: i for i, word in enumerate((*SPECIALS, *WORDS, *more))}
+    return {word: i for i, word in enumerate((*specials, *WORDS, *more))}
 
 
-def write_tokenizer(folder: str | Path, setting: Setting = SMALL) -> Path:
-    """Writes `tokenizer.json` (word level, lower-case, `, . ?` apart) and gives its path back."""
+def write_tokenizer(
+    folder: str | Path,
+    setting: Setting = SMALL,
+    specials: Sequence[str] = SPECIALS,
+    unread: Sequence[str] = (),
+) -> Path:
+    """Writes `tokenizer.json` (word level, lower-case, `, . ?` apart) and gives its path back.
+
+    specials: marks that come before the words · unread: texts that are passed over.
+    """
+    vocab = vocabulary(setting, specials)
     special = [
         {
             "id": i,
@@ -191,14 +201,18 @@ def write_tokenizer(folder: str | Path, setting: Setting = SMALL) -> Path:
             "normalized": False,
             "special": True,
         }
-        for i, word in enumerate(SPECIALS)
+        for i, word in enumerate(specials)
     ]
+    steps: list[dict] = [
+        {"type": "Replace", "pattern": {"String": one}, "content": ""} for one in unread
+    ]
+    steps.append({"type": "Lowercase"})
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": special,
-        "normalizer": {"type": "Lowercase"},
+        "normalizer": {"type": "Sequence", "normalizers": steps} if unread else steps[-1],
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
@@ -213,7 +227,7 @@ def write_tokenizer(folder: str | Path, setting: Setting = SMALL) -> Path:
         },
         "post_processor": None,
         "decoder": None,
-        "model": {"type": "WordLevel", "vocab": vocabulary(setting), "unk_token": "<unk>"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
     }
     path = Path(folder) / "tokenizer.json"
     path.parent.mkdir(parents=True, exist_ok=True)

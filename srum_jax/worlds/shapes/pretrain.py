@@ -10,6 +10,7 @@ import functools
 import io
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +24,20 @@ from srum_jax.core import console, files, param_tree, preemption, registry, shar
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.evals.suite import Verdict
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.objectives import joint, terms
-from srum_jax.stages import loading, preflight, replies
+from srum_jax.stages import loading, preflight
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
-from srum_jax.training import callbacks, loop, metrics, optim
+from srum_jax.training import callbacks, loop, optim
 from srum_jax.training.checkpoint import Checkpoints
 from srum_jax.training.state import FrozenParams, TrainState, create, placed
-from srum_jax.worlds.shapes import changes, exam, language, rendering
+from srum_jax.worlds.shapes import changes, rendering
 from srum_jax.worlds.shapes.examples import generation_example
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
+from srum_jax.worlds.shapes.quick_evaluation import EXAM, QuickEvaluation
 from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
 
 # Muon for the block matrices and Adam elsewhere; timesteps that train more on noise, which is
@@ -112,11 +113,6 @@ PLANS = {
         every=4,
     ),
 }
-QUICK_QUESTIONS = 400  # of the validation split, at every evaluation
-QUICK_SEVERAL = 240
-QUICK_IMAGES = 192
-QUICK_CAPTIONS = 100
-QUICK_EDITS = 100
 ENCODE_BATCH = 256
 GAP = "Rows of `pretrain` hold branches of questions, which the next ones do not see"
 
@@ -172,20 +168,27 @@ def encode(
 
     Encoded once: kept in `folder` as latents.npz for the next start of as many.
     """
-    path = folder / "latents.npz"
+    counts = {"captions": scenes, "instructions": edits}
+    make = functools.partial(_encoded, encoder, seed, scenes, edits, setting)
+    return _pool(kept(folder / "latents.npz", counts, make))
+
+
+def kept(
+    path: epath.Path, counts: Mapping[str, int], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `make` gives, made once: of the file where that holds as many of each as `counts`."""
     if path.exists():
         try:
             with path.open("rb") as file:
                 arrays = dict(np.load(file))
-            if (len(arrays["captions"]), len(arrays["instructions"])) == (scenes, edits):
-                return _pool(arrays)
+            if {name: len(arrays[name]) for name in counts} == dict(counts):
+                return arrays
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
             logging.warning("%s: damaged (%s); made again", path, e)
-    arrays = _encoded(encoder, seed, scenes, edits, setting)
-    whole = io.BytesIO()
+    arrays, whole = make(), io.BytesIO()
     np.savez(whole, **arrays)
     files.write_bytes(path, [whole.getbuffer()])
-    return _pool(arrays)
+    return arrays
 
 
 def _pool(arrays: dict[str, np.ndarray]) -> Pool:
@@ -250,14 +253,14 @@ def row(
         examples.append(sources.questions(tokenizer, layout, (image,), texts))
     size = tuple(s * layout.token_pixels for s in pool.latents.shape[1:3])
     for i in range(number * plan.images, (number + 1) * plan.images):
-        which = _place(seed, 2, i, len(pool.captions))
+        which = place(seed, 2, i, len(pool.captions))
         prompt = pool.captions[which]
         if sources.dropped(seed, i, text_dropout):
             prompt = None
         latent = pool.latents[which]
         examples.append(sources.text_to_image(tokenizer, prompt, latent, size=size, noise_id=which))
     for i in range(number * plan.edits, (number + 1) * plan.edits):
-        which = _place(seed, 3, i, len(pool.instructions))
+        which = place(seed, 3, i, len(pool.instructions))
         words = pool.instructions[which]
         if sources.dropped(seed, (1 << 40) + i, text_dropout):
             words = None
@@ -310,7 +313,7 @@ def _questions(example: Example) -> int:
     return sum(isinstance(item, Branch) for item in example.items)
 
 
-def _place(seed: int, stream: int, i: int, count: int) -> int:
+def place(seed: int, stream: int, i: int, count: int) -> int:
     """Which of `count` things is number i of an endless sequence, epoch after epoch."""
     epoch, place = divmod(i, count)
     return int(_order(seed, stream, epoch, count)[place])
@@ -321,11 +324,11 @@ def _order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, stream)).permutation(count)
 
 
-def _recipe(cfg: Config) -> PackedConfig:
-    """RECIPE at the length and the pace that the config gives."""
+def paced(recipe: PackedConfig, cfg: Config) -> PackedConfig:
+    """A recipe at the length and the pace that the config gives."""
     own = cfg.pretrain
     return dataclasses.replace(
-        RECIPE,
+        recipe,
         steps=own.steps,
         rows=own.rows,
         checkpoint_every=own.checkpoint_every,
@@ -357,7 +360,7 @@ def pretrain(
     cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, towers: epath.Path
 ) -> Outcome:
     """The stage's work: see the module."""
-    own, c = cfg.pretrain, _recipe(cfg)
+    own, c = cfg.pretrain, paced(RECIPE, cfg)
     setting, plan = SETTINGS[cfg.model], PLANS[cfg.model]
     shipped = registry.base_folder(cfg.model)
     base = _untrained(shipped, towers)
@@ -390,6 +393,14 @@ def pretrain(
         key=jax.random.key(cfg.seed),
         cfg=c,
     )
+    save = functools.partial(
+        hf.save,
+        folder / "model",
+        base.cfg,
+        vae_params=base.vae_params,
+        dtype="bfloat16",
+        tokenizer_files=[shipped / "tokenizer.json"],
+    )
     _, summary = loop.run(
         state,
         step,
@@ -403,7 +414,7 @@ def pretrain(
             checkpoints=checkpoints,
             stop=preemption.stop,
             log=cfg.log,
-            evaluator=QuickEvaluation(cfg, mesh, base, shipped / "tokenizer.json", folder),
+            evaluator=QuickEvaluation(cfg, mesh, base, folder, save, EXAM),
             evaluate_every=own.evaluate_every,
         ),
         steps=c.steps,
@@ -414,69 +425,3 @@ def pretrain(
         items=c.steps,
         compile_seconds=summary.compile_seconds,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class QuickEvaluation(callbacks.Evaluator):
-    """`quick_evaluation` at the averaged weights, which are left in `folder` as a model.
-
-    base: what of the model is not trained; its parameters are those of each evaluation.
-    """
-
-    cfg: Config
-    mesh: jax.sharding.Mesh
-    base: loading.LoadedModel
-    tokenizer_file: epath.Path
-    folder: epath.Path
-
-    def evaluate(self, n: int, state: TrainState) -> dict[str, float]:
-        averaged = dataclasses.replace(self.base, params=state.ema)
-        found = quick_evaluation(self.cfg, self.mesh, averaged)
-        hf.save(
-            self.folder / "model",
-            self.base.cfg,
-            jax.device_get(state.ema),
-            self.base.vae_params,
-            "bfloat16",
-            tokenizer_files=[self.tokenizer_file],
-        )
-        logging.info("step %d: %s", n, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
-        return found
-
-    def measured(self, n: int) -> bool:
-        rows = metrics.read(self.folder / "metrics.jsonl")
-        return any(row["step"] == n and "t2i" in row for row in rows)
-
-    def enough(self, n: int) -> bool:
-        return False
-
-
-def quick_evaluation(
-    cfg: Config, mesh: jax.sharding.Mesh, loaded: loading.LoadedModel
-) -> dict[str, float]:
-    """Accuracies on the validation split: strict text-to-image, answers (all and by kind), captions
-    and edits."""
-    asked = replies.model_under_test(loaded, cfg, mesh)
-    setting = SETTINGS[cfg.model]
-    prompts = language.balanced_prompts("validation", QUICK_IMAGES, 0, setting)
-    texts = [prompt.text for prompt in prompts]
-    images, _ = asked.sampler.sample_prompts(texts, range(len(texts)))
-    drawn = exam.right_drawings(images, texts)
-    questions = exam.questions("validation", QUICK_QUESTIONS, QUICK_SEVERAL, setting)
-    captions = exam.captions("validation", QUICK_CAPTIONS, setting)
-    edits = exam.edits("validation", QUICK_EDITS, setting)
-    found = {
-        "t2i": [
-            Verdict(str(i), prompt.category, bool(right))
-            for i, (prompt, right) in enumerate(zip(prompts, drawn, strict=True))
-        ],
-        "qa": exam.judge_answers(questions, asked.answers(questions)),
-        "captions": exam.judge_captions(captions, asked.texts(captions)),
-        "edits": exam.judge_edits(edits, asked.edits(edits)),
-    }
-    parts: dict[str, list[bool]] = {}
-    for name, verdicts in found.items():
-        for one in verdicts:
-            parts.setdefault(name, []).append(one.right)
-            parts.setdefault(f"{name}_{one.category}", []).append(one.right)
-    return {name: float(np.mean(good)) for name, good in sorted(parts.items())}

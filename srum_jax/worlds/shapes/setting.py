@@ -149,7 +149,13 @@ LARGE = Setting(
     edited=(("single", 0.1), ("attr", 0.25), ("triple", 0.25), ("quad", 0.25), ("five", 0.15)),
     flaws=("half", "mixed", "cut", "blurred", "blend", "blend", "bite", "bite", "tint"),
 )
+JANUS = "shapes_janus"  # the world of the small setting's other model
 SETTINGS = {setting.name: setting for setting in (SMALL, LARGE)}
+
+
+def of_model(name: str) -> Setting | None:
+    """The setting of a world's models by its name; None for another model."""
+    return SETTINGS.get(name) or (SMALL if name == JANUS else None)
 
 
 def of_side(pixels: int) -> Setting | None:

@@ -34,7 +34,7 @@ from srum_jax.evals.suite import (
     Verdict,
 )
 from srum_jax.worlds.shapes import exam
-from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
+from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting, of_model
 
 PAIRS = 24  # prompts whose two pictures are kept to look at
 SHOWN = 6  # edits and captions kept to look at: the first ones
@@ -153,11 +153,11 @@ def make(cfg: Config, data: str = "", language: str = "") -> ShapesSuite:
             len(wanted),
             " or ".join(f"{one.side}x{one.side}" for one in SETTINGS.values()),
         )
-    asked = cfg.model in SETTINGS
+    setting = of_model(cfg.model)
+    asked = setting is not None
     if not asked:
         logging.info("evaluate: no questions are asked: those at hand are about the shapes world")
-    setting = SETTINGS.get(cfg.model, SMALL)
-    return ShapesSuite(c, drawn, asked, tuple(wanted), data or "test", setting)
+    return ShapesSuite(c, drawn, asked, tuple(wanted), data or "test", setting or SMALL)
 
 
 # ---------------------------------------------------------------------------------- the measuring

@@ -93,10 +93,11 @@ def test_what_is_left_behind_is_read_by_the_importer(small, tmp_path, monkeypatc
 def test_the_gate_lets_a_faithful_one_through(small, monkeypatch):
     monkeypatch.setattr(vae, "encode", lambda p, cfg, images: images)
     monkeypatch.setattr(vae, "decode", lambda p, cfg, latents: latents)
-    assert autoencoder.verified({}, tiny.MODEL.vae, seed=0) == 1.0
+    coder = autoencoder.FluxCoder(tiny.MODEL)
+    assert autoencoder.verified({}, coder, seed=0) == 1.0
     # One object hidden in every picture.
     monkeypatch.setattr(vae, "decode", lambda p, cfg, x: x.at[:, :16].set(-0.8))
-    assert autoencoder.verified({}, tiny.MODEL.vae, seed=0) < 0.6
+    assert autoencoder.verified({}, coder, seed=0) < 0.6
 
 
 def test_a_batch_is_a_function_of_its_numbers():

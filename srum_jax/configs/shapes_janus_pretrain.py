@@ -1,0 +1,17 @@
+"""How the small Janus inside the package is made, from nothing: codes, then reading and drawing."""
+
+from typing import Any
+
+from srum_jax.configs import shapes_pretrain
+
+
+def get_config() -> Any:
+    """The config of this run, a ConfigDict."""
+    c = shapes_pretrain.get_config()
+    c.model = "shapes_janus"
+    c.pretrain.steps = 5000
+    c.pretrain.rows = 24  # drawings a step, beside half as many pictures that are read
+    c.sample.guidance = 3.0
+    c.evaluate.multi_image_questions = 0  # it reads one picture at a time
+    c.evaluate.edits = 0  # and cannot edit
+    return c
