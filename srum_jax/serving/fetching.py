@@ -67,13 +67,15 @@ class Fetcher:
     seconds: float = 15.0
 
     async def fetch(self, link: Link, most: int | None = None) -> Bytes:
-        """The file at an address; most: bytes of it, None: as many as of any.
+        """The file at an address; most: bytes of it, where that is less than of any file.
 
         Raises Refusal 400 for an address that is not to be opened, 422 where it gives no file.
         """
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._followed(link, self.most if most is None else most)
+                return await self._followed(
+                    link, self.most if most is None else min(most, self.most)
+                )
         except TimeoutError:
             raise _unavailable(link, f"did not come within {self.seconds:g} seconds") from None
         except (OSError, ValueError, h11.ProtocolError):
