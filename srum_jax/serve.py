@@ -57,6 +57,7 @@ def parser(program: str = "python -m srum_jax.serve") -> argparse.ArgumentParser
     made.add_argument("--watch", action="store_true", help="take each new checkpoint of the run")
     made.add_argument("--watch_seconds", type=_count, default=10, help="between two looks")
     made.add_argument("--warm", action="store_true", help="compile before the first request")
+    made.add_argument("--log_prompts", action="store_true", help="with the words of requests")
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     limits = made.add_argument_group("limits")
     limits.add_argument("--queue", type=_count, default=64, help="pieces of work that wait")

@@ -31,7 +31,9 @@ UNTIMED_RATE = 25  # frames a second of a film that gives neither times nor a ra
 Frame = tuple[float, tuple[int, int], Callable[[], Image.Image]]
 
 
-def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
+def frames(
+    path: epath.PathLike, count: int, *, most: int | None = None
+) -> list[tuple[float, np.ndarray]]:
     """`count` frames spread evenly over a clip: [(seconds from its start, uint8 [H,W,3])].
 
     They are those that begin nearest to as many times, each once: fewer than `count` where the clip
@@ -41,9 +43,9 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
     as sRGB, of two eyes in a picture the left one's. Not done: spherical pictures are shown as they
     are stored.
 
-    Raises FileNotFoundError if there is no such file, ValueError for a folder, a damaged or
-    truncated clip, one past the limits above, and for a format that needs PyAV where that is not
-    installed.
+    most: pixels of all its frames together, None: MAX_CLIP_PIXELS. Raises FileNotFoundError if
+    there is no such file, ValueError for a folder, a damaged or truncated clip, one past the limits
+    above, and for a format that needs PyAV where that is not installed.
     """
     path = places.place(path, "a clip")
     if count < 1:
@@ -52,9 +54,10 @@ def frames(path: epath.PathLike, count: int) -> list[tuple[float, np.ndarray]]:
         raise ValueError(f"{path} is a folder: name one clip in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such clip")
-    wanted = set(spread([seconds for seconds, _, _ in _decoded(path)], count))
+    most = MAX_CLIP_PIXELS if most is None else most
+    wanted = set(spread([seconds for seconds, _, _ in _decoded(path, most)], count))
     kept, pixels = [], 0
-    for number, (seconds, (width, height), picture) in enumerate(_decoded(path)):
+    for number, (seconds, (width, height), picture) in enumerate(_decoded(path, most)):
         if number not in wanted:
             continue
         pixels += width * height
@@ -77,7 +80,7 @@ def spread(times: Sequence[float], count: int) -> list[int]:
     return sorted({round(float(x)) for x in places.round(6)})
 
 
-def _decoded(path: epath.Path) -> Iterator[Frame]:
+def _decoded(path: epath.Path, most: int) -> Iterator[Frame]:
     """Every frame in order; at least one."""
     number, pixels = 0, 0
     with path.open("rb") as file:
@@ -86,9 +89,9 @@ def _decoded(path: epath.Path) -> Iterator[Frame]:
         pillow = start.startswith((b"GIF8", b"\x89PNG")) or start[8:] == b"WEBP"
         for frame in (_by_pillow if pillow else _by_pyav)(file, str(path)):
             number, pixels = number + 1, pixels + frame[1][0] * frame[1][1]
-            if number > MAX_FRAMES or pixels > MAX_CLIP_PIXELS:
+            if number > MAX_FRAMES or pixels > most:
                 raise ValueError(
-                    f"{path}: more than {MAX_FRAMES} frames, or {MAX_CLIP_PIXELS} pixels in all; "
+                    f"{path}: more than {MAX_FRAMES} frames, or {most} pixels in all; "
                     "cut the clip or scale it down"
                 )
             yield frame

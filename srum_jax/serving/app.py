@@ -10,9 +10,13 @@ from srum_jax.serving.service import Service
 
 
 def application(
-    service: Service, *, key: str = "", hosts: Collection[str] | None = None
+    service: Service,
+    *,
+    key: str = "",
+    hosts: Collection[str] | None = None,
+    words: bool = False,
 ) -> http.Guard:
-    """The ASGI application of a service; key, hosts: as of `http.Guard`."""
+    """The ASGI application of a service; key, hosts, words: as of `http.Guard`."""
     does = Endpoints(service)
     routes = [
         Route("/", does.page, methods=["GET"]),
@@ -29,4 +33,6 @@ def application(
     ]
     names = None if hosts is None else frozenset(hosts)
     paths = frozenset(route.path for route in routes)
-    return http.Guard(Router(routes, redirect_slashes=False), service.metrics, key, names, paths)
+    router = Router(routes, redirect_slashes=False)
+    bodies = http.Bodies(max(service.limits.bodies, service.limits.body))
+    return http.Guard(router, service.metrics, key, names, paths, words, bodies)

@@ -172,9 +172,7 @@ def _messages(given: Any, frames: int, limits: Limits) -> tuple[Said, ...]:
 def _message(given: Any, where: str, frames: int) -> Said:
     if not isinstance(given, dict):
         raise Refusal(400, f"{where} must be an object, got {quoted(given)}", param=where)
-    for key in given:
-        if key not in ("role", "content", "name", "reasoning_content", "refusal", "images"):
-            raise Refusal(400, f"{where}: unknown key {quoted(key)}", param=where)
+    _known(given, ("role", "content", "name", "reasoning_content", "refusal", "images"), where)
     role, content = given.get("role"), given.get("content")
     if not isinstance(role, str) or role not in ROLES:
         known = ", ".join(ROLES)
@@ -187,6 +185,13 @@ def _message(given: Any, where: str, frames: int) -> Said:
     if not parts:
         raise Refusal(400, f"{name} is empty", param=name)
     return Said(ROLES[role], _pictures_first(parts))
+
+
+def _known(given: dict[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in keys:
+            told = f"{where}: unknown key {quoted(key)}"
+            raise Refusal(400, told, param=where, code="unknown_parameter")
 
 
 def _pictures_first(parts: Sequence[Any]) -> tuple[Any, ...]:
@@ -206,11 +211,14 @@ def _part(given: Any, where: str, frames: int) -> str | Bytes | Link | Film:
         told = f"{where} must be a text or a part of type {', '.join(kinds)}; got {quoted(given)}"
         raise Refusal(400, told, param=where)
     kind = given["type"]
+    _known(given, ("type", kind, "cache_control"), where)
     if kind == "text":
         return fields.text(given.get("text"), f"{where}.text", empty=False)
     shown = given.get(kind)
-    url = shown.get("url") if isinstance(shown, dict) else shown
-    found = pictures.of_url(url, f"{where}.{kind}")
+    if isinstance(shown, dict):
+        _known(shown, ("url", "detail", "format"), f"{where}.{kind}")
+        shown = shown.get("url")
+    found = pictures.of_url(shown, f"{where}.{kind}")
     return Film(found, frames) if kind == "video_url" else found
 
 

@@ -16,11 +16,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from srum_jax.core.errors import BadInput
+from srum_jax.generation.context import Context
 from srum_jax.generation.image_request import GeneratedImage
 from srum_jax.inputs import Conversation, Shown, Turn
 from srum_jax.serving import chat, drawing, fields, http, pictures
 from srum_jax.serving.chat import ChatRequest, Film, Reply, Said
 from srum_jax.serving.drawing import GenerationFields
+from srum_jax.serving.limits import Limits
 from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.sampler_fields import SamplerFields
@@ -85,6 +87,8 @@ class Endpoints:
         """Chat completions, and images where `modalities` has them."""
         given = await self._json(request)
         asked = chat.read(given, self.service.limits, _chance())
+        parts = (part for one in asked.messages for part in one.parts)
+        http.note(request, *(part for part in parts if isinstance(part, str)))
         self._check_model(asked.fields.model)
         if asked.draws:
             if asked.fields.stream:
@@ -99,9 +103,9 @@ class Endpoints:
         """Pieces and the end of what is written."""
         service, running = self.service, self.service.running
         with service.request():
-            told = await self._conversation(running, asked.messages)
+            said = await self._fetched(asked.messages)
             with _readable("messages"):
-                context = await asyncio.to_thread(_read_question, running, told)
+                context = await asyncio.to_thread(self._question, running, said)
             async for piece in service.write(running, context, asked.how):
                 yield piece
 
@@ -133,7 +137,8 @@ class Endpoints:
         """A message with an image: drawn, or, where pictures were shown, changed as told."""
         service, running = self.service, self.service.running
         with service.request():
-            told = await self._conversation(running, asked.messages)
+            said = await self._fetched(asked.messages)
+            told = await asyncio.to_thread(self._conversation, running, said)
             seeds = asked.fields.seeds(1, _chance())
             plan = await self._plan(running, told, asked.fields, seeds, edit=bool(told.images))
             (image,), thought = await service.images(running, plan)
@@ -153,6 +158,7 @@ class Endpoints:
     async def generations(self, request: Request) -> Response:
         """Images of a prompt."""
         told = drawing.read(await self._json(request), self.service.limits)
+        http.note(request, told.prompt)
         self._check_model(told.model)
         words = Conversation((Turn("user", (told.prompt,)),))
         return await self._images(request, told, words, edit=False)
@@ -161,11 +167,12 @@ class Endpoints:
         """Images, changed as told."""
         form, given = await self._form(request)
         told = drawing.read(fields.of_form(GenerationFields, form), self.service.limits)
+        http.note(request, told.prompt)
         self._check_model(told.model)
         if not given:
             raise Refusal(400, "image is missing", param="image")
         released = self.service.running.model.generation_config.official
-        shown = await self._pixels(given, released)
+        shown = await asyncio.to_thread(self._pixels, given, released)
         words = Conversation((Turn("user", (*map(Shown, shown), told.prompt)),))
         return await self._images(request, told, words, edit=True)
 
@@ -254,6 +261,7 @@ class Endpoints:
     async def score(self, request: Request) -> Response:
         """How well an image fits a prompt, by the model's own judgement."""
         told, image = drawing.read_score(await self._json(request))
+        http.note(request, told.prompt)
         self._check_model(told.model)
         found = await http.unless_gone(request.receive, self._scored(told.prompt, image))
         return http.Json(drawing.scored(found, self.service.name))
@@ -263,7 +271,9 @@ class Endpoints:
         with service.request():
             with _readable("prompt"):
                 running.model.generation_config.prompt(prompt)
-            (shown,) = await self._pixels([image], running.model.generation_config.official)
+            image = image if isinstance(image, Bytes) else await service.fetcher.fetch(image)
+            released = running.model.generation_config.official
+            (shown,) = await asyncio.to_thread(self._pixels, [image], released)
             return await service.score(running, shown, prompt)
 
     # --------------------------------------------------------------------------------- requests
@@ -271,11 +281,12 @@ class Endpoints:
     def _described(self) -> dict[str, Any]:
         service = self.service
         said = {"id": service.name, "object": "model", "created": int(service.started)}
-        default = service.running.model.generation_config.generate
-        height, width = default.size
         model = service.running.model
+        default, draws_by = model.generation_config.generate, model.family.DRAWS_BY
+        height, width = default.size
         by = {"size": f"{width}x{height}", "guidance_scale": default.guidance}
-        by |= {"num_inference_steps": service.running.sampler.steps(default)}
+        if "steps" in draws_by:
+            by["num_inference_steps"] = default.steps
         said |= {"owned_by": "srum_jax", "defaults": by}
         return said | {"edits": not model.family.ONLY_WORDS}
 
@@ -320,37 +331,43 @@ class Endpoints:
             raise Refusal(400, f"at most {most} images are read", param="image")
         return texts, shown
 
-    async def _conversation(self, running: Running, said: Sequence[Said]) -> Conversation:
+    async def _fetched(self, said: Sequence[Said]) -> list[Said]:
+        """Messages with the files that links lead to, of no more bytes than a body has."""
+        left, found = self.service.limits.body, []
+        for one in said:
+            parts: list[Any] = []
+            for part in one.parts:
+                link = part.clip if isinstance(part, Film) else part
+                if isinstance(link, Link):
+                    data = await self.service.fetcher.fetch(link, left)
+                    left -= len(data.data)
+                    part = Film(data, part.frames) if isinstance(part, Film) else data
+                parts.append(part)
+            found.append(dataclasses.replace(one, parts=tuple(parts)))
+        return found
+
+    # What follows takes a while, and runs in a thread of its own.
+
+    def _question(self, running: Running, said: Sequence[Said]) -> Context:
+        return running.model.reader.question(self._conversation(running, said), None, None, 1)
+
+    def _conversation(self, running: Running, said: Sequence[Said]) -> Conversation:
         """Messages with their pictures decoded, clips as frames."""
-        released = running.model.generation_config.official
-        shown = [p for one in said for p in one.parts if not isinstance(p, str)]
-        if not shown:
-            return Conversation(tuple(Turn(one.role, one.parts) for one in said))
-        label = running.model.generation_config
-        turns = []
+        how, limits, turns = running.model.generation_config, self.service.limits, []
         for one in said:
             parts: list[Any] = []
             for part in one.parts:
                 if isinstance(part, Film):
-                    clip = await self._bytes(part.clip)
-                    parts += await asyncio.to_thread(_frames, clip, part.frames, label)
-                elif isinstance(part, Bytes | Link):
-                    parts += map(Shown, await self._pixels([part], released))
+                    parts += _frames(part, how, limits)
+                elif isinstance(part, Bytes):
+                    parts += map(Shown, self._pixels([part], how.official))
                 else:
                     parts.append(part)
             turns.append(Turn(one.role, tuple(parts)))
         return Conversation(tuple(turns))
 
-    async def _pixels(self, given: Sequence[Bytes | Link], released: bool) -> list[np.ndarray]:
-        found, limits = [], self.service.limits
-        for one in given:
-            data = await self._bytes(one)
-            found.append(await asyncio.to_thread(pictures.pixels, data, limits, released))
-        return found
-
-    async def _bytes(self, given: Bytes | Link) -> Bytes:
-        """What was sent, or what a link leads to."""
-        return given if isinstance(given, Bytes) else await self.service.fetcher.fetch(given)
+    def _pixels(self, given: Sequence[Bytes], released: bool) -> list[np.ndarray]:
+        return [pictures.pixels(one, self.service.limits, released) for one in given]
 
 
 def _check_size(size: tuple[int, int], running: Running) -> None:
@@ -369,22 +386,18 @@ async def _encoded(image: GeneratedImage | ShownStep) -> str:
     return await asyncio.to_thread(pictures.as_base64, image.image)
 
 
-def _read_question(running: Running, told: Conversation):
-    return running.model.reader.question(told, None, None, 1)
-
-
-def _frames(clip: Bytes, count: int, settings: Any) -> list[str | Shown]:
+def _frames(film: Film, settings: Any, limits: Limits) -> list[str | Shown]:
     """A clip's frames, each after its label. Raises Refusal 422 for what is no clip."""
     from srum_jax.data import video
 
     with tempfile.NamedTemporaryFile(suffix=".clip") as file:
-        file.write(clip.data)
+        file.write(film.clip.data)
         file.flush()
         try:
-            found = video.frames(file.name, count)
+            found = video.frames(file.name, film.frames, most=limits.clip)
         except ValueError as e:
-            told = str(e).replace(file.name, clip.name)
-            raise Refusal(422, told, param=clip.name, code="invalid_video") from None
+            told = str(e).replace(file.name, film.clip.name)
+            raise Refusal(422, told, param=film.clip.name, code="invalid_video") from None
     parts: list[str | Shown] = []
     for number, (seconds, pixels) in enumerate(found, start=1):
         if settings.frame:

@@ -66,24 +66,26 @@ class Fetcher:
     most: int = 32 * 2**20
     seconds: float = 15.0
 
-    async def fetch(self, link: Link) -> Bytes:
-        """The file at an address.
+    async def fetch(self, link: Link, most: int | None = None) -> Bytes:
+        """The file at an address; most: bytes of it, where that is less than of any file.
 
         Raises Refusal 400 for an address that is not to be opened, 422 where it gives no file.
         """
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._followed(link)
+                return await self._followed(
+                    link, self.most if most is None else min(most, self.most)
+                )
         except TimeoutError:
             raise _unavailable(link, f"did not come within {self.seconds:g} seconds") from None
         except (OSError, ValueError, h11.ProtocolError):
             raise _unavailable(link, "could not be fetched from its host") from None
 
-    async def _followed(self, link: Link) -> Bytes:
+    async def _followed(self, link: Link, most: int) -> Bytes:
         url = link.url
         for _ in range(_MOST_REDIRECTS + 1):
             place = self._place(url, link.name)
-            answer, data = await self._got(place, link)
+            answer, data = await _got(place, link, most)
             head = {key.decode("latin-1"): value for key, value in answer.headers}
             if answer.status_code in _REDIRECTS and "location" in head:
                 url = urllib.parse.urljoin(url, head["location"].decode("latin-1"))
@@ -110,45 +112,6 @@ class Fetcher:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _Place(parts.scheme == "https", host, port, target, parts.netloc)
 
-    async def _got(self, place: _Place, link: Link) -> tuple[h11.Response, bytes]:
-        """What one request is answered with; the body of status 200 alone."""
-        reader, writer = await _connected(place, link)
-        try:
-            wire, body = h11.Connection(h11.CLIENT), bytearray()
-            head = {"Host": place.said, "Accept": "image/*, video/*", "Connection": "close"}
-            head |= {"Accept-Encoding": "identity", "User-Agent": "srum_jax"}
-            asked = h11.Request(method="GET", target=place.target, headers=list(head.items()))
-            writer.write(wire.send(asked) + wire.send(h11.EndOfMessage()))
-            answer = None
-            while True:
-                event = wire.next_event()
-                if event is h11.NEED_DATA:
-                    wire.receive_data(await reader.read(2**16))
-                elif isinstance(event, h11.Response):
-                    answer = event
-                    if event.status_code != 200:
-                        return answer, b""
-                    self._check(event, link)
-                elif isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > self.most:
-                        raise self._too_large(link)
-                elif not isinstance(event, h11.InformationalResponse):
-                    return answer, bytes(body)
-        finally:
-            writer.transport.abort()
-
-    def _check(self, answer: h11.Response, link: Link) -> None:
-        """Raises Refusal 422 for what is too large by its head, or packed."""
-        head = dict(answer.headers)
-        if int(head.get(b"content-length", b"0")) > self.most:
-            raise self._too_large(link)
-        if head.get(b"content-encoding", b"identity") != b"identity":
-            raise _unavailable(link, "came packed, and was asked for as it is")
-
-    def _too_large(self, link: Link) -> Refusal:
-        return _unavailable(link, f"has more than {self.most} bytes")
-
 
 async def _connected(
     place: _Place, link: Link
@@ -162,6 +125,48 @@ async def _connected(
         except OSError as e:
             error = e
     raise error
+
+
+async def _got(place: _Place, link: Link, most: int) -> tuple[h11.Response, bytes]:
+    """What one request is answered with; the body of status 200 alone."""
+    reader, writer = await _connected(place, link)
+    try:
+        wire, body = h11.Connection(h11.CLIENT), bytearray()
+        head = {"Host": place.said, "Accept": "image/*, video/*", "Connection": "close"}
+        head |= {"Accept-Encoding": "identity", "User-Agent": "srum_jax"}
+        asked = h11.Request(method="GET", target=place.target, headers=list(head.items()))
+        writer.write(wire.send(asked) + wire.send(h11.EndOfMessage()))
+        answer = None
+        while True:
+            event = wire.next_event()
+            if event is h11.NEED_DATA:
+                wire.receive_data(await reader.read(2**16))
+            elif isinstance(event, h11.Response):
+                answer = event
+                if event.status_code != 200:
+                    return answer, b""
+                _check(event, link, most)
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > most:
+                    raise _too_large(link, most)
+            elif not isinstance(event, h11.InformationalResponse):
+                return answer, bytes(body)
+    finally:
+        writer.transport.abort()
+
+
+def _check(answer: h11.Response, link: Link, most: int) -> None:
+    """Raises Refusal 422 for what is too large by its head, or packed."""
+    head = dict(answer.headers)
+    if int(head.get(b"content-length", b"0")) > most:
+        raise _too_large(link, most)
+    if head.get(b"content-encoding", b"identity") != b"identity":
+        raise _unavailable(link, "came packed, and was asked for as it is")
+
+
+def _too_large(link: Link, most: int) -> Refusal:
+    return _unavailable(link, f"has more than {most} bytes")
 
 
 async def _addresses(place: _Place, link: Link) -> list[str]:

@@ -24,6 +24,7 @@ from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.service import refusal
 
 _BODY_SECONDS = 120.0  # that a client may take to send a request
+_WORDS = 2000  # characters of a text that the log has
 _OPEN = ("/", "/health", "/page.js", "/page.css")  # without a key
 
 
@@ -100,8 +101,24 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
+class Bodies:
+    """Bytes of bodies that are in memory, of all requests together; most: at once."""
+
+    def __init__(self, most: int):
+        self.most, self.held = most, 0
+
+    def take(self, count: int) -> None:
+        """More of them. Raises Refusal 429 where that are too many."""
+        if self.held + count > self.most:
+            told = "too many large requests are read at once; try again later"
+            raise Refusal(429, told, code="bodies_full", retry_after=1)
+        self.held += count
+
+
 async def body(request: Request, limits: Limits) -> bytes:
-    """All of a request's body. Raises Refusal 413 where it is larger than it may be."""
+    """All of a request's body. Raises Refusal 413 where it is larger than it may be, 429 where all
+    requests together are."""
+    held, seen = request.scope["app"].bodies, request.scope["seen"]
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told[:20]) > limits.body:
         raise _too_large(limits)
@@ -109,6 +126,8 @@ async def body(request: Request, limits: Limits) -> bytes:
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for part in request.stream():
+                held.take(len(part))
+                seen.held += len(part)
                 data += part
                 if len(data) > limits.body:
                     raise _too_large(limits)
@@ -138,10 +157,11 @@ def _refused(error: Exception) -> Refusal:
 @dataclasses.dataclass(frozen=True)
 class Guard:
     """Around all addresses: key, host and origin are looked at, errors get OpenAI's form, and the
-    log a line of JSON that holds no words of a request.
+    log a line of JSON a request.
 
     key: that clients must give, "" for none · hosts: names of this server beside addresses and
-    localhost; None: any · paths: those that are counted by their names.
+    localhost; None: any · paths: those that are counted by their names · words: whether the log
+    has what a request says, which endpoints `note` · bodies: of all requests.
     """
 
     app: ASGIApp
@@ -149,6 +169,8 @@ class Guard:
     key: str = dataclasses.field(repr=False)
     hosts: frozenset[str] | None
     paths: frozenset[str]
+    words: bool
+    bodies: Bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -159,7 +181,7 @@ class Guard:
         try:
             self._check(Request(scope))
             # With an application in its scope the router raises what it refuses.
-            await self.app({**scope, "app": self}, receive, seen)
+            await self.app({**scope, "app": self, "seen": seen}, receive, seen)
         except ClientDisconnect:
             seen.status = seen.status or 499
         except Exception as e:
@@ -168,6 +190,7 @@ class Guard:
                 return
             await Json(told.body(), told.status, told.headers())(scope, receive, seen)
         finally:
+            self.bodies.held -= seen.held
             self._tell(scope, seen)
 
     def _check(self, request: Request) -> None:
@@ -194,8 +217,15 @@ class Guard:
         self.metrics.observe("request_seconds", took, path=path)
         line = {"method": scope["method"], "path": scope["path"][:100], "status": seen.status}
         line |= {"seconds": round(took, 4), "bytes": seen.bytes}
+        if self.words and seen.words:
+            line["words"] = seen.words
         if path not in ("/health", "/metrics"):
             logging.info("%s", json.dumps(line))
+
+
+def note(request: Request, *words: str) -> None:
+    """What a request says, for the log of a `Guard` that is to have it."""
+    request.scope["seen"].words += [one[:_WORDS] for one in words]
 
 
 def _here(host: str, names: frozenset[str]) -> bool:
@@ -215,7 +245,8 @@ class _Seen:
 
     def __init__(self, send: Send):
         self.send, self.status, self.bytes = send, 0, 0
-        self.began = time.monotonic()
+        self.held = 0  # bytes of the request's body
+        self.began, self.words = time.monotonic(), []
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -7,9 +7,10 @@ import dataclasses
 class Limits:
     """queue: pieces of work that wait for the device (an answer, an image, a score) · texts,
     images: that are written and drawn at once · together: images of one step, after which others
-    get the device · body: bytes of a request · pictures: in a request ·
-    pixels: of a picture in it · drawn: images that a request asks for · tokens: of an answer ·
-    steps: of a drawing · seconds: that a request may take.
+    get the device · body: bytes of a request; bodies: of all that are in memory · pictures: in a
+    request · pixels: of a picture in it; clip: of all frames of a clip · drawn: images that a
+    request asks for · tokens: of an answer · steps: of a drawing · seconds: that a request may
+    take.
     """
 
     queue: int = 64
@@ -17,8 +18,10 @@ class Limits:
     images: int = 16
     together: int = 16
     body: int = 32 * 2**20
+    bodies: int = 2**30
     pictures: int = 16
     pixels: int = 4096**2
+    clip: int = 2**33  # two minutes of 1920x1080 at 30 a second
     drawn: int = 8
     tokens: int = 4096
     steps: int = 250

@@ -13,6 +13,7 @@ PREFIX = "srum_"
 _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 Labels = tuple[tuple[str, str], ...]
 
+_PLAIN = ("tokens_total", "images_total", "scores_total", "refused_total", "checkpoints_total")
 HELP = {
     "requests_total": "Requests, by address and status.",
     "request_seconds": "From the request to its last byte.",
@@ -39,7 +40,8 @@ class Metrics:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._values: dict[str, dict[Labels, float]] = {}
+        # What has no labels is there from the start: of what comes later no rate can be had.
+        self._values: dict[str, dict[Labels, float]] = {name: {(): 0.0} for name in _PLAIN}
         self._histograms: dict[str, dict[Labels, list[float]]] = {}  # buckets, then sum and count
 
     def add(self, name: str, amount: float = 1.0, **labels: str) -> None:

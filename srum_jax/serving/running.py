@@ -91,7 +91,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
         await warming.warm(service)
     hosts = None if key else options.allow_host
     host, port = made.getsockname()[:2]
-    app = application(service, key=key, hosts=hosts)
+    app = application(service, key=key, hosts=hosts, words=options.log_prompts)
     said = f"serving {service.name} on http://{_shown(host)}:{port}"
     server = Server(app, lambda: print(said, flush=True))
     loop = asyncio.get_running_loop()

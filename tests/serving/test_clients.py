@@ -249,6 +249,8 @@ def test_company_changes_nothing(client, host):
 # --------------------------------------------------------------------------------------- refused
 
 FIELD = "messages[0].content[0].image_url"
+PART, WORDS = "messages[0].content[0]", {"type": "text", "text": "red"}
+WIDE = {"type": "image_url", "image_url": {"url": url(png()), "max_pixels": 9}}
 BAD, UNREADABLE = openai.BadRequestError, openai.UnprocessableEntityError
 
 
@@ -262,6 +264,8 @@ BAD, UNREADABLE = openai.BadRequestError, openai.UnprocessableEntityError
         ({"extra_body": {"guidance_scale": 2}}, BAD, "guidance_scale"),
         ({"extra_body": {"partial_images": 2, "modalities": ["image"]}}, BAD, "partial_images"),
         ({"model": "other"}, openai.NotFoundError, "model"),
+        ({"messages": [{"role": "user", "content": [{**WORDS, "x": 1}]}]}, BAD, PART),
+        ({"messages": [{"role": "user", "content": [WIDE, WORDS]}]}, BAD, f"{PART}.image_url"),
         ({"messages": []}, BAD, "messages"),
         ({"messages": [{"role": "user", "content": "zebra"}]}, UNREADABLE, "messages"),
         ({"messages": asking("red", b"none")}, UNREADABLE, FIELD),

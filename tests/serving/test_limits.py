@@ -17,6 +17,7 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from serving_host import asking, png, serving, url
 from test_api import write_model
 
@@ -216,6 +217,32 @@ def test_large_pictures_and_bodies_are_refused(http):
     assert found.status_code in (400, 413)
 
 
+def test_a_clip_of_too_many_pixels_is_refused(model, tmp_path):
+    frames = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(9)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    film = {"type": "video_url", "video_url": {"url": url((tmp_path / "a.gif").read_bytes())}}
+    told = [{"role": "user", "content": [film, {"type": "text", "text": "red"}]}]
+    with serving(model, Limits(clip=8 * 32 * 32)) as host, host.http() as http:
+        found = http.post(CHAT, json={"messages": told})
+    assert found.status_code == 422 and "8192 pixels in all" in found.text
+
+
+def test_bodies_of_all_requests_together_are_bounded(model):
+    with serving(model, Limits(body=100_000, bodies=150_000)) as host, host.http() as http:
+        bodies = host.server.config.app.bodies
+        name, port = host.url.removeprefix("http://").split(":")
+        with socket.create_connection((name, int(port))) as slow:
+            head = f"POST {SCORE} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 90001\r\n"
+            slow.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + b"x" * 90_000)
+            until(lambda: bodies.held == 90_000)
+            found = http.post(SCORE, json={"prompt": "x" * 80_000, "image": ""})
+            assert found.status_code == 429 and found.json()["error"]["code"] == "bodies_full"
+            assert found.headers["Retry-After"] == "1"
+        until(lambda: bodies.held == 0)  # its client went away
+        assert http.post(SCORE, json={"prompt": "x" * 80_000, "image": ""}).status_code == 400
+        assert bodies.held == 0
+
+
 @pytest.fixture
 def slowly(monkeypatch):
     """A device whose denoising steps take a while: 250 of them more than a second."""
@@ -315,6 +342,25 @@ def test_the_log_holds_no_words_of_requests(http, caplog):
     assert [json.loads(one)["status"] for one in lines()] == [422, 200]
     said = [record.getMessage() for record in caplog.records]
     assert not any("zebra" in one or "circle" in one for one in said)
+
+
+def test_the_log_has_words_where_asked(model, caplog):
+    def said():
+        lines = [r.getMessage() for r in caplog.records]
+        return [json.loads(one).get("words") for one in lines if one.startswith("{")]
+
+    with serving(model, words=True) as host, host.http() as http, caplog.at_level("INFO"):
+        http.post(DRAW, json={"prompt": "a red zebra"})
+        http.post(CHAT, json={"messages": asking("a blue\nzebra", png())})
+        until(lambda: len(said()) == 2)
+    assert said() == [["a red zebra"], ["a blue\nzebra"]]
+
+
+def test_metrics_are_there_before_the_first_request(model):
+    with serving(model) as host, host.http() as http:
+        lines = http.get("/metrics").text.splitlines()
+    for name in ("images_total", "tokens_total", 'waiting{kind="text"}', 'running{kind="image"}'):
+        assert f"srum_{name} 0" in lines
 
 
 def test_a_server_that_ends_takes_no_new_work(model, slowly):

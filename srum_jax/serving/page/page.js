@@ -350,7 +350,14 @@ asked("v1/models").then((reply) => reply.json()).then((found) => {
   $("model").textContent = model.id;
   document.title = `srum · ${model.id}`;
   for (const form of [forms.draw, forms.edit]) {
-    if (form.elements.num_inference_steps) form.elements.num_inference_steps.placeholder = by.num_inference_steps || "";
+    const steps = form.elements.num_inference_steps;
+    steps.placeholder = by.num_inference_steps || "";
+    steps.closest("label").hidden = !("num_inference_steps" in by);
+  }
+  if (model.edits === false) { // it draws from words alone
+    $("tab-edit").hidden = true;
+    tabs.splice(tabs.indexOf($("tab-edit")), 1);
+    forms.draw.elements.think.closest("label").hidden = true;
   }
   forms.draw.elements.guidance_scale.placeholder = by.guidance_scale ?? "";
   forms.draw.elements.size.placeholder = by.size || "auto";
