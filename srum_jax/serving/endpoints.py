@@ -282,10 +282,10 @@ class Endpoints:
         service = self.service
         said = {"id": service.name, "object": "model", "created": int(service.started)}
         model = service.running.model
-        default, draws_by = model.generation_config.generate, model.family.DRAWS_BY
+        default = model.generation_config.generate
         height, width = default.size
         by = {"size": f"{width}x{height}", "guidance_scale": default.guidance}
-        if "steps" in draws_by:
+        if "steps" in model.family.SAMPLER:
             by["num_inference_steps"] = default.steps
         said |= {"owned_by": "srum_jax", "defaults": by}
         return said | {"edits": not model.family.ONLY_WORDS}

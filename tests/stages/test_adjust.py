@@ -127,6 +127,7 @@ class Skills:
 
         return SimpleNamespace(
             batch=11,
+            think_tokens=0,
             sampler=Sampler(),
             answers=answers,
             texts=lambda requests: [""] * len(requests),

@@ -288,6 +288,7 @@ class Interrupted:
 
     calls: list
     batch: int = 1
+    think_tokens: int = 0
     sampler = None
 
     def texts(self, requests):

@@ -11,6 +11,7 @@ import tiny
 from srum_jax.core.errors import BadInput
 from srum_jax.data.schema import Text
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import bagel
 from srum_jax.stages import generate, preflight, rollout, thinking
 from srum_jax.stages.manifest import Workdir
 from srum_jax.stages.rollout import Rollout
@@ -125,5 +126,5 @@ def test_plans_are_told_before_they_are_written(tmp_path, monkeypatch):
 
 def test_a_model_of_few_words_cannot_think(tmp_path):
     folder = tiny.write_model(tmp_path / "model", answers=True)
-    with pytest.raises(BadInput, match="generate.think: the model lacks words .* set it to False"):
-        thinking.request(Tokenizer.from_folder(folder))
+    with pytest.raises(BadInput, match="generate.think: this model cannot think: it lacks words"):
+        thinking.check(bagel, Tokenizer.from_folder(folder), "generate.think")
