@@ -240,7 +240,7 @@ def test_bodies_of_all_requests_together_are_bounded(model):
             assert found.headers["Retry-After"] == "1"
         until(lambda: bodies.held == 0)  # its client went away
         assert http.post(SCORE, json={"prompt": "x" * 80_000, "image": ""}).status_code == 400
-        assert bodies.held == 0
+        until(lambda: bodies.held == 0)  # the reply comes a moment before
 
 
 @pytest.fixture
