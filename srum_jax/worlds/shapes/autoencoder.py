@@ -17,7 +17,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, LoopConfig, OptimConfig
-from srum_jax.core import param_tree, preemption, registry, sharding
+from srum_jax.core import param_tree, registry, sharding
 from srum_jax.core.errors import Diverged
 from srum_jax.data import pipeline
 from srum_jax.data.images import to_float
@@ -26,11 +26,9 @@ from srum_jax.models.bagel.model_config import BagelConfig, VAEConfig
 from srum_jax.stages import preflight
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
-from srum_jax.training import callbacks, loop, optim
-from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import autoencoder_objective as objective
 from srum_jax.worlds.shapes import exam, examples
+from srum_jax.worlds.shapes.from_scratch import FromScratch
 
 RECIPE = LoopConfig(
     optim=OptimConfig(
@@ -124,43 +122,13 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: Coder
     c = dataclasses.replace(
         RECIPE, steps=own.steps, checkpoint_every=own.checkpoint_every, log_every=own.log_every
     )
-    specs = coder.specs
-    tx = optim.make(c.optim, specs, steps=c.steps)
     at = sharding.batch_sharding(mesh)
 
     def make(step: int):
         return batch(pipeline.local_rows(step, own.batch, at), seed=cfg.seed)
 
-    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-
-    def fresh() -> TrainState:
-        return create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
-
-    state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
-    step = loop.Step.of(
-        state,
-        FrozenParams({}, None),
-        loss_fn=coder.loss_fn,
-        tx=tx,
-        key=jax.random.key(cfg.seed),
-        cfg=c,
-    )
-    state, summary = loop.run(
-        state,
-        step,
-        pipeline.batches(make, at, start=int(state.step), stop=c.steps),
-        callbacks.standard(
-            c,
-            folder,
-            state,
-            title="autoencoder",
-            meta={"stage": "autoencoder"},
-            checkpoints=checkpoints,
-            stop=preemption.stop,
-            log=cfg.log,
-        ),
-        steps=c.steps,
-    )
+    training = FromScratch("autoencoder", cfg, c, coder.specs, coder.loss_fn)
+    state, outcome = training.run(mesh, folder, make)
     share = verified(state.ema, coder, seed=cfg.seed)
     logging.info("autoencoder: %.2f %% of clean pictures pass the verifier", 100 * share)
     if share < GATE:
@@ -170,12 +138,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: Coder
             "(autoencoder.steps), in another workdir"
         )
     coder.save(folder / "model", state.ema, cfg.seed)
-    return Outcome(
-        outputs={"model": "model", "metrics": "metrics.jsonl"},
-        counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
-        items=c.steps,
-        compile_seconds=summary.compile_seconds,
-    )
+    return outcome
 
 
 def batch(numbers: Sequence[int], *, seed: int) -> dict[str, np.ndarray]:

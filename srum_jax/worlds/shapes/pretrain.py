@@ -20,7 +20,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config, OptimConfig, PackedConfig
-from srum_jax.core import console, files, param_tree, preemption, registry, sharding
+from srum_jax.core import console, files, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
@@ -31,11 +31,9 @@ from srum_jax.objectives import joint, terms
 from srum_jax.stages import loading, preflight
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
-from srum_jax.training import callbacks, loop, optim
-from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import changes, rendering
 from srum_jax.worlds.shapes.examples import generation_example
+from srum_jax.worlds.shapes.from_scratch import FromScratch
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
 from srum_jax.worlds.shapes.quick_evaluation import EXAM, QuickEvaluation
 from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
@@ -368,31 +366,15 @@ def pretrain(
     counts = dict(scenes=own.latents, edits=own.edits)
     pool = encode(folder, encoder, seed=cfg.seed, setting=setting, **counts)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
-    specs = bagel.specs(base.cfg)
-    tx = optim.make(c.optim, specs, steps=c.steps)
     rows_sharding = sharding.batch_sharding(mesh)
-    how = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
+    given = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
         held = plan.rows(step)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
-        rows = [fitted(row(i, held, setting=setting, **how), held.lanes) for i in numbers]
+        rows = [fitted(row(i, held, setting=setting, **given), held.lanes) for i in numbers]
         return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)
 
-    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-
-    def fresh() -> TrainState:
-        return create(param_tree.init(specs, jax.random.key(cfg.seed)), tx, specs, mesh)
-
-    state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
-    step = loop.Step.of(
-        state,
-        FrozenParams({}, None),
-        loss_fn=_loss(cfg, c, base, mesh),
-        tx=tx,
-        key=jax.random.key(cfg.seed),
-        cfg=c,
-    )
     save = functools.partial(
         hf.save,
         folder / "model",
@@ -401,27 +383,7 @@ def pretrain(
         dtype="bfloat16",
         tokenizer_files=[shipped / "tokenizer.json"],
     )
-    _, summary = loop.run(
-        state,
-        step,
-        pipeline.batches(make, rows_sharding, start=int(state.step), stop=c.steps),
-        callbacks.standard(
-            c,
-            folder,
-            state,
-            title="pretrain",
-            meta={"stage": "pretrain"},
-            checkpoints=checkpoints,
-            stop=preemption.stop,
-            log=cfg.log,
-            evaluator=QuickEvaluation(cfg, mesh, base, folder, save, EXAM),
-            evaluate_every=own.evaluate_every,
-        ),
-        steps=c.steps,
-    )
-    return Outcome(
-        outputs={"model": "model", "metrics": "metrics.jsonl"},
-        counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
-        items=c.steps,
-        compile_seconds=summary.compile_seconds,
-    )
+    training = FromScratch("pretrain", cfg, c, bagel.specs(base.cfg), _loss(cfg, c, base, mesh))
+    evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
+    how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
+    return training.run(mesh, folder, make, **how)[1]

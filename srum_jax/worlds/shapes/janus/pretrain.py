@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from srum_jax.config import Config, OptimConfig, PackedConfig
-from srum_jax.core import console, param_tree, preemption, registry, sharding
+from srum_jax.core import console, param_tree, registry, sharding
 from srum_jax.data import pipeline
 from srum_jax.generation import janus as family
 from srum_jax.generation.janus.image_encoder import ImageEncoder
@@ -23,11 +23,9 @@ from srum_jax.models.janus import model as janus
 from srum_jax.objectives.autoregressive import JointLoss, JointRows
 from srum_jax.stages import loading
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
-from srum_jax.training import callbacks, loop, optim
-from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.state import FrozenParams, TrainState, create, placed
 from srum_jax.worlds.shapes import pretrain
 from srum_jax.worlds.shapes.examples import generation_example
+from srum_jax.worlds.shapes.from_scratch import FromScratch
 from srum_jax.worlds.shapes.janus import autoencoder
 from srum_jax.worlds.shapes.janus.rows import Maker
 from srum_jax.worlds.shapes.pretrain import ENCODE_BATCH, check
@@ -110,7 +108,6 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
     sizes, at = base.cfg, sharding.batch_sharding(mesh)
     pool = Pool.of(folder, base.encoder(ENCODE_BATCH), seed=cfg.seed, scenes=own.latents)
     specs = janus.specs(sizes)
-    tx = optim.make(c.optim, specs, steps=c.steps)
     maker = Maker(sizes, base.tokenizer, cfg.seed)
 
     def make(step: int) -> JointRows:
@@ -122,44 +119,12 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
             maker.drawn(drawn, captions, pool.codes[places], c.text_dropout),
         )
 
-    checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
-
-    def fresh() -> TrainState:
-        return create(_begun(specs, base.vae_params, cfg.seed), tx, specs, mesh)
-
-    state = checkpoints.newest(placed(tx, specs, mesh), fresh, steps=c.steps)
-    step = loop.Step.of(
-        state,
-        FrozenParams({}, None),
-        loss_fn=JointLoss(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat, TEXT_WEIGHT),
-        tx=tx,
-        key=jax.random.key(cfg.seed),
-        cfg=c,
-    )
     save = functools.partial(
         hf.save, folder / "model", sizes, vq_params=base.vae_params, source=shipped
     )
-    _, summary = loop.run(
-        state,
-        step,
-        pipeline.batches(make, at, start=int(state.step), stop=c.steps),
-        callbacks.standard(
-            c,
-            folder,
-            state,
-            title="pretrain",
-            meta={"stage": "pretrain"},
-            checkpoints=checkpoints,
-            stop=preemption.stop,
-            log=cfg.log,
-            evaluator=QuickEvaluation(cfg, mesh, base, folder, save, EXAM),
-            evaluate_every=own.evaluate_every,
-        ),
-        steps=c.steps,
-    )
-    return Outcome(
-        outputs={"model": "model", "metrics": "metrics.jsonl"},
-        counts={"steps": c.steps, "skipped_steps": summary.skipped_steps},
-        items=c.steps,
-        compile_seconds=summary.compile_seconds,
-    )
+    loss_fn = JointLoss(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat, TEXT_WEIGHT)
+    begun = functools.partial(_begun, specs, base.vae_params, cfg.seed)
+    training = FromScratch("pretrain", cfg, c, specs, loss_fn, begun)
+    evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
+    how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
+    return training.run(mesh, folder, make, **how)[1]
