@@ -2,8 +2,8 @@
 
 Counted from the config and the sizes of the model alone, in a moment: no program is made. What
 only a run can know is taken at its most: every image has `score.regions` regions, every written
-answer all its tokens; what suites ask is in `examination.py`. Left out, as they are a small part
-of any run that draws: Segment Anything (about 10 TFLOP an image with ViT-H, where drawing one of
+answer all its tokens; what suites ask is in `evaluation_requests.py`. Left out, as they are a small
+part of any run that draws: Segment Anything (about 10 TFLOP an image with ViT-H, where drawing one of
 1024x1024 takes 5,400), the autoencoder's look at pictures to edit, prompts that are taken apart,
 answers that are asked for again, `score.compare`.
 """
@@ -31,8 +31,8 @@ from srum_jax.generation.image_codec import latent_grid
 from srum_jax.models.bagel import cost, vae
 from srum_jax.models.bagel.cost import RowTokens
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.planning import examination
-from srum_jax.planning.examination import Asked
+from srum_jax.planning import evaluation_requests
+from srum_jax.planning.evaluation_requests import Asked
 
 PROMPT = 64  # tokens of a prompt that is drawn
 QUESTIONS, QUESTION = 16, 16  # about a picture that is scored, and tokens of each
@@ -340,7 +340,7 @@ class Workload:
     @functools.cached_property
     def _asked(self) -> dict[str, Asked]:
         stages = [one for one in ("evaluate", "adjust") if one in self.cfg.stages]
-        return {one: examination.of_stage(self.cfg, one) for one in stages}
+        return {one: evaluation_requests.of_stage(self.cfg, one) for one in stages}
 
     def _examined(self, stage: str) -> list[Calls] | None:
         """The calls of what is asked; None where nothing of it is known."""

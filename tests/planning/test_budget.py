@@ -10,7 +10,7 @@ from srum_jax import config, disk, main, programs, running
 from srum_jax.configs import bagel_7b_srum
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
-from srum_jax.planning import budget, examination, lowering, topology, workload
+from srum_jax.planning import budget, evaluation_requests, lowering, topology, workload
 from srum_jax.planning.budget import Assumptions, Chips
 from srum_jax.planning.workload import Calls, Work, Workload
 
@@ -209,7 +209,7 @@ ASKED = [f"evaluate__{n}" for n in ("questions", "multi_image_questions", "capti
 def test_an_evaluation_is_counted_by_what_its_suites_ask(small):
     """By the base 2 candidates of 3 prompts, which it scores, and 4 images; by the trained 7."""
     cfg = small(**dict.fromkeys(ASKED, 0))
-    asked = examination.of_stage(cfg, "evaluate")
+    asked = evaluation_requests.of_stage(cfg, "evaluate")
     assert (asked.images, asked.scored, asked.answers, asked.edits) == (17, 6, 0, 0)
     work = Workload(cfg, lowering.sizes_of(cfg), 1)
     counts = {one.program: one.count for one in work.of("evaluate")}
@@ -224,7 +224,7 @@ def test_an_evaluation_is_counted_by_what_its_suites_ask(small):
 def test_questions_captions_and_edits_are_counted():
     """Of the shapes base that ships with the package, which reads them."""
     cfg = tiny.load_config("", evaluate__captions=3, evaluate__edits=5)
-    asked = examination.of_stage(cfg, "evaluate")
+    asked = evaluation_requests.of_stage(cfg, "evaluate")
     two = cfg.evaluate.multi_image_questions
     assert asked.answers >= 2 * (22 + 2 * two) and asked.edits == 10
     assert list(asked.texts.values()) == [6]
@@ -235,10 +235,10 @@ def test_questions_captions_and_edits_are_counted():
 
 def test_what_is_chosen_from_is_counted_at_most():
     """Of the flagship: the base and four models draw 150 prompts, and what is chosen 300."""
-    assert examination.of_stage(flagship(), "evaluate").images == 2 * 300
-    assert examination.of_stage(flagship(), "adjust").images == (1 + 2 * 2) * 150 + 300
+    assert evaluation_requests.of_stage(flagship(), "evaluate").images == 2 * 300
+    assert evaluation_requests.of_stage(flagship(), "adjust").images == (1 + 2 * 2) * 150 + 300
     three = {"adjust.guidance": (2.0, 3.0, 4.0), "stages": ("train", "adjust")}
-    assert examination.of_stage(flagship(**three), "adjust").images == (1 + 2 * 2 * 3) * 150
+    assert evaluation_requests.of_stage(flagship(**three), "adjust").images == (1 + 2 * 2 * 3) * 150
     stages, found = of_flagship()
     assert 0 < stages["evaluate"].seconds < stages["adjust"].seconds < 3600
     assert found.uncounted == [] and "adjust about" in found.said()
