@@ -3,8 +3,8 @@
 Counted from the config and the sizes of the model alone, in a moment: no program is made. What
 only a run can know is taken at its most: every image has `score.regions` regions, every written
 answer all its tokens; what suites ask is in `evaluation_requests.py`. Left out, as they are a small
-part of any run that draws: Segment Anything (about 10 TFLOP an image with ViT-H, where drawing one of
-1024x1024 takes 5,400), the autoencoder's look at pictures to edit, prompts that are taken apart,
+part of any run that draws: Segment Anything (about 10 TFLOP an image with ViT-H, where drawing one
+of 1024x1024 takes 5,400), the autoencoder's look at pictures to edit, prompts that are taken apart,
 answers that are asked for again, `score.compare`.
 """
 
