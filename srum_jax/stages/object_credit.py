@@ -118,19 +118,25 @@ def _objects(record: Mapping[str, Any], proposer: str, scene: Decomposition) -> 
 
 
 def _demanded_besides(record: Mapping[str, Any], scene: Decomposition) -> dict[int, float]:
-    """{object: probability that its relation and its size are as the prompt states}; NaN where no
-    answer tells."""
+    """{object: probability that its relation and its size are as the prompt states, both where both
+    are stated}; NaN where no answer tells."""
     said = collections.defaultdict(list)
     for region, kind, _, p, status, *_ in json.loads(record.get("answers", "[]")):
         if region < 0:
             said[kind].append(p if status == judge.OK else np.nan)
-    holds: dict[int, float] = {}
-    relations = [p for kind, some in said.items() if kind.startswith("relation") for p in some]
+    holds: dict[int, list[float]] = collections.defaultdict(list)
     if scene.relation is not None:
+        relations = [p for kind, some in said.items() if kind.startswith("relation") for p in some]
         known = [p for p in relations if not np.isnan(p)]
-        sides = (scene.relation.subject, scene.relation.other)
-        holds |= dict.fromkeys(sides, float(np.mean(known)) if known else np.nan)
+        for side in (scene.relation.subject, scene.relation.other):
+            holds[side].append(float(np.mean(known)) if known else np.nan)
     sized = [i for i, spec in enumerate(scene.objects) if spec.size]
     for i, p in zip(sized, said["size"], strict=False):  # asked in the order of the objects
-        holds[i] = p
-    return holds
+        holds[i].append(p)
+    return {i: _all_of(some) for i, some in holds.items()}
+
+
+def _all_of(chances: Sequence[float]) -> float:
+    """The product of those that are known; NaN where none is."""
+    known = [p for p in chances if not np.isnan(p)]
+    return float(np.prod(known)) if known else float("nan")

@@ -71,6 +71,19 @@ def test_a_size_that_is_wrong_is_charged_to_its_object():
     np.testing.assert_allclose(found[0].scores, [0.8, -1], atol=1e-6)
 
 
+def test_a_size_does_not_hide_a_relation_that_fails():
+    prompt = "a big red circle left of a blue square"
+    both = [("red circle", 0.8, LEFT), ("blue square", 0.6, RIGHT)]
+    fails = [[-1, "relation_yesno", 0, 0.0, "ok"], [-1, "relation_horizontal", 0, 0.5, "ok"]]
+    sizes = [[[-1, "size", -1, 1.0, "ok"]], [[-1, "size", -1, 0.5, "ok"]]]
+    found = object_credit.by_object(
+        *made(both, both, prompt=prompt, answers=[fails + size for size in sizes])
+    )
+    square = 2 * 0.8 * 0.25 - 1
+    np.testing.assert_allclose(found[0].scores, [2 * 0.9 * 0.25 - 1, square], atol=1e-6)
+    np.testing.assert_allclose(found[1].scores, [2 * 0.9 * 0.125 - 1, square], atol=1e-6)
+
+
 def test_a_missing_object_is_charged_where_the_others_have_it():
     there = [("red circle", 0.8, LEFT), ("blue square", 0.6, RIGHT)]
     bad = [("red circle", 0.8, LEFT), ("blue square", -0.6, MIDDLE)]  # no place to learn from
