@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srum_jax.config import Config, GenerateConfig, TrainConfig
+from srum_jax.config import Config, TrainConfig
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import packing
@@ -77,11 +77,15 @@ def training(cfg: Config, sizes: Sizes) -> Training:
     )
 
 
-def check_drawing(c: GenerateConfig, sizes: Sizes) -> None:
-    """Raises BadInput where candidates are to be planned in words (`generate.think`) by a model
-    that draws behind prompts alone."""
-    if c.think and (why := families.of(sizes).ONLY_WORDS):
-        raise BadInput(f"generate.think: {why}; set it to False")
+def check_thinking(cfg: Config, sizes: Sizes) -> None:
+    """Raises BadInput where a model that draws behind prompts alone is to think before it draws."""
+    keys = {
+        "generate.think": cfg.generate.think,
+        "evaluate.think_tokens": cfg.evaluate.think_tokens,
+    }
+    why = families.of(sizes).ONLY_WORDS
+    for key in (key for key, wanted in keys.items() if why and wanted):
+        raise BadInput(f"{key}: {why}; leave it out")
 
 
 def attending(

@@ -96,8 +96,8 @@ def get_config() -> Any:
     c.adjust.suites = ("own_score",)
     c.adjust.target = "own_score"
     c.adjust.floors = ()
-    c.adjust.prompts = c.evaluate.get_ref("prompts")  # whatever file is named there,
-    c.adjust.first = c.evaluate.get_ref("count")  # those that come after
+    c.adjust.prompts = c.evaluate.get_oneway_ref("prompts")  # whatever file is named,
+    c.adjust.first = c.evaluate.get_oneway_ref("count")  # those that come after
     c.adjust.count = 150
     c.adjust.shares = (0.5, 1.0)
     return c

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,16 @@ def write_bytes(path: epath.PathLike, chunks: Iterable[bytes | memoryview]) -> N
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_partial(folder: epath.PathLike) -> None:
+    """Removes from a folder and all below it what writers that were killed left of their files.
+
+    Nobody may be writing there. Buckets hold no such files.
+    """
+    if not is_remote(folder):
+        for path in pathlib.Path(folder).rglob(".*.partial"):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def sizes_of(cfg: Config) -> Any:
     """Sizes of the config's model: of its folder if that is here, otherwise of its world's base or
     of its preset. Raises BadInput for a model that cannot draw as the config says."""
     sizes = _sizes_of(cfg)
-    programs.check_drawing(cfg.generate, sizes)
+    programs.check_thinking(cfg, sizes)
     return sizes
 
 

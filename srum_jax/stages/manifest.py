@@ -211,6 +211,7 @@ def run_stage(
     if jax.process_index() == 0:
         if before is None:
             _set_aside(folder)
+        files.remove_partial(folder)
         write_json(folder / "started.json", told)
         (folder / "manifest.json").unlink(missing_ok=True)
     barrier(f"{name}: starts")

@@ -116,7 +116,7 @@ def _streamed(
 def sampler(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) -> PromptSampler:
     """What draws the candidates of a run, as `generate` and `sample` say. Raises BadInput for a
     model that cannot."""
-    programs.check_drawing(cfg.generate, loaded.cfg)
+    programs.check_thinking(cfg, loaded.cfg)
     drawing = loaded.image_sampler(cfg, mesh)
     if not cfg.generate.think:
         return drawing

@@ -48,15 +48,17 @@ def test_a_folder_goes_before_a_preset(tmp_path):
 
 
 def test_plans_in_words_are_refused_before_anything_is_counted():
-    cfg = config(generate__think=True)
     on = budget.Chips("v5e", 1), budget.Assumptions()
-    for asked in (lambda: lowering.sizes_of(cfg), lambda: budget.estimate(cfg, *on)):
-        with pytest.raises(BadInput, match="generate.think: Janus-Pro draws from words alone"):
-            asked()
+    for key, value in (("generate.think", True), ("evaluate.think_tokens", 100)):
+        cfg = config(**{key.replace(".", "__"): value})
+        with pytest.raises(BadInput, match=f"{key}: Janus-Pro draws from words alone"):
+            lowering.sizes_of(cfg)
+        with pytest.raises(BadInput, match=f"{key}: Janus-Pro draws from words alone"):
+            budget.estimate(cfg, *on)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", lowering.PROGRAMS)
+@pytest.mark.parametrize("name", [one for one in lowering.PROGRAMS if one != "think"])
 def test_programs_are_lowered_from_shapes(name):
     cfg = config()
     program = lowering.PROGRAMS[name].make(cfg, tiny_janus.CFG, tiny.mesh(cfg))

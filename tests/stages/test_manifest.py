@@ -112,6 +112,18 @@ def test_half_done_goes_on(work):
     assert (work.stage("train") / "half.txt").read_text() == "xx"
 
 
+def test_what_a_killed_writer_left_is_gone_and_nothing_else_is(work):
+    with pytest.raises(RuntimeError):
+        run(work, Body(fail=True))
+    (inner := work.stage("train") / "pope").mkdir()
+    left = [work.stage("train") / ".examples.json.7.partial", inner / ".replies.jsonl.7.partial"]
+    for path in (*left, inner / ".other", inner / "a.partial"):
+        path.write_text("{")
+    run(work, Body())
+    assert {path.name for path in inner.iterdir()} == {".other", "a.partial"}
+    assert not left[0].exists()
+
+
 def test_lost_outputs_are_made_again(work):
     run(work, Body())
     (work.stage("train") / "half.txt").unlink()
