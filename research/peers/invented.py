@@ -50,6 +50,22 @@ JUDGES: Mapping[str, tuple[Sequence[str], int, int]] = {  # forms, lowest and hi
         0,
         1,
     ),
+    "gedit": (
+        (
+            '{"score": [{}, {}], "reasoning": "so"}',
+            '```json\n{"score": [{}, {}],\n "reasoning": "a \'quoted\' word"}\n```',
+            '||V^=^V||\n{"score": [{}, {}], "reasoning": "so"}\n||V^=^V||',
+            "[{}, {}]",
+            '{"score": {}, "reasoning": "one mark"}',
+            "{score: {}, reasoning: so}",
+            "{'score': [{}, {}], 'reasoning': 'so'}",
+            '{"score": ["{}", "{}"]}',
+            "{}",
+            "score : [{}, {}]",
+            "I cannot tell.",
+        ),
+        *(0, 10),
+    ),
     "srum_compbench": (
         (
             '{"score": {}, "explanation": "so"}',
@@ -62,6 +78,8 @@ JUDGES: Mapping[str, tuple[Sequence[str], int, int]] = {  # forms, lowest and hi
         *(0, 120),
     ),
 }
+
+FIRST_TOKENS, OTHER = ("geneval2",), "Perhaps"
 
 
 def answer(truth: Any) -> str:
@@ -97,10 +115,22 @@ def marks(suite: str, count: int, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     said = []
     for _ in range(count):
-        text = forms[min(len(forms) - 1, int(rng.exponential(1.2)))]
+        text = forms[min(len(forms) - 1, int(rng.exponential(len(forms) / 4)))]
         for _ in range(text.count("{}")):
             text = text.replace("{}", str(rng.integers(lowest, highest + 1)), 1)
         said.append(text)
+    return said
+
+
+def first_tokens(asked: Sequence[Sequence[str]], seed: int) -> list[JudgeReply]:
+    """A judge's first tokens: of the texts that are asked for, each with a probability of its own,
+    together below 1, and the likeliest of these or another word."""
+    rng = np.random.default_rng(seed)
+    said = []
+    for texts in asked:
+        *p, other = rng.dirichlet(np.full(len(texts) + 1, 0.3))
+        likeliest = texts[int(np.argmax(p))] if max(p) > other else OTHER
+        said.append(JudgeReply(likeliest, p=dict(zip(texts, map(float, p), strict=True))))
     return said
 
 
@@ -129,7 +159,7 @@ def write(suite: Benchmark, folder: epath.Path, seed: int) -> dict[str, Any]:
         return _imported(suite, requests, folder, seed)
     if requests.texts:
         said = Replies(texts=replies([one.truth for one in requests.texts], seed))
-    elif suite.name in JUDGES:
+    elif suite.name in (*JUDGES, *FIRST_TOKENS):
         said = _judged(suite, requests, seed)
     else:
         raise BadInput(f"{suite.name}: nothing is invented for it")
@@ -165,8 +195,12 @@ def _judged(suite: Benchmark, requests: Requests, seed: int) -> Replies:
         for one in requests.images
     ]
     pictures = Replies(images=drawn, edits=edits)
-    words = marks(suite.name, len(suite.judge_requests(requests, pictures)), seed)
-    return dataclasses.replace(pictures, judged={NAME: [JudgeReply(text) for text in words]})
+    asked = suite.judge_requests(requests, pictures)
+    if suite.name in FIRST_TOKENS:
+        said = first_tokens([one.first_token for one in asked], seed)
+    else:
+        said = [JudgeReply(text) for text in marks(suite.name, len(asked), seed)]
+    return dataclasses.replace(pictures, judged={NAME: said})
 
 
 def main(arguments: Sequence[str]) -> int:

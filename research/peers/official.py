@@ -63,13 +63,17 @@ class Setting:
 
     def call(self, *arguments: Any, **how: Any) -> str:
         """What the program says when it is called so."""
-        return called(self.python, self.file, *arguments, work=self.work, **how)
+        return self.run(self.file, *arguments, **how)
+
+    def run(self, *arguments: Any, **how: Any) -> str:
+        """What another script says, of our own or of theirs."""
+        return called(self.python, *arguments, work=self.work, **how)
 
     def code(self, text: str, *arguments: Any) -> Any:
         """The JSON that a few lines of Python print last."""
         path = self.work / "driver.py"
         path.write_text(text)
-        return json.loads(called(self.python, path, *arguments, work=self.work).splitlines()[-1])
+        return json.loads(self.run(path, *arguments).splitlines()[-1])
 
     def function(self, path: pathlib.Path, name: str, replies: Sequence[str]) -> list[Any]:
         """What a program's function gives for each reply, without the rest of its file, which

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import lmms_tasks
 import official
+import official_judged
 
 from srum_jax.core import files, registry
 from srum_jax.core.errors import BadInput
@@ -42,7 +43,11 @@ class Program(Protocol):
     digits: int | None
 
 
-PROGRAMS: tuple[Any, ...] = (*lmms_tasks.TASKS, *official.PROGRAMS)
+PROGRAMS: tuple[Any, ...] = (
+    *lmms_tasks.TASKS,
+    *official.PROGRAMS,
+    *official_judged.PROGRAMS,
+)
 
 
 def ours(suite: str, records: Sequence[Record]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """Other programs beside ours: what they are given, what is read of them, what is not run again."""
 
+import dataclasses
 import json
 import pathlib
+import re
 import sys
 
 import pytest
@@ -12,15 +14,59 @@ sys.path.append(str(HERE))  # scripts: they import one another by plain names
 import invented  # noqa: E402
 import lmms_tasks  # noqa: E402
 import official  # noqa: E402
+import official_judged  # noqa: E402
 import peers  # noqa: E402
 
 from srum_jax.config import Config, EvaluateConfig  # noqa: E402
 from srum_jax.core import registry  # noqa: E402
 from srum_jax.core.files import read_json  # noqa: E402
 from srum_jax.evals import suite_folder  # noqa: E402
+from srum_jax.evals.scorers import gedit  # noqa: E402
 
 SOME = Config(evaluate=EvaluateConfig(limit=30))
 # Stand-ins for programs that are no part of this repository: of the same arguments and words.
+GENEVAL2 = """
+import argparse, json
+import torch
+from transformers import AutoProcessor
+judge = AutoProcessor.from_pretrained("absent", device_map="auto")
+def send_message_with_image(prompt, image, answer_list=None):
+    raise SystemExit("the real judge")
+def main():
+    p = argparse.ArgumentParser()
+    for name in ("benchmark_data", "image_filepath_data", "method", "output_file"):
+        p.add_argument("--" + name)
+    o = p.parse_args()
+    images, found = json.load(open(o.image_filepath_data)), []
+    for line in map(json.loads, open(o.benchmark_data)):
+        (question, answer), *_ = line["vqa_list"]
+        said = send_message_with_image(question + " Answer in one word.", images[line["prompt"]],
+                                       answer_list=["Yes"] if answer == "Yes" else [answer])
+        found.append(said[1] if o.method == "soft_tifa_gm" else len(said[0]))
+    print("Score: {}".format(sum(found)))
+"""
+VIESCORE = """
+import random
+import utils
+class VIEScore:
+    def evaluate(self, images, text):
+        asked = [self.model.prepare_prompt(images, "a"), self.model.prepare_prompt(images[-1], "b")]
+        while True:
+            said = [utils.marks(self.model.get_parsed_output(one)) for one in asked]
+            if all(said):
+                return [float(said[0][0]), float(said[1][0]), 1.5]
+            if "tell" in self.model.get_parsed_output("PQ"):
+                random.randint(0, 10)
+"""
+STATISTICS = """
+import csv, sys
+place, files = sys.argv[sys.argv.index("--save_path") + 1], 0
+import pathlib
+rows = [r for path in sorted(pathlib.Path(place).rglob("*_gpt_score.csv"))
+        for r in csv.DictReader(open(path))]
+mean = sum(float(r["sementics_score"]) for r in rows) / len(rows)
+print(f"Average: {mean}, 2.000, 3.000\\nAverage Intersection: 4.000, 5.000, {len(rows)}")
+"""
 POPE = """
 import argparse, json, os
 p = argparse.ArgumentParser()
@@ -66,7 +112,8 @@ def made(suite, folder, seed=0):
 
 
 def checkout(folder, name, text):
-    one, *_ = [p.file for p in official.PROGRAMS if p.checkout == name]
+    programs = (*official.PROGRAMS, *official_judged.PROGRAMS)
+    one, *_ = [p.file for p in programs if p.checkout == name]
     path = folder / name / one
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -90,13 +137,16 @@ def test_invented_replies_are_a_function_of_the_seed_and_of_all_kinds(tmp_path):
         assert len({m[:7] for m in marks}) >= min(3, len(forms))
 
 
-@pytest.mark.parametrize("suite", ["pope", "imgedit", "wise", "srum_compbench", "geneval"])
+@pytest.mark.parametrize(
+    "suite", ["pope", "imgedit", "gedit", "geneval2", "wise", "srum_compbench", "geneval"]
+)
 def test_a_folder_of_invented_replies_is_one_of_evaluate(tmp_path, suite):
     out = made(suite, tmp_path / suite)
     name, records = peers.records_of(out)
     module = registry.load(registry.SUITES, suite)
     scores = read_json(out / "scores.json")
-    assert name == suite and scores["models"]["model"]["as_released"] == peers.ours(suite, records)
+    own = {n: x for n, x in peers.ours(suite, records).items() if x == x}  # a group without edits
+    assert name == suite and scores["models"]["model"]["as_released"] == own and own
     assert suite_folder.rescored(suite_folder.epath.Path(out), module.score) == scores
 
 
@@ -147,6 +197,49 @@ def test_a_function_runs_without_the_rest_of_its_file(tmp_path):
     assert run(tmp_path, *arguments) == 2  # a single number is no row of categories
     count = sum("1" in r.reply.replace("0?", "") for r in records)
     assert len(next(tmp_path.rglob("scores.jsonl")).read_text().splitlines()) == count
+
+
+def test_genevals_second_program_asks_a_judge_who_says_what_the_records_say(tmp_path):
+    out = made("geneval2", tmp_path / "geneval2")
+    checkout(tmp_path / "theirs", "GenEval2", GENEVAL2)
+    assert run(tmp_path, out, "--checkouts", tmp_path / "theirs") == 0
+    (row,) = read_json(tmp_path / "peers" / "peers.json")
+    _, records = peers.records_of(out)
+    first = [r for r in records if r.id.endswith(":0")]
+    expected = sum(r.p[r.truth["answer"]] for r in first)
+    assert row["numbers"]["soft_tifa_gm"]["theirs"] == pytest.approx(expected)
+    assert row["numbers"]["tifa"]["theirs"] == sum(len(r.reply) for r in first)
+    data = next((tmp_path / "peers").rglob("data.jsonl")).read_text()
+    other = checkout(tmp_path / "changed", "GenEval2", GENEVAL2.replace("one word", "a word"))
+    assert other.is_file() and len(data.splitlines()) == len(first)
+    moved = tmp_path / "moved"
+    arguments = str(out), "--checkouts", str(tmp_path / "changed"), "-o", str(moved)
+    assert peers.main(arguments) == 2  # other words than we asked in
+
+
+def test_viescore_is_asked_about_every_edit_and_what_it_draws_is_left_out(tmp_path, monkeypatch):
+    groups = ("color_alter", "subject-add", "subject-remove", "motion_change")  # the world's
+    monkeypatch.setattr(gedit, "GROUPS", groups)
+    out = made("gedit", tmp_path / "gedit")
+    program = dataclasses.replace(official_judged.PROGRAMS[1], needs=())
+    file = checkout(tmp_path / "theirs", "Step1X-Edit", STATISTICS)
+    (file.parent / "viescore").mkdir()
+    (file.parent / "viescore" / "__init__.py").write_text(VIESCORE)
+    utils = "import re\ndef marks(said):\n    return re.findall(r'\\d+', said)[:2]\n"
+    (file.parent / "viescore" / "utils.py").write_text(utils)
+    _, records = peers.records_of(out)
+    work = tmp_path / "work"
+    work.mkdir()
+    found = program.run(out, records, tmp_path / "theirs" / "Step1X-Edit", sys.executable, work)
+    replies = {r.id: r.reply for r in records}
+
+    edits = [id.removesuffix(":SC") for id in replies if id.endswith(":SC")]
+    said = [
+        [re.search(r"\d", replies[f"{id}:{aspect}"]) for aspect in ("SC", "PQ")] for id in edits
+    ]
+    scored = [two for two in said if all(two)]
+    assert found["numbers"]["scored_en"] == len(scored) < len(edits)
+    assert found["numbers"]["G_O_en_intersection"] == len(scored)
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):
