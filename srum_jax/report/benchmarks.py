@@ -138,8 +138,35 @@ def _facts(value: Mapping[str, Any], judge: str):
         yield "SHA-256 of the data", f"{data['sha256'][:HASH]}…"
         if data.get("variant"):
             yield "Variant", numbers.words(str(data["variant"]))
+    if value.get("decoding"):
+        yield "Models' words", _decoding(value["decoding"])
+    if value.get("drawing"):
+        yield "Drawn", _drawing(value["drawing"])
     for name, setting in value.get("settings", {}).items():
         yield numbers.words(name).capitalize(), numbers.words(str(setting))
+
+
+def _decoding(value: Mapping[str, Any]) -> str:
+    """Of what `suite_folder.decoding` says."""
+    most = numbers.count(value["max_tokens"])
+    return f"{value['tokens']} tokens, {most} at most{_thought(value)}"
+
+
+def _drawing(value: Mapping[str, Any]) -> str:
+    """Of what `suite_folder.drawing` says."""
+    said = []
+    for kind in ("images", "edits"):
+        if sampler := value.get(kind):
+            height, width = sampler["size"]
+            scale = f"guidance scale {sampler['guidance']:g}"
+            said.append(f"{kind} of {width}×{height}, {sampler['steps']} steps, {scale}")
+    seeds = ", ".join(map(str, value["seeds"]))
+    return f"{'; '.join(said)}; seed {seeds}{_thought(value)}"
+
+
+def _thought(value: Mapping[str, Any]) -> str:
+    most = value.get("think_tokens", 0)
+    return f"; it thinks first, {numbers.count(most)} tokens at most" if most else ""
 
 
 def _metrics(models: Mapping[str, Any]) -> dict[str, dict[str, MetricCell]]:

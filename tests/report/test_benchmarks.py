@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from html_page import read
 
-from srum_jax.evals import benchmark, suite_judges
+from srum_jax.config import SampleConfig
+from srum_jax.data.prompts import Prompt
+from srum_jax.evals import benchmark, suite_folder, suite_judges
 from srum_jax.evals.benchmark import Told
 from srum_jax.evals.scorers import metrics
-from srum_jax.evals.suite import Record, Scored
+from srum_jax.evals.suite import DrawRequest, Record, Requests, Scored, TextRequest
 from srum_jax.report import benchmarks, page, suite_sections, verdict
 from srum_jax.report.scales import Scale
 from srum_jax.stages import report
@@ -90,6 +92,23 @@ def test_a_number_is_written_on_its_own_scale_beside_its_rules():
     ):
         assert text in found.text, text
     assert "image_guidance" not in found.text and "yes_ratio" not in found.text
+
+
+@pytest.mark.parametrize("think", [0, 32])
+def test_how_models_drew_and_answered_is_said(think):
+    asked = [TextRequest("0", "near", (), "q", max_tokens=16)]
+    drawn = [DrawRequest(Prompt(0, "a frog", "near"), 0)]
+    requests = Requests(texts=asked, images=drawn)
+    sample = SampleConfig(size=(64, 96), steps=20, guidance=2.5)
+    told = {
+        "decoding": suite_folder.decoding(requests, think),
+        "drawing": suite_folder.drawing(requests, sample, sample, [0, 3], think),
+    }
+    text = shown(measured() | told).text
+    thought = "; it thinks first, 32 tokens at most" if think else ""
+    assert f"Models' words the likeliest tokens, 16 at most{thought}" in text
+    assert f"Drawn images of 96×64, 20 steps, guidance scale 2.5; seed 0, 3{thought}" in text
+    assert ("thinks first" in text) == bool(think)
 
 
 def test_what_fell_is_said_in_the_same_words():
