@@ -16,6 +16,9 @@ def get_config() -> Any:
     c.train.steps = 120
     c.train.checkpoint_every = 120  # a checkpoint takes as long as twenty steps
     c.train.monitor.prompts = 0
+    # The world's own examination, and official benchmarks on the files that it writes.
+    c.evaluate.suites = ("shapes", "vqav2:shapes", "pope:shapes", "coco_captions:shapes")
+    c.evaluate.limit = 96
     c.evaluate.count = 300
     c.evaluate.questions = 200
     c.evaluate.multi_image_questions = 0
