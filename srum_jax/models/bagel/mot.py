@@ -145,13 +145,12 @@ def next_token(
 
     def through(p, x, past, layer):
         query, key, value = _project(p, x, *angles, cfg)
+        at = (*layer, row, slice(None), cache.length)
         with jax.named_scope("attention"):
-            at = (*layer, row, slice(None), cache.length)
-            new = (key[:, 0], value[:, 0])
-            grown = tuple(y.at[at].set(z, mode="drop") for y, z in zip(past, new, strict=True))
-            k, v = (y[layer] for y in grown)
-            attended = attention.attend_one(query[:, 0], k, v, length)
-        return finish(p, x, attended[:, None], cfg.rms_eps), grown
+            k = past[0].at[at].set(key[:, 0], mode="drop")
+            v = past[1].at[at].set(value[:, 0], mode="drop")
+            attended = attention.attend_one(query[:, 0], k[layer], v[layer], length)
+        return finish(p, x, attended[:, None], cfg.rms_eps), (k, v)
 
     if isinstance(cache.k, tuple):
         grown = []
