@@ -31,7 +31,7 @@ def scanned(params, cfg: LLMConfig, x: jax.Array, cache: mot.Cache) -> tuple[jax
 def write(params, cache: mot.Cache, x: jax.Array, *, cfg: LLMConfig, tokens: int, apart: bool):
     """`tokens` steps, each on what the one before gave."""
     if apart:
-        params, cache = mot.apart(params), mot.CacheByLayer.of(cache)
+        params, cache = mot.apart(params), mot.WritingCache.of(cache)
     step = mot.next_token if apart else scanned
 
     def turn(_, state):

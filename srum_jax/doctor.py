@@ -101,11 +101,13 @@ def _needs(family, cfg) -> Iterator[str]:
     for precision in PRECISIONS:
         need = family.memory(cfg, precision)
         # As many tokens as the model can read, and a tenth for what its programs hold.
-        gib = 1.1 * (need.weights + need.writing + need.token * cfg.max_text) / GIB
+        gib = 1.1 * (need.least + need.token * cfg.max_text) / GIB
         held = ", ".join(map(str, topology.smallest(gib))) or "no kind that is known"
+        where = " where there is room" if need.spared else ""
         yield (
             f"{precision}: weights {_bytes(need.weights)}, {_bytes(need.writing)} more while it "
-            f"writes, cache {_bytes(need.token)} a token; with {cfg.max_text} tokens held by {held}"
+            f"writes{where}, cache {_bytes(need.token)} a token; with {cfg.max_text} tokens held "
+            f"by {held}"
         )
     yield "(by size; `srum plan` compiles a run's programs)"
 
@@ -129,10 +131,11 @@ def _tried(family, folder, base, cfg, precision: str | None) -> Iterator[str]:
     on_cpu = jax.devices()[0].platform == "cpu"
     precision = precision or ("float32" if on_cpu else "bfloat16")
     need, room = family.memory(cfg, precision), sharding.memory(jax.devices()[0])
-    if need.weights + need.writing > room:
+    if need.least > room:
+        more = "" if need.spared else f", writing {_bytes(need.writing)} more"
         yield (
-            f"not tried: its weights take {_bytes(need.weights)} in {precision}, writing "
-            f"{_bytes(need.writing)} more, and this device has {_bytes(room)}"
+            f"not tried: its weights take {_bytes(need.weights)} in {precision}{more}, and this "
+            f"device has {_bytes(room)}"
         )
         return
     start = time.monotonic()

@@ -110,7 +110,7 @@ def _greedy(case: Case, cache, want: np.ndarray, returned) -> None:
     """Step logits, and the ids of the loop; the original drops the last token it computes."""
     model, cfg = case.params[0], dataclasses.replace(case.cfg, eos=-1)  # it never stopped at eos
     advance = jit(functools.partial(text_generator.step, cfg=cfg, dtype=jnp.float32))
-    last, growing = jnp.full(2, case.cfg.bos), mot.CacheByLayer.of(cache)
+    last, growing = jnp.full(2, case.cfg.bos), mot.WritingCache.of(cache)
     for logits in want:
         growing, found = advance(model, growing, last)
         np.testing.assert_allclose(found[1], logits, **TOLERANCE)

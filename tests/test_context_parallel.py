@@ -181,7 +181,7 @@ def test_writing_a_token_does_not_gather_weights():
     blocks = {"blocks": weights()["blocks"], "norm": weights()["norm"]}
     where = sharding.shardings({k: bagel.specs(CFG)[k] for k in blocks}, mesh)
     past = jnp.zeros((c.layers, rows, 8, c.kv_heads, c.head_dim))
-    read = mot.CacheByLayer.of(mot.Cache(past, past, jnp.full(rows, 5), jnp.full(rows, 5)))
+    read = mot.WritingCache.of(mot.Cache(past, past, jnp.full(rows, 5), jnp.full(rows, 5)))
     step = jit(functools.partial(mot.next_token, cfg=c))
     with jax.set_mesh(mesh):
         params = jax.device_put(blocks, where)

@@ -112,6 +112,13 @@ def test_a_number_that_is_none_is_told(run, folder):
     assert "every tensor is there" in out and "one token" not in out
 
 
+def test_what_has_no_room_for_its_layers_apart_is_tried(run, folder, monkeypatch):
+    need = cost.memory(tiny.MODEL, "float32")
+    monkeypatch.setattr(sharding, "memory", lambda device: need.weights + need.writing // 2)
+    code, out, _ = run(folder)
+    assert code == 0 and "one token: finite" in out and "not tried" not in out
+
+
 def test_what_does_not_fit_is_not_tried(run, folder, monkeypatch):
     monkeypatch.setattr(sharding, "memory", lambda device: 2**15)
     code, out, _ = run(folder)
@@ -151,7 +158,7 @@ def test_what_bagel_7b_needs(run, tmp_path):
     tiny.sizes_folder(tmp_path / "bagel", model_config.BAGEL_7B_MOT)
     code, out, err = run(tmp_path / "bagel")
     assert code == 2 and "ema.safetensors: the file is missing" in err, err
-    assert "bfloat16: weights 27.5 GiB, 12.2 GiB more while it writes, " in out, out
+    assert "bfloat16: weights 27.5 GiB, 12.2 GiB more while it writes where there is room, " in out
     assert "cache 56.0 KiB a token" in out, out
     assert "v4:2x2x1, v5e:2x2, v5p:1x1x1, v6e:2x2, h200:1" in out, out
     assert "int8: weights 14.4 GiB" in out and "v4:1x1x1, v5e:2x2, v5p:1x1x1, v6e:1x1" in out, out

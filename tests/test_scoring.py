@@ -103,7 +103,7 @@ def test_flops_are_those_of_the_program():
 
     slots, llm = 50, cfg.llm
     kv = jnp.zeros((llm.layers, 1, slots + 1, llm.kv_heads, llm.head_dim))  # and for itself
-    cache = mot.CacheByLayer.of(mot.Cache(kv, kv, jnp.array([slots]), jnp.array([slots])))
+    cache = mot.WritingCache.of(mot.Cache(kv, kv, jnp.array([slots]), jnp.array([slots])))
     step = jax.make_jaxpr(
         lambda w: text_generator.step(w, cache, jnp.array([5]), cfg=cfg, dtype=kv.dtype)[1]
     )

@@ -95,6 +95,18 @@ def memory(device: jax.Device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that the arrays of `tree`, or shapes, take on one device; whole where they have no
+    place."""
+
+    def taken(x):
+        place = getattr(x, "sharding", None)
+        shape = x.shape if place is None else place.shard_shape(x.shape)
+        return math.prod(shape) * x.dtype.itemsize
+
+    return sum(map(taken, jax.tree.leaves(tree)))
+
+
 def inference_mesh(
     devices: Sequence[jax.Device], weights: int, each: int | None = None, cut: int | None = None
 ) -> Mesh:

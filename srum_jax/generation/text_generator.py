@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from srum_jax.core import sharding
 from srum_jax.core.param_tree import Params
 from srum_jax.core.sharding import put
 from srum_jax.data.schema import Batch
@@ -20,12 +21,40 @@ from srum_jax.generation.shared_context import Beginning, Places
 from srum_jax.models.bagel import model as bagel
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
+from srum_jax.models.layers import cut
+
+_cut = jax.jit(cut)
+SPARE = 1.1  # times what a device holds of a model: a tenth for its programs
+
+
+def stays_stacked(params: Params, room: int | None = None) -> bool:
+    """Whether layers stay stacked while a text is written, as a device has too little memory for
+    those of the understanding expert once more, apart.
+
+    room: bytes that programs may use on a device, None: on those that are here.
+    Stacked layers are scanned for every token; a TPU reads each of them where it lies, other
+    machines move several times the bytes (docs/performance.md).
+    """
+    if isinstance(params["blocks"], tuple):
+        return False
+    if room is None:
+        room = sharding.memory(jax.local_devices()[0])
+    held, more = map(sharding.bytes_per_device, (params, params["blocks"]["und"]))
+    return SPARE * (held + more) > room
+
+
+def writing_params(params: Params) -> Params:
+    """The parameters as `step` reads them where each token is a call of its own: layer by layer, of
+    the expert that writes alone; or as they are (`stays_stacked`)."""
+    if stays_stacked(params):
+        return params
+    return {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
 
 
 @jax.named_scope("token_step")
 def step(
-    params: Params, cache: mot.CacheByLayer, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
-) -> tuple[mot.CacheByLayer, jax.Array]:
+    params: Params, cache: mot.WritingCache, ids: jax.Array, *, cfg: BagelConfig, dtype: DTypeLike
+) -> tuple[mot.WritingCache, jax.Array]:
     """Reads one token a row, ids [B]; returns the longer cache and float32 logits [B,V]."""
     und = bagel.embed_text(params, ids[:, None], dtype)
     und, cache = mot.next_token(params, cfg.llm, und, cache)
@@ -65,6 +94,7 @@ def decode(
     max_tokens: int,
     stop: str = "each",
     dtype: DTypeLike,
+    stacked: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes after each row's cache until its end mark: (ids [B,max_tokens], counts [B]) int32.
 
@@ -73,12 +103,17 @@ def decode(
     write. A row's ids end before its end mark; counts says where (its limit if there was none), and
     past that a mark stands only if the row wrote one, and -2 where its logits were not finite.
     `stop`: "each" row by itself; "first": all when row 0 does, as the original. The cache must have
-    max_tokens free slots. With "each" a row's text does not depend on its company.
+    max_tokens free slots. With "each" a row's text does not depend on its company. `stacked`:
+    layers stay so, as `stays_stacked` says.
     """
     if stop not in ("each", "first"):
         raise ValueError(f"stop must be each or first, not {stop!r}")
     rows = cache.length.shape[0]
-    params = mot.apart(params)  # once, before the loop
+    if stacked:
+        # What the loop wants laid out in another way is so only once the reading needs no memory.
+        params, cache = jax.lax.optimization_barrier((params, cache))
+    else:
+        params = mot.apart(params)  # once, before the loop
 
     def unfinished(carry):
         place, _, _, _, _, done = carry
@@ -98,7 +133,7 @@ def decode(
 
     start = (
         0,
-        mot.CacheByLayer.of(cache),
+        mot.WritingCache.of(cache, stacked=stacked),
         jnp.full(rows, cfg.bos, jnp.int32),
         jnp.full((rows, max_tokens), -1, jnp.int32),
         jnp.zeros(rows, jnp.int32),
@@ -108,7 +143,7 @@ def decode(
     return ids, counts
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_tokens", "stop", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "max_tokens", "stop", "dtype", "stacked"))
 def generate_text(
     params: Params,
     packed: Batch,
@@ -121,6 +156,7 @@ def generate_text(
     stop: str,
     dtype: DTypeLike,
     places: Places | None = None,
+    stacked: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """`decode` behind contexts that it reads first (prefill): rows of `packed`, or `places` in
     these."""
@@ -128,7 +164,7 @@ def generate_text(
     cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
     if places:
         cache = shared_context.spread(cache, places)
-    how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype)
+    how = dict(cfg=cfg, max_tokens=max_tokens, stop=stop, dtype=dtype, stacked=stacked)
     return decode(params, cache, seeds, temperature, limit, **how)
 
 
@@ -176,6 +212,7 @@ class TextGenerator(BaseTextGenerator):
                 stop=stop,
                 dtype=np.dtype(self.dtype),
                 places=places,
+                stacked=stays_stacked(params),
             )
 
 

@@ -23,7 +23,6 @@ from srum_jax.generation.row_group import RowGroup, capacity, row_numbers
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.models.layers import cut
 
 LIKELIEST = 20  # tokens that probabilities are given of at most
 
@@ -52,17 +51,23 @@ class Token:
 
 @struct.dataclass
 class _State:
-    cache: mot.CacheByLayer
+    cache: mot.WritingCache
     last: jax.Array  # int32 [B]: the token that is read next
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype", "stacked"))
 def _read(
-    params: Params, packed: Batch, *, cfg: BagelConfig, slots: int, dtype: DTypeLike
+    params: Params,
+    packed: Batch,
+    *,
+    cfg: BagelConfig,
+    slots: int,
+    dtype: DTypeLike,
+    stacked: bool,
 ) -> _State:
     cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
     first = jnp.full(len(cache.length), cfg.bos, jnp.int32)
-    return _State(mot.CacheByLayer.of(cache), first)
+    return _State(mot.WritingCache.of(cache, stacked=stacked), first)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "likeliest", "dtype"), donate_argnames="state")
@@ -121,7 +126,8 @@ class TextRows(RowGroup):
         sizes = {"texts": rows, **context.lengths(packed), "slots": slots}
         packed = put(packed, generator.batch_sharding)
         with generator.programs.first("the reading before texts", sizes):
-            return _read(generator.params, packed, slots=slots, **self._how())
+            stacked = text_generator.stays_stacked(generator.params)
+            return _read(generator.params, packed, slots=slots, stacked=stacked, **self._how())
 
     def leave(self, requests: Sequence[TextRequest]) -> None:
         """Lets requests go, finished or not."""
@@ -170,10 +176,5 @@ def _token(row: int, request: TextRequest, tokens, own=None, ids=None, best=None
 
 
 def writing_params(generator: TextGenerator, sampler: Any = None) -> Params:
-    """The parameters that writing reads, layer by layer, of the expert that writes alone; made once
-    a model. sampler: nothing of it is used."""
-    params = generator.params
-    return {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
-
-
-_cut = jax.jit(cut)
+    """`text_generator.writing_params` of a model, made once. sampler: nothing of it is used."""
+    return text_generator.writing_params(generator.params)

@@ -21,25 +21,28 @@ from srum_jax.generation.context import Context
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.models.bagel import mot
 from srum_jax.models.bagel.model_config import BagelConfig
-from srum_jax.models.layers import cut
 
 UNFINISHED = "\ufffd"  # what decoding gives in place of bytes that are no whole character
 
-_cut = jax.jit(cut)
 
-
-@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype", "stacked"))
 def _read(
-    params: Params, packed: Batch, *, cfg: BagelConfig, slots: int, dtype: DTypeLike
-) -> mot.CacheByLayer:
+    params: Params,
+    packed: Batch,
+    *,
+    cfg: BagelConfig,
+    slots: int,
+    dtype: DTypeLike,
+    stacked: bool,
+) -> mot.WritingCache:
     cache = context.prefill(params, packed, cfg=cfg, slots=slots, dtype=dtype)
-    return mot.CacheByLayer.of(cache)
+    return mot.WritingCache.of(cache, stacked=stacked)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "dtype"), donate_argnames="cache")
 def _written(
     params: Params,
-    cache: mot.CacheByLayer,
+    cache: mot.WritingCache,
     last: jax.Array,
     seeds: jax.Array,
     place: jax.Array,
@@ -47,7 +50,7 @@ def _written(
     *,
     cfg: BagelConfig,
     dtype: DTypeLike,
-) -> tuple[mot.CacheByLayer, jax.Array]:
+) -> tuple[mot.WritingCache, jax.Array]:
     """The cache with the tokens `last` [B] read, and the tokens that follow, int32 [B]."""
     cache, logits = text_generator.step(params, cache, last, cfg=cfg, dtype=dtype)
     return cache, text_generator.choice(logits, seeds, place, temperature)
@@ -87,9 +90,9 @@ def _tokens(
     how = dict(cfg=cfg, dtype=np.dtype(generator.dtype))
     params = generator.params
     with first("the reading before a text", sizes):
-        cache = _read(params, packed, slots=slots, **how)
-    # Once a text, not in every call, and of the expert that writes alone.
-    writing = {**params, "blocks": tuple({"und": one} for one in _cut(params["blocks"]["und"]))}
+        stacked = text_generator.stays_stacked(params)
+        cache = _read(params, packed, slots=slots, stacked=stacked, **how)
+    writing = text_generator.writing_params(params)  # once a text, not in every call
     for place in range(max_tokens):
         with first("the writing of a token", sizes):
             cache, last = _written(writing, cache, last, seeds, jnp.int32(place), warmth, **how)

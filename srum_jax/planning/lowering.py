@@ -6,7 +6,6 @@ shape, a type and a place on a mesh and no content: ready to be lowered for any 
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ from srum_jax.generation.context import bucket
 from srum_jax.models import int8
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import srum
-from srum_jax.planning import workload
+from srum_jax.planning import topology, workload
 from srum_jax.planning.workload import QUESTIONS
 from srum_jax.training import state as states
 from srum_jax.training import step
@@ -78,13 +77,6 @@ def _sizes_of(cfg: Config) -> Any:
         folder = registry.base_folder(cfg.model)
         return families.find(folder).read_sizes(folder)
     return registry.load(registry.PRESETS, cfg.model).PRESETS[cfg.model]
-
-
-def bytes_per_chip(tree: Any) -> int:
-    """Bytes that the placed shapes of `tree` take on one chip."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
 
 
 def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
@@ -256,6 +248,9 @@ def _writer(
     kinds = (np.uint32, np.float32, np.int32)
     per_row = sharding.placed([np.zeros(rows, kind) for kind in kinds], at)
     how = dict(cfg=sizes, max_tokens=limit, stop="each", dtype=jnp.dtype(cfg.compute.dtype))
+    kind = topology.kind_of(mesh.devices.flat[0].device_kind)  # None: nothing is compiled for it
+    room = kind and int(topology.KINDS[kind].hbm_gib * 2**30)
+    how["stacked"] = bool(room) and text_generator.stays_stacked(params, room)
     work = workload.writing(sizes, *workload.behind(sizes, read, limit), rows, limit)
     return Program(
         function=text_generator.generate_text,

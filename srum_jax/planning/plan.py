@@ -31,7 +31,7 @@ from srum_jax.generation import families
 from srum_jax.planning import budget, fitting, hlo, lowering, topology
 from srum_jax.planning.budget import Assumptions, Chips
 from srum_jax.planning.fitting import changed, fitted
-from srum_jax.planning.lowering import PROGRAMS, bytes_per_chip, sizes_of
+from srum_jax.planning.lowering import PROGRAMS, sizes_of
 from srum_jax.planning.topology import GIB, Machine, Target
 
 READ = (  # parts of a config that a plan depends on
@@ -65,8 +65,8 @@ def measured(cfg: Config, machine: Machine, name: str) -> dict[str, Any]:
     """One entry of a plan's "programs": `name` compiled for the machine or, where nothing compiles
     for it, what it keeps there: then whether it `fits` is said as if it needed no temporaries."""
     program, mesh = _program(cfg, machine, name)
-    parts = {key: bytes_per_chip(tree) for key, tree in program.parts.items()}
-    beside = {key: bytes_per_chip(tree) for key, tree in program.resident.items()}
+    parts = {key: sharding.bytes_per_device(tree) for key, tree in program.parts.items()}
+    beside = {key: sharding.bytes_per_device(tree) for key, tree in program.resident.items()}
     kept = sum(parts.values()) + sum(beside.values())
     entry: dict[str, Any] = {"fits": kept <= machine.hbm_gib * GIB, "chips": mesh.size}
     lowered = _lowered(program, mesh) if machine.compiles else None

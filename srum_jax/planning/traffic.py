@@ -93,12 +93,14 @@ def _used(name: str, body: Computation, known: Program) -> float | None:
                 part = _whole(user.type)
             elif user.opcode in _IN_PLACE and place == 0:
                 part = 0
-            elif user.opcode in _SAME:
+            elif user.opcode in (*_SAME, "copy"):  # a copy in other tiles is none inside a fusion
                 part = _used(user.name, body, known)
             elif user.opcode == "fusion":
                 inner = known.get(user.called[0], Computation())
                 taken = [one for one in inner.of("parameter") if one.index == place]
                 part = _used(taken[0].name, inner, known) if taken else None
+                if inner.root and inner.root.opcode == "copy":  # nothing but that
+                    part = _used(user.name, body, known)
             else:
                 part = None
             if part is None:

@@ -1,5 +1,6 @@
 """Texts and images that join running work: each is what it is alone, whoever comes and goes."""
 
+import jax
 import numpy as np
 import pytest
 import samples
@@ -7,8 +8,9 @@ import tiny
 from drawing_requests import REQUESTS
 
 from srum_jax.config import SampleConfig
+from srum_jax.core import sharding
 from srum_jax.data.tokenizer import Tokenizer
-from srum_jax.generation import row_group, text_rows
+from srum_jax.generation import row_group, text_generator, text_rows, text_stream
 from srum_jax.generation.drawing_rows import DrawingRows, Job
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
@@ -74,6 +76,35 @@ def test_texts_are_what_they_are_alone(generator, temperature):
             assert all(t.likeliest[0] == (t.id, pytest.approx(t.logprob)) for t in tokens)
             assert all(len(t.likeliest) == text_rows.LIKELIEST for t in tokens)
     assert rows.held == [] and rows.state is None
+
+
+def test_texts_are_the_same_where_layers_have_no_room_apart(generator, monkeypatch):
+    """Alone, together, and streamed: scanned, on a device whose memory holds no second copy."""
+    rng = np.random.default_rng(4)
+    asked = [
+        TextRequest((samples.picture(rng, 2, 2), samples.text(rng, 3 + i)), 9 - i, 1.3, seed=i)
+        for i in range(3)
+    ]
+
+    def alone():
+        return [
+            generator.generate([one.context], max_tokens=9, temperature=1.3, seeds=[one.seed])[0]
+            for one in asked
+        ]
+
+    want = alone()
+    held = sum(x.nbytes for x in jax.tree.leaves(generator.params))
+    assert not text_generator.stays_stacked(generator.params, 2 * held)
+    monkeypatch.setattr(sharding, "memory", lambda device: held)
+    assert text_generator.stays_stacked(generator.params)
+    assert alone() == want
+    rows = TextRows(generator, TextRows.slots_for(generator, asked[0]), most=4)
+    found = written(rows, text_rows.writing_params(generator), asked)
+    for one, text in zip(asked, want, strict=True):
+        ids = tuple(token.id for token in found[one] if token.id != samples.CFG.eos)
+        assert ids == text.ids[: one.max_tokens]
+    how = dict(max_tokens=9, temperature=1.3, seed=asked[1].seed)
+    assert "".join(text_stream.stream(generator, asked[1].context, **how)) == want[1].text
 
 
 def drawn(sampler, jobs):

@@ -180,7 +180,7 @@ def test_a_token_is_read_as_the_stack_reads_it(params):
     want, _, (k, v) = run(params, x, x[:, :0], tokens, at(tokens, slice(0)), keep="kv")
     step = jit(functools.partial(mot.next_token, cfg=CFG.llm))
     new = x[np.arange(3), READ][:, None]
-    read = mot.CacheByLayer.of(cache(params))
+    read = mot.WritingCache.of(cache(params))
     found, grown = step(params, x=new, cache=read)
     for row in (0, 2):
         np.testing.assert_allclose(found[row, 0], want[row, READ[row]], atol=1e-5)
@@ -191,6 +191,23 @@ def test_a_token_is_read_as_the_stack_reads_it(params):
             for row in (0, 2):
                 known = given[layer, row, : READ[row] + 1].swapaxes(0, 1)
                 np.testing.assert_allclose(kept[row, :, : READ[row] + 1], known, atol=1e-5)
+
+
+def test_a_token_of_stacked_layers_is_read_alike(params):
+    """The same numbers where layers are scanned behind a stacked cache, token after token."""
+    step = jit(functools.partial(mot.next_token, cfg=CFG.llm))
+    new, read = texts(READ)[0][:, :1], cache(params)
+    apart, stacked = mot.WritingCache.of(read), mot.WritingCache.of(read, stacked=True)
+    for _ in range(2):  # the second row is full
+        want, apart = step(params, x=new, cache=apart)
+        found, stacked = step(params, x=new, cache=stacked)
+        np.testing.assert_allclose(found, want, atol=1e-6)
+        for one, other in zip(
+            jax.tree.leaves(stacked),
+            (np.stack(apart.k), np.stack(apart.v), apart.length, apart.position),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def behind(params, read):

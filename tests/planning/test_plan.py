@@ -16,6 +16,7 @@ from srum_jax import config, main
 from srum_jax.configs import bagel_7b_srum, shapes
 from srum_jax.core import registry, sharding
 from srum_jax.core.errors import BadInput
+from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 from srum_jax.planning import lowering, plan, topology
 from srum_jax.planning.topology import Target
 
@@ -55,7 +56,7 @@ def test_parts_are_what_lies_on_a_chip():
     cfg = tiny.load_config("", train__trainable="all", train__anchor=0.1)
     mesh = plan.mesh_of(cfg, machine)
     program = lowering.train_step(cfg, tiny.MODEL, mesh)
-    on_chip = {name: lowering.bytes_per_chip(tree) for name, tree in program.parts.items()}
+    on_chip = {name: sharding.bytes_per_device(tree) for name, tree in program.parts.items()}
     shapes = jax.tree.leaves(program.parts["masters"])
     whole = sum(4 * math.prod(x.shape) for x in shapes)
     cut = sum(4 * math.prod(x.sharding.shard_shape(x.shape)) for x in shapes)
@@ -63,8 +64,8 @@ def test_parts_are_what_lies_on_a_chip():
     assert on_chip["moments"] == pytest.approx(2 * cut, rel=0.001)  # and counters
     assert on_chip["params"] == 0 and on_chip["ref"] == cut  # float32 is this config's type
     gen = lowering.train_step(tiny.load_config("", train__objective="sft"), tiny.MODEL, mesh)
-    assert lowering.bytes_per_chip(gen.parts["params"]) > 0
-    assert lowering.bytes_per_chip(gen.parts["ref"]) == 0  # nothing to compare with
+    assert sharding.bytes_per_device(gen.parts["params"]) > 0
+    assert sharding.bytes_per_device(gen.parts["ref"]) == 0  # nothing to compare with
 
 
 def test_rows_and_batches_are_raised_to_what_the_chips_share(unlowered):
@@ -89,13 +90,23 @@ def test_what_hosts_do_alone_is_cut_over_their_own_chips(unlowered):
     assert made["set"]["sample.batch"] == made["set"]["generate.shard_size"] == 4
 
 
+@pytest.mark.parametrize("kind, stacked", [("v5e", True), ("v6e", False), (None, False)])
+def test_layers_stay_stacked_where_a_chip_has_no_room_for_them_apart(kind, stacked, monkeypatch):
+    """The 7B in int8 on one chip of 16 GB, of 32 GB, and where nothing is known of it."""
+    cfg = config.load(bagel_7b_srum.get_config())
+    monkeypatch.setattr(topology, "kind_of", lambda device: kind)
+    mesh = sharding.inference_mesh(jax.devices()[:1], 0)
+    program = lowering.write(cfg, BAGEL_7B_MOT, mesh, "int8")
+    assert program.static["stacked"] == stacked
+
+
 def test_int8_weights_take_less(unlowered):
     """On one chip, as `api.load(precision="int8")` keeps them."""
     machine = Compilers(lambda *_: 1.0).describe(Target("v5e", "2x4"))
     cfg = tiny.load_config("")
     mesh = plan.host_mesh(cfg, machine)
     full, int8 = (lowering.read(cfg, tiny.MODEL, mesh, kept) for kept in ("", "int8"))
-    wide, narrow = (lowering.bytes_per_chip(x.parts["params"]) for x in (full, int8))
+    wide, narrow = (sharding.bytes_per_device(x.parts["params"]) for x in (full, int8))
     cut = [x.dtype for x in jax.tree.leaves(int8.parts)]
     assert 0.25 * wide < narrow < wide and cut.count("int8") > 20
     names = tuple(name for name in lowering.PROGRAMS if name.endswith("_int8"))

@@ -96,3 +96,31 @@ ENTRY %main.3 (p: bf16[3,28,128], q: bf16[3,28,128]) -> bf16[2,128] {
 def test_arrays_of_a_tpu_fill_their_tiles_and_some_lie_on_the_chip():
     """28 heads take 32 rows; all of p is read for the product, a third for what is cut out."""
     assert traffic.moved(TPU) == (3 + 1) * 32 * 128 * 2 + 8 * 128 * 2
+
+
+TILES = """HloModule jit_step
+
+%tiles.1 (p: s8[9,64,128]) -> s8[9,64,128] {
+  %p = s8[9,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %c = s8[9,64,128]{2,1,0:T(8,128)(4,1)} copy(%p)
+}
+
+%layer.2 (p: s8[9,64,128], i: s32[]) -> s8[1,64,128] {
+  %p = s8[9,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %other = s8[9,64,128]{2,1,0:T(8,128)(4,1)} fusion(%p), kind=kLoop, output_to_operand_aliasing={{}: (0, {})}, calls=%tiles.1
+  ROOT %cut = s8[1,64,128]{2,1,0:T(8,128)(4,1)} dynamic-slice(%other, %i, %zero, %zero), dynamic_slice_sizes={1,64,128}
+}
+
+ENTRY %main.3 (p: s8[9,64,128], i: s32[]) -> s8[1,64,128] {
+  %p = s8[9,64,128]{2,1,0:T(32,128)(4,1)} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %y = s8[1,64,128]{2,1,0:T(8,128)(4,1)S(1)} fusion(%p, %i), kind=kLoop, calls=%layer.2
+}
+"""  # noqa: E501
+
+
+def test_a_layer_read_in_other_tiles_is_a_layer():
+    """Of int8 libtpu writes a change of tiles inside the fusion that cuts a layer out."""
+    assert traffic.moved(TILES) == 64 * 128 + 4

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from srum_jax.core import param_tree, preemption
+from srum_jax.core import param_tree, preemption, sharding
 from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.data import masks, pipeline, shards
 from srum_jax.data.images import encode_png
@@ -283,7 +283,7 @@ def test_a_resumed_run_holds_what_a_fresh_one_does_and_the_plan_counts(
     fresh, resumed = held
     planned = lowering.train_step(cfg, lowering.sizes_of(cfg), tiny.mesh(cfg))
     parts = planned.parts | planned.resident
-    counted = sum(lowering.bytes_per_chip(parts[key]) for key in parts if key != "batch")
+    counted = sum(sharding.bytes_per_device(parts[key]) for key in parts if key != "batch")
     assert resumed == fresh
     assert counted <= fresh <= counted + 64  # beside them keys, and the numbers of steps
 

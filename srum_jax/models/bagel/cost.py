@@ -95,11 +95,18 @@ def cached(cfg: BagelConfig) -> int:
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes of a model: `weights` with the autoencoder's, a `token` of a cache, and those that
-    `writing` takes besides: the understanding expert's layers once more, apart (`mot.apart`)."""
+    `writing` takes besides: the layers of what writes once more, apart; spared: whether it also
+    writes without these, where a device lacks them."""
 
     weights: int
     token: int
     writing: int
+    spared: bool = False
+
+    @property
+    def least(self) -> int:
+        """Bytes without which it does not write, caches apart."""
+        return self.weights + (0 if self.spared else self.writing)
 
 
 def memory(cfg: BagelConfig, precision: str) -> Memory:
@@ -117,6 +124,7 @@ def memory(cfg: BagelConfig, precision: str) -> Memory:
         weights=sum(sizes.values()) + 4 * param_tree.count(coder),
         token=cached(cfg) * dtype.itemsize,
         writing=sum(size for path, size in sizes.items() if path.startswith("blocks/und/")),
+        spared=True,
     )
 
 

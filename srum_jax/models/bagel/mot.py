@@ -37,19 +37,23 @@ class Cache:
 
 
 @struct.dataclass
-class CacheByLayer:
-    """A cache with its layers apart, to which token after token is added: of each layer k and v
-    [B,K,T,C], heads before slots, as attention reads them; length and position as of `Cache`."""
+class WritingCache:
+    """A cache to which token after token is added: of each layer k and v [B,K,T,C], heads before
+    slots, as attention reads them, layers apart or stacked [L,B,K,T,C]; length and position as of
+    `Cache`."""
 
-    k: tuple[jax.Array, ...]
-    v: tuple[jax.Array, ...]
+    k: tuple[jax.Array, ...] | jax.Array
+    v: tuple[jax.Array, ...] | jax.Array
     length: jax.Array
     position: jax.Array
 
     @classmethod
-    def of(cls, cache: Cache) -> "CacheByLayer":
+    def of(cls, cache: Cache, *, stacked: bool = False) -> "WritingCache":
         """The same keys and values."""
-        k, v = (tuple(jnp.swapaxes(y, 1, 2) for y in x) for x in (cache.k, cache.v))
+        if stacked:
+            k, v = (jnp.swapaxes(x, 2, 3) for x in (cache.k, cache.v))
+        else:
+            k, v = (tuple(jnp.swapaxes(y, 1, 2) for y in x) for x in (cache.k, cache.v))
         return cls(k, v, cache.length, cache.position)
 
 
@@ -127,30 +131,43 @@ def stack(
 
 
 def next_token(
-    params: param_tree.Params, cfg: LLMConfig, x: jax.Array, cache: CacheByLayer
-) -> tuple[jax.Array, CacheByLayer]:
+    params: param_tree.Params, cfg: LLMConfig, x: jax.Array, cache: WritingCache
+) -> tuple[jax.Array, WritingCache]:
     """The und expert on one text token a row, x [B,1,D], behind all that its row has read.
 
     Returns (after the final norm [B,1,D], the cache with the token in it). A row whose cache is
-    full does not keep its token, nor see it.
+    full does not keep its token, nor see it. Behind a stacked cache layers are scanned, and
+    parameters must be stacked too; otherwise these may be apart already (`apart`).
     """
     angles = rope_angles(cache.position[:, None], cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
     row = jnp.arange(len(x))
     length = jnp.minimum(cache.length + 1, cache.k[0].shape[2])
-    keys, values = [], []
-    for layer, k, v in zip(apart(params)["blocks"], cache.k, cache.v, strict=True):
-        p = layer["und"]
+
+    def through(p, x, past, layer):
         query, key, value = _project(p, x, *angles, cfg)
+        at = (*layer, row, slice(None), cache.length)
         with jax.named_scope("attention"):
-            k = k.at[row, :, cache.length].set(key[:, 0], mode="drop")
-            v = v.at[row, :, cache.length].set(value[:, 0], mode="drop")
-            attended = attention.attend_one(query[:, 0], k, v, length)
-        x = finish(p, x, attended[:, None], cfg.rms_eps)
-        keys.append(k)
-        values.append(v)
+            k = past[0].at[at].set(key[:, 0], mode="drop")
+            v = past[1].at[at].set(value[:, 0], mode="drop")
+            attended = attention.attend_one(query[:, 0], k[layer], v[layer], length)
+        return finish(p, x, attended[:, None], cfg.rms_eps), (k, v)
+
+    if isinstance(cache.k, tuple):
+        grown = []
+        for layer, *past in zip(apart(params)["blocks"], cache.k, cache.v, strict=True):
+            x, both = through(layer["und"], x, past, ())
+            grown.append(both)
+        keys, values = zip(*grown, strict=True)
+    else:
+
+        def turn(i, carry):
+            p = jax.tree.map(lambda y: y[i], params["blocks"]["und"])
+            return through(p, *carry, (i,))
+
+        x, (keys, values) = jax.lax.fori_loop(0, cfg.layers, turn, (x, (cache.k, cache.v)))
     position = cache.position + (length - cache.length)
-    grown = CacheByLayer(tuple(keys), tuple(values), length, position)
-    return rms_norm(x, params["norm"]["und"], cfg.rms_eps), grown
+    x = rms_norm(x, params["norm"]["und"], cfg.rms_eps)
+    return x, WritingCache(keys, values, length, position)
 
 
 def stack_behind(
