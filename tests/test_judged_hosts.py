@@ -1,6 +1,7 @@
 """Benchmarks, judges and the choice among models on two hosts and in a bucket: as on one host."""
 
 import pathlib
+import re
 import signal
 
 import campaign
@@ -17,6 +18,7 @@ from srum_jax.evals import official_files
 from srum_jax.evals.official_files import Row
 from srum_jax.stages import replies
 from srum_jax.stages.manifest import Workdir
+from srum_jax.worlds.shapes import benchmark_files
 
 WHOLE = ("nothing", 0)  # for `tests/hosts.py`: no folder is called so
 
@@ -106,11 +108,20 @@ def test_pictures_in_a_bucket_are_looked_for_by_a_listing(bucket, monkeypatch):
 @pytest.mark.slow
 def test_killed_on_one_host_of_two_it_ends_as_on_one(run, server):
     """Killed while the second model's pictures are judged; of the first one's some marks are lost,
-    which are asked for again, and nothing else is that was written."""
+    which are asked for again, and nothing else is that was written. Undisturbed, both hosts
+    together ask what one does, each question once, and choose alike."""
     one, started = run("one")
     hosts.ended(started)
     whole = server.asked()
-    assert sum(whole.values()) == len(whole) == judged_hosts.JUDGED
+    assert whole.total() == len(whole) == judged_hosts.JUDGED
+
+    server.http.asked.clear()
+    both, started = run("both", 2)
+    printed = hosts.ended(started)
+    assert server.asked() == whole
+    choices = [re.findall(r"adjust: \{.*", text) for text in printed]
+    assert choices[0] == choices[1] and len(choices[0]) == 1
+    judged_hosts.assert_same_ends(one, both)
 
     server.http.asked.clear()
     server.failures = 1
@@ -130,3 +141,31 @@ def test_killed_on_one_host_of_two_it_ends_as_on_one(run, server):
     assert server.asked().keys() == whole.keys()
     again = (server.asked() - whole).total()
     assert judged_hosts.AT_ONCE < again <= 3 * judged_hosts.AT_ONCE
+
+
+FAULTS = {  # of the second host's data: what both say, with exit code 2
+    "a damaged picture": ".jpg: not a readable image",
+    "a question less": "different inputs of the stage evaluate (suite pope): start all of them",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_data_that_is_bad_on_one_host_of_two_ends_both(tmp_path, fault):
+    """While the other one waits for its replies, or before anybody is asked."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        benchmark_files.write("pope", folder / "pope", split="test", count=12)
+    pictures, questions = (sorted(folders[1].rglob(f"*.{kind}")) for kind in ("jpg", "json"))
+    if fault == "a damaged picture":
+        for path in pictures:
+            path.write_bytes(path.read_bytes()[:40])
+    else:
+        questions[0].write_text("".join(questions[0].read_text().splitlines(True)[:-1]))
+    values = {"stages": ("evaluate",), "evaluate__suites": ("pope:pope",), "evaluate__batch": 1}
+    weights = judged_hosts.write_model(tmp_path / "model")
+    path = hosts.write_config(tmp_path / "config.py", weights, **values)
+    program = ["-m", "srum_jax.main", "--config", path, "--workdir", tmp_path / "work"]
+    program += ["--config.distributed.heartbeat_timeout=10"]
+    for text in hosts.ended(hosts.start(program, processes=2, folders=folders), 2):
+        assert FAULTS[fault] in text and "Traceback" not in text
+    assert not (Workdir(tmp_path / "work").stage("evaluate") / "manifest.json").exists()
