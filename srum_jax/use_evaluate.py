@@ -141,7 +141,9 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
     with lock.held(folder):
         before = suite_folder.same(folder, asked)
         outputs, panel = replied(options, suite, folder / KEPT, models, judges)
-        asked = dataclasses.replace(asked, judges=suite_folder.judges_told(panel, before))
+        every = [one for by_seed in outputs.values() for one in by_seed.values()]
+        told = suite_folder.judges_told(panel, before, every)
+        asked = dataclasses.replace(asked, judges=told)
         return _said(suite_folder.write(folder, suite, outputs, asked), folder)
 
 
@@ -208,12 +210,21 @@ def config(options: argparse.Namespace, model: Any = None) -> Any:
         cfg = dataclasses.replace(cfg, score=dataclasses.replace(cfg.score, external=at))
     if model is None:
         return cfg
+    sample = sampler_settings(options, model)
     return dataclasses.replace(
         cfg,
-        sample=sampler_settings(options, model),
-        evaluate=dataclasses.replace(evaluate, batch=options.batch or told.batch),
+        sample=dataclasses.replace(sample, batch=rows(sample.batch, model)),
+        evaluate=dataclasses.replace(evaluate, batch=rows(options.batch or told.batch, model)),
         compute=ComputeConfig(dtype=str(model.dtype.__name__)),
     )
+
+
+def rows(wanted: int, model: Any) -> int:
+    """Rows of a call: at least `wanted`, and as many on each copy of the weights."""
+    from srum_jax.core import sharding
+
+    ways = sharding.row_ways(model.mesh)
+    return -(-wanted // ways) * ways
 
 
 def sampler_settings(options: argparse.Namespace, model: Any) -> Any:
@@ -270,9 +281,7 @@ def editing(settings: Any, told: Any) -> Any:
     from srum_jax.config import Config
     from srum_jax.stages import replies
 
-    if told.edit == told.generate:
-        return settings
-    return replies.editing(told.edit, dataclasses.replace(Config(), sample=settings))
+    return replies.editing(told, dataclasses.replace(Config(), sample=settings))
 
 
 def seeds(options: argparse.Namespace) -> list[int]:
@@ -348,13 +357,13 @@ def replied(
                     title=title,
                 )
             said[name, seed] = (requests, found)
-    panel = []
+    panel: dict[str, Any] = {}
     if judges:
         *_, (_, about) = models.values()
-        panel = [
-            replies.suite_judge(one, loaded, cfg, model.mesh, revision=about.digest)
+        panel = {
+            one: replies.suite_judge(one, loaded, cfg, model.mesh, revision=about.digest)
             for one in judges
-        ]
+        }
         for (name, seed), (requests, found) in said.items():
             place = folder / kept(options, name, seed)
             with jax.set_mesh(model.mesh):
@@ -364,7 +373,7 @@ def replied(
     outputs: dict[str, dict[int, ModelOutputs]] = {name: {} for name in models}
     for (name, seed), (requests, found) in said.items():
         outputs[name][seed] = ModelOutputs(requests, found, suite.verdicts(requests, found))
-    return outputs, panel
+    return outputs, list(panel.values())
 
 
 def kept(options: argparse.Namespace, name: str, seed: int) -> str:

@@ -35,7 +35,7 @@ FULL = 64  # bytes that a file may still have on the full disk
 UNFINISHED = re.compile(r"(^|/)\.|orbax-checkpoint-tmp|metrics\.jsonl")
 # Files with times in them, or of records and parameters, which are compared as such.
 NO_BYTES = re.compile(
-    r"/(manifest|started)\.json$|metrics\.jsonl|train\.(array_rec|summar)|^/train/"
+    r"/(manifest|started)\.json$|metrics\.jsonl|train\.(array_rec|summar)|^/train/|^/adjust/params/"
 )
 
 

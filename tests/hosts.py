@@ -46,8 +46,11 @@ def write_config(path, weights, **values):
     return path
 
 
-def start(program, *, processes=1, devices=1, port=None):
-    """Starts `program` (what follows `python`) once or on several hosts; their outputs in files."""
+def start(program, *, processes=1, devices=1, port=None, folders=None):
+    """Starts `program` (what follows `python`) once or on several hosts; their outputs in files.
+
+    folders: in which the processes work, one each.
+    """
     more = [[]]
     if processes > 1:
         address = f"127.0.0.1:{port or free_port()}"
@@ -56,12 +59,13 @@ def start(program, *, processes=1, devices=1, port=None):
     return [
         subprocess.Popen(
             [sys.executable, *map(str, program), *own],
+            cwd=folder,
             env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for own in more
+        for own, folder in zip(more, folders or [None] * len(more), strict=True)
     ]
 
 

@@ -67,9 +67,10 @@ def run(folders, monkeypatch, capsys, tmp_path):
     opened, load = {}, api.load
 
     def load_once(model, **how):
-        if model not in opened:
-            opened[model] = load(model, **how)
-        return opened[model]
+        key = model, how.get("mesh")
+        if key not in opened:
+            opened[key] = load(model, **how)
+        return opened[key]
 
     def run(*arguments):
         try:
@@ -161,6 +162,28 @@ def test_a_killed_evaluation_goes_on(run, folders, data, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "scores.json").read_text() == expected
     calls.clear()
     assert run(*asked(folders, data, "--batch", 1))[0] == 0 and not calls
+
+
+def test_data_and_results_may_lie_in_a_bucket(run, folders, data, bucket, tmp_path):
+    for path in data.rglob("*"):
+        if path.is_file():
+            (bucket / "data" / path.relative_to(data)).write_bytes(path.read_bytes())
+    how = ("--suite", "pope", "--model", folders[0])
+    found = []
+    for source, out in ((data, tmp_path / "out"), (bucket / "data", bucket / "out")):
+        code, _, err = run(*how, "--data", source, "-o", out)
+        assert code == 0, err
+        scores = json.loads((out / "scores.json").read_text())
+        del scores["data"]["file"]
+        found.append((scores, (out / "replies.jsonl").read_text()))
+        assert (out / "official" / "pope" / "coco_pope_random_answers.jsonl").exists()
+    assert found[0] == found[1]
+    before = (bucket / "out" / "scores.json").read_text()
+    (bucket / "out" / "scores.json").unlink()
+    code, _, err = run("--rescore", bucket / "out")
+    assert code == 0 and (bucket / "out" / "scores.json").read_text() == before, err
+    code, _, err = run(*how, "--data", bucket / "data", "-o", bucket / "out", "--limit", 4)
+    assert code == 2 and "holds an evaluation" in err
 
 
 def test_another_evaluation_is_not_mixed_in(run, folders, data):
@@ -391,6 +414,17 @@ def test_pictures_from_several_seeds(run, folders, prompts, tmp_path):
     before = (tmp_path / "out" / "scores.json").read_text()
     assert run("--rescore", "out")[0] == 0
     assert (tmp_path / "out" / "scores.json").read_text() == before
+
+
+def test_rows_that_do_not_divide_over_the_copies_of_a_model(run, folders, data, prompts, tmp_path):
+    """As many are asked and drawn as on one device."""
+    drawn = ("--suite", "geneval", "--data", prompts, "--model", folders[0], "-o", "drawn")
+    drawn += ("--size", "32x32", "--steps", 2)
+    for command, count in ((asked(folders, data), 10), (drawn, None)):
+        code, _, err = run(*command, "--batch", 3, "--mesh", "4x2")
+        assert code == 0, err
+        replies = lines(tmp_path / command[command.index("-o") + 1] / "replies.jsonl")
+        assert len({row["id"] for row in replies}) == len(replies) == (count or len(replies)) > 3
 
 
 def test_answers_have_no_seeds(run, folders, data):

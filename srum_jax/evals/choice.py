@@ -154,6 +154,8 @@ class Rule:
     def _why_none(self, base: Candidate, several: Sequence[Candidate]) -> str:
         if not several:
             return "training left nothing to try: the base stays"
+        if np.isnan(base.target.number):
+            return f"nothing of what the base did could be scored on {self.target}: it stays"
         gaining = [one for one in several if self._gain(base.target, one.target, None) > 0]
         if not gaining:
             return f"none of {len(several)} gains on {self.target}: the base stays"
@@ -184,6 +186,8 @@ def estimate(one: Metric, base: Metric, seed: int = 0) -> Estimate:
 
 def told(one: Estimate) -> str:
     """An estimate in points, in words."""
+    if np.isnan(one.diff):
+        return "not known, as a part of the data has no scores"
     if one.ci95 is None:
         return f"{_points(one.diff)} points"
     return f"{_points(one.diff)} points ({_points(one.ci95[0])} to {_points(one.ci95[1])})"

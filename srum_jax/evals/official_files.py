@@ -172,12 +172,12 @@ def pictures(
     Raises BadInput listing those that are missing.
     """
     folder = epath.Path(folder)
-    folder = folder.parent if folder.is_file() else folder
+    folder, inside = folder.parent if folder.is_file() else folder, _Inside()
     known: dict[str, epath.Path | None] = {}
     faults, found = [], []
     for name, row in zip(names, rows, strict=True):
         if name not in known:
-            known[name] = None if leads_out(name) else _first(folder, name, places)
+            known[name] = None if leads_out(name) else _first(folder, name, places, inside)
         if known[name] is None:
             why = "leads out of the folder" if leads_out(name) else "is not there"
             faults.append(f"{row.where}: the picture {quoted(name)} {why}")
@@ -192,12 +192,33 @@ def leads_out(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]
 
 
-def _first(folder: epath.Path, name: str, places: Sequence[str]) -> epath.Path | None:
+def _first(
+    folder: epath.Path, name: str, places: Sequence[str], inside: "_Inside"
+) -> epath.Path | None:
     for place in ("", *places):
         path = folder / place / name if place else folder / name
-        if path.is_file():
+        if inside.has(path):
             return path
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inside:
+    """Which files there are; of a bucket, where each would be a request, by one listing a folder.
+
+    names: of the folders listed so far.
+    """
+
+    names: dict[epath.Path, frozenset[str]] = dataclasses.field(default_factory=dict)
+
+    def has(self, path: epath.Path) -> bool:
+        if not files.is_remote(path):
+            return path.is_file()
+        parent = path.parent
+        if parent not in self.names:
+            there = parent.iterdir() if parent.is_dir() else ()
+            self.names[parent] = frozenset(one.name for one in there)
+        return path.name in self.names[parent]
 
 
 def load_pictures(paths: Iterable[epath.Path]) -> Iterator[np.ndarray]:

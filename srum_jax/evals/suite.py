@@ -133,13 +133,15 @@ class JudgeReply:
 
     text: its words; with `first_token` the likeliest first token as a text · status: "ok", else why
     there is no reply · p: {text: probability} of the request's `first_token` · bound: what the true
-    probability is at most where p says 0, as a server lists the likeliest tokens alone.
+    probability is at most where p says 0, as a server lists the likeliest tokens alone · served:
+    as what a server named the model that replied.
     """
 
     text: str = ""
     status: str = "ok"
     p: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bound: float = 0.0
+    served: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +286,10 @@ class Suite(Protocol):
     def requests(self, model: str) -> Requests:
         """What the named model is asked: always the same, in the same order."""
         ...
+
+    def asks(self, judge: str) -> bool:
+        """Whether a judge of `evaluate.judges` is asked, where any is."""
+        return True
 
     def judge_requests(self, requests: Requests, replies: Replies) -> Sequence[JudgeRequest]:
         """What a judge is asked about the replies, where the suite wants one."""

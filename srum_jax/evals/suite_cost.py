@@ -30,10 +30,16 @@ def lines(
     yield f"{suite.name}: {', '.join(parts)} by {models} model{'s' if models > 1 else ''}{behind}"
     if server := getattr(suite, "server", ""):
         yield f"{suite.name}: this split has no answers: no score, but a file for {server}"
-    if judges:
-        questions = suite.judge_requests(asked, blank(asked))
-        for name in judges:
-            yield f"{suite.name}, judge {name}: {suite_judges.cost(questions, models * seeds)}"
+    yield from of_judges(suite, judges, models * seeds)
+
+
+def of_judges(suite: Suite, judges: Sequence[str], times: int) -> Iterator[str]:
+    """A line on what each judge is asked about the replies of `times` models."""
+    names = [name for name in judges if suite.judged and suite.asks(name)]
+    asked = suite.requests("model")
+    questions = suite.judge_requests(asked, blank(asked)) if names else ()
+    for name in names:
+        yield f"{suite.name}, judge {name}: {suite_judges.cost(questions, times)}"
 
 
 def blank(asked: Requests) -> Replies:

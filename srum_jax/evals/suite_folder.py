@@ -99,17 +99,26 @@ def _thinking(think_tokens: int) -> dict[str, int]:
 
 
 def judges_told(
-    panel: Sequence[SuiteJudge], before: Mapping[str, Mapping[str, Any]]
+    panel: Iterable[SuiteJudge],
+    before: Mapping[str, Mapping[str, Any]],
+    outputs: Iterable[ModelOutputs],
 ) -> dict[str, dict[str, Any]]:
-    """{judge: {"revision", "decoding", "date": of the first replies}}; before: the same of an
-    earlier try, whose replies are kept, with the names under which a server gave them."""
+    """{judge: {"revision", "decoding", "date": of the first replies}}.
+
+    before: the same of an earlier try, whose replies are kept · outputs: with all replies, of
+    whichever host and try; "decoding" has "served", as what servers named the models that gave
+    them.
+    """
+    served: dict[str, set[str]] = {}
+    for one in outputs:
+        for judge, said in one.replies.judged.items():
+            served.setdefault(judge, set()).update(reply.served for reply in said)
     found = {one.name: {"revision": one.revision, "decoding": dict(one.decoding)} for one in panel}
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     for name, one in found.items():
         one["date"] = before.get(name, {}).get("date", today)
-        names = before.get(name, {}).get("decoding", {}).get("served", [])
-        if names or "served" in one["decoding"]:
-            one["decoding"]["served"] = sorted({*names, *one["decoding"].get("served", [])})
+        if names := sorted(served.get(name, set()) - {""}):
+            one["decoding"]["served"] = names
     return found
 
 

@@ -190,7 +190,6 @@ class ExternalJudge:
     tokenizer: Tokenizer | None = dataclasses.field(default=None, repr=False)
     sleep: Callable[[float], None] = dataclasses.field(default=time.sleep, repr=False)
     source: ExternalText = dataclasses.field(init=False, repr=False)
-    served: set[str] = dataclasses.field(default_factory=set, init=False)
 
     def __post_init__(self):
         source = ExternalText.connect(self.endpoint, sleep=self.sleep)
@@ -203,14 +202,13 @@ class ExternalJudge:
 
     @property
     def decoding(self) -> Mapping[str, Any]:
-        """See `SuiteJudge`; with the names under which the server replied so far."""
+        """See `SuiteJudge`."""
         return {
             "temperature": 0.0,
             "seed": 0,
             "words": "up to the limit of each request",
             "first token": "the listed tokens of that spelling",
             "images": "in full, as PNG; the server resizes",
-            "served": sorted(self.served),
         }
 
     def ask(self, requests: Sequence[JudgeRequest]) -> list[JudgeReply]:
@@ -219,12 +217,13 @@ class ExternalJudge:
         for start in range(0, len(requests), AT_ONCE):
             some = [requests[i] for i in range(start, min(start + AT_ONCE, len(requests)))]
             said = self.source.ask([_chat(one) for one in some])
-            replies += [self._reply(one, chat) for one, chat in zip(some, said, strict=True)]
+            replies += [
+                dataclasses.replace(self._reply(one, chat), served=chat.model)
+                for one, chat in zip(some, said, strict=True)
+            ]
         return replies
 
     def _reply(self, request: JudgeRequest, chat: ChatReply) -> JudgeReply:
-        if chat.model:
-            self.served.add(chat.model)
         if chat.failure:
             return JudgeReply(status=chat.failure)
         if not request.first_token:

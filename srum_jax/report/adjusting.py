@@ -19,13 +19,13 @@ KEPT_BASE = "the base as it was"
 class Tried:
     """A model that was tried; differences to the base are shares.
 
-    floors: (name, difference, whether it is below what is allowed) of what was measured · chosen:
-    whether it is the one that is kept.
+    target: None where nothing was scored · floors: (name, difference, whether it is below what is
+    allowed) of what was measured · chosen: whether it is the one that is kept.
     """
 
     words: str
     guidance: float
-    target: float
+    target: float | None
     floors: tuple[tuple[str, float, bool], ...]
     allowed: bool
     chosen: bool
@@ -108,7 +108,7 @@ def _tried(
     return Tried(
         words=_model(row),
         guidance=row["guidance"],
-        target=row["target"],
+        target=row.get("target"),
         floors=found,
         allowed=bool(row["allowed"]),
         chosen=same and bool(chosen.get("share")),

@@ -24,9 +24,10 @@ from srum_jax.core.constraints import limits_of_loss
 from srum_jax.core.errors import BadInput, quoted
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.data import shards
-from srum_jax.evals import choice, choosing
+from srum_jax.evals import choice, choosing, suite_cost
+from srum_jax.evals.benchmark import Benchmark
 from srum_jax.evals.choice import Candidate, Choice, Rule
-from srum_jax.evals.suite import ModelOutputs, Suite
+from srum_jax.evals.suite import Suite
 from srum_jax.rewards import question_templates
 from srum_jax.stages import adjusted, evaluate, focus, loading, monitor, preflight
 from srum_jax.stages.asking import MODEL, Asking, Validation
@@ -35,6 +36,8 @@ from srum_jax.stages.manifest import Manifest, Outcome, Workdir, candidates_of, 
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.rollout import Rollout
 from srum_jax.training import checkpoint
+
+TEST = "test"  # folder of what the chosen model replies to the suites of `evaluate`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +105,28 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             f"pictures and, of those that gain, {said:,} answers and {edits:,} edits"
         )
         found.costs.append(Cost("adjust", what, cfg.rounds * (images + edits) * each))
+        note_judges(cfg, suites, cfg.rounds * (1 + tried), found)
+
+
+def note_judges(cfg: Config, suites: Sequence[Suite], times: int, found: Checks) -> None:
+    """What judges are asked at most, and whether an external one answers, where the rule goes by a
+    metric that they have a say in."""
+    wanted = (cfg.adjust.target, *limits_of_loss(cfg.adjust.floors))
+    asking = [s for s in suites if any(not s.measured_by.get(name, ("",)) for name in wanted)]
+    for suite in asking:
+        lines = suite_cost.of_judges(suite, cfg.evaluate.judges, times)
+        found.notes += [f"adjust, at most: {line}" for line in lines]
+    evaluate.check_judges(cfg, asking, found)
 
 
 def problems(cfg: Config) -> Iterator[str]:
     """What is wrong with the config's `adjust` section beside others, a line each."""
     if cfg.adjust.prompts == cfg.generate.prompts:
         yield f"adjust.prompts = {quoted(cfg.adjust.prompts)} are trained on: choose by others"
+    names = [entry.partition(":")[0] for entry in cfg.adjust.suites]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:  # replies and metrics are kept by a suite's name
+            yield f"adjust.suites names {quoted(name)} twice"
     for entry in cfg.adjust.suites:
         name, _, data = entry.partition(":")
         tested = data == "test" or (data and entry in cfg.evaluate.suites)
@@ -150,6 +169,13 @@ def validation(cfg: Config, work: Workdir, language: str) -> tuple[Suite, ...]:
                 f"adjust: {len(pairs)} of the prompts to choose by are evaluated on, the first "
                 f"{quoted(one.text)} ({one.where}; {other.where}): name others"
             )
+        data = {s.data.sha256: s.data.file for s in tested if isinstance(s, Benchmark)}
+        for suite in suites:
+            if isinstance(suite, Benchmark) and suite.data.sha256 in data:
+                raise BadInput(
+                    f"adjust.suites: {suite.data.file} holds what evaluate.suites ask of "
+                    f"{data[suite.data.sha256]}: name another file"
+                )
     return suites
 
 
@@ -227,18 +253,27 @@ def adjust(
     section = told(rule, base, trials, candidates, made, start)
     parts: dict[str, Any] = {"adjust": section}
     written: dict[str, str] = {}
-    if made.chosen is not None:
+    trial = None if made.chosen is None else trials[made.chosen]
+    if trial:
         written["params"] = "params"
-        trial = trials[made.chosen]
-        same = trial.share == 1 and trial.kept.place == work.stage("train") / "params"
-        section["measured_as"] = "trained" if same and trial.guidance == start else "adjusted"
-        if section["measured_as"] == "adjusted" and "evaluate" in cfg.stages:
+    if "evaluate" in cfg.stages:
+        section["measured_as"] = measured_as(trial, work, start)
+        if section["measured_as"] == "adjusted":
             parts["adjusted"], files = measure(cfg, mesh, work, folder, loaded, trial)
             written |= files
     section["next"] = following(cfg, work, section["chosen"]["guidance"])
     logging.info("adjust: %s: %s", section["chosen"], section["why"])
     counts = {"tried": len(trials), "allowed": sum(row["allowed"] for row in section["tried"])}
     return Outcome(written, counts, items=len(trials), results=parts)
+
+
+def measured_as(trial: Trial | None, work: Workdir, guidance: float) -> str:
+    """As which model `evaluate` has measured the chosen one, None for the base: "base", "trained",
+    or "adjusted" for one that it has not. guidance: with which it drew."""
+    if trial is None:
+        return "base"
+    same = trial.share == 1 and trial.kept.place == work.stage("train") / "params"
+    return "trained" if same and trial.guidance == guidance else "adjusted"
 
 
 def mixture(
@@ -306,28 +341,25 @@ def measure(
     used = adjusted.in_use(cfg, work)
     model = mixture(loaded, cfg, trial.kept, trial.share, mesh)
     suites = evaluate.named(cfg, loading.language(loaded.source))
-    asking = Asking(used, mesh, folder / "test", loaded)
-    said, _ = evaluate.replied(
-        dataclasses.replace(used, stages=tuple(s for s in used.stages if s != "train")),
-        mesh,
-        work,
-        work.stage("evaluate"),
-        suites,
-    )
-    findings = {}
-    for suite in suites:
-        requests = suite.requests(MODEL)
-        outputs = {
-            "base": ModelOutputs(
-                *said[suite.name]["base"], suite.verdicts(*said[suite.name]["base"])
-            ),
-            MODEL: asking.outputs(suite, requests, suite.name, model, trial.guidance),
+    place, before = folder / TEST, work.stage("evaluate")
+    asking = Asking(used, mesh, place, loaded)
+    outputs = {
+        suite.name: {
+            "base": asking.evaluated(suite, before / suite.name / "base"),
+            MODEL: asking.outputs(suite, suite.requests(MODEL), suite.name, model, trial.guidance),
         }
-        findings[suite.name] = suite.findings(outputs)
+        for suite in suites
+    }
     if jax.process_index():
         return {}, {}
+    drawn = dataclasses.replace(used.sample, guidance=trial.guidance)
+    used = dataclasses.replace(used, sample=drawn)
+    panel = asking.panel if any(suite.judged for suite in suites) else {}
+    found = evaluate.findings(used, work, place, suites, outputs, panel)
+    for suite in suites:
+        evaluate.write_official(place / suite.name, suite, {MODEL: outputs[suite.name][MODEL]})
     parts: dict[str, Any] = {}
-    return parts, evaluate.write(folder, findings, parts)
+    return parts, evaluate.write(folder, found, parts)
 
 
 # ------------------------------------------------------------------------------------- what is said
@@ -346,7 +378,8 @@ def told(
     rows = []
     for trial, one in zip(trials, candidates, strict=True):
         floors = {n: m.number - base.floors[n].number for n, m in one.floors.items()}
-        row = {"target": one.target.number - base.target.number, "floors": floors}
+        row = _defined({"target": one.target.number - base.target.number})
+        row["floors"] = _defined(floors)
         rows.append(trial.words | row | {"allowed": rule.allowed(base, one)})
     stays = {"step": 0, "share": 0.0, "guidance": guidance, "target": 0.0}
     stays["floors"] = dict.fromkeys(rule.floors, 0.0)
@@ -355,19 +388,26 @@ def told(
         "rule": rule.words,
         "target": rule.target,
         "floors": dict(rule.floors),
-        "base": {n: m.number for n, m in {rule.target: base.target, **base.floors}.items()},
+        "base": _defined(
+            {n: m.number for n, m in {rule.target: base.target, **base.floors}.items()}
+        ),
         "tried": rows,
         "chosen": {k: v for k, v in rows[made.chosen].items() if k != "allowed"}
         if made.chosen is not None
         else stays,
         "why": made.why,
-        "measured_as": "base",
         "folds": rule.folds,
         "crossfitted": {
             name: {"n": one.n, "diff": one.diff} | ({"ci95": list(one.ci95)} if one.ci95 else {})
             for name, one in crossfit.items()
+            if one.diff == one.diff
         },
     }
+
+
+def _defined(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """Without those that are NaN: what nothing was scored of has no number."""
+    return {name: number for name, number in numbers.items() if number == number}
 
 
 def following(cfg: Config, work: Workdir, guidance: float) -> dict[str, Any]:

@@ -38,10 +38,10 @@ class Asking:
     base: LoadedModel
 
     @functools.cached_property
-    def panel(self) -> list[SuiteJudge]:
-        """Made when a suite wants it."""
+    def panel(self) -> dict[str, SuiteJudge]:
+        """Judges by their names in `evaluate.judges`; made when a suite wants one."""
         names = self.cfg.evaluate.judges
-        return [replies.suite_judge(name, self.base, self.cfg, self.mesh) for name in names]
+        return {name: replies.suite_judge(name, self.base, self.cfg, self.mesh) for name in names}
 
     def outputs(
         self,
@@ -73,6 +73,17 @@ class Asking:
         )
         if judged and suite.judged:
             found = replies.judged(suite, requests, found, guided, self.panel, **how)
+        return ModelOutputs(requests, found, suite.verdicts(requests, found))
+
+    def evaluated(self, suite: Suite, folder: epath.Path) -> ModelOutputs:
+        """What the stage `evaluate` has of the base and keeps in `folder`; what judges could not
+        reply then stays as it is. Only what a disk lost since is asked for again."""
+        requests = suite.requests("base")
+        asked = replies.model_under_test(self.base, self.cfg, self.mesh)
+        how = dict(title=f"evaluate, {suite.name}: base")
+        found = replies.replies(requests, folder, self.base, asked, self.cfg, self.mesh, **how)
+        if suite.judged:
+            found = replies.judged(suite, requests, found, folder, self.panel, final=True, **how)
         return ModelOutputs(requests, found, suite.verdicts(requests, found))
 
 

@@ -58,6 +58,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
                 prompt_lists.check(suite.prompts, reader)
                 note_cost(cfg, suite, found)
             check_thinking(cfg, weights, suites)
+            check_judges(cfg, suites, found)
             models = ("base", "trained") if "train" in cfg.stages else ("base",)
             asked = [suite.requests(model) for suite in suites for model in models]
             images, edits = (
@@ -82,13 +83,18 @@ def check_thinking(cfg: Config, weights: Any, suites: Sequence[Suite]) -> None:
 
 
 def note_cost(cfg: Config, suite: Suite, found: Checks) -> None:
-    """What a benchmark will ask of models and judges, and whether an external judge answers."""
-    if not isinstance(suite, Benchmark):
-        return
-    asked = cfg.evaluate.judges if suite.judged else ()
-    models, think_tokens = 1 + ("train" in cfg.stages), cfg.evaluate.think_tokens
-    found.notes += suite_cost.lines(suite, asked, models, think_tokens=think_tokens)
-    if "external" in asked:
+    """What a benchmark will ask of models, and what judges will be asked."""
+    models, asked = 1 + ("train" in cfg.stages), cfg.evaluate.judges
+    if isinstance(suite, Benchmark):
+        think_tokens = cfg.evaluate.think_tokens
+        found.notes += suite_cost.lines(suite, asked, models, think_tokens=think_tokens)
+    else:
+        found.notes += suite_cost.of_judges(suite, asked, models)
+
+
+def check_judges(cfg: Config, suites: Sequence[Suite], found: Checks) -> None:
+    """Whether the external judge answers, where a suite asks it."""
+    if "external" in cfg.evaluate.judges and any(s.judged and s.asks("external") for s in suites):
         with found.noting():
             external.reach(judges.endpoint(cfg.score))
 
@@ -155,11 +161,8 @@ def evaluate(
     }
     written, parts = {}, {}
     if jax.process_index() == 0:
-        found = {suite.name: suite.findings(outputs[suite.name]) for suite in suites}
-        told = suite_folder.judges_told(panel, files.kept(folder / JUDGES) or {})
-        write_json(folder / JUDGES, told)
+        found = findings(cfg, work, folder, suites, outputs, panel)
         for suite in suites:
-            found[suite.name] = in_full(cfg, suite, found[suite.name], told)
             write_official(folder / suite.name, suite, outputs[suite.name])
         exact = next((suite for suite in suites if suite.verifier), None)
         if exact:
@@ -181,9 +184,9 @@ def replied(
     work: Workdir,
     folder: epath.Path,
     suites: Sequence[Suite],
-) -> tuple[dict[str, dict[str, tuple[Requests, Replies]]], list[SuiteJudge]]:
+) -> tuple[dict[str, dict[str, tuple[Requests, Replies]]], dict[str, SuiteJudge]]:
     """(What each model was asked by each suite, and its replies with what judges say of them; the
-    judges.)
+    judges by their names in `evaluate.judges`.)
 
     The judge "self" is the model that the round starts from, of both models' pictures: one that
     changes between the two would compare nothing.
@@ -204,11 +207,11 @@ def replied(
                 requests, place, loaded, asked, cfg, mesh, title=title, judge=first
             )
             said[suite.name][name] = (requests, found)
-    panel = []
+    panel = {}
     if any(suite.judged for suite in suites):
-        panel = [
-            replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
-        ]
+        panel = {
+            one: replies.suite_judge(one, first or loaded, cfg, mesh) for one in cfg.evaluate.judges
+        }
         for suite in (one for one in suites if one.judged):
             for name, (requests, found) in said[suite.name].items():
                 how = dict(title=f"evaluate, {suite.name}: {name}")
@@ -218,20 +221,57 @@ def replied(
     return said, panel
 
 
+def findings(
+    cfg: Config,
+    work: Workdir,
+    folder: epath.Path,
+    suites: Sequence[Suite],
+    outputs: Outputs,
+    panel: Mapping[str, SuiteJudge],
+) -> dict[str, Findings]:
+    """What each suite found, with all that is known of the judges, which is kept in `folder`."""
+    every = [one for by_model in outputs.values() for one in by_model.values()]
+    before = files.kept(folder / JUDGES) or {}
+    told = suite_folder.judges_told(panel.values(), before, every)
+    write_json(folder / JUDGES, told)
+    return {
+        suite.name: in_full(cfg, work, suite, suite.findings(outputs[suite.name]), told)
+        for suite in suites
+    }
+
+
 def in_full(
-    cfg: Config, suite: Suite, found: Findings, told: Mapping[str, Mapping[str, Any]]
+    cfg: Config,
+    work: Workdir,
+    suite: Suite,
+    found: Findings,
+    told: Mapping[str, Mapping[str, Any]],
 ) -> Findings:
-    """A benchmark's findings with what the section says of judge, drawing and decoding."""
-    if not isinstance(suite, Benchmark) or not found.section:
+    """Findings with what the section says of judges, drawing and decoding; those of the exam of a
+    world are its own."""
+    if suite.verifier or not found.section:
         return found
-    more, requests, c = {}, suite.requests("base"), cfg.evaluate
-    samplers = cfg.sample, cfg.sample
-    more["drawing"] = suite_folder.drawing(requests, *samplers, [c.seed], c.think_tokens)
-    more["decoding"] = suite_folder.decoding(requests, c.think_tokens)
-    if judge := found.section.get("judge"):
-        more["judge"] = {**judge, **told.get(judge["name"], {})}
-    section = {**found.section, **{name: value for name, value in more.items() if value}}
+    requests, c = suite.requests("base"), cfg.evaluate
+    edited = replies.editing(loading.settings(loading.source(cfg, work)), cfg)
+    samplers = cfg.sample, edited
+    how = {
+        "drawing": suite_folder.drawing(requests, *samplers, [c.seed], c.think_tokens),
+        "decoding": suite_folder.decoding(requests, c.think_tokens),
+    }
+    section = with_judges(found.section, told) | {name: one for name, one in how.items() if one}
     return dataclasses.replace(found, section=section)
+
+
+def with_judges(
+    section: Mapping[str, Any], told: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A section, and those inside it, with all that is told of the judge that each names."""
+    more: dict[str, Any] = {}
+    if judge := section.get("judge"):
+        more["judge"] = {**judge, **told.get(judge["name"], {})}
+    if inner := section.get("sections"):
+        more["sections"] = {name: with_judges(one, told) for name, one in inner.items()}
+    return {**section, **more}
 
 
 def write_official(folder: epath.Path, suite: Suite, outputs: Mapping[str, ModelOutputs]) -> None:

@@ -55,7 +55,7 @@ class LoadedModel:
         """How it is best used: `settings`, or what its folder or the base says."""
         if self.settings or self.source is None:
             return self.settings or GenerationConfig()
-        return generation_config.from_folder(self.source.folder, self.source.base)
+        return settings(self.source)
 
     @functools.cached_property
     def hash(self) -> str:
@@ -147,7 +147,12 @@ def prompts(parts: hf.Parts) -> Prompts:
 
 def language(parts: hf.Parts) -> str:
     """The language that a model reads (`data/languages.py`), as its folder or its base says."""
-    return generation_config.from_folder(parts.folder, parts.base).language
+    return settings(parts).language
+
+
+def settings(parts: hf.Parts) -> GenerationConfig:
+    """How a model is best used, as its folder or its base says."""
+    return generation_config.from_folder(parts.folder, parts.base)
 
 
 def prompt_reader(parts: hf.Parts) -> PromptReader:

@@ -22,7 +22,7 @@ import srum_jax
 from srum_jax import config_history
 from srum_jax.config import STAGES, Config, hash_json, section_hash, section_values
 from srum_jax.core import digests, files, memory
-from srum_jax.core.distributed import barrier
+from srum_jax.core.distributed import barrier, check_same
 from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_object, write_json
 from srum_jax.data import shards
@@ -185,10 +185,12 @@ def run_stage(
     reads. Finished with both unchanged: skipped. Half done, or an output missing or cut: `body` is
     called again and goes on with the files it finds. Changed: BadInput saying what changed, unless
     `work.allow_config_change`. Files of which nobody can say for what they were made are moved
-    aside, and the stage begins anew.
+    aside, and the stage begins anew. Inputs that differ between processes: BadInput in all of them.
     """
     folder = work.stage(name)
     current = {"sections": section_values(cfg, sections), "inputs": dict(inputs)}
+    for part, value in sorted(inputs.items()):
+        check_same(value, f"inputs of the stage {name} ({part})")
     manifest = _finished(folder)
     before = dataclasses.asdict(manifest) if manifest else _started(folder)
     changes = _differences(before, current) if before else []

@@ -5,11 +5,13 @@ that the model's own judge scores, and `judged_<judge>/`, what judges say of the
 was killed goes on with what is missing, and hosts share the work.
 """
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +20,6 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, SampleConfig
-from srum_jax.core import distributed
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.data.prompts import Prompt
@@ -35,6 +36,7 @@ from srum_jax.evals.suite import (
 )
 from srum_jax.evals.suite_judges import ExternalJudge, SelfJudge, SuiteJudge
 from srum_jax.generation import system_prompts
+from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.rewards import external
 from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker, thinking
 from srum_jax.stages.loading import LoadedModel
@@ -59,15 +61,17 @@ def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) 
         ),
         encoder=loaded.encoder(),
         language=told.language,
-        # One that its folder says to edit as it draws does both as the run says.
-        editing=None if told.edit == told.generate else editing(told.edit, cfg),
+        editing=None if (own := editing(told, cfg)) == cfg.sample else own,
         think_tokens=cfg.evaluate.think_tokens,
     )
 
 
-def editing(settings: SampleConfig, cfg: Config) -> SampleConfig:
-    """How a model edits, in the steps and calls of the run."""
-    return dataclasses.replace(settings, steps=cfg.sample.steps, batch=cfg.sample.batch)
+def editing(told: GenerationConfig, cfg: Config) -> SampleConfig:
+    """How a model edits whose folder says `told`: as the run draws, or as its folder has it, in the
+    run's steps and calls, where that is not how it draws."""
+    if told.edit == told.generate:
+        return cfg.sample
+    return dataclasses.replace(told.edit, steps=cfg.sample.steps, batch=cfg.sample.batch)
 
 
 def replies(
@@ -188,19 +192,25 @@ def judged(
     requests: Requests,
     said: Replies,
     folder: epath.Path,
-    panel: Sequence[SuiteJudge],
+    panel: Mapping[str, SuiteJudge],
     *,
     title: str,
+    final: bool = False,
 ) -> Replies:
     """`said` with what each judge replies to the suite's questions about it; what is found in
-    `folder` is kept, except replies that were lost on the way (`JudgeReply.status`)."""
+    `folder` is kept, except replies that were lost on the way (`forget_lost`).
+
+    panel: judges by their names in `evaluate.judges`; those that the suite has a use for are asked
+    · final: those are kept too, as somebody has already counted by them.
+    """
     asked = suite.judge_requests(requests, said)
     if not asked:
         return said
     found = {}
-    for judge in panel:
+    for judge in (one for name, one in panel.items() if suite.asks(name)):
         place = folder / f"judged_{file_name(judge.name)}"
-        forget_lost(place)
+        if not final and jax.process_index() == 0:  # the others wait where shards are made
+            forget_lost(place)
 
         def ask(part: Sequence[JudgeRequest], judge: SuiteJudge = judge) -> list[str]:
             return [json.dumps(dataclasses.asdict(one)) for one in judge.ask(part)]
@@ -236,15 +246,18 @@ def suite_judge(
 
 
 def forget_lost(folder: epath.Path) -> None:
-    """Removes a folder of replies in which some were lost: they are asked for again."""
-    if not (folder / "dataset_info.json").exists():
+    """Removes the shards of judges' replies in which some were lost (`LOST`): those alone are asked
+    for again. Of a folder that is not whole, all that is there is kept."""
+    if not (folder / "dataset_info.json").exists() or not shards.is_whole(folder):
         return
-    statuses = (_judge_reply(text).status for text in shards.read(folder).column("text"))
-    if count := sum(status in LOST for status in statuses):
-        logging.info("%s: %d replies were lost; they are asked for again", folder, count)
-        if jax.process_index() == 0:
-            folder.rmtree()
-    distributed.barrier(f"{folder.name}: looked at")
+    found = shards.read(folder)
+    lost = [_judge_reply(one["text"]).status in LOST for one in found.summaries()]
+    if not any(lost):
+        return
+    logging.info("%s: %d replies were lost; they are asked for again", folder, sum(lost))
+    ends = list(itertools.accumulate(found.counts))
+    for number in {bisect.bisect_right(ends, place) for place, one in enumerate(lost) if one}:
+        shards.shard_path(folder, folder.name, number, len(ends)).unlink()
 
 
 def _judge_reply(text: str) -> JudgeReply:

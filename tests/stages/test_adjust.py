@@ -7,6 +7,7 @@ import random
 import zlib
 from types import SimpleNamespace
 
+import html_page
 import jax
 import jsonschema
 import numpy as np
@@ -21,6 +22,7 @@ from srum_jax.data import shards
 from srum_jax.evals.suite import Requests
 from srum_jax.generation import generation_config
 from srum_jax.models import lora
+from srum_jax.report.page import render
 from srum_jax.stages import (
     adjust,
     adjusted,
@@ -31,11 +33,12 @@ from srum_jax.stages import (
     loading,
     preflight,
     replies,
+    report,
     score,
 )
 from srum_jax.stages.manifest import Outcome, Workdir, run_stage
 from srum_jax.training import checkpoint
-from srum_jax.worlds.shapes import changes, rendering
+from srum_jax.worlds.shapes import rendering
 
 EDITS, QUESTIONS, PROMPTS = 20, 24, 40
 SMALL = {
@@ -303,6 +306,38 @@ def test_by_the_own_score_of_prompts_that_come_after_those_of_the_test(tmp_path)
     assert any("1 of the prompts to choose by are evaluated on" in p for p in found.problems)
 
 
+@pytest.mark.parametrize("unscored", ["every model", "the trained ones"])
+def test_what_nothing_was_scored_of_has_no_number_and_is_not_chosen(
+    weights, tmp_path, monkeypatch, unscored
+):
+    """The stage ends, and says so: nothing else of a run has to wait for a score."""
+
+    def own_scores(loaded, records, folder, *_):
+        scored = unscored != "every model" and "base" in str(folder)
+        one = (0.5, "ok") if scored else (np.nan, "no answer")
+        return [dict(zip(("image_score", "image_status"), one, strict=True)) for _ in records]
+
+    monkeypatch.setattr(replies, "own_scores", own_scores)
+    values = {"stages": ("train", "adjust", "export"), "adjust__suites": ("own_score",)}
+    values |= {"adjust__target": "own_score", "adjust__floors": (), "adjust__count": 4}
+    cfg, work = tiny.load_config(weights, **(SMALL | values)), Workdir(tmp_path, config_file="c")
+    train(cfg, work)
+    with able(GOOD):
+        run(cfg, work, adjust, export)
+    results = json.loads(work.results.read_text())
+    jsonschema.validate(results, test_evaluate.SCHEMA)
+    part = results["rounds"][0]["adjust"]
+    assert not any("target" in row or row["allowed"] for row in part["tried"])
+    assert part["chosen"]["share"] == 0 and "measured_as" not in part
+    if unscored == "every model":
+        assert "nothing of what the base did could be scored on own_score" in part["why"]
+        assert part["base"] == {} and part["crossfitted"] == {}
+    else:
+        assert "none of 4 gains" in part["why"] and part["base"] == {"own_score": 0.5}
+    page = html_page.read(render(report.read(results, []))).text
+    assert "Kept: the base as it was." in page and "2.5 not measured no" in page
+
+
 # --------------------------------------------------------------------------------- several rounds
 
 
@@ -417,61 +452,3 @@ def test_only_some_kinds_of_requests():
     every = Requests(images=(1,), answers=(2,), texts=(3,), edits=(4,), scored=1)
     assert asking.only(every, ("images",)) == Requests(images=(1,))
     assert asking.only(every, ("edits", "answers")) == Requests(answers=(2,), edits=(4,))
-
-
-@pytest.mark.parametrize(
-    "values, fault",
-    [
-        ({"adjust__suites": ("shapes",)}, "adjust.suites: 'shapes' must name validation data"),
-        ({"adjust__suites": ("shapes:test",)}, "must name validation data"),
-        ({"adjust__target": "t3i"}, "adjust: 't3i' is measured by no suite of adjust.suites"),
-        ({"adjust__floors": ("pope:-1",)}, "'pope' is measured by no suite of adjust.suites"),
-        ({"adjust__prompts": "shapes:test"}, "7 of the prompts to choose by are evaluated on"),
-        ({"adjust__prompts": "shapes:train"}, "'shapes:train' are trained on: choose by others"),
-    ],
-)
-def test_what_is_wrong_is_said_before_anything_runs(weights, tmp_path, values, fault):
-    cfg = tiny.load_config(weights, **(SMALL | values))
-    found = preflight.Checks(cfg.stages)
-    adjust.check(cfg, Workdir(tmp_path), found)
-    assert any(fault in problem for problem in found.problems), found.problems
-    train(cfg, Workdir(tmp_path))
-    with pytest.raises(BadInput, match="adjust"):
-        run(cfg, Workdir(tmp_path), adjust)
-    assert not Workdir(tmp_path).stage("adjust").exists()
-
-
-def test_prompts_that_are_evaluated_on_are_refused(weights, tmp_path):
-    path = tmp_path / "mine.txt"
-    test = generate.prompt_lists.load("shapes:test", 3)
-    path.write_text("\n".join(["a red circle", test[1].text]))
-    cfg = tiny.load_config(weights, **SMALL, adjust__prompts=str(path))
-    found = preflight.Checks(cfg.stages)
-    adjust.check(cfg, Workdir(tmp_path), found)
-    assert any("1 of the prompts to choose by are evaluated on" in p for p in found.problems)
-
-
-def test_what_it_costs_is_said_before(weights, tmp_path):
-    cfg = tiny.load_config(weights, **SMALL, adjust__guidance=(1.0, 2.5))
-    found = preflight.Checks(cfg.stages)
-    adjust.check(cfg, Workdir(tmp_path), found)
-    assert not found.problems
-    (cost,) = found.costs
-    models = 2 * 4 * 2
-    assert f"at most {models} models" in cost.what
-    assert f"{(1 + models) * PROMPTS} pictures" in cost.what.replace(",", "")
-    assert cost.bytes > 0
-
-
-def test_the_shapes_suite_of_another_split():
-    cfg = tiny.load_config("", adjust__edits=3)
-    (suite,) = adjust.validation(cfg, Workdir("nowhere"), "shapes")
-    found = suite.requests("trained")
-    assert [r.truth for r in found.edits] == list(changes.edit_set("validation", 3))
-    with pytest.raises(ValueError, match=r'say "shapes\[:train \| validation \| test\]"'):
-        evaluate.named(
-            dataclasses.replace(
-                cfg, evaluate=dataclasses.replace(cfg.evaluate, suites=("shapes:elsewhere",))
-            ),
-            "shapes",
-        )

@@ -65,6 +65,10 @@ class OwnScore(Suite):
         """Whether another judge is asked."""
         return bool(self.judges)
 
+    def asks(self, judge: str) -> bool:
+        """Not the model itself: its own score is there."""
+        return judge in self.judges
+
     def requests(self, model: str) -> Requests:
         """An image of each prompt, all scored."""
         return Requests(images=[DrawRequest(one) for one in self.prompts], scored=len(self.prompts))
@@ -165,7 +169,9 @@ def _mark(reply: str) -> float:
 def _section(judge: str, by_model: Mapping[str, Scored]) -> dict[str, Any]:
     title = f"Held-back prompts, marked by {judge}" if judge else "Held-back prompts, own score"
     told = {"title": title, "about": ABOUT_MARK if judge else ABOUT_OWN, "unit": "pictures"}
-    best = {"best": 100.0} if judge else {"best": 1.0, "worst": -1.0}
+    best = {"best": 1.0, "worst": -1.0}
+    if judge:
+        best = {"best": 100.0, "judge": {"name": judge}}
     return told | best | benchmark.compared(by_model)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from srum_jax.config import Config
+from srum_jax.core import files
 from srum_jax.core.errors import BadInput
 from srum_jax.data import images
 from srum_jax.evals import benchmark, official_files
@@ -72,7 +73,7 @@ class Pope(Benchmark):
             ]
             if lines:
                 path = folder / f"coco_pope_{category}_answers.jsonl"
-                path.write_text("\n".join(lines) + "\n")
+                files.write_text(path, "\n".join(lines) + "\n")
 
 
 def make(cfg: Config, data: str, language: str) -> Pope:
