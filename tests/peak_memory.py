@@ -32,8 +32,8 @@ def grown(work):
 
 
 def measure(folder, *, layers, hidden, saves=False):
-    """{"arrays", "shard", "before", "load", "save"} in bytes; the last three are the process's peak
-    before loading, after it and after saving, "shard" is the largest shard of a leaf."""
+    """{"arrays", "shard", "load", "save"} in bytes; the last two are by how much the process grew
+    meanwhile, at the most, "shard" is the largest shard of a leaf."""
     flags = "--xla_force_host_platform_device_count=8"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, __file__, str(folder), str(layers), str(hidden), str(int(saves))]
@@ -85,11 +85,11 @@ def main(folder, layers, hidden, saves):
     shardings = tuple(sharding.shardings(s, mesh) for s in specs)
     jax.block_until_ready(jax.device_put(np.ones(8), sharding.batch_sharding(mesh)))
 
-    out = {"before": memory.peak()}
-    trees = hf.load(folder, cfg, dtype=jax.numpy.bfloat16, shardings=shardings)
+    how = dict(dtype=jax.numpy.bfloat16, shardings=shardings)
+    trees, size = grown(lambda: jax.block_until_ready(hf.load(folder, cfg, **how)))
     leaves = [s.data for x in jax.tree.leaves(trees) for s in x.addressable_shards]
-    out |= {
-        "load": memory.peak(),
+    out = {
+        "load": size,
         "arrays": sum(x.nbytes for x in leaves),
         "shard": max(x.nbytes for x in leaves),
     }
@@ -100,8 +100,7 @@ def main(folder, layers, hidden, saves):
             first = float(leaf[(0,) * leaf.ndim])
             assert first == marks[entry.path, entry.layer], entry
     if saves:
-        hf.save(folder / "out", cfg, *trees)
-        out["save"] = memory.peak()
+        _, out["save"] = grown(lambda: hf.save(folder / "out", cfg, *trees))
     print(json.dumps(out))
 
 

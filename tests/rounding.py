@@ -27,6 +27,12 @@ def error(found, wanted):
     return float(np.sqrt(np.mean(np.square(np.asarray(found, np.float64) - wanted))))
 
 
+def linear(x, p, r: Round):
+    """x [S,I] times p["w"] [I,…], with p["b"] if there is one: summed, then rounded once."""
+    bias = p["b"].reshape(-1) if "b" in p else 0
+    return r(x @ p["w"].reshape(x.shape[-1], -1) + bias)
+
+
 def _weights(q, k, allowed):
     """(the softmax's numerators [H,S,T], their sums [H,S,1]); 0 where a query sees nothing."""
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)

@@ -16,6 +16,8 @@ import train_step  # noqa: E402
 from test_scoring import products  # noqa: E402
 
 from srum_jax.objectives import terms  # noqa: E402
+from srum_jax.training import step  # noqa: E402
+from srum_jax.training.state import FrozenParams  # noqa: E402
 
 WORK = train_step.WORK["quick"]
 
@@ -62,11 +64,59 @@ def test_the_script_runs(tmp_path, capsys):
     assert made["peak"] >= ours["peak"] > 0
 
 
-@pytest.mark.parametrize("dtype, remat", [("float32", "none"), ("bfloat16", "full")])
-def test_pytorch_computes_the_same(dtype, remat):
+DEEP = dataclasses.replace(WORK, llm=dataclasses.replace(WORK.llm, layers=4))
+
+
+def gradients(dtype):
+    """Of our first step, by official names."""
+    work = dataclasses.replace(DEEP, dtype=dtype)
+    nothing, key = FrozenParams({}, None), jax.random.fold_in(jax.random.key(0), 0)
+    given = train_step.weights(work), nothing, train_step.batch(work), key
+    found = jax.jit(step.gradients, static_argnums=(0, 5))(train_step.objective(work), *given, 1)
+    return train_step.official(work, found[2])
+
+
+def their_gradients(dtype):
+    """Of PyTorch's; it leaves them clipped to a norm of 1."""
+    work = dataclasses.replace(DEEP, dtype=dtype)
+    run = train_step.rival(work, train_step.weights(work), compiled=False)
+    _, norm = train_step.theirs(work, run)()
+    names = [name for name, p in run.model.named_parameters() if p.requires_grad]
+    assert norm > run.clip_norm == 1
+    return {n: norm * m.grad.numpy() for n, m in zip(names, run.masters, strict=True)}
+
+
+def roundings(found, same):
+    """The norm of all differences, in roundings to bfloat16 of the whole gradient."""
+
+    def norm(of):
+        return np.sqrt(sum(np.square(np.float64(of(name))).sum() for name in same))
+
+    return 2**9 * norm(lambda name: found[name] - same[name]) / norm(same.get)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return gradients("float32")
+
+
+def test_gradients_in_bfloat16_err_by_few_roundings(exact):
+    """6.4 of them, PyTorch's by the same measure 5.9."""
+    assert 1 < roundings(gradients("bfloat16"), exact) < 6.6
+
+
+def test_pytorch_computes_the_same():
     pytest.importorskip("torch")
-    work = dataclasses.replace(WORK, dtype=dtype, remat=remat)
-    start = train_step.weights(work)
-    calls = train_step.ours(work, start), train_step.theirs(work, start, compiled=False)
+    start = train_step.weights(WORK)
+    run = train_step.rival(WORK, start, compiled=False)
+    calls = train_step.ours(WORK, start), train_step.theirs(WORK, run)
     ours, theirs = ([call() for _ in range(train_step.CHECKED)] for call in calls)
-    np.testing.assert_allclose(theirs, ours, rtol={"float32": 1e-5, "bfloat16": 3e-2}[dtype])
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+def test_gradients_are_pytorchs_and_err_in_bfloat16_as_its_do(exact):
+    pytest.importorskip("torch")
+    theirs = {dtype: their_gradients(dtype) for dtype in ("float32", "bfloat16")}
+    assert roundings(exact, theirs["float32"]) < 1e-3
+    ours = roundings(gradients("bfloat16"), theirs["float32"])
+    assert ours <= 1.12 * roundings(theirs["bfloat16"], theirs["float32"])

@@ -94,12 +94,13 @@ def linear(x: jax.Array, p: Params, dtype: DTypeLike | None = None) -> jax.Array
     return y.astype(dtype)
 
 
-def merge_heads(x: jax.Array, p: Params) -> jax.Array:
-    """x [B, S, H, C] · w [H, C, D] + b: the output projection of attention; w as in `linear`."""
+def merge_heads(x: jax.Array, p: Params, dtype: DTypeLike | None = None) -> jax.Array:
+    """x [B, S, H, C] · w [H, C, D] + b: the output projection of attention; w and `dtype` as in
+    `linear`."""
     p = {**p, "w": rearrange(p["w"], "h c d -> (h c) d")}
     if "lora" in p:
         p["lora"] = {**p["lora"], "a": rearrange(p["lora"]["a"], "h c r -> (h c) r")}
-    return linear(rearrange(x, "b s h c -> b s (h c)"), p)
+    return linear(rearrange(x, "b s h c -> b s (h c)"), p, dtype)
 
 
 def _stretched(frequency: jax.Array, theta: float, scaling: RopeScaling) -> tuple[jax.Array, float]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rounding import Round, attended, bf16, error, exact
+from rounding import Round, attended, bf16, error, exact, linear
 from samples import jit
 
 from srum_jax.data.schema import CAUSAL, FULL, Tokens
@@ -51,8 +51,7 @@ class Released:
     r: Round
 
     def linear(self, x, p):
-        bias = p["b"].reshape(-1) if "b" in p else 0
-        return self.r(x @ p["w"].reshape(x.shape[-1], -1) + bias)
+        return linear(x, p, self.r)
 
     def heads(self, x, p, gain, position, drawing):
         """Queries or keys [S,H,C]: rounded once where a picture is drawn, five times elsewhere."""

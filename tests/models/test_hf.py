@@ -276,15 +276,15 @@ def within(measured, share):
 def test_loading_needs_no_second_copy(tmp_path):
     found = peak_memory.measure(tmp_path / "m", layers=4, hidden=512)
     assert found["arrays"] > 90e6
-    assert within(found, found["before"] + 32e6), found
+    assert within(found, 32e6), found
 
 
 @pytest.mark.slow
 def test_loading_4_gb_needs_no_second_copy(tmp_path):
     found = peak_memory.measure(tmp_path / "m", layers=16, hidden=2048, saves=True)
     assert found["arrays"] > 4e9
-    assert within(found, 1e9), found
-    assert found["save"] - found["load"] < found["arrays"] / 4, found
+    assert within(found, 3e8), found
+    assert found["save"] < found["arrays"] / 8, found
 
 
 @pytest.mark.slow

@@ -71,11 +71,10 @@ def embed_pictures(
         remat=remat,
         backend=cfg.attention,
     )
-    x = linear(
-        jax.nn.gelu(linear(x, params["connector"]["fc1"]), approximate=True),
-        params["connector"]["fc2"],
-    )
-    return x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden).astype(dtype)
+    x = linear(x, params["connector"]["fc1"], jnp.float32)
+    x = jax.nn.gelu(x, approximate=True).astype(dtype)
+    x = linear(x, params["connector"]["fc2"], jnp.float32)
+    return (x + sincos_2d(positions, cfg.max_vit, cfg.llm.hidden)).astype(dtype)
 
 
 @jax.named_scope("embed_time")

@@ -65,13 +65,14 @@ def _tokens(image_index: jax.Array) -> Tokens:
 def _block(x: jax.Array, p: Params, attend: Callable, cfg: ViTConfig) -> jax.Array:
     with jax.named_scope("attention"):
         y = layer_norm(x, p["ln1"], cfg.eps)
-        q = attention.scaled(linear(y, p["q"], jnp.float32), y.dtype)
-        k, v = linear(y, p["k"]), linear(y, p["v"])
+        q, k, v = (linear(y, p[name], jnp.float32) for name in "qkv")
+        q, k, v = attention.scaled(q, x.dtype), k.astype(x.dtype), v.astype(x.dtype)
         (o,) = attend([q], [k], [v])
-        x = x + merge_heads(o, p["o"])
+        x = (x + merge_heads(o, p["o"], jnp.float32)).astype(x.dtype)
     with jax.named_scope("mlp"):
-        y = linear(layer_norm(x, p["ln2"], cfg.eps), p["fc1"])
-        return x + linear(jax.nn.gelu(y, approximate=not cfg.exact_gelu), p["fc2"])
+        y = linear(layer_norm(x, p["ln2"], cfg.eps), p["fc1"], jnp.float32)
+        y = jax.nn.gelu(y, approximate=not cfg.exact_gelu).astype(x.dtype)
+        return (x + linear(y, p["fc2"], jnp.float32)).astype(x.dtype)
 
 
 @jax.named_scope("vit")
@@ -93,8 +94,9 @@ def encode(
     features mean nothing. `remat`: what the backward pass finds kept, a name of `layers.REMAT`.
     `backend`: of attention, as `attention.over` names them.
     """
-    x = linear(patches, params["patch"])
-    x = x + jnp.take(params["positions"], position_ids, axis=0, mode="clip").astype(x.dtype)
+    x = linear(patches, params["patch"], jnp.float32)
+    x = x + jnp.take(params["positions"], position_ids, axis=0, mode="clip")
+    x = x.astype(patches.dtype)
     (x,) = attention.shard_tokens(x)
     attend = attention.over([_tokens(image_index)], backend)
 
