@@ -11,7 +11,7 @@ import tiny
 from PIL import Image
 
 from srum_jax import api, use, use_evaluate, use_options
-from srum_jax.core import console
+from srum_jax.core import console, lock
 from srum_jax.data.prompts import Prompt
 from srum_jax.evals import benchmark, suite_folder
 from srum_jax.evals.model_under_test import ModelUnderTest
@@ -184,6 +184,13 @@ def test_data_and_results_may_lie_in_a_bucket(run, folders, data, bucket, tmp_pa
     assert code == 0 and (bucket / "out" / "scores.json").read_text() == before, err
     code, _, err = run(*how, "--data", bucket / "data", "-o", bucket / "out", "--limit", 4)
     assert code == 2 and "holds an evaluation" in err
+
+
+def test_a_second_command_in_the_same_folder_is_refused(run, folders, data, tmp_path):
+    with lock.held(tmp_path / "out"):
+        code, _, err = run(*asked(folders, data))
+    assert code == 2 and "is in use by process" in err
+    assert not (tmp_path / "out" / "kept").exists()
 
 
 def test_another_evaluation_is_not_mixed_in(run, folders, data):

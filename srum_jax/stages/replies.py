@@ -20,6 +20,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax.config import Config, SampleConfig
+from srum_jax.core import distributed
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.data.prompts import Prompt
@@ -198,7 +199,7 @@ def judged(
     final: bool = False,
 ) -> Replies:
     """`said` with what each judge replies to the suite's questions about it; what is found in
-    `folder` is kept, except replies that were lost on the way (`forget_lost`).
+    `folder` is kept, except replies that were lost on the way (`LOST`): those are asked for again.
 
     panel: judges by their names in `evaluate.judges`; those that the suite has a use for are asked
     · final: those are kept too, as somebody has already counted by them.
@@ -209,14 +210,9 @@ def judged(
     found = {}
     for judge in (one for name, one in panel.items() if suite.asks(name)):
         place = folder / f"judged_{file_name(judge.name)}"
-        if not final and jax.process_index() == 0:  # the others wait where shards are made
-            forget_lost(place)
-
-        def ask(part: Sequence[JudgeRequest], judge: SuiteJudge = judge) -> list[str]:
-            return [json.dumps(dataclasses.asdict(one)) for one in judge.ask(part)]
-
-        texts = shards.reply_features("text")
-        written = _replied(asked, place, ask, texts, JUDGED_AT_ONCE, f"{title}, {judge.name}:")
+        told = f"{title}, {judge.name}:"
+        ask = _Asking(judge, {} if final else forget_lost(place, told))
+        written = _replied(asked, place, ask, shards.reply_features("text"), JUDGED_AT_ONCE, told)
         found[judge.name] = LazySequence(written, _judge_reply)
     return dataclasses.replace(said, judged=found)
 
@@ -245,19 +241,44 @@ def suite_judge(
     )
 
 
-def forget_lost(folder: epath.Path) -> None:
-    """Removes the shards of judges' replies in which some were lost (`LOST`): those alone are asked
-    for again. Of a folder that is not whole, all that is there is kept."""
-    if not (folder / "dataset_info.json").exists() or not shards.is_whole(folder):
-        return
-    found = shards.read(folder)
-    lost = [_judge_reply(one["text"]).status in LOST for one in found.summaries()]
-    if not any(lost):
-        return
-    logging.info("%s: %d replies were lost; they are asked for again", folder, sum(lost))
-    ends = list(itertools.accumulate(found.counts))
-    for number in {bisect.bisect_right(ends, place) for place, one in enumerate(lost) if one}:
-        shards.shard_path(folder, folder.name, number, len(ends)).unlink()
+@dataclasses.dataclass(frozen=True)
+class _Asking:
+    """Asks a judge for what it has not replied yet; answered: {id of a request: reply as JSON}."""
+
+    judge: SuiteJudge
+    answered: Mapping[str, str]
+
+    def __call__(self, part: Sequence[JudgeRequest]) -> list[str]:
+        missing = [one for one in part if one.id not in self.answered]
+        said = zip(missing, self.judge.ask(missing), strict=True)
+        new = {one.id: json.dumps(dataclasses.asdict(reply)) for one, reply in said}
+        return [self.answered.get(one.id) or new[one.id] for one in part]
+
+
+def forget_lost(folder: epath.Path, title: str) -> dict[str, str]:
+    """Removes the shards of judges' replies in which some were lost (`LOST`), so that they are made
+    again, and returns {id: text} of the other replies in them, for which nobody need be asked.
+
+    Of a folder that is not whole, all that is there is kept. All processes must call it.
+    """
+    again, answered = set(), {}
+    if (folder / "dataset_info.json").exists() and shards.is_whole(folder):
+        found = shards.read(folder)
+        ends = list(itertools.accumulate(found.counts))
+        rows = [(bisect.bisect_right(ends, i), row) for i, row in enumerate(found.summaries())]
+        lost = [_judge_reply(row["text"]).status in LOST for _, row in rows]
+        again = {number for (number, _), gone in zip(rows, lost, strict=True) if gone}
+        answered = {
+            row["id"]: row["text"]
+            for (number, row), gone in zip(rows, lost, strict=True)
+            if number in again and not gone
+        }
+    distributed.barrier(f"{title} looked at")  # before what the others read is removed
+    if again and jax.process_index() == 0:
+        logging.info("%s: %d replies were lost; they are asked for again", folder, sum(lost))
+        for number in again:
+            shards.shard_path(folder, folder.name, number, len(ends)).unlink()
+    return answered
 
 
 def _judge_reply(text: str) -> JudgeReply:
