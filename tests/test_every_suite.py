@@ -5,6 +5,7 @@ server that somebody else could have written, the official folder, and scores fr
 import json
 import re
 
+import fsspec
 import judge_server
 import pytest
 
@@ -53,8 +54,15 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def files_in(folder):
+    """{path: content}, of a disk or a bucket."""
+    storage, root = fsspec.core.url_to_fs(str(folder))
+    return {path.removeprefix(f"{root}/"): storage.cat_file(path) for path in storage.find(root)}
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_runs_on_the_shapes_world(name, server, tmp_path, capsys, monkeypatch):
+def test_a_benchmark_runs_on_the_shapes_world(name, server, tmp_path, capsys, monkeypatch, bucket):
+    """In a bucket, from the same replies, every file is that of a disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     module = registry.load(registry.SUITES, name)
     asked = ["--suite", name, "--data", "shapes", "--limit", str(LIMIT.get(name, 6))]
@@ -88,3 +96,15 @@ def test_a_benchmark_runs_on_the_shapes_world(name, server, tmp_path, capsys, mo
     assert use.main(["use", "evaluate", *asked, "-o", str(out)]) == 0
     assert len(server.http.asked) == requests
     assert (out / "scores.json").read_text() == before
+    written = files_in(out)
+    for path, content in written.items():
+        if path.startswith("kept/") or path == "settings.json":
+            (bucket / path).write_bytes(content)
+    code = use.main(["use", "evaluate", *asked, "-o", str(bucket)])
+    assert code == 0, capsys.readouterr().err
+    assert len(server.http.asked) == requests
+    found = files_in(bucket)
+    assert found.keys() == written.keys()
+    pair = str(out).encode(), str(bucket).encode()  # GenEval2's file names its pictures' places
+    moved = {path: content.replace(*pair) for path, content in written.items()}
+    assert [path for path, content in moved.items() if content != found[path]] == []
