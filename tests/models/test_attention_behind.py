@@ -184,3 +184,21 @@ def test_no_back_end_holds_scores_or_a_mask_of_a_row(monkeypatch):
     text = lowered("chunked", "cpu").compile().as_text()
     assert not pairs(text)
     assert pairs(lowered("dense", "cpu").as_text())  # so they are found where there are any
+
+
+@pytest.mark.parametrize("dtype, most", [(np.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_a_token_beside_its_cache_is_read_as_in_it(dtype, most):
+    """Behind a cache, an empty one, and a full one, whose row neither keeps nor sees it."""
+    rng, length = np.random.default_rng(1), jnp.array([5, 0, 7])
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=(3, *shape, SIZE)), dtype)
+
+    q, key, value = draw(HEADS), draw(KV_HEADS), draw(KV_HEADS)
+    k, v = draw(KV_HEADS, 7), draw(KV_HEADS, 7)
+    found = attention.attend_new(q, key, value, k, v, length, length < 7)
+    row = jnp.arange(3)
+    k, v = (x.at[row, :, length].set(y, mode="drop") for x, y in ((k, key), (v, value)))
+    want = attention.attend_one(q, k, v, jnp.minimum(length + 1, 7))
+    assert found.dtype == want.dtype == dtype
+    np.testing.assert_allclose(found.astype(np.float32), want.astype(np.float32), atol=most)

@@ -13,10 +13,7 @@ from srum_jax.models.bagel.model_config import BAGEL_7B_MOT
 from srum_jax.planning import lowering, plan, topology, traffic, workload
 
 MOST = 1.15  # times the weights and the cache that a token cannot do without
-# libtpu puts the token into some caches on the chip itself, and writes these back whole.
-WHOLE = {"h200:1": MOST, "v5e:2x2": 1.17}
-COMPILERS = {"h200:1": ("jax_plugins.xla_cuda12", "plan-gpu"), "v5e:2x2": ("libtpu", "plan-tpu")}
-COMPILERS["v5e:1x1"] = COMPILERS["v5e:2x2"]
+COMPILERS = {"h200": ("jax_plugins.xla_cuda12", "plan-gpu"), "v5e": ("libtpu", "plan-tpu")}
 
 
 def installed(module):
@@ -28,7 +25,7 @@ def installed(module):
 
 def target(name):
     """A machine, where its compiler is installed."""
-    module, extra = COMPILERS[name]
+    module, extra = COMPILERS[name.partition(":")[0]]
     reason = f'{module} is not installed: pip install -e ".[{extra}]"'
     return pytest.param(name, marks=pytest.mark.skipif(not installed(module), reason=reason))
 
@@ -56,13 +53,13 @@ def times_needed(name, sizes, kept="", **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", [target(name) for name in WHOLE])
+@pytest.mark.parametrize("machine", [target(name) for name in ("h200:1", "v5e:2x2")])
 def test_a_token_moves_the_weights_and_the_cache_once(machine):
     """BAGEL-7B-MoT, as the stage `score` writes: 16 answers about pictures of 1024x1024.
 
     On v5e:2x2 libtpu takes some four minutes of processor time for these 28 layers.
     """
-    assert 0.9 < times_needed(machine, BAGEL_7B_MOT) <= WHOLE[machine]
+    assert 0.9 < times_needed(machine, BAGEL_7B_MOT) <= MOST
 
 
 @pytest.mark.slow
@@ -74,7 +71,7 @@ def test_where_layers_have_no_room_apart_a_token_moves_no_more(machine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", [target(name) for name in WHOLE])
+@pytest.mark.parametrize("machine", [target(name) for name in ("h200:1", "v5e:2x2")])
 def test_a_token_of_a_narrow_model_does_too(machine):
     """More layers than are few, of a quarter of the width, behind smaller pictures."""
     llm, vit = BAGEL_7B_MOT.llm, BAGEL_7B_MOT.vit

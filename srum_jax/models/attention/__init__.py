@@ -14,12 +14,13 @@ from srum_jax.models.attention.choice import choose
 from srum_jax.models.attention.dense import attend, scaled
 from srum_jax.models.attention.lanes import over, shard_tokens
 from srum_jax.models.attention.mask_rule import mask, seen
-from srum_jax.models.attention.one_token import attend_one
+from srum_jax.models.attention.one_token import attend_new, attend_one
 from srum_jax.models.attention.trial import passes
 
 __all__ = [
     "Past",
     "attend",
+    "attend_new",
     "attend_one",
     "behind",
     "choose",

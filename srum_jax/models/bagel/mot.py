@@ -140,34 +140,43 @@ def next_token(
     parameters must be stacked too; otherwise these may be apart already (`apart`).
     """
     angles = rope_angles(cache.position[:, None], cfg.head_dim, cfg.rope_theta, cfg.rope_scaling)
-    row = jnp.arange(len(x))
-    length = jnp.minimum(cache.length + 1, cache.k[0].shape[2])
+    row, slots = jnp.arange(len(x)), cache.k[0].shape[2]
+    length = jnp.minimum(cache.length + 1, slots)
+    kept = cache.length < slots
 
-    def through(p, x, past, layer):
+    def through(x, layer):
+        p, k, v = layer
         query, key, value = _project(p, x, *angles, cfg)
-        at = (*layer, row, slice(None), cache.length)
+        new = key[:, 0], value[:, 0]
         with jax.named_scope("attention"):
-            k = past[0].at[at].set(key[:, 0], mode="drop")
-            v = past[1].at[at].set(value[:, 0], mode="drop")
-            attended = attention.attend_one(query[:, 0], k[layer], v[layer], length)
-        return finish(p, x, attended[:, None], cfg.rms_eps), (k, v)
+            attended = attention.attend_new(query[:, 0], *new, k, v, cache.length, kept)
+        return finish(p, x, attended[:, None], cfg.rms_eps), new
 
+    # Tokens are put into caches once all of these were read: a TPU that puts one in and reads on
+    # brings a cache onto the chip whole, and writes it back whole.
     if isinstance(cache.k, tuple):
-        grown = []
+        new = []
         for layer, *past in zip(apart(params)["blocks"], cache.k, cache.v, strict=True):
-            x, both = through(layer["und"], x, past, ())
-            grown.append(both)
-        keys, values = zip(*grown, strict=True)
+            x, both = through(x, (layer["und"], *past))
+            new.append(both)
+        x, new = jax.lax.optimization_barrier((x, new))
+        keys, values = zip(*new, strict=True)
     else:
-
-        def turn(i, carry):
-            p = jax.tree.map(lambda y: y[i], params["blocks"]["und"])
-            return through(p, *carry, (i,))
-
-        x, (keys, values) = jax.lax.fori_loop(0, cfg.layers, turn, (x, (cache.k, cache.v)))
+        x, (keys, values) = jax.lax.scan(through, x, (params["blocks"]["und"], cache.k, cache.v))
     position = cache.position + (length - cache.length)
-    x = rms_norm(x, params["norm"]["und"], cfg.rms_eps)
-    return x, WritingCache(keys, values, length, position)
+    keys = _with(cache.k, keys, row, cache.length)
+    values = _with(cache.v, values, row, cache.length)
+    grown = WritingCache(keys, values, length, position)
+    return rms_norm(x, params["norm"]["und"], cfg.rms_eps), grown
+
+
+def _with(past, new, row: jax.Array, slot: jax.Array):
+    """Keys or values of a `WritingCache` with those of a token in every layer, each [B,K,C], apart
+    or stacked; none in rows whose slot is behind the last one."""
+    if isinstance(past, tuple):
+        both = zip(past, new, strict=True)
+        return tuple(old.at[row, :, slot].set(y, mode="drop") for old, y in both)
+    return past.at[:, row, :, slot].set(jnp.swapaxes(new, 0, 1), mode="drop")
 
 
 def stack_behind(
