@@ -101,8 +101,8 @@ def exact():
 
 
 def test_gradients_in_bfloat16_err_by_few_roundings(exact):
-    """6.4 of them, PyTorch's by the same measure 5.9."""
-    assert 1 < roundings(gradients("bfloat16"), exact) < 6.6
+    """5.7 of them, PyTorch's by the same measure 5.9."""
+    assert 1 < roundings(gradients("bfloat16"), exact) < 5.85
 
 
 def test_pytorch_computes_the_same():
@@ -114,9 +114,9 @@ def test_pytorch_computes_the_same():
     np.testing.assert_allclose(theirs, ours, rtol=1e-5)
 
 
-def test_gradients_are_pytorchs_and_err_in_bfloat16_as_its_do(exact):
+def test_gradients_are_pytorchs_and_err_no_more_in_bfloat16(exact):
     pytest.importorskip("torch")
     theirs = {dtype: their_gradients(dtype) for dtype in ("float32", "bfloat16")}
     assert roundings(exact, theirs["float32"]) < 1e-3
     ours = roundings(gradients("bfloat16"), theirs["float32"])
-    assert ours <= 1.12 * roundings(theirs["bfloat16"], theirs["float32"])
+    assert ours <= roundings(theirs["bfloat16"], theirs["float32"])

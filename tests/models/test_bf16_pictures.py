@@ -1,7 +1,7 @@
 """bfloat16 where pictures are read and made: our errors are not above the original's.
 
 Its order of rounding is written out in NumPy from its code, as in `test_bf16.py`:
-`modeling/bagel/siglip_navit.py`, the connector of `modeling/bagel/bagel.py` and
+`modeling/bagel/siglip_navit.py`, the embeddings of `modeling/bagel/bagel.py` and
 `modeling/autoencoder.py` of BAGEL 056b5fd as its `inferencer.py` runs them. The tower's weights are
 bfloat16, the autoencoder's float32, both under autocast: products and convolutions take factors of
 bfloat16, sum in float32 and round once, with their bias; norms, and the autoencoder's swish, are
@@ -9,6 +9,7 @@ float32 to the next product; sums of two paths round.
 """
 
 import dataclasses
+import functools
 
 import golden_cases
 import jax
@@ -126,6 +127,45 @@ def test_a_layer_of_the_tower_rounds_where_it_must_and_nowhere_else(case):
     ours, wanted = one.ours(jnp.bfloat16), one.in_numpy(bf16, exact)
     shares = [float(np.mean(found != same)) for found, same in zip(ours, wanted, strict=True)]
     assert max(shares) < 0.02, shares
+
+
+# ------------------------------------------------------------------------- what is drawn from
+
+
+def released_cells(params, cfg, t, x_t, ids, r: Round):
+    """(embedded times [S,D], latent tokens [S,D])."""
+    frequency = 10000 ** (-np.arange(128) / 128)
+    angle = np.float64(t)[:, None] * frequency
+    h = linear(r(np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)), params["time"]["fc1"], r)
+    time = linear(r(h / (1 + np.exp(-h))), params["time"]["fc2"], r)
+    place = r(table(ids, cfg.max_latent, cfg.llm.hidden))
+    return time, r(r(linear(r(x_t), params["vae2llm"], r) + time) + place)
+
+
+def test_latent_tokens_and_times_err_less_than_the_original(case):
+    cfg, rng, count = case.cfg, np.random.default_rng(0), 400
+    params = jax.tree.map(bf16, {name: case.params[0][name] for name in ("time", "vae2llm")})
+    t = rng.uniform(size=count).astype(np.float32)
+    x_t = rng.normal(size=(count, cfg.token_dim)).astype(np.float32)
+    ids = rng.integers(0, cfg.max_latent**2, count, dtype=np.int32)
+
+    @functools.partial(jit, static_argnames="dtype")
+    def ours(params, *, dtype):
+        time = bagel.embed_time(params, t[None], dtype)
+        cells = bagel.embed_cells(cfg, ids[None], dtype)
+        return time, bagel.embed_latents(params, x_t[None], time, cells)
+
+    def run(dtype):
+        found = ours(jax.tree.map(lambda x: jnp.asarray(x, dtype), params), dtype=dtype)
+        assert {part.dtype for part in found} == {jnp.dtype(dtype)}
+        return [np.asarray(part[0], np.float64) for part in found]
+
+    wanted = released_cells(params, cfg, t, x_t, ids, exact)
+    for found, same in zip(run(jnp.float32), wanted, strict=True):
+        np.testing.assert_allclose(found, same, rtol=0, atol=3e-6 * np.abs(same).max())
+    released = released_cells(params, cfg, t, x_t, ids, bf16)
+    for found, theirs, same in zip(run(jnp.bfloat16), released, wanted, strict=True):
+        assert error(found, same) < 0.8 * error(theirs, same)
 
 
 # ---------------------------------------------------------------------------- the autoencoder

@@ -80,8 +80,9 @@ def embed_pictures(
 @jax.named_scope("embed_time")
 def embed_time(params: param_tree.Params, t: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Times [...] in [0, 1] -> [..., D]."""
-    h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), params["time"]["fc1"])
-    return linear(jax.nn.silu(h), params["time"]["fc2"])
+    fc1, fc2 = params["time"]["fc1"], params["time"]["fc2"]
+    h = linear(timestep_sinusoid(t, TIME_FEATURES).astype(dtype), fc1, jnp.float32)
+    return linear(jax.nn.silu(h).astype(dtype), fc2, jnp.float32).astype(dtype)
 
 
 def embed_cells(cfg: BagelConfig, positions: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -94,7 +95,8 @@ def embed_latents(
     params: param_tree.Params, x_t: jax.Array, time: jax.Array, cells: jax.Array
 ) -> jax.Array:
     """Latent tokens x_t [B,G,p·p·Z] with embedded times and cells, [B,G,D] each -> [B,G,D]."""
-    return linear(x_t.astype(cells.dtype), params["vae2llm"]) + time + cells
+    x = linear(x_t.astype(cells.dtype), params["vae2llm"], jnp.float32)
+    return (x + time + cells).astype(cells.dtype)
 
 
 def forward(
