@@ -115,7 +115,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
         places = [pretrain.place(cfg.seed, 2, i, len(pool.captions)) for i in drawn]
         captions = [pool.captions[i] for i in places]
         return JointRows(
-            maker.read(pipeline.local_rows(step, int(READ * c.rows), at)),
+            maker.read(pipeline.local_rows(step, max(1, int(READ * c.rows)), at)),
             maker.drawn(drawn, captions, pool.codes[places], c.text_dropout),
         )
 
