@@ -7,7 +7,8 @@ part of this repository; their places are given below or as overrides. The model
 one after another and learns by their cross-entropy (objectives/autoregressive.py). One language
 model draws and answers, so the starting model judges throughout, and the training monitor asks
 whether answers stay. Every result must beat the same run with train.objective = "sft", which
-teaches guidance alone. The recipe has not been run on these weights.
+teaches guidance alone; for that the trained model wants a smaller scale of it than the base
+(docs/objectives.md, "Guided twice"). The recipe has not been run on these weights.
 """
 
 from typing import Any

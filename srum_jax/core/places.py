@@ -41,7 +41,8 @@ def model_folders(
     """The folder of a model, and the one with what it lacks: of a world its packaged base, of
     "org/name" or "org/name@revision" what the Hugging Face Hub has, where no folder is called so.
 
-    Raises BadInput as `place` and `hub.folder` do, and where there is no such folder.
+    Raises BadInput as `place` and `hub.folder` do, and where there is no such folder;
+    FileNotFoundError for a world whose weights do not ship.
     """
     return model_folder(model), None if base is None else model_folder(base)
 
@@ -49,7 +50,7 @@ def model_folders(
 def model_folder(given: epath.PathLike, what: str = "the model") -> epath.Path:
     """One of `model_folders`; `what` begins a problem's line."""
     if isinstance(given, str) and given in registry.WORLDS:
-        return registry.base_folder(given)
+        return registry.shipped_model(given)
     folder = place(given, what)
     if folder.is_dir():
         return folder

@@ -76,3 +76,20 @@ def base_folder(world: str) -> epath.Path:
     """The folder of the small model that ships with a world; the world is not imported."""
     inside = WORLDS[world].split(".")[1:]
     return epath.resource_path(srum_jax).joinpath(*inside, "base")
+
+
+def shipped_model(world: str) -> epath.Path:
+    """The same folder, for whoever reads its weights.
+
+    Raises FileNotFoundError naming the config that makes them where they do not ship: of a world
+    NAME that is NAME_pretrain.
+    """
+    folder = base_folder(world)
+    if not any(folder.glob("*.safetensors")):
+        made = f"runs/{world}_pretrain"
+        raise FileNotFoundError(
+            f'the weights of "{world}" do not ship with the package; "srum run --config '
+            f'{world}_pretrain --workdir {made}" makes them, in one to three hours on two cores; '
+            f"give {made}/round0/export/model in its place, or as --config.weights="
+        )
+    return folder

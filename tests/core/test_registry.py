@@ -1,12 +1,13 @@
 """Worlds and suites by name: nothing is imported early, and a new one is a module and a line."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 from srum_jax import running
-from srum_jax.core import registry
+from srum_jax.core import places, registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import prompts
 
@@ -56,6 +57,23 @@ def test_every_world_has_a_base_and_prompts():
         assert (registry.base_folder(name) / "tokenizer.json").exists()
         for split in registry.SPLITS:
             assert len(prompts.load(f"{name}:{split}", 2)) == 2
+
+
+def test_a_base_without_weights_names_what_makes_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "base_folder", lambda world: tmp_path)
+    for ask in (registry.shipped_model, places.model_folder):
+        with pytest.raises(FileNotFoundError) as found:
+            ask("shapes64")
+        assert '"shapes64" do not ship' in str(found.value)
+        assert "--config shapes64_pretrain --workdir runs/shapes64_pretrain" in str(found.value)
+    (tmp_path / "ema.safetensors").touch()
+    assert registry.shipped_model("shapes64") == places.model_folder("shapes64") == tmp_path
+
+
+def test_every_world_has_the_config_that_makes_its_base():
+    for name in registry.WORLDS:
+        made = importlib.import_module(f"srum_jax.configs.{name}_pretrain").get_config()
+        assert made.model == name and "pretrain" in made.stages
 
 
 def test_unknown_names_are_refused():
