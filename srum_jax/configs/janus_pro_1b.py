@@ -8,7 +8,8 @@ one after another and learns by their cross-entropy (objectives/autoregressive.p
 model draws and answers, so the starting model judges throughout, and the training monitor asks
 whether answers stay. Every result must beat the same run with train.objective = "sft", which
 teaches guidance alone; for that the trained model wants a smaller scale of it than the base
-(docs/objectives.md, "Guided twice"). The recipe has not been run on these weights.
+(docs/objectives.md, "Guided twice"), which `adjust` looks for. The recipe has not been run on these
+weights.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ def get_config() -> Any:
     c = base.get_config()
     c.model = "janus_pro_1b"
     c.weights = "weights/Janus-Pro-1B"
-    c.stages = ("generate", "score", "train", "evaluate", "export", "report")
+    c.stages = ("generate", "score", "train", "evaluate", "adjust", "export", "report")
     c.compute.dtype = "bfloat16"
 
     # As the original draws: guidance 5, every token at temperature 1.
@@ -55,5 +56,15 @@ def get_config() -> Any:
 
     c.evaluate.suites = ("own_score",)
     c.evaluate.prompts = "data/t2i_compbench_val.json"
+    c.evaluate.count = 300
+    # How much of the training is exported, and with which guidance scale, by the base's own score.
+    c.adjust.suites = ("own_score",)
+    c.adjust.target = "own_score"
+    c.adjust.floors = ()
+    c.adjust.prompts = c.evaluate.get_oneway_ref("prompts")  # whatever file is named,
+    c.adjust.first = c.evaluate.get_oneway_ref("count")  # those that come after
+    c.adjust.count = 150
+    c.adjust.shares = (0.5, 1.0)
+    c.adjust.guidance = (1.0, 2.0, 3.0, 5.0)
     c.export.dtype = "bfloat16"
     return c
