@@ -455,7 +455,7 @@ def _train(cfg: Config) -> Iterable[str]:
             yield f"train.candidates = {c.candidates} is more than generate.candidates = {drawn}"
         few = "train.candidates" if c.candidates else "generate.candidates"
         comparing = {
-            "train.objective": c.objective in ("srum_advantage", "nft"),
+            "train.objective": c.objective in ("srum_advantage", "nft", "dpo"),
             "train.select": c.select == "best_of_k",
             "train.min_gain": c.min_gain > 0,
             "train.min_gain_quantile": c.min_gain_quantile > 0,

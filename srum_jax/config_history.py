@@ -31,7 +31,7 @@ RENAMED_OPTIONS = {"--cfg": "--guidance", "--image_cfg": "--image_guidance"}
 ADDED = (
     *("evaluate.suites", "evaluate.first", "generate.order", "generate.think"),
     *("generate.think_tokens", "evaluate.think_tokens", "evaluate.frames", "score.min_coverage"),
-    *("train.use", "train.min_gain_quantile", "train.min_score_quantile"),
+    *("train.use", "train.min_gain_quantile", "train.min_score_quantile", "train.dpo_beta"),
 )
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.

@@ -31,7 +31,8 @@ from srum_jax.core.constraints import (
 
 _Before = Literal["autoencoder", "pretrain", "ingest"]  # a rollout, or in its place
 Stage = Literal[_Before, "generate", "score", "train", "evaluate", "adjust", "export", "report"]
-Objective = Literal["sft", "srum_release", "srum_positive", "srum_paper", "srum_advantage", "nft"]
+_Srum = Literal["srum_release", "srum_positive", "srum_paper", "srum_advantage"]
+Objective = Literal["sft", _Srum, "nft", "dpo"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +297,7 @@ class TrainConfig(PackedConfig):
     # sft: plain flow matching | srum_release: as the authors released it | srum_positive: right
     # regions alone, each token by its score | srum_paper: as the paper writes it, signed, its
     # repulsion made bounded | srum_advantage: sft modulated by dense advantages, bounded | nft:
-    # DiffusionNFT with dense advantages, bounded
+    # DiffusionNFT with dense advantages, bounded | dpo: Diffusion-DPO of pairs, bounded
     objective: Objective = "sft"
     # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
     # is). Selection goes by the image's score whatever this says.
@@ -309,7 +310,8 @@ class TrainConfig(PackedConfig):
     # relations, sizes and missing ones are charged too, each compared with its own kind)
     credit: Literal["regions", "objects"] = "regions"
     candidates: NonNegativeInt = 0  # of each prompt only the first so many count; 0: all
-    # Candidates trained on: all | best_of_k (a prompt's best by self-score).
+    # Candidates trained on: all | best_of_k (a prompt's best by self-score). Of dpo: the best and
+    # the worst (best_of_k), also the second best and the second worst, and so on (all).
     select: Literal["all", "best_of_k"] = "best_of_k"
     # Prompts whose best candidate's score is not at least so far above the mean of all its
     # candidates are left out: what is gained there, the judge knows and the generator does not.
@@ -333,6 +335,7 @@ class TrainConfig(PackedConfig):
     repulsion: Literal["ratio", "unlikelihood"] = "ratio"
     clip: PositiveFloat = 0.2  # of ratio: beyond 1 +- clip nothing pulls or pushes on
     nft_beta: PositiveFloat = 1.0  # nft: beta of alpha = beta A, kappa = beta^2
+    dpo_beta: PositiveFloat = 100.0  # dpo: how far a pair is driven apart before it is enough
     # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
     # none, and sft and srum_release then keep no copy of that model.
     anchor: NonNegativeFloat = 0.0

@@ -1,6 +1,6 @@
 """The self-reward family around one formula, and the choice among its members.
 
-With v the model's velocity, u = noise − x_0, v₀ the velocity of the starting model, all of them
+With v the model's velocity, u = noise − x_0, v₀ the velocity of the starting model, all but `dpo`
 are L = κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ up to a constant:
 
     sft              α = 1                     κ = 1
@@ -10,8 +10,10 @@ are L = κ‖v − v₀‖² + 2α⟨v − v₀, v₀ − u⟩ up to a constant:
     srum_advantage   α = 1 + s·A               κ = 1                  A in [−1, 1]
     nft              α = βA                    κ = β²                 A in [−1, 1]
 
-The anchor λ adds λ‖v − v₀‖², that is λ to κ. A token with α < 0 is repelled from its own image;
-κ > 0 keeps that bounded below, by −α²‖v₀ − u‖²/κ, with the minimum at v = v₀ − α(v₀ − u)/κ.
+`dpo` compares pairs of images (`dpo.py`); where training starts its gradient is that of α = ±β, by
+the side, if every token counts. The anchor λ adds λ‖v − v₀‖², that is λ to κ. A token with α < 0 is
+repelled from its own image; κ > 0 keeps that bounded below, by −α²‖v₀ − u‖²/κ, with the minimum at
+v = v₀ − α(v₀ − u)/κ.
 """
 
 import dataclasses
@@ -28,11 +30,12 @@ from srum_jax.core.param_tree import Params
 from srum_jax.data.schema import Batch, Rewards, Sampling
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
+from srum_jax.objectives.dpo import dpo, pull, sides
 from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
 from srum_jax.rewards.maps import WeightRule
 
-BY_ADVANTAGE = ("srum_advantage", "nft")  # read advantages, the others scores
+BY_ADVANTAGE = ("srum_advantage", "nft", "dpo")  # read advantages, the others scores
 
 
 def sft(velocity: jax.Array, batch: Batch, draws: flow.Draws, mask: jax.Array) -> Ratio:
@@ -211,6 +214,21 @@ def advantage_weights(
     return _token_weights(rule, acting(_advantages(batch), rewards, neutral=0.0), batch)
 
 
+def preference_weights(
+    batch: Batch, rewards: str = "both", sampling: Sampling = "centre"
+) -> jax.Array:
+    """How much each token counts for its side of a pair, [B,G] in [0, 1].
+
+    A token of the better image its advantage, of the worse one minus its advantage, 0 below that:
+    what is right in the one and wrong in the other. Of the image alone every token counts 1.
+    """
+    side = sides(batch)
+    if rewards == "image":
+        _advantages(batch)
+        return jnp.abs(side)
+    return jnp.maximum(side * advantage_weights(batch, rewards, sampling), 0.0)
+
+
 def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
     """How strongly a token is drawn to its own image, float32 [B,G]: α of the table above, after
     caps; below 0 it is repelled. Padding's value means nothing.
@@ -229,6 +247,8 @@ def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
         return 1 + cfg.advantage_scale * advantage_weights(*how)
     if cfg.objective == "nft":
         return cfg.nft_beta * advantage_weights(*how)
+    if cfg.objective == "dpo":
+        return cfg.dpo_beta * pull(preference_weights(*how), batch, terms.trained(batch))
     return jnp.ones(batch.latents.shape[:2], jnp.float32)
 
 
@@ -299,6 +319,20 @@ def _nft(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> L
     )
 
 
+def _dpo(out: terms.Predicted, start, batch: Batch, draws: flow.Draws, cfg) -> LossOut:
+    weights = preference_weights(batch, cfg.rewards, cfg.map_sampling)
+    found = dpo(out.velocity, start, batch, draws, out.trained, weights, beta=cfg.dpo_beta)
+    return LossOut(
+        terms={"dpo": found.loss},
+        metrics={
+            "margin": found.margin,
+            "preferred": found.preferred,
+            "token_weight": _masked(weights, out.trained),
+        },
+        coefficients=(("dpo", 1.0),),
+    )
+
+
 def within_image_variance(values: jax.Array, batch: Batch, mask: jax.Array) -> Ratio:
     """The share of the variance of token advantages [B,G] that lies within images: 0 if all tokens
     of an image have one, which is credit that tells no place from another; 1 if no image is better
@@ -329,8 +363,9 @@ OBJECTIVES = {
     "srum_paper": _srum_paper,
     "srum_advantage": _srum_advantage,
     "nft": _nft,
+    "dpo": _dpo,
 }
-_AROUND_START = ("srum_paper", "srum_advantage", "nft")  # read v₀ themselves
+_AROUND_START = ("srum_paper", "srum_advantage", "nft", "dpo")  # read v₀ themselves
 
 
 def needs_reference(objective: str, anchor: float) -> bool:

@@ -52,6 +52,8 @@ OBJECTIVES = {
     "of the prompt's other candidates",
     "nft": "towards regions that score above those of the prompt's other candidates, away from "
     "those below",
+    "dpo": "pairs of a prompt's pictures: towards the better one, away from the worse one, where "
+    "regions count towards what is right in the one and away from what is wrong in the other",
 }
 RELEASED = "srum_release"  # the objective with the weight rule that score/examples.json shows
 

@@ -78,7 +78,9 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
                 texts = [(prompt.text, prompt.where) for prompt in wanted]
                 lanes = programs.lanes(cfg.train)
                 reads = loading.prompts(weights)
-                training_set.check_lanes(texts, reads, lanes, layout, cfg.sample.size)
+                training_set.check_lanes(
+                    texts, reads, lanes, layout, cfg.sample.size, training_set.together(cfg.train)
+                )
 
 
 def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:

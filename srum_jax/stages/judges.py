@@ -198,7 +198,7 @@ def unread(cfg: Config) -> str:
         f'score.proposers: the regions of "{name}" are found, shown and scored, and change nothing '
         f'that is trained by train.objective = "{t.objective}", train.rewards = "{t.rewards}" and '
         f'train.select = "{t.select}": choose an objective that weighs tokens (srum_release, '
-        'srum_positive, srum_advantage, nft) with train.rewards = "both"'
+        'srum_positive, srum_advantage, nft, dpo) with train.rewards = "both"'
     )
     if name == "sam":
         told += ", or score.proposers = \"('grid',)\", which costs no Segment Anything"

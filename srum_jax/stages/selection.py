@@ -237,15 +237,19 @@ def choose(found: Candidates, c: TrainConfig) -> tuple[Candidates, dict[str, int
     """(the candidates trained on, counts of what was left out), as the train section says.
 
     Prompts first, by what choosing among their candidates gains (train.min_gain and
-    train.min_gain_quantile); then `select`; then the least score, in the same two ways. Raises
-    ValueError if nothing is left.
+    train.min_gain_quantile); then `select`, or `pairs` where the objective compares; then the least
+    score, in the same two ways, of a pair that of its better one. Raises ValueError if nothing is
+    left.
     """
     gained = gains(found)
     _, first = np.unique(found.rows["prompt_id"], return_index=True)  # a gain is a prompt's
     least_gain = max(c.min_gain, _quantile(gained[first], c.min_gain_quantile))
-    selected = select(found.take(gained >= least_gain), c.select)
-    least = max(c.min_score, _quantile(selected.rows["image_score"], c.min_score_quantile))
-    chosen = selected.take(selected.rows["image_score"] >= least)
+    chooses = pairs if c.objective == "dpo" else select
+    selected = chooses(found.take(gained >= least_gain), c.select)
+    scores = selected.rows["image_score"]
+    if c.objective == "dpo":
+        scores = np.repeat(scores[::2], 2)
+    chosen = selected.take(scores >= max(c.min_score, _quantile(scores, c.min_score_quantile)))
     if not len(chosen):
         raise ValueError(
             f"train.min_gain = {c.min_gain} and train.min_score = {c.min_score} leave none "
@@ -344,6 +348,40 @@ def select(found: Candidates, rule: str) -> Candidates:
     return found.take(order[best][np.argsort(comes)])
 
 
+def pairs(found: Candidates, rule: str) -> Candidates:
+    """Pairs of a prompt's candidates, one behind the other, the better one first.
+
+    The best with the worst ("best_of_k"), or also the second best with the second worst and so on,
+    each in one pair at most ("all"), as long as the one lies above the mean of the prompt's images
+    and the other below it: so ties are never a pair, nor two wrong pictures of a prompt with a
+    right one. By `image_values`. Raises ValueError where there is no pair.
+    """
+    values = image_values(found)
+    order = np.lexsort((np.arange(len(values)), -values, found.rows["prompt_id"]))
+    _, starts = np.unique(found.rows["prompt_id"][order], return_index=True)
+    places = []
+    for group in np.split(order, starts[1:]):
+        mean = values[group].mean()
+        most = 1 if rule == "best_of_k" else len(group) // 2
+        for better, worse in zip(group[:most], group[::-1][:most], strict=True):
+            if values[better] > mean > values[worse]:
+                places += [better, worse]
+    if not places:
+        raise ValueError(
+            f"of {len(found)} candidates none is better than another of its prompt: "
+            'train.objective = "dpo" learns from pairs, so it needs prompts with two candidates or '
+            "more whose image scores differ"
+        )
+    return found.take(np.array(places))
+
+
+def image_values(found: Candidates) -> np.ndarray:
+    """By what a prompt's images compare, float64 [E] in [-1, 1]: their scores, or where several
+    judges scored their ranks on the scale of scores."""
+    ranks = found.rows["rank"]
+    return np.where(np.isnan(ranks), found.rows["image_score"], 2 * ranks - 1)
+
+
 def advantages(found: Candidates, chosen: Candidates) -> Candidates:
     """`chosen` with the advantages of their scores, centred within each prompt's group of `found`,
     those of regions by object where their labels are known.
@@ -357,12 +395,9 @@ def advantages(found: Candidates, chosen: Candidates) -> Candidates:
         groups[prompt].append(i)
     width = max(map(len, groups.values()))
     image = np.full((len(groups), width), np.nan)
-    regions = []
+    regions, values = [], image_values(found)
     for p, group in enumerate(groups.values()):
-        ranks = found.rows["rank"][group]
-        image[p, : len(group)] = np.where(
-            np.isnan(ranks), found.rows["image_score"][group], 2 * ranks - 1
-        )
+        image[p, : len(group)] = values[group]
         regions.append([found[i].scores for i in group] + [np.zeros(0)] * (width - len(group)))
     image, regions = maps.group_advantages(image, regions)
     if found.labels is not None:

@@ -64,9 +64,9 @@ def _row(folder: epath.Path, examples: TrainingSet, i: int) -> dict[str, Any]:
 
 def weights(examples: TrainingSet, i: int) -> list[list[float]]:
     """Rows of the weights of candidate `i`'s tokens, packed alone as training packs it."""
-    batch = examples.alone(i)
+    batch, image = examples.alone(i)
     found = np.asarray(srum.attraction(examples.c, batch))[0]
-    there = np.asarray(batch.gen.segment)[0] > 0
+    there = (np.asarray(batch.gen.segment)[0] > 0) & (batch.latent_images[0] == image)
     grid = np.zeros(examples.candidates[i].grid[:2], np.float64)
     grid[tuple(np.asarray(batch.latent_cells)[0][there].T)] = found[there]
     return grid.round(4).tolist()

@@ -134,14 +134,22 @@ def strongest_regions(c: Candidate, count: int) -> np.ndarray:
     return np.argsort(-np.abs(values), kind="stable")[:count]
 
 
+def together(c: TrainConfig) -> int:
+    """How many candidates, one behind the other, always share a row and their noise: the two of a
+    pair, where the objective compares pairs."""
+    return 2 if c.objective == "dpo" else 1
+
+
 def check_lanes(
     prompts: Sequence[tuple[str, str]],
     reads: sources.Prompts,
     lanes: Lanes,
     layout: LayoutSizes,
     size: tuple[int, int],
+    count: int = 1,
 ) -> None:
-    """Raises ValueError naming every prompt that, with an image of `size` pixels, fits no row.
+    """Raises ValueError naming every prompt that, with `count` images of `size` pixels, each behind
+    the prompt, fits no row.
 
     prompts: the text of each, and where it stands · reads: as the model reads it · size: (height,
     width).
@@ -149,12 +157,14 @@ def check_lanes(
     height, width = (side // layout.token_pixels for side in size)
     latent = np.broadcast_to(np.float32(0), (height, width, layout.token_dim))
     alone = sources.behind((), latent, size=size, noise_id=0)
-    packing.check_fits(packing.size(alone), lanes, what="train.lanes: an image of sample.size")
+    what = "an image" if count == 1 else f"{count} images"
+    what = f"train.lanes: {what} of sample.size"
+    packing.check_fits(count * packing.size(alone), lanes, what=what)
     faults = []
     for text, where in prompts:
         try:
             whole = sources.behind(reads.items(text), latent, size=size, noise_id=0)
-            packing.check_fits(packing.size(whole), lanes, what=where)
+            packing.check_fits(count * packing.size(whole), lanes, what=where)
         except ValueError as e:
             faults.append(str(e))
     records.refuse(faults, "train.lanes has no room for these prompts")
@@ -162,7 +172,8 @@ def check_lanes(
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSet:
-    """Candidates to train on, all with advantages or none, and how rows are made of them.
+    """Candidates to train on, all with advantages or none, and how rows are made of them; such as
+    `together` says follow each other.
 
     stored: where their arrays lie · prompts: how the model reads theirs · c: the train section ·
     lanes: sizes of a row · layout: sizes of tokens · seed: of order, dropped prompts and resampled
@@ -190,8 +201,12 @@ class TrainingSet:
 
     @functools.cached_property
     def order(self) -> pipeline.EpochRows:
-        """Which candidates share a row; raises ValueError where one fits none."""
-        return pipeline.EpochRows(self.sizes, self.lanes, seed=self.seed)
+        """Which candidates share a row, by the number of the first where several are `together`;
+        raises ValueError where one fits none."""
+        grouped = self.sizes.reshape(-1, together(self.c), len(packing.LANES))
+        sizes, regions = grouped.sum(axis=1), packing.LANES.index("regions")
+        sizes[:, regions] = grouped[:, :, regions].max(axis=1, initial=0)
+        return pipeline.EpochRows(sizes, self.lanes, seed=self.seed)
 
     @property
     def left_out(self) -> int:
@@ -216,20 +231,30 @@ class TrainingSet:
     def row(self, number: int) -> list[Example]:
         """The samples of row `number` of the endless sequence."""
         epoch, members = self.order(number)
-        examples = []
-        for i in members:
-            use, c = epoch * len(self.candidates) + i, self.candidates[i]
-            latents = self.stored.latents(c).resampled(self.seed, use)
-            dropped = sources.dropped(self.seed, use, self.c.text_dropout)
-            shown = self.stored.masks(c)
-            examples.append(self._example(c, latents, i, dropped=dropped, region_masks=shown))
+        return [example for i in members for example in self._group(i, epoch)]
+
+    def _group(self, i: int, epoch: int) -> list[Example]:
+        """The samples of group `i` of those that are `together`, in an epoch."""
+        first, examples = together(self.c) * i, []
+        begun = epoch * len(self.candidates)
+        dropped = sources.dropped(self.seed, begun + first, self.c.text_dropout)
+        for j in range(first, first + together(self.c)):
+            c = self.candidates[j]
+            latents = self.stored.latents(c).resampled(self.seed, begun + j)
+            more = {"dropped": dropped, "region_masks": self.stored.masks(c)}
+            examples.append(self._example(c, latents, first, **more))
         return examples
 
-    def alone(self, i: int) -> Batch:
-        """Candidate `i` as the only sample of a row, packed as those that are trained on."""
-        c = self.candidates[i]
-        made = self._example(c, self.stored.latents(c), i, region_masks=self.stored.masks(c))
-        return packing.pack([[made]], self.lanes, self.layout, **self._packed)
+    def alone(self, i: int) -> tuple[Batch, int]:
+        """(candidate `i` as training packs it, in a row with nothing but those that it is
+        `together` with, and its number among the row's images)."""
+        count = together(self.c)
+        first = i - i % count
+        made = [
+            self._example(c, self.stored.latents(c), first, region_masks=self.stored.masks(c))
+            for c in (self.candidates[j] for j in range(first, first + count))
+        ]
+        return packing.pack([made], self.lanes, self.layout, **self._packed), i - first
 
     def batch(self, step: int, at: jax.sharding.Sharding) -> Batch:
         """This host's rows of the batch of `step`, whose rows `at` lays over the devices."""

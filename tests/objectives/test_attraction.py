@@ -19,7 +19,8 @@ from srum_jax.objectives import srum, terms
 @pytest.mark.parametrize("objective", list(srum.OBJECTIVES))
 def test_it_is_the_gradient_of_the_loss_where_training_starts(objective, rewards):
     """Of every loss that is 2α(v₀ − u) at v = v₀, a mean over tokens and channels."""
-    rows = [[text_to_image(2, 6, boxes=3)], [text_to_image(3, 7, boxes=2)]]
+    rows = [[text_to_image(2, 6, boxes=3), text_to_image(4, 6, boxes=3)]]
+    rows.append([text_to_image(3, 7, boxes=2), text_to_image(5, 7, boxes=2)])  # two pairs
     batch = pack(rows, spare=2, rewards=True)
     if objective in srum.BY_ADVANTAGE:
         batch = as_advantages(batch)
@@ -33,6 +34,7 @@ def test_it_is_the_gradient_of_the_loss_where_training_starts(objective, rewards
         rewards=rewards,
         repulsion_cap=0.25,
         nft_beta=0.75,
+        dpo_beta=1.5,
     )
 
     def loss(v):

@@ -288,6 +288,7 @@ def config(objective, **values):
             repulsion_cap=CAP,
             advantage_scale=SCALE,
             nft_beta=0.5,
+            dpo_beta=2.0,
             anchor=0.0,
         )
         | values

@@ -261,6 +261,34 @@ def test_choosing_goes_by_ranks_where_several_judges_scored():
     assert [c.id for c in selection.select(found, "best_of_k")] == ["0-1"]
     made = selection.advantages(found, found)
     assert made[0].image_advantage < 0 < made[1].image_advantage
+    assert [c.id for c in selection.pairs(found, "all")] == ["0-1", "0-0"]
+
+
+def test_pairs_are_the_best_with_the_worst_on_both_sides_of_the_mean():
+    """Prompt 0: 0.95, 0.9, 0.2, -0.9, -0.9; prompt 1: -0.3, -0.9; prompt 5: alike."""
+    found = group(SCORES | FLAT)
+
+    def pairs(**values):
+        c = dataclasses.replace(tiny.load_config("").train, objective="dpo", **values)
+        picked, counts = selection.choose(found, c)
+        return [c.id for c in picked], tuple(counts.values())
+
+    best = dict(select="best_of_k")
+    assert pairs(**best) == (["0-1", "0-4", "1-1", "1-0"], (0, 0))
+    both = ["0-1", "0-4", "0-2", "0-3", "1-1", "1-0"]
+    assert pairs(select="all") == (both, (0, 0))
+    # The bound is the better one's, and takes its partner with it; a prompt's gain is as ever.
+    assert pairs(min_score=0.0, **best) == (["0-1", "0-4"], (0, 2))
+    assert pairs(min_gain=0.5, **best) == (["0-1", "0-4"], (2, 0))
+    assert pairs(min_score_quantile=0.5, **best) == (["0-1", "0-4"], (0, 2))
+    # Of two wrong ones beside a right one none is better than the other.
+    three = group({"0-0": (-0.8, []), "0-1": (0.9, []), "0-2": (-0.9, []), "0-3": (-0.85, [])})
+    assert [c.id for c in selection.pairs(three, "all")] == ["0-1", "0-2"]
+    made = selection.advantages(found, selection.pairs(found, "all"))
+    assert [c.id for c in made] == both
+    assert all((c.image_advantage > 0) == (i % 2 == 0) for i, c in enumerate(made))
+    with pytest.raises(ValueError, match="of 3 candidates none is better .* learns from pairs"):
+        selection.pairs(group(FLAT), "all")
 
 
 def test_pictures_of_prompts_held_back_are_left_out_where_there_are_enough():

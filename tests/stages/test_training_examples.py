@@ -11,6 +11,7 @@ from srum_jax.data import shards
 from srum_jax.objectives import srum
 from srum_jax.stages import selection, training_examples
 from srum_jax.stages.manifest import Workdir
+from srum_jax.training import metrics
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +51,33 @@ def test_examples_show_the_weights_that_training_used(
                 assert (work.stage("train") / row["image"]).exists()
                 seen += 1
     assert seen >= len(rows)
+
+
+def test_pairs_share_a_row_their_noise_and_whether_the_prompt_is_dropped(
+    weights, tmp_path, monkeypatch
+):
+    """Every candidate of a pair is once in an epoch beside its partner, the better one first; the
+    report's weights draw to the better ones and away from the worse ones."""
+    more = dict(train__objective="dpo", train__select="all", train__text_dropout=0.5)
+    cfg = config(weights, train__steps=4, train__lanes__und=88, **more)
+    work = write(Workdir(tmp_path), cfg)
+    batches = handed(cfg, work, monkeypatch, 4)["batches"]
+    sides = []
+    for batch in batches:
+        for row in range(cfg.train.rows):
+            ids = batch.noise_ids[row][batch.noisy[row]]
+            assert len(ids) % 2 == 0 < len(ids) and (ids[::2] == ids[1::2]).all()
+            tokens = np.bincount(batch.und.segment[row][batch.und.segment[row] > 0])[1:]
+            assert (tokens[::2] == tokens[1::2]).all()  # with their prompt or without
+            sides.append(batch.rewards.image_advantage[row][batch.noisy[row]])
+    better, worse = (np.concatenate([side[at::2] for side in sides]) for at in (0, 1))
+    assert len(better) > 6 and better.min() > 0 > worse.max()
+    run(cfg, work)
+    rows = json.loads((work.stage("train") / "examples.json").read_text())["candidates"]
+    for row in rows:
+        pulls = np.array(row["token_weights"])
+        assert (pulls * np.sign(row["image_advantage"]) >= 0).all() and pulls.any()
+    logged = metrics.read(work.stage("train") / "metrics.jsonl")
+    assert {"dpo", "margin", "preferred", "drift"} <= set(logged[0])
+    assert logged[0]["dpo"] == pytest.approx(np.log(2), rel=1e-5) and logged[0]["margin"] == 0
+    assert logged[-1]["dpo"] != logged[0]["dpo"]
