@@ -32,6 +32,7 @@ ADDED = (
     *("evaluate.suites", "evaluate.first", "generate.order", "generate.think"),
     *("generate.think_tokens", "evaluate.think_tokens", "evaluate.frames", "score.min_coverage"),
     *("train.use", "train.min_gain_quantile", "train.min_score_quantile", "train.dpo_beta"),
+    *("train.replay", "train.lanes.vit", "generate.edits", "generate.edit_count"),
 )
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.
@@ -54,7 +55,6 @@ def _below(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 # does otherwise is the parity of a model's generation settings.
 REMOVED = {
     "sample.image_alone": True,
-    "train.lanes.vit": 0,
     "train.lanes.labels": 0,
     **_below("pretrain.lanes", _BASE_LANES),
     **_below("pretrain.multi_image_lanes", _PAIR_LANES),

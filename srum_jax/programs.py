@@ -73,7 +73,7 @@ def training(cfg: Config, sizes: Sizes) -> Training:
         tx=optim.make(c.optim, trained, steps=c.steps),
         trained=trained,
         frozen=frozen,
-        reference=copied if objectives.needs_reference(c.objective, c.anchor) else None,
+        reference=copied if objectives.needs_reference(c.objective, c.anchor + c.replay) else None,
     )
 
 
@@ -94,8 +94,8 @@ def attending(
     """`sizes` with the attention that training takes on the mesh's devices, for rows of `tokens`.
 
     `gap`: why some token's keys are not one interval of its row, where that is so. In the stage
-    `train` it is not: its samples are a text and a noisy image behind it. Raises ValueError where
-    the config names a back-end that cannot do the run.
+    `train` it is not: its samples end in the one image that is noisy. Raises ValueError where the
+    config names a back-end that cannot do the run.
     """
     name = attention.choose(
         cfg.compute.attention,

@@ -277,11 +277,11 @@ def thinking(options: argparse.Namespace, models: Mapping[str, tuple[str, Any]])
 
 
 def editing(settings: Any, told: Any) -> Any:
-    """How edits are drawn, as `stages/replies.py` has it."""
+    """How edits are drawn, as `stages/loading.py` has it."""
     from srum_jax.config import Config
-    from srum_jax.stages import replies
+    from srum_jax.stages import loading
 
-    return replies.editing(told, dataclasses.replace(Config(), sample=settings))
+    return loading.editing(told, dataclasses.replace(Config(), sample=settings))
 
 
 def seeds(options: argparse.Namespace) -> list[int]:

@@ -51,7 +51,12 @@ def named(name):
     if name == "joint":
         return joint.JointLoss(types.SimpleNamespace(**LAW), predict, 0.5), lambda _: True
     numbers = dict(
-        rewards="both", map_sampling="centre", advantage_scale=2.0, nft_beta=1.0, anchor=1.0
+        rewards="both",
+        map_sampling="centre",
+        advantage_scale=2.0,
+        nft_beta=1.0,
+        anchor=1.0,
+        replay=0.0,
     )
     cfg = types.SimpleNamespace(objective=name, **numbers, **LAW)
     return srum.SrumLoss(cfg, predict), trained

@@ -278,8 +278,11 @@ def made(
         result |= {"at": scales, "right": measure.accuracy(sampler, texts, every)}
     grid = {str(scale): result["right"][str(scale)] for scale in m.grid} if m.cross_fitted else {}
     result["guidance"] = tuned or {"best": m.scale, "grid": grid}
-    if arm.name == BASE or cfg.train.trainable == "all":  # otherwise nothing that answers changed
-        listed = m.questions
+    listed = m.questions
+    with clock(seconds, "edit"):
+        changes = exam.edits(listed.split, listed.count, plan.setting)
+        result["edits"] = measure.edits(sampler, changes)
+    if arm.name == BASE or not loading.answers_stay(cfg.train, opened.family):
         with clock(seconds, "ask"):
             asked = shapes_questions.qa_set(listed.split, listed.count, listed.seed, plan.setting)
             result["answers"] = measure.answers(sampler, asked)

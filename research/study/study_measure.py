@@ -1,4 +1,4 @@
-"""What the study measures of one model: drawing, answering, its own scores.
+"""What the study measures of one model: drawing, editing, answering, its own scores.
 
 Every prompt is drawn from noise that its seed and text alone decide, so that models are compared
 picture by picture. Right and wrong are strings of 1 and 0 in prompt order.
@@ -92,8 +92,19 @@ def answers(sampler: PromptSampler, items: Sequence[exam.Item]) -> dict[str, str
     """{kind of question: bits}: whether the likeliest first word is the answer's."""
     asked = replies.model_under_test(sampler.opened, sampler.cfg, sampler.mesh)
     requests = exam.answer_requests(items)
+    return _by_kind(exam.judge_answers(requests, asked.answers(requests)))
+
+
+def edits(sampler: PromptSampler, requests: Sequence[exam.EditRequest]) -> dict[str, str]:
+    """{kind of edit: bits}: whether a picture is as demanded and otherwise as it was, drawn as the
+    model's folder says or else at the config's guidance."""
+    asked = replies.model_under_test(sampler.opened, sampler.cfg, sampler.mesh)
+    return _by_kind(exam.judge_edits(requests, asked.edits(requests)))
+
+
+def _by_kind(verdicts: Sequence[exam.Verdict]) -> dict[str, str]:
     right: dict[str, list[bool]] = {}
-    for verdict in exam.judge_answers(requests, asked.answers(requests)):
+    for verdict in verdicts:
         right.setdefault(verdict.category, []).append(verdict.right)
     return {kind: bits(values) for kind, values in sorted(right.items())}
 

@@ -287,24 +287,35 @@ def category_table(found: Found) -> str:
 
 def answer_table(found: Found) -> str:
     """Question answering; arms whose understanding is frozen answer as the base does."""
+    return _kind_table(found, "answers", "all questions")
+
+
+def edit_table(found: Found) -> str:
+    """Editing, where it was measured."""
+    return _kind_table(found, "edits", "all edits")
+
+
+def _kind_table(found: Found, key: str, every: str) -> str:
+    """What results have under `key`, {kind: bits}: all together against the base, and each kind."""
 
     def of(arm: str, seeds: Sequence[int], kind: str = "") -> np.ndarray:
-        every = [found.results[arm][seed]["answers"] for seed in seeds]
-        return np.array([list(a[kind] if kind else "".join(a.values())) for a in every], float)
+        told = [found.results[arm][seed][key] for seed in seeds]
+        return np.array([list(a[kind] if kind else "".join(a.values())) for a in told], float)
 
     asked = {
-        arm: [s for s in found.seeds(arm, BASE) if "answers" in found.results[arm][s]]
+        arm: [s for s in found.seeds(arm, BASE) if key in found.results[arm][s]]
         for arm in found.arms
     }
-    kinds = list(found.results[BASE][asked[BASE][0]]["answers"]) if asked.get(BASE) else []
-    rows = []
+    if not asked.get(BASE):
+        return ""
+    kinds, rows = list(found.results[BASE][asked[BASE][0]][key]), []
     for arm, seeds in asked.items():
         if not seeds:
             continue
         gain = "" if arm == BASE else signed(interval(of(arm, seeds) - of(BASE, seeds)))
         each = [f"{100 * of(arm, seeds, kind).mean():.1f}" for kind in kinds]
         rows.append([arm, plain(interval(of(arm, seeds))), gain, *each])
-    return table(["arm", "all questions", f"− {BASE}", *kinds], rows)
+    return table(["arm", every, f"− {BASE}", *kinds], rows)
 
 
 def watch_table(found: Found) -> str:
@@ -336,7 +347,7 @@ def effort_table(found: Found) -> str:
         spent = [p["seconds"] for p in parts]
         for stage in ("generate", "score", "train"):
             cells.append(f"{np.mean([s[stage] for s in spent]):.0f}" if stage in spent[0] else "")
-        measured = ("tuning", "draw", "ask", "watch", "best_of")
+        measured = ("tuning", "draw", "edit", "ask", "watch", "best_of")
         cells.append(f"{np.mean([sum(s.get(m, 0) for m in measured) for s in spent]):.0f}")
         rows.append([arm, *cells])
     head = ["arm, mean of seeds", "rounds", "images drawn", "images trained on", "steps"]
@@ -419,6 +430,7 @@ TABLES: Sequence[Callable[[Found], str]] = (
     category_table,
     choice_table,
     answer_table,
+    edit_table,
     watch_table,
     effort_table,
 )

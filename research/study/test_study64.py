@@ -2,6 +2,7 @@
 
 import random
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import study  # noqa: E402
+import study_measure  # noqa: E402
 import study_plan  # noqa: E402
 import study_tables  # noqa: E402
 from study_crossfit import cross_fitted, crossed, halves, over_seeds, t_interval  # noqa: E402
 
+from srum_jax import programs  # noqa: E402
+from srum_jax.core import registry  # noqa: E402
+from srum_jax.data import edits, packing  # noqa: E402
+from srum_jax.data.tokenizer import Tokenizer  # noqa: E402
+from srum_jax.models.bagel import model_config  # noqa: E402
 from srum_jax.rewards.boxes import regions  # noqa: E402
-from srum_jax.worlds.shapes import examples, language, rendering  # noqa: E402
+from srum_jax.stages import own_edits  # noqa: E402
+from srum_jax.worlds.shapes import changes, exam, examples, language, rendering  # noqa: E402
 from srum_jax.worlds.shapes.setting import LARGE  # noqa: E402
 
 ALL = np.ones(400, bool)
@@ -150,6 +158,37 @@ def test_the_oracle_labels_objects_and_answers_for_relation_and_sizes():
         ("size", 1, 1.0),
     ]
     assert [a.p for a in judged(text, wrong).answers] == [0.0, 0.0]
+
+
+def test_edits_are_measured_by_kind_and_compared_with_the_base(monkeypatch):
+    requests = exam.edits("validation", 8, LARGE)
+
+    def measured(replies):
+        asked = types.SimpleNamespace(edits=lambda requests: replies)
+        monkeypatch.setattr(study_measure.replies, "model_under_test", lambda *_: asked)
+        return study_measure.edits(types.SimpleNamespace(opened=0, cfg=0, mesh=0), requests)
+
+    right = measured([rendering.draw(one.truth.target) for one in requests])
+    wrong = measured([one.image for one in requests])
+    assert right == dict.fromkeys(sorted(changes.EDITS), "11") and set(wrong) == set(right)
+    assert set("".join(wrong.values())) == {"0"}
+    results = {"base": {0: {"edits": wrong}}, "arm": {0: {"edits": right}}, "old": {0: {}}}
+    found = types.SimpleNamespace(arms=list(results), results=results, seeds=lambda *_: [0])
+    lines = study_tables.edit_table(found).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["base", "arm"]
+    assert "+100.0" in lines[3] and study_tables.answer_table(found) == ""
+
+
+def test_rows_of_the_plan_hold_an_edit_that_is_replayed():
+    plan = study_plan.load_plan(study_plan.HERE / "study64_plan.json")
+    arms = {arm.name: arm for phase in plan.phases for arm in phase.arms}
+    for name in ("positive_replay", "positive_lora_replay"):
+        cfg = study_plan.config_of(plan, arms[name], 0)
+        folder = registry.base_folder("shapes64")
+        layout, words = model_config.from_folder(folder).layout, Tokenizer.from_folder(folder)
+        for one in edits.read(cfg.generate.edits, 40):
+            shape = own_edits.shape_alone(one, layout, words)
+            packing.check_fits(packing.size(shape), programs.lanes(cfg.train), what=one.where)
 
 
 def test_the_first_study_s_results_are_of_its_plan():

@@ -132,6 +132,10 @@ class GenerateConfig:
     # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
     guidance: tuple[NonNegativeFloat, ...] = ()
     shard_size: PositiveInt = 64  # images: what is lost at most when the stage is killed
+    # What is edited too, for train.replay: WORLD:SPLIT, or a .jsonl file of {"image": a picture's
+    # path beside it, "instruction": text}; "": nothing.
+    edits: str = ""
+    edit_count: PositiveInt = 400  # the first so many of them, in every round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +255,7 @@ class LanesConfig:
     gen: PositiveInt = 64  # latent tokens (G)
     images: PositiveInt = 4  # latent images
     regions: NonNegativeInt = 4  # scored regions a latent image (R)
+    vit: NonNegativeInt = 0  # patches of pictures that are edited (P), for train.replay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +344,8 @@ class TrainConfig(PackedConfig):
     # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
     # none, and sft and srum_release then keep no copy of that model.
     anchor: NonNegativeFloat = 0.0
+    # Share of a step's rows that are own edits (generate.edits), held to v0: against forgetting.
+    replay: Annotated[float, AtLeast(0), Below(1)] = 0.0
     # Largest |v - v0|^2, in units of the target's |noise - x0|^2, before the run stops (exit code
     # 4); read where a copy of the starting model is kept. 0.0: no limit.
     max_drift: NonNegativeFloat = 1.0
@@ -460,16 +467,10 @@ class Config:
     weights_base: Path = ""
     seed: Seed = 0  # of candidates, training noise and orders; evaluation has its own
     rounds: PositiveInt = 1  # times the stages run, each from the weights of the one before
-    # What runs, in this order. There are also autoencoder and pretrain, which come first, ingest,
-    # which stands in the place of generate, and of score too where its data is scored, and adjust,
-    # before export.
+    # What runs, in this order. There are also autoencoder and pretrain, first; ingest, in the place
+    # of generate, and of score too where its data is scored; and adjust, before export.
     stages: Annotated[tuple[Stage, ...], Distinct(1)] = (
-        "generate",
-        "score",
-        "train",
-        "evaluate",
-        "export",
-        "report",
+        *("generate", "score", "train", "evaluate", "export", "report"),
     )
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()

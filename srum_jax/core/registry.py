@@ -7,11 +7,11 @@ languages alone; it may ask for a world's name or its folder of weights.
 A world is a package with `prompts(split, count, first)`, `write_benchmark(suite, folder)`,
 which writes its questions in a benchmark's official form, `STAGES` with the modules of the stages
 that make its base, and, beside its modules, a folder `base` with that small model: its name is a
-`model` of the config. A preset is the sizes of a model whose weights do not ship: an entry of
-`PRESETS` in its module, for plans without its folder. A suite is a module with
-`make(cfg, data, language)`, which gives an `evals.suite.Suite`; that of a benchmark has an `ABOUT`
-too (`evals/benchmark.py`). A language is a module with
-`normalise(text, kind)`, which puts plain English into the words of a world's models.
+`model` of the config; where that model edits, also with `edits(split, count)`. A preset is the
+sizes of a model whose weights do not ship: an entry of `PRESETS` in its module, for plans without
+its folder. A suite is a module with `make(cfg, data, language)`, which gives an
+`evals.suite.Suite`; that of a benchmark has an `ABOUT` too (`evals/benchmark.py`). A language is a
+module with `normalise(text, kind)`, which puts plain English into the words of a world's models.
 """
 
 import importlib

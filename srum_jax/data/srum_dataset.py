@@ -83,7 +83,7 @@ class SrumDataset:
         if not isinstance(line, dict):
             raise ValueError("not an object with fields")
         prompt = records.usable_text(line.get("prompt"), 'field "prompt"')
-        names = [_file_name(line, key) for key in ("bad_image_file", "good_image_file")]
+        names = [file_name(line, key) for key in ("bad_image_file", "good_image_file")]
         regions, score = rewards(line.get("vlm_rewards"))
         bad, *good = (self._picture(name) for name in dict.fromkeys(names))
         height, width = bad.shape[:2]
@@ -111,7 +111,7 @@ class SrumDataset:
         for line in self.lines:
             for key in ("bad_image_file", "good_image_file"):
                 with contextlib.suppress(ValueError, TypeError, AttributeError):
-                    found[_file_name(line.value, key)] = None
+                    found[file_name(line.value, key)] = None
         pictures = _Pictures(self.folder, [n for n in found if (self.folder / n).is_file()])
         return files.remembered_fingerprint(pictures, [self.file], kept)
 
@@ -134,7 +134,7 @@ class _Pictures:
         return (self.folder / name for name in self.names)
 
 
-def _file_name(line: Mapping[str, Any], key: str) -> str:
+def file_name(line: Mapping[str, Any], key: str) -> str:
     """A picture's path inside the folder. ValueError for one that leads out of it."""
     name = line.get(key)
     if not isinstance(name, str) or not name.strip():

@@ -368,9 +368,10 @@ OBJECTIVES = {
 _AROUND_START = ("srum_paper", "srum_advantage", "nft", "dpo")  # read v₀ themselves
 
 
-def needs_reference(objective: str, anchor: float) -> bool:
-    """Whether a loss compares with the velocity of the starting model."""
-    return anchor > 0 or objective in _AROUND_START
+def needs_reference(objective: str, pull: float) -> bool:
+    """Whether a loss compares with the velocity of the starting model; `pull`: train.anchor and
+    train.replay together."""
+    return pull > 0 or objective in _AROUND_START
 
 
 def loss(cfg: TrainConfig, sizes: BagelConfig, *, dtype: DTypeLike, remat: str) -> "SrumLoss":
@@ -380,9 +381,10 @@ def loss(cfg: TrainConfig, sizes: BagelConfig, *, dtype: DTypeLike, remat: str) 
 
 @dataclasses.dataclass(frozen=True)
 class SrumLoss(terms.Objective):
-    """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function.
+    """The objective that `cfg.objective` names, anchored by `cfg.anchor`, as a loss function; with
+    `cfg.replay` rows of own edits are held to the starting model's velocity instead.
 
-    cfg is the train section: objective, rewards, anchor, the timestep distribution and the
+    cfg is the train section: objective, rewards, anchor, replay, the timestep distribution and the
     objectives' own numbers.
     """
 
@@ -404,9 +406,12 @@ class SrumLoss(terms.Objective):
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
         start = None
-        if needs_reference(cfg.objective, cfg.anchor):
+        if needs_reference(cfg.objective, cfg.anchor + cfg.replay):
             start = jax.lax.stop_gradient(self.predict(reference, batch, draws).velocity)
         out = self.predict(params, batch, draws)
+        if cfg.replay:
+            edits = terms.edited(batch) & out.trained
+            out = out.replace(trained=out.trained & ~edits)
         found = OBJECTIVES[cfg.objective](out, start, batch, draws, cfg)
         metrics = {"mse": sft(out.velocity, batch, draws, out.trained)}
         if start is not None:
@@ -418,5 +423,12 @@ class SrumLoss(terms.Objective):
                 found = found.replace(
                     terms=found.terms | {"anchor": drift},
                     coefficients=(*found.coefficients, ("anchor", cfg.anchor)),
+                )
+            if cfg.replay:
+                kept = terms.squared_error(out.velocity, start, edits)
+                share = cfg.replay / (1 - cfg.replay)  # a row of edits counts as one of candidates
+                found = found.replace(
+                    terms=found.terms | {"replay": kept},
+                    coefficients=(*found.coefficients, ("replay", share)),
                 )
         return found.replace(metrics=metrics | found.metrics)

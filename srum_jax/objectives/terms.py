@@ -66,6 +66,14 @@ def trained(batch: Batch) -> jax.Array:
     return noisy & (batch.gen.segment != PAD_SEGMENT)
 
 
+def edited(batch: Batch) -> jax.Array:
+    """Latent tokens of rows in which pictures are edited, that is read as clean latents: bool
+    [B,G]."""
+    noisy = jnp.take_along_axis(batch.noisy, batch.latent_images, axis=1)
+    clean = ~noisy & (batch.gen.segment != PAD_SEGMENT)
+    return jnp.broadcast_to(clean.any(axis=1, keepdims=True), clean.shape)
+
+
 def token_mean(values: jax.Array, mask: jax.Array, weights: jax.Array | None = None) -> Ratio:
     """values [B,G,Z] over masked tokens [B,G] and channels, optionally times weights [B,G].
 

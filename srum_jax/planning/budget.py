@@ -207,7 +207,8 @@ def _left(work: Workload, stage: str) -> int | None:
     cfg, sizes = work.cfg, work.sizes
     match stage:
         case "generate":
-            images = cfg.rounds * cfg.generate.count * cfg.generate.candidates
+            c = cfg.generate
+            images = cfg.rounds * (c.count * c.candidates + 2 * c.edit_count * bool(c.edits))
             return images * disk.picture_bytes(cfg.sample.size, sizes.layout)
         case "evaluate" | "adjust" if work.asked(stage).images:
             asked = work.asked(stage)

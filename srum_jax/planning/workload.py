@@ -300,7 +300,8 @@ class Workload:
         thought = c.think_tokens if c.think else 0
         drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own, thought=thought)
         plans = [self._thought(c.count, thought, self.cfg.sample.batch)] if thought else []
-        return [*plans, *drawn]
+        edits = self._edited("generate", c.edit_count) if c.edits else []
+        return [*plans, *drawn, *edits]
 
     def _score(self) -> list[Calls]:
         c = self.cfg.generate
@@ -366,13 +367,20 @@ class Workload:
             work = count.answering(self.sizes, size, batch, bucket(limit), **few)
             calls.append(self._calls(f"write {limit}", texts, batch, work, team))
         if asked.edits:
-            if why := families.of(self.sizes).ONLY_WORDS:
-                raise BadInput(f"{stage}: pictures are to be edited: {why}")
-            work = editing(self.sizes, c.sample, **few, chips=team.chips)
-            calls.append(self._calls("edit", asked.edits, c.sample.batch, work, team))
-            decoded, alone = count.decoding(self.sizes, size), team.beside * team.chips
-            calls.append(Calls("decode edits", asked.edits, decoded, 1, alone, "float32"))
+            calls += self._edited(stage, asked.edits)
         return calls
+
+    def _edited(self, stage: str, edits: int) -> list[Calls]:
+        """Pictures edited together and decoded one by one."""
+        if why := families.of(self.sizes).ONLY_WORDS:
+            raise BadInput(f"{stage}: pictures are to be edited: {why}")
+        c, team = self.cfg.sample, self.own
+        work = editing(self.sizes, c, itemsize=self._itemsize, chips=team.chips)
+        decoded, alone = counting(self.sizes).decoding(self.sizes, c.size), team.beside * team.chips
+        return [
+            self._calls("edit", edits, c.batch, work, team),
+            Calls("decode edits", edits, decoded, 1, alone, "float32"),
+        ]
 
     def _drawn(self, images: int, shard: int, team: Team, *, thought: int = 0) -> list[Calls]:
         """Images drawn together and decoded one by one, each on a device of its own; thought:

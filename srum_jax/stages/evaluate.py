@@ -252,7 +252,7 @@ def in_full(
     if suite.verifier or not found.section:
         return found
     requests, c = suite.requests("base"), cfg.evaluate
-    edited = replies.editing(loading.settings(loading.source(cfg, work)), cfg)
+    edited = loading.editing(loading.settings(loading.source(cfg, work)), cfg)
     samplers = cfg.sample, edited
     how = {
         "drawing": suite_folder.drawing(requests, *samplers, [c.seed], c.think_tokens),

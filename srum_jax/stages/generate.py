@@ -5,7 +5,8 @@ from. A candidate is a function of the weights, the prompt, the run's seed, the 
 number k. A round takes the prompts that follow those of the round before; a list that ends begins
 again, with other noise. Beside them held_back.json, prompts that no round draws, and where there
 are any, rejects.jsonl, the lines of the prompts' file that are none, and leaks.json, the drawn
-prompts that the run will also be evaluated on.
+prompts that the run will also be evaluated on. With `generate.edits` own edits too, in `edits/`
+(`own_edits.py`).
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from etils import epath
 from srum_jax import disk, programs
 from srum_jax.config import Config
 from srum_jax.core.files import write_json
+from srum_jax.data import edits, records, shards
 from srum_jax.data import prompts as prompt_lists
-from srum_jax.data import records, shards
 from srum_jax.data.prompt_reader import PromptReader
 from srum_jax.data.prompts import Prompt
 from srum_jax.data.records import Reject
@@ -32,6 +33,7 @@ from srum_jax.stages import (
     draw_and_judge,
     focus,
     loading,
+    own_edits,
     preflight,
     rollout,
     shard_worker,
@@ -52,6 +54,9 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     that can train on each."""
     c = cfg.generate
     weights = preflight.weights(cfg, work, found)
+    if weights:
+        with found.noting():
+            own_edits.check(cfg, weights, found)
     with found.noting():
         reader = loading.prompt_reader(weights) if weights else PromptReader()
         plan = Rollout.of(cfg, reader)
@@ -101,6 +106,9 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         "prompts": prompt_lists.digest(wanted),
         **adjusted.inputs(cfg, work),
     }
+    edited = own_edits.wanted(cfg)
+    if edited:
+        inputs["edits"] = edits.digest(edited)
     shared = leaks(cfg, wanted, reader.language)
 
     def body(folder: epath.Path) -> Outcome:
@@ -120,11 +128,16 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
                 seed=cfg.seed + work.round,
                 title="generate",
             )
+            if edited:
+                at, seed = folder / own_edits.NAME, cfg.seed + work.round
+                own_edits.draw(edited, at, loaded, adjusted.in_use(cfg, work), here, seed=seed)
+        kept = {"edits": own_edits.NAME} if edited else {}
         return Outcome(
-            outputs={"candidates": ".", "held_back": "held_back.json"},
+            outputs={"candidates": ".", "held_back": "held_back.json", **kept},
             counts={
                 "prompts": len(wanted),
                 "candidates": len(jobs),
+                **({"edits": len(edited)} if edited else {}),
                 **counted(given.rejects, shared, repeated=len(given.duplicates)),
             },
             items=len(jobs),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from srum_jax import programs
-from srum_jax.config import Config, TrainConfig
+from srum_jax.config import Config, SampleConfig, TrainConfig
 from srum_jax.core import compiling, device_clock, param_tree, registry, sharding
 from srum_jax.core.files import model_fingerprint as fingerprint  # noqa: F401 (stages ask here)
 from srum_jax.data.prompt_reader import PromptReader
@@ -153,6 +153,14 @@ def language(parts: hf.Parts) -> str:
 def settings(parts: hf.Parts) -> GenerationConfig:
     """How a model is best used, as its folder or its base says."""
     return generation_config.from_folder(parts.folder, parts.base)
+
+
+def editing(told: GenerationConfig, cfg: Config) -> SampleConfig:
+    """How a model edits whose folder says `told`: as the run draws, or as its folder has it, in the
+    run's steps and calls, where that is not how it draws."""
+    if told.edit == told.generate:
+        return cfg.sample
+    return dataclasses.replace(told.edit, steps=cfg.sample.steps, batch=cfg.sample.batch)
 
 
 def prompt_reader(parts: hf.Parts) -> PromptReader:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from srum_jax.config import Config, SampleConfig
+from srum_jax.config import Config
 from srum_jax.core import distributed
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
@@ -37,9 +37,16 @@ from srum_jax.evals.suite import (
 )
 from srum_jax.evals.suite_judges import ExternalJudge, SelfJudge, SuiteJudge
 from srum_jax.generation import system_prompts
-from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.rewards import external
-from srum_jax.stages import draw_and_judge, generate, judges, score, shard_worker, thinking
+from srum_jax.stages import (
+    draw_and_judge,
+    generate,
+    judges,
+    loading,
+    score,
+    shard_worker,
+    thinking,
+)
 from srum_jax.stages.loading import LoadedModel
 
 # Statuses of replies that a judge may give when it is asked again.
@@ -62,17 +69,9 @@ def model_under_test(loaded: LoadedModel, cfg: Config, mesh: jax.sharding.Mesh) 
         ),
         encoder=loaded.encoder(),
         language=told.language,
-        editing=None if (own := editing(told, cfg)) == cfg.sample else own,
+        editing=None if (own := loading.editing(told, cfg)) == cfg.sample else own,
         think_tokens=cfg.evaluate.think_tokens,
     )
-
-
-def editing(told: GenerationConfig, cfg: Config) -> SampleConfig:
-    """How a model edits whose folder says `told`: as the run draws, or as its folder has it, in the
-    run's steps and calls, where that is not how it draws."""
-    if told.edit == told.generate:
-        return cfg.sample
-    return dataclasses.replace(told.edit, steps=cfg.sample.steps, batch=cfg.sample.batch)
 
 
 def replies(

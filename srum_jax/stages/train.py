@@ -31,6 +31,7 @@ from srum_jax.stages import (
     monitor,
     object_credit,
     preflight,
+    replay,
     training_examples,
 )
 from srum_jax.stages.manifest import (
@@ -64,6 +65,7 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             f'train.credit = "objects" says whose regions\' scores are, and train.objective = '
             f'"{c.objective}" with train.rewards = "{c.rewards}" reads none: set it to "regions"'
         )
+    replay.check(cfg, work, found)
     preflight.check_training(cfg, work, found)
     weights = preflight.weights(cfg, work, found)
     if weights is None:
@@ -154,7 +156,8 @@ def train(
     state = checkpoints.newest(like, begin, steps=c.steps)
     del trained, begin  # the state has its own copies
     reads = opened.family.Prompts(opened.tokenizer)
-    examples = TrainingSet(chosen, stored, reads, lanes, opened.cfg.layout, c, seed=cfg.seed)
+    own = replay.edits_of(cfg, work, opened, lanes)
+    examples = TrainingSet(chosen, stored, reads, lanes, opened.cfg.layout, c, cfg.seed, own)
     log_rows(examples)
 
     watch = None
@@ -166,7 +169,7 @@ def train(
 
     key = jax.random.key(cfg.seed)
     step = loop.Step.of(state, fixed, loss_fn=program.loss_fn, tx=program.tx, key=key, cfg=c)
-    at, rows = sharding.batch_sharding(mesh), len(examples.order.first)
+    at = sharding.batch_sharding(mesh)
     make = functools.partial(examples.batch, at=at)
     state, summary = loop.run(
         state,
@@ -182,7 +185,7 @@ def train(
             stop=preemption.stop,
             log=cfg.log,
             limits=drift_limits(c.max_drift) if fixed.reference is not None else (),
-            cost=step_cost(cfg, opened, program, examples.sizes, rows=rows),
+            cost=step_cost(cfg, opened, program, examples.kinds),
             evaluator=Monitoring(watch) if watch else None,
             evaluate_every=c.monitor.every,
         ),
@@ -297,31 +300,34 @@ def step_cost(
     cfg: Config,
     loaded: loading.LoadedModel,
     program: programs.Training,
-    needs: np.ndarray,
-    *,
-    rows: int,
+    kinds: Sequence[tuple[int, np.ndarray, int]],
 ) -> StepCost:
-    """Tokens and operations of a step of the model on average: of `rows` packed rows with examples
-    [E, 6] of `packing.size`, without padding; tokens see the tokens of their own example."""
-    need = dict(zip(packing.LANES, needs.T, strict=True))
-    tokens = need["und"] + need["gen"]
-    cost = loaded.family.cost
-    row = cost.RowTokens(
-        und=need["und"].sum() / rows,
-        gen=need["gen"].sum() / rows,
-        keys=np.square(tokens).sum() / tokens.sum(),
-        vit=need["vit"].sum() / rows,
-        times=need["images"].sum() / rows,
-    )
-    _, needed = cost.step(
-        loaded.cfg,
-        row,
-        trained=program.trained,
-        remat=cfg.compute.remat,
-        reference=program.reference is not None,
-    )
-    count = cfg.train.rows
-    return StepCost(tokens=count * (row.und + row.gen), flops=float(count * needed))
+    """Tokens and operations of a step of the model on average: of each kind of rows how many a step
+    has, examples [E, 6] of `packing.size` without padding and in how many rows these are packed;
+    tokens see the tokens of their own example."""
+    cost, found = loaded.family.cost, StepCost(tokens=0.0, flops=0.0)
+    for count, sizes, rows in kinds:
+        need = dict(zip(packing.LANES, sizes.T, strict=True))
+        tokens = need["und"] + need["gen"]
+        row = cost.RowTokens(
+            und=need["und"].sum() / rows,
+            gen=need["gen"].sum() / rows,
+            keys=np.square(tokens).sum() / tokens.sum(),
+            vit=need["vit"].sum() / rows,
+            times=need["images"].sum() / rows,
+        )
+        _, needed = cost.step(
+            loaded.cfg,
+            row,
+            trained=program.trained,
+            remat=cfg.compute.remat,
+            reference=program.reference is not None,
+        )
+        found = StepCost(
+            tokens=found.tokens + count * (row.und + row.gen),
+            flops=found.flops + float(count * needed),
+        )
+    return found
 
 
 def drift_limits(largest: float) -> tuple[MetricLimit, ...]:

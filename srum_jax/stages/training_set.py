@@ -15,6 +15,8 @@ from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, records, sources
 from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
 from srum_jax.data.shards import ShardRecords
+from srum_jax.stages import replay
+from srum_jax.stages.replay import ReplaySet
 from srum_jax.stages.selection import Candidate, regions_of
 
 LATENTS = ("latent", "target", "latent_std", "target_std")  # `generate` leaves the first alone
@@ -177,7 +179,7 @@ class TrainingSet:
 
     stored: where their arrays lie · prompts: how the model reads theirs · c: the train section ·
     lanes: sizes of a row · layout: sizes of tokens · seed: of order, dropped prompts and resampled
-    latents.
+    latents · own_edits: what the last rows of a step hold in place of candidates.
     """
 
     candidates: Sequence[Candidate]
@@ -187,6 +189,17 @@ class TrainingSet:
     layout: LayoutSizes
     c: TrainConfig
     seed: int
+    own_edits: ReplaySet | None = None
+
+    @property
+    def kinds(self) -> list[tuple[int, np.ndarray, int]]:
+        """Of each kind of rows: how many a step has, what its examples take of each lane [E, 6] of
+        `packing.size`, and in how many rows these are packed."""
+        edits = 0 if self.own_edits is None else replay.rows(self.c)
+        found = [(self.c.rows - edits, self.sizes, len(self.order.first))]
+        if self.own_edits is not None:
+            found.append((edits, self.own_edits.sizes, len(self.own_edits.order.first)))
+        return found
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
@@ -256,9 +269,18 @@ class TrainingSet:
         ]
         return packing.pack([made], self.lanes, self.layout, **self._packed), i - first
 
+    def _of_step(self, step: int, place: int) -> list[Example]:
+        """The samples of row `place` of a step: of own edits the last ones."""
+        edits = 0 if self.own_edits is None else replay.rows(self.c)
+        first = self.c.rows - edits  # of those of edits
+        if place < first:
+            return self.row(step * first + place)
+        return self.own_edits.row(step * edits + place - first)
+
     def batch(self, step: int, at: jax.sharding.Sharding) -> Batch:
         """This host's rows of the batch of `step`, whose rows `at` lays over the devices."""
-        rows = [self.row(number) for number in pipeline.local_rows(step, self.c.rows, at)]
+        numbers = pipeline.local_rows(step, self.c.rows, at)
+        rows = [self._of_step(step, number - step * self.c.rows) for number in numbers]
         return packing.pack(rows, self.lanes, self.layout, **self._packed)
 
 

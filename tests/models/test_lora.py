@@ -137,6 +137,7 @@ def objective(**values):
         rewards="both",
         map_sampling="centre",
         anchor=1.0,
+        replay=0.0,
         lambda_constraint=0.5,
         repulsion_cap=1.0,
     )

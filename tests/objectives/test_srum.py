@@ -290,6 +290,7 @@ def config(objective, **values):
             nft_beta=0.5,
             dpo_beta=2.0,
             anchor=0.0,
+            replay=0.0,
         )
         | values
     )

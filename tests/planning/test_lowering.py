@@ -72,6 +72,7 @@ def test_a_train_step_of_the_big_preset_lowers(objective, sizes):
         rewards="both",
         map_sampling="centre",
         anchor=float(objective != "srum_release"),
+        replay=0.0,
     )
     mesh = sharding.make_mesh(
         types.SimpleNamespace(**dict(zip(sharding.MESH_AXES, sizes, strict=True)))

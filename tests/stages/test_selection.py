@@ -12,8 +12,11 @@ from stages.test_train import PROMPTS, UNSCORED, config, records, summaries, wri
 from srum_jax import programs
 from srum_jax.core.errors import BadInput
 from srum_jax.data import masks, packing, shards, sources
+from srum_jax.data.schema import Lanes
+from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.stages import loading, selection, training_set
 from srum_jax.stages.manifest import Workdir
+from srum_jax.worlds.shapes.examples import write_tokenizer
 
 
 def test_candidates_without_a_score_are_left_out_and_counted():
@@ -289,6 +292,26 @@ def test_pairs_are_the_best_with_the_worst_on_both_sides_of_the_mean():
     assert all((c.image_advantage > 0) == (i % 2 == 0) for i, c in enumerate(made))
     with pytest.raises(ValueError, match="of 3 candidates none is better .* learns from pairs"):
         selection.pairs(group(FLAT), "all")
+
+
+def test_lanes_must_hold_both_of_a_pair(tmp_path):
+    words = write_tokenizer(tmp_path / "words").parent
+    reads, layout = sources.Prompts(Tokenizer.from_folder(words)), tiny.MODEL.layout
+    asked = [("a red circle", "mine.txt, line 7")]
+
+    def check(count, **lanes):
+        room = Lanes(**(dict(und=60, gen=32, vit=0, labels=0, images=2, regions=0) | lanes))
+        training_set.check_lanes(asked, reads, room, layout, (32, 32), count)
+
+    assert training_set.together(tiny.load_config("", train__objective="dpo").train) == 2
+    assert training_set.together(tiny.load_config("").train) == 1
+    check(2)
+    check(1, gen=16, images=1)
+    with pytest.raises(ValueError, match="2 images of sample.size does not fit one row: gen needs"):
+        check(2, gen=16)
+    check(1, und=8)
+    with pytest.raises(ValueError, match="mine.txt, line 7 does not fit one row: und needs 1"):
+        check(2, und=8)
 
 
 def test_pictures_of_prompts_held_back_are_left_out_where_there_are_enough():

@@ -12,7 +12,10 @@ files of benchmarks (`benchmark_files`), and the stages that make the base (`aut
 
 import pathlib
 
-from srum_jax.worlds.shapes import language
+import numpy as np
+
+from srum_jax.worlds.shapes import changes, language
+from srum_jax.worlds.shapes import rendering as render
 from srum_jax.worlds.shapes.setting import SMALL, Setting
 
 STAGES = {  # that make the base, in their order, and the module of each
@@ -34,6 +37,17 @@ def prompts(
     most = max(wanted, everything) if first else wanted
     found = language.balanced_prompts(split, most, setting=setting)
     return tuple((prompt.text, prompt.category) for prompt in found)
+
+
+def edits(split: str, count: int, setting: Setting = SMALL) -> tuple[tuple[np.ndarray, str], ...]:
+    """(picture uint8 [H,W,3], instruction) of `count` edits of the split, kinds in turn.
+
+    Raises ValueError for an unknown split.
+    """
+    if split not in language.SPLITS:
+        raise ValueError(f'"{split}" is no split of edits: there are {", ".join(language.SPLITS)}')
+    found = changes.edit_set(split, count, setting=setting)
+    return tuple((render.draw(one.source), one.instruction) for one in found)
 
 
 def write_benchmark(suite: str, folder: pathlib.Path) -> None:

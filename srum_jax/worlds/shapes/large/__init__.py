@@ -7,6 +7,8 @@ words, `configs/shapes64_pretrain.py` makes the weights.
 
 import pathlib
 
+import numpy as np
+
 from srum_jax.core.errors import BadInput
 from srum_jax.worlds import shapes
 from srum_jax.worlds.shapes.setting import LARGE
@@ -17,6 +19,11 @@ STAGES = shapes.STAGES
 def prompts(split: str, count: int | None, first: int = 0) -> tuple[tuple[str, str], ...]:
     """As `shapes.prompts`, of this setting."""
     return shapes.prompts(split, count, first, LARGE)
+
+
+def edits(split: str, count: int) -> tuple[tuple[np.ndarray, str], ...]:
+    """As `shapes.edits`, of this setting."""
+    return shapes.edits(split, count, LARGE)
 
 
 def write_benchmark(suite: str, folder: pathlib.Path) -> None:
