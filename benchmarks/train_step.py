@@ -115,7 +115,7 @@ WORK = {
 def flops(work: Work) -> int:
     """Of a step, forward and backward, nothing computed again."""
     row = cost.RowTokens(und=work.und, gen=work.gen, times=1)
-    how = dict(trained=specs(work), remat=work.remat, reference=False)
+    how = dict(trained=specs(work), remat=work.remat, compared=0)
     return work.samples * cost.step(work.cfg, row, **how)[1]
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import srum_jax.configs
-from srum_jax import config_history
+from srum_jax import config_history, config_online
 from srum_jax.configs.base import (  # noqa: F401 (this module is their one entry)
     AutoencoderConfig,
     ComputeConfig,
@@ -355,6 +355,7 @@ def _contradictions(cfg: Config) -> Iterable[str]:
     yield from _score(cfg)
     yield from _ingest(cfg)
     yield from _train(cfg)
+    yield from config_online.contradictions(cfg)
 
 
 def _run(cfg: Config) -> Iterable[str]:
@@ -447,9 +448,7 @@ def _ingest(cfg: Config) -> Iterable[str]:
 def _train(cfg: Config) -> Iterable[str]:
     c, drawn = cfg.train, cfg.generate.candidates
     if c.rows % c.micro_batches:
-        yield (
-            f"train.rows = {c.rows} must be a multiple of train.micro_batches = {c.micro_batches}"
-        )
+        yield f"train.rows = {c.rows} must be a multiple of train.micro_batches = {c.micro_batches}"
     if "train" in cfg.stages and "ingest" not in cfg.stages:
         if c.candidates > drawn:
             yield f"train.candidates = {c.candidates} is more than generate.candidates = {drawn}"

@@ -33,6 +33,8 @@ ADDED = (
     *("generate.think_tokens", "evaluate.think_tokens", "evaluate.frames", "score.min_coverage"),
     *("train.use", "train.min_gain_quantile", "train.min_score_quantile", "train.dpo_beta"),
     *("train.replay", "train.lanes.vit", "generate.edits", "generate.edit_count"),
+    *("train.anchor_to", "train.carry", "generate.steps", "generate.stochastic_steps"),
+    "generate.noise",
 )
 PARITY = 'api.load(…, parity="official")'
 # Keys of a model's generation settings that are gone; they are false without that.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srum_jax.config import LoopConfig
+from srum_jax.config import GenerateConfig, LoopConfig
 from srum_jax.core import param_tree
 from srum_jax.data.schema import LayoutSizes
 from srum_jax.programs import Training
@@ -25,6 +25,11 @@ def picture_bytes(size: tuple[int, int], sizes: LayoutSizes, *, latents: int = 1
     height, width = size
     tokens = (height // sizes.token_pixels) * (width // sizes.token_pixels)
     return int(PNG_SHARE * 3 * height * width) + latents * 4 * sizes.token_dim * tokens
+
+
+def candidate_latents(c: GenerateConfig) -> int:
+    """How many latents a candidate's record has: its own, and those around its steps by noise."""
+    return 1 + (c.stochastic_steps + 1 if c.stochastic_steps else 0)
 
 
 def training_bytes(c: LoopConfig, program: Training) -> int:

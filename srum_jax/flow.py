@@ -1,4 +1,5 @@
-"""Rectified flow: timestep distribution, path and target, guidance, renorm, the Euler step.
+"""Rectified flow: timestep distribution, path and target, guidance, renorm, the Euler step, and the
+step by noise that has the same marginals.
 
 x_t = (1 − t)·x_0 + t·noise, velocity v = noise − x_0, so t = 1 is noise and t = 0 the image.
 Everything is float32 and shaped by its arguments.
@@ -124,3 +125,33 @@ def guide(
 def euler(x: jax.Array, v: jax.Array, t: jax.Array, t_next: jax.Array) -> jax.Array:
     """One step from time t down to t_next."""
     return x - v * (t - t_next)
+
+
+def noise_scale(t: Array, after: Array, a: Array | float) -> Array:
+    """σ_t √(t − after), with σ_t = a √(t/(1 − t)): how far the noise of a `noisy_step` reaches.
+
+    Of the first step, where t = 1, σ takes `after` in place of t in its denominator. Source:
+    FlowGRPO (arXiv 2505.05470) and its code, sd3_sde_with_logprob.py.
+    """
+    room = jnp.where(t < 1, 1 - t, 1 - after)
+    return a * jnp.sqrt(t / room * (t - after))
+
+
+def noisy_step(x: jax.Array, v: jax.Array, t: Array, after: Array, deviation: Array) -> jax.Array:
+    """The mean of a step from time t down to `after` by an SDE that has the ODE's marginals; to be
+    added: `deviation`, σ √Δ with Δ = t − after, times standard normal noise.
+
+    With x_t = (1 − t)·x_0 + t·n and v = E[n − x_0 | x_t], x_t + (1 − t)·v is E[n | x_t], so the
+    score of the marginal p_t is s = −(x_t + (1 − t)·v)/t. Downwards in time, x' = x − [v − σ²s/2]Δ
+    + σ√Δ·ε moves p by Δ·(∇·(p v) − ∇·(p σ²s/2) + ∇²(p σ²/2)); as p·s = ∇p, the last two cancel for
+    every σ(t), and what is left is the ODE's. Hence the mean
+    x − [v + σ²/(2t)·(x + (1 − t)·v)]Δ, as FlowGRPO (arXiv 2505.05470) has it for the same
+    times. x, v [..., p·p·Z], the rest broadcast against them.
+    """
+    return x - v * (t - after) - jnp.square(deviation) / (2 * t) * (x + (1 - t) * v)
+
+
+def log_density(x: jax.Array, mean: jax.Array, deviation: Array) -> jax.Array:
+    """log N(x; mean, deviation²) number by number."""
+    distance = jnp.square((x - mean) / deviation)
+    return -0.5 * distance - jnp.log(deviation) - 0.5 * np.log(2 * np.pi).astype(np.float32)

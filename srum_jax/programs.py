@@ -5,6 +5,7 @@ that are not there. So whatever decides what a program computes or holds is deci
 """
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import TypeVar
@@ -45,15 +46,28 @@ class Training:
     """What the stage `train` optimises: a loss, an optimiser over the `trained` leaves, and the
     `frozen` ones beside them. `reference`: the leaves that are copied at the start, as the loss
     reads the starting model; None: it does not. Of adapters none are: without them the frozen
-    leaves are the starting model."""
+    leaves are the starting model. `first`: those of the first round's start, likewise."""
 
     loss_fn: Callable
     tx: optax.GradientTransformation
     trained: param_tree.Specs
     frozen: param_tree.Specs
     reference: param_tree.Specs | None
+    first: param_tree.Specs | None = None
+
+    @property
+    def compared(self) -> int:
+        """How many other models predict in every step."""
+        return sum(one is not None for one in (self.reference, self.first))
 
 
+def planned_steps(cfg: Config) -> int:
+    """Steps that the optimiser's schedule spans: a round's, or, where rounds go on from each other,
+    those of all."""
+    return cfg.train.steps * (cfg.rounds if cfg.train.carry else 1)
+
+
+@functools.lru_cache(maxsize=4)  # rounds share it, and by it the compiled step
 def training(cfg: Config, sizes: Sizes) -> Training:
     """The training of a config for a model of these sizes. Raises BadInput for an objective that
     its family does not have."""
@@ -68,12 +82,14 @@ def training(cfg: Config, sizes: Sizes) -> Training:
     else:
         trained, frozen = param_tree.split(specs, Trainable.of(c, sizes))
         copied = trained
+    rolling = c.anchor if c.anchor_to == "round" else 0.0
     return Training(
         loss_fn=loss_fn,
-        tx=optim.make(c.optim, trained, steps=c.steps),
+        tx=optim.make(c.optim, trained, steps=planned_steps(cfg)),
         trained=trained,
         frozen=frozen,
-        reference=copied if objectives.needs_reference(c.objective, c.anchor + c.replay) else None,
+        reference=copied if objectives.needs_reference(c.objective, rolling + c.replay) else None,
+        first=copied if c.anchor > rolling else None,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 from srum_jax import config, flow, running
-from srum_jax.configs import base, shapes, shapes_pretrain
+from srum_jax.configs import _making, base, shapes, shapes_pretrain
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.models import layers, lora
@@ -36,21 +36,22 @@ def sections(cls=config.Config):
 
 
 def test_a_key_has_its_type_range_default_and_meaning_in_one_place():
-    """Every field is a line `name: type = default` of base.py with a comment on it or above it; no
-    number is without a range but those that may be any."""
-    text = pathlib.Path(base.__file__).read_text()
-    lines, anything = text.splitlines(), {"timestep_mean"}
+    """Every field is a line `name: type = default` of base.py or _making.py with a comment on it or
+    above it; no number is without a range but those that may be any."""
+    texts = [pathlib.Path(module.__file__).read_text() for module in (base, _making)]
+    anything = {"timestep_mean"}
     fields = [
-        (node.name, field)
+        (text.splitlines(), node.name, field)
+        for text in texts
         for node in ast.parse(text).body
         if isinstance(node, ast.ClassDef)
         for field in node.body
         if isinstance(field, ast.AnnAssign)
     ]
     assert {f.name for cls in sections() for f in dataclasses.fields(cls)} == {
-        field.target.id for _, field in fields
+        field.target.id for *_, field in fields
     }
-    for where, field in fields:
+    for lines, where, field in fields:
         name = f"{where}.{field.target.id}"
         assert field.value is not None, f"{name} has no default"
         kind = ast.unparse(field.annotation)

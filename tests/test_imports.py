@@ -16,7 +16,7 @@ SOURCES = (PACKAGE, "tests", "benchmarks", "research")
 # Layers from low to high. A module imports from its own area and from lower layers; areas of one
 # layer do not know each other. The first pattern that fits decides.
 LAYERS = [
-    ["core", "configs", "config_history", "config"],
+    ["core", "configs", "config_history", "config_online", "config"],
     ["data.schema"],  # shapes of batches, sizes of layouts
     ["models.bagel.model_config"],
     ["data", "models"],
@@ -50,7 +50,7 @@ LAYERS = [
     ],
 ]
 MAY_NOT = {  # beyond the layers
-    "core": ["config", "configs", "config_history"],
+    "core": ["config", "configs", "config_history", "config_online"],
     "data": ["models"],
     "training": ["models", "rewards", "objectives"],
     "stages": ["planning"],
@@ -60,6 +60,8 @@ SIBLINGS = {
     ("config", "core"),
     ("config", "configs"),
     ("config", "config_history"),
+    ("config", "config_online"),
+    ("config_online", "configs"),
     ("configs", "core"),
     ("use", "api"),
     ("use", "use_evaluate"),
@@ -301,6 +303,7 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "generation.context": "runs the model: fills caches",
     "generation.denoising": "runs the model",
     "generation.image_codec": "runs the autoencoder",
+    "generation.stochastic": "runs the model",
     "generation.image_sampler": "runs the model",
     "generation.text_generator": "runs the model",
     "generation.answer_scorer": "runs the model",

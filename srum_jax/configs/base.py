@@ -2,12 +2,14 @@
 
 A config file starts from `get_config()`, changes a few values and returns the rest as it is; the
 command line changes more by `--config.a.b=value`. `srum_jax/config.py` reads types and ranges from
-here, and holds what keys say about each other.
+here, and holds what keys say about each other. `_making.py` has the keys of `pretrain` and
+`autoencoder`.
 """
 
 import dataclasses
 from typing import Annotated, Any, Literal
 
+from srum_jax.configs._making import AutoencoderConfig, PretrainConfig
 from srum_jax.core.constraints import (
     Ascending,
     AtLeast,
@@ -32,7 +34,7 @@ from srum_jax.core.constraints import (
 _Before = Literal["autoencoder", "pretrain", "ingest"]  # a rollout, or in its place
 Stage = Literal[_Before, "generate", "score", "train", "evaluate", "adjust", "export", "report"]
 _Srum = Literal["srum_release", "srum_positive", "srum_paper", "srum_advantage"]
-Objective = Literal["sft", _Srum, "nft", "dpo"]
+Objective = Literal["sft", _Srum, "nft", "dpo", "flow_grpo"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,10 @@ class GenerateConfig:
     # Scale of text guidance of the candidates of each round, the last one for all later rounds;
     # (): sample.guidance. Training distils guidance into the weights, so later rounds need less.
     guidance: tuple[NonNegativeFloat, ...] = ()
+    steps: NonNegativeInt = 0  # of a candidate; 0: sample.steps
+    # Of these the first so many are by noise, and kept for flow_grpo to learn from; 0: none.
+    stochastic_steps: NonNegativeInt = 0
+    noise: PositiveFloat = 0.7  # a of their sigma_t = a sqrt(t / (1 - t))
     shard_size: PositiveInt = 64  # images: what is lost at most when the stage is killed
     # What is edited too, for train.replay: WORLD:SPLIT, or a .jsonl file of {"image": a picture's
     # path beside it, "instruction": text}; "": nothing.
@@ -302,7 +308,8 @@ class TrainConfig(PackedConfig):
     # sft: plain flow matching | srum_release: as the authors released it | srum_positive: right
     # regions alone, each token by its score | srum_paper: as the paper writes it, signed, its
     # repulsion made bounded | srum_advantage: sft modulated by dense advantages, bounded | nft:
-    # DiffusionNFT with dense advantages, bounded | dpo: Diffusion-DPO of pairs, bounded
+    # DiffusionNFT with dense advantages, bounded | dpo: Diffusion-DPO of pairs, bounded |
+    # flow_grpo: policy gradient over the steps by which candidates were drawn, clipped
     objective: Objective = "sft"
     # Scores that weigh the tokens: both | image (regions are ignored) | regions (the image's score
     # is). Selection goes by the image's score whatever this says.
@@ -338,12 +345,19 @@ class TrainConfig(PackedConfig):
     # srum_advantage of a model that draws token by token: how bad tokens are pushed away: ratio (of
     # probabilities to the starting model's, clipped) | unlikelihood
     repulsion: Literal["ratio", "unlikelihood"] = "ratio"
-    clip: PositiveFloat = 0.2  # of ratio: beyond 1 +- clip nothing pulls or pushes on
+    # Of ratio and flow_grpo: beyond 1 +- clip nothing pulls or pushes on. flow_grpo's ratio is of
+    # densities averaged over an image's numbers, so its peers use 1e-5 to 1e-3.
+    clip: PositiveFloat = 0.2
     nft_beta: PositiveFloat = 1.0  # nft: beta of alpha = beta A, kappa = beta^2
     dpo_beta: PositiveFloat = 100.0  # dpo: how far a pair is driven apart before it is enough
     # Weight of |v - v0|^2, the pull towards the starting model, added to every objective. 0.0:
     # none, and sft and srum_release then keep no copy of that model.
     anchor: NonNegativeFloat = 0.0
+    # rounds > 1: that is the model that the round | the first round started from.
+    anchor_to: Literal["round", "first"] = "round"
+    # rounds > 1: a round goes on from parameters, moments and place in the schedule that the one
+    # before ended with; what draws are the averaged parameters all the same.
+    carry: bool = False
     # Share of a step's rows that are own edits (generate.edits), held to v0: against forgetting.
     replay: Annotated[float, AtLeast(0), Below(1)] = 0.0
     # Largest |v - v0|^2, in units of the target's |noise - x0|^2, before the run stops (exit code
@@ -418,30 +432,6 @@ class ExportConfig:
     # official: a single ema.safetensors, which the original code loads | sharded: files of at most
     # 5 GB with an index
     layout: Literal["official", "sharded"] = "official"
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig:
-    """How long and on how much a world's base is trained; the rest of the recipe is the world's."""
-
-    steps: PositiveInt = 9500  # optimiser steps
-    rows: PositiveInt = 20  # packed rows a step
-    label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
-    latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
-    edits: PositiveInt = 20000  # the same of edits
-    evaluate_every: PositiveInt = 1000  # steps
-    checkpoint_every: PositiveInt = 500  # steps
-    log_every: PositiveInt = 20  # steps
-
-
-@dataclasses.dataclass(frozen=True)
-class AutoencoderConfig:
-    """How long a world's autoencoder is trained; the rest of the recipe is the world's."""
-
-    steps: PositiveInt = 3000  # optimiser steps
-    batch: PositiveInt = 16  # pictures a step
-    checkpoint_every: PositiveInt = 300  # steps
-    log_every: PositiveInt = 25  # steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ from srum_jax.data.schema import (
     Sampling,
     Text,
     Tokens,
+    Transitions,
 )
 
 LANES = tuple(f.name for f in dataclasses.fields(Lanes))
@@ -168,6 +169,7 @@ class _Row:
         coverage: Sampling | None,
         advantages: bool,
         label_weights: str,
+        transitions: bool,
     ):
         self.lanes, self.layout, self.targets, self.coverage = lanes, layout, targets, coverage
         self.advantages = advantages
@@ -198,6 +200,9 @@ class _Row:
         self.values = np.zeros((n, r), np.float32)  # scores or advantages
         self.valid = np.zeros((n, r), bool)
         self.image_values = np.zeros(n, np.float32)
+        self.after = np.zeros((g, dim) if transitions else (), np.float32)
+        self.times = np.zeros((n, 2), np.float32)
+        self.deviation, self.log_prob = np.zeros((2, n), np.float32)
         if coverage:
             points = masks.POINTS[coverage]
             self.inside = np.zeros((g, points, r), np.float32)
@@ -280,6 +285,10 @@ class _Row:
             r = item.regions or Regions(np.zeros((0, 4)), np.zeros(0), 0.0)
             inside, weights = masks.cover(r.boxes, r.masks, item.size, (h, w), self.coverage)
             self.inside[where, :, : len(r.boxes)], self.point_weights[where] = inside, weights
+        if step := item.transition:
+            self.after[where] = step.after.reshape(count, -1)
+            self.times[n], self.deviation[n] = step.times, step.deviation
+            self.log_prob[n] = step.log_prob
         self.g, self.n = self.g + count, n + 1
         return position if item.noisy else position + 1
 
@@ -328,12 +337,14 @@ def pack(
     advantages: bool = False,
     coverage: Sampling | None = None,
     label_weights: str = "token",
+    transitions: bool = False,
 ) -> Batch:
     """Rows of examples -> a Batch of NumPy arrays, one row each.
 
     `targets` adds the separate clean latents of L_con, `rewards` the region arrays (with
     `advantages` in place of scores) and, of the given sampling, the `coverage` that regions with
-    masks need (of all rows or of none: arrays that come and go compile anew); `label_weights` names
+    masks need (of all rows or of none: arrays that come and go compile anew), `transitions` the
+    steps of a stepwise objective; `label_weights` names
     one of LABEL_WEIGHTS ("square" is BAGEL's ce_loss_reweighting). Raises ValueError, naming lane
     and sizes, for a row that does not fit, for masks without coverage or of another size than their
     image, and for regions with advantages where scores are wanted, or the other way round.
@@ -344,7 +355,7 @@ def pack(
     for examples in rows:
         if examples:
             check_fits(total([size(e) for e in examples]), lanes, what="a row")
-        row = _Row(lanes, layout, targets, coverage, advantages, label_weights)
+        row = _Row(lanes, layout, targets, coverage, advantages, label_weights, transitions)
         for example in examples:
             row.add(example)
         built.append(row)
@@ -375,5 +386,8 @@ def pack(
             image_advantage=stack("image_values") if advantages else None,
         )
         if rewards
+        else None,
+        transitions=Transitions(*map(stack, ("after", "times", "deviation", "log_prob")))
+        if transitions
         else None,
     )

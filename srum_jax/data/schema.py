@@ -82,12 +82,27 @@ class Regions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transition:
+    """A step by noise (`flow.noisy_step`) from an image's latents.
+
+    after: what came out, [h, w, p·p·Z] · times: before and after it · deviation: of its noise ·
+    log_prob: of what came out, a mean over numbers, by the model that drew.
+    """
+
+    after: np.ndarray
+    times: tuple[float, float]
+    deviation: float
+    log_prob: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Latent:
     """Latent tokens [h, w, p·p·Z] of an image of `size` (H, W) pixels.
 
     `noisy`: a training target, noised in the loss; otherwise a clean condition. `noise_id` names
     its noise and timestep draw. `target`: the clean latents of L_con where they differ from
-    `tokens` (the SRUM "good" image).
+    `tokens` (the SRUM "good" image). `transition`: of a stepwise objective, whose `tokens` are the
+    latents before it.
     """
 
     tokens: np.ndarray
@@ -96,6 +111,7 @@ class Latent:
     noise_id: int = 0
     target: np.ndarray | None = None
     regions: Regions | None = None
+    transition: Transition | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +187,19 @@ class Rewards:
 
 
 @struct.dataclass
+class Transitions:
+    """Of each latent image a step by noise, `Batch.latents` being what stood before it.
+
+    after [B,G,p·p·Z] · times [B,N,2] before and after · deviation, log_prob [B,N]; 0 of no image
+    """
+
+    after: jax.Array
+    times: jax.Array
+    deviation: jax.Array
+    log_prob: jax.Array
+
+
+@struct.dataclass
 class Batch:
     """Rows of packed samples. Float arrays are float32, ids and indices int32.
 
@@ -202,3 +231,4 @@ class Batch:
     sizes: jax.Array
     targets: jax.Array | None = None
     rewards: Rewards | None = None
+    transitions: Transitions | None = None

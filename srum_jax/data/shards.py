@@ -46,12 +46,12 @@ AT_ONCE = 16  # shards in a bucket that are looked at side by side
 
 
 def candidate_features(
-    latent_shape: tuple[int | None, int | None, int], *, also: Sequence[str] = ()
+    latent_shape: tuple[int | None, ...], *, also: Mapping[str, tuple] | None = None
 ) -> Any:
     """TFDS features of a `generate` record; `latent_shape` is (h, w, numbers in a token).
 
-    h and w may be None: they are then the record's own. `also` names further arrays like the
-    latent, which `ingest` adds. Written: `image` as PNG bytes. Read: uint8 [H, W, 3].
+    h and w may be None: they are then the record's own. `also`: further float32 arrays and their
+    shapes. Written: `image` as PNG bytes. Read: uint8 [H, W, 3].
     """
     from tensorflow_datasets import features as f
 
@@ -66,8 +66,8 @@ def candidate_features(
             "image": f.Image(shape=(None, None, 3), encoding_format="png"),
             # Raw bytes: the default encoding is a hundred times slower.
             **{
-                name: f.Tensor(shape=latent_shape, dtype=np.float32, encoding="bytes")
-                for name in ("latent", *also)
+                name: f.Tensor(shape=shape, dtype=np.float32, encoding="bytes")
+                for name, shape in {"latent": latent_shape, **(also or {})}.items()
             },
         }
     )

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from srum_jax.data.images import picture
-from srum_jax.data.schema import Branch, Example, Latent, LayoutSizes, Regions, Text
+from srum_jax.data.schema import (
+    Branch,
+    Example,
+    Latent,
+    LayoutSizes,
+    Regions,
+    Text,
+    Transition,
+)
 from srum_jax.data.tokenizer import Tokenizer
 
 
@@ -34,12 +42,15 @@ def behind(
     noise_id: int,
     regions: Regions | None = None,
     target: np.ndarray | None = None,
+    transition: Transition | None = None,
 ) -> Example:
     """[what is said | noisy image].
 
-    latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels.
+    latent: float32 [h, w, p·p·Z], target the same of the "good" image; size (H, W) in pixels ·
+    transition: the step that was taken from `latent`, of a stepwise objective.
     """
-    image = Latent(latent, size=size, noise_id=noise_id, regions=regions, target=target)
+    more = dict(regions=regions, target=target, transition=transition)
+    image = Latent(latent, size=size, noise_id=noise_id, **more)
     return Example((*said, image))
 
 

@@ -386,11 +386,12 @@ class BaseImageSampler(Runner):
         params: Params | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """As `sample_prompts` of several lists of prompts and seeds, in the way of `stream`."""
-        requests = (self._plain(prompts, seeds) for prompts, seeds in several)
+        requests = (self.plain(prompts, seeds) for prompts, seeds in several)
         for found in self.stream(requests, params=params):
             yield np.stack([one.image for one in found]), np.stack([one.latent for one in found])
 
-    def _plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[ImageRequest]:
+    def plain(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[ImageRequest]:
+        """What is asked for plain prompts, one seed each. Raises ValueError for an unknown word."""
         texts = [(self.tokenizer.text(prompt),) for prompt in prompts]
         return [
             ImageRequest(context=text, size=self.size, seed=seed, texts=text)

@@ -58,7 +58,15 @@ def empty_grid(sizes: Sequence[tuple[int, int]], rows: int, layout: LayoutSizes)
     return made
 
 
-def _velocity(params, cfg, caches, grid, x, time, dtype):
+def velocity(
+    params: Params,
+    cfg: BagelConfig,
+    caches: Sequence[mot.Cache],
+    grid: LatentGrid,
+    x: jax.Array,
+    time: jax.Array,
+    dtype: DTypeLike,
+) -> jax.Array:
     """v_theta of x [B,G,·] behind each of n caches, [n,B,G,·], 0 at padding; time: embedded, of
     each row or of all, [B or 1,1,D].
 
@@ -105,14 +113,14 @@ def sample_latents(
     @jax.named_scope("guided_step")
     def guided_step(x, now):
         t, after, time = now
-        parts = _velocity(params, cfg, every, grid, x, time[None, None], dtype)
+        parts = velocity(params, cfg, every, grid, x, time[None, None], dtype)
         u = _guided(parts, caches, sampling, guidance.renorm, image_by_cond)
         return flow.euler(x, u, t, after), (x, parts, u) if trace else None
 
     @jax.named_scope("plain_step")
     def plain_step(x, now):
         t, after, time = now
-        (v,) = _velocity(params, cfg, [caches.cond], grid, x, time[None, None], dtype)
+        (v,) = velocity(params, cfg, [caches.cond], grid, x, time[None, None], dtype)
         return flow.euler(x, v, t, after), (x, v[None], v) if trace else None
 
     x, traces = grid.noise, []
@@ -169,7 +177,7 @@ def step_rows(
     guidance compares with that."""
     own = jax.tree.map(lambda x: x[:, None, None], steps)
     time = bagel.embed_time(params, steps.time, dtype)[:, None]
-    parts = _velocity(params, cfg, caches.branches(), grid, grid.noise, time, dtype)
+    parts = velocity(params, cfg, caches.branches(), grid, grid.noise, time, dtype)
     v = _guided(parts, caches, own, renorm, image_by_cond)
     return flow.euler(grid.noise, v, own.time, own.after)
 

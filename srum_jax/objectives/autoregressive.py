@@ -233,6 +233,11 @@ class TokenLoss(terms.Objective):
                 f'train.objective = "{self.cfg.objective}" is of models that draw by flow '
                 f"matching; one that draws token by token has {', '.join(OBJECTIVES)}"
             )
+        if self.cfg.anchor_to == "first":
+            raise BadInput(
+                'train.anchor_to = "first" is of models that draw by flow matching; one that draws '
+                'token by token is anchored to the model of its "round"'
+            )
 
     def __call__(
         self, params: Params, reference: Params | None, batch: Batch, key: jax.Array

@@ -31,11 +31,13 @@ from srum_jax.data.schema import Batch, Rewards, Sampling
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.objectives import terms
 from srum_jax.objectives.dpo import dpo, pull, sides
+from srum_jax.objectives.flow_grpo import FlowGrpo
 from srum_jax.objectives.nft import nft
 from srum_jax.rewards import maps
 from srum_jax.rewards.maps import WeightRule
 
-BY_ADVANTAGE = ("srum_advantage", "nft", "dpo")  # read advantages, the others scores
+BY_ADVANTAGE = ("srum_advantage", "nft", "dpo", "flow_grpo")  # read these, the others scores
+STEPWISE = ("flow_grpo",)  # read steps of trajectories, the others noised latents
 
 
 def sft(velocity: jax.Array, batch: Batch, draws: flow.Draws, mask: jax.Array) -> Ratio:
@@ -231,7 +233,8 @@ def preference_weights(
 
 def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
     """How strongly a token is drawn to its own image, float32 [B,G]: α of the table above, after
-    caps; below 0 it is repelled. Padding's value means nothing.
+    caps; below 0 it is repelled. Padding's value means nothing. Of `flow_grpo`, which is drawn to
+    the steps that it took, its advantage.
 
     Where `batch.targets` are other images, λ_c draws to those, and is not counted.
     """
@@ -249,6 +252,8 @@ def attraction(cfg: TrainConfig, batch: Batch) -> jax.Array:
         return cfg.nft_beta * advantage_weights(*how)
     if cfg.objective == "dpo":
         return cfg.dpo_beta * pull(preference_weights(*how), batch, terms.trained(batch))
+    if cfg.objective == "flow_grpo":
+        return advantage_weights(*how)
     return jnp.ones(batch.latents.shape[:2], jnp.float32)
 
 
@@ -374,9 +379,12 @@ def needs_reference(objective: str, pull: float) -> bool:
     return pull > 0 or objective in _AROUND_START
 
 
-def loss(cfg: TrainConfig, sizes: BagelConfig, *, dtype: DTypeLike, remat: str) -> "SrumLoss":
+def loss(
+    cfg: TrainConfig, sizes: BagelConfig, *, dtype: DTypeLike, remat: str
+) -> "SrumLoss | FlowGrpo":
     """What a config trains a model of these sizes by."""
-    return SrumLoss(cfg, terms.Predictor(sizes, dtype, remat))
+    kind = FlowGrpo if cfg.objective in STEPWISE else SrumLoss
+    return kind(cfg, terms.Predictor(sizes, dtype, remat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,30 +400,39 @@ class SrumLoss(terms.Objective):
     predict: terms.Predictor
 
     def __call__(
-        self, params: Params, reference: Params | None, batch: Batch, key: jax.Array
+        self,
+        params: Params,
+        reference: Params | None,
+        batch: Batch,
+        key: jax.Array,
+        first: Params | None = None,
     ) -> LossOut:
-        """Terms and metrics of a batch; `reference`: the model the run started from, where
-        `needs_reference`.
+        """Terms and metrics of a batch; `reference`: the model the round started from, where
+        `needs_reference`; `first`: the model that the anchor pulls to, where it is another one.
 
-        Reports "mse" and, where there is a reference, "drift" (‖v − v₀‖²) and "relative_drift" (the
-        same in units of ‖u‖²; `train.max_drift` bounds it). Raises ValueError for a batch that
-        holds advantages where the objective reads scores, or the other way round.
+        Reports "mse" and, where there is one of the two, "drift" (‖v − v₀‖² to the model that the
+        anchor pulls to) and "relative_drift" (the same in units of ‖u‖²; `train.max_drift` bounds
+        it). Raises ValueError for a batch that holds advantages where the objective reads scores,
+        or the other way round.
         """
         cfg = self.cfg
         draws = flow.draw(
             batch, key, mean=cfg.timestep_mean, std=cfg.timestep_std, shift=cfg.timestep_shift
         )
         start = None
-        if needs_reference(cfg.objective, cfg.anchor + cfg.replay):
+        if needs_reference(cfg.objective, (cfg.anchor if first is None else 0.0) + cfg.replay):
             start = jax.lax.stop_gradient(self.predict(reference, batch, draws).velocity)
+        origin = start
+        if first is not None:
+            origin = jax.lax.stop_gradient(self.predict(first, batch, draws).velocity)
         out = self.predict(params, batch, draws)
         if cfg.replay:
             edits = terms.edited(batch) & out.trained
             out = out.replace(trained=out.trained & ~edits)
         found = OBJECTIVES[cfg.objective](out, start, batch, draws, cfg)
         metrics = {"mse": sft(out.velocity, batch, draws, out.trained)}
-        if start is not None:
-            drift = terms.squared_error(out.velocity, start, out.trained)
+        if origin is not None:
+            drift = terms.squared_error(out.velocity, origin, out.trained)
             target = flow.target(batch.latents, draws.noise)
             size = terms.squared_error(target, jnp.zeros_like(target), out.trained)
             metrics |= {"drift": drift, "relative_drift": (drift[0], size[0])}

@@ -46,7 +46,7 @@ class Predicted:
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """The model as an objective asks it: dtype of matrix products, `remat` what is kept for the
-    backward pass."""
+    backward pass. Called with a batch and draws, or `at` latents and times."""
 
     model: BagelConfig
     dtype: DTypeLike
@@ -55,8 +55,12 @@ class Predictor:
     def __call__(self, params: Params, batch: Batch, draws: flow.Draws) -> Predicted:
         """Runs the model on x_t made from `batch.latents` and the draws."""
         x_t = flow.interpolate(batch.latents, draws.noise, flow.token_time(batch, draws.t))
+        return self.at(params, batch, x_t, draws.t)
+
+    def at(self, params: Params, batch: Batch, x_t: jax.Array, t: jax.Array) -> Predicted:
+        """Runs the model on latents x_t [B,G,p·p·Z] at times t [B,N]."""
         how = dict(dtype=self.dtype, remat=self.remat)
-        und, gen, _ = bagel.forward(params, self.model, batch, x_t, draws.t, **how)
+        und, gen, _ = bagel.forward(params, self.model, batch, x_t, t, **how)
         return Predicted(velocity=bagel.velocity(params, gen), und=und, trained=trained(batch))
 
 

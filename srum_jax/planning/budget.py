@@ -207,9 +207,10 @@ def _left(work: Workload, stage: str) -> int | None:
     cfg, sizes = work.cfg, work.sizes
     match stage:
         case "generate":
-            c = cfg.generate
-            images = cfg.rounds * (c.count * c.candidates + 2 * c.edit_count * bool(c.edits))
-            return images * disk.picture_bytes(cfg.sample.size, sizes.layout)
+            c, size = cfg.generate, (cfg.sample.size, sizes.layout)
+            drawn = disk.picture_bytes(*size, latents=disk.candidate_latents(c))
+            edits = 2 * c.edit_count * bool(c.edits) * disk.picture_bytes(*size)
+            return cfg.rounds * (c.count * c.candidates * drawn + edits)
         case "evaluate" | "adjust" if work.asked(stage).images:
             asked = work.asked(stage)
             each = disk.picture_bytes(cfg.sample.size, sizes.layout)

@@ -87,8 +87,11 @@ def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
     made = programs.training(cfg, sizes)
     state = states.placed(made.tx, made.trained, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    reference = made.reference and sharding.placed_params(made.reference, dtype, mesh)
-    fixed = FrozenParams(sharding.placed_params(made.frozen, dtype, mesh), reference)
+    fixed = FrozenParams(
+        sharding.placed_params(made.frozen, dtype, mesh),
+        reference=made.reference and sharding.placed_params(made.reference, dtype, mesh),
+        first=made.first and sharding.placed_params(made.first, dtype, mesh),
+    )
     lanes = programs.lanes(c)
     row = packing.pack(
         [[]],
@@ -98,6 +101,7 @@ def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
         advantages=c.objective in srum.BY_ADVANTAGE,
         coverage=c.map_sampling if cfg.score.proposers[0] == "sam" else None,
         targets="ingest" in cfg.stages,
+        transitions=c.objective in srum.STEPWISE,
     )
     wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((c.rows, *x.shape[1:]), x.dtype), row)
     batch = sharding.placed(wide, sharding.batch_sharding(mesh))
@@ -114,7 +118,7 @@ def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
             "masters": state.params,
             "moments": state.opt_state,
             "ema": state.ema,
-            "ref": fixed.reference,
+            "ref": (fixed.reference, fixed.first),
             "batch": batch,
         },
         # The monitor samples between steps, with a decoder that stays.

@@ -327,7 +327,7 @@ def plan(
         },
         "recipe": {
             "trainable": cfg.train.trainable,
-            "reference": made.reference is not None,
+            "reference": made.compared > 0,
             "optimizer": cfg.train.optim.optimizer,
             "remat": cfg.compute.remat,
             "micro_batches": cfg.train.micro_batches,

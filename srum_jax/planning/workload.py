@@ -229,7 +229,7 @@ def step(cfg: Config, sizes: BagelConfig, made: programs.Training) -> tuple[int,
         step_row(cfg.train),
         trained=made.trained,
         remat=cfg.compute.remat,
-        reference=made.reference is not None,
+        compared=made.compared,
     )
     return cfg.train.rows * flops, cfg.train.rows * needed
 
@@ -298,7 +298,8 @@ class Workload:
     def _generate(self) -> list[Calls]:
         c = self.cfg.generate
         thought = c.think_tokens if c.think else 0
-        drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own, thought=thought)
+        how = dict(thought=thought, steps=c.steps)
+        drawn = self._drawn(c.count * c.candidates, c.shard_size, self.own, **how)
         plans = [self._thought(c.count, thought, self.cfg.sample.batch)] if thought else []
         edits = self._edited("generate", c.edit_count) if c.edits else []
         return [*plans, *drawn, *edits]
@@ -313,7 +314,7 @@ class Workload:
         made = programs.training(self.cfg, self.sizes)
         flops, _ = step(self.cfg, self.sizes, made)
         # Forward and backward, and what is computed again: the weights each time.
-        passes = 2 + (remat != "none") + (made.reference is not None)
+        passes = 2 + (remat != "none") + made.compared
         matrices = families.of(self.sizes).cost.matrices(self.sizes, step_row(c))
         weights = self._itemsize * matrices
         work = Work(flops, passes * c.micro_batches * self.chips * weights)
@@ -382,10 +383,13 @@ class Workload:
             Calls("decode edits", edits, decoded, 1, alone, "float32"),
         ]
 
-    def _drawn(self, images: int, shard: int, team: Team, *, thought: int = 0) -> list[Calls]:
+    def _drawn(
+        self, images: int, shard: int, team: Team, *, thought: int = 0, steps: int = 0
+    ) -> list[Calls]:
         """Images drawn together and decoded one by one, each on a device of its own; thought:
-        tokens of the plans that they are drawn behind."""
+        tokens of the plans that they are drawn behind; steps: of each, 0: sample.steps."""
         c, dtype, count = self.cfg.sample, self.cfg.compute.dtype, counting(self.sizes)
+        c = dataclasses.replace(c, steps=steps or c.steps)
         how: dict[str, Any] = dict(itemsize=self._itemsize, chips=team.chips)
         how |= {"thought": thought} if thought else {}
         drawn = count.drawing(self.sizes, c, **how)

@@ -54,6 +54,8 @@ OBJECTIVES = {
     "those below",
     "dpo": "pairs of a prompt's pictures: towards the better one, away from the worse one, where "
     "regions count towards what is right in the one and away from what is wrong in the other",
+    "flow_grpo": "FlowGRPO: the steps by which a picture was drawn become more or less probable, "
+    "by how it scores against the prompt's other candidates",
 }
 RELEASED = "srum_release"  # the objective with the weight rule that score/examples.json shows
 

@@ -66,10 +66,11 @@ def drawn(
     texts = (([one.prompt for one in part], [one.seed for one in part]) for part in asked)
     found = sampler.stream_prompts(texts, params=params)
     for part, (images, latents) in zip(wanted, found, strict=False):
-        yield [_record(*one) for one in zip(part, images, latents, strict=True)]
+        yield [record(*one) for one in zip(part, images, latents, strict=True)]
 
 
-def _record(one: SeededPrompt, image: np.ndarray, latent: np.ndarray) -> dict[str, Any]:
+def record(one: SeededPrompt, image: np.ndarray, latent: np.ndarray) -> dict[str, Any]:
+    """A candidate's record: uint8 [H,W,3] and float32 [h,w,p·p·Z] of what was asked for."""
     name = f"{one.prompt_id}-{one.k}"
     return {"id": name, **dataclasses.asdict(one), "image": image, "latent": latent}
 

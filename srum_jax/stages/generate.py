@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 
 from srum_jax import disk, programs
-from srum_jax.config import Config
+from srum_jax.config import Config, GenerateConfig
 from srum_jax.core.files import write_json
 from srum_jax.data import edits, records, shards
 from srum_jax.data import prompts as prompt_lists
@@ -39,11 +39,13 @@ from srum_jax.stages import (
     shard_worker,
     thinking,
     training_set,
+    trajectories,
 )
 from srum_jax.stages.draw_and_judge import PromptSampler, SeededPrompt
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks, Cost
 from srum_jax.stages.rollout import Rollout
+from srum_jax.stages.trajectories import NoisyDrawing
 
 NAME = "candidates"
 Job = tuple[Prompt, int]  # a prompt and the number k of its candidate
@@ -76,7 +78,8 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
             prompt_lists.check(wanted, reader)
             layout = preflight.layout(weights)
             count = min(len(wanted), cfg.rounds * c.count) * c.candidates
-            each = disk.picture_bytes(cfg.sample.size, layout)
+            kept = disk.candidate_latents(c)
+            each = disk.picture_bytes(cfg.sample.size, layout, latents=kept)
             what = "{:,} pictures of {}x{}".format(count, *cfg.sample.size)
             found.costs.append(Cost("generate", what, count * each))
             if "train" in cfg.stages:
@@ -122,8 +125,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
             draw(
                 jobs,
                 folder,
-                thinking.sampler(loaded, guided(cfg, work), here),
-                features=features(loaded.cfg.layout, cfg.sample.size),
+                sampler(loaded, guided(cfg, work), here),
+                features=features(loaded.cfg.layout, cfg.sample.size, cfg.generate),
                 shard_size=cfg.generate.shard_size,
                 seed=cfg.seed + work.round,
                 title="generate",
@@ -218,24 +221,37 @@ def counted(rejects: Sequence[Reject], shared: Sequence[Any], **others: int) -> 
 
 def guided(cfg: Config, work: Workdir) -> Config:
     """`cfg` whose `sample` draws candidates: with the round's own guidance where one is given, else
-    with the one that the round before chose."""
+    with the one that the round before chose; with as many steps as candidates have."""
     scales = cfg.generate.guidance
+    if cfg.generate.steps:
+        sample = dataclasses.replace(cfg.sample, steps=cfg.generate.steps)
+        cfg = dataclasses.replace(cfg, sample=sample)
     if not scales:
         return adjusted.in_use(cfg, work)
     scale = scales[min(work.round, len(scales) - 1)]
     return dataclasses.replace(cfg, sample=dataclasses.replace(cfg.sample, guidance=scale))
 
 
-def features(layout: LayoutSizes, size: tuple[int, int]) -> Any:
-    """TFDS features of a candidate of `size` (height, width in pixels) of such a model."""
+def sampler(
+    loaded: loading.LoadedModel, cfg: Config, mesh: jax.sharding.Mesh
+) -> PromptSampler | NoisyDrawing:
+    """What draws the candidates of a run. Raises BadInput for a model that cannot."""
+    c, found = cfg.generate, thinking.sampler(loaded, cfg, mesh)
+    return NoisyDrawing(found, c.stochastic_steps, c.noise) if c.stochastic_steps else found
+
+
+def features(layout: LayoutSizes, size: tuple[int, int], c: GenerateConfig | None = None) -> Any:
+    """TFDS features of a candidate of `size` (height, width in pixels) of such a model, with the
+    steps that are kept as `c` says."""
     height, width = (side // layout.token_pixels for side in size)
-    return shards.candidate_features((height, width, layout.token_dim))
+    latent = (height, width, layout.token_dim)
+    return shards.candidate_features(latent, also=c and trajectories.shapes(c, latent))
 
 
 def draw(
     jobs: Sequence[Job],
     folder: epath.PathLike,
-    sampler: PromptSampler,
+    sampler: PromptSampler | NoisyDrawing,
     *,
     features: Any,
     shard_size: int,
@@ -250,6 +266,8 @@ def draw(
 
     def make(ranges: shard_worker.Ranges) -> Iterator[list[dict[str, Any]]]:
         wanted = (seeded(jobs[first : first + count], seed) for first, count in ranges)
+        if isinstance(sampler, NoisyDrawing):
+            return sampler.records(wanted)
         return draw_and_judge.drawn(wanted, sampler)
 
     sizes = shards.shard_sizes(len(jobs), shard_size)

@@ -342,7 +342,8 @@ def ingest(
     if isinstance(source, Parquet):
         mine = plan.shards[jax.process_index() :: jax.process_count()]
         source.expect([entry.place for shard in mine for entry in shard])
-    features = shards.candidate_features((None, None, loaded.cfg.token_dim), also=also)
+    shape = (None, None, loaded.cfg.token_dim)
+    features = shards.candidate_features(shape, also=dict.fromkeys(also, shape))
     work = shard_worker.one_by_one(drawn)
     shard_worker.make_all(
         folder, generate.NAME, features, sizes, work, title="ingest", encode=encode

@@ -7,10 +7,11 @@ verifier: scores are the model's own, and the training monitor says whether they
 something.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,8 +21,9 @@ from absl import logging
 from etils import epath
 
 from srum_jax import disk, programs
-from srum_jax.config import Config, hash_json
+from srum_jax.config import Config, TrainConfig, hash_json
 from srum_jax.core import console, param_tree, preemption, sharding
+from srum_jax.core.errors import BadInput
 from srum_jax.data import packing, pipeline, shards
 from srum_jax.objectives import srum
 from srum_jax.stages import (
@@ -83,6 +85,8 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
     inputs = {**data.inputs, "model": loading.fingerprint(*loading.source(cfg, work).folders)}
     watched = monitor.prompts(data.candidates, cfg.train.monitor.prompts)
     inputs["monitor"] = hash_json(watched)
+    if cfg.train.carry and work.round:
+        inputs["carried"] = Manifest.read(_before(work).stage("train")).hash
 
     def body(folder: epath.Path) -> Outcome:
         c = cfg.train
@@ -149,10 +153,13 @@ def train(
     program = programs.training(cfg, sizes)
     trained, frozen = trained_and_frozen(cfg, opened.params, program, sizes)
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
-    fixed = FrozenParams(frozen, reference(cfg, trained, program))
+    start = reference(cfg, trained, program)
+    fixed = FrozenParams(frozen, start, first(cfg, mesh, work, program, start or trained))
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     begin = functools.partial(create, trained, program.tx, program.trained, mesh)
     like = placed(program.tx, program.trained, mesh)
+    if c.carry and work.round:
+        begin = functools.partial(carried, c, work, like, begin)
     state = checkpoints.newest(like, begin, steps=c.steps)
     del trained, begin  # the state has its own copies
     reads = opened.family.Prompts(opened.tokenizer)
@@ -168,6 +175,8 @@ def train(
         watch.start(state.ema)
 
     key = jax.random.key(cfg.seed)
+    if work.round:  # candidates are numbered from 0 in every round: other noise
+        key = jax.random.fold_in(key, work.round)
     step = loop.Step.of(state, fixed, loss_fn=program.loss_fn, tx=program.tx, key=key, cfg=c)
     at = sharding.batch_sharding(mesh)
     make = functools.partial(examples.batch, at=at)
@@ -184,10 +193,11 @@ def train(
             checkpoints=checkpoints,
             stop=preemption.stop,
             log=cfg.log,
-            limits=drift_limits(c.max_drift) if fixed.reference is not None else (),
+            limits=drift_limits(c.max_drift) if program.compared else (),
             cost=step_cost(cfg, opened, program, examples.kinds),
             evaluator=Monitoring(watch) if watch else None,
             evaluate_every=c.monitor.every,
+            schedule=(work.round * c.steps if c.carry else 0, programs.planned_steps(cfg)),
         ),
         steps=c.steps,
     )
@@ -221,15 +231,70 @@ def reference(
     """
     c = cfg.train
     if program.reference is not None:
-        start, dtype = trained if program.reference else {}, jnp.dtype(cfg.compute.dtype)
-        return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), start)
-    if c.max_drift:
+        return _copied(cfg, trained if program.reference else {})
+    if c.max_drift and program.first is None:
         logging.info(
             'train: "%s" without an anchor keeps no copy of the starting model: train.max_drift is '
             "not checked",
             c.objective,
         )
     return None
+
+
+def first(
+    cfg: Config,
+    mesh: jax.sharding.Mesh,
+    work: Workdir,
+    program: programs.Training,
+    start: param_tree.Params,
+) -> param_tree.Params | None:
+    """The leaves in the place of the trained ones of the model that the first round started from,
+    compute.dtype; None where the loss does not read it. start: those of this round."""
+    if program.first is None:
+        return None
+    if work.round:
+        where = dataclasses.replace(work, round=0)
+        opened = loading.base(cfg, where, mesh, want=("model",))
+        start, _ = param_tree.split(opened.params, programs.Trainable.of(cfg.train, opened.cfg))
+    return _copied(cfg, start)
+
+
+def _copied(cfg: Config, leaves: param_tree.Params) -> param_tree.Params:
+    dtype = jnp.dtype(cfg.compute.dtype)
+    return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), leaves)
+
+
+def _before(work: Workdir) -> Workdir:
+    return dataclasses.replace(work, round=work.round - 1)
+
+
+def carried(
+    c: TrainConfig, work: Workdir, like: TrainState, fresh: Callable[[], TrainState]
+) -> TrainState:
+    """The state that the round before ended with, laid out as `like`, its steps counted anew.
+
+    Its averaged leaves are those that drew this round's candidates. `fresh()`, with a warning,
+    where the monitor ended that round: what it ended with is what the monitor left behind. Raises
+    BadInput where its last checkpoint is missing.
+    """
+    before = _before(work).stage("train")
+    if "stopped_at" in Manifest.read(before).counts:
+        logging.warning(
+            "train: the round before was ended by the monitor, so nothing is carried on from it: "
+            "this one begins from the weights that were kept, its moments and schedule anew"
+        )
+        return fresh()
+    with contextlib.closing(Checkpoints(before / "checkpoints", keep=c.keep)) as saved:
+        if saved.latest() != c.steps:
+            raise BadInput(
+                f"{saved.folder}: the checkpoint of step {c.steps} is missing, from which the next "
+                f"round goes on (train.carry): remove {before} and give the same command, which "
+                "trains that round again"
+            )
+        state = saved.restore(c.steps, like)
+    # Where they lie: zeros of their own would lie on one device.
+    counts = {name: 0 * getattr(state, name) for name in ("step", "skipped", "skipped_in_row")}
+    return state.replace(**counts)
 
 
 def log_rows(examples: TrainingSet) -> None:
@@ -321,7 +386,7 @@ def step_cost(
             row,
             trained=program.trained,
             remat=cfg.compute.remat,
-            reference=program.reference is not None,
+            compared=program.compared,
         )
         found = StepCost(
             tokens=found.tokens + count * (row.und + row.gen),

@@ -13,13 +13,15 @@ import numpy as np
 
 from srum_jax.config import TrainConfig
 from srum_jax.data import masks, packing, pipeline, records, sources
-from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions
+from srum_jax.data.schema import Batch, Example, Lanes, LayoutSizes, Regions, Transition
 from srum_jax.data.shards import ShardRecords
-from srum_jax.stages import replay
+from srum_jax.objectives import srum
+from srum_jax.stages import replay, trajectories
 from srum_jax.stages.replay import ReplaySet
 from srum_jax.stages.selection import Candidate, regions_of
 
-LATENTS = ("latent", "target", "latent_std", "target_std")  # `generate` leaves the first alone
+# `generate` leaves the first alone, or with what it keeps of steps by noise (`trajectories.py`).
+LATENTS = ("latent", "target", "latent_std", "target_std", *trajectories.FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +29,30 @@ class Latents:
     """Arrays float32 [h, w, p·p·Z] of a candidate.
 
     target: the latent of the good picture, if it is another; the stds, of latents that are sampled
-    anew at each use: the posterior's deviation around them.
+    anew at each use: the posterior's deviation around them · trajectory, log_probs, times,
+    deviations: of S steps by noise, as `NoisySteps.records` has them · transition: the one of them
+    that is trained on, `latent` what stood before it.
     """
 
     latent: np.ndarray
     target: np.ndarray | None = None
     latent_std: np.ndarray | None = None
     target_std: np.ndarray | None = None
+    trajectory: np.ndarray | None = None
+    log_probs: np.ndarray | None = None
+    times: np.ndarray | None = None
+    deviations: np.ndarray | None = None
+    transition: Transition | None = None
 
     def resampled(self, seed: int, use: int) -> "Latents":
-        """Latents sampled from their posteriors for use number `use` of the endless sequence.
+        """Latents sampled from their posteriors, or a step of their trajectory, for use number
+        `use` of the endless sequence.
 
-        Unchanged where there are no deviations.
+        Unchanged where there are neither deviations nor steps.
         """
+        if self.trajectory is not None:
+            step = int(np.random.default_rng((seed, use, 3)).integers(len(self.log_probs)))
+            return self.at(step)
         if self.latent_std is None:
             return self
         rng = np.random.default_rng((seed, use, 2))
@@ -49,6 +62,16 @@ class Latents:
 
         target = None if self.target is None else sample(self.target, self.target_std)
         return Latents(sample(self.latent, self.latent_std), target)
+
+    def at(self, step: int) -> "Latents":
+        """The step of this number, from 0, and what stood before it."""
+        transition = Transition(
+            after=self.trajectory[step + 1],
+            times=(float(self.times[step]), float(self.times[step + 1])),
+            deviation=float(self.deviations[step]),
+            log_prob=float(self.log_probs[step]),
+        )
+        return Latents(self.trajectory[step], transition=transition)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +150,7 @@ def example(
         noise_id=number,
         regions=rewards,
         target=latents.target,
+        transition=latents.transition,
     )
 
 
@@ -235,6 +259,7 @@ class TrainingSet:
             "advantages": self.candidates[0].advantages is not None,
             "coverage": self.c.map_sampling if masked else None,
             "targets": self.stored.targets,
+            "transitions": self.c.objective in srum.STEPWISE,
         }
 
     def _example(self, c: Candidate, latents: Latents, number: int, **more) -> Example:

@@ -94,8 +94,10 @@ class MetricsLog(Callback):
         start: int,
         limits: Sequence[MetricLimit] = (),
         cost: StepCost | None = None,
+        schedule: tuple[int, int] | None = None,
     ):
         self.writer, self.cfg, self.title, self.limits = writer, cfg, title, limits
+        self.taken, self.planned = schedule or (0, cfg.steps)
         self.cost, self.last = cost, start
         self.pending: tuple[int, Mapping[str, jax.Array]] | None = None
         # Seconds since the last row: waited for data, and spent on something other than steps.
@@ -132,12 +134,13 @@ class MetricsLog(Callback):
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
             now = time.monotonic()
             # The optimiser counts the steps that changed something.
-            count = n - 1 - int(row["skipped_steps"])
+            count = self.taken + n - 1 - int(row["skipped_steps"])
+            rate = optim.learning_rate(cfg.optim, max(0, count), steps=self.planned)
             self.writer.write(
                 {
                     "step": n,
                     **row,
-                    "learning_rate": optim.learning_rate(cfg.optim, max(0, count), steps=cfg.steps),
+                    "learning_rate": rate,
                     **self._clocks(n - self.last, now - self.since),
                 }
             )
@@ -277,18 +280,21 @@ def standard(
     cost: StepCost | None = None,
     evaluator: Evaluator | None = None,
     evaluate_every: int = 0,
+    schedule: tuple[int, int] | None = None,
 ) -> tuple[Callback, ...]:
     """The callbacks of a stage's run from `state` on: trace, evaluate, save, write metrics.
 
     cfg is a LoopConfig; `folder` the stage's, for metrics.jsonl and traces; `log` a LogConfig:
-    what more is written. With `cost` the metrics tell speeds.
+    what more is written. With `cost` the metrics tell speeds. schedule: steps that the optimiser's
+    has behind it where the run begins, and in all (default: none, and the run's).
     """
     folder, start = epath.Path(folder), int(state.step)
     silent = jax.process_index() != 0
     sinks = measures.sinks(log, folder, title) if log and not silent else ()
     path = folder / "metrics.jsonl"
     writer = Writer(path, steps=cfg.steps, start=start, title=title, silent=silent, sinks=sinks)
-    metrics = MetricsLog(writer, cfg, title, start=start, limits=limits, cost=cost)
+    how = dict(limits=limits, cost=cost, schedule=schedule)
+    metrics = MetricsLog(writer, cfg, title, start=start, **how)
     saving = Checkpointing(
         checkpoints=checkpoints,
         every=cfg.checkpoint_every,

@@ -86,8 +86,10 @@ def shardings(
 class FrozenParams:
     """What a step reads and never changes: frozen leaves, and the trained leaves at the start.
 
-    `reference` is None for objectives that compare with nothing.
+    `reference`: of this round, None for objectives that compare with nothing · `first`: of the
+    first round, None for those that do not compare with that one.
     """
 
     frozen: Params
     reference: Params | None
+    first: Params | None = None

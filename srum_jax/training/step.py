@@ -1,6 +1,7 @@
 """One optimisation step: gradients of the trained sub-tree, sums over sums, one update.
 
-Knows no model and no objective: it is handed `loss_fn(params, reference, batch, key) -> LossOut`.
+Knows no model and no objective: it is handed `loss_fn(params, reference, batch, key) -> LossOut`,
+which takes `first=` too where there are leaves of the first round.
 """
 
 import functools
@@ -46,6 +47,8 @@ def gradients(
     means, so splitting the batch changes nothing but the order of addition.
     """
     reference = None if fixed.reference is None else merge(fixed.reference, fixed.frozen)
+    if fixed.first is not None:
+        loss_fn = functools.partial(loss_fn, first=merge(fixed.first, fixed.frozen))
 
     def whole(trained, batch):
         out = loss_fn(merge(trained, fixed.frozen), reference, batch, key)
@@ -91,9 +94,16 @@ def program(
 
     `shardings`: of every array of the state, which the new one then has as well. Left to the
     compiler they may be the same in other words, for which the second step would compile anew.
+    Equal arguments give one program, so that the rounds of a run trace and compile it once.
     """
+    leaves, form = jax.tree.flatten(shardings)
+    return _program(loss_fn, tx, ema, micro_batches, tuple(leaves), form)
+
+
+@functools.lru_cache(maxsize=1)
+def _program(loss_fn, tx, ema, micro_batches, leaves, form) -> Callable:
     how = dict(loss_fn=loss_fn, tx=tx, ema=ema, micro_batches=micro_batches)
-    laid = {} if shardings is None else {"out_shardings": (shardings, None)}
+    laid = {"out_shardings": (form.unflatten(leaves), None)} if leaves else {}
     return jax.jit(functools.partial(step, **how), donate_argnums=0, **laid)
 
 

@@ -49,14 +49,14 @@ def test_the_share_of_a_step():
     # 6.5 billion numbers of an expert's matrices, twice for each of its 8192 tokens.
     assert cost.products(gen, work) == pytest.approx(2 * 6.5e9 * 8192, rel=0.02)
 
-    def of(remat, reference=False, trained=specs):
-        return cost.step(BAGEL_7B_MOT, work, trained=trained, remat=remat, reference=reference)
+    def of(remat, compared=0, trained=specs):
+        return cost.step(BAGEL_7B_MOT, work, trained=trained, remat=remat, compared=compared)
 
     kept, needed = of("none")
     assert needed == 3 * ahead  # the rule of thumb: a backward pass is two forward ones
     assert kept - needed == pairs // 2
     assert of("full")[0] - kept == ahead and of("dots")[0] - kept == pairs
-    assert of("full", reference=True)[1] - needed == ahead
+    assert of("full", compared=1)[1] - needed == ahead
     assert needed - of("full", trained=gen)[1] == products - cost.products(gen, work)
 
 

@@ -69,7 +69,7 @@ def test_the_work_of_a_step_is_that_of_its_matrices():
     """Of the language model alone 6 operations a parameter and token, forward and backward."""
     sizes, row = model_config.JANUS_PRO_1B, RowTokens(und=0, gen=576)
     blocks = {"blocks": janus.specs(sizes)["blocks"]}
-    _, needed = cost.step(sizes, row, trained=blocks, remat="none", reference=False)
+    _, needed = cost.step(sizes, row, trained=blocks, remat="none", compared=0)
     body = 6 * 576 * 1_233_125_376
     assert body < needed < 1.25 * body
 

@@ -70,19 +70,19 @@ def forward(cfg: BagelConfig, work: RowTokens) -> int:
 
 
 def step(
-    cfg: BagelConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, reference: bool
+    cfg: BagelConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, compared: int
 ) -> tuple[int, int]:
     """(operations of a training step of one row, those of them that are needed by the mathematics).
 
-    trained: specs of what is optimised · remat: a name of `layers.REMAT` · reference: the starting
-    model predicts too. The backward pass of a product is one product for its input and, where the
+    trained: specs of what is optimised · remat: a name of `layers.REMAT` · compared: models
+    that predict too. The backward pass of a product is one product for its input and, where the
     matrix is trained, one for the matrix; of attention it is 2 of its forward pass, and 1/2 to
     compute the scores again.
     """
     ahead = forward(cfg, work)
     pairs = attention(cfg, work)
     back = products(bagel.specs(cfg), work) + 2 * pairs + products(trained, work)
-    needed = (1 + reference) * ahead + back
+    needed = (1 + compared) * ahead + back
     again = {"none": 0, "dots": pairs, "full": ahead}[remat]
     return needed + again + pairs // 2, needed
 

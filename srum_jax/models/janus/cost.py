@@ -84,13 +84,13 @@ def decode(cfg: JanusConfig) -> int:
 
 
 def step(
-    cfg: JanusConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, reference: bool
+    cfg: JanusConfig, work: RowTokens, *, trained: param_tree.Specs, remat: str, compared: int
 ) -> tuple[int, int]:
     """(operations of a training step of one row, those of them that are needed by the mathematics);
     arguments and rules as of BAGEL's `cost.step`."""
     ahead = forward(cfg, work)
     pairs = ahead - products(model.specs(cfg), work)
     back = products(model.specs(cfg), work) + 2 * pairs + products(trained, work)
-    needed = (1 + reference) * ahead + back
+    needed = (1 + compared) * ahead + back
     again = {"none": 0, "dots": pairs, "full": ahead}[remat]
     return needed + again + pairs // 2, needed
