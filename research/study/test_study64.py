@@ -95,8 +95,11 @@ def test_the_plan_of_the_larger_world_is_sound():
         assert phase.measure.cross_fitted and not study_plan.tuning_prompts(plan, phase)
         for arm in phase.arms[1:]:  # equal drawings, steps and anchor
             cfg = study_plan.config_of(plan, arm, phase.seeds[0])
-            same = cfg.generate.count, cfg.generate.candidates, cfg.train.steps, cfg.train.anchor
-            assert same == (1200, 8, 600, 0.25), arm.name
+            drawn = cfg.rounds * cfg.generate.count, cfg.generate.candidates
+            trained = cfg.rounds * cfg.train.steps, cfg.train.rows, cfg.train.anchor
+            assert drawn + trained == (1200, 8, 600, 16, 0.25), arm.name
+            online = cfg.rounds == 20 and cfg.train.carry and cfg.train.anchor_to == "first"
+            assert online == (cfg.rounds > 1), arm.name
     twins = {arm.name: dict(arm.overrides) for arm in plan.phase("choose").arms}
     for arm in gate.arms[1:]:
         assert twins[arm.name.removeprefix("oracle_")] == dict(arm.overrides)
