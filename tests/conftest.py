@@ -44,6 +44,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 assert jax.device_count() == 8  # starts the devices: configs that ask for fewer change nothing here
 
 
+MAPPED = 25_000  # of the 65,530 regions of memory that Linux lets a process map by default
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forgets compiled programs where there are many: each holds regions of memory, and XLA ends
+    the process where Linux grants no more."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPPED:
+        jax.clear_caches()
+        gc.collect()
+
+
 def pytest_report_header():
     """Which golden cases there are, and which folders beside them are none."""
     import golden_cases
