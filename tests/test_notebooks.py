@@ -17,7 +17,8 @@ SMALL = """\
 generate.count=4 generate.candidates=2 generate.shard_size=8 sample.batch=8 sample.steps=2
 train.steps=2 train.rows=2 train.min_score=-1.0 train.monitor.prompts=0
 evaluate.count=8 evaluate.questions=4 evaluate.multi_image_questions=2 evaluate.captions=2
-evaluate.edits=1 evaluate.best_of_prompts=2 evaluate.best_of=2 evaluate.batch=8 score.batch=8"""
+evaluate.edits=1 evaluate.best_of_prompts=2 evaluate.best_of=2 evaluate.batch=8 score.batch=8
+evaluate.suites=('shapes',)"""
 
 
 def run(name, tmp_path, **settings):

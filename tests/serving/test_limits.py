@@ -4,6 +4,7 @@ away, its own end."""
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -386,7 +387,8 @@ def test_sigterm_finishes_what_runs(tmp_path):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             body = {"prompt": PROMPT, "n": 4, "num_inference_steps": 100}
             running = pool.submit(httpx.post, address + DRAW, json=body, timeout=120)
-            until(lambda: "running" in httpx.get(address + "/metrics").text, 60)
+            drawn = re.compile(r'srum_running\{kind="image"\} [1-9]')
+            until(lambda: drawn.search(httpx.get(address + "/metrics").text), 60)
             os.kill(process.pid, signal.SIGTERM)
             until(lambda: httpx.get(address + "/health").status_code == 503)
             assert len(running.result().json()["data"]) == 4
