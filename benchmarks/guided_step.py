@@ -2,7 +2,7 @@
 
     pip install -e ".[plan-tpu]" && pip install -e ".[plan-gpu]"
     python benchmarks/guided_step.py h200:1 h200:8 v5e:2x2 v5p:2x2x4
-    python benchmarks/guided_step.py --program sample_int8 v6e:1x1
+    python benchmarks/guided_step.py --program sample_int8 --batch 1 v6e:1x1
 
 The sampler of `configs/bagel_7b_srum.py`, compiled for a host of each machine as `srum plan` does;
 a row of a Markdown table each. Minutes of processor time a TPU.
