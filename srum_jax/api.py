@@ -39,11 +39,13 @@ from srum_jax.generation import (
     image_request,
     image_sampler,
     system_prompts,
+    text_stream,
 )
 from srum_jax.generation.generation_config import GenerationConfig
 from srum_jax.generation.image_codec import latent_grid
 from srum_jax.generation.image_request import ImageRequest
 from srum_jax.generation.step_by_step import DenoisingOptions, DenoisingStep, StepByStep
+from srum_jax.generation.text_rows import TextRequest
 from srum_jax.inputs import AnyImage, AnyRequest, AnyVideo
 from srum_jax.models.bagel.model_config import BagelConfig
 from srum_jax.outputs import Answer, Drawing
@@ -287,9 +289,9 @@ class Model:
             raise BadInput(f"stream: give a single question; got {quoted(question)}")
         system, max_tokens, temperature, seed = self._writing(think, max_tokens, temperature, seed)
         (asked,) = self._asked(question, images, video, frames)
-        how = dict(max_tokens=max_tokens, temperature=temperature)
         seed = image_sampler.candidate_seed(seed, 0, 0)
-        pieces = self.family.stream(self.generator, (*system, *asked), seed=seed, **how)
+        request = TextRequest((*system, *asked), max_tokens, temperature, seed)
+        pieces = text_stream.stream(self.family, self.generator, self.sampler, request)
         return self._pieces(pieces, think)
 
     def _pieces(self, pieces: Generator, think: bool) -> Generator[str, None, Answer]:

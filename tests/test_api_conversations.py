@@ -15,7 +15,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.data import images as pictures
 from srum_jax.data import packing
 from srum_jax.data.schema import Example, Lanes, Text
-from srum_jax.generation import image_request, text_stream
+from srum_jax.generation import image_request, text_rows
 from srum_jax.models.bagel import model as bagel_model
 from srum_jax.worlds.shapes import examples
 
@@ -166,8 +166,8 @@ def test_a_stream_is_the_answer_in_pieces(bagel, how):
 
 
 def test_a_stream_stops_when_it_is_closed(bagel, monkeypatch):
-    calls, write = [], text_stream._written
-    monkeypatch.setattr(text_stream, "_written", lambda *a, **k: calls.append(a) or write(*a, **k))
+    calls, write = [], text_rows._written
+    monkeypatch.setattr(text_rows, "_written", lambda *a, **k: calls.append(a) or write(*a, **k))
     stream = bagel.stream(COUNT, FIRST)
     first = next(stream)
     stream.close()

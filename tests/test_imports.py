@@ -314,7 +314,6 @@ NAME_SIZES = {  # outside `models/`: who names BagelConfig, and why; the others 
     "planning.workload": "counts what a model's programs compute",
     "api": "loads and runs a model for people",
     "description": "says what a model's folder holds",
-    "generation.text_stream": "runs the model",
     "generation.text_rows": "runs the model",
     "generation.drawing_rows": "runs the model",
     "conversion": "reads a model in one layout and writes it in another",

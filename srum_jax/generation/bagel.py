@@ -20,7 +20,6 @@ from srum_jax.generation.image_codec import ImageDecoder, ImageEncoder
 from srum_jax.generation.image_sampler import ImageSampler
 from srum_jax.generation.text_generator import TextGenerator
 from srum_jax.generation.text_rows import TextRows, writing_params
-from srum_jax.generation.text_stream import stream
 from srum_jax.models import int8
 from srum_jax.models.bagel import cost, hf, hf_folder, model_config, peft, vae
 from srum_jax.models.bagel import model as bagel
@@ -66,7 +65,6 @@ __all__ = [
     "settings",
     "sizes",
     "specs",
-    "stream",
     "weight_bytes",
     "writing_params",
 ]

@@ -25,7 +25,7 @@ A family is a module like `bagel.py`, and a line here. It gives
  · `SAMPLER`, the fields of `config.SampleConfig` that its sampler reads; `LEADING_BLANK`: whether
    an answer's text begins with blanks that are no part of it;
  · `ImageSampler`, `TextGenerator`, `AnswerScorer`, `ImageEncoder` and `ImageDecoder`, which run
-   what was loaded, and `stream`, which writes with a `TextGenerator` piece by piece;
+   what was loaded;
  · `TextRows` and `DrawingRows`, which requests join between steps, `Job`, an image for these, and
    `writing_params(generator, sampler)`, what texts' steps read.
 """

@@ -8,8 +8,9 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from srum_jax.core.errors import BadInput
 from srum_jax.data.tokenizer import MARKS, Tokenizer
-from srum_jax.generation import text_stream
+from srum_jax.generation import bagel, text_stream
 from srum_jax.generation.text_generator import TextGenerator
+from srum_jax.generation.text_rows import TextRequest
 
 EOS = 10**6
 
@@ -61,6 +62,6 @@ def test_numbers_that_are_not_finite_give_no_text(by_bytes):
     params = samples.weights()
     params["lm_head"]["w"][0, 7] = np.nan
     generator = TextGenerator(params, samples.CFG, by_bytes, batch=2, window=64)
-    context = (samples.text(np.random.default_rng(0), 3),)
+    request = TextRequest((samples.text(np.random.default_rng(0), 3),), max_tokens=3)
     with pytest.raises(BadInput, match="for a text are NaN or infinite"):
-        next(text_stream.stream(generator, context, max_tokens=3))
+        next(text_stream.stream(bagel, generator, None, request))

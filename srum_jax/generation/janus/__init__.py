@@ -20,7 +20,7 @@ from srum_jax.generation.janus.image_decoder import ImageDecoder
 from srum_jax.generation.janus.image_encoder import ImageEncoder
 from srum_jax.generation.janus.image_sampler import ImageSampler
 from srum_jax.generation.janus.template import IMAGE, MARKS, ONLY_WORDS, PAD, Prompts
-from srum_jax.generation.janus.text_generator import TextGenerator, stream
+from srum_jax.generation.janus.text_generator import TextGenerator
 from srum_jax.generation.janus.text_rows import TextRows
 from srum_jax.models import int8, peft
 from srum_jax.models.bagel.hf_folder import Parts
@@ -65,7 +65,6 @@ __all__ = [
     "settings",
     "sizes",
     "specs",
-    "stream",
     "weight_bytes",
     "writing_params",
 ]

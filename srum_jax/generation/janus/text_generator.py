@@ -1,23 +1,18 @@
-"""Text out of Janus, behind texts and pictures: many contexts in one batch, or one as it comes."""
+"""Text out of Janus, behind texts and pictures: many contexts in one batch."""
 
 import dataclasses
 import functools
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from srum_jax.core.param_tree import Params
-from srum_jax.core.sharding import fetch, put
-from srum_jax.generation import context, text_stream
-from srum_jax.generation.base import BROKEN, BaseTextGenerator, GeneratedText
+from srum_jax.core.sharding import put
+from srum_jax.generation.base import BaseTextGenerator
 from srum_jax.generation.context import Context, bucket
 from srum_jax.generation.janus import template, writing
 from srum_jax.generation.janus.template import Row, Template
 from srum_jax.models.janus.model_config import JanusConfig
-from srum_jax.models.layers import apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,58 +64,3 @@ class TextGenerator(BaseTextGenerator):
                 max_tokens=steps,
                 dtype=np.dtype(self.dtype),
             )
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "slots", "dtype"))
-def _read(params: Params, ids, real, patches, *, cfg, slots, dtype):
-    hidden, cache = writing.read(params, ids, real, patches, cfg=cfg, slots=slots, dtype=dtype)
-    return hidden[:, -1], cache
-
-
-@functools.partial(
-    jax.jit, static_argnames=("cfg", "words", "dtype"), donate_argnames=("hidden", "cache")
-)
-def _written(params: Params, hidden, cache, seeds, place, temperature, *, cfg, words, dtype):
-    """The token at `place`, and hidden states and cache after it."""
-    token, _ = writing.token(params, hidden, seeds, place, temperature, words=words)
-    return token, *writing.go_on(params, token, cache, cfg=cfg, dtype=dtype)
-
-
-_apart = jax.jit(apart)
-
-
-def stream(
-    generator: TextGenerator, one: Context, *, max_tokens: int, **how: Any
-) -> Generator[str, None, GeneratedText]:
-    """Yields the answer to a context in pieces of whole characters; otherwise as
-    `text_stream.stream`, which says what `how` may be."""
-    row = generator.read(one, max_tokens)
-    tokens = _tokens(generator, row, max_tokens, **how)
-    return text_stream.pieces(generator, tokens, generator.model.eos)
-
-
-def _tokens(
-    generator: TextGenerator, row: Row, max_tokens: int, temperature: float = 0.0, seed: int = 0
-) -> Iterator[int]:
-    """Token after token, the end mark too; max_tokens of them at most."""
-    cfg, first = generator.model, generator.programs.first
-    count = context.rows_for(1, generator.batch, generator.min_rows)
-    ids, real = template.padded([row], count, cfg.pad)
-    slots = ids.shape[1] + bucket(max_tokens)
-    given = ids, real, np.full(count, seed, np.uint32), np.full(count, temperature, np.float32)
-    ids, real, seeds, warmth = put(given, generator.batch_sharding)
-    how = dict(cfg=cfg, dtype=np.dtype(generator.dtype))
-    sizes = {"texts": count, "tokens read": ids.shape[1], "slots": slots}
-    with first("the reading before a text", sizes | {"pictures": len(row.patches)}):
-        patches = template.pictures([row], 1)
-        hidden, cache = _read(generator.params, ids, real, patches, slots=slots, **how)
-    writing_params = _apart(generator.params)  # once a text, not in every call
-    how["words"] = len(generator.tokenizer)
-    for place in range(max_tokens):
-        with first("the writing of a token", sizes):
-            last, hidden, cache = _written(
-                writing_params, hidden, cache, seeds, jnp.int32(place), warmth, **how
-            )
-        token = int(fetch(last)[0])
-        context.check_finite(token != BROKEN, "a text")
-        yield token
