@@ -51,7 +51,7 @@ $(STAMP): $(ASKED) | $(BIN)/python
 
 $(TEST_STAMP): $(ASKED) | $(BIN)/python
 	@echo "Setting up $(VENV)/ with what the tests need (once, about a minute)"
-	@$(call install,$(VENV),-e ".[test]")
+	@$(call install,$(VENV),-e ".[test,test-browser]")
 	@touch $@ $(STAMP)
 
 # The demo's programs run for seconds each: LLVM's level 1 compiles them in two thirds of the time.
@@ -70,7 +70,7 @@ test-all: $(TEST_STAMP)
 $(NEWEST_STAMP): $(ASKED)
 	@echo "Setting up $(NEWEST_VENV)/ with the newest jax that pyproject.toml allows"
 	@"$(NEWEST)" -m venv $(NEWEST_VENV)
-	@$(call install,$(NEWEST_VENV),--upgrade -e ".[test]")
+	@$(call install,$(NEWEST_VENV),--upgrade -e ".[test,test-browser]")
 	@touch $@
 
 test-newest: $(NEWEST_STAMP)

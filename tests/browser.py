@@ -1,67 +1,73 @@
-"""A real browser without a window, for pages: Chromium by its driver, where a machine has both."""
+"""A real browser without a window, for pages: Chromium by Selenium, where a machine has both."""
 
 import base64
 import contextlib
-import json
+import importlib.util
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 TAB, SPACE, RIGHT = "\ue004", " ", "\ue014"
 
 
 def missing() -> str:
     """Why there is none; "" where there is one."""
-    lacking = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+    there = {
+        "chromium": _chromium(),
+        "chromedriver": shutil.which("chromedriver"),
+        "Selenium (extra test-browser)": importlib.util.find_spec("selenium"),
+    }
+    lacking = [name for name, found in there.items() if not found]
     return f"no {' and no '.join(lacking)} on this machine" if lacking else ""
 
 
-class Page:
-    """A page that is open."""
+def _chromium() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
-    def __init__(self, session: str):
-        self.session = session
+
+class Page:
+    """A page that is open in a Selenium driver."""
+
+    def __init__(self, driver):
+        self.driver = driver
 
     def run(self, script: str):
         """What a script returns; it sees the page's document."""
-        return _ask(f"{self.session}/execute/sync", {"script": script, "args": []})
+        return self.driver.execute_script(script)
 
     def devtools(self, command: str, **params):
         """A command of the DevTools protocol."""
-        return _ask(f"{self.session}/goog/cdp/execute", {"cmd": command, "params": params})
+        return self.driver.execute_cdp_cmd(command, params)
 
     def open(self, url: str) -> None:
         """Loads a page."""
-        _ask(f"{self.session}/url", {"url": url})
+        self.driver.get(url)
 
     def press(self, *keys: str) -> None:
         """Keys, one after the other, on whatever has the focus."""
-        pressed = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        _ask(
-            f"{self.session}/actions", {"actions": [{"type": "key", "id": "k", "actions": pressed}]}
-        )
+        self._actions().send_keys(*keys).perform()
 
     def chord(self, *keys: str) -> None:
         """Keys that are held together."""
-        down = [{"type": "keyDown", "value": key} for key in keys]
-        up = [{"type": "keyUp", "value": key} for key in reversed(keys)]
-        _ask(
-            f"{self.session}/actions",
-            {"actions": [{"type": "key", "id": "k", "actions": down + up}]},
-        )
+        actions = self._actions()
+        for key in keys:
+            actions.key_down(key)
+        for key in reversed(keys):
+            actions.key_up(key)
+        actions.perform()
+
+    def _actions(self):
+        from selenium.webdriver import ActionChains
+
+        return ActionChains(self.driver)
 
     def type(self, selector: str, text: str) -> None:
         """Types into an element."""
         self.run(f"document.querySelector({selector!r}).focus()")
-        self.press(*text)
+        self.press(text)
 
     def click(self, selector: str) -> None:
         """Clicks an element."""
@@ -69,16 +75,19 @@ class Page:
 
     def until(self, expression: str, seconds: float = 60.0):
         """What an expression is, once that is true."""
-        limit = time.monotonic() + seconds
-        while not (found := self.run(f"return {expression}")):
+        from selenium.common.exceptions import TimeoutException
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        wait = WebDriverWait(self.driver, seconds, poll_frequency=0.05)
+        try:
+            return wait.until(lambda _: self.run(f"return {expression}"))
+        except TimeoutException:
             shown = self.run("return document.body.innerText")
-            assert time.monotonic() < limit, (expression, shown)
-            time.sleep(0.05)
-        return found
+            raise AssertionError((expression, shown)) from None
 
     def messages(self) -> list[str]:
         """What the browser complained of since it was last asked."""
-        return [line["message"] for line in _ask(f"{self.session}/se/log", {"type": "browser"})]
+        return [line["message"] for line in self.driver.get_log("browser")]
 
     def screenshot(self, path, height: int = 0) -> None:
         """A PNG of the window, or of the first `height` pixels of the page."""
@@ -92,51 +101,24 @@ class Page:
 @contextlib.contextmanager
 def browser(width: int, height: int = 800, *, dark: bool = False, script: bool = True):
     """A Page of a window of that size; `script`: whether pages may run any."""
-    with _driver() as address:
-        options = {"args": [*ARGUMENTS, f"--window-size={max(width, 500)},{height}"]}
-        if width < 500:  # a window is not made smaller
-            metrics = {"width": width, "height": height, "pixelRatio": 2}
-            options["mobileEmulation"] = {"deviceMetrics": metrics}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options}
-        wanted["goog:loggingPrefs"] = {"browser": "ALL"}
-        made = _ask(f"{address}/session", {"capabilities": {"alwaysMatch": wanted}})
-        page = Page(f"{address}/session/{made['sessionId']}")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = _chromium()
+    for argument in (*ARGUMENTS, f"--window-size={max(width, 500)},{height}"):
+        options.add_argument(argument)
+    if width < 500:  # a window is not made smaller
+        metrics = {"width": width, "height": height, "pixelRatio": 2}
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # The driver's path is given, so that Selenium does not look for one on the network.
+    driver = Chrome(options, Service(shutil.which("chromedriver")))
+    page = Page(driver)
+    try:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.devtools("Emulation.setEmulatedMedia", features=[scheme])
         page.devtools("Emulation.setScriptExecutionDisabled", value=not script)
-        try:
-            yield page
-        finally:
-            _ask(page.session, method="DELETE")
-
-
-@contextlib.contextmanager
-def _driver() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                _ask(f"{address}/status")
-                break
-            time.sleep(0.1)
-        yield address
+        yield page
     finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _ask(url: str, body: dict | None = None, method: str | None = None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=60) as reply:
-            return json.load(reply)["value"]
-    except urllib.error.HTTPError as error:
-        raise RuntimeError(f"{url}: {error.read().decode()[:600]}") from error
+        driver.quit()
