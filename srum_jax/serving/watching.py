@@ -17,7 +17,8 @@ async def watch(service: Service, run: epath.Path, have: Found, every: float, **
     """Looks every so many seconds, until it is cancelled. how: as of `opening.trained`.
 
     Both models are held while the second is read and the first ends what it does. What cannot be
-    read, as a checkpoint that the run removes meanwhile, is told and looked for again.
+    taken, as a checkpoint that the run removes meanwhile or one there is no memory for, is told and
+    looked for again.
     """
     while True:
         await asyncio.sleep(every)
@@ -27,8 +28,8 @@ async def watch(service: Service, run: epath.Path, have: Found, every: float, **
                 continue
             model = await asyncio.to_thread(opening.trained, run, found, **how)
             service.replace(Running.of(model, found.step))
-        except (OSError, ValueError) as e:
-            logging.warning("%s: not taken (%s)", run, in_a_line(e))
+        except Exception as e:  # of any kind: nobody waits for this task, and the run goes on
+            logging.warning("%s: not taken (%s: %s)", run, type(e).__name__, in_a_line(e))
             continue
         have = found
         logging.info("now serving %s", found.path)

@@ -1,8 +1,11 @@
 """What a run has trained is served as it lies there: exported, finished, or a checkpoint."""
 
 import asyncio
+import concurrent.futures
 import re
 import shutil
+import threading
+import types
 
 import jax
 import numpy as np
@@ -12,8 +15,10 @@ from serving_host import serving
 from stages import test_train
 
 from srum_jax.core import param_tree
-from srum_jax.core.errors import BadInput
-from srum_jax.serving import opening, watching
+from srum_jax.core.errors import BadInput, DoesNotFit
+from srum_jax.serving import lanes, opening, watching
+from srum_jax.serving.opening import Found
+from srum_jax.serving.work import Running
 from srum_jax.stages.manifest import Workdir
 
 PROMPT = "a red circle"
@@ -76,8 +81,22 @@ def test_a_named_checkpoint_is_served(run):
         opening.opened(str(folder), 7)
 
 
+@pytest.fixture
+def gate(monkeypatch):
+    """Drawings take no step while this event is not set."""
+    made, step = threading.Event(), lanes.Images.step
+
+    def waits(self, group):
+        assert made.wait(120)
+        step(self, group)
+
+    monkeypatch.setattr(lanes.Images, "step", waits)
+    made.set()
+    return made
+
+
 @pytest.mark.slow
-def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path):
+def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path, gate):
     folder, _ = run
     copy = shutil.copytree(folder, tmp_path / "run")
     (copy / "round0" / "train" / "manifest.json").unlink()
@@ -86,7 +105,9 @@ def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path):
     model, found = opening.opened(str(copy))
     with serving(model) as host, host.http() as http:
         body = {"prompt": PROMPT, "seed": 1, "size": "32x32", "num_inference_steps": 3}
-        before = http.post("/v1/images/generations", json=body).json()["data"]
+
+        def drawn():
+            return http.post("/v1/images/generations", json=body).json()["data"]
 
         async def follow():
             how = dict(every=0.05)
@@ -98,9 +119,47 @@ def test_newer_checkpoints_are_taken_and_what_runs_ends(run, tmp_path):
                 await asyncio.sleep(0.05)
             task.cancel()
 
-        asyncio.run(asyncio.wait_for(follow(), 60))
+        before = drawn()
+        gate.clear()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(drawn)
+            while not host.service.engine.lanes["image"].works:
+                assert not under_way.done()
+            asyncio.run(asyncio.wait_for(follow(), 120))
+            gate.set()
+            assert under_way.result(60) == before  # by the model that it began with
         assert http.get("/health").json()["step"] == 3
-        assert http.post("/v1/images/generations", json=body).json()["data"] != before
+        assert drawn() != before
+
+
+def test_what_cannot_be_taken_is_told_and_looked_for_again(tmp_path, monkeypatch, caplog):
+    errors = [OSError("gone"), RuntimeError("RESOURCE_EXHAUSTED"), DoesNotFit("no room for two")]
+    taken = []
+
+    def trained(*_):
+        if errors:
+            raise errors.pop(0)
+        return "a model"
+
+    monkeypatch.setattr(opening, "newest", lambda run: Found(run / "3", 0, "step", 3))
+    monkeypatch.setattr(opening, "trained", trained)
+    monkeypatch.setattr(Running, "of", lambda *model: model)
+    service = types.SimpleNamespace(replace=taken.append)
+
+    async def follow():
+        have = Found(tmp_path / "2", 0, "step", 2)
+        task = asyncio.ensure_future(watching.watch(service, tmp_path, have, 0.01))
+        while not taken:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)  # it is taken once
+        task.cancel()
+
+    with caplog.at_level("WARNING"):
+        asyncio.run(asyncio.wait_for(follow(), 60))
+    assert taken == [("a model", 3)]
+    said = [record.getMessage() for record in caplog.records if "not taken" in record.getMessage()]
+    assert ["gone" in said[0], "EXHAUSTED" in said[1], "no room" in said[2]] == [True] * 3
 
 
 def test_a_run_without_a_model_is_refused(tmp_path):
