@@ -86,6 +86,25 @@ def test_an_answer_ends_before_a_stop_text(client):
     assert found.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_has_no_more_tokens_than_asked_for(client, name):
+    found = ask(client, QUESTION, png(1), **{name: 2})
+    assert found.usage.completion_tokens == 2 and found.choices[0].finish_reason == "length"
+
+
+def test_the_operator_bounds_answers_and_pictures(model):
+    with serving(model, Limits(images=1, texts=1, tokens=3, pictures=2)) as host:
+        found = ask(host.client(), QUESTION, png(1), max_tokens=50)
+        assert found.usage.completion_tokens == 3
+        with pytest.raises(BAD, match="at most 2") as e:
+            ask(host.client(), QUESTION, png(1), png(2), png(3))
+        assert (e.value.param, e.value.code) == ("messages", "too_many_images")
+        images = [(f"{i}.png", png(i)) for i in range(3)]
+        with pytest.raises(BAD, match="at most 2") as e:
+            host.client().images.edit(image=images, prompt="red circle")
+        assert e.value.param == "image"
+
+
 def shown(data):
     return {"type": "image", "image": pixels(data)}
 
@@ -159,6 +178,27 @@ def test_images_are_the_apis(client, model):
     assert found.seed == 5
     same = client.images.generate(prompt=PROMPT, n=2, size="32x16", extra_body=how)
     assert [one.b64_json for one in same.data] == [one.b64_json for one in found.data]
+
+
+@pytest.mark.parametrize(
+    "told, meant",
+    [
+        ({"cfg_interval": [0.0, 0.3]}, {"guidance_interval": (0.0, 0.3)}),
+        ({"renorm": "none"}, {"renorm": "none"}),
+        ({"renorm_min": 1.0}, {"renorm_min": 1.0}),
+        ({"shift": 1.0}, {"shift": 1.0}),
+        ({"negative_prompt": "two blue squares"}, {"negative": "two blue squares"}),
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_the_samplers_own_fields_are_the_apis(client, model, told, meant):
+    def drawn(**more):
+        found = client.images.generate(prompt=PROMPT, extra_body={"seed": 5, **more})
+        return pixels(found.data[0].b64_json).astype(int)
+
+    (want,) = model.generate(PROMPT, seed=5, **meant)
+    assert np.abs(drawn(**told) - want.image).max() <= 1
+    assert np.abs(drawn() - want.image).max() > 1  # it does something
 
 
 def test_images_without_a_seed_differ_and_say_theirs(client):
