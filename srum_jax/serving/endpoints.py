@@ -26,7 +26,7 @@ from srum_jax.serving.limits import Limits
 from srum_jax.serving.pictures import Bytes, Link
 from srum_jax.serving.refusals import Refusal
 from srum_jax.serving.sampler_fields import SamplerFields
-from srum_jax.serving.service import Plan, Service, Written
+from srum_jax.serving.service import Plan, Service, Written, thinks
 from srum_jax.serving.work import Running
 from srum_jax.serving.work import Shown as ShownStep
 
@@ -288,7 +288,7 @@ class Endpoints:
         if "steps" in model.family.SAMPLER:
             by["num_inference_steps"] = default.steps
         said |= {"owned_by": "srum_jax", "defaults": by}
-        return said | {"edits": not model.family.ONLY_WORDS}
+        return said | {"edits": not model.family.ONLY_WORDS, "thinks": thinks(model)}
 
     def _check_model(self, name: str) -> None:
         if name not in ("", self.service.name):

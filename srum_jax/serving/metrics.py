@@ -25,7 +25,7 @@ HELP = {
     "step_seconds_total": "Seconds in calls of the device, by kind.",
     "rows_total": "Rows of these calls, padding among them.",
     "filled_rows_total": "Rows of these calls that held a request.",
-    "cancelled_total": "Pieces of work whose client went away, or whose time was over.",
+    "cancelled_total": "Pieces of work let go: client gone, stop text written, time over.",
     "refused_total": "Pieces of work that found the queue full.",
     "waiting": "Pieces of work that wait for the device, by kind.",
     "running": "Pieces of work on the device, by kind.",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from srum_jax import reading
+from srum_jax import api, reading
 from srum_jax.core.errors import BadInput, in_a_line
 from srum_jax.data.schema import Text
 from srum_jax.generation import image_request, system_prompts
@@ -155,8 +155,7 @@ class Service:
         """What the device is asked to write. Raises Refusal 400 where the window has no room."""
         model, limits = running.model, running.model.generation_config
         if how.think:
-            words = system_prompts.THINK_UNDERSTANDING
-            asked = (reading.system(model.tokenizer, words), *asked)
+            asked = (thinking(model, system_prompts.THINK_UNDERSTANDING), *asked)
         most = how.max_tokens
         if most is None:
             most = limits.max_tokens + (limits.think_tokens if how.think else 0)
@@ -172,7 +171,7 @@ class Service:
         """What the model writes before it draws: as it is read, and in words."""
         model = running.model
         limit = model.generation_config.think_tokens
-        system = reading.system(model.tokenizer, system_prompts.THINK_GENERATION)
+        system = thinking(model, system_prompts.THINK_GENERATION)
         how = Sampling(limit, seed=0)
         parts = []
         async for piece in self.write(running, (system, *items), how):
@@ -248,6 +247,25 @@ class Service:
             return [reader.edit(one, noise) for one in several]
 
         return await self.call(running, f"edit {noise}", read, told)
+
+
+def thinking(model: api.Model, words: str) -> Text:
+    """The request to think. Raises Refusal 422 where the model lacks its words."""
+    try:
+        return reading.system(model.tokenizer, words)
+    except BadInput:
+        told = "this model cannot think: it lacks words of the request to; leave out think"
+        raise Refusal(422, told, param="think", code="unreadable") from None
+
+
+def thinks(model: api.Model) -> bool:
+    """Whether a model can be asked to think before it answers or draws."""
+    try:
+        for words in (system_prompts.THINK_UNDERSTANDING, system_prompts.THINK_GENERATION):
+            thinking(model, words)
+    except Refusal:
+        return False
+    return True
 
 
 def _result(event: Any) -> Done:

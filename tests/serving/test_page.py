@@ -1,25 +1,33 @@
 """The page in a real browser: drawn, asked, edited, scored, on a desk and a phone, by keys."""
 
+import time
+
 import browser
+import numpy as np
 import pytest
-from serving_host import pixels, serving
+from serving_host import pixels, png, serving
 from test_api import write_model
 
 from srum_jax import api
+from srum_jax.serving import lanes
 from srum_jax.serving.limits import Limits
 from srum_jax.worlds.shapes import examples
 
 PROMPT = "a red circle above a blue square"
 READY = "document.body.dataset.ready === 'yes'"
 DONE = "document.getElementById('state').textContent.startsWith('done')"
-CONTROL, ENTER, TAB, RIGHT = "\ue009", "\ue007", "\ue004", "\ue014"
+CONTROL, ENTER, RIGHT, ESCAPE = "\ue009", "\ue007", "\ue014", "\ue00c"
 needs_browser = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing())
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
+def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model = api.load(write_model(folder, examples.write_tokenizer(folder / "words")))
+    return api.load(write_model(folder, examples.write_tokenizer(folder / "words")))
+
+
+@pytest.fixture(scope="module")
+def host(model):
     with serving(model, Limits(images=4, texts=4)) as made:
         yield made
 
@@ -78,6 +86,8 @@ def test_the_page_is_strict_and_whole(host):
 
 @needs_browser
 def test_a_picture_is_drawn_and_scored(page, host):
+    hidden = "return document.querySelector('#panel-ask [name=think]').closest('label').hidden"
+    assert page.run(hidden)  # this model lacks the words to think
     # Every source that the picture is given, also one that the next replaces before it is shown.
     page.run(
         "window.seen = 0; new MutationObserver((found) => { window.seen += found.length; })"
@@ -115,6 +125,95 @@ def test_what_was_drawn_is_asked_about_and_edited(page):
     page.until("document.querySelectorAll('#history li').length === 2")
     page.click("#history li:last-child button")  # back to the first
     assert PROMPT in page.run("return document.getElementById('caption').textContent")
+
+
+def picture(page):
+    return pixels(page.run("return document.getElementById('picture').src").partition(",")[2])
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_picture_of_chance_is_drawn_again_by_its_seed_and_kept(page):
+    draw(page, seed="")
+    page.until(DONE)
+    first = picture(page)
+    assert page.run(
+        "return document.getElementById('save').href === document.getElementById('picture').src"
+    )
+    page.click("#again")
+    page.click("#panel-draw .go")
+    page.until("document.querySelectorAll('#history li').length === 2")
+    np.testing.assert_array_equal(picture(page), first)
+    page.run("document.querySelector('#panel-draw [name=seed]').value = '1234567890123456789'")
+    assert not page.run("return document.getElementById('panel-draw').checkValidity()")  # rounded
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_picture_is_opened_and_scored_by_words_under_draw(page, tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    page.driver.find_element("id", "file").send_keys(str(tmp_path / "a.png"))
+    page.until("document.querySelectorAll('#history li').length === 1")
+    np.testing.assert_array_equal(picture(page), pixels(png(1)))
+    page.click("#score")
+    assert "What should it show?" in page.until("document.getElementById('wrong').textContent")
+    page.type("#prompt", PROMPT)
+    page.click("#score")
+    page.until("!document.getElementById('scores').hidden")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_escape_stops_what_is_drawn(page, host, monkeypatch):
+    step = lanes.Images.step
+
+    def slow(self, group):
+        time.sleep(0.05)
+        step(self, group)
+
+    monkeypatch.setattr(lanes.Images, "step", slow)
+    page.type("#prompt", PROMPT)
+    page.run("document.querySelector('#panel-draw [name=num_inference_steps]').value = 250")
+    page.chord(CONTROL, ENTER)
+    page.until("!document.getElementById('way').hidden")
+    page.press(ESCAPE)
+    page.until("document.getElementById('state').textContent === 'stopped'")
+    limit = time.monotonic() + 8  # all steps would take longer
+    while host.service.active:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert history(page) == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_theme_is_chosen(page):
+    def ground():
+        return page.run("return getComputedStyle(document.body).backgroundColor")
+
+    system = ground()
+    page.click("#theme")
+    assert ground() == system  # light, as the system is
+    page.click("#theme")
+    assert ground() != system
+    page.open(page.driver.current_url)
+    page.until(READY)
+    assert ground() != system  # as it was left
+    page.click("#theme")
+    assert ground() == system
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_key_is_asked_for(tab, model):
+    with serving(model, Limits(images=1, texts=1), key="open sesame") as host:
+        tab.open(f"{host.url}/")
+        tab.until("document.getElementById('ask-key').open")
+        tab.type("#key", "open sesame")
+        tab.press(ENTER)
+        tab.until(READY)
+        assert "tiny" in tab.run("return document.getElementById('model').textContent")
+    assert all("401" in line for line in complaints(tab))
 
 
 @needs_browser

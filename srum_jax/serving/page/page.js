@@ -357,8 +357,9 @@ asked("v1/models").then((reply) => reply.json()).then((found) => {
   if (model.edits === false) { // it draws from words alone
     $("tab-edit").hidden = true;
     tabs.splice(tabs.indexOf($("tab-edit")), 1);
-    forms.draw.elements.think.closest("label").hidden = true;
   }
+  forms.draw.elements.think.closest("label").hidden = !model.thinks || model.edits === false;
+  forms.ask.elements.think.closest("label").hidden = !model.thinks;
   forms.draw.elements.guidance_scale.placeholder = by.guidance_scale ?? "";
   forms.draw.elements.size.placeholder = by.size || "auto";
   document.body.dataset.ready = "yes";
