@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import uvicorn
@@ -23,6 +23,7 @@ from srum_jax.serving.engine import Engine
 from srum_jax.serving.fetching import Fetcher, Host
 from srum_jax.serving.limits import Limits
 from srum_jax.serving.metrics import Metrics
+from srum_jax.serving.opening import Found
 from srum_jax.serving.service import Service
 from srum_jax.serving.work import Running
 
@@ -42,6 +43,7 @@ def limits(options: argparse.Namespace, model: api.Model) -> Limits:
         texts=options.texts,
         images=images,
         together=together(model),
+        drawn=min(Limits.drawn, options.queue),  # more would never find room
         tokens=options.max_tokens,
         steps=options.max_steps,
         body=options.max_body * 2**20,
@@ -81,12 +83,7 @@ async def serve(options: argparse.Namespace, key: str) -> int:
     made = bound(options.host, options.port)
     names = ("window", "parity", "adapter", "base", "precision", "mesh")
     how = {name: x for name in names if (x := getattr(options, name)) is not None}
-    model, found = opening.opened(options.model, options.step, **how)
-    if options.watch and found is None:
-        raise BadInput(f"--watch: {options.model} is no run's folder")
-    bounds = limits(options, model)
-    step = found.step if found else None
-    service = served(model, options.name or _name(options.model), bounds, step, sources)
+    service, found = _opened(options, sources, how)
     if options.warm:
         await warming.warm(service)
     hosts = None if key else options.allow_host
@@ -108,6 +105,18 @@ async def serve(options: argparse.Namespace, key: str) -> int:
         watcher.cancel()
     service.engine.stop()
     return 0
+
+
+def _opened(
+    options: argparse.Namespace, sources: Collection[Host], how: Mapping[str, Any]
+) -> tuple[Service, Found | None]:
+    """(the service, what of a run its model is). Here alone the model has a name: the server must
+    hold none that a newer one has replaced."""
+    model, found = opening.opened(options.model, options.step, **how)
+    if options.watch and found is None:
+        raise BadInput(f"--watch: {options.model} is no run's folder")
+    name, step = options.name or _name(options.model), found.step if found else None
+    return served(model, name, limits(options, model), step, sources), found
 
 
 def _config() -> dict[str, Any]:

@@ -22,8 +22,8 @@ from PIL import Image
 from serving_host import asking, png, serving, url
 from test_api import write_model
 
-from srum_jax import api
-from srum_jax.serving import lanes
+from srum_jax import api, serve
+from srum_jax.serving import lanes, running
 from srum_jax.serving.limits import Limits
 from srum_jax.worlds.shapes import examples
 
@@ -269,6 +269,12 @@ def test_a_full_queue_is_told_and_clients_come_again(host, http, slowly):
         later = pool.submit(client.images.generate, prompt=PROMPT, n=2)
         assert len(later.result(60).data) == 2
         assert [one.result().status_code for one in long] == [200, 200]
+
+
+def test_no_request_is_larger_than_the_queue(model):
+    for queue, drawn in ((3, 3), (64, Limits.drawn)):
+        options = serve.parser().parse_args(["--queue", str(queue)])
+        assert running.limits(options, model).drawn == drawn
 
 
 def test_a_client_that_goes_away_costs_no_more(host, slowly):

@@ -2,10 +2,12 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import re
 import shutil
 import threading
 import types
+import weakref
 
 import jax
 import numpy as np
@@ -14,9 +16,10 @@ import tiny
 from serving_host import serving
 from stages import test_train
 
+from srum_jax import api, serve
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput, DoesNotFit
-from srum_jax.serving import lanes, opening, watching
+from srum_jax.serving import lanes, opening, running, watching
 from srum_jax.serving.opening import Found
 from srum_jax.serving.work import Running
 from srum_jax.stages.manifest import Workdir
@@ -160,6 +163,27 @@ def test_what_cannot_be_taken_is_told_and_looked_for_again(tmp_path, monkeypatch
     assert taken == [("a model", 3)]
     said = [record.getMessage() for record in caplog.records if "not taken" in record.getMessage()]
     assert ["gone" in said[0], "EXHAUSTED" in said[1], "no room" in said[2]] == [True] * 3
+
+
+def test_a_model_that_was_replaced_is_let_go_of(weights, monkeypatch):
+    held, services, application = [], [], running.application
+
+    def seen(service, **how):
+        services.append(service)
+        return application(service, **how)
+
+    async def serves(self, sockets):
+        (service,) = services
+        first = weakref.ref(service.running.model)
+        service.replace(Running.of(api.load(weights)))
+        gc.collect()
+        held.append(first())
+
+    monkeypatch.setattr(running, "application", seen)
+    monkeypatch.setattr(running.Server, "serve", serves)
+    options = serve.parser().parse_args(["--model", str(weights), "--port", "0"])
+    assert asyncio.run(running.serve(options, "")) == 0
+    assert held == [None]
 
 
 def test_a_run_without_a_model_is_refused(tmp_path):
