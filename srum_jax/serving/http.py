@@ -141,11 +141,13 @@ def _too_large(limits: Limits) -> Refusal:
     return Refusal(413, told, code="body_too_large")
 
 
-def _refused(error: Exception) -> Refusal:
+def _refused(error: BaseException) -> Refusal:
     """What a client is told; a fault of ours goes to the log, not to it."""
     if isinstance(error, HTTPException):
         said = {404: "there is no such address here", 405: "this address takes another method"}
         return Refusal(error.status_code, said.get(error.status_code, error.detail))
+    if isinstance(error, asyncio.CancelledError):  # a server that is told to end at once
+        return Refusal(503, "the server ends", code="ending")
     told = refusal(error)
     if isinstance(told, Refusal):
         return told
@@ -184,7 +186,7 @@ class Guard:
             await self.app({**scope, "app": self, "seen": seen}, receive, seen)
         except ClientDisconnect:
             seen.status = seen.status or 499
-        except Exception as e:
+        except (Exception, asyncio.CancelledError) as e:
             told = _refused(e)
             if seen.status:  # it had begun: nothing can be said any more
                 return

@@ -1,5 +1,6 @@
 """OpenAI's own client asks the server: chats, streams, images, edits, scores, what is refused."""
 
+import asyncio
 import concurrent.futures
 import math
 
@@ -11,6 +12,7 @@ from serving_host import asking, pixels, png, serving, url
 from test_api import write_model
 
 from srum_jax import api
+from srum_jax.serving import warming
 from srum_jax.serving.limits import Limits
 from srum_jax.worlds.shapes import examples
 
@@ -284,6 +286,18 @@ def test_company_changes_nothing(client, host):
     filled = host.service.metrics.value
     assert filled("filled_rows_total", kind="image") > filled("steps_total", kind="image")
     assert filled("filled_rows_total", kind="text") > filled("steps_total", kind="text")
+
+
+@pytest.mark.slow
+def test_programs_are_made_before_the_first_request(model):
+    with serving(model, Limits(images=2, texts=2)) as host:
+        asyncio.run(warming.warm(host.service))
+        made = list(model.programs.compiled)
+        client = host.client()
+        for n in (1, 2):
+            client.images.generate(prompt=PROMPT, n=n)
+        ask(client, QUESTION, png(1))
+        assert model.programs.compiled == made
 
 
 # --------------------------------------------------------------------------------------- refused

@@ -313,6 +313,12 @@ def test_the_key_is_asked_for(model):
         assert [m.id for m in host.client(api_key="open sesame").models.list()] == ["tiny"]
 
 
+def test_a_variable_without_a_key_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("SRUM_TEST_KEY", " ")
+    assert serve.main(["--api_key_env", "SRUM_TEST_KEY"]) == 2
+    assert "variable SRUM_TEST_KEY is not set" in capsys.readouterr().err
+
+
 def test_pages_of_other_sites_are_refused(model):
     with serving(model, hosts=["friend.example"]) as host, host.http() as http:
         assert http.get("/health", headers={"Host": "friend.example:80"}).status_code == 200
@@ -380,6 +386,17 @@ def test_a_server_that_ends_takes_no_new_work(model, slowly):
             assert found.status_code == 503 and found.json()["error"]["code"] == "draining"
             assert http.get("/health").status_code == 503
             assert running.result().status_code == 200
+
+
+def test_who_waits_is_told_that_the_server_ends_at_once(model, slowly, caplog):
+    with serving(model) as host, host.http() as http:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(http.post, DRAW, json=LONG)
+            until(lambda: host.service.active)
+            host.server.should_exit = host.server.force_exit = True
+            found = waits.result(30)
+    assert found.status_code == 503 and found.json()["error"]["code"] == "ending"
+    assert "Exception in ASGI application" not in caplog.text
 
 
 @pytest.mark.slow
