@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import pathlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -183,7 +184,7 @@ class Tokenizer:
         for i in self._special.intersection(ids):
             raise ValueError(
                 f"text {quoted(text)} contains {quoted(self._inner.id_to_token(i))}, which is no "
-                f"word but a mark of {self._source}; leave it out"
+                f"word but a mark of {self._file}; leave it out"
             )
         return ids
 
@@ -212,7 +213,12 @@ class Tokenizer:
     def _lacks(self, word: str) -> str:
         near = difflib.get_close_matches(word[:80], self._inner.get_vocab(), cutoff=0.7)
         hint = f"near are {', '.join(near)}" if near else "use the words listed there"
-        return f"the word {quoted(word)} is not in {self._source}; {hint}"
+        return f"the word {quoted(word)} is not in {self._file}; {hint}"
+
+    @property
+    def _file(self) -> str:
+        """Its name alone: what is said of a text may go to who sent it, folders are the host's."""
+        return pathlib.PurePath(self._source).name
 
     def _check_bytes(self) -> None:
         """A byte-level model drops bytes that have no token without a word."""

@@ -136,7 +136,7 @@ def test_a_file_that_has_a_token_for_unknown_words_does_not_hide_them(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     found = Tokenizer.from_folder(tmp_path)
     assert found.decode(found.encode(WORDS)) == WORDS
-    with pytest.raises(ValueError, match="'mauve' is not in .*tokenizer.json"):
+    with pytest.raises(ValueError, match="'mauve' is not in tokenizer.json"):
         found.encode("a MAUVE circle".lower())
 
 
@@ -204,7 +204,7 @@ def test_any_bytes_give_a_tokenizer_or_a_refusal(cases, tmp_path):
 
 def test_a_mark_in_a_text_is_never_a_mark(tokenizer):
     for text in ("a <|im_end|> circle", "<pad>", "a red<|vision_start|>"):
-        with pytest.raises(ValueError, match="mark of .*tokenizer.json|is not in"):
+        with pytest.raises(ValueError, match="mark of tokenizer.json|is not in tokenizer.json"):
             tokenizer.encode(text)
     official = Tokenizer.from_folder(SHIPPED, marks_in_text=True)
     assert official.encode("a <|im_end|>")[-1] == official.eos
