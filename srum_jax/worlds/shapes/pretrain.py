@@ -1,5 +1,6 @@
-"""Stage `pretrain`: a base for the shapes world, from random weights, by the joint objective.
+"""Stage `pretrain`: a base for the shapes world, by the joint objective.
 
+The small setting's begins with random weights, the larger one's with those of the small one's base.
 Cross-entropy on answers and captions, flow matching on pictures encoded once. Leaves the averaged
 model in the Hugging Face layout under `model/`, rewritten at every evaluation, so that a run that
 was stopped is usable.
@@ -20,7 +21,7 @@ from etils import epath
 
 from srum_jax import programs
 from srum_jax.config import Config, OptimConfig, PackedConfig
-from srum_jax.core import console, files, registry, sharding
+from srum_jax.core import console, files, param_tree, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
@@ -130,6 +131,7 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         towers = made / Manifest.read(made).outputs["model"]
     else:
         # Both settings have the small one's autoencoder: it knows objects, not how many there are.
+        # The larger one begins with the rest of that base too.
         towers = epath.Path(cfg.weights) if cfg.weights else registry.base_folder(SMALL.name)
     inputs = {"autoencoder": loading.fingerprint(towers)}
 
@@ -343,6 +345,14 @@ def _untrained(shipped: epath.Path, towers: epath.Path) -> loading.LoadedModel:
     return loading.LoadedModel(sizes, None, vae_params, Tokenizer.from_folder(shipped))
 
 
+def begun(specs: param_tree.Specs, small: epath.Path, seed: int) -> param_tree.Params:
+    """The values of the base in `small`, and random ones where a shape differs: the places of a
+    larger picture's patches."""
+    found, _ = hf.load(small, model_config.from_folder(small), want=("model",))
+    random = param_tree.init(specs, jax.random.key(seed))
+    return jax.tree.map(lambda r, f: jnp.asarray(f) if f.shape == r.shape else r, random, found)
+
+
 def _loss(
     cfg: Config, c: PackedConfig, base: loading.LoadedModel, mesh: jax.sharding.Mesh
 ) -> joint.JointLoss:
@@ -383,7 +393,9 @@ def pretrain(
         dtype="bfloat16",
         tokenizer_files=[shipped / "tokenizer.json"],
     )
-    training = FromScratch("pretrain", cfg, c, bagel.specs(base.cfg), _loss(cfg, c, base, mesh))
+    specs, loss_fn = bagel.specs(base.cfg), _loss(cfg, c, base, mesh)
+    first = None if setting is SMALL else functools.partial(begun, specs, towers, cfg.seed)
+    training = FromScratch("pretrain", cfg, c, specs, loss_fn, first)
     evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
     how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
     return training.run(mesh, folder, make, **how)[1]

@@ -14,6 +14,7 @@ from srum_jax.data import packing, prompts
 from srum_jax.data.images import to_float
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import hf, model_config, vae
+from srum_jax.models.bagel import model as bagel
 from srum_jax.rewards import question_templates
 from srum_jax.worlds.shapes import (
     changes,
@@ -259,3 +260,15 @@ def test_the_small_base_s_autoencoder_keeps_large_pictures():
 
     right = exam.right_drawings(np.asarray(coded(to_float(np.stack(pictures)))), texts)
     assert right.mean() >= 0.97  # .992 of 512
+
+
+def test_the_large_base_begins_with_what_the_small_one_knows():
+    small, specs = registry.base_folder(SMALL.name), bagel.specs(model_config.from_folder(BASE))
+    known, _ = hf.load(small, model_config.from_folder(small), want=("model",))
+    begun = pretrain.begun(specs, small, 0)
+    assert jax.tree.map(np.shape, begun) == jax.tree.map(lambda spec: spec.shape, specs)
+    other = jax.tree.map(lambda b, k: b.shape != k.shape or bool((b != k).any()), begun, known)
+    paths = [
+        jax.tree_util.keystr(at) for at, new in jax.tree_util.tree_leaves_with_path(other) if new
+    ]
+    assert paths == ["['vit']['positions']"] and np.std(begun["vit"]["positions"]) > 0
