@@ -8,7 +8,11 @@ ignored, and count with the reading before. The time to the first image is that 
 from its start, the caches of compiled programs warm. Both sides use their default number of
 threads. `torch_bagel.py` says how PyTorch does it.
 
+Of Janus-Pro drawings alone are timed, with random weights, on a CPU, beside transformers' own class
+(`janus_drawing.py`).
+
     python benchmarks/inference.py [--model shapes|DIR|random:small|random:slice] [--json FILE]
+    python benchmarks/inference.py --family janus [--grid 24] [--batches 1,16]
 """
 
 import argparse
@@ -24,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -315,8 +319,9 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", default="bagel", choices=("bagel", "janus"))
     parser.add_argument(
         "--model", default="shapes", help=f"shapes, a folder, or one of {', '.join(RANDOM)}"
     )
@@ -326,44 +331,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--size", type=int, help="pixels a side (default: the model's)")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--grid", type=int, default=24, help="of janus: tokens a side of an image")
     parser.add_argument("--repeats", type=int, default=7, help="turns")
     parser.add_argument("--first_repeats", type=int, default=3, help="0: no time to first image")
     parser.add_argument("--compile_mode", default="default", help="of torch.compile")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--json", help="also writes the figures there")
     parser.add_argument("--first", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.first:
-        side, said = args.first
-        said = json.loads(said)
-        images_call(side, Work(**{**said, "size": tuple(said["size"])}), 1)()
-        return
+    return parser
 
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax
 
-    sides = args.sides.split(",")
-    versions = f"jax {jax.__version__}"
-    if importlib.util.find_spec("torch") is None:
-        print('PyTorch is not installed (pip install -e ".[bench]"): not measured.\n')
-        sides = ["ours"]
-    else:
-        versions += f", torch {importlib.metadata.version('torch')}"
-    versions += f", Python {platform.python_version()}"
+def numbers(said: str) -> list[int]:
+    return [int(one) for one in said.split(",") if one]
+
+
+def bagel_rows(args: argparse.Namespace, sides: list[str]) -> tuple[str, list[tuple]]:
+    """(what was done, a row of every kind of work and batch)."""
     with tempfile.TemporaryDirectory() as made:
         folder, side = folder_of(args.model, made)
         size = args.size or side
         work = Work(folder, args.device, args.steps, (size, size), args.tokens, args.compile_mode)
-        before = machine()
         if {"ours", "PyTorch eager"} <= set(sides):
             print(f"largest difference of a pixel, same noise: {differ(work)}", flush=True)
         rows = []
-        for batch in map(int, filter(None, args.batches.split(","))):
+        for batch in numbers(args.batches):
             calls = {s: images_call(s, work, batch) for s in sides}
             rates = {s: batch / t for s, t in in_turn(calls, args.repeats).items()}
             rows.append(("images/s", batch, rates, False))
             print(*rows[-1], file=sys.stderr)
-        for batch in map(int, filter(None, args.token_batches.split(","))):
+        for batch in numbers(args.token_batches):
             calls = {s: tokens_call(s, work, batch) for s in sides}
             found = in_turn(calls, args.repeats)
             rows.append(
@@ -374,6 +370,48 @@ def main() -> None:
             found = first_images(work, sides, args.first_repeats)
             rows.append(("s to first image", 1, found, True))
     what = f"{args.model}, {size}×{size} pixels, {work.steps} guided steps, {work.tokens} tokens"
+    return what, rows
+
+
+def janus_rows(args: argparse.Namespace, sides: list[str]) -> tuple[str, list[tuple]]:
+    """The same of Janus-Pro's drawings. Raises SystemExit where sides draw different ids."""
+    import janus_drawing
+
+    drawers, rows = janus_drawing.Drawers(args.grid), []
+    for batch in numbers(args.batches):
+        calls = {side: drawers.call(side, batch) for side in sides}
+        print(f"batch {batch}: {janus_drawing.compare(calls):.2%} of the ids are the same")
+        rates = {s: batch / t for s, t in in_turn(calls, args.repeats).items()}
+        rows.append(("images/s", batch, rates, False))
+        print(*rows[-1], file=sys.stderr, flush=True)
+    return janus_drawing.said(drawers.cfg), rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options()
+    args = parser.parse_args(argv)
+    if args.first:
+        side, said = args.first
+        said = json.loads(said)
+        images_call(side, Work(**{**said, "size": tuple(said["size"])}), 1)()
+        return
+
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+
+    janus, sides = args.family == "janus", args.sides.split(",")
+    if janus and args.device == "gpu":
+        parser.error("--family janus is not measured on a gpu")
+    versions = f"jax {jax.__version__}"
+    if importlib.util.find_spec("torch") is None:
+        print('PyTorch is not installed (pip install -e ".[bench]"): not measured.\n')
+        sides = ["ours"]
+    else:
+        for name in ("torch", *["transformers"] * janus):
+            versions += f", {name} {importlib.metadata.version(name)}"
+    versions += f", Python {platform.python_version()}"
+    before = machine()
+    what, rows = (janus_rows if janus else bagel_rows)(args, sides)
     print(f"{what}; {before} to {os.getloadavg()[0]:.1f}; {versions}\n")
     print(table(rows, sides))
     if args.json:

@@ -1,18 +1,13 @@
-"""Drawing by Janus-Pro beside transformers' own class, on the same weights in the same process.
+"""Janus-Pro's part of `inference.py`: ours and transformers' own class draw, on the same weights.
 
-    pip install torch                             # beside the test extra
-    python benchmarks/janus_drawing.py            # 8 layers of width 512, 144 tokens, on this CPU
-    python benchmarks/janus_drawing.py --grid 24  # 576 tokens, as the released models draw
-
-Random weights, guidance 5, the likeliest tokens: both draw the same ids, which is checked. Runs
-take turns, and the best of each counts, so that what else the machine does slows both.
+Random weights, guidance 5, the likeliest tokens: all draw the same ids, which is checked. The
+compiled side compiles the language model and the head that every token goes through.
 """
 
-import argparse
 import dataclasses
+import functools
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -24,6 +19,7 @@ from srum_jax.models.janus import hf, model, vq
 from srum_jax.models.janus.model_config import JanusConfig, LlamaConfig, VQConfig
 
 PROMPT = 30  # tokens
+SAME = 16  # ids of a row that must be the same; later rounding may turn one and what follows it
 SIZES = JanusConfig(
     llm=LlamaConfig(512, layers=8, heads=8, kv_heads=8, head_dim=64, ffn=1408, vocab=1024),
     vit=ViTConfig(32, layers=2, heads=2, ffn=64, patch=4, positions=4, exact_gelu=True),
@@ -38,68 +34,86 @@ SIZES = JanusConfig(
     end_of_image=1005,
 )
 
+Call = Callable[[], np.ndarray]  # codes [B,n] of a batch, on the host
 
-def theirs_of(folder: str) -> Callable[[np.ndarray], np.ndarray]:
-    """ids [B,P] -> codes [B,n] by transformers."""
+
+def said(cfg: JanusConfig) -> str:
+    llm = cfg.llm
+    return (
+        f"janus, {llm.layers} layers of width {llm.hidden}, prompts of {PROMPT + 2} tokens, "
+        f"{cfg.image_tokens} guided tokens, float32"
+    )
+
+
+def compare(calls: Mapping[str, Call]) -> float:
+    """The least share of ids that a side draws as the first does. Raises SystemExit where the sides
+    begin a row differently."""
+    first, *others = (call() for call in calls.values())
+    if any((first[:, :SAME] != other[:, :SAME]).any() for other in others):
+        raise SystemExit("the sides do not draw the same ids")
+    return min([float((first == other).mean()) for other in others], default=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawers:
+    """Sides that draw `grid` x `grid` tokens with the same random weights."""
+
+    grid: int
+
+    @property
+    def cfg(self) -> JanusConfig:
+        return dataclasses.replace(SIZES, grid=self.grid)
+
+    @functools.cached_property
+    def weights(self) -> tuple[param_tree.Params, param_tree.Params]:
+        """Of the model and its autoencoder."""
+        return tuple(
+            jax.jit(lambda key, s=s: param_tree.init(s, key))(jax.random.key(0))
+            for s in (model.specs(self.cfg), vq.specs(self.cfg.vq))
+        )
+
+    def call(self, side: str, batch: int) -> Call:
+        """What `side`, one of `inference.SIDES`, does with a batch of prompts."""
+        cfg = self.cfg
+        prompt = np.r_[cfg.bos, np.arange(PROMPT), cfg.start_of_image]
+        ids = np.tile(prompt.astype(np.int32), (batch, 1))
+        if side == "ours":
+            return lambda: self.ours(ids)
+        made = transformers_model(self, side.endswith("compiled"))
+        return lambda: _theirs(made, ids)
+
+    def ours(self, ids: np.ndarray) -> np.ndarray:
+        how = dict(cfg=self.cfg, guided=True, dtype=np.dtype(np.float32))
+        scales = np.float32(0), np.float32(model.GUIDANCE)
+        rows = np.ones_like(ids, bool), np.zeros(len(ids), np.uint32)
+        return np.asarray(drawing.draw_codes(self.weights[0], ids, *rows, *scales, **how).codes)
+
+
+@functools.cache
+def transformers_model(drawers: Drawers, compiled: bool):
+    """transformers' class with the weights of `drawers`."""
     import torch
     from transformers import JanusForConditionalGeneration
 
     how = dict(dtype=torch.float32, attn_implementation="sdpa")
-    made = JanusForConditionalGeneration.from_pretrained(folder, **how).eval()
-
-    def draw(ids):
-        given = torch.tensor(ids).long()
-        with torch.no_grad():
-            return made.generate(
-                input_ids=given,
-                attention_mask=torch.ones_like(given),
-                generation_mode="image",
-                guidance_scale=model.GUIDANCE,
-                do_sample=False,
-            ).numpy()
-
-    return draw
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a line for each batch."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--grid", type=int, default=SIZES.grid, help="tokens of a side")
-    options.add_argument("--batches", type=int, nargs="+", default=[1, 16])
-    options.add_argument("--repeats", type=int, default=3)
-    given = options.parse_args(argv)
-    cfg = dataclasses.replace(SIZES, grid=given.grid)
-    made = tuple(
-        jax.jit(lambda key, s=s: param_tree.init(s, key))(jax.random.key(0))
-        for s in (model.specs(cfg), vq.specs(cfg.vq))
-    )
-    how = dict(cfg=cfg, guided=True, dtype=np.dtype(np.float32))
-    scales = np.float32(0), np.float32(model.GUIDANCE)
-
-    def ours(ids):
-        seeds = np.zeros(len(ids), np.uint32)
-        drawn = drawing.draw_codes(made[0], ids, np.ones_like(ids, bool), seeds, *scales, **how)
-        return np.asarray(drawn.codes)
-
     with tempfile.TemporaryDirectory() as folder:
-        hf.save(folder, cfg, *made, dtype="float32")
-        theirs = theirs_of(folder)
-        for batch in given.batches:
-            ids = np.tile(np.r_[cfg.bos, np.arange(PROMPT), cfg.start_of_image], (batch, 1))
-            ours(ids)  # compiles
-            best = {ours: np.inf, theirs: np.inf}
-            for _ in range(given.repeats):
-                found = {}
-                for draw in best:
-                    start = time.perf_counter()
-                    found[draw] = draw(ids)
-                    best[draw] = min(best[draw], time.perf_counter() - start)
-                same = (found[ours] == found[theirs]).mean()
-            print(
-                f"batch {batch}: {best[ours]:.2f} s here, {best[theirs]:.2f} s in transformers, "
-                f"{best[theirs] / best[ours]:.1f} times; {same:.0%} of the ids are the same"
-            )
+        hf.save(folder, drawers.cfg, *drawers.weights, dtype="float32")
+        made = JanusForConditionalGeneration.from_pretrained(folder, **how).eval()
+    if compiled:
+        for part in (made.model.language_model, made.model.generation_head):
+            part.forward = torch.compile(part.forward, dynamic=False)
+    return made
 
 
-if __name__ == "__main__":
-    main()
+def _theirs(made, ids: np.ndarray) -> np.ndarray:
+    import torch
+
+    given = torch.tensor(ids).long()
+    with torch.no_grad():
+        return made.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            generation_mode="image",
+            guidance_scale=model.GUIDANCE,
+            do_sample=False,
+        ).numpy()

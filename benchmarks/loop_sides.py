@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import inference
 import jax
 import numpy as np
+import our_step
 import scoring
-import train_step
 
 from srum_jax import config, flow, programs
 from srum_jax.configs import shapes
@@ -81,9 +81,8 @@ class Work:
         """The demo's config with this work, every image trained on by the released loss."""
         c = config.load(shapes.get_config())
         sample = dataclasses.replace(c.sample, **self.drawing.sample, batch=self.images)
-        train = dataclasses.replace(
-            c.train, objective="srum_release", optim=train_step.settings().optim
-        )
+        how = dict(objective="srum_release", optim=our_step.settings().optim)
+        train = dataclasses.replace(c.train, **how)
         return dataclasses.replace(c, sample=sample, train=train)
 
 

@@ -170,12 +170,12 @@ class Model(nn.Module):
 class Trainer:
     """A model with its float32 masters and their optimiser; a call is a training step."""
 
-    model: Model
+    model: nn.Module  # a batch and noise, or None, in; the loss out
     masters: list[nn.Parameter]  # the model's own parameters where those are float32
     optimizer: torch.optim.Optimizer
     clip_norm: float
 
-    def __call__(self, pack: Pack, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, pack, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(loss, norm of the gradients) of the step."""
         self.optimizer.zero_grad()
         loss = self.model(pack, noise)
@@ -198,7 +198,7 @@ def used(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: w.numpy() for name, w in weights.items() if not name.startswith(other)}
 
 
-def trained(model: Model) -> list[nn.Parameter]:
+def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
@@ -216,6 +216,11 @@ def trainer(
     masters = trained(model)
     if dtype != torch.float32:
         model.load_state_dict({k: w.to(dtype) for k, w in tensors.items()}, assign=True)
+    return optimised(model, masters, optim, compiled)
+
+
+def optimised(model: nn.Module, masters: list[nn.Parameter], optim, compiled: bool) -> Trainer:
+    """A trainer of `masters`; optim: an OptimConfig of AdamW."""
     optimizer = torch.optim.AdamW(
         masters,
         lr=optim.learning_rate,

@@ -349,6 +349,55 @@ def test_naming_the_sizes_is_seen(source):
     assert not names(ast.parse("'BagelConfig'\nmodel_config.from_folder(x)"), "BagelConfig")
 
 
+JANUS_ITSELF = ["models.janus", "generation.janus", "planning.janus", "worlds.shapes.janus"]
+NAME_JANUS = {  # outside its own modules: who names it, and why; nobody asks whether it is one
+    "core.registry": "the tables of presets and worlds",
+    "generation.families": "the table of families",
+    "objectives.autoregressive": "its objectives",
+    "models.decoder_layer": "the type of its sizes: a layer that both families have",
+    "configs.janus_pro_1b": "its config",
+    "configs.janus_pro_7b": "its config",
+    "configs.shapes_janus": "its config",
+    "configs.shapes_janus_pretrain": "its config",
+    "convert": "the name of the original's layout, a choice of a flag",
+    "worlds.shapes.setting": "the world's settings by name",
+}
+
+
+def names_janus(tree):
+    """Whether a module's code imports one of Janus's modules or holds a text with its name."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = (
+        node.value.lower()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    )
+    imported = (n.removeprefix(PACKAGE + ".") for n in imports(tree, MODULES))
+    return any(within(n, area) for n in imported for area in JANUS_ITSELF) or any(
+        name in text for text in texts for name in ("janus", "multi_modality")
+    )
+
+
+def test_few_know_that_there_is_a_janus():
+    found = {n for n, tree in MODULES.items() if names_janus(tree)}
+    outside = {n for n in found if not any(within(n, area) for area in JANUS_ITSELF)}
+    assert outside == NAME_JANUS.keys()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from srum_jax.models.janus.model_config import JanusConfig",
+        "from srum_jax.generation import janus",
+        "x = family.__name__.endswith('janus')",
+        "x = kind == 'multi_modality'",
+    ],
+)
+def test_naming_janus_is_seen(source):
+    assert names_janus(ast.parse(source))
+    assert not names_janus(ast.parse("'as Janus does'\nfamilies.find(folder)"))
+
+
 def test_outside_packages_stay_in_their_places():
     wrong = [
         f"{name} imports {package}"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import tiny_janus
 from PIL import Image
 
 from srum_jax import api, use, use_evaluate, use_options
@@ -93,6 +94,26 @@ def lines(path):
 
 def asked(folders, data, *more):
     return ("--suite", "pope", "--data", data, "--model", folders[0], "-o", "out", *more)
+
+
+@pytest.mark.slow
+def test_a_model_that_draws_token_by_token_is_asked_the_same(run, data, tmp_path):
+    folder = tiny_janus.save_answering(tmp_path / "janus")
+    code, _, err = run(*asked([folder], data))
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())["models"]["model"]
+    replies = lines(tmp_path / "out" / "replies.jsonl")
+    said = [yes_no.clear(r["reply"]) for r in replies]
+    right = sum(one == r["truth"] for one, r in zip(said, replies, strict=True))
+    assert found["n"] == 10 and found["strict"]["accuracy"] == right / 10
+    model = api.load(folder)
+    for name, reply in zip("ab", replies, strict=False):
+        picture = data / "val2014" / f"{name}.jpg"
+        assert (
+            model.answer("is there a red circle ?", picture, max_tokens=16).text
+            == reply["reply"]
+            != ""
+        )
 
 
 def test_a_benchmark_of_two_models(run, folders, data, tmp_path):

@@ -20,6 +20,7 @@ LOGGED = (
     ("loss", "Loss", "", True),
     ("learning_rate", "Learning rate", "", False),
     ("grad_norm", "Gradient norm", "before clipping, ", True),
+    ("entropy", "Entropy of drawn tokens", "nats, ", True),  # of models that draw token by token
 )
 # key in a row of the monitor, how the line looks, its name
 AGAINST = (
@@ -42,14 +43,14 @@ LEFT_OUT = {  # counts of the manifest
 }
 # What an objective does, in words; the weights are those of train/examples.json.
 OBJECTIVES = {
-    "sft": "plain flow matching on the chosen pictures, every token alike",
+    "sft": "the plain loss on the chosen pictures, every token alike",
     "srum_release": "SRUM as its code is released: a token counts by the score of its region times "
     "that of the whole picture, never against it",
     "srum_positive": "right regions alone are learned, of all candidates, each token by its score",
     "srum_paper": "SRUM as in its paper: a token counts by the signed score of its region, so bad "
     "regions are pushed away, up to a cap",
-    "srum_advantage": "flow matching that counts more or less by how a region scores against those "
-    "of the prompt's other candidates",
+    "srum_advantage": "a loss that counts more or less by how a region scores against those of the "
+    "prompt's other candidates",
     "nft": "towards regions that score above those of the prompt's other candidates, away from "
     "those below",
     "dpo": "pairs of a prompt's pictures: towards the better one, away from the worse one, where "

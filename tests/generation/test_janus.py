@@ -235,6 +235,14 @@ def test_int8_weights_draw_and_answer(folder, loaded):
     assert small.params["gen_head"]["fc2"]["w"].dtype == jnp.int8
     assert small.generate("a dog")[0].image.shape == (8, 8, 3)
     assert isinstance(small.answer("why ?", PICTURES[0], max_tokens=4).text, str)
+    prompt, codes = np.array([[256, 70, 71, 259]]), RNG.integers(0, 64, (1, 16))
+    drawn, exact = (
+        model.predict_image_tokens(
+            one.params, loaded.cfg, prompt, prompt > 0, codes, dtype=jnp.float32
+        )[0]
+        for one in (small, loaded)
+    )
+    assert 0 < jnp.linalg.norm(drawn - exact) < 0.05 * jnp.linalg.norm(exact)
 
 
 @pytest.mark.slow

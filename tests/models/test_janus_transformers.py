@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
 CFG = tiny_janus.sizes(
-    llm=dataclasses.replace(tiny_janus.CFG.llm, rope_theta=5e3),
+    llm=dataclasses.replace(tiny_janus.CFG.llm, rope_theta=5e3),  # with grouped keys
+    vit=dataclasses.replace(tiny_janus.CFG.vit, patch=8),
     vq=VQConfig(ch=32, ch_mult=(1, 2, 3), res_blocks=2, z=64, code_dim=8, codes=64),
     aligner=3,
     gen_aligner=1,
@@ -55,8 +56,8 @@ def test_reading_gives_the_same_logits(both):
     shown = [*([CFG.image_token] * 16), 259]
     rows = [Row(np.array([256, 258, *shown, 1, 2, 3])), Row(np.array([256, 9, 8, 258, *shown, 4]))]
     ids, real = template.padded(rows, 2, CFG.pad)
-    pictures = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    x = model.embed(params, CFG, ids, patchify(pictures, 4), dtype=jnp.float32)
+    pictures = rng.uniform(-1, 1, (2, CFG.vit_side, CFG.vit_side, 3)).astype(np.float32)
+    x = model.embed(params, CFG, ids, patchify(pictures, CFG.vit.patch), dtype=jnp.float32)
     hidden, _ = llama.stack(params, CFG.llm, x, llama.tokens(real))
     with torch.no_grad():
         found = theirs(

@@ -55,7 +55,7 @@ def build(tmp_path):
 def test_weights_of_the_objective_are_drawn_and_no_others(build):
     found = build("srum_advantage", True, [[-1.0, 1.0], [1.5, 3.0]])
     for text in (
-        "Trained by flow matching that counts more or less by how a region scores against those",
+        "Trained by a loss that counts more or less by how a region scores against those",
         "a weight below 0 pushes it away",
         "weight \u22121 3",
         "prompt of 1-0 Whole picture: +0.60, \u22120.25 against its group",

@@ -238,7 +238,7 @@ def test_full_page(full):
         f"{results['rounds'][0]['scores']['region_auc']:.3f}",
         "unparsed 1",
         "highest here",
-        "Objective: flow matching that counts more or less by how a region scores",
+        "Objective: a loss that counts more or less by how a region scores",
         "Trained against base on the same captions: +20.0 points",
         "Trained against base on the same edits: +20.0 points",
         "a green cross",
@@ -414,7 +414,7 @@ def test_stage_writes_the_page_and_makes_it_anew(full):
     read(work.report.read_text())
     work.report.write_text("an older page")
     report.run(cfg, None, work)
-    assert "Objective: flow matching" in read(work.report.read_text()).text
+    assert "Objective: a loss that counts" in read(work.report.read_text()).text
     assert Manifest.read(work.stage("report")).stage == "report"
 
 

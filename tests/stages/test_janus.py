@@ -15,7 +15,17 @@ from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.generation import janus
 from srum_jax.models.janus import hf, model_config
-from srum_jax.stages import export, generate, loading, preflight, score, thinking, train
+from srum_jax.stages import (
+    evaluate,
+    export,
+    generate,
+    loading,
+    preflight,
+    report,
+    score,
+    thinking,
+    train,
+)
 from srum_jax.stages.manifest import Manifest, Workdir
 from srum_jax.training import checkpoint, metrics
 
@@ -31,7 +41,7 @@ def config(weights, folder, **values):
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS))
     small = {
-        "stages": ("generate", "score", "train", "export"),
+        "stages": ("generate", "score", "train", "evaluate", "export", "report"),
         "sample__size": (8, 8),
         "sample__guidance": 3.0,
         "generate__prompts": str(prompts),
@@ -47,6 +57,9 @@ def config(weights, folder, **values):
         "train__lanes__images": 1,
         "train__optim__learning_rate": 1e-3,
         "train__optim__warmup": 0,
+        "evaluate__suites": ("own_score",),
+        "evaluate__prompts": str(prompts),
+        "evaluate__count": 2,
         "export__dtype": "float32",
     }
     return tiny.load_config(weights, **(small | values))
@@ -98,11 +111,16 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
     folder, done = drawn
     cfg = config(weights, folder, **values)
     work = copied(done, tmp_path)
-    for stage in (train, export):
+    for stage in (train, evaluate, export, report):
         run(stage, cfg, work)
     rows = metrics.read(work.stage("train") / "metrics.jsonl")
-    for name in ("loss", "ce", "entropy", *(["drift"] if "lora" in values.values() else [])):
+    compared = ["drift", "relative_drift", "clip_fraction"] if "lora" in values.values() else []
+    for name in ("loss", "ce", "ce_wordless", "entropy", *compared):
         assert all(np.isfinite(row[name]) for row in rows), name
+    assert "own_score" in (work.stage("evaluate") / "evaluation.json").read_text()
+    page = (work.root / "report.html").read_text()
+    assert "own score" in page and "Entropy of drawn tokens" in page
+    assert "flow matching" not in page
     made = work.stage("export") / Manifest.read(work.stage("export")).outputs["model"]
     cfg_made = model_config.from_folder(made)
     after, coder = hf.load(made, cfg_made)
