@@ -19,6 +19,7 @@ PIP := -m pip install --quiet --no-compile --disable-pip-version-check
 install = { $(1)/bin/python $(PIP) uv && \
   $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) 2>/dev/null; } || \
   $(1)/bin/python $(PIP) $(2)
+TESTED := ".[test,test-browser]"
 # A worker that has none left takes tests of the other's: one file holds minutes of the slow ones.
 # Without a new worker for one that died: pytest-xdist waits for its tests for ever.
 PYTEST := -m pytest -n 2 --dist worksteal --max-worker-restart 0 -q
@@ -51,7 +52,7 @@ $(STAMP): $(ASKED) | $(BIN)/python
 
 $(TEST_STAMP): $(ASKED) | $(BIN)/python
 	@echo "Setting up $(VENV)/ with what the tests need (once, about a minute)"
-	@$(call install,$(VENV),-e ".[test,test-browser]")
+	@$(call install,$(VENV),-e $(TESTED))
 	@touch $@ $(STAMP)
 
 # The demo's programs run for seconds each: LLVM's level 1 compiles them in two thirds of the time.
@@ -70,7 +71,7 @@ test-all: $(TEST_STAMP)
 $(NEWEST_STAMP): $(ASKED)
 	@echo "Setting up $(NEWEST_VENV)/ with the newest jax that pyproject.toml allows"
 	@"$(NEWEST)" -m venv $(NEWEST_VENV)
-	@$(call install,$(NEWEST_VENV),--upgrade -e ".[test,test-browser]")
+	@$(call install,$(NEWEST_VENV),--upgrade -e $(TESTED))
 	@touch $@
 
 test-newest: $(NEWEST_STAMP)

@@ -97,7 +97,7 @@ def test_the_plan_of_the_larger_world_is_sound():
             cfg = study_plan.config_of(plan, arm, phase.seeds[0])
             drawn = cfg.rounds * cfg.generate.count, cfg.generate.candidates
             trained = cfg.rounds * cfg.train.steps, cfg.train.rows, cfg.train.anchor
-            assert drawn + trained == (1200, 8, 600, 16, 0.25), arm.name
+            assert drawn + trained == (600, 8, 600, 16, 0.25), arm.name
             online = cfg.rounds == 20 and cfg.train.carry and cfg.train.anchor_to == "first"
             assert online == (cfg.rounds > 1), arm.name
     twins = {arm.name: dict(arm.overrides) for arm in plan.phase("choose").arms}
@@ -112,7 +112,7 @@ def test_another_seed_trains_on_other_prompts_and_none_that_are_measured():
     for seed in final.seeds:
         cfg = study_plan.config_of(plan, final.arms[1], seed)
         prompts = study_plan.trained_prompts(plan, cfg)
-        assert len({p.text for p in prompts}) == len(prompts) == 1200 + study_plan.HELD_BACK
+        assert len({p.text for p in prompts}) == len(prompts) == 600 + study_plan.HELD_BACK
         drawn.append({p.text for p in prompts})
     assert len(drawn[0] & drawn[1]) < 0.5 * len(drawn[0])
     measured = study_plan.drawn_prompts(plan, final)
