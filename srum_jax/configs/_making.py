@@ -12,6 +12,7 @@ class PretrainConfig:
 
     steps: PositiveInt = 9500  # optimiser steps
     rows: PositiveInt = 20  # packed rows a step
+    read_every: PositiveInt = 1  # every how many steps read pictures too; the others only draw
     label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
     edits: PositiveInt = 20000  # the same of edits

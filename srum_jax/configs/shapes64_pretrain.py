@@ -1,7 +1,7 @@
-"""How the base of the larger shapes world is made: the joint objective on the small base's
-autoencoder. Its sizes were chosen so that drawing fails at one object in three (docs/shapes.md).
+"""How the base of the larger shapes world is made, first part: the small base learns to read the
+larger canvas, and begins to draw on it. `shapes64_drawing.py` is the second part.
 
-    python -m srum_jax.main --config configs/shapes64_pretrain.py --workdir runs/shapes64-base
+    python -m srum_jax.main --config configs/shapes64_pretrain.py --workdir runs/shapes64-reading
 
 A run that is stopped goes on by the same command.
 """
@@ -15,11 +15,12 @@ def get_config() -> Any:
     """The config of this run, a ConfigDict."""
     c = shapes_pretrain.get_config()
     c.model = "shapes64"
-    c.stages = ("pretrain", "evaluate", "export", "report")
+    c.stages = ("pretrain",)
     c.sample.size = (64, 64)
     c.score.crop = 32  # what the base learned to read
-    c.pretrain.steps = 12000
+    c.pretrain.steps = 4000
     c.pretrain.rows = 10
+    c.pretrain.evaluate_every = 500
     c.pretrain.latents = 20000
     c.pretrain.edits = 5000
     c.pretrain.checkpoint_every = 200

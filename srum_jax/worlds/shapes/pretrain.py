@@ -1,6 +1,7 @@
 """Stage `pretrain`: a base for the shapes world, by the joint objective.
 
-The small setting's begins with random weights, the larger one's with those of the small one's base.
+The small setting's begins with random weights, the larger one's with those of the small one's base
+or of the folder that `weights` names.
 Cross-entropy on answers and captions, flow matching on pictures encoded once. Leaves the averaged
 model in the Hugging Face layout under `model/`, rewritten at every evaluation, so that a run that
 was stopped is usable.
@@ -55,29 +56,34 @@ TEXT_WEIGHT = 0.5  # of the cross-entropy beside the flow-matching loss
 class RowPlan:
     """What a row of a step holds at most, and the sizes of its lanes.
 
-    mix: of the picture that it reads, with its questions; None: a clip or two pairs of pictures ·
-    crops: further pictures, of one object cut out, with their questions · images: captions to draw
-    · edits: pictures to change.
+    images: captions to draw · mix: of the picture that it reads, with its questions · several: it
+    reads a clip or two pairs of pictures · crops: further pictures, of one object cut out, with
+    their questions · edits: pictures to change.
     """
 
     lanes: Lanes
-    mix: Mix | None
     images: int
-    edits: int = 0
+    mix: Mix | None = None
+    several: bool = False
     crops: int = 0
+    edits: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """Rows of most steps, and of every `every`-th."""
+    """Rows of most steps, and of every `every`-th; drawn: of steps that read nothing."""
 
     usual: RowPlan
     other: RowPlan
     every: int
+    drawn: RowPlan | None = None
 
-    def rows(self, step: int) -> RowPlan:
-        """What the rows of a step hold."""
-        return self.other if step % self.every == self.every - 1 else self.usual
+    def rows(self, step: int, read_every: int = 1) -> RowPlan:
+        """What the rows of a step hold, where every `read_every`-th reads."""
+        turn, rest = divmod(step, read_every)
+        if rest:
+            return self.drawn
+        return self.other if turn % self.every == self.every - 1 else self.usual
 
 
 CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, questions=4)
@@ -87,29 +93,34 @@ PLANS = {
     "shapes": StepPlan(
         usual=RowPlan(
             Lanes(und=168, gen=64, vit=32, labels=40, images=4, regions=0),
-            Mix(questions=6),
             images=2,
+            mix=Mix(questions=6),
             edits=1,
         ),
         other=RowPlan(
-            Lanes(und=176, gen=32, vit=128, labels=24, images=2, regions=0), None, images=2
+            Lanes(und=176, gen=32, vit=128, labels=24, images=2, regions=0),
+            images=2,
+            several=True,
         ),
         every=3,
     ),
     "shapes64": StepPlan(
         usual=RowPlan(
             Lanes(und=304, gen=128, vit=128, labels=56, images=2, regions=0),
-            _LARGE,
             images=2,
+            mix=_LARGE,
             crops=1,
         ),
         other=RowPlan(
             Lanes(und=272, gen=192, vit=128, labels=48, images=3, regions=0),
-            _LARGE,
             images=1,
+            mix=_LARGE,
             edits=1,
         ),
         every=4,
+        drawn=RowPlan(
+            Lanes(und=192, gen=448, vit=64, labels=8, images=7, regions=0), images=5, edits=1
+        ),
     ),
 }
 ENCODE_BATCH = 256
@@ -121,6 +132,12 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     the metrics."""
     if "autoencoder" in cfg.stages:
         found.needs(work, "autoencoder")
+    plan = PLANS.get(cfg.model)
+    if cfg.pretrain.read_every > 1 and not (plan and plan.drawn):
+        found.problems.append(
+            f'pretrain.read_every {cfg.pretrain.read_every}: every row of "{cfg.model}" reads; '
+            "leave it at 1"
+        )
     preflight.check_training(cfg, work, found)
 
 
@@ -236,11 +253,11 @@ def row(
 ) -> list[Example]:
     """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
 
-    A row reads one picture, or a clip or two pairs of pictures; crops, the captions to draw and the
-    edits follow.
+    A row reads one picture, or a clip or two pairs of pictures, or none; crops, the captions to
+    draw and the edits follow.
     """
     examples = []
-    if plan.mix is None:
+    if plan.several:
         examples.append(_several(seed, 2 * number, tokenizer, layout))
         if _pictures(examples[0]) == 2:
             examples.append(_several(seed, 2 * number + 1, tokenizer, layout, pairs=True))
@@ -345,10 +362,10 @@ def _untrained(shipped: epath.Path, towers: epath.Path) -> loading.LoadedModel:
     return loading.LoadedModel(sizes, None, vae_params, Tokenizer.from_folder(shipped))
 
 
-def begun(specs: param_tree.Specs, small: epath.Path, seed: int) -> param_tree.Params:
-    """The values of the base in `small`, and random ones where a shape differs: the places of a
-    larger picture's patches."""
-    found, _ = hf.load(small, model_config.from_folder(small), want=("model",))
+def begun(specs: param_tree.Specs, base: epath.Path, seed: int) -> param_tree.Params:
+    """The values of the base in a folder, and random ones where a shape differs: of the small one
+    the places of a larger picture's patches."""
+    found, _ = hf.load(base, model_config.from_folder(base), want=("model",))
     random = param_tree.init(specs, jax.random.key(seed))
     return jax.tree.map(lambda r, f: jnp.asarray(f) if f.shape == r.shape else r, random, found)
 
@@ -358,7 +375,8 @@ def _loss(
 ) -> joint.JointLoss:
     """The joint loss by recipe `c`, with the attention that its rows take on the mesh."""
     plan = PLANS[cfg.model]
-    longest = max(x.lanes.und + x.lanes.gen for x in (plan.usual, plan.other))
+    held = (plan.usual, plan.other, *([plan.drawn] if plan.drawn else []))
+    longest = max(x.lanes.und + x.lanes.gen for x in held)
     sizes = programs.attending(cfg, base.cfg, mesh, tokens=longest, gap=GAP)
     predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
     return joint.JointLoss(c, predict, TEXT_WEIGHT)
@@ -380,7 +398,7 @@ def pretrain(
     given = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
-        held = plan.rows(step)
+        held = plan.rows(step, own.read_every)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(row(i, held, setting=setting, **given), held.lanes) for i in numbers]
         return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
+from srum_jax import config
+from srum_jax.configs import shapes64_drawing, shapes_janus_pretrain, shapes_pretrain
 from srum_jax.data import packing, sources
 from srum_jax.data.schema import Example, Lanes
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.stages import preflight
+from srum_jax.stages.manifest import Workdir
 from srum_jax.worlds.shapes import examples as shapes_examples
 from srum_jax.worlds.shapes import pretrain
 
@@ -167,3 +171,14 @@ def test_samples_are_left_out_where_no_question_can_be(row, lanes):
     fitted = pretrain.fitted(examples, short)
     assert kinds(fitted) == [["Picture", "Branch"], ["Text", "Latent"], ["Text", "Latent"]]
     packing.pack([fitted], short, tiny.MODEL.layout)
+
+
+@pytest.mark.parametrize(
+    "made, fits",
+    [(shapes_pretrain, False), (shapes_janus_pretrain, False), (shapes64_drawing, True)],
+)
+def test_only_a_setting_with_such_rows_has_steps_that_read_nothing(tmp_path, made, fits):
+    values, found = made.get_config(), preflight.Checks(("autoencoder", "pretrain"))
+    values.pretrain.read_every = 3
+    pretrain.check(config.load(values), Workdir(tmp_path), found)
+    assert any("pretrain.read_every 3" in problem for problem in found.problems) != fits

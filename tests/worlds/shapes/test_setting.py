@@ -12,6 +12,7 @@ from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import packing, prompts
 from srum_jax.data.images import to_float
+from srum_jax.data.schema import Branch
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
@@ -225,7 +226,7 @@ def test_the_large_base_has_the_words_and_the_sizes_of_its_canvas():
         api.load(LARGE.name)
 
 
-@pytest.mark.parametrize("kind", ["usual", "other"])
+@pytest.mark.parametrize("kind", ["usual", "other", "drawn"])
 def test_rows_of_the_large_base_fit_their_lanes(kind):
     plan = getattr(pretrain.PLANS[LARGE.name], kind)
     sizes, words = model_config.from_folder(BASE), Tokenizer.from_folder(BASE)
@@ -245,6 +246,15 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
     assert sum(a == b for a, b in zip(rows, fitted, strict=True)) >= 9
     batch = packing.pack(fitted, plan.lanes, sizes.layout)
     assert (np.asarray(batch.gen.segment) > 0).mean() > 0.9
+    asked = sum(type(item) is Branch for row in fitted for one in row for item in one.items)
+    assert (asked == 0) == (kind == "drawn")
+
+
+def test_some_steps_read_nothing():
+    plan = pretrain.PLANS[LARGE.name]
+    held = [plan.rows(step, 2) for step in range(8)]
+    assert held[::2] == [plan.usual] * 3 + [plan.other] and held[1::2] == [plan.drawn] * 4
+    assert [plan.rows(step) for step in range(4)] == held[::2]
 
 
 @pytest.mark.slow
