@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from serving_host import serving
-from stages import test_train
+from stages import test_export, test_train
 
 from srum_jax import api, serve
 from srum_jax.core import param_tree
@@ -192,3 +192,14 @@ def test_a_run_without_a_model_is_refused(tmp_path):
         opening.opened(str(tmp_path))
     with pytest.raises(BadInput, match="is no run's folder"):
         opening.opened("shapes", 3)
+
+
+@pytest.mark.slow
+def test_the_export_of_a_round_is_served(weights, tmp_path):
+    cfg = test_train.config(weights, train__trainable="gen", export__dtype="float32")
+    work = test_train.write(Workdir(tmp_path), cfg)
+    test_train.run(cfg, work)
+    test_export.run(cfg, work)
+    model, found = opening.opened(str(tmp_path))
+    assert (found.kind, found.round, found.step) == ("model", 0, None)
+    same(leaves(model), test_train.trained(cfg, work)[1])
