@@ -155,6 +155,7 @@ def train(
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     start = reference(cfg, trained, program)
     fixed = FrozenParams(frozen, start, first(cfg, mesh, work, program, start or trained))
+    asked = judging(cfg, trained, program, start) if watched else None
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     begin = functools.partial(create, trained, program.tx, program.trained, mesh)
     like = placed(program.tx, program.trained, mesh)
@@ -171,7 +172,8 @@ def train(
     if watched:
         seed = cfg.seed + work.round
         drawn = adjusted.in_use(cfg, work)
-        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, seed=seed)
+        how = dict(seed=seed, start=asked)
+        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, **how)
         watch.start(state.ema)
 
     key = jax.random.key(cfg.seed)
@@ -239,6 +241,22 @@ def reference(
             c.objective,
         )
     return None
+
+
+def judging(
+    cfg: Config,
+    trained: param_tree.Params,
+    program: programs.Training,
+    start: param_tree.Params | None,
+) -> param_tree.Params | None:
+    """The leaves in the place of the trained ones by which the monitor judges, compute.dtype.
+
+    start: the `reference` of the run, which are these; where there is none they are copied. None
+    where the model in training judges.
+    """
+    if program.judge is None:
+        return None
+    return _copied(cfg, trained if program.judge else {}) if start is None else start
 
 
 def first(

@@ -1,7 +1,9 @@
 """Janus-Pro's programs from shapes alone are those that run, and are counted."""
 
 import dataclasses
+import math
 
+import jax
 import pytest
 import tiny
 import tiny_janus
@@ -55,6 +57,25 @@ def test_plans_in_words_are_refused_before_anything_is_counted():
             lowering.sizes_of(cfg)
         with pytest.raises(BadInput, match=f"{key}: Janus-Pro draws from words alone"):
             budget.estimate(cfg, *on)
+
+
+def test_the_copy_by_which_the_monitor_judges_is_counted_once():
+    """Beside adapters there is none, and where the loss keeps one it serves both."""
+
+    def kept(**values):
+        full = {"train__trainable": "gen", "train__monitor__prompts": 4}
+        cfg = config(**(full | values))
+        program = lowering.train_step(cfg, tiny_janus.CFG, tiny.mesh(cfg))
+        parts = {**program.parts, **program.resident}
+        sizes = (jax.tree.leaves(parts.get(one)) for one in ("judge", "ref", "masters"))
+        return [sum(math.prod(leaf.shape) for leaf in leaves) for leaves in sizes]
+
+    judge, ref, masters = kept()
+    assert judge == masters > 0 == ref
+    judge, ref, masters = kept(train__objective="srum_advantage")
+    assert ref == masters > 0 == judge
+    for values in ({"train__monitor__prompts": 0}, {"train__trainable": "lora"}):
+        assert kept(**values)[0] == 0
 
 
 @pytest.mark.slow

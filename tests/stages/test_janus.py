@@ -9,17 +9,19 @@ import pytest
 import tiny
 import tiny_janus
 
-from srum_jax import api
+from srum_jax import api, programs
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.generation import janus
 from srum_jax.models.janus import hf, model_config
 from srum_jax.stages import (
+    draw_and_judge,
     evaluate,
     export,
     generate,
     loading,
+    monitor,
     preflight,
     report,
     score,
@@ -147,6 +149,61 @@ def copied(done, tmp_path) -> Workdir:
     """A work folder as `drawn` left it."""
     shutil.copytree(done.root, tmp_path / "work")
     return Workdir(tmp_path / "work", config_file="c")
+
+
+def test_whose_leaves_judge(weights, tmp_path):
+    """Of one language model that draws and answers those of the start, which are there twice only
+    where the loss reads none."""
+    mark = {"blocks": {"w": np.ones(2, np.float32)}}
+
+    def found(start, folder=weights, **values):
+        cfg = config(folder, tmp_path, **({"train__monitor__prompts": 4} | values))
+        sizes = loading.described(loading.located(folder))[0]
+        return train.judging(cfg, mark, programs.training(cfg, sizes), start)
+
+    kept = found(None, train__trainable="gen", train__objective="sft")
+    np.testing.assert_array_equal(kept["blocks"]["w"], mark["blocks"]["w"])
+    assert kept["blocks"]["w"] is not mark["blocks"]["w"]
+    start = {"blocks": {"w": np.zeros(2)}}
+    advantage = {"train__trainable": "all", "train__objective": "srum_advantage"}
+    assert found(start, **advantage) is start
+    assert found(None, train__trainable="lora", train__objective="sft") == {}
+    assert found(None, train__monitor__prompts=0) is None
+    apart = tiny.write_model(tmp_path / "apart")  # answers read leaves of their own
+    assert found(start, apart, train__trainable="all") is None
+
+
+@pytest.mark.slow
+def test_the_starting_model_judges_while_everything_is_trained(
+    weights, drawn, tmp_path, monkeypatch
+):
+    folder, done = drawn
+    monitored = {"prompts": 2, "every": 3, "questions": 4, "min_agreement": 0.0, "min_score": 2.0}
+    values = {f"train__monitor__{name}": value for name, value in monitored.items()}
+    values |= {"train__trainable": "all", "train__objective": "sft", "train__ema": 0.0}
+    cfg = config(weights, folder, train__optim__learning_rate=0.03, **values)
+    work = copied(done, tmp_path)
+    held = [{"id": 90 + i, "prompt": text, "category": "x"} for i, text in enumerate(PROMPTS[:2])]
+    (work.stage("generate") / "held_back.json").write_text(json.dumps(held))
+    seen, true = {"draw": [], "judge": []}, {}
+    for name in seen:
+        true[name] = getattr(draw_and_judge, name)
+
+        def watched(*args, params, name=name):
+            seen[name].append(param_tree.flatten(params))
+            return true[name](*args, params=params)
+
+        monkeypatch.setattr(draw_and_judge, name, watched)
+    run(train, cfg, work)
+    base = param_tree.flatten(hf.load(weights, model_config.from_folder(weights))[0])
+    assert len(seen["judge"]) == len(seen["draw"]) == 2
+    for judging in seen["judge"]:
+        assert judging.keys() == base.keys()
+        for path, leaf in base.items():
+            np.testing.assert_array_equal(judging[path], leaf, err_msg=path)
+    assert not np.array_equal(seen["draw"][1]["blocks/q/w"], base["blocks/q/w"])
+    first, last = monitor.read(work.stage("train"))
+    assert first["agreement"] == 1 > last["agreement"]  # the one in training is asked whether
 
 
 @pytest.mark.slow
