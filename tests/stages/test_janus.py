@@ -151,6 +151,24 @@ def copied(done, tmp_path) -> Workdir:
     return Workdir(tmp_path / "work", config_file="c")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rate, collapses", [(0.02, True), (1e-4, False)])
+def test_a_run_that_collapses_is_named(rate, collapses, weights, drawn, tmp_path, caplog):
+    """By the plain cross-entropy, which keeps no reference, and without the monitor."""
+    folder, done = drawn
+    values = {"train__objective": "sft", "train__trainable": "gen", "train__steps": 60}
+    cfg = config(weights, folder, train__optim__learning_rate=rate, **values)
+    work = copied(done, tmp_path)
+    with caplog.at_level("WARNING", logger="absl"):
+        run(train, cfg, work)
+    part = json.loads(work.results.read_text())["rounds"][0]["train"]
+    assert ("collapse" in part) == collapses
+    assert ("the entropy of drawn tokens fell from" in caplog.text) == collapses
+    run(report, cfg, work)
+    page = (work.root / "report.html").read_text()
+    assert ("A sign of collapse:</b> the entropy of drawn tokens" in page) == collapses
+
+
 def test_whose_leaves_judge(weights, tmp_path):
     """Of one language model that draws and answers those of the start, which are there twice only
     where the loss reads none."""
