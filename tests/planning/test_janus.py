@@ -1,6 +1,7 @@
 """Janus-Pro's programs from shapes alone are those that run, and are counted."""
 
 import dataclasses
+import importlib
 import math
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 import tiny
 import tiny_janus
 
+from srum_jax import config as shipped
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.generation import families, janus
@@ -57,6 +59,19 @@ def test_plans_in_words_are_refused_before_anything_is_counted():
             lowering.sizes_of(cfg)
         with pytest.raises(BadInput, match=f"{key}: Janus-Pro draws from words alone"):
             budget.estimate(cfg, *on)
+
+
+def test_what_answers_by_what_it_is_trained_by_is_asked_before_and_after():
+    """Every config that trains a model whose one language model draws and answers asks questions
+    when it evaluates, of the model before and after."""
+    found = []
+    for name in shipped.packaged():
+        cfg = shipped.load(importlib.import_module(f"srum_jax.configs.{name}").get_config())
+        if {"train", "evaluate"} <= {*cfg.stages} and not families.of(lowering.sizes_of(cfg)).APART:
+            names = {entry.partition(":")[0] for entry in cfg.evaluate.suites}
+            assert names & {"shapes", "pope"}, name
+            found.append(name)
+    assert {"janus_pro_1b", "janus_pro_7b", "shapes_janus"} <= {*found}
 
 
 def test_the_copy_by_which_the_monitor_judges_is_counted_once():

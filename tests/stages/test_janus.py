@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_janus
+from PIL import Image
 
 from srum_jax import api, programs
 from srum_jax.core import param_tree
@@ -111,7 +112,8 @@ def test_candidates_keep_their_codes_and_get_scores(weights, drawn):
 )
 def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
     folder, done = drawn
-    cfg = config(weights, folder, **values)
+    suites = ("own_score", f"pope:{questions(tmp_path / 'pope')}")
+    cfg = config(weights, folder, evaluate__suites=suites, **values)
     work = copied(done, tmp_path)
     for stage in (train, evaluate, export, report):
         run(stage, cfg, work)
@@ -120,6 +122,12 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
     for name in ("loss", "ce", "ce_wordless", "entropy", *compared):
         assert all(np.isfinite(row[name]) for row in rows), name
     assert "own_score" in (work.stage("evaluate") / "evaluation.json").read_text()
+    found = json.loads(work.results.read_text())["rounds"][0]["suites"]
+    asked = found["pope"]["models"]
+    assert [asked[name]["n"] for name in ("base", "trained")] == [4, 4]
+    assert found["pope"]["paired"]["of"] == ["trained", "base"]
+    used = {"size": [8, 8], "guidance": 3.0, "temperature": 1.0, "top_k": 0}
+    assert found["own_score"]["drawing"]["images"] == used
     page = (work.root / "report.html").read_text()
     assert "own score" in page and "Entropy of drawn tokens" in page
     assert "flow matching" not in page
@@ -143,6 +151,18 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
         np.testing.assert_allclose(
             merged.params["blocks"]["q"]["w"], after["blocks"]["q"]["w"], atol=1e-5
         )
+
+
+def questions(folder):
+    """A folder of POPE: four questions about one picture."""
+    folder.mkdir()
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "a.png")
+    rows = [
+        {"question_id": i, "image": "a.png", "text": f"Is there a {thing} ?", "label": label}
+        for i, (thing, label) in enumerate(zip(["dog", "cat"] * 2, ["no", "yes"] * 2, strict=True))
+    ]
+    (folder / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 def copied(done, tmp_path) -> Workdir:
