@@ -46,7 +46,9 @@ class Training:
     """What the stage `train` optimises: a loss, an optimiser over the `trained` leaves, and the
     `frozen` ones beside them. `reference`: the leaves that are copied at the start, as the loss
     reads the starting model; None: it does not. Of adapters none are: without them the frozen
-    leaves are the starting model. `first`: those of the first round's start, likewise."""
+    leaves are the starting model. `first`: those of the first round's start, likewise. `judge`: as
+    `reference`, of the starting model as the monitor's judge; None: the model in training judges.
+    """
 
     loss_fn: Callable
     tx: optax.GradientTransformation
@@ -54,6 +56,7 @@ class Training:
     frozen: param_tree.Specs
     reference: param_tree.Specs | None
     first: param_tree.Specs | None = None
+    judge: param_tree.Specs | None = None
 
     @property
     def compared(self) -> int:
@@ -90,6 +93,7 @@ def training(cfg: Config, sizes: Sizes) -> Training:
         frozen=frozen,
         reference=copied if objectives.needs_reference(c.objective, rolling + c.replay) else None,
         first=copied if c.anchor > rolling else None,
+        judge=copied if c.monitor.prompts and not family.APART else None,
     )
 
 

@@ -130,7 +130,8 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         judges={},
         models=models_told(options, models, requests),
         drawing=suite_folder.drawing(
-            requests, drawn, editing(drawn, settings), seeds(options), think_tokens
+            *(requests, drawn, editing(drawn, settings), models[MODEL][1].family.SAMPLER),
+            *(seeds(options), think_tokens),
         ),
         decoding=suite_folder.decoding(requests, think_tokens),
         not_scored=not_scored(suite),
@@ -252,7 +253,8 @@ def models_told(
         settings, drawn = about.generation_config, sampler_settings(options, about)
         think_tokens = settings.think_tokens if options.think else 0
         edited = editing(drawn, settings)
-        drawing = suite_folder.drawing(requests, drawn, edited, seeds(options), think_tokens)
+        how = drawn, edited, about.family.SAMPLER, seeds(options), think_tokens
+        drawing = suite_folder.drawing(requests, *how)
         first = drawing if first is None else first
         if drawing != first:
             found[name]["drawing"] = drawing

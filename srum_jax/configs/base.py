@@ -286,7 +286,9 @@ class MonitorConfig:
     every: PositiveInt = 100  # steps
     questions: NonNegativeInt = 64  # about pictures, to see whether understanding is kept
     min_score: NonNegativeFloat = 0.2  # how far the own score may fall below its first value
-    min_diversity: Fraction = 0.3  # share of its first value that diversity must keep
+    # Share of its first value that diversity must keep. With or without a monitor, the entropy of
+    # drawn tokens and the gap to prompts without words are named below it; 0.0: never.
+    min_diversity: Fraction = 0.3
     min_agreement: Fraction = 0.9  # share of the first answers to the questions that must stay
     patience: PositiveInt = 2  # times in a row that a bound is broken before the run stops
 

@@ -2,14 +2,19 @@
 
     python -m srum_jax.main --config configs/janus_pro_1b.py --workdir runs/janus
 
-The weights (deepseek-community/Janus-Pro-1B, or the original's folder) and files of prompts are not
-part of this repository; their places are given below or as overrides. The model draws 576 tokens
-one after another and learns by their cross-entropy (objectives/autoregressive.py). One language
-model draws and answers, so the starting model judges throughout, and the training monitor asks
-whether answers stay. Every result must beat the same run with train.objective = "sft", which
-teaches guidance alone; for that the trained model wants a smaller scale of it than the base
-(docs/objectives.md, "Guided twice"), which `adjust` looks for. The recipe has not been run on these
-weights.
+The weights (deepseek-community/Janus-Pro-1B, or the original's folder), files of prompts and POPE's
+files are not part of this repository; their places are given below or as overrides. The model draws
+576 tokens one after another and learns by their cross-entropy (objectives/autoregressive.py).
+
+One language model draws and answers, so what is trained to draw may forget how to answer. The
+starting model judges throughout, the training monitor asks whether answers stay, and evaluation
+puts POPE's questions to the model before and after. Without its files:
+
+    --config.evaluate.suites="('own_score',)"
+
+Every result must beat the same run with train.objective = "sft", which teaches guidance alone; for
+that the trained model wants a smaller scale of it than the base (docs/objectives.md, "Guided
+twice"), which `adjust` looks for. The recipe has not been run on these weights.
 """
 
 from typing import Any
@@ -54,7 +59,9 @@ def get_config() -> Any:
     c.train.optim.warmup = 20
     c.train.text_dropout = 0.1
 
-    c.evaluate.suites = ("own_score",)
+    c.evaluate.suites = ("own_score", "pope:data/pope")
+    c.evaluate.limit = 600  # of POPE's 9000 questions
+    c.evaluate.batch = 8
     c.evaluate.prompts = "data/t2i_compbench_val.json"
     c.evaluate.count = 300
     # How much of the training is exported, and with which guidance scale, by the base's own score.

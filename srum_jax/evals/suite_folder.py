@@ -72,16 +72,17 @@ def drawing(
     requests: Requests,
     drawn: SampleConfig,
     edited: SampleConfig,
+    read: Sequence[str],
     seeds: Sequence[int],
     think_tokens: int = 0,
 ) -> dict[str, Any]:
-    """What results say of the drawing: the sampler's settings of images and of edits, the seeds,
-    and, of a model that thinks first, its longest thought; {} where nothing is drawn."""
+    """What results say of the drawing: the sampler's settings of images and of edits, of which the
+    model's family reads the fields `read` (its SAMPLER), the seeds, and, of a model that thinks
+    first, its longest thought; {} where nothing is drawn."""
     found: dict[str, Any] = {}
     for name, settings in (("images", drawn), ("edits", edited)):
         if getattr(requests, name):
-            values = dataclasses.asdict(settings)
-            del values["batch"]  # changes nothing
+            values = {k: getattr(settings, k) for k in read if k != "batch"}  # changes nothing
             found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     return {"seeds": list(seeds), **found, **_thinking(think_tokens)} if found else {}
 

@@ -121,11 +121,24 @@ def train_step(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh) -> Program:
             "ref": (fixed.reference, fixed.first),
             "batch": batch,
         },
-        # The monitor samples between steps, with a decoder that stays.
-        resident={"autoencoder": autoencoder(sizes, mesh)} if c.monitor.prompts else {},
+        resident=_of_the_monitor(cfg, sizes, mesh, made),
         flops=flops,
         more={"model_flops": needed, "attention": sizes.attention},
     )
+
+
+def _of_the_monitor(
+    cfg: Config, sizes: Any, mesh: jax.sharding.Mesh, made: programs.Training
+) -> dict[str, Any]:
+    """What stays beside the steps for the monitor, which samples and judges between them: a decoder
+    and, where the loss keeps no copy of the starting model that judges, one of its own."""
+    if not cfg.train.monitor.prompts:
+        return {}
+    found = {"autoencoder": autoencoder(sizes, mesh)}
+    if made.judge and made.reference is None:
+        dtype = jnp.dtype(cfg.compute.dtype)
+        found["judge"] = sharding.placed_params(made.judge, dtype, mesh)
+    return found
 
 
 def model(cfg: Config, sizes: Any, mesh: jax.sharding.Mesh, kept: str) -> tuple[Any, Any]:

@@ -159,9 +159,17 @@ def _drawing(value: Mapping[str, Any]) -> str:
         if sampler := value.get(kind):
             height, width = sampler["size"]
             scale = f"guidance scale {sampler['guidance']:g}"
-            said.append(f"{kind} of {width}×{height}, {sampler['steps']} steps, {scale}")
+            said.append(f"{kind} of {width}×{height}, {_stepping(sampler)}, {scale}")
     seeds = ", ".join(map(str, value["seeds"]))
     return f"{'; '.join(said)}; seed {seeds}{_thought(value)}"
+
+
+def _stepping(sampler: Mapping[str, Any]) -> str:
+    """Steps of denoising or, of a model that draws token by token, how a token is chosen."""
+    if "steps" in sampler:
+        return f"{sampler['steps']} steps"
+    among = f"the {numbers.count(k)} likeliest" if (k := sampler["top_k"]) else "all"
+    return f"each token of {among} at temperature {sampler['temperature']:g}"
 
 
 def _thought(value: Mapping[str, Any]) -> str:

@@ -117,6 +117,11 @@ class TrainingSummary:
         return "stopped_at" in self.facts
 
     @property
+    def collapse(self) -> Sequence[str]:
+        """How drawings lost what makes them unlike each other, in clauses."""
+        return self.facts.get("collapse", ())
+
+    @property
     def objective(self) -> str:
         """What it was trained by, in words."""
         name = str(self.facts.get("objective", ""))

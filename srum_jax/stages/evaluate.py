@@ -252,8 +252,9 @@ def in_full(
     if suite.verifier or not found.section:
         return found
     requests, c = suite.requests("base"), cfg.evaluate
-    edited = loading.editing(loading.settings(loading.source(cfg, work)), cfg)
-    samplers = cfg.sample, edited
+    source = loading.source(cfg, work)
+    edited = loading.editing(loading.settings(source), cfg)
+    samplers = cfg.sample, edited, families.find(*source.folders).SAMPLER
     how = {
         "drawing": suite_folder.drawing(requests, *samplers, [c.seed], c.think_tokens),
         "decoding": suite_folder.decoding(requests, c.think_tokens),

@@ -6,17 +6,17 @@ prompts and the same noise; no truth is needed for any of it:
 
  · own score: mean image score by the judge of the stage `score`;
  · counts right: share of images with as many regions as the prompt demands objects;
- · diversity: mean distance of the latents of one prompt's images, relative to the first check;
+ · diversity: mean distance of one prompt's images from each other, relative to the first check;
  · agreement: share of the first check's answers that are still given. The images asked about are
    those of the first check, the questions the judge's own about whole images.
 
 The judge is the panel of `stages/judges.py`, with all of the config's `score` section: the same
 read-out, views and crops, the first proposer, prompts decomposed alike, an external judge if that
-one scores. Where the model itself judges, its current weights do. Where only the generation side is
-trained that is the judge of the start: no answer reads a trained leaf, so agreement is 1 without
-asking. Where everything is trained the starting judge is not kept, and agreement guards against a
-judge that grows lenient. A file of boxes names none for images of a training, so that soft answers
-give these no score.
+one scores. Where the model itself judges and one language model draws and answers, the weights of
+the start do: they are kept. Elsewhere the current ones do. Where only the generation side is
+trained that is the judge of the start, too: no answer reads a trained leaf, so agreement is 1
+without asking. Where both sides are trained agreement guards against a judge that grows lenient. A
+file of boxes names none for images of a training, so that soft answers give these no score.
 
 Training ends where a bound stays broken, and leaves the weights of the last good check. The best
 check is the good one of the highest own score. Rows lie in `monitor.jsonl` of the stage's folder;
@@ -99,12 +99,12 @@ def held_back(generated: epath.PathLike) -> frozenset[int]:
 def measure(
     judged: Sequence[judge.Judgement],
     texts: Sequence[str],
-    latents: np.ndarray,
+    images: np.ndarray,
     separates: bool,
 ) -> dict[str, Any]:
     """What one check found; a number that cannot be had is left out.
 
-    judged and texts: one an image, the K images of a prompt together · latents float [P,K,...] ·
+    judged and texts: one an image, the K images of a prompt together · images uint8 [P,K,H,W,3] ·
     separates: whether a region is an object, so that regions can be counted. `status` counts the
     statuses of all images, `counted` the images whose prompt the grammar reads.
     """
@@ -119,17 +119,18 @@ def measure(
     found = {
         "own_score": float(np.mean(scores)) if scores else np.nan,
         "counts_right": float(np.mean(right)) if right else np.nan,
-        "distance": distance(latents),
+        "distance": distance(images),
     }
     found = {name: value for name, value in found.items() if np.isfinite(value)}
     return {**found, "counted": len(right), "status": dict(status)}
 
 
-def distance(latents: np.ndarray) -> float:
-    """Mean Euclidean distance of two latents of one prompt: float [P,K,...], K at least 2."""
-    flat = np.asarray(latents, np.float64).reshape(*latents.shape[:2], -1)
-    pairs = itertools.combinations(range(flat.shape[1]), 2)
-    return float(np.mean([np.linalg.norm(flat[:, a] - flat[:, b], axis=-1) for a, b in pairs]))
+def distance(images: np.ndarray) -> float:
+    """Root mean square difference of two images of one prompt, uint8 [P,K,H,W,3], K at least 2: the
+    mean over pairs, from 0 to 255. Pixels are compared, as latents may be numbers of codes."""
+    several = (one.reshape(len(one), -1).astype(np.float32) for one in images)
+    pairs = (pair for one in several for pair in itertools.combinations(one, 2))
+    return float(np.mean([np.sqrt(np.mean(np.square(a - b))) for a, b in pairs]))
 
 
 def questions(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> list[tuple[int, str]]:
@@ -260,8 +261,9 @@ class TrainingMonitor:
 
     loaded: the model, of which the autoencoder and the words are used · frozen: its leaves that are
     not trained, in compute.dtype · folder: of the stage; rows found there are gone on from ·
-    wanted: records of prompts · seed: of the judge's written answers, as the stage `score` has it.
-    Everything runs on every process; the first one writes.
+    wanted: records of prompts · seed: of the judge's written answers, as the stage `score` has it ·
+    start: the leaves in place of the trained ones that judge, compute.dtype; None: those in
+    training. Everything runs on every process; the first one writes.
     """
 
     def __init__(
@@ -274,9 +276,11 @@ class TrainingMonitor:
         wanted: Sequence[Mapping[str, Any]],
         *,
         seed: int = 0,
+        start: param_tree.Params | None = None,
     ):
         self.cfg, self.bounds, self.mesh, self.seed = cfg, cfg.train.monitor, mesh, seed
         self.folder, self.frozen, self.words = folder, frozen, loaded.tokenizer
+        self.starting = start
         # Every call brings the parameters of its step.
         self.loaded = dataclasses.replace(loaded, params=None)
         self.prompts = [
@@ -314,10 +318,12 @@ class TrainingMonitor:
         dtype = jnp.dtype(self.cfg.compute.dtype)
         params = loading.in_training(ema, self.frozen, self.cfg.train, dtype)
         records = draw_and_judge.draw(self.prompts, self.sampler, params=params)
-        judged = self.judge(records, self._judging(params))
+        kept = self.starting
+        asked = params if kept is None else param_tree.merge(kept, self.frozen)
+        judged = self.judge(records, asked)
         separates = self.panel.proposers[0].separates
-        latents = np.stack([record["latent"] for record in records])
-        groups = latents.reshape(-1, self.bounds.candidates, *latents.shape[1:])
+        images = np.stack([record["image"] for record in records])
+        groups = images.reshape(-1, self.bounds.candidates, *images.shape[1:])
         row = {"step": step, **measure(judged, self.texts, groups, separates)}
         first = self.rows[0] if step else row
         if first.get("distance") and "distance" in row:
@@ -342,12 +348,6 @@ class TrainingMonitor:
         if best:
             found |= {"best_step": best["step"], "best_own_score": best["own_score"]}
         return {f"monitor_{name}": value for name, value in found.items()}
-
-    def _judging(self, params: param_tree.Params) -> param_tree.Params:
-        """Whose answers judge: the starting model's, where what draws also answers and beside
-        adapters that model is here; otherwise those of the model in training."""
-        kept = self.cfg.train.trainable == "lora" and not self.loaded.family.APART
-        return self.frozen if kept else params
 
     def judge(
         self, records: Sequence[draw_and_judge.Record], params: param_tree.Params

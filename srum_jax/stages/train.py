@@ -28,6 +28,7 @@ from srum_jax.data import packing, pipeline, shards
 from srum_jax.objectives import srum
 from srum_jax.stages import (
     adjusted,
+    collapse,
     judges,
     loading,
     monitor,
@@ -51,6 +52,8 @@ from srum_jax.training import callbacks, loop, metrics
 from srum_jax.training.callbacks import MetricLimit, StepCost
 from srum_jax.training.checkpoint import Checkpoints, save_params
 from srum_jax.training.state import FrozenParams, TrainState, create, placed
+
+METRICS = "metrics.jsonl"  # in the stage's folder
 
 
 def check(cfg: Config, work: Workdir, found: Checks) -> None:
@@ -155,6 +158,7 @@ def train(
     opened = dataclasses.replace(opened, params=None)  # float32, which frozen leaves need no longer
     start = reference(cfg, trained, program)
     fixed = FrozenParams(frozen, start, first(cfg, mesh, work, program, start or trained))
+    asked = judging(cfg, trained, program, start) if watched else None
     checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
     begin = functools.partial(create, trained, program.tx, program.trained, mesh)
     like = placed(program.tx, program.trained, mesh)
@@ -171,10 +175,11 @@ def train(
     if watched:
         seed = cfg.seed + work.round
         drawn = adjusted.in_use(cfg, work)
-        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, seed=seed)
+        how = dict(seed=seed, start=asked)
+        watch = monitor.TrainingMonitor(drawn, mesh, folder, opened, frozen, watched, **how)
         watch.start(state.ema)
 
-    key = jax.random.key(cfg.seed)
+    path, key = folder / METRICS, jax.random.key(cfg.seed)
     if work.round:  # candidates are numbered from 0 in every round: other noise
         key = jax.random.fold_in(key, work.round)
     step = loop.Step.of(state, fixed, loss_fn=program.loss_fn, tx=program.tx, key=key, cfg=c)
@@ -198,6 +203,7 @@ def train(
             evaluator=Monitoring(watch) if watch else None,
             evaluate_every=c.monitor.every,
             schedule=(work.round * c.steps if c.carry else 0, programs.planned_steps(cfg)),
+            sinks=(collapse.Watch(path, int(state.step), c.monitor.min_diversity),),
         ),
         steps=c.steps,
     )
@@ -239,6 +245,22 @@ def reference(
             c.objective,
         )
     return None
+
+
+def judging(
+    cfg: Config,
+    trained: param_tree.Params,
+    program: programs.Training,
+    start: param_tree.Params | None,
+) -> param_tree.Params | None:
+    """The leaves in the place of the trained ones by which the monitor judges, compute.dtype.
+
+    start: the `reference` of the run, which are these; where there is none they are copied. None
+    where the model in training judges.
+    """
+    if program.judge is None:
+        return None
+    return _copied(cfg, trained if program.judge else {}) if start is None else start
 
 
 def first(
@@ -351,7 +373,7 @@ def finish(
     return Outcome(
         outputs={
             "params": "params",
-            "metrics": "metrics.jsonl",
+            "metrics": METRICS,
             "examples": training_examples.NAME,
         },
         counts={**counts, "steps": summary.steps},
@@ -416,13 +438,15 @@ def results(
 
     best: the row of the monitor's best check.
     """
-    rows = metrics.read(folder / "metrics.jsonl")
+    rows = metrics.read(folder / METRICS)
     losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
     part = math.ceil(len(losses) / 10)
     ends = {"loss_first": losses[:part], "loss_last": losses[-part:]}
     checks, why = monitor.curve(monitor.read(folder)), {}
     if ended:
         why = {"stopped_at": ended.step, "stopped_why": ended.why, "weights_of": ended.kept}
+    if signs := collapse.signs(rows, cfg.train.monitor.min_diversity):
+        why["collapse"] = list(signs.values())
     if best:
         why["best"] = {"step": best["step"], "score": best["own_score"]}
     return {

@@ -20,7 +20,7 @@ from srum_jax.core.errors import Diverged, Preempted
 from srum_jax.training import metrics as measures
 from srum_jax.training import optim
 from srum_jax.training.checkpoint import Checkpoints
-from srum_jax.training.metrics import Writer
+from srum_jax.training.metrics import Sink, Writer
 from srum_jax.training.state import TrainState
 
 
@@ -281,16 +281,19 @@ def standard(
     evaluator: Evaluator | None = None,
     evaluate_every: int = 0,
     schedule: tuple[int, int] | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> tuple[Callback, ...]:
     """The callbacks of a stage's run from `state` on: trace, evaluate, save, write metrics.
 
     cfg is a LoopConfig; `folder` the stage's, for metrics.jsonl and traces; `log` a LogConfig:
     what more is written. With `cost` the metrics tell speeds. schedule: steps that the optimiser's
-    has behind it where the run begins, and in all (default: none, and the run's).
+    has behind it where the run begins, and in all (default: none, and the run's). sinks: what else
+    reads the rows that are logged.
     """
     folder, start = epath.Path(folder), int(state.step)
     silent = jax.process_index() != 0
-    sinks = measures.sinks(log, folder, title) if log and not silent else ()
+    if log and not silent:
+        sinks = (*sinks, *measures.sinks(log, folder, title))
     path = folder / "metrics.jsonl"
     writer = Writer(path, steps=cfg.steps, start=start, title=title, silent=silent, sinks=sinks)
     how = dict(limits=limits, cost=cost, schedule=schedule)

@@ -142,6 +142,25 @@ def test_guidance_of_one_is_the_condition_alone(loaded):
     assert any((a.latents != b.latents).any() for a, b in zip(one, strong, strict=True))
 
 
+@pytest.mark.parametrize("own, want", [({}, 0), ({"generate": {"top_k": 7}}, 7)])
+def test_no_top_k_unless_asked(own, want, tmp_path, monkeypatch):
+    """The file's other keys are of transformers, whose default of 50 stands in many of them."""
+    folder = tiny_janus.save(tmp_path)
+    others = {"do_sample": True, "top_k": 50, "top_p": 0.9, "temperature": 0.5}
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(others | {"srum_jax": own}))
+    asked = []
+
+    def draw_codes(params, ids, real, seeds, temperature, guidance, *, top_k, **more):
+        asked.append((float(temperature), top_k))
+        raise StopIteration
+
+    monkeypatch.setattr(drawing, "draw_codes", draw_codes)
+    with pytest.raises((StopIteration, RuntimeError)):
+        api.load(folder).generate("a red circle")
+    assert asked == [(1.0, want)]
+
+
 @pytest.mark.slow
 def test_top_k_of_one_is_the_likeliest(loaded):
     greedy = loaded.generate("a red circle", temperature=0.0)[0]

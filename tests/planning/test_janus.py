@@ -1,11 +1,15 @@
 """Janus-Pro's programs from shapes alone are those that run, and are counted."""
 
 import dataclasses
+import importlib
+import math
 
+import jax
 import pytest
 import tiny
 import tiny_janus
 
+from srum_jax import config as shipped
 from srum_jax.core import registry
 from srum_jax.core.errors import BadInput
 from srum_jax.generation import families, janus
@@ -55,6 +59,38 @@ def test_plans_in_words_are_refused_before_anything_is_counted():
             lowering.sizes_of(cfg)
         with pytest.raises(BadInput, match=f"{key}: Janus-Pro draws from words alone"):
             budget.estimate(cfg, *on)
+
+
+def test_what_answers_by_what_it_is_trained_by_is_asked_before_and_after():
+    """Every config that trains a model whose one language model draws and answers asks questions
+    when it evaluates, of the model before and after."""
+    found = []
+    for name in shipped.packaged():
+        cfg = shipped.load(importlib.import_module(f"srum_jax.configs.{name}").get_config())
+        if {"train", "evaluate"} <= {*cfg.stages} and not families.of(lowering.sizes_of(cfg)).APART:
+            names = {entry.partition(":")[0] for entry in cfg.evaluate.suites}
+            assert names & {"shapes", "pope"}, name
+            found.append(name)
+    assert {"janus_pro_1b", "janus_pro_7b", "shapes_janus"} <= {*found}
+
+
+def test_the_copy_by_which_the_monitor_judges_is_counted_once():
+    """Beside adapters there is none, and where the loss keeps one it serves both."""
+
+    def kept(**values):
+        full = {"train__trainable": "gen", "train__monitor__prompts": 4}
+        cfg = config(**(full | values))
+        program = lowering.train_step(cfg, tiny_janus.CFG, tiny.mesh(cfg))
+        parts = {**program.parts, **program.resident}
+        sizes = (jax.tree.leaves(parts.get(one)) for one in ("judge", "ref", "masters"))
+        return [sum(math.prod(leaf.shape) for leaf in leaves) for leaves in sizes]
+
+    judge, ref, masters = kept()
+    assert judge == masters > 0 == ref
+    judge, ref, masters = kept(train__objective="srum_advantage")
+    assert ref == masters > 0 == judge
+    for values in ({"train__monitor__prompts": 0}, {"train__trainable": "lora"}):
+        assert kept(**values)[0] == 0
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from srum_jax.evals import benchmark, suite_folder, suite_judges
 from srum_jax.evals.benchmark import Told
 from srum_jax.evals.scorers import metrics
 from srum_jax.evals.suite import DrawRequest, Record, Requests, Scored, TextRequest
+from srum_jax.generation import bagel, janus
 from srum_jax.report import benchmarks, page, suite_sections, verdict
 from srum_jax.report.scales import Scale
 from srum_jax.stages import report
@@ -102,13 +103,26 @@ def test_how_models_drew_and_answered_is_said(think):
     sample = SampleConfig(size=(64, 96), steps=20, guidance=2.5)
     told = {
         "decoding": suite_folder.decoding(requests, think),
-        "drawing": suite_folder.drawing(requests, sample, sample, [0, 3], think),
+        "drawing": suite_folder.drawing(requests, sample, sample, bagel.SAMPLER, [0, 3], think),
     }
     text = shown(measured() | told).text
     thought = "; it thinks first, 32 tokens at most" if think else ""
     assert f"Models' words the likeliest tokens, 16 at most{thought}" in text
     assert f"Drawn images of 96×64, 20 steps, guidance scale 2.5; seed 0, 3{thought}" in text
     assert ("thinks first" in text) == bool(think)
+
+
+@pytest.mark.parametrize(
+    "top_k, among", [(0, "each token of all"), (50, "each token of the 50 likeliest")]
+)
+def test_of_a_model_that_draws_token_by_token_no_steps_are_told(top_k, among):
+    requests = Requests(images=[DrawRequest(Prompt(0, "a frog", "near"), 0)])
+    sample = SampleConfig(size=(64, 96), steps=20, guidance=2.5, top_k=top_k)
+    told = suite_folder.drawing(requests, sample, sample, janus.SAMPLER, [0])
+    used = {"size": [64, 96], "guidance": 2.5, "temperature": 1.0, "top_k": top_k}
+    assert told == {"seeds": [0], "images": used}
+    text = shown(measured() | {"drawing": told}).text
+    assert f"Drawn images of 96×64, {among} at temperature 1, guidance scale 2.5; seed 0" in text
 
 
 def test_what_fell_is_said_in_the_same_words():

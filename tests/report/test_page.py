@@ -446,6 +446,9 @@ def test_the_monitor_is_drawn_and_an_early_stop_is_said(full):
     page = read(build(results, [folder]))
     assert f"Stopped early at step 100, with the weights of step 50: {EVIL}." in page.text
     assert "The monitor stopped it early." in page.text
+    train["collapse"] = [f"{EVIL} fell", "the gap fell"]
+    page = read(build(results, [folder]))
+    assert f"A sign of collapse: {EVIL} fell. A sign of collapse: the gap fell." in page.text
 
 
 def test_a_row_of_the_monitor_among_the_metrics_hides_no_loss():

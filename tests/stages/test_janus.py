@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import tiny
 import tiny_janus
+from PIL import Image
 
-from srum_jax import api
+from srum_jax import api, programs
 from srum_jax.core import param_tree
 from srum_jax.core.errors import BadInput
 from srum_jax.data import shards
 from srum_jax.generation import janus
 from srum_jax.models.janus import hf, model_config
 from srum_jax.stages import (
+    draw_and_judge,
     evaluate,
     export,
     generate,
     loading,
+    monitor,
     preflight,
     report,
     score,
@@ -109,7 +112,8 @@ def test_candidates_keep_their_codes_and_get_scores(weights, drawn):
 )
 def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
     folder, done = drawn
-    cfg = config(weights, folder, **values)
+    suites = ("own_score", f"pope:{questions(tmp_path / 'pope')}")
+    cfg = config(weights, folder, evaluate__suites=suites, **values)
     work = copied(done, tmp_path)
     for stage in (train, evaluate, export, report):
         run(stage, cfg, work)
@@ -118,6 +122,12 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
     for name in ("loss", "ce", "ce_wordless", "entropy", *compared):
         assert all(np.isfinite(row[name]) for row in rows), name
     assert "own_score" in (work.stage("evaluate") / "evaluation.json").read_text()
+    found = json.loads(work.results.read_text())["rounds"][0]["suites"]
+    asked = found["pope"]["models"]
+    assert [asked[name]["n"] for name in ("base", "trained")] == [4, 4]
+    assert found["pope"]["paired"]["of"] == ["trained", "base"]
+    used = {"size": [8, 8], "guidance": 3.0, "temperature": 1.0, "top_k": 0}
+    assert found["own_score"]["drawing"]["images"] == used
     page = (work.root / "report.html").read_text()
     assert "own score" in page and "Entropy of drawn tokens" in page
     assert "flow matching" not in page
@@ -143,10 +153,95 @@ def test_it_learns_and_leaves_a_folder(values, weights, drawn, tmp_path):
         )
 
 
+def questions(folder):
+    """A folder of POPE: four questions about one picture."""
+    folder.mkdir()
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(folder / "a.png")
+    rows = [
+        {"question_id": i, "image": "a.png", "text": f"Is there a {thing} ?", "label": label}
+        for i, (thing, label) in enumerate(zip(["dog", "cat"] * 2, ["no", "yes"] * 2, strict=True))
+    ]
+    (folder / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 def copied(done, tmp_path) -> Workdir:
     """A work folder as `drawn` left it."""
     shutil.copytree(done.root, tmp_path / "work")
     return Workdir(tmp_path / "work", config_file="c")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate, collapses", [(0.02, True), (1e-4, False)])
+def test_a_run_that_collapses_is_named(rate, collapses, weights, drawn, tmp_path, caplog):
+    """By the plain cross-entropy, which keeps no reference, and without the monitor."""
+    folder, done = drawn
+    values = {"train__objective": "sft", "train__trainable": "gen", "train__steps": 60}
+    cfg = config(weights, folder, train__optim__learning_rate=rate, **values)
+    work = copied(done, tmp_path)
+    with caplog.at_level("WARNING", logger="absl"):
+        run(train, cfg, work)
+    part = json.loads(work.results.read_text())["rounds"][0]["train"]
+    assert ("collapse" in part) == collapses
+    assert ("the entropy of drawn tokens fell from" in caplog.text) == collapses
+    run(report, cfg, work)
+    page = (work.root / "report.html").read_text()
+    assert ("A sign of collapse:</b> the entropy of drawn tokens" in page) == collapses
+
+
+def test_whose_leaves_judge(weights, tmp_path):
+    """Of one language model that draws and answers those of the start, which are there twice only
+    where the loss reads none."""
+    mark = {"blocks": {"w": np.ones(2, np.float32)}}
+
+    def found(start, folder=weights, **values):
+        cfg = config(folder, tmp_path, **({"train__monitor__prompts": 4} | values))
+        sizes = loading.described(loading.located(folder))[0]
+        return train.judging(cfg, mark, programs.training(cfg, sizes), start)
+
+    kept = found(None, train__trainable="gen", train__objective="sft")
+    np.testing.assert_array_equal(kept["blocks"]["w"], mark["blocks"]["w"])
+    assert kept["blocks"]["w"] is not mark["blocks"]["w"]
+    start = {"blocks": {"w": np.zeros(2)}}
+    advantage = {"train__trainable": "all", "train__objective": "srum_advantage"}
+    assert found(start, **advantage) is start
+    assert found(None, train__trainable="lora", train__objective="sft") == {}
+    assert found(None, train__monitor__prompts=0) is None
+    apart = tiny.write_model(tmp_path / "apart")  # answers read leaves of their own
+    assert found(start, apart, train__trainable="all") is None
+
+
+@pytest.mark.slow
+def test_the_starting_model_judges_while_everything_is_trained(
+    weights, drawn, tmp_path, monkeypatch
+):
+    folder, done = drawn
+    monitored = {"prompts": 2, "every": 3, "questions": 4, "min_agreement": 0.0, "min_score": 2.0}
+    values = {f"train__monitor__{name}": value for name, value in monitored.items()}
+    values |= {"train__trainable": "all", "train__objective": "sft", "train__ema": 0.0}
+    cfg = config(weights, folder, train__optim__learning_rate=0.03, **values)
+    work = copied(done, tmp_path)
+    held = [{"id": 90 + i, "prompt": text, "category": "x"} for i, text in enumerate(PROMPTS[:2])]
+    (work.stage("generate") / "held_back.json").write_text(json.dumps(held))
+    seen, true = {"draw": [], "judge": []}, {}
+    for name in seen:
+        true[name] = getattr(draw_and_judge, name)
+
+        def watched(*args, params, name=name):
+            seen[name].append(param_tree.flatten(params))
+            return true[name](*args, params=params)
+
+        monkeypatch.setattr(draw_and_judge, name, watched)
+    run(train, cfg, work)
+    base = param_tree.flatten(hf.load(weights, model_config.from_folder(weights))[0])
+    assert len(seen["judge"]) == len(seen["draw"]) == 2
+    for judging in seen["judge"]:
+        assert judging.keys() == base.keys()
+        for path, leaf in base.items():
+            np.testing.assert_array_equal(judging[path], leaf, err_msg=path)
+    assert not np.array_equal(seen["draw"][1]["blocks/q/w"], base["blocks/q/w"])
+    first, last = monitor.read(work.stage("train"))
+    assert first["agreement"] == 1 > last["agreement"]  # the one in training is asked whether
 
 
 @pytest.mark.slow

@@ -110,30 +110,6 @@ def judgement(score, count, status=judge.OK):
     return judge.Judgement((region,) * count, score, status, {})
 
 
-def test_measures():
-    judged = [
-        judgement(0.5, 2),
-        judgement(0.1, 1),
-        judgement(float("nan"), 0, judge.NO_REGIONS),
-        judgement(float("nan"), 3, judge.UNDECOMPOSED),
-    ]
-    texts = ["two red circles"] * 2 + ["a red circle", "a dog that sleeps"]
-    latents = np.zeros((2, 2, 3, 4))
-    latents[0, 1, 0] = [3, 4, 0, 0]
-    found = monitor.measure(judged, texts, latents, True)
-    assert found == {
-        "own_score": pytest.approx(0.3),
-        "counts_right": pytest.approx(1 / 3),
-        "counted": 3,
-        "distance": pytest.approx(2.5),
-        "status": {"ok": 2, "no regions": 1, "undecomposed": 1},
-    }
-    nothing = monitor.measure(judged[3:], texts[3:], latents[:1], False)
-    assert nothing == {"counted": 0, "distance": pytest.approx(5.0), "status": {"undecomposed": 1}}
-    three = np.array([[[0.0], [1.0], [5.0]]])
-    assert monitor.distance(three) == pytest.approx((1 + 5 + 4) / 3)
-
-
 def test_prompts_follow_those_that_are_drawn(tmp_path, caplog):
     class Words:
         def encode(self, text):
