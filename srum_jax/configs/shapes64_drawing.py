@@ -1,5 +1,5 @@
 """How the base of the larger shapes world is made, second part: what `shapes64_pretrain.py` left
-learns to draw. Five steps of six draw five captions and an edit in each row, and read nothing.
+learns to draw. Its generation expert alone is trained, by rows of five captions and an edit.
 
     python -m srum_jax.main --config configs/shapes64_drawing.py --workdir runs/shapes64-base
 
@@ -16,7 +16,7 @@ def get_config() -> Any:
     c = shapes64_pretrain.get_config()
     c.stages = ("pretrain", "evaluate", "export", "report")
     c.weights = "runs/shapes64-reading/round0/pretrain/model"
-    c.pretrain.read_every = 6
+    c.pretrain.trainable = "gen"
     c.pretrain.rows = 8
     c.pretrain.latents = 30000
     c.pretrain.edits = 6000

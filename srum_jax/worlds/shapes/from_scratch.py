@@ -1,4 +1,4 @@
-"""Training of all parameters from their first values: the worlds' bases and autoencoders.
+"""Training from first values: the worlds' bases and autoencoders.
 
 Owns what their stages share: the state, newest or fresh, the step, and the run with its callbacks.
 """
@@ -24,8 +24,9 @@ class FromScratch:
     """A run of the stage `title`.
 
     cfg: of the whole run, its seed and its log · recipe: steps, optimiser, checkpoints · specs: of
-    the parameters · loss_fn: of a batch, as `training/loop.py` takes one · init: the parameters'
-    first values, called if there is no checkpoint; None: random ones.
+    the parameters that are trained · loss_fn: of a batch, as `training/loop.py` takes one · first:
+    their values where there is no checkpoint; None: random ones · frozen: parameters beside them
+    that stay.
     """
 
     title: str
@@ -33,7 +34,8 @@ class FromScratch:
     recipe: LoopConfig
     specs: param_tree.Specs
     loss_fn: Callable
-    init: Callable[[], param_tree.Params] | None = None
+    first: param_tree.Params | None = None
+    frozen: param_tree.Params = dataclasses.field(default_factory=dict)
 
     def run(
         self,
@@ -51,13 +53,12 @@ class FromScratch:
         checkpoints = Checkpoints(folder / "checkpoints", keep=c.keep)
 
         def fresh() -> TrainState:
-            params = self.init() if self.init else param_tree.init(self.specs, key)
+            params = self.first or param_tree.init(self.specs, key)
             return create(params, tx, self.specs, mesh)
 
         state = checkpoints.newest(placed(tx, self.specs, mesh), fresh, steps=c.steps)
-        step = loop.Step.of(
-            state, FrozenParams({}, None), loss_fn=self.loss_fn, tx=tx, key=key, cfg=c
-        )
+        fixed = FrozenParams(sharding.put(self.frozen, sharding.replicated(mesh)), None)
+        step = loop.Step.of(state, fixed, loss_fn=self.loss_fn, tx=tx, key=key, cfg=c)
         at = sharding.batch_sharding(mesh)
         state, summary = loop.run(
             state,

@@ -26,6 +26,7 @@ from srum_jax.core import console, files, param_tree, registry, sharding
 from srum_jax.data import packing, pipeline, sources
 from srum_jax.data.schema import Branch, Example, Lanes, LayoutSizes, Picture
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import bagel as family
 from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
@@ -71,19 +72,16 @@ class RowPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """Rows of most steps, and of every `every`-th; drawn: of steps that read nothing."""
+    """Rows of most steps, and of every `every`-th; drawn: of all, where only drawing is learned."""
 
     usual: RowPlan
     other: RowPlan
     every: int
     drawn: RowPlan | None = None
 
-    def rows(self, step: int, read_every: int = 1) -> RowPlan:
-        """What the rows of a step hold, where every `read_every`-th reads."""
-        turn, rest = divmod(step, read_every)
-        if rest:
-            return self.drawn
-        return self.other if turn % self.every == self.every - 1 else self.usual
+    def rows(self, step: int) -> RowPlan:
+        """What the rows of a step hold, where reading is learned too."""
+        return self.other if step % self.every == self.every - 1 else self.usual
 
 
 CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, questions=4)
@@ -133,10 +131,9 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     if "autoencoder" in cfg.stages:
         found.needs(work, "autoencoder")
     plan = PLANS.get(cfg.model)
-    if cfg.pretrain.read_every > 1 and not (plan and plan.drawn):
+    if cfg.pretrain.trainable == "gen" and not (plan and plan.drawn):
         found.problems.append(
-            f'pretrain.read_every {cfg.pretrain.read_every}: every row of "{cfg.model}" reads; '
-            "leave it at 1"
+            f'pretrain.trainable "gen": every row of "{cfg.model}" reads; leave it at "all"'
         )
     preflight.check_training(cfg, work, found)
 
@@ -362,11 +359,13 @@ def _untrained(shipped: epath.Path, towers: epath.Path) -> loading.LoadedModel:
     return loading.LoadedModel(sizes, None, vae_params, Tokenizer.from_folder(shipped))
 
 
-def begun(specs: param_tree.Specs, base: epath.Path, seed: int) -> param_tree.Params:
-    """The values of the base in a folder, and random ones where a shape differs: of the small one
-    the places of a larger picture's patches."""
-    found, _ = hf.load(base, model_config.from_folder(base), want=("model",))
+def begun(specs: param_tree.Specs, seed: int, base: epath.Path | None) -> param_tree.Params:
+    """The values of the base in a folder, and random ones where there is none or a shape differs:
+    of the small one the places of a larger picture's patches."""
     random = param_tree.init(specs, jax.random.key(seed))
+    if base is None:
+        return random
+    found, _ = hf.load(base, model_config.from_folder(base), want=("model",))
     return jax.tree.map(lambda r, f: jnp.asarray(f) if f.shape == r.shape else r, random, found)
 
 
@@ -394,11 +393,15 @@ def pretrain(
     counts = dict(scenes=own.latents, edits=own.edits)
     pool = encode(folder, encoder, seed=cfg.seed, setting=setting, **counts)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
+    specs = bagel.specs(base.cfg)
+    first = begun(specs, cfg.seed, None if setting is SMALL else towers)
+    learns = programs.Trainable(family.DRAWS if own.trainable == "gen" else ("",))
+    (specs, _), (first, frozen) = (param_tree.split(tree, learns) for tree in (specs, first))
     rows_sharding = sharding.batch_sharding(mesh)
     given = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
-        held = plan.rows(step, own.read_every)
+        held = plan.drawn if frozen else plan.rows(step)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(row(i, held, setting=setting, **given), held.lanes) for i in numbers]
         return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)
@@ -411,9 +414,7 @@ def pretrain(
         dtype="bfloat16",
         tokenizer_files=[shipped / "tokenizer.json"],
     )
-    specs, loss_fn = bagel.specs(base.cfg), _loss(cfg, c, base, mesh)
-    first = None if setting is SMALL else functools.partial(begun, specs, towers, cfg.seed)
-    training = FromScratch("pretrain", cfg, c, specs, loss_fn, first)
-    evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
+    training = FromScratch("pretrain", cfg, c, specs, _loss(cfg, c, base, mesh), first, frozen)
+    evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM, frozen)
     how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
     return training.run(mesh, folder, make, **how)[1]

@@ -39,8 +39,8 @@ EXAM = Exam()
 class QuickEvaluation(callbacks.Evaluator):
     """`quick_evaluation` at the averaged weights, which are left in `folder` as a model.
 
-    base: what of the model is not trained; its parameters are those of each evaluation · save:
-    writes the model with given parameters.
+    base: what of the model is not trained; its parameters are those of each evaluation, with the
+    `frozen` ones · save: writes the model with given parameters.
     """
 
     cfg: Config
@@ -49,11 +49,13 @@ class QuickEvaluation(callbacks.Evaluator):
     folder: epath.Path
     save: Callable[[param_tree.Params], None]
     exam: Exam
+    frozen: param_tree.Params = dataclasses.field(default_factory=dict)
 
     def evaluate(self, n: int, state: TrainState) -> dict[str, float]:
-        averaged = dataclasses.replace(self.base, params=state.ema)
+        params = param_tree.merge(state.ema, self.frozen)
+        averaged = dataclasses.replace(self.base, params=params)
         found = quick_evaluation(self.cfg, self.mesh, averaged, self.exam)
-        self.save(jax.device_get(state.ema))
+        self.save(jax.device_get(params))
         logging.info("step %d: %s", n, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
         return found
 

@@ -6,17 +6,21 @@ import random
 import jax
 import numpy as np
 import pytest
+import tiny
 
-from srum_jax import api
-from srum_jax.core import registry
+from srum_jax import api, config
+from srum_jax.configs import shapes64_drawing
+from srum_jax.core import param_tree, registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import packing, prompts
 from srum_jax.data.images import to_float
 from srum_jax.data.schema import Branch
 from srum_jax.data.tokenizer import Tokenizer
+from srum_jax.generation import bagel as family
 from srum_jax.models.bagel import hf, model_config, vae
 from srum_jax.models.bagel import model as bagel
 from srum_jax.rewards import question_templates
+from srum_jax.stages.manifest import Workdir
 from srum_jax.worlds.shapes import (
     changes,
     exam,
@@ -28,6 +32,7 @@ from srum_jax.worlds.shapes import (
     verifier,
 )
 from srum_jax.worlds.shapes.questions import qa_set, understanding_example
+from srum_jax.worlds.shapes.quick_evaluation import Exam
 from srum_jax.worlds.shapes.setting import LARGE, SETTINGS, SMALL, of_side
 
 BASE = registry.base_folder(LARGE.name)
@@ -250,11 +255,27 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
     assert (asked == 0) == (kind == "drawn")
 
 
-def test_some_steps_read_nothing():
-    plan = pretrain.PLANS[LARGE.name]
-    held = [plan.rows(step, 2) for step in range(8)]
-    assert held[::2] == [plan.usual] * 3 + [plan.other] and held[1::2] == [plan.drawn] * 4
-    assert [plan.rows(step) for step in range(4)] == held[::2]
+@pytest.mark.slow
+def test_what_reads_stays_where_drawing_alone_is_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "EXAM", Exam(2, 0, 2, 2, 2))
+    values = shapes64_drawing.get_config()
+    small = registry.base_folder(SMALL.name)
+    values.weights = str(small)
+    values.pretrain.update(steps=2, rows=1, latents=5, edits=2, evaluate_every=2)
+    cfg, work = config.load(values), Workdir(tmp_path)
+    mesh = tiny.mesh(cfg)
+    with jax.set_mesh(mesh):
+        pretrain.run(cfg, mesh, work)
+    sizes = model_config.from_folder(BASE)
+    found, _ = hf.load(work.stage("pretrain") / "model", sizes, want=("model",))
+    begun = param_tree.flatten(pretrain.begun(bagel.specs(sizes), cfg.seed, small))
+    moved = {
+        path
+        for path, leaf in param_tree.flatten(found).items()
+        if not np.array_equal(leaf, np.asarray(begun[path].astype("bfloat16"), np.float32))
+    }
+    assert all(path.startswith(family.DRAWS) for path in moved)
+    assert {path for path in begun if path.startswith("blocks/gen/")} & moved
 
 
 @pytest.mark.slow
@@ -275,7 +296,7 @@ def test_the_small_base_s_autoencoder_keeps_large_pictures():
 def test_the_large_base_begins_with_what_the_small_one_knows():
     small, specs = registry.base_folder(SMALL.name), bagel.specs(model_config.from_folder(BASE))
     known, _ = hf.load(small, model_config.from_folder(small), want=("model",))
-    begun = pretrain.begun(specs, small, 0)
+    begun = pretrain.begun(specs, 0, small)
     assert jax.tree.map(np.shape, begun) == jax.tree.map(lambda spec: spec.shape, specs)
     other = jax.tree.map(lambda b, k: b.shape != k.shape or bool((b != k).any()), begun, known)
     paths = [

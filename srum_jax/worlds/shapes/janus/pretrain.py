@@ -123,8 +123,8 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
         hf.save, folder / "model", sizes, vq_params=base.vae_params, source=shipped
     )
     loss_fn = JointLoss(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat, TEXT_WEIGHT)
-    begun = functools.partial(_begun, specs, base.vae_params, cfg.seed)
-    training = FromScratch("pretrain", cfg, c, specs, loss_fn, begun)
+    first = _begun(specs, base.vae_params, cfg.seed)
+    training = FromScratch("pretrain", cfg, c, specs, loss_fn, first)
     evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
     how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
     return training.run(mesh, folder, make, **how)[1]
