@@ -12,8 +12,8 @@ class PretrainConfig:
 
     steps: PositiveInt = 9500  # optimiser steps
     rows: PositiveInt = 20  # packed rows a step
-    # gen: only what draws learns, by rows that read nothing; all: also what reads
-    trainable: Literal["gen", "all"] = "all"
+    # gen: only what draws learns, by rows that read nothing; und: only what reads; all: both
+    trainable: Literal["gen", "und", "all"] = "all"
     label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
     edits: PositiveInt = 20000  # the same of edits

@@ -1,5 +1,5 @@
 """How the base of the larger shapes world is made, first part: the small base learns to read the
-larger canvas, and begins to draw on it. `shapes64_drawing.py` is the second part.
+larger canvas, and begins to draw on it. Then come `shapes64_drawing.py` and `shapes64_judging.py`.
 
     python -m srum_jax.main --config configs/shapes64_pretrain.py --workdir runs/shapes64-reading
 

@@ -84,9 +84,9 @@ class StepPlan:
         return self.other if step % self.every == self.every - 1 else self.usual
 
 
-CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, questions=4)
+CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, warped=0.5, questions=4)
 # A picture has half the questions of a row's tokens to itself: an und lane is what is usual of it.
-_LARGE = Mix(simple=0.25, pairs=0.2, crops=0.0, flawed=0.2, questions=6)
+_LARGE = Mix(simple=0.25, pairs=0.2, crops=0.0, flawed=0.2, warped=0.5, questions=6)
 PLANS = {
     "shapes": StepPlan(
         usual=RowPlan(
@@ -369,6 +369,12 @@ def begun(specs: param_tree.Specs, seed: int, base: epath.Path | None) -> param_
     return jax.tree.map(lambda r, f: jnp.asarray(f) if f.shape == r.shape else r, random, found)
 
 
+def learned(trainable: str, path: str) -> bool:
+    """Whether a parameter is trained, by pretrain.trainable. With the generation expert frozen its
+    drawings still tell the other one to stay what they are drawn by."""
+    return trainable == "all" or path.startswith(family.DRAWS) == (trainable == "gen")
+
+
 def _loss(
     cfg: Config, c: PackedConfig, base: loading.LoadedModel, mesh: jax.sharding.Mesh
 ) -> joint.JointLoss:
@@ -395,13 +401,13 @@ def pretrain(
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
     specs = bagel.specs(base.cfg)
     first = begun(specs, cfg.seed, None if setting is SMALL else towers)
-    learns = programs.Trainable(family.DRAWS if own.trainable == "gen" else ("",))
+    learns = functools.partial(learned, own.trainable)
     (specs, _), (first, frozen) = (param_tree.split(tree, learns) for tree in (specs, first))
     rows_sharding = sharding.batch_sharding(mesh)
     given = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
-        held = plan.drawn if frozen else plan.rows(step)
+        held = plan.drawn if own.trainable == "gen" else plan.rows(step)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(row(i, held, setting=setting, **given), held.lanes) for i in numbers]
         return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)

@@ -34,9 +34,10 @@ class Mix:
 
     simple: one or two clean objects, mostly "where is it" (relations are learned through these);
     pairs: two objects, mostly relations; crops: one object cut out, `malformed` of them spoilt or
-    empty; flawed: of the other scenes, those with one malformed object; soft: pictures made a
-    little blurred and noisy, as decoded ones are.  `questions` is the most an image gets; the
-    kind tables are relative weights.
+    empty; flawed: of the other scenes, those with one malformed object; warped: of well-made
+    pictures, those whose outlines are moved by up to .6 px, as drawn ones are; soft:
+    pictures made a little blurred and noisy, as decoded ones are.  `questions` is the most an image
+    gets; the kind tables are relative weights.
     """
 
     simple: float = 0.35
@@ -44,6 +45,7 @@ class Mix:
     crops: float = 0.18
     malformed: float = 0.3
     flawed: float = 0.12
+    warped: float = 0.0
     soft: float = 0.3
     questions: int = 8
     simple_kinds: tuple[tuple[str, float], ...] = (
@@ -83,7 +85,7 @@ class Mix:
     )
 
     def __post_init__(self):
-        for field in ("simple", "pairs", "crops", "malformed", "flawed", "soft"):
+        for field in ("simple", "pairs", "crops", "malformed", "flawed", "warped", "soft"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"Mix.{field} is {getattr(self, field)}: give a share in 0..1")
         if self.simple + self.pairs + self.crops > 1:
@@ -115,19 +117,19 @@ def scene_of(
 
 
 def crop_example(
-    rng: random.Random, split: str, malformed: float, setting: Setting = SMALL
+    rng: random.Random, split: str, mix: Mix, setting: Setting = SMALL
 ) -> tuple[np.ndarray, tuple[ShapesQuestion, ...]]:
-    """A crop of a scene's object with its questions; a share of the crops is malformed or empty.
+    """A crop of a scene's object with its questions; `mix.malformed` of them malformed or empty.
 
     Jitter: the margin around the box is 0..2 px.  Empty crops show background or an object's rim.
     """
     scene = scene_of(rng, split, setting.seen, setting=setting)
     index = int(rng.random() * len(scene.things))
     thing, margin = scene.things[index], pick(rng, (0, 1, 1, 1, 2))
-    if rng.random() >= malformed:
+    if rng.random() >= mix.malformed:
         # "no" questions of well-made crops fill up what malformed ones leave to half and half.
-        no_share = 1 - malformed / (1 - malformed)
-        image = render.crop(render.draw(scene), thing.box, margin)
+        no_share = 1 - mix.malformed / (1 - mix.malformed)
+        image = render.crop(_well_made(rng, scene, mix), thing.box, margin)
         return image, crop_questions(rng, thing.pair, thing.pair, no_share)
     flaw = pick(rng, (*setting.flaws, "outside", "empty"))
     if flaw == "empty":
@@ -138,6 +140,13 @@ def crop_example(
     else:
         image = render.crop(render.draw_flawed(rng, scene, index, flaw), thing.box, margin)
     return image, crop_questions(rng, None, thing.pair)
+
+
+def _well_made(rng: random.Random, scene: Scene, mix: Mix) -> np.ndarray:
+    image = render.draw(scene)
+    if mix.warped and rng.random() < mix.warped:
+        image = render.finish(render.warped(rng, image.astype(np.float32), 0.6 * rng.random()))
+    return image
 
 
 def _beside(rng: random.Random, thing: Thing, side: int) -> tuple[int, int, int, int]:
@@ -165,7 +174,7 @@ def understanding_example(
     rng = stream_rng(seed, index, 1)
     draw = rng.random()
     if draw < mix.crops:
-        image, questions = crop_example(rng, split, mix.malformed, setting)
+        image, questions = crop_example(rng, split, mix, setting)
     elif draw < mix.crops + mix.simple:
         image, questions = _scene_example(rng, setting, split, _SIMPLE, mix.simple_kinds, mix)
     elif draw < mix.crops + mix.simple + mix.pairs:
@@ -188,7 +197,7 @@ def _scene_example(
         image = render.draw_flawed(rng, scene, index, pick(rng, setting.flaws))
         view = View(scene, split, index)
     else:
-        image = render.draw(scene)
+        image = _well_made(rng, scene, mix)
         # Malformed scenes answer captions with "no" only; well-made ones make up for it.
         view = View(scene, split, None, 0.5 / (1 - flawed) if len(scene.things) > 1 else 0.5)
     found: list[ShapesQuestion] = []
@@ -229,7 +238,7 @@ def qa_set(
         index += 1
         kind = KINDS[len(found) % len(KINDS)]
         if kind in CROP_KINDS:
-            image, questions = crop_example(rng, split, 0.3, setting)
+            image, questions = crop_example(rng, split, Mix(), setting)
             question = pick(rng, [q for q in questions if q.kind == kind])
         else:
             scene = scene_of(rng, split, setting.seen, setting=setting)

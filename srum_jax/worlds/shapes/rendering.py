@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from einops import reduce
+from scipy import ndimage
 
 from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
 
@@ -45,6 +46,7 @@ Box = tuple[int, int, int, int]
 
 _SHADE = 10.0  # an object's colour lies within this of the palette, per channel
 _DARK = (14.0, 40.0)  # range of a background channel
+_KNOTS = 7  # px between two places that `warped` moves independently
 # Shapes whose blend with another is neither; of circle and square it is a square with soft corners.
 _UNLIKE = {
     shape: tuple(s for s in SHAPES if s != shape and {s, shape} != {"circle", "square"})
@@ -234,7 +236,8 @@ def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.n
 
     half: one half is another shape; mixed: one half has another colour; cut: about half of it is
     missing; blurred: its cell is smeared (sigma 1.2..2.4 px); blend: two shapes at once, each
-    half there; bite: a round piece of it is missing; tint: its colour lies between two.
+    half there; bite: a round piece of it is missing; tint: its colour lies between two; warp: its
+    outline is moved by up to 2..3 px; stretch: it is 3 or 4 px shorter along one axis.
     """
     image = empty_picture(scene)
     for i, thing in enumerate(scene.things):
@@ -242,20 +245,35 @@ def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.n
         if i == index:
             cover, tone = _spoil(rng, thing, flaw)
         stamp(image, cover, thing.box[:2], tone)
+    thing, side = scene.things[index], scene.setting.cell
+    y, x = thing.row * side, thing.col * side
+    cell = image[y : y + side, x : x + side]
     if flaw == "blurred":
-        thing = scene.things[index]
-        side = scene.setting.cell
-        y, x = thing.row * side, thing.col * side
         smear = blur_matrix(side, pick(rng, (1.2, 1.4, 1.6, 2.0, 2.4)))
-        cell = image[y : y + side, x : x + side]
         cell[:] = _along_both(smear, cell, smear)
+    elif flaw == "warp":
+        cell[:] = warped(rng, cell, 2.0 + rng.random())
     return finish(image)
+
+
+def warped(rng: random.Random, image: np.ndarray, reach: float) -> np.ndarray:
+    """A picture [h, w, 3], float32, whose pixels are moved smoothly, by up to `reach` px along each
+    axis: what a model draws that knows a shape but not its outline."""
+    height, width, _ = image.shape
+    rows, columns = (_resize_matrix(side // _KNOTS + 1, side) for side in (height, width))
+    moves = []
+    for _ in range(2):
+        knots = [[2 * rng.random() - 1 for _ in columns[0]] for _ in rows[0]]
+        moves.append(reach * (rows @ np.array(knots, np.float32) @ columns.T))
+    at = np.mgrid[:height, :width] + np.stack(moves)
+    move = functools.partial(ndimage.map_coordinates, coordinates=at, order=1, mode="nearest")
+    return np.stack([move(channel) for channel in np.moveaxis(image, -1, 0)], -1)
 
 
 def _spoil(rng: random.Random, thing: Thing, flaw: str):
     """Cover and tone of a malformed thing."""
     cover = template(thing.shape, thing.size).copy()
-    if flaw == "blurred":
+    if flaw in ("blurred", "warp"):  # what becomes of its whole cell
         return cover, thing.tone
     tone = np.broadcast_to(np.asarray(thing.tone, np.float32), (*cover.shape, 3)).copy()
     first = int(rng.random() * 2)  # which half changes
@@ -278,6 +296,10 @@ def _spoil(rng: random.Random, thing: Thing, flaw: str):
         y, x = np.ogrid[: thing.size, : thing.size]
         near = (y - rows[at]) ** 2 + (x - cols[at]) ** 2
         cover[near <= (thing.size * (0.25 + 0.1 * rng.random())) ** 2] = 0
+    elif flaw == "stretch":
+        shorter = _resize_matrix(thing.size, thing.size - pick(rng, (3, 4)))
+        cover = shorter @ cover if first else cover @ shorter.T
+        tone = thing.tone
     elif flaw == "tint":
         other = PALETTE[COLORS.index(pick(rng, _BETWEEN[thing.color]))]
         tone = (tone + other) / 2

@@ -147,7 +147,12 @@ LARGE = Setting(
         *(("quad", 0.15), ("five", 0.1), ("six", 0.1)),
     ),
     edited=(("single", 0.1), ("attr", 0.25), ("triple", 0.25), ("quad", 0.25), ("five", 0.15)),
-    flaws=("half", "mixed", "cut", "blurred", "blend", "blend", "bite", "bite", "tint"),
+    # Half of what drawing gets wrong are outlines.
+    flaws=(
+        *("half", "mixed", "cut", "blurred", "blend", "bite", "bite", "tint"),
+        *("warp",) * 5,
+        *("stretch",) * 2,
+    ),
 )
 JANUS = "shapes_janus"  # the world of the small setting's other model
 SETTINGS = {setting.name: setting for setting in (SMALL, LARGE)}

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from srum_jax import api, config
-from srum_jax.configs import shapes64_drawing
+from srum_jax.configs import shapes64_drawing, shapes64_judging
 from srum_jax.core import param_tree, registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import packing, prompts
@@ -106,6 +106,14 @@ def test_what_a_prompt_states_of_its_objects_besides_is_told_apart():
         wanted = {pair: pair != first.pair for pair in pairs}
         assert verifier.stated(image, prompt) == wanted
         assert not verifier.verify(image, prompt).right
+
+
+def test_outlines_that_are_moved_a_little_stay_right():
+    for prompt, scene in made("six", 30, seed=5):
+        picture = rendering.draw(scene).astype(np.float32)
+        moved = rendering.finish(rendering.warped(random.Random(1), picture, 0.6))
+        assert (moved != rendering.draw(scene)).any()
+        assert verifier.verify(moved, prompt).right
 
 
 @pytest.mark.parametrize("flaw", sorted(set(LARGE.flaws)))
@@ -256,9 +264,10 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
 
 
 @pytest.mark.slow
-def test_what_reads_stays_where_drawing_alone_is_learned(tmp_path, monkeypatch):
+@pytest.mark.parametrize("made", [shapes64_drawing, shapes64_judging])
+def test_one_expert_stays_where_the_other_learns(tmp_path, monkeypatch, made):
     monkeypatch.setattr(pretrain, "EXAM", Exam(2, 0, 2, 2, 2))
-    values = shapes64_drawing.get_config()
+    values = made.get_config()
     small = registry.base_folder(SMALL.name)
     values.weights = str(small)
     values.pretrain.update(steps=2, rows=1, latents=5, edits=2, evaluate_every=2)
@@ -274,8 +283,11 @@ def test_what_reads_stays_where_drawing_alone_is_learned(tmp_path, monkeypatch):
         for path, leaf in param_tree.flatten(found).items()
         if not np.array_equal(leaf, np.asarray(begun[path].astype("bfloat16"), np.float32))
     }
-    assert all(path.startswith(family.DRAWS) for path in moved)
-    assert {path for path in begun if path.startswith("blocks/gen/")} & moved
+    drawing = made is shapes64_drawing
+    assert all(path.startswith(family.DRAWS) == drawing for path in moved)
+    assert {
+        path for path in begun if path.startswith(f"blocks/{'gen' if drawing else 'und'}/")
+    } & moved
 
 
 @pytest.mark.slow
