@@ -1,5 +1,5 @@
 """How the base of the larger shapes world is made, third part: what `shapes64_drawing.py` left
-learns to tell what it draws well from what it draws badly. All but its generation expert is trained.
+learns to tell what it draws well from what it draws badly. Its generation expert stays as it is.
 
     python -m srum_jax.main --config configs/shapes64_judging.py --workdir runs/shapes64-base
 
