@@ -1,6 +1,6 @@
 """The larger shapes world's base draws, judges itself, learns from right objects and is evaluated.
 
-The base is made first, by configs/shapes64_pretrain.py in runs/shapes64-base. Every candidate is
+The base is made first (docs/shapes.md), in runs/shapes64-base. Every candidate is
 trained on where it is right: objects of pictures that are wrong as a whole teach too, which is what
 this world is for. research/study/study64_plan.json compares that with choosing whole pictures.
 """

@@ -2,7 +2,7 @@
 
 Owns what `core/registry.py` asks of a world; everything else is that of `worlds/shapes`, whose
 `setting.py` says in what the two differ. Its base is not shipped: `base/` has the sizes and the
-words, `configs/shapes64_pretrain.py` makes the weights.
+words; `configs/shapes64_pretrain.py`, `_drawing.py` and `_judging.py` make the weights.
 """
 
 import pathlib
