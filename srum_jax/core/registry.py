@@ -81,15 +81,15 @@ def base_folder(world: str) -> epath.Path:
 def shipped_model(world: str) -> epath.Path:
     """The same folder, for whoever reads its weights.
 
-    Raises FileNotFoundError naming the config that makes them where they do not ship: of a world
-    NAME that is NAME_pretrain.
+    Raises FileNotFoundError naming the config whose first lines say how they are made where they
+    do not ship: of a world NAME that is NAME_pretrain.
     """
     folder = base_folder(world)
     if not any(folder.glob("*.safetensors")):
-        made = f"runs/{world}_pretrain"
         raise FileNotFoundError(
-            f'the weights of "{world}" do not ship with the package; "srum run --config '
-            f'{world}_pretrain --workdir {made}" makes them, in one to three hours on two cores; '
-            f"give {made}/round0/export/model in its place, or as --config.weights="
+            f'the weights of "{world}" do not ship with the package; the first lines of '
+            f"srum_jax/configs/{world}_pretrain.py say which runs make them, in some hours on two "
+            f"cores; give round0/export/model of the last of those in its place, or as "
+            f"--config.weights="
         )
     return folder

@@ -65,15 +65,17 @@ def test_a_base_without_weights_names_what_makes_them(tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError) as found:
             ask("shapes64")
         assert '"shapes64" do not ship' in str(found.value)
-        assert "--config shapes64_pretrain --workdir runs/shapes64_pretrain" in str(found.value)
+        assert "srum_jax/configs/shapes64_pretrain.py say which runs" in str(found.value)
     (tmp_path / "ema.safetensors").touch()
     assert registry.shipped_model("shapes64") == places.model_folder("shapes64") == tmp_path
 
 
 def test_every_world_has_the_config_that_makes_its_base():
     for name in registry.WORLDS:
-        made = importlib.import_module(f"srum_jax.configs.{name}_pretrain").get_config()
+        module = importlib.import_module(f"srum_jax.configs.{name}_pretrain")
+        made = module.get_config()
         assert made.model == name and "pretrain" in made.stages
+        assert f"--config configs/{name}_pretrain.py --workdir" in module.__doc__
 
 
 def test_unknown_names_are_refused():
