@@ -1,6 +1,6 @@
 """How the small Janus inside the package is made, from nothing: codes, then reading and drawing.
 
-    python -m srum_jax.main --config configs/shapes_janus_pretrain.py --workdir runs/shapes_janus_pretrain
+    python -m srum_jax.main --config configs/shapes_janus_pretrain.py --workdir runs/janus-base
 
 A run that is stopped goes on by the same command.
 """

@@ -1,6 +1,6 @@
 """How the base inside the package is made, from nothing: autoencoder, then the joint objective.
 
-    python -m srum_jax.main --config configs/shapes_pretrain.py --workdir runs/shapes_pretrain
+    python -m srum_jax.main --config configs/shapes_pretrain.py --workdir runs/shapes-base
 
 A run that is stopped goes on by the same command.
 """
