@@ -12,11 +12,13 @@ class PretrainConfig:
 
     steps: PositiveInt = 9500  # optimiser steps
     rows: PositiveInt = 20  # packed rows a step
-    # gen: only what draws learns, by rows that read nothing; und: only what reads; all: both
+    # gen: only what draws learns, by rows that read nothing; und: only what reads, by rows with
+    # what the base drew before; all: both
     trainable: Literal["gen", "und", "all"] = "all"
     label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
     edits: PositiveInt = 20000  # the same of edits
+    drawings: PositiveInt = 6000  # drawn once by the base that learns to read them (und)
     evaluate_every: PositiveInt = 1000  # steps
     checkpoint_every: PositiveInt = 500  # steps
     log_every: PositiveInt = 20  # steps

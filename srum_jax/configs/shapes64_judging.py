@@ -18,4 +18,5 @@ def get_config() -> Any:
     c.weights = "runs/shapes64-drawing/round0/pretrain/model"
     c.pretrain.trainable = "und"
     c.pretrain.steps = 2000
+    c.pretrain.rows = 8
     return c

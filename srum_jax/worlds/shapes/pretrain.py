@@ -12,7 +12,7 @@ import functools
 import io
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,19 @@ from srum_jax.generation.image_codec import ImageEncoder
 from srum_jax.models.bagel import hf, model_config
 from srum_jax.models.bagel import model as bagel
 from srum_jax.objectives import joint, terms
-from srum_jax.stages import loading, preflight
+from srum_jax.stages import loading, preflight, replies
 from srum_jax.stages.manifest import Manifest, Outcome, Workdir, run_stage
 from srum_jax.stages.preflight import Checks
 from srum_jax.worlds.shapes import changes, rendering
 from srum_jax.worlds.shapes.examples import generation_example
 from srum_jax.worlds.shapes.from_scratch import FromScratch
+from srum_jax.worlds.shapes.own_drawings import (
+    Drawings,
+    crop_example,
+    drawn,
+    looked_at,
+    picture_example,
+)
 from srum_jax.worlds.shapes.questions import Mix, understanding_example
 from srum_jax.worlds.shapes.quick_evaluation import EXAM, QuickEvaluation
 from srum_jax.worlds.shapes.setting import SETTINGS, SMALL, Setting
@@ -59,7 +66,8 @@ class RowPlan:
 
     images: captions to draw · mix: of the picture that it reads, with its questions · several: it
     reads a clip or two pairs of pictures · crops: further pictures, of one object cut out, with
-    their questions · edits: pictures to change.
+    their questions · edits: pictures to change · own, own_crops: what the base drew itself, whole
+    and cut out, with questions.
     """
 
     lanes: Lanes
@@ -68,20 +76,28 @@ class RowPlan:
     several: bool = False
     crops: int = 0
     edits: int = 0
+    own: int = 0
+    own_crops: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """Rows of most steps, and of every `every`-th; drawn: of all, where only drawing is learned."""
+    """Rows of most steps, and of every `every`-th; drawn: of all, where only drawing is learned;
+    judged: of most, where only reading is."""
 
     usual: RowPlan
     other: RowPlan
     every: int
     drawn: RowPlan | None = None
+    judged: RowPlan | None = None
 
-    def rows(self, step: int) -> RowPlan:
-        """What the rows of a step hold, where reading is learned too."""
-        return self.other if step % self.every == self.every - 1 else self.usual
+    def rows(self, step: int, trainable: str = "all") -> RowPlan:
+        """What the rows of a step hold, by pretrain.trainable."""
+        if trainable == "gen":
+            return self.drawn
+        if step % self.every == self.every - 1:
+            return self.other
+        return self.judged if trainable == "und" else self.usual
 
 
 CROPS = Mix(simple=0.0, pairs=0.0, crops=1.0, malformed=0.4, warped=0.5, questions=4)
@@ -119,6 +135,14 @@ PLANS = {
         drawn=RowPlan(
             Lanes(und=192, gen=448, vit=64, labels=8, images=7, regions=0), images=5, edits=1
         ),
+        judged=RowPlan(
+            Lanes(und=608, gen=64, vit=320, labels=72, images=1, regions=0),
+            images=1,
+            mix=_LARGE,
+            crops=1,
+            own=1,
+            own_crops=2,
+        ),
     ),
 }
 ENCODE_BATCH = 256
@@ -130,10 +154,11 @@ def check(cfg: Config, work: Workdir, found: Checks) -> None:
     the metrics."""
     if "autoencoder" in cfg.stages:
         found.needs(work, "autoencoder")
-    plan = PLANS.get(cfg.model)
-    if cfg.pretrain.trainable == "gen" and not (plan and plan.drawn):
+    plan, trainable = PLANS.get(cfg.model), cfg.pretrain.trainable
+    if trainable != "all" and not (plan and plan.rows(0, trainable)):
         found.problems.append(
-            f'pretrain.trainable "gen": every row of "{cfg.model}" reads; leave it at "all"'
+            f'pretrain.trainable "{trainable}": "{cfg.model}" has no rows for that; leave it at '
+            f'"all"'
         )
     preflight.check_training(cfg, work, found)
 
@@ -153,13 +178,16 @@ def run(cfg: Config, mesh: jax.sharding.Mesh, work: Workdir) -> Manifest:
         return pretrain(cfg, mesh, folder, towers)
 
     sections = ("model", "seed", "pretrain", "compute.dtype")
+    if cfg.pretrain.trainable == "und":
+        sections += ("sample",)  # by which it draws what it then reads
     return run_stage("pretrain", cfg, work, sections=sections, inputs=inputs, body=body)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Pictures encoded once: captions and latents float32 [N, h, w, p·p·Z] of scenes to draw; of
-    edits the instructions, the pictures before uint8 [M,H,W,3] and the latents before and after."""
+    edits the instructions, the pictures before uint8 [M,H,W,3] and the latents before and after;
+    own: what the base itself drew."""
 
     captions: list[str]
     latents: np.ndarray
@@ -167,6 +195,7 @@ class Pool:
     sources: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    own: Drawings | None = None
 
 
 def encode(
@@ -250,8 +279,8 @@ def row(
 ) -> list[Example]:
     """Row `number` of the endless sequence: fresh pictures with questions, and images to draw.
 
-    A row reads one picture, or a clip or two pairs of pictures, or none; crops, the captions to
-    draw and the edits follow.
+    A row reads one picture, or a clip or two pairs of pictures, or none; crops, what the base drew,
+    the captions to draw and the edits follow.
     """
     examples = []
     if plan.several:
@@ -261,9 +290,12 @@ def row(
     asked = [] if plan.mix is None else [(number, plan.mix)]
     # Numbers of their own, so that no crop is of a scene that is asked about.
     asked += [((1 << 40) + plan.crops * number + i, CROPS) for i in range(plan.crops)]
-    for index, mix in asked:
-        image, pairs = understanding_example(seed, index, mix, setting=setting)
-        texts = [(q.text, q.answer) for q in pairs]
+    read = [understanding_example(seed, index, mix, setting=setting) for index, mix in asked]
+    read += [picture_example(pool.own, seed, plan.own * number + i) for i in range(plan.own)]
+    numbers = range(plan.own_crops * number, plan.own_crops * (number + 1))
+    read += [crop_example(pool.own, seed, i) for i in numbers]
+    for image, questions in read:
+        texts = [(q.text, q.answer) for q in questions]
         examples.append(sources.questions(tokenizer, layout, (image,), texts))
     size = tuple(s * layout.token_pixels for s in pool.latents.shape[1:3])
     for i in range(number * plan.images, (number + 1) * plan.images):
@@ -369,6 +401,24 @@ def begun(specs: param_tree.Specs, seed: int, base: epath.Path | None) -> param_
     return jax.tree.map(lambda r, f: jnp.asarray(f) if f.shape == r.shape else r, random, found)
 
 
+def _drawings(
+    cfg: Config,
+    mesh: jax.sharding.Mesh,
+    folder: epath.Path,
+    base: loading.LoadedModel,
+    params: param_tree.Params,
+) -> Drawings:
+    """What the base draws by `cfg.sample` before its training begins; kept as drawings.npz."""
+
+    def draw(captions: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return sampler.sample_prompts(captions, seeds)[0]
+
+    asked = replies.model_under_test(dataclasses.replace(base, params=params), cfg, mesh)
+    sampler, count = asked.sampler, cfg.pretrain.drawings
+    make = functools.partial(drawn, draw, count, cfg.seed, SETTINGS[cfg.model])
+    return looked_at(**kept(folder / "drawings.npz", {"captions": count}, make))
+
+
 def learned(trainable: str, path: str) -> bool:
     """Whether a parameter is trained, by pretrain.trainable. With the generation expert frozen its
     drawings still tell the other one to stay what they are drawn by."""
@@ -380,7 +430,7 @@ def _loss(
 ) -> joint.JointLoss:
     """The joint loss by recipe `c`, with the attention that its rows take on the mesh."""
     plan = PLANS[cfg.model]
-    held = (plan.usual, plan.other, *([plan.drawn] if plan.drawn else []))
+    held = filter(None, (plan.usual, plan.other, plan.drawn, plan.judged))
     longest = max(x.lanes.und + x.lanes.gen for x in held)
     sizes = programs.attending(cfg, base.cfg, mesh, tokens=longest, gap=GAP)
     predict = terms.Predictor(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat)
@@ -401,13 +451,15 @@ def pretrain(
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
     specs = bagel.specs(base.cfg)
     first = begun(specs, cfg.seed, None if setting is SMALL else towers)
+    if own.trainable == "und":
+        pool = dataclasses.replace(pool, own=_drawings(cfg, mesh, folder, base, first))
     learns = functools.partial(learned, own.trainable)
     (specs, _), (first, frozen) = (param_tree.split(tree, learns) for tree in (specs, first))
     rows_sharding = sharding.batch_sharding(mesh)
     given = dict(seed=cfg.seed, layout=layout, tokenizer=base.tokenizer, pool=pool)
 
     def make(step: int):
-        held = plan.drawn if own.trainable == "gen" else plan.rows(step)
+        held = plan.rows(step, own.trainable)
         numbers = pipeline.local_rows(step, c.rows, rows_sharding)
         rows = [fitted(row(i, held, setting=setting, **given), held.lanes) for i in numbers]
         return packing.pack(rows, held.lanes, layout, label_weights=own.label_weights)

@@ -14,7 +14,7 @@ from srum_jax.core import param_tree, registry
 from srum_jax.core.errors import BadInput
 from srum_jax.data import packing, prompts
 from srum_jax.data.images import to_float
-from srum_jax.data.schema import Branch
+from srum_jax.data.schema import Branch, Picture
 from srum_jax.data.tokenizer import Tokenizer
 from srum_jax.generation import bagel as family
 from srum_jax.models.bagel import hf, model_config, vae
@@ -26,6 +26,7 @@ from srum_jax.worlds.shapes import (
     exam,
     examples,
     language,
+    own_drawings,
     pretrain,
     question_forms,
     rendering,
@@ -239,7 +240,18 @@ def test_the_large_base_has_the_words_and_the_sizes_of_its_canvas():
         api.load(LARGE.name)
 
 
-@pytest.mark.parametrize("kind", ["usual", "other", "drawn"])
+def drawn_badly(captions, seeds):
+    """Pictures of the captions, each second with one object malformed."""
+    images = []
+    for text, seed in zip(captions, seeds, strict=True):
+        rng = random.Random(seed)
+        scene = rendering.scatter(rng, language.parse(text, LARGE).pairs, setting=LARGE)
+        flawed = rendering.draw_flawed(rng, scene, 0, "blend")
+        images.append(flawed if seed % 2 else rendering.draw(scene))
+    return np.stack(images)
+
+
+@pytest.mark.parametrize("kind", ["usual", "other", "drawn", "judged"])
 def test_rows_of_the_large_base_fit_their_lanes(kind):
     plan = getattr(pretrain.PLANS[LARGE.name], kind)
     sizes, words = model_config.from_folder(BASE), Tokenizer.from_folder(BASE)
@@ -252,6 +264,7 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
         [e.instruction for e in edits],
         np.stack([rendering.draw(e.source) for e in edits]),
         *np.zeros((2, 4, *grid), np.float32),
+        own_drawings.looked_at(**own_drawings.drawn(drawn_badly, 24, 0, LARGE)),
     )
     how = dict(seed=0, layout=sizes.layout, tokenizer=words, pool=pool, setting=LARGE)
     rows = [pretrain.row(i, plan, **how) for i in range(12)]
@@ -261,6 +274,8 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
     assert (np.asarray(batch.gen.segment) > 0).mean() > 0.9
     asked = sum(type(item) is Branch for row in fitted for one in row for item in one.items)
     assert (asked == 0) == (kind == "drawn")
+    if kind == "judged":  # a picture, a crop, what was drawn itself: whole and two crops
+        assert sum(type(one.items[0]) is Picture for one in rows[0]) == 5
 
 
 @pytest.mark.slow
@@ -270,7 +285,7 @@ def test_one_expert_stays_where_the_other_learns(tmp_path, monkeypatch, made):
     values = made.get_config()
     small = registry.base_folder(SMALL.name)
     values.weights = str(small)
-    values.pretrain.update(steps=2, rows=1, latents=5, edits=2, evaluate_every=2)
+    values.pretrain.update(steps=2, rows=1, latents=5, edits=2, drawings=4, evaluate_every=2)
     cfg, work = config.load(values), Workdir(tmp_path)
     mesh = tiny.mesh(cfg)
     with jax.set_mesh(mesh):
