@@ -27,6 +27,7 @@ class Host:
     url: str
     service: Service
     server: running.Server
+    loop: asyncio.AbstractEventLoop
 
     def client(self, **how: Any) -> openai.OpenAI:
         """OpenAI's client."""
@@ -45,15 +46,17 @@ def serving(model: api.Model, bounds: Limits | None = None, **how: Any):
     bound = running.bound("127.0.0.1", 0)
     started = threading.Event()
     server = running.Server(application(service, **how), started.set)
+    loop = asyncio.new_event_loop()
 
     def run() -> None:
-        asyncio.run(server.serve(sockets=[bound]))
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(server.serve(sockets=[bound]))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert started.wait(30)
     try:
-        yield Host(f"http://127.0.0.1:{bound.getsockname()[1]}", service, server)
+        yield Host(f"http://127.0.0.1:{bound.getsockname()[1]}", service, server, loop)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -393,7 +393,9 @@ def test_who_waits_is_told_that_the_server_ends_at_once(model, slowly, caplog):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             waits = pool.submit(http.post, DRAW, json=LONG)
             until(lambda: host.service.active)
-            host.server.should_exit = host.server.force_exit = True
+            drain = running._Drain(host.service, host.server)
+            for _ in range(2):  # signals
+                host.loop.call_soon_threadsafe(drain.asked)
             found = waits.result(30)
     assert found.status_code == 503 and found.json()["error"]["code"] == "ending"
     assert "Exception in ASGI application" not in caplog.text
