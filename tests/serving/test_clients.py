@@ -229,6 +229,18 @@ def test_edits_are_the_apis(client, model):
     assert np.abs(pixels(found.data[0].b64_json).astype(int) - want.image).max() <= 1
 
 
+def test_an_edit_is_held_to_its_picture_as_told(client, model):
+    def edited(**more):
+        found = client.images.edit(
+            image=("a.png", png(1)), prompt="red circle", extra_body={"seed": 2, **more}
+        )
+        return pixels(found.data[0].b64_json).astype(int)
+
+    (want,) = model.edit([pixels(png(1))], ["red circle"], seed=2, image_guidance=6.0)
+    assert np.abs(edited(image_guidance_scale=6.0) - want.image).max() <= 1
+    assert np.abs(edited() - want.image).max() > 1  # it does something
+
+
 def test_an_edit_has_the_size_of_its_picture(client):
     with pytest.raises(BAD) as e:
         client.images.edit(image=("a.png", png(1)), prompt="red circle", size="16x16")

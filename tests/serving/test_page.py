@@ -1,6 +1,7 @@
 """The page in a real browser: drawn, asked, edited, scored, on a desk and a phone, by keys."""
 
 import time
+from base64 import b64encode
 
 import browser
 import numpy as np
@@ -160,6 +161,30 @@ def test_a_picture_is_opened_and_scored_by_words_under_draw(page, tmp_path):
     page.type("#prompt", PROMPT)
     page.click("#score")
     page.until("!document.getElementById('scores').hidden")
+
+
+PASTED = "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))"
+DROPPED = """document.getElementById('frame').dispatchEvent(
+    new DragEvent('drop', { dataTransfer: data, cancelable: true })
+)"""
+
+
+@needs_browser
+@pytest.mark.parametrize("comes", [PASTED, DROPPED], ids=["paste", "drop"])
+def test_a_picture_is_pasted_or_dropped(page, comes):
+    held = f"""
+        const bytes = Uint8Array.from(atob("{b64encode(png(1)).decode()}"), (c) => c.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([bytes], KIND, {{ type: KIND }}));
+        return {comes};
+    """
+    page.run(held.replace("KIND", "'text/plain'"))  # no picture: left alone
+    taken = page.run(held.replace("KIND", "'image/png'"))
+    page.until("document.getElementById('picture').src.startsWith('data:image/png')")
+    assert history(page) == 1
+    np.testing.assert_array_equal(picture(page), pixels(png(1)))
+    if comes == DROPPED:
+        assert not taken  # the browser itself does not open the file in the page's place
 
 
 @needs_browser
