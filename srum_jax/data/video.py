@@ -222,6 +222,8 @@ def _whole_stream(clip, stream) -> Iterator:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.stream.index != stream.index:
             continue
+        if packet.is_corrupt:  # what is left of it may well be shown as if it were whole
+            raise ValueError(f"frame {number} is damaged, or one close to it")
         for frame in decoder.decode(packet if packet.size else None):
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
