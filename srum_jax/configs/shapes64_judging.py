@@ -17,6 +17,6 @@ def get_config() -> Any:
     c.stages = ("pretrain", "evaluate", "export", "report")
     c.weights = "runs/shapes64-drawing/round0/pretrain/model"
     c.pretrain.trainable = "und"
-    c.pretrain.steps = 2000
     c.pretrain.rows = 8
+    c.pretrain.drawings = 12000
     return c

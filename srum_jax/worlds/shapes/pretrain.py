@@ -136,12 +136,12 @@ PLANS = {
             Lanes(und=192, gen=448, vit=64, labels=8, images=7, regions=0), images=5, edits=1
         ),
         judged=RowPlan(
-            Lanes(und=608, gen=64, vit=320, labels=72, images=1, regions=0),
+            Lanes(und=992, gen=64, vit=576, labels=96, images=1, regions=0),
             images=1,
             mix=_LARGE,
             crops=1,
             own=1,
-            own_crops=2,
+            own_crops=6,
         ),
     ),
 }

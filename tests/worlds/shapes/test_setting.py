@@ -274,8 +274,8 @@ def test_rows_of_the_large_base_fit_their_lanes(kind):
     assert (np.asarray(batch.gen.segment) > 0).mean() > 0.9
     asked = sum(type(item) is Branch for row in fitted for one in row for item in one.items)
     assert (asked == 0) == (kind == "drawn")
-    if kind == "judged":  # a picture, a crop, what was drawn itself: whole and two crops
-        assert sum(type(one.items[0]) is Picture for one in rows[0]) == 5
+    if kind == "judged":  # a picture, a crop, what was drawn itself: whole and six crops
+        assert sum(type(one.items[0]) is Picture for one in rows[0]) == 9
 
 
 @pytest.mark.slow
