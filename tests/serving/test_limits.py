@@ -2,6 +2,8 @@
 away, its own end."""
 
 import concurrent.futures
+import contextlib
+import http.client as http_client
 import json
 import os
 import re
@@ -50,6 +52,16 @@ def host(model):
 def http(host):
     with host.http() as made:
         yield made
+
+
+def test_a_connection_outlives_the_pause_after_which_clients_give_theirs_up(host):
+    # Where both end at once, a request meets a connection that is being closed.
+    asked = http_client.HTTPConnection(host.url.removeprefix("http://"), timeout=30)
+    with contextlib.closing(asked):
+        for pause in (0, httpx.Limits().keepalive_expiry + 0.5, 0):
+            time.sleep(pause)
+            asked.request("GET", "/health")
+            assert asked.getresponse().read()
 
 
 def until(true, seconds=20.0):
