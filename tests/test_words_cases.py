@@ -72,7 +72,7 @@ def written(value):
 def test_a_file_of_prompts_is_read_or_refused(cases, tmp_path):
     def check(data, ending, limit):
         path = tmp_path / f"p{ending}"
-        path.write_bytes(data)
+        hypothesis_cases.write(path, data)
         found = hypothesis_cases.value_or_refusal(
             lambda: prompts.read(str(path), limit=limit), names=path.name
         )
@@ -98,7 +98,7 @@ def test_a_file_of_boxes_is_read_or_refused(cases, tmp_path):
     path = tmp_path / "boxes.jsonl"
 
     def check(data):
-        path.write_bytes(data)
+        hypothesis_cases.write(path, data)
         found = hypothesis_cases.value_or_refusal(
             lambda: proposers.read_boxes(path), names=path.name
         )
@@ -121,7 +121,8 @@ DRAWING = [field.name for field in dataclasses.fields(config.SampleConfig)]
 @hypothesis_cases.counts(quick=150)
 def test_settings_of_a_checkpoint_are_read_or_refused(cases, tmp_path):
     def check(values):
-        (tmp_path / "generation_config.json").write_text(json.dumps({"srum_jax": values}))
+        text = json.dumps({"srum_jax": values})
+        hypothesis_cases.write(tmp_path / "generation_config.json", text)
         found = hypothesis_cases.value_or_refusal(
             lambda: generation_config.from_folder(tmp_path), names="generation_config.json"
         )

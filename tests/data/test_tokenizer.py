@@ -170,7 +170,7 @@ SMALL["model"]["vocab"] = dict(list(SMALL["model"]["vocab"].items())[:12])
 
 def tried(folder, data):
     """Reads the file and what it makes of a text."""
-    (folder / "tokenizer.json").write_bytes(data)
+    hypothesis_cases.write(folder / "tokenizer.json", data)
 
     def read():
         found = Tokenizer.from_folder(folder)

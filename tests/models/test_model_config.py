@@ -239,12 +239,12 @@ def test_any_fields_give_sizes_or_a_refusal(cases, folder):
         for (name, field), value in changes.items():
             made.setdefault(name, dict(FILES[name]))[field] = value
         for name, values in made.items():
-            (folder / name).write_text(json.dumps(values))
+            hypothesis_cases.write(folder / name, json.dumps(values))
         found = hypothesis_cases.value_or_refusal(
             lambda: model_config.from_folder(folder), names=str(folder)
         )
         for name in made:
-            (folder / name).write_text(WHOLE[name])
+            hypothesis_cases.write(folder / name, WHOLE[name])
         if found is not None:
             assert found.llm.head_dim >= 1 and found.token_pixels >= 1 and found.max_text >= 1
 
@@ -258,7 +258,8 @@ def test_any_bytes_give_sizes_or_a_refusal(cases, folder):
     whole = json.dumps(FILES[name]).encode()
 
     def check(cut, junk, to):
-        (folder / name).write_bytes(whole[: cut % len(whole)] + junk + whole[to % len(whole) :])
+        data = whole[: cut % len(whole)] + junk + whole[to % len(whole) :]
+        hypothesis_cases.write(folder / name, data)
         hypothesis_cases.value_or_refusal(lambda: model_config.from_folder(folder), names=name)
 
     places = st.integers(0, 10**4)

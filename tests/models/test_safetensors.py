@@ -244,7 +244,7 @@ def test_any_bytes_are_tensors_or_problems(cases, path):
 
 def tried(path, data):
     """What a header says lies in the file and can be read; otherwise it is told in short."""
-    path.write_bytes(data)
+    hypothesis_cases.write(path, data)
     found, problems = hypothesis_cases.value_or_refusal(lambda: opened(path))
     assert all(str(path) in p and len(p) < 500 for p in problems)
     if problems:

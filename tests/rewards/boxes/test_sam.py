@@ -43,7 +43,7 @@ def params():
 
 
 def _folder(tmp_path, content):
-    (tmp_path / "config.json").write_text(json.dumps(content))
+    hypothesis_cases.write(tmp_path / "config.json", json.dumps(content))
     return tmp_path
 
 
