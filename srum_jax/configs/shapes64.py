@@ -1,8 +1,8 @@
 """The larger shapes world's base draws, judges itself, learns from right objects and is evaluated.
 
-The base is made first (docs/shapes.md), in runs/shapes64-base. Every candidate is
-trained on where it is right: objects of pictures that are wrong as a whole teach too, which is what
-this world is for. research/study/study64_plan.json compares that with choosing whole pictures.
+Every candidate is trained on where it is right: objects of pictures that are wrong as a whole teach
+too, which is what this world is for. research/study/study64_plan.json compares that with choosing
+whole pictures.
 """
 
 from typing import Any
@@ -14,7 +14,6 @@ def get_config() -> Any:
     """The config of this run, a ConfigDict."""
     c = shapes.get_config()
     c.model = "shapes64"
-    c.weights = "runs/shapes64-base/round0/pretrain/model"
     c.sample.size = (64, 64)
     c.generate.prompts = "shapes64:train"
     c.generate.candidates = 8

@@ -17,7 +17,8 @@ def get_config() -> Any:
     """The config of this run, a ConfigDict."""
     c = shapes.get_config()
     c.model = "shapes_janus"
-    c.sample.guidance = 3.0
+    c.sample.guidance = 2.0
+    c.sample.temperature = 0.7
     c.train.trainable = "gen"  # what drawing reads; the head of words and the eye stay
     # A few passes at a small rate: codes are soon learned by heart (docs/objectives.md).
     c.train.steps = 40

@@ -236,8 +236,24 @@ def test_the_large_base_has_the_words_and_the_sizes_of_its_canvas():
     assert len(examples.vocabulary(LARGE)) <= examples.VOCAB_SIZE
     small = examples.vocabulary()
     assert dict(list(examples.vocabulary(LARGE).items())[: len(small)]) == small
-    with pytest.raises((BadInput, FileNotFoundError)):  # its weights are made, not shipped
-        api.load(LARGE.name)
+
+
+@pytest.mark.slow
+def test_the_large_base_reads_draws_and_knows_what_it_drew_badly():
+    model = api.load(LARGE.name)
+    asked = exam.questions("validation", 200, 0, LARGE)
+    answers = model.answer([one.question for one in asked], [one.images[0] for one in asked])
+    verdicts = exam.judge_answers(asked, [answer.text for answer in answers])
+    assert np.mean([one.right for one in verdicts]) > 0.9
+
+    texts = [text for text, _ in made("attr", 16)]
+    drawings = model.generate(texts, n=2, seed=0)
+    seen = [verifier.verify(one.image, one.prompt) for one in drawings]
+    assert np.mean([right for one in seen for right in one.objects]) > 0.6
+    scored = model.score(drawings, [one.prompt for one in drawings])
+    scores = np.array([one.score for one in scored])
+    right = np.array([one.right for one in seen])
+    assert np.mean(scores[right][:, None] > scores[~right]) > 0.75
 
 
 def drawn_badly(captions, seeds):

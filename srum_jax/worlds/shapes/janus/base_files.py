@@ -29,7 +29,7 @@ SIZES = JanusConfig(
 )
 # How the model is used: `GenerationConfig`.
 USE: dict[str, Any] = {
-    "generate": {"size": [32, 32], "guidance": 3.0, "temperature": 1.0, "top_k": 0, "batch": 64},
+    "generate": {"size": [32, 32], "guidance": 2.0, "temperature": 0.7, "top_k": 0, "batch": 64},
     "max_tokens": 32,
     "think_tokens": 32,
     "batch": 64,

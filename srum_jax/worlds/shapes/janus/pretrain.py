@@ -34,12 +34,12 @@ from srum_jax.worlds.shapes.quick_evaluation import Exam, QuickEvaluation
 __all__ = ["RECIPE", "check", "run"]
 
 RECIPE = PackedConfig(
-    optim=OptimConfig(learning_rate=6e-3, adam_learning_rate=6e-3, warmup=100, schedule="cosine"),
+    optim=OptimConfig(learning_rate=2e-3, adam_learning_rate=2e-3, warmup=100, schedule="cosine"),
     ema=0.998,
     text_dropout=0.1,
 )
 TEXT_WEIGHT = 0.5  # of the cross-entropy of words beside that of codes
-READ = 0.25  # rows that are read for each one that is drawn
+READ = 0.5  # rows that are read for each one that is drawn
 EXAM = Exam(several=0, edits=0)  # it was trained on single pictures, and cannot edit
 
 

@@ -1,8 +1,8 @@
 """The shapes world in its larger setting: 64x64 pictures of up to nine objects.
 
 Owns what `core/registry.py` asks of a world; everything else is that of `worlds/shapes`, whose
-`setting.py` says in what the two differ. Its base is not shipped: `base/` has the sizes and the
-words; `configs/shapes64_pretrain.py`, `_drawing.py` and `_judging.py` make the weights.
+`setting.py` says in what the two differ. `configs/shapes64_pretrain.py`, `_drawing.py` and
+`_judging.py` make its base.
 """
 
 import pathlib
