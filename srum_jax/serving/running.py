@@ -31,7 +31,7 @@ _MOST_CONNECTIONS = 1024
 # Seconds that a connection may wait for its next request. Clients and proxies give theirs up first
 # (httpx after 5, load balancers mostly after 60, Go after 90): of the two that end at the same
 # moment, one sends a request into what the other closes.
-_KEPT = 120
+_KEEP_ALIVE = 120
 _OF_A_STEP = 4
 # Seconds until a thread gives way to another: a request goes through several, and beside the
 # device's each would wait for Python's usual 5 ms.
@@ -129,7 +129,7 @@ def _config() -> dict[str, Any]:
         access_log=False,
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=_KEPT,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(_LAST_WORDS),
         lifespan="off",
         ws="none",
