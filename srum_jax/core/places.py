@@ -41,8 +41,7 @@ def model_folders(
     """The folder of a model, and the one with what it lacks: of a world its packaged base, of
     "org/name" or "org/name@revision" what the Hugging Face Hub has, where no folder is called so.
 
-    Raises BadInput as `place` and `hub.folder` do, and where there is no such folder;
-    FileNotFoundError for a world whose weights do not ship.
+    Raises BadInput as `place` and `hub.folder` do, and where there is no such folder.
     """
     return model_folder(model), None if base is None else model_folder(base)
 
@@ -50,7 +49,7 @@ def model_folders(
 def model_folder(given: epath.PathLike, what: str = "the model") -> epath.Path:
     """One of `model_folders`; `what` begins a problem's line."""
     if isinstance(given, str) and given in registry.WORLDS:
-        return registry.shipped_model(given)
+        return registry.base_folder(given)
     folder = place(given, what)
     if folder.is_dir():
         return folder

@@ -76,20 +76,3 @@ def base_folder(world: str) -> epath.Path:
     """The folder of the small model that ships with a world; the world is not imported."""
     inside = WORLDS[world].split(".")[1:]
     return epath.resource_path(srum_jax).joinpath(*inside, "base")
-
-
-def shipped_model(world: str) -> epath.Path:
-    """The same folder, for whoever reads its weights.
-
-    Raises FileNotFoundError naming the config whose first lines say how they are made where they
-    do not ship: of a world NAME that is NAME_pretrain.
-    """
-    folder = base_folder(world)
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f'the weights of "{world}" do not ship with the package; the first lines of '
-            f"srum_jax/configs/{world}_pretrain.py say which runs make them, in some hours on two "
-            f"cores; give round0/export/model of the last of those in its place, or as "
-            f"--config.weights="
-        )
-    return folder

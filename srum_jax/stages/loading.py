@@ -126,7 +126,7 @@ def source(cfg: Config, work: Workdir) -> hf.Parts:
     if "pretrain" in cfg.stages:
         return _made_by(work.stage("pretrain"))
     if not cfg.weights:
-        return located(registry.shipped_model(cfg.model))
+        return located(registry.base_folder(cfg.model))
     return located(cfg.weights, cfg.weights_base)
 
 
