@@ -9,6 +9,7 @@ import sys
 import notebooks
 import pytest
 import tiny
+import tiny_janus
 
 PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 ROOT = notebooks.FOLDER.parents[1]
@@ -65,6 +66,14 @@ def check_rewards(shown, many):
     assert re.search(r"whole picture <b>[+−]\d\.\d\d</b>", chosen)
 
 
+def check_janus(shown, work):
+    _, loaded, drawn, asked, log, both, again, table = shown
+    assert loaded.startswith("loaded:") and f"report: {work}/report.html" in log
+    assert pictures(drawn) == 4 and pictures(both) == 8
+    assert asked.count("<tr>") == again.count("<tr>") == 3
+    assert table.count("<tr>") == 2 and re.search(r"[+−]\d+\.\d\d to [+−]\d", table)
+
+
 def check_train(shown, work):
     _, told, log, table, cards, report, plan = shown
     assert str(work) in told and f"report: {work}/report.html" in log
@@ -84,6 +93,25 @@ def test_rewards(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", ["small", "1B"])
+def test_janus(tmp_path, size):
+    """The cells of each size, on random weights; the 1B's with sizes that such weights have."""
+    weights = tiny_janus.save_answering(tmp_path / "model")
+    work = tmp_path / "work"
+    if size == "small":
+        few = "generate.candidates=2 evaluate.count=8 evaluate.questions=4 evaluate.captions=2"
+        few += " adjust.count=8 adjust.questions=4 adjust.shares=(1.0,) adjust.guidance=(2.0,)"
+        settings = {"SRUM_JAX_MODEL": "shapes_janus"}
+    else:
+        few = "sample.size=(8,8) train.lanes.gen=16 evaluate.count=4 compute.dtype=float32"
+        settings = {"SRUM_JAX_MODEL": str(weights)}
+    few += " generate.count=4 train.steps=2 train.min_score=-1.0"
+    config = " ".join(f"--config.{one}" for one in few.split())
+    settings |= {"SRUM_JAX_WORKDIR": str(work), "SRUM_JAX_CONFIG": config}
+    check_janus(run("janus", tmp_path, **settings), work)
+
+
+@pytest.mark.slow
 def test_train(tmp_path):
     weights = tiny.write_model(tmp_path / "model", answers=True)
     config = " ".join(f"--config.{one}" for one in [*SMALL.split(), f"weights={weights}"])
@@ -93,8 +121,9 @@ def test_train(tmp_path):
 
 
 def test_as_stored_they_show_the_same():
-    assert [path.stem for path in PATHS] == ["draw", "rewards", "train"]
+    assert [path.stem for path in PATHS] == ["draw", "janus", "rewards", "train"]
     check_draw(notebooks.shown(stored("draw")), many=4)
+    check_janus(notebooks.shown(stored("janus")), "runs/notebook_janus")
     check_rewards(notebooks.shown(stored("rewards")), many=8)
     check_train(notebooks.shown(stored("train")), "runs/notebook")
 
