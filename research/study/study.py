@@ -279,9 +279,10 @@ def made(
     grid = {str(scale): result["right"][str(scale)] for scale in m.grid} if m.cross_fitted else {}
     result["guidance"] = tuned or {"best": m.scale, "grid": grid}
     listed = m.questions
-    with clock(seconds, "edit"):
-        changes = exam.edits(listed.split, listed.count, plan.setting)
-        result["edits"] = measure.edits(sampler, changes)
+    if cfg.evaluate.edits:  # a model that cannot edit is asked for none
+        with clock(seconds, "edit"):
+            changes = exam.edits(listed.split, listed.count, plan.setting)
+            result["edits"] = measure.edits(sampler, changes)
     if arm.name == BASE or not loading.answers_stay(cfg.train, opened.family):
         with clock(seconds, "ask"):
             asked = shapes_questions.qa_set(listed.split, listed.count, listed.seed, plan.setting)

@@ -18,7 +18,7 @@ from srum_jax.core.errors import BadInput
 from srum_jax.core.files import read_json
 from srum_jax.data import prompts as prompt_lists
 from srum_jax.worlds.shapes import language
-from srum_jax.worlds.shapes.setting import SETTINGS, Setting
+from srum_jax.worlds.shapes.setting import Setting, of_model
 
 HERE = pathlib.Path(__file__).parent
 BASE = "base"  # the arm that is not trained; every phase has it, first
@@ -131,7 +131,7 @@ class Plan:
     @property
     def setting(self) -> Setting:
         """The world's, that prompts are of."""
-        return SETTINGS[self.values()["model"]]
+        return of_model(self.values()["model"])
 
     def phase(self, name: str) -> Phase:
         """Raises BadInput for a name that is none."""

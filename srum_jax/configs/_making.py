@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from srum_jax.core.constraints import PositiveInt
+from srum_jax.core.constraints import Fraction, PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class PretrainConfig:
     trainable: Literal["gen", "und", "all"] = "all"
     label_weights: Literal["token", "sample", "square"] = "token"  # alike: tokens, texts, between
     latents: PositiveInt = 60000  # scenes encoded once by the autoencoder and drawn from
+    malformed: Fraction = 0.0  # of the objects in those scenes: what the model then draws so too
     edits: PositiveInt = 20000  # the same of edits
     drawings: PositiveInt = 6000  # drawn once by the base that learns to read them (und)
     evaluate_every: PositiveInt = 1000  # steps

@@ -33,6 +33,7 @@ from srum_jax.worlds.shapes.rendering import (
     crop,
     draw,
     draw_flawed,
+    draw_imperfect,
     ground,
     pick,
     place,
@@ -45,6 +46,7 @@ from srum_jax.worlds.shapes.setting import SMALL, Setting, Shares
 
 # Not clean alone: drawn and judged pictures are flawed, soft, or crops, and must survive as such.
 AUTOENCODER_SHARES = {"clean": 0.76, "flawed": 0.14, "softened": 0.07, "crop": 0.03}
+MALFORMED = ("half", "mixed", "cut")  # of drawn pictures; the verifier accepts none of them
 VOCAB_SIZE = 96
 _SMALL_NUMBERS = NUMBERS[: FEW + 1]  # the others came later, and stand behind all other words
 SPECIALS = ("<pad>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -125,17 +127,23 @@ def scene_for(rng: random.Random, content: Content, setting: Setting = SMALL) ->
 
 
 def generation_example(
-    seed: int, index: int, shares: Shares | None = None, setting: Setting = SMALL
+    seed: int,
+    index: int,
+    shares: Shares | None = None,
+    setting: Setting = SMALL,
+    malformed: float = 0.0,
 ) -> tuple[str, np.ndarray]:
     """A caption of the train split without held-out pairs, and a picture uint8 [S, S, 3] of it.
 
     Categories come by `shares` (by default the setting's), contents evenly within a category,
-    wordings evenly within a content.
+    wordings evenly within a content. Each object is malformed with probability `malformed`, in one
+    of `MALFORMED`, whatever the caption: no guidance takes that away.
     """
     rng = stream_rng(seed, index, 0)
     category = weighted(rng, setting.drawn if shares is None else shares)
     content = draw_content(rng, "train", category, held_out=False)
-    return say(rng, content), draw(scene_for(rng, content, setting))
+    caption, scene = say(rng, content), scene_for(rng, content, setting)
+    return caption, draw_imperfect(rng, scene, malformed, MALFORMED)
 
 
 def clean_image(seed: int, index: int, setting: Setting = SMALL) -> tuple[str, np.ndarray]:

@@ -205,6 +205,7 @@ def encode(
     seed: int,
     scenes: int,
     edits: int,
+    malformed: float = 0.0,
     setting: Setting = SMALL,
 ) -> Pool:
     """The Pool of the generation streams' first scenes and edits.
@@ -212,7 +213,7 @@ def encode(
     Encoded once: kept in `folder` as latents.npz for the next start of as many.
     """
     counts = {"captions": scenes, "instructions": edits}
-    make = functools.partial(_encoded, encoder, seed, scenes, edits, setting)
+    make = functools.partial(_encoded, encoder, seed, scenes, edits, malformed, setting)
     return _pool(kept(folder / "latents.npz", counts, make))
 
 
@@ -239,12 +240,19 @@ def _pool(arrays: dict[str, np.ndarray]) -> Pool:
     return Pool(**(arrays | words))
 
 
-def _encoded(encoder: ImageEncoder, seed: int, scenes: int, edits: int, setting: Setting) -> dict:
+def _encoded(
+    encoder: ImageEncoder,
+    seed: int,
+    scenes: int,
+    edits: int,
+    malformed: float,
+    setting: Setting,
+) -> dict[str, np.ndarray]:
     """The fields of a Pool as arrays."""
-    captions, latents = [], []
+    captions, latents, how = [], [], dict(setting=setting, malformed=malformed)
     for first in console.progress(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
-        made = [generation_example(seed, i, setting=setting) for i in numbers]
+        made = [generation_example(seed, i, **how) for i in numbers]
         words, images = zip(*made, strict=True)
         captions += words
         latents.append(encoder.means(images))
@@ -446,7 +454,7 @@ def pretrain(
     shipped = registry.base_folder(cfg.model)
     base = _untrained(shipped, towers)
     encoder, layout = base.encoder(ENCODE_BATCH), base.cfg.layout
-    counts = dict(scenes=own.latents, edits=own.edits)
+    counts = dict(scenes=own.latents, edits=own.edits, malformed=own.malformed)
     pool = encode(folder, encoder, seed=cfg.seed, setting=setting, **counts)
     logging.info("latents: mean %.3f, std %.3f", pool.latents.mean(), pool.latents.std())
     specs = bagel.specs(base.cfg)

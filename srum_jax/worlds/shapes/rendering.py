@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import functools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -239,20 +239,34 @@ def draw_flawed(rng: random.Random, scene: Scene, index: int, flaw: str) -> np.n
     half there; bite: a round piece of it is missing; tint: its colour lies between two; warp: its
     outline is moved by up to 2..3 px; stretch: it is 3 or 4 px shorter along one axis.
     """
-    image = empty_picture(scene)
+    return _with_flaws(rng, scene, {index: flaw})
+
+
+def draw_imperfect(
+    rng: random.Random, scene: Scene, share: float, flaws: Sequence[str]
+) -> np.ndarray:
+    """The scene with each thing malformed with probability `share`, in one of `flaws` (see
+    `draw_flawed`), uint8 [S, S, 3]."""
+    things = range(len(scene.things))
+    return _with_flaws(rng, scene, {i: pick(rng, flaws) for i in things if rng.random() < share})
+
+
+def _with_flaws(rng: random.Random, scene: Scene, flaws: Mapping[int, str]) -> np.ndarray:
+    """The scene with the things of these numbers malformed, uint8 [S, S, 3]."""
+    image, side = empty_picture(scene), scene.setting.cell
     for i, thing in enumerate(scene.things):
         cover, tone = template(thing.shape, thing.size), thing.tone
-        if i == index:
-            cover, tone = _spoil(rng, thing, flaw)
+        if i in flaws:
+            cover, tone = _spoil(rng, thing, flaws[i])
         stamp(image, cover, thing.box[:2], tone)
-    thing, side = scene.things[index], scene.setting.cell
-    y, x = thing.row * side, thing.col * side
-    cell = image[y : y + side, x : x + side]
-    if flaw == "blurred":
-        smear = blur_matrix(side, pick(rng, (1.2, 1.4, 1.6, 2.0, 2.4)))
-        cell[:] = _along_both(smear, cell, smear)
-    elif flaw == "warp":
-        cell[:] = warped(rng, cell, 2.0 + rng.random())
+    for i, flaw in flaws.items():
+        y, x = scene.things[i].row * side, scene.things[i].col * side
+        cell = image[y : y + side, x : x + side]
+        if flaw == "blurred":
+            smear = blur_matrix(side, pick(rng, (1.2, 1.4, 1.6, 2.0, 2.4)))
+            cell[:] = _along_both(smear, cell, smear)
+        elif flaw == "warp":
+            cell[:] = warped(rng, cell, 2.0 + rng.random())
     return finish(image)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import shapes_truth
 
-from srum_jax.worlds.shapes import examples, language, question_forms, rendering
+from srum_jax.worlds.shapes import examples, language, question_forms, rendering, verifier
 from srum_jax.worlds.shapes import questions as shapes_questions
 from srum_jax.worlds.shapes.question_forms import View, ask
-from srum_jax.worlds.shapes.setting import SMALL
+from srum_jax.worlds.shapes.setting import LARGE, SMALL
 
 QUESTION = "does the image show {} ?"
 GENERATED, GENERATED_SUM = "a pink square , a blue cross and a purple triangle", 223750
@@ -173,6 +173,20 @@ def test_drawn_pictures_show_what_their_captions_say():
         shares = SMALL.drawn if i % 2 else (("size", 1), ("spatial", 1), ("single", 1))
         caption, image = examples.generation_example(4, i, shares)
         assert shapes_truth.shows(shapes_truth.objects(image), caption), (i, caption)
+
+
+@pytest.mark.parametrize("setting", [SMALL, LARGE], ids=lambda s: s.name)
+def test_a_share_of_drawn_objects_is_malformed_whatever_the_caption(setting):
+    made, whole = [], 0
+    for i in range(150):
+        caption, image = examples.generation_example(4, i, setting=setting, malformed=0.4)
+        same, clean = examples.generation_example(4, i, setting=setting)
+        assert caption == same and len(verifier.see(image)) == len(verifier.see(clean))
+        found = [not one.flaw for one in verifier.see(image)]
+        whole += (image == clean).all() == all(found)
+        made += found
+    assert abs(np.mean(made) - 0.6) < 3 * (0.24 / len(made)) ** 0.5
+    assert whole == 150  # a picture differs where, and only where, an object is malformed
 
 
 def test_yes_and_no_are_balanced_for_every_kind_and_word(stream):

@@ -214,9 +214,9 @@ def small(monkeypatch, tmp_path):
 def test_it_is_made_by_its_stages_and_goes_on_when_killed(small, tmp_path, monkeypatch):
     mesh, whole = tiny.mesh(small), Workdir(tmp_path / "a", config_file="c")
 
-    def run(stage, work):
+    def run(stage, work, cfg=small):
         with jax.set_mesh(mesh):
-            return stage.run(small, mesh, work)
+            return stage.run(cfg, mesh, work)
 
     run(autoencoder, whole)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -246,3 +246,11 @@ def test_it_is_made_by_its_stages_and_goes_on_when_killed(small, tmp_path, monke
     run(pretrain, torn)
     _, again, _, _ = janus.load(torn.stage("pretrain") / "model", mesh=mesh, dtype=np.float32)
     jax.tree.map(np.testing.assert_array_equal, params, again)
+
+    # Another run begins with these weights: a step of warming up leaves them nearly as they were.
+    how = dataclasses.replace(small.pretrain, steps=1, malformed=0.5)
+    begun = {"weights": str(folder / "model"), "stages": ("pretrain",), "pretrain": how}
+    more = Workdir(tmp_path / "more", config_file="c")
+    run(pretrain, more, dataclasses.replace(small, **begun))
+    _, left, _, _ = janus.load(more.stage("pretrain") / "model", mesh=mesh, dtype=np.float32)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3), params, left)

@@ -56,7 +56,7 @@ def row(words, pool):
 def test_pictures_are_encoded_once_for_each_number_of_them(tmp_path, monkeypatch):
     made = []
 
-    def encoded(encoder, seed, scenes, edits, setting):
+    def encoded(encoder, seed, scenes, edits, malformed, setting):
         made.append((scenes, edits))
         some = {name: np.zeros(edits) for name in ("sources", "before", "after")}
         words = {"captions": np.array(["a"] * scenes), "instructions": np.array(["b"] * edits)}

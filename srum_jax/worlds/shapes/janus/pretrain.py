@@ -51,19 +51,24 @@ class Pool:
     codes: np.ndarray
 
     @classmethod
-    def of(cls, folder: epath.Path, encoder: ImageEncoder, *, seed: int, scenes: int) -> "Pool":
+    def of(
+        cls, folder: epath.Path, encoder: ImageEncoder, *, seed: int, scenes: int, malformed: float
+    ) -> "Pool":
         """The generation stream's first scenes; kept in `folder` for the next start of as many."""
-        make = functools.partial(_encoded, encoder, seed, scenes)
+        make = functools.partial(_encoded, encoder, seed, scenes, malformed)
         found = pretrain.kept(folder / "codes.npz", {"captions": scenes}, make)
         return cls(found["captions"].tolist(), found["codes"])
 
 
-def _encoded(encoder: ImageEncoder, seed: int, scenes: int) -> dict[str, np.ndarray]:
+def _encoded(
+    encoder: ImageEncoder, seed: int, scenes: int, malformed: float
+) -> dict[str, np.ndarray]:
     """The fields of a Pool as arrays."""
     captions, codes = [], []
     for first in console.progress(range(0, scenes, ENCODE_BATCH), desc="encode", unit="batch"):
         numbers = range(first, min(first + ENCODE_BATCH, scenes))
-        words, images = zip(*(generation_example(seed, i) for i in numbers), strict=True)
+        made = [generation_example(seed, i, malformed=malformed) for i in numbers]
+        words, images = zip(*made, strict=True)
         captions += words
         codes.append(encoder.means(images).reshape(len(images), -1).astype(np.int16))
     return {"captions": np.array(captions), "codes": np.concatenate(codes)}
@@ -93,11 +98,15 @@ def _untrained(shipped: epath.Path, coder: epath.Path) -> loading.LoadedModel:
     )
 
 
-def _begun(specs: param_tree.Specs, coder: param_tree.Params, seed: int) -> param_tree.Params:
-    """Random values; image tokens are read as the autoencoder's codes at first."""
-    codes = np.asarray(coder["quantize"]["embedding"])
+def _begun(base: loading.LoadedModel, weights: str, seed: int) -> param_tree.Params:
+    """The values of the model in the folder `weights`; random ones without one, where image tokens
+    are read as the autoencoder's codes at first."""
+    if weights:
+        return jax.tree.map(jnp.asarray, hf.load(weights, base.cfg, want=("model",))[0])
+    codes = np.asarray(base.vae_params["quantize"]["embedding"])
     codes = codes / np.linalg.norm(codes, axis=-1, keepdims=True) * codes.shape[-1] ** 0.5
-    return param_tree.init(specs, jax.random.key(seed)) | {"gen_embed": jnp.asarray(codes)}
+    values = param_tree.init(janus.specs(base.cfg), jax.random.key(seed))
+    return values | {"gen_embed": jnp.asarray(codes)}
 
 
 def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath.Path) -> Outcome:
@@ -106,7 +115,8 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
     shipped = registry.base_folder(cfg.model)
     base = _untrained(shipped, coder)
     sizes, at = base.cfg, sharding.batch_sharding(mesh)
-    pool = Pool.of(folder, base.encoder(ENCODE_BATCH), seed=cfg.seed, scenes=own.latents)
+    counts = dict(scenes=own.latents, malformed=own.malformed)
+    pool = Pool.of(folder, base.encoder(ENCODE_BATCH), seed=cfg.seed, **counts)
     specs = janus.specs(sizes)
     maker = Maker(sizes, base.tokenizer, cfg.seed)
 
@@ -123,7 +133,7 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
         hf.save, folder / "model", sizes, vq_params=base.vae_params, source=shipped
     )
     loss_fn = JointLoss(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat, TEXT_WEIGHT)
-    first = _begun(specs, base.vae_params, cfg.seed)
+    first = _begun(base, cfg.weights, cfg.seed)
     training = FromScratch("pretrain", cfg, c, specs, loss_fn, first)
     evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
     how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
