@@ -7,8 +7,10 @@ the same losses and norms. What is trained a family says, and what the other sid
 `train_step_bagel.py`, BAGEL in plain PyTorch; `train_step_janus.py`, transformers' own Janus.
 
 Each side is a process of its own. On CPU they take turns, and one waits while another works; on a
-GPU, whose memory does not hold all, one is done before the next starts. A turn is one or more steps
-and at least half a second; compilation comes before; figures are of the median turn. The model's
+GPU, whose memory does not hold all, one is done before the next starts. A turn is a step that
+is not timed and then steps back to back, as a training takes them, for some three seconds: what a
+side's memory costs after a pause, in which the machine may have taken free pages back, no training
+pays. Compilation comes before; figures are of the median turn. The model's
 FLOPs are those of its family's `cost.py`: products of matrices and attention over all
 pairs of a sample's tokens, forward and backward, nothing that is computed again. The peak is what
 a large product of matrices reaches here in any side's library, before or after. Memory is the most
@@ -46,7 +48,7 @@ from srum_jax.core import param_tree
 
 FAMILIES = {"bagel": train_step_bagel, "janus": train_step_janus}
 SIDES = ("ours", "PyTorch eager", "PyTorch compiled")
-TURN = 0.5  # seconds at least
+TURN = 3.0  # seconds of timed steps, about
 CLOSE = {"float32": 1e-3, "bfloat16": 5e-3}  # relative
 
 # ------------------------------------------------------------------------- a side and its process
@@ -121,6 +123,7 @@ def turns(call: Call) -> Callable[[], tuple[float, float]]:
             call()
             count = max(1, round(TURN / (time.perf_counter() - start)))
             forget_peak()
+        call()
         start, cpu = time.perf_counter(), time.process_time()
         for _ in range(count):
             call()

@@ -95,7 +95,7 @@ def test_rewards(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "1B"])
 def test_janus(tmp_path, size):
-    """The cells of each size, on random weights; the 1B's with sizes that such weights have."""
+    """The cells of each size: the shipped base, and for the 1B random weights of small sizes."""
     weights = tiny_janus.save_answering(tmp_path / "model")
     work = tmp_path / "work"
     if size == "small":
