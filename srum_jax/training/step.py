@@ -127,28 +127,35 @@ def step(
     loss, means, grads = gradients(loss_fn, state.params, fixed, batch, key, micro_batches)
     norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     # The average is young at first: a long memory would keep the initial values.
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.ema, params)
 
-    def keep(new, old):
-        return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+    def moved(params, opt_state, average):
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
+        return params, opt_state, average, optax.tree.norm(updates)
 
+    def kept(*old):
+        return *old, jnp.zeros_like(norm)
+
+    # A branch, not a choice between two states: for that XLA copies the old one ahead of the step.
+    params, opt_state, average, moved_by = jax.lax.cond(
+        good, moved, kept, state.params, state.opt_state, state.ema
+    )
     bad = 1 - good.astype(jnp.int32)
     new = TrainState(
         step=state.step + 1,
-        params=keep(params, state.params),
-        opt_state=keep(opt_state, state.opt_state),
-        ema=keep(average, state.ema),
+        params=params,
+        opt_state=opt_state,
+        ema=average,
         skipped=state.skipped + bad,
         skipped_in_row=(state.skipped_in_row + 1) * bad,
     )
     metrics = {
         "loss": loss,
         "grad_norm": norm,
-        "update_norm": optax.tree.norm(updates),
+        "update_norm": moved_by,
         "skipped_steps": new.skipped.astype(jnp.float32),
         "skipped_in_row": new.skipped_in_row.astype(jnp.float32),
         **means,
