@@ -105,6 +105,16 @@ def test_the_plan_of_the_larger_world_is_sound():
         assert twins[arm.name.removeprefix("oracle_")] == dict(arm.overrides)
 
 
+def test_the_plan_of_the_small_janus_is_sound():
+    plan = study_plan.load_plan(study_plan.HERE / "janus_plan.json")
+    choose, final = plan.phases
+    seen = {p.text for p in study_plan.drawn_prompts(plan, choose)}
+    drawn = {p.text for p in study_plan.drawn_prompts(plan, final)}
+    assert len(drawn) == 600 and not seen & drawn
+    assert choose.measure.cross_fitted and final.measure.cross_fitted and len(final.seeds) == 3
+    assert not study_plan.config_of(plan, choose.arms[0], 0).evaluate.edits  # it cannot edit
+
+
 def test_another_seed_trains_on_other_prompts_and_none_that_are_measured():
     plan = study_plan.load_plan(study_plan.HERE / "study64_plan.json")
     final = plan.phase("final")

@@ -98,11 +98,11 @@ def _untrained(shipped: epath.Path, coder: epath.Path) -> loading.LoadedModel:
     )
 
 
-def _begun(base: loading.LoadedModel, weights: str, seed: int) -> param_tree.Params:
-    """The values of the model in the folder `weights`; random ones without one, where image tokens
-    are read as the autoencoder's codes at first."""
-    if weights:
-        return jax.tree.map(jnp.asarray, hf.load(weights, base.cfg, want=("model",))[0])
+def _begun(base: loading.LoadedModel, model: epath.Path | None, seed: int) -> param_tree.Params:
+    """The values of the model in a folder; random ones without one, where image tokens are read as
+    the autoencoder's codes at first."""
+    if model:
+        return jax.tree.map(jnp.asarray, hf.load(model, base.cfg, want=("model",))[0])
     codes = np.asarray(base.vae_params["quantize"]["embedding"])
     codes = codes / np.linalg.norm(codes, axis=-1, keepdims=True) * codes.shape[-1] ** 0.5
     values = param_tree.init(janus.specs(base.cfg), jax.random.key(seed))
@@ -133,7 +133,8 @@ def train(cfg: Config, mesh: jax.sharding.Mesh, folder: epath.Path, coder: epath
         hf.save, folder / "model", sizes, vq_params=base.vae_params, source=shipped
     )
     loss_fn = JointLoss(sizes, jnp.dtype(cfg.compute.dtype), cfg.compute.remat, TEXT_WEIGHT)
-    first = _begun(base, cfg.weights, cfg.seed)
+    whole = bool(cfg.weights) and not (coder / autoencoder.FILE).exists()
+    first = _begun(base, coder if whole else None, cfg.seed)
     training = FromScratch("pretrain", cfg, c, specs, loss_fn, first)
     evaluator = QuickEvaluation(cfg, mesh, base, folder, save, EXAM)
     how = dict(evaluator=evaluator, evaluate_every=own.evaluate_every)
